@@ -1,0 +1,143 @@
+"""What stands between the command line and a run: help, the check, resume, and exit codes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from knobs.errors import CheckpointError, ConfigError, UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+# Hydra's own questions about a config: answered by Hydra, nothing runs.
+QUESTIONS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
+# What may change when a run goes on; anything else would make it another run.
+RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
+
+
+def main(train: Callable[[], None]) -> None:
+    """Check the command line, then hand over to `train`, the @hydra.main function.
+
+    A fault a user can mend is printed without a traceback and ends in its exit code.
+    """
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            return show_help()
+        if not any(arg.startswith(QUESTIONS) for arg in sys.argv[1:]):
+            sys.argv[1:] = prepare(sys.argv[1:])
+        train()
+    except UserError as error:
+        sys.exit(report(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def report(error: UserError) -> int:
+    """Print a fault to stderr; its exit code."""
+    print(f"knobs: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def prepare(argv: list[str]) -> list[str]:
+    """The command line for Hydra, after every config it asks for was composed and checked.
+
+    Raises:
+        ConfigError: naming all faults at once; nothing has run and no folder was made.
+        CheckpointError: `resume=` names no run.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from knobs import config
+
+    args = get_args_parser().parse_args(argv)
+    resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
+    overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
+    searched = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    folder = Path(args.config_path).resolve() if args.config_path else CONF
+    configs, faults = config.check_overrides(
+        searched + overrides, folder, args.config_name or "config", grid=args.multirun
+    )
+    if faults:
+        count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
+        raise ConfigError(f"{count} in the config, nothing was run\n  " + "\n  ".join(faults))
+    if resumed:
+        _same_run(configs[0], resumed[-1].partition("=")[2])
+    flags = [arg for arg in argv if arg not in args.overrides]
+    return [*flags, *overrides]
+
+
+def _resume(folder: str, args: object) -> list[str]:
+    """The overrides that made the run in `folder`, with what the user changes and may change."""
+    from omegaconf import OmegaConf
+
+    path = Path(folder.strip("'\""))
+    recorded = path / ".hydra" / "overrides.yaml"
+    if not recorded.is_file():
+        raise CheckpointError(f"resume={folder}: no run there (no .hydra/overrides.yaml)")
+    if args.multirun:
+        raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
+    changes = [o for o in args.overrides if not o.startswith("resume=")]
+    for change in changes:
+        key = change.partition("=")[0].lstrip("+~")
+        if not any(key == k or key.startswith(k + ".") for k in RESUMABLE):
+            raise ConfigError(
+                f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
+            )
+    before = [o for o in OmegaConf.load(recorded) if not o.startswith("resume=")]
+    return [*before, *changes, f"resume='{path}'", f"hydra.run.dir='{path}'"]
+
+
+def _same_run(now: dict, folder: str) -> None:
+    """Refuse to go on when conf/ has changed since the run began."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from knobs import config
+
+    hydra_dir = Path(folder.strip("'\"")) / ".hydra"
+    HydraConfig.instance().set_config(OmegaConf.create({"hydra": OmegaConf.load(hydra_dir / "hydra.yaml").hydra}))
+    recorded = config.resolve(OmegaConf.load(hydra_dir / "config.yaml"))
+    HydraConfig.instance().cfg = None
+    now = {name: node for name, node in now.items() if name != "hydra"}
+    changed = [
+        path
+        for path in config.differences(recorded, now)
+        if not any(path == k or path.startswith(k + ".") for k in RESUMABLE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
+            "put the old values back, or start a new run"
+        )
+
+
+def show_help() -> None:
+    """The knobs and their options, each with the first line of its YAML. Imports no torch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console()
+    out.print(__import__("__main__").__doc__ or "", highlight=False)
+    for group in ordered_groups():
+        table = Table(box=None, show_header=False, padding=(0, 1), title=f"[bold]{group}[/]=", title_justify="left")
+        table.add_column(style="cyan", min_width=20, no_wrap=True)
+        table.add_column()
+        for option in sorted((CONF / group).glob("*.yaml")):
+            chosen = "*" if option.stem == ordered_groups()[group] else " "
+            table.add_row(chosen + option.stem, first_comment(option))
+        out.print(table)
+    out.print("* is the default. Values: `python train.py --cfg job` lists them all; conf/ explains each.")
+    out.print("Hydra's own flags: --hydra-help. Tab completion: eval \"$(python train.py -sc install=bash)\"")
+
+
+def ordered_groups() -> dict[str, str]:
+    """Group -> default option, in the order of config.yaml's defaults list."""
+    import re
+
+    text = (CONF / "config.yaml").read_text()
+    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
+
+
+def first_comment(path: Path) -> str:
+    """The one-line help that a YAML opens with."""
+    with path.open() as file:
+        return file.readline().lstrip("# ").rstrip()

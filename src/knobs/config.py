@@ -1,0 +1,355 @@
+"""From overrides to one checked config: names, types, ranges and sense, all faults at once."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from knobs import trust
+from knobs.errors import ConfigError
+from knobs.limits import RULES
+from knobs.trust import did_you_mean
+
+CONF = Path(__file__).parents[2] / "conf"
+METRICS = {
+    "classification": ("val/loss", "val/accuracy", "val/f1"),
+    "regression": ("val/loss", "val/r2", "val/rmse", "val/mae"),
+}
+RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
+# Where a run is kept and shown, not what it computes: no part of its identity.
+NOT_IDENTITY = (
+    "hydra resume name silence tracking data.root data.path data.test_path data.download "
+    "data.workers init.path training.threads training.checkpoint"
+).split()
+MAX_GRID = 512  # jobs of a grid that are checked one by one before the first runs
+
+
+# ------------------------------------------------------------------ words for the YAML files
+def _free_dir(path: str) -> str:
+    """`path`, or `path-2`, `path-3`, ... where that folder exists already."""
+    names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
+    return next(name for name in names if not Path(name).exists())
+
+
+def _l2(default: float, *, _root_: DictConfig) -> float:
+    """regularization.l2 where it is set, else the optimizer's own default."""
+    l2 = OmegaConf.select(_root_, "regularization.l2")
+    return default if l2 is None else l2
+
+
+def _objective_metric(task: str) -> str:
+    return "val/r2" if task == "regression" else "val/accuracy"
+
+
+def _objective_mode(metric: str) -> str:
+    return "max" if metric.split("/")[-1] in RISING else "min"
+
+
+def register_resolvers() -> None:
+    """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
+    for name, function, cached in (
+        ("free_dir", _free_dir, True),
+        ("l2", _l2, False),
+        ("scale", lambda value, factor: value * factor, False),
+        ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
+        ("objective_metric", _objective_metric, False),
+        ("objective_mode", _objective_mode, False),
+    ):
+        OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
+
+
+register_resolvers()
+
+
+# ------------------------------------------------------------------ compose and check
+def check_overrides(
+    overrides: list[str], config_dir: Path = CONF, config_name: str = "config", grid: bool = False
+) -> tuple[list[dict], list[str]]:
+    """Compose what the overrides ask for and look for every fault before anything runs.
+
+    Args:
+        overrides: as on the command line.
+        config_dir: the folder of config_name.
+        config_name: the root YAML, without its ending.
+        grid: whether `a=1,2` means several jobs (`--multirun`).
+
+    Returns:
+        The resolved plain configs, one a job, and the faults, one line each. Faults that every
+        job of a grid shares are listed once; others name the overrides of their first job.
+    """
+    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        parsed, faults = _parse(overrides)
+        faults += [f for o in parsed for f in _option_faults(o, config_dir)]
+        if faults:
+            parsed = [o for o in parsed if not _option_faults(o, config_dir)]
+        configs: list[dict] = []
+        found: dict[str, list[str]] = {}  # fault: the jobs it hits
+        jobs = _expand(parsed) if grid else [[o.input_line for o in parsed]]
+        for job in itertools.islice(jobs, MAX_GRID):
+            plain, job_faults = _compose(config_name, job)
+            configs += [plain] if plain else []
+            for fault in job_faults:
+                found.setdefault(fault, []).append(" ".join(job))
+        for fault, hit in found.items():
+            some = grid and len(hit) < len(configs)
+            faults.append(f"{fault}  [{len(hit)} jobs, the first: {hit[0]}]" if some else fault)
+    return configs, faults
+
+
+def check(plain: dict) -> list[str]:
+    """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
+    faults = trust.faults(plain)
+    if faults:
+        return faults  # nothing the config names is looked at, let alone called, before it is trusted
+    config = {name: node for name, node in plain.items() if name != "hydra"}
+    for path, value in _leaves(config):
+        rule = RULES.get(path)
+        if rule and not rule.accepts(value):
+            faults.append(f"{path}={_show(value)}: must be {rule.says}")
+        elif not rule and not _inside_target(config, path):
+            faults.append(f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}")
+    if not faults:
+        faults = list(_mismatches(config))
+    if not faults:
+        from knobs import build  # late: it imports torch
+
+        faults = build.argument_faults(config) or build.rehearse(config)
+    return faults
+
+
+def resolve(config: DictConfig) -> dict:
+    """The plain, resolved form of a composed config."""
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+def checked(overrides: list[str]) -> dict:
+    """One config from overrides, for use from Python.
+
+    Raises:
+        ConfigError: naming every fault.
+    """
+    configs, faults = check_overrides(overrides)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    configs[0].pop("hydra", None)
+    return configs[0]
+
+
+def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
+    parser, parsed, faults = OverridesParser.create(), [], []
+    for line in overrides:
+        try:
+            parsed.append(parser.parse_override(line))
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            faults.append(f"{line}: cannot be read ({reason}); write KEY=VALUE, -m goes first")
+    return parsed, faults
+
+
+def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
+    """Options of a group that do not exist, each with the nearest that does."""
+    folder = config_dir / override.key_or_group.replace(".", "/")
+    if override.is_delete() or not folder.is_dir():
+        return
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    values = (
+        [str(v).strip("'\"") for v in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.value()]
+    )
+    for value in values:
+        missing = value not in known and value is not None and isinstance(value, str | int | float)
+        if missing and not override.key_or_group.startswith("hydra"):
+            near = did_you_mean(str(value), known)
+            yield f"{override.key_or_group}={value}: no such option{near}; one of {', '.join(known)}"
+
+
+def _expand(parsed: list[Override]) -> Iterator[list[str]]:
+    """The jobs of a grid, as Hydra's own sweeper makes them."""
+    axes = []
+    for override in parsed:
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            axes.append([override.input_line])
+    return (list(job) for job in itertools.product(*axes))
+
+
+def _compose(config_name: str, overrides: list[str]) -> tuple[dict | None, list[str]]:
+    """One job: its resolved plain config and its faults."""
+    try:
+        config = compose(config_name, overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _compose_without_faults(config_name, overrides, error)
+    unset = [path for path, value in _leaves(_raw(config)) if value == "???"]
+    unset = [path for path in unset if not path.startswith("hydra.")]
+    if unset:
+        return None, [f"{path}: has no default; give {path}=VALUE" for path in unset]
+    try:
+        plain = _plain(config)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}"]
+    return plain, check(plain)
+
+
+def _compose_without_faults(
+    config_name: str, overrides: list[str], error: Exception
+) -> tuple[dict | None, list[str]]:
+    """Hydra stops at the first bad override: find all of them, then check what is left."""
+    parsed, _ = _parse(overrides)
+    is_choice = [isinstance(o.value(), str) and "." not in o.key_or_group for o in parsed]
+    try:
+        base = compose(config_name, [o.input_line for o, c in zip(parsed, is_choice, strict=True) if c])
+    except (HydraException, OmegaConfBaseException):
+        return None, [_first_line(error)]
+    known = sorted({*RULES, *_paths(base)})
+    good, faults = [], []
+    for override in parsed:
+        path = override.key_or_group.replace("/", ".")
+        if override.is_add() or path.startswith("hydra") or path in known or path in base:
+            good.append(override.input_line)
+        else:
+            near = did_you_mean(path, _paths(base)) or did_you_mean(path, base)
+            faults.append(f"{override.input_line}: no such key{near}")
+    if not faults:
+        return None, [_first_line(error)]
+    plain, more = _compose(config_name, good)
+    return plain, faults + more
+
+
+def _plain(config: DictConfig) -> dict:
+    """Resolve everything, with stand-ins for what Hydra fills in when a job starts."""
+    with open_dict(config):
+        for section, key in (("runtime", "output_dir"), ("job", "id"), ("job", "num")):
+            if OmegaConf.is_missing(config.hydra[section], key):
+                config.hydra[section][key] = 0
+    HydraConfig.instance().set_config(config)
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def _mismatches(config: dict) -> Iterator[str]:
+    """Values that are each allowed and do not go together."""
+    data, model, reg = config["data"], config["model"], config["regularization"]
+    optimizer, scheduler, objective = config["optimizer"], config["scheduler"], config["objective"]
+    metrics = METRICS[data["task"]]
+    if data["kind"] not in model["inputs"]:
+        yield (
+            f"model={model['name']}: reads {' or '.join(model['inputs'])}, "
+            f"and data={data['name']} is {data['kind']}; choose another model"
+        )
+    for path, metric in (
+        ("objective.metric", objective["metric"]),
+        ("scheduler.monitor", scheduler.get("monitor")),
+    ):
+        if metric is not None and metric not in metrics:
+            yield f"{path}={metric}: a {data['task']} run has {', '.join(metrics)}"
+    if data["task"] == "regression" and reg["label_smoothing"]:
+        yield f"regularization.label_smoothing={reg['label_smoothing']}: needs classes, and {data['name']} is a regression; set it to 0"
+    if data["kind"] == "text" and reg["mixup"]:
+        yield f"regularization.mixup={reg['mixup']}: cannot mix words; set it to 0 for text"
+    if reg["l2"] is not None and reg["l2"] != optimizer.get("weight_decay"):
+        decay = optimizer.get("weight_decay")
+        yield f"regularization.l2={reg['l2']}: " + (
+            f"{optimizer['_target_']} takes no weight decay; choose another optimizer or l2=null"
+            if decay is None
+            else f"and optimizer.weight_decay={decay} are the same knob; set one of them"
+        )
+    if model["name"] == "text_transformer" and reg["norm"] == "batch":
+        yield "regularization.norm=batch: text_transformer has layer norms of its own; null or layer"
+    if "heads" in model and model["embedding_dim"] % model["heads"]:
+        yield f"model.heads={model['heads']}: must divide model.embedding_dim={model['embedding_dim']}"
+    if data.get("val", 0) + data.get("test", 0) >= 1:
+        yield f"data.val={data['val']}: with data.test={data['test']} nothing is left to train on"
+    if scheduler.get("monitor") and scheduler["interval"] != "epoch":
+        yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
+    if config["training"]["accumulate"] > config["training"]["batch_size"]:
+        yield f"training.accumulate={config['training']['accumulate']}: more pieces than batch_size"
+
+
+# ------------------------------------------------------------------ identity and secrets
+def identity(plain: dict) -> str:
+    """Hash of what a run computes: its config without where it is kept and how it is shown."""
+    kept = {p: v for p, v in _leaves(plain) if not _under(p, NOT_IDENTITY)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(a: dict, b: dict) -> list[str]:
+    """Paths of a's and b's identities whose values differ."""
+    left, right = dict(_leaves(a)), dict(_leaves(b))
+    missing = object()
+    return sorted(
+        path
+        for path in {*left, *right}
+        if left.get(path, missing) != right.get(path, missing) and not _under(path, NOT_IDENTITY)
+    )
+
+
+_SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
+
+
+def public(plain: Any, name: str = "") -> Any:
+    """A copy without secrets: values of telling names, and values of such environment variables."""
+    secrets = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
+    if isinstance(plain, dict):
+        return {k: public(v, str(k)) for k, v in plain.items()}
+    if isinstance(plain, list):
+        return [public(v, name) for v in plain]
+    hidden = isinstance(plain, str) and (
+        _SECRET_NAME.search(name) or any(s in plain for s in secrets)
+    )
+    return "<hidden>" if hidden else plain
+
+
+def _under(path: str, roots: list[str]) -> bool:
+    return any(path == root or path.startswith(root + ".") for root in roots)
+
+
+def _leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, child in node.items():
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(child, dict):
+            yield from _leaves(child, here)
+        else:
+            yield here, child
+
+
+def _paths(config: DictConfig) -> list[str]:
+    return [path for path, _ in _leaves(_raw(config)) if "._" not in path]
+
+
+def _raw(config: DictConfig) -> dict:
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _inside_target(config: dict, path: str) -> bool:
+    """Whether a key stands in a node with a `_target_`, whose signature then judges it."""
+    node: Any = config
+    for part in path.split(".")[:-1]:
+        node = node[part]
+        if "_target_" in node:
+            return True
+    return False
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,185 @@
+"""How weights start: any torch.nn.init function on every weight, or a scheme for the whole model."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LINEAR = (nn.Linear, nn.LSTM, nn.MultiheadAttention)
+CONV = (nn.Conv1d, nn.Conv2d)
+# Each tensor to its own: the size of a layer plays no part, so embeddings take part too.
+FANLESS = (nn.init.constant_, nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_)
+_TORCH_NAMES = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Identity: "linear",
+}
+
+
+def gain(activation: nn.Module) -> float:
+    """What a layer's std is multiplied by so that `activation` keeps the variance of its input.
+
+    torch's calculate_gain where it is right; else 1 / sqrt(E[phi(z)^2]) for z ~ N(0, 1), by
+    Gauss-Hermite quadrature, which gives 1 for selu (torch says 3/4), 1.535 for gelu and 1.678
+    for silu (torch raises). For an activation whose outputs have no mean square, an error.
+
+    Source: He et al. 2015, arXiv:1502.01852, section 2.2, for phi in place of ReLU.
+    """
+    if type(activation) in _TORCH_NAMES:
+        slope = getattr(activation, "negative_slope", None)
+        return float(nn.init.calculate_gain(_TORCH_NAMES[type(activation)], slope))
+    import numpy as np
+
+    z, weights = np.polynomial.hermite_e.hermegauss(201)
+    with torch.no_grad():
+        outputs = activation.double()(torch.from_numpy(z))
+    mean_square = float((outputs**2 * torch.from_numpy(weights)).sum() / math.sqrt(2 * math.pi))
+    return 1 / math.sqrt(mean_square)
+
+
+def scheme(function: Any, gain_: float) -> Callable[[Tensor], None]:
+    """A tensor function from a torch.nn.init partial in which `auto` stands for the gain."""
+    arguments = dict(function.keywords)
+    follows = arguments.get("nonlinearity") == "auto"
+    if follows:
+        # calculate_gain knows few names: draw with gain 1, then multiply.
+        arguments["nonlinearity"] = "linear"
+    if arguments.get("gain") == "auto":
+        arguments["gain"] = gain_
+
+    def fill(tensor: Tensor) -> None:
+        function.func(tensor, **arguments)
+        if follows:
+            tensor.mul_(gain_)
+
+    return fill
+
+
+@torch.no_grad()
+def apply(model: nn.Module, linear: Any, conv: Any, gain_: float) -> None:
+    """Fill every weight: biases 0, norm layers 1 and 0, embeddings as fans allow.
+
+    Args:
+        model: its modules are visited in order, so the draws follow from the seed.
+        linear: a torch.nn.init partial for linear, recurrent and attention weights.
+        conv: the one for convolutions.
+        gain_: what `auto` stands for; the head, which no activation follows, has gain 1.
+    """
+    for name, module in model.named_modules():
+        here = 1.0 if name.split(".")[-1] == "head" else gain_
+        if isinstance(module, LINEAR + CONV):
+            fill = scheme(conv if isinstance(module, CONV) else linear, here)
+            for weight in weight_blocks(module):
+                fill(weight)
+        elif isinstance(module, nn.Embedding):
+            if linear.func in FANLESS:
+                scheme(linear, here)(module.weight)
+            else:
+                nn.init.normal_(module.weight)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+        for own, parameter in module.named_parameters(recurse=False):
+            if "bias" in own:
+                parameter.zero_()
+
+
+def weight_blocks(module: nn.Module) -> Iterator[Tensor]:
+    """A module's weight matrices, one a gate or projection where torch keeps several in one."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if "weight" in name and parameter.ndim >= 2:
+            gates = 4 if isinstance(module, nn.LSTM) else 3 if name == "in_proj_weight" else 1
+            yield from parameter.chunk(gates)
+
+
+# ------------------------------------------------------------------ schemes for the whole model
+def torch_default(model: nn.Module, batch: Tensor) -> None:
+    """Leave what torch's constructors drew."""
+
+
+def lsuv(model: nn.Module, batch: Tensor, *, tolerance: float, max_iters: int) -> None:
+    """Orthogonal weights, each layer then scaled until its outputs on `batch` have variance 1.
+
+    Args:
+        batch: (N, ...) training inputs.
+        tolerance: how far from 1 a variance may stay.
+        max_iters: tries a layer.
+
+    Source: Mishkin and Matas 2015, arXiv:1511.06422, algorithm 1.
+    """
+    orthogonal = functools.partial(nn.init.orthogonal_)
+    apply(model, orthogonal, orthogonal, 1.0)
+    model.eval()
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | CONV[0] | CONV[1]):
+            continue
+        for _ in range(max_iters):
+            variance = _output_variance(model, module, batch)
+            if variance is None or variance < 1e-12 or abs(variance - 1) <= tolerance:
+                break  # not reached by this batch, dead, or done
+            with torch.no_grad():
+                module.weight.div_(math.sqrt(variance))
+    model.train()
+
+
+@torch.no_grad()
+def _output_variance(model: nn.Module, module: nn.Module, batch: Tensor) -> float | None:
+    outputs: list[Tensor] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    model(batch)
+    hook.remove()
+    return outputs[0].var().item() if outputs else None
+
+
+def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] | None) -> None:
+    """Copy weights from a file; names and shapes must fit.
+
+    Args:
+        path: .safetensors, or torch's own format with weights only.
+        layers: name prefixes to copy (`hidden`, `head.weight`); None copies the whole model.
+
+    Raises:
+        ValueError: naming what is missing, left over or of another shape.
+    """
+    stored = _read(path)
+    own = model.state_dict()
+    chosen = [
+        name
+        for name in {**own, **stored}
+        if layers is None or any(name == layer or name.startswith(layer + ".") for layer in layers)
+    ]
+    misfits = [f"init.layers={layers}: neither model nor file has such a layer"] if not chosen else []
+    for name in chosen:
+        if name not in stored:
+            misfits.append(f"{name}: the model has it, {path} does not")
+        elif name not in own:
+            misfits.append(f"{name}: {path} has it, the model does not")
+        elif own[name].shape != stored[name].shape:
+            misfits.append(
+                f"{name}: the model's shape is {tuple(own[name].shape)}, "
+                f"the file's {tuple(stored[name].shape)}"
+            )
+    if misfits:
+        raise ValueError("init=tensor: " + "; ".join(misfits))
+    model.load_state_dict({name: stored[name] for name in chosen}, strict=False)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise ValueError(f"init.path={path}: no such file")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both readers raise many kinds
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"init.path={path}: not a file of weights ({reason})") from None

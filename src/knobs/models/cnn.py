@@ -1,0 +1,83 @@
+"""Convolutional networks for small images."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from knobs.models.layers import Activation, norm_layer
+from knobs.shape import Shape
+
+
+def cnn(
+    shape: Shape,
+    *,
+    width: int | list[int],
+    depth: int,
+    convs: int | list[int],
+    bias: bool,
+    activation: Activation,
+    norm: str | None,
+    dropout: float,
+) -> nn.Sequential:
+    """(N, C, H, W) -> (N, outputs): stages of 3x3 convolutions, then the mean over all places.
+
+    Args:
+        width: channels of the first stage, doubled in each further one; or one number a stage.
+        depth: stages, where width is not a list; all but the last end in a 2x2 max pool.
+        convs: convolutions a stage, or one number a stage.
+    """
+    channels = width if isinstance(width, list) else [width * 2**i for i in range(depth)]
+    counts = convs if isinstance(convs, list) else [convs] * len(channels)
+    if not channels or len(counts) != len(channels):
+        raise ValueError(f"model.convs={convs}: needs one number a stage, and there are {len(channels)}")
+    if min(shape.input[1:]) < 2 ** (len(channels) - 1):
+        raise ValueError(f"model.depth={len(channels)}: halves an image of {shape.input[1:]} to nothing")
+    layers: list[nn.Module] = []
+    before = shape.input[0]
+    for stage, (after, count) in enumerate(zip(channels, counts, strict=True)):
+        for _ in range(count):
+            conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
+            layers += [conv, *norm_layer(norm, after, dims=2), activation()]
+            before = after
+        if stage < len(channels) - 1:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(
+        OrderedDict(
+            hidden=nn.Sequential(*layers),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(dropout),
+            head=nn.Linear(before, shape.outputs),
+        )
+    )
+
+
+def resnet18(
+    shape: Shape, *, width: int, activation: Activation, norm: str | None, dropout: float
+) -> nn.Module:
+    """(N, C, H, W) -> (N, outputs): torchvision's resnet18 with a 3x3 stem and no first pool.
+
+    Args:
+        width: channels of the first stage; 64 is the paper's.
+        norm: null or batch keeps its batch norm; layer puts GroupNorm(1) in its place.
+    """
+    from knobs.torchvision_shim import torchvision
+
+    net = torchvision.models.resnet18(
+        num_classes=shape.outputs,
+        norm_layer=(lambda n: nn.GroupNorm(1, n)) if norm == "layer" else nn.BatchNorm2d,
+    )
+    net.conv1 = nn.Conv2d(shape.input[0], 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    head = nn.Linear(net.fc.in_features, shape.outputs)
+    net.fc = nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), head=head))
+    _replace_relu(net, activation)
+    return net
+
+
+def _replace_relu(module: nn.Module, activation: Activation) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, activation())
+        else:
+            _replace_relu(child, activation)

@@ -1,0 +1,39 @@
+"""Linear models and multi-layer perceptrons, for tables and for images laid flat."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from knobs.models.layers import Activation, hidden_layers, widths
+from knobs.shape import Shape
+
+
+def linear(
+    shape: Shape, *, bias: bool, activation: Activation, norm: str | None, dropout: float
+) -> nn.Sequential:
+    """(N, *input) -> (N, outputs) without a hidden layer, so activation and norm play no part."""
+    head = nn.Linear(shape.features, shape.outputs, bias=bias)
+    parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
+    parts += [("dropout", nn.Dropout(dropout))] if dropout else []
+    return nn.Sequential(OrderedDict([*parts, ("head", head)]))
+
+
+def mlp(
+    shape: Shape,
+    *,
+    width: int | str | list[int],
+    depth: int,
+    bias: bool,
+    activation: Activation,
+    norm: str | None,
+    dropout: float,
+) -> nn.Sequential:
+    """(N, *input) -> (N, outputs) through `depth` hidden layers; `bias` is that of hidden layers."""
+    sizes = [shape.features, *widths(width, depth, shape.features, shape.outputs)]
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            hidden=hidden_layers(sizes, bias, activation, norm, dropout),
+            head=nn.Linear(sizes[-1], shape.outputs),
+        )
+    )

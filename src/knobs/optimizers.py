@@ -1,0 +1,108 @@
+"""Optimizers that torch has only half of. The others are torch's own, named in conf/optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon on 2-D hidden weights, torch.optim.AdamW on every other parameter.
+
+    The two share this object's parameter groups, so a schedule moves both rates.
+
+    Args:
+        params: groups with a flag `hidden`: true for those that Muon updates.
+        lr: > 0, for both; `adjust_lr_fn="match_rms_adamw"` scales Muon's updates to AdamW's size.
+        weight_decay: >= 0, decoupled, for both.
+        momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn: torch.optim.Muon's.
+        betas, adamw_eps: AdamW's.
+
+    Source: Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982, section 2.2.
+    """
+
+    def __init__(
+        self,
+        params: list[dict],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = "match_rms_adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        adamw_eps: float = 1e-8,
+    ):
+        shared = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, shared)
+        own = {
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_coefficients": tuple(ns_coefficients),
+            "eps": eps,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        rest = {"betas": tuple(betas), "eps": adamw_eps}
+        self.parts: list[torch.optim.Optimizer] = []
+        for hidden, make, options in (
+            (True, torch.optim.Muon, own),
+            (False, torch.optim.AdamW, rest),
+        ):
+            groups = [g for g in self.param_groups if g["hidden"] is hidden]
+            if groups:
+                self.parts.append(make(groups, **shared, **options))
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One update of both parts."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+
+def param_groups(model: nn.Module, spare_biases: bool, split_hidden: bool) -> list[Any]:
+    """The model's parameters as an optimizer takes them.
+
+    Args:
+        spare_biases: put biases and norm parameters in a group with weight_decay 0.
+        split_hidden: flag 2-D weights that belong to neither an embedding nor the head `hidden`.
+    """
+    if not spare_biases and not split_hidden:
+        return list(model.parameters())
+    outer = {
+        parameter
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or name.split(".")[-1] == "head"
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        hidden = split_hidden and parameter.ndim == 2 and parameter not in outer
+        spared = spare_biases and parameter.ndim < 2
+        groups.setdefault((hidden, spared), []).append(parameter)
+    return [
+        {"params": parameters}
+        | ({"hidden": hidden} if split_hidden else {})
+        | ({"weight_decay": 0.0} if spared else {})
+        for (hidden, spared), parameters in groups.items()
+    ]

@@ -1,0 +1,78 @@
+"""What a run leaves on disk. The only reader and writer of run folders."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from knobs.errors import LockedError
+
+METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
+STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted")
+
+
+class Record:
+    """A run's folder, held by one process at a time.
+
+    Args:
+        folder: of the run; made if it is not there.
+        epoch: metrics of later epochs are dropped: a resumed run writes them again.
+
+    Raises:
+        LockedError: another process is writing here.
+    """
+
+    def __init__(self, folder: Path, epoch: int = 0):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = _locked(folder / METRICS)
+        kept = [row for row in read_metrics(folder) if row["epoch"] <= epoch]
+        self._metrics.truncate(0)
+        for row in kept:
+            self.log(row)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where best and last weights lie."""
+        return self.folder / CHECKPOINTS
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one epoch."""
+        self._metrics.write(json.dumps(metrics) + "\n")
+        self._metrics.flush()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write summary.json whole, and let the folder go."""
+        partial = self.folder / f"{SUMMARY}.partial"
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        os.replace(partial, self.folder / SUMMARY)
+        self._metrics.close()
+
+
+def _locked(path: Path) -> TextIO:
+    file = path.open("a")
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where two writers are the user's to avoid
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise LockedError(f"{path.parent}: another process is writing this run") from None
+    return file
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """One dict an epoch. A last line cut short by a crash is left out."""
+    rows = []
+    for line in (folder / METRICS).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json as it is."""
+    return json.loads((folder / SUMMARY).read_text())

@@ -1,0 +1,24 @@
+"""What data and models agree on."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model reads and gives.
+
+    Args:
+        input: shape of one example: (features,), (C, H, W), or (tokens,) of token ids.
+        outputs: numbers a model gives for one example: classes, or 1 for regression.
+        vocabulary: token ids run from 0 (padding) to vocabulary - 1; 0 where there is no text.
+    """
+
+    input: tuple[int, ...]
+    outputs: int
+    vocabulary: int = 0
+
+    @property
+    def features(self) -> int:
+        """Numbers in one example."""
+        return math.prod(self.input)

@@ -1,0 +1,24 @@
+"""`from knobs.torchvision_shim import torchvision`: also where its compiled operators do not load.
+
+torchvision's wheels are compiled against one build of torch. Beside another (a CPU torch, say) its
+operators are missing, and its import fails while it describes one of them. The data sets, models and
+image reading that knobs uses need none of them, so the two it describes are declared first.
+"""
+
+import torch
+
+
+def _declare_missing_operators() -> None:
+    boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", boxes)
+
+
+try:
+    import torchvision
+except RuntimeError:
+    _declare_missing_operators()
+    import torchvision
+
+__all__ = ["torchvision"]

@@ -1,0 +1,1 @@
+"""One run: seed, build, fit, record."""

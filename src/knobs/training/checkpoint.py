@@ -1,0 +1,79 @@
+"""Weights on disk: best.safetensors, which loads back into a model, and last.pt, for resuming."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from knobs.errors import CheckpointError
+
+BEST, LAST = "best.safetensors", "last.pt"
+
+
+def save_best(folder: Path, weights: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Write best.safetensors; `about` is its metadata, text by text."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    plain = {name: w.detach().cpu().contiguous().clone() for name, w in weights.items()}
+    partial = folder / f"{BEST}.partial"
+    save_file(plain, partial, about)
+    os.replace(partial, folder / BEST)  # a reader finds the old file or the new one, never half
+
+
+def save_last(folder: Path, state: dict) -> None:
+    """Write last.pt: the state of `loop.snapshot`."""
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{LAST}.partial"
+    torch.save(state, partial)
+    os.replace(partial, folder / LAST)
+
+
+def load_last(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Read last.pt, data only.
+
+    Raises:
+        CheckpointError: it is not there, or not whole.
+    """
+    path = folder / LAST
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the run kept no checkpoint to resume from")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+
+
+def load(folder: str | Path) -> nn.Module:
+    """The model of a run with its best weights, in eval mode, on the CPU.
+
+    Args:
+        folder: a run's folder.
+
+    Raises:
+        CheckpointError: no run, no checkpoint, or one that is not whole.
+    """
+    import json
+
+    from safetensors import safe_open
+
+    from knobs import build
+    from knobs.shape import Shape
+
+    path = Path(folder) / "checkpoints" / BEST
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the folder of a run that kept checkpoints")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        shape = json.loads(about["shape"])
+        config = json.loads(about["config"])
+    except Exception as error:  # a Rust error, a missing key, bad JSON
+        raise CheckpointError(f"{path}: not a checkpoint of knobs ({error})") from None
+    model = build.model(config, Shape(tuple(shape["input"]), shape["outputs"], shape["vocabulary"]))
+    model.load_state_dict(weights)
+    return model.eval()

@@ -1,0 +1,302 @@
+"""The training loop: train_step, train_epoch, evaluate, fit. Plain PyTorch, options as calls."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
+
+from knobs import rng
+from knobs.data import Data, Stream, Tensors
+from knobs.regularization import Loss, decayed, l1_norm, mixup
+from knobs.training import metrics
+
+EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
+CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss is not a finite number at step {step}")
+        self.step = step
+
+
+class Interrupted(Exception):
+    """Someone asked the run to stop; it stands between two steps and can go on from there."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands. With the weights and the optimizer's state, all a resume needs."""
+
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # batches done in the epoch under way
+    step: int = 0  # optimizer updates
+    loss_sum: float = 0.0  # over the examples of the epoch under way
+    examples: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    stale: int = 0  # epochs since the objective last improved
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One config built: everything `fit` needs, and nothing that fits only one kind of run.
+
+    Args:
+        training: the config's training section.
+        objective: metric and mode of the one number that picks the best epoch.
+        interval: whether the schedule moves per epoch or per optimizer step.
+        monitor: the metric that a plateau schedule watches.
+        average: the running average of the weights, which then is what is evaluated.
+    """
+
+    model: nn.Module
+    data: Data
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    training: dict
+    objective: dict
+    device: torch.device
+    seed: int = 0
+    interval: str = "epoch"
+    monitor: str | None = None
+    l1: float = 0.0
+    mixup: float = 0.0
+    average: AveragedModel | None = None
+    forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
+    progress: Progress = field(default_factory=Progress)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stop_requested: bool = False
+
+    def __post_init__(self) -> None:
+        self.forward = self.forward or self.model
+        self.weights = decayed(self.model)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose metrics count: the averaged one where there is an average."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """bf16 arithmetic where asked; weights and the loss stay fp32."""
+        if self.training["precision"] == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
+    """One optimizer update on one batch; the loss it minimised, a scalar still on the device.
+
+    A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
+    draws the same dropout masks and mixtures.
+    """
+    progress, training = run.progress, run.training
+
+    def closure() -> Tensor:
+        rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
+        run.optimizer.zero_grad()
+        total = torch.zeros((), device=run.device)
+        for part_x, part_y in pieces(x, y, training["accumulate"]):
+            loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
+            loss.backward()
+            total += loss.detach()
+        if training["clip_norm"]:
+            nn.utils.clip_grad_norm_(run.model.parameters(), training["clip_norm"])
+        if training["clip_value"]:
+            nn.utils.clip_grad_value_(run.model.parameters(), training["clip_value"])
+        return total
+
+    loss = run.optimizer.step(closure)
+    progress.step += 1
+    if run.average:
+        run.average.update_parameters(run.model)
+    if run.interval == "step":
+        run.scheduler.step()
+    return loss
+
+
+def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
+    """The loss of one batch, penalties included."""
+    partner, weight = y, 1.0
+    if run.mixup:
+        x, partner, weight = mixup(x, y, run.mixup, torch.default_generator)
+    with run.autocast():
+        outputs = run.forward(x)
+    loss = run.loss(outputs.float(), y)
+    if run.mixup:
+        loss = weight * loss + (1 - weight) * run.loss(outputs.float(), partner)
+    if run.l1:
+        loss = loss + run.l1 * l1_norm(run.weights)
+    return loss
+
+
+def pieces(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch in `count` pieces, for gradient accumulation."""
+    return zip(x.chunk(count), y.chunk(count), strict=True)
+
+
+def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is left of the epoch under way, in its own order, augmented."""
+    data, progress = run.data, run.progress
+    order = torch.randperm(
+        len(data.train), generator=rng.generator(run.seed, "order", progress.epoch)
+    )
+    batches = order.to(data.train.y.device).split(run.training["batch_size"])
+    if run.training["drop_last"]:
+        batches = batches[: len(order) // run.training["batch_size"]]
+    for x, y in data.train.batches(list(batches[progress.batch :])):
+        if data.augment:
+            draws = rng.generator(run.seed, "augment", progress.epoch, progress.step)
+            x = data.augment(x, draws)
+        yield x, y
+
+
+def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
+    """What is left of one pass over the training split; its mean loss.
+
+    Raises:
+        Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
+    """
+    progress = run.progress
+    run.model.train()
+    if hasattr(run.optimizer, "train"):
+        run.optimizer.train()  # schedule-free optimizers train on other weights than they give
+    began = time.perf_counter()
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+
+    def look() -> None:
+        """Add up the losses so far: one wait for the device, not one a step."""
+        values = torch.stack(losses).tolist() if losses else []
+        for i, value in enumerate(values):
+            if not abs(value) < float("inf"):
+                raise Diverged(progress.step - len(values) + i + 1)
+        progress.loss_sum += sum(v * n for v, n in zip(values, sizes, strict=True))
+        progress.examples += sum(sizes)
+        losses.clear()
+        sizes.clear()
+
+    try:
+        for x, y in epoch_batches(run):
+            losses.append(train_step(run, x, y))
+            sizes.append(len(x))
+            progress.batch += 1
+            if len(losses) == CHECK_EVERY:
+                look()
+            watch(run)
+            if run.stop_requested:
+                look()
+                raise Interrupted
+        look()
+    finally:
+        progress.train_seconds += time.perf_counter() - began
+    return {"train/loss": progress.loss_sum / max(1, progress.examples)}
+
+
+@torch.no_grad()
+def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
+    """Metrics of one split, as `name/metric`."""
+    model = run.evaluated.eval()
+    indices = torch.arange(len(split), device=split.y.device).split(EVAL_BATCH)
+    outputs, targets = [], []
+    for x, y in split.batches(list(indices)):
+        with run.autocast():
+            outputs.append(model(x).float())
+        targets.append(y)
+    if run.data.task == "regression":
+        values = metrics.regression(torch.cat(outputs), torch.cat(targets), run.data.target_std)
+    else:
+        values = metrics.classification(torch.cat(outputs), torch.cat(targets))
+    return {f"{name}/{metric}": value for metric, value in values.items()}
+
+
+def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], None]) -> str:
+    """Train until the epochs are done or the run should stop.
+
+    Args:
+        on_epoch: called with the run and its metrics after every epoch.
+        watch: called after every step.
+
+    Returns:
+        finished or stopped_early.
+    """
+    progress, training = run.progress, run.training
+    patience = training["early_stopping"]["patience"]
+    while progress.epoch < training["epochs"]:
+        if patience and progress.stale >= patience:
+            return "stopped_early"
+        began = time.perf_counter()
+        values = {"lr": run.lr} | train_epoch(run, watch)
+        if hasattr(run.optimizer, "eval"):
+            run.optimizer.eval()
+        values |= evaluate(run, run.data.val, "val")
+        keep_best(run, values)
+        if hasattr(run.optimizer, "train"):
+            run.optimizer.train()
+        move_schedule(run, values)
+        progress.epoch += 1
+        progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0
+        progress.seconds += time.perf_counter() - began
+        on_epoch(run, {"epoch": progress.epoch, "step": progress.step} | values)
+    return "finished"
+
+
+def keep_best(run: Run, values: dict[str, float]) -> None:
+    """Copy the weights when the objective improved by at least min_delta."""
+    progress = run.progress
+    value = values[run.objective["metric"]]
+    sign = 1 if run.objective["mode"] == "max" else -1
+    least = run.training["early_stopping"]["min_delta"]
+    if progress.best is not None and not sign * (value - progress.best) > least:
+        progress.stale += 1
+        return
+    progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
+    progress.best_metrics = values
+    run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}
+
+
+def move_schedule(run: Run, values: dict[str, float]) -> None:
+    """The schedule's step at the end of an epoch, if it moves per epoch."""
+    if isinstance(run.scheduler, ReduceLROnPlateau):
+        run.scheduler.step(values[run.monitor])
+    elif run.interval == "epoch":
+        run.scheduler.step()
+
+
+def snapshot(run: Run) -> dict:
+    """All that a resume needs, as tensors and plain data."""
+    return {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": run.scheduler.state_dict(),
+        "average": run.average.state_dict() if run.average else None,
+        "best_weights": run.best_weights,
+        "progress": asdict(run.progress),
+    }
+
+
+def restore(run: Run, state: dict) -> None:
+    """Put a run back where `snapshot` found it."""
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scheduler.load_state_dict(state["scheduler"])
+    if run.average:
+        run.average.load_state_dict(state["average"])
+    run.best_weights = state["best_weights"]
+    run.progress = Progress(**state["progress"])

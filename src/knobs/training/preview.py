@@ -1,0 +1,77 @@
+"""`task=preview`: the learning rate over the run, drawn without training."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from knobs import build
+
+
+def rates(config: dict, steps_per_epoch: int) -> list[float]:
+    """The rate of every optimizer step of the run, from the real schedule on a stand-in network.
+
+    A plateau schedule is shown as it is while its metric keeps improving.
+    """
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = build.optimizer(config, net)
+    per_step = config["scheduler"]["interval"] == "step"
+    epochs = config["training"]["epochs"]
+    scheduler = build.scheduler(config, optimizer, epochs * steps_per_epoch if per_step else epochs)
+    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    found = []
+    for _ in range(epochs):
+        for _ in range(steps_per_epoch):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step(lambda: torch.zeros(()))
+            if per_step:
+                scheduler.step()
+        if not per_step and not plateau:
+            scheduler.step()
+    return found
+
+
+def preview(config: dict, folder: Path, out: Console) -> None:
+    """Draw the rates to lr.png in `folder` and in the terminal."""
+    data = build.data(config)
+    size = config["training"]["batch_size"]
+    per_epoch = len(data.train) // size if config["training"]["drop_last"] else -(-len(data.train) // size)
+    values = rates(config, per_epoch)
+    epochs = [step / per_epoch for step in range(len(values))]
+    name = f"{config['optimizer']['_target_'].rpartition('.')[2]}, {config['scheduler']['_target_'].rpartition('.')[2]}"
+    out.print(draw(epochs, values, name), markup=False, soft_wrap=True)
+    save(epochs, values, name, folder / "lr.png")
+    out.print(
+        f"{len(values):,} steps in {config['training']['epochs']} epochs; lr first {values[0]:.3g}, "
+        f"highest {max(values):.3g}, last {values[-1]:.3g}"
+    )
+    out.print(f"drawn in {folder / 'lr.png'}; nothing was trained")
+
+
+def draw(epochs: list[float], values: list[float], title: str) -> str:
+    """The curve in characters, 72 wide."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(72, 16)
+    plotext.plot(epochs, values)
+    plotext.title(f"learning rate: {title}")
+    plotext.xlabel("epoch")
+    return plotext.build()
+
+
+def save(epochs: list[float], values: list[float], title: str, path: Path) -> None:
+    """The curve as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    axes.plot(epochs, values)
+    axes.set(title=f"Learning rate: {title}", xlabel="epoch", ylabel="lr", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
