@@ -2,15 +2,18 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import init, optimizers, schedulers, trust
 from knobs.data import Data
+from knobs.errors import UserError
 from knobs.shape import Shape
 
 # Keys that knobs reads itself, and arguments it gives besides those of the YAML.
@@ -31,7 +34,12 @@ def make(path: str, node: dict) -> Any:
     for inner, target, _ in trust.targets(node, path):
         trust.resolve(inner, target)
     own = OWN_KEYS.get(path, set())
-    return instantiate({k: v for k, v in node.items() if k not in own}, _convert_="all")
+    try:
+        return instantiate({k: v for k, v in node.items() if k not in own}, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None  # the part's own words, without Hydra's around them
+        raise
 
 
 def data(config: dict) -> Data:
@@ -112,15 +120,15 @@ def rehearse(config: dict) -> list[str]:
     stand_in = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     faults = []
 
-    def attempt(path: str, build: functools.partial) -> Any:
+    def attempt(path: str, build: Callable[[], Any]) -> Any:
         try:
             return build()
         except Exception as error:  # torch raises ValueError, TypeError, RuntimeError, ...
             faults.append(f"{path}: {str(error).splitlines()[0]}")
         return None
 
-    attempt("activation", functools.partial(lambda: make("activation", config["activation"])()))
-    if not config["init"].get("_target_", "torch.").startswith("knobs."):
+    attempt("activation", lambda: make("activation", config["activation"])())
+    if not faults and not config["init"].get("_target_", "torch.").startswith("knobs."):
         attempt("init", functools.partial(initialize, config, stand_in, torch.zeros(1, 2)))
     made = attempt("optimizer", functools.partial(optimizer, config, stand_in))
     if made is not None:

@@ -91,9 +91,9 @@ def check_overrides(
     """
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         parsed, faults = _parse(overrides)
-        faults += [f for o in parsed for f in _option_faults(o, config_dir)]
-        if faults:
-            parsed = [o for o in parsed if not _option_faults(o, config_dir)]
+        wrong = {o.input_line: list(_option_faults(o, config_dir)) for o in parsed}
+        faults += [fault for found in wrong.values() for fault in found]
+        parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
         found: dict[str, list[str]] = {}  # fault: the jobs it hits
         jobs = _expand(parsed) if grid else [[o.input_line for o in parsed]]
@@ -122,11 +122,10 @@ def check(plain: dict) -> list[str]:
             faults.append(f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}")
     if not faults:
         faults = list(_mismatches(config))
-    if not faults:
-        from knobs import build  # late: it imports torch
+    from knobs import build  # late: it imports torch
 
-        faults = build.argument_faults(config) or build.rehearse(config)
-    return faults
+    faults += build.argument_faults(config)
+    return faults or build.rehearse(config)
 
 
 def resolve(config: DictConfig) -> dict:
@@ -173,7 +172,8 @@ def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
         missing = value not in known and value is not None and isinstance(value, str | int | float)
         if missing and not override.key_or_group.startswith("hydra"):
             near = did_you_mean(str(value), known)
-            yield f"{override.key_or_group}={value}: no such option{near}; one of {', '.join(known)}"
+            options = f"{near or ';'} options: {', '.join(known)}"
+            yield f"{override.key_or_group}={value}: no such option{options}"
 
 
 def _expand(parsed: list[Override]) -> Iterator[list[str]]:
@@ -274,6 +274,9 @@ def _mismatches(config: dict) -> Iterator[str]:
         yield "regularization.norm=batch: text_transformer has layer norms of its own; null or layer"
     if "heads" in model and model["embedding_dim"] % model["heads"]:
         yield f"model.heads={model['heads']}: must divide model.embedding_dim={model['embedding_dim']}"
+    path = config["init"].get("path")
+    if path and not Path(path).is_file():
+        yield f"init.path={path}: no such file"
     if data.get("val", 0) + data.get("test", 0) >= 1:
         yield f"data.val={data['val']}: with data.test={data['test']} nothing is left to train on"
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":

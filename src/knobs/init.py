@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knobs.errors import ConfigError
+
 LINEAR = (nn.Linear, nn.LSTM, nn.MultiheadAttention)
 CONV = (nn.Conv1d, nn.Conv2d)
 # Each tensor to its own: the size of a layer plays no part, so embeddings take part too.
@@ -146,7 +148,7 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
         layers: name prefixes to copy (`hidden`, `head.weight`); None copies the whole model.
 
     Raises:
-        ValueError: naming what is missing, left over or of another shape.
+        ConfigError: naming what is missing, left over or of another shape.
     """
     stored = _read(path)
     own = model.state_dict()
@@ -167,13 +169,13 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
                 f"the file's {tuple(stored[name].shape)}"
             )
     if misfits:
-        raise ValueError("init=tensor: " + "; ".join(misfits))
+        raise ConfigError("init=tensor: " + "; ".join(misfits))
     model.load_state_dict({name: stored[name] for name in chosen}, strict=False)
 
 
 def _read(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
-        raise ValueError(f"init.path={path}: no such file")
+        raise ConfigError(f"init.path={path}: no such file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
@@ -182,4 +184,4 @@ def _read(path: str) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many kinds
         reason = str(error).splitlines()[0]
-        raise ValueError(f"init.path={path}: not a file of weights ({reason})") from None
+        raise ConfigError(f"init.path={path}: not a file of weights ({reason})") from None

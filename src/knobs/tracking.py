@@ -105,7 +105,7 @@ class Tracker:
         run.summary.update(summary)
         if checkpoint and self.settings["artifact"]:
             run.log_artifact(str(checkpoint), name=f"best-{run.id}", type="model")
-        url = run.url
+        url = run.url if mode == "online" else ""
         run.finish(exit_code=self._exit_code)
         folder = os.path.relpath(Path(run.dir).parent)
         self.line = url if mode == "online" else f"offline: {why}; upload with: wandb sync {folder}"

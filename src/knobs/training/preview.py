@@ -54,12 +54,11 @@ def draw(epochs: list[float], values: list[float], title: str) -> str:
     import plotext
 
     plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plot_size(72, 16)
+    plotext.plotsize(72, 16)
     plotext.plot(epochs, values)
     plotext.title(f"learning rate: {title}")
     plotext.xlabel("epoch")
-    return plotext.build()
+    return plotext.uncolorize(plotext.build())
 
 
 def save(epochs: list[float], values: list[float], title: str, path: Path) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import logging
+import shutil
 import signal
 import sys
 import time
@@ -73,6 +74,7 @@ def start(cfg: DictConfig) -> float | None:
         log.error("%s", error)
         if not alone:
             raise
+        _discard_unused(folder)
         sys.exit(cli.report(error))
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
         sys.exit(outcome.exit_code)
@@ -82,6 +84,12 @@ def start(cfg: DictConfig) -> float | None:
 def _relative(folder: Path) -> Path:
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _discard_unused(folder: Path) -> None:
+    """Remove a run folder in which nothing ran: Hydra's own files and a log of one error."""
+    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+        shutil.rmtree(folder)
 
 
 def execute(
