@@ -1,0 +1,106 @@
+"""Data that is on the machine once the requirements are installed."""
+
+import gzip
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from knobs.data.dataset import Data
+from knobs.data.prepare import (
+    encode_targets,
+    make_data,
+    outputs,
+    standardize,
+    tensors,
+    text_data,
+    three_way,
+)
+from knobs.errors import DataError
+from knobs.shape import Shape
+
+# scikit-learn's own files are read as they lie: importing it would take a second of every start.
+# name: (file, delimiter, header lines, shape of one example)
+_FILES = {
+    "digits": ("digits.csv.gz", ",", 0, (1, 8, 8)),
+    "breast_cancer": ("breast_cancer.csv", ",", 1, (30,)),
+    "wine": ("wine_data.csv", ",", 1, (13,)),
+    "diabetes": ("diabetes_data_raw.csv.gz", None, 0, (10,)),
+}
+
+
+def scikit_learn(
+    *, name: str, kind: str, task: str, val: float, test: float, split_seed: int
+) -> Data:
+    """One of scikit-learn's toy sets, features (or an image's pixels together) standardised.
+
+    Args:
+        name: digits, breast_cancer, wine or diabetes.
+        val: share of all examples for validation.
+        test: share of all examples for test.
+        split_seed: of the split.
+
+    Raises:
+        DataError: scikit-learn is not installed, or its file is not readable.
+    """
+    if name not in _FILES:
+        raise DataError(f"data.name={name}: scikit-learn sets are {', '.join(_FILES)}")
+    x, y = _read(name)
+    parts = three_way(y, val, test, split_seed, task)
+    targets = encode_targets(y, parts[0], task)
+    inputs = torch.from_numpy(x).float().reshape(-1, *_FILES[name][3])
+    dims = [0] if kind == "table" else [0, 2, 3]
+    inputs = standardize(inputs, inputs[torch.from_numpy(parts[0])], dims)
+    shape = Shape(_FILES[name][3], outputs(targets))
+    return make_data(name, kind, task, tensors(inputs, targets.y, *parts), shape, targets)
+
+
+def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
+    file, delimiter, header, _ = _FILES[name]
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None:
+        raise DataError(f"data={name}: ships with scikit-learn; pip install scikit-learn")
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+    try:
+        rows = np.loadtxt(folder / file, delimiter=delimiter, skiprows=header)
+        if name != "diabetes":
+            return rows[:, :-1], rows[:, -1].astype(int)
+        return rows, np.loadtxt(gzip.open(folder / "diabetes_target.csv.gz"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / file}: cannot be read ({error})") from None
+
+
+def python_docs(
+    *, name: str, kind: str, task: str, topics: int, words: int,
+    val: float, test: float, split_seed: int,
+    ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
+) -> Data:  # fmt: skip
+    """Passages of the Python reference; the class is the topic they come from.
+
+    Args:
+        topics: how many, the longest first.
+        words: the least words of a passage: paragraphs are joined until they have as many.
+    """
+    from pydoc_data.topics import topics as documents
+
+    longest = sorted(documents, key=lambda topic: (-len(documents[topic]), topic))[:topics]
+    labelled = [(p, topic) for topic in longest for p in _passages(documents[topic], words)]
+    labels = np.array([topic for _, topic in labelled])
+    return text_data(
+        name, task, [passage for passage, _ in labelled], labels,
+        lambda y: three_way(y, val, test, split_seed, task),
+        ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
+    )  # fmt: skip
+
+
+def _passages(document: str, words: int) -> list[str]:
+    passages: list[str] = []
+    waiting: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", document):
+        waiting += paragraph.split()
+        if len(waiting) >= words:
+            passages.append(" ".join(waiting))
+            waiting = []
+    return passages

@@ -1,0 +1,124 @@
+"""What a run trains on: splits that give batches by index, and what is known about them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from knobs.shape import Shape
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A split in memory: x (N, ...) and y (N,), on the device, gathered by index."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, indices: list[Tensor]) -> Batches:
+        """One (x, y) for each tensor of indices."""
+        for index in indices:
+            yield self.x[index], self.y[index]
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
+        """The split on a device, images in the memory order that the model wants."""
+        x = self.x.to(device, memory_format=memory_format) if self.x.ndim == 4 else self.x.to(device)
+        return Tensors(x, self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A split read from disk as it is needed, for sets larger than memory.
+
+    Args:
+        examples: index -> one example, a uint8 tensor (C, H, W).
+        y: (N,) targets.
+        normalize: (N, C, H, W) uint8 -> float, on the device.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    examples: Callable[[int], Tensor]
+    y: Tensor
+    normalize: Callable[[Tensor], Tensor]
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.examples(int(index)), self.y[index]
+
+    def batches(self, indices: list[Tensor]) -> Batches:
+        """One (x, y) for each tensor of indices, through a DataLoader."""
+        loader = torch.utils.data.DataLoader(
+            self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
+        )
+        for x, y in loader:
+            yield self.normalize(x.to(self.device)), y.to(self.device)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
+        """The split with its batches on a device."""
+        return replace(self, device=device)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random shifts and mirror images of a training batch (N, C, H, W).
+
+    Args:
+        crop: shift by up to this many pixels each way, the border filled with the mean colour.
+        flip: mirror each image left to right with probability 1/2.
+
+    Source: Krizhevsky 2009; He et al. 2015, section 4.2, for 4 pixels and flips.
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws come from a CPU generator, so a GPU run sees the images that a CPU run sees."""
+        n, _, height, width = x.shape
+        if self.crop:
+            windows = F.pad(x, [self.crop] * 4).unfold(2, height, 1).unfold(3, width, 1)
+            shift = torch.randint(2 * self.crop + 1, (2, n), generator=generator).to(x.device)
+            x = windows[torch.arange(n, device=x.device), :, shift[0], shift[1]]
+        if self.flip:
+            mirrored = torch.rand(n, generator=generator).to(x.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return x
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split, with all statistics taken from its training split.
+
+    Args:
+        kind: table, image or text.
+        task: classification or regression.
+        classes: their names in the order of the model's outputs; empty for regression.
+        target_std: what a standardised regression target is multiplied by to give its own unit.
+    """
+
+    name: str
+    kind: str
+    task: str
+    shape: Shape
+    train: Tensors | Stream
+    val: Tensors | Stream
+    test: Tensors | Stream
+    classes: list[str] = field(default_factory=list)
+    target_std: float = 1.0
+    augment: Augment | None = None
+
+    def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
+        """The same data with every split on a device."""
+        moved = {s: getattr(self, s).to(device, memory_format) for s in ("train", "val", "test")}
+        return replace(self, **moved)

@@ -1,0 +1,114 @@
+"""Image sets with an official test split, through torchvision."""
+
+import os
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from knobs.data.dataset import Data, Tensors
+from knobs.data.prepare import Targets, make_data, standardize, tensors, three_way
+from knobs.errors import DataError
+from knobs.shape import Shape
+
+_CLASSES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+
+
+def official(
+    *, name: str, kind: str, task: str, root: str, download: bool,
+    val: float, split_seed: int, augment: dict,
+) -> Data:  # fmt: skip
+    """An image set in memory, channels standardised by the training split.
+
+    Args:
+        name: mnist, fashion_mnist, cifar10 or cifar100.
+        root: folder that holds the set, or will.
+        download: fetch it if it is absent; checksums are torchvision's.
+        val: share of the official training split for validation.
+        split_seed: of that split.
+        augment: crop and flip, see Augment.
+
+    Raises:
+        DataError: absent and not to be downloaded, unreadable, or a wrong checksum.
+    """
+    from knobs.torchvision_shim import torchvision
+
+    if name not in _CLASSES:
+        raise DataError(f"data.name={name}: torchvision sets are {', '.join(_CLASSES)}")
+    kind_of = getattr(torchvision.datasets, _CLASSES[name])
+    train_set, test_set = (_open(kind_of, Path(root), train, download) for train in (True, False))
+    x, y = _arrays(train_set)
+    train, chosen, _ = three_way(y.numpy(), val, None, split_seed, task)
+    statistics = x[torch.from_numpy(train)]
+    splits = tensors(standardize(x, statistics, [0, 2, 3]), y, train, chosen)
+    test_x, test_y = _arrays(test_set)
+    splits.append(Tensors(standardize(test_x, statistics, [0, 2, 3]), test_y))
+    classes = [str(c) for c in train_set.classes]
+    shape = Shape(tuple(x.shape[1:]), len(classes))
+    return make_data(name, kind, task, splits, shape, Targets(y, classes), augment)
+
+
+def _arrays(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, C, H, W) floats 0 .. 1 and (N,) class numbers."""
+    x, y = torch.as_tensor(np.asarray(dataset.data)), torch.as_tensor(dataset.targets)
+    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return x.float().div_(255), y
+
+
+def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
+    """torchvision's data set, unpacked or downloaded where it is not there yet."""
+    try:
+        return kind_of(root, train=train)
+    except RuntimeError:
+        pass  # not there, or packed
+    except (OSError, ValueError, EOFError, AssertionError) as error:
+        raise DataError(f"{root}: {kind_of.__name__} cannot be read ({error})") from None
+    packed = _packed(kind_of, root)
+    _verify(packed)
+    complete = all(path.is_file() for path, _ in packed)
+    if not complete and not download:
+        missing = ", ".join(str(path) for path, _ in packed if not path.is_file())
+        raise DataError(f"{missing}: not there; give data.root, or data.download=true to fetch it")
+    if complete and not os.access(root, os.W_OK):
+        root = _linked_copy(root, packed)  # unpacking writes, and that folder is read-only
+    try:
+        return kind_of(root, train=train, download=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        expected = ", ".join(path.name for path, _ in packed)
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{root}: {kind_of.__name__} could not be fetched ({reason}); "
+            f"put {expected} into {packed[0][0].parent}, or set data.root or KNOBS_DATA"
+        ) from None
+
+
+def _packed(kind_of: Any, root: Path) -> list[tuple[Path, str]]:
+    """The files torchvision downloads and their md5 sums."""
+    if hasattr(kind_of, "resources"):
+        return [(root / kind_of.__name__ / "raw" / file, md5) for file, md5 in kind_of.resources]
+    return [(root / kind_of.filename, kind_of.tgz_md5)]
+
+
+def _verify(packed: list[tuple[Path, str]]) -> None:
+    from torchvision.datasets.utils import calculate_md5
+
+    for path, expected in packed:
+        if path.is_file() and (found := calculate_md5(path)) != expected:
+            raise DataError(f"{path}: md5 is {found}, expected {expected}; delete it and try again")
+
+
+def _linked_copy(root: Path, packed: list[tuple[Path, str]]) -> Path:
+    copy = Path("data")
+    for path, _ in packed:
+        link = copy / path.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    return copy
