@@ -132,6 +132,7 @@ def rehearse(config: dict) -> list[str]:
         attempt("init", functools.partial(initialize, config, stand_in, torch.zeros(1, 2)))
     made = attempt("optimizer", functools.partial(optimizer, config, stand_in))
     if made is not None:
+        optimizers.training_mode(made, True)
         made.step(lambda: torch.zeros(()))  # schedules warn when they come before any step
         attempt("scheduler", functools.partial(scheduler, config, made, training["epochs"]))
     attempt("training.device", functools.partial(device, training["device"]))

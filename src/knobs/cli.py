@@ -139,5 +139,5 @@ def ordered_groups() -> dict[str, str]:
 
 def first_comment(path: Path) -> str:
     """The one-line help that a YAML opens with."""
-    with path.open() as file:
-        return file.readline().lstrip("# ").rstrip()
+    lines = (line.lstrip("# ").rstrip() for line in path.read_text().splitlines())
+    return next(line for line in lines if not line.startswith("@package"))

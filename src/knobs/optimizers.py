@@ -80,6 +80,13 @@ class Muon(torch.optim.Optimizer):
         self._share_groups()
 
 
+def training_mode(optimizer: torch.optim.Optimizer, on: bool) -> None:
+    """Tell schedule-free optimizers, whose weights for training are not those to evaluate."""
+    switch = getattr(optimizer, "train" if on else "eval", None)
+    if switch:
+        switch()
+
+
 def param_groups(model: nn.Module, spare_biases: bool, split_hidden: bool) -> list[Any]:
     """The model's parameters as an optimizer takes them.
 

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from knobs import rng
 from knobs.data import Data, Stream, Tensors
+from knobs.optimizers import training_mode
 from knobs.regularization import Loss, decayed, l1_norm, mixup
 from knobs.training import metrics
 
@@ -175,8 +176,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
     """
     progress = run.progress
     run.model.train()
-    if hasattr(run.optimizer, "train"):
-        run.optimizer.train()  # schedule-free optimizers train on other weights than they give
+    training_mode(run.optimizer, True)
     began = time.perf_counter()
     losses: list[Tensor] = []
     sizes: list[int] = []
@@ -243,12 +243,10 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
             return "stopped_early"
         began = time.perf_counter()
         values = {"lr": run.lr} | train_epoch(run, watch)
-        if hasattr(run.optimizer, "eval"):
-            run.optimizer.eval()
+        training_mode(run.optimizer, False)
         values |= evaluate(run, run.data.val, "val")
         keep_best(run, values)
-        if hasattr(run.optimizer, "train"):
-            run.optimizer.train()
+        training_mode(run.optimizer, True)
         move_schedule(run, values)
         progress.epoch += 1
         progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0

@@ -7,6 +7,7 @@ from rich.console import Console
 from torch import nn
 
 from knobs import build
+from knobs.optimizers import training_mode
 
 
 def rates(config: dict, steps_per_epoch: int) -> list[float]:
@@ -16,6 +17,7 @@ def rates(config: dict, steps_per_epoch: int) -> list[float]:
     """
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = build.optimizer(config, net)
+    training_mode(optimizer, True)
     per_step = config["scheduler"]["interval"] == "step"
     epochs = config["training"]["epochs"]
     scheduler = build.scheduler(config, optimizer, epochs * steps_per_epoch if per_step else epochs)

@@ -1,0 +1,152 @@
+"""A contract over every YAML in conf/: it explains itself, its values are ruled, it trains."""
+
+import math
+from pathlib import Path
+
+import fake_sets
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from knobs import config
+from knobs.cli import first_comment
+from knobs.limits import RULES
+
+CONF = config.CONF
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = [
+    "activation", "init", "optimizer", "scheduler", "regularization", "training", "tracking",
+    "model", "data",
+]  # fmt: skip
+OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
+# What an option needs beside itself to train for an epoch.
+ALSO = {
+    "cnn": ["data=mnist"],
+    "resnet18": ["data=digits", "model.width=8", "training.batch_size=256"],
+    "lbfgs": ["training.batch_size=256"],
+    "wandb": ["tracking.mode=disabled"],
+    "label_smoothing": [],
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(CONF)))
+def test_a_yaml_opens_with_its_help(path):
+    lines = path.read_text().splitlines()
+    first = first_comment(path)
+    assert lines[0].startswith("# "), "the first line is the option's help"
+    assert 10 < len(first) <= 100
+
+
+@pytest.mark.parametrize("group", ["optimizer", "activation", "init", "scheduler", "model", "regularization"])
+def test_an_option_names_its_source(group):
+    for path in (CONF / group).glob("*.yaml"):
+        head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        assert "Source" in " ".join(head) or path.stem == "none", path
+
+
+def leaves(node, path):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}"
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda x: x)
+def test_every_key_has_a_rule(group, option):
+    node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    keys = [k for k in leaves(node, group) if not k.split(".")[-1].startswith("_")]
+    assert [k for k in keys if k not in RULES and k != f"{group}.defaults"] == []
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """Overrides that point each option at data of its own."""
+    from knobs.torchvision_shim import torchvision
+
+    def prepare(group, option):
+        sets = torchvision.datasets
+        extra = list(ALSO.get(option, []))
+        if group == "model" and option.startswith("text"):
+            extra += ["data=python_docs", "training.batch_size=256", "data.max_length=16"]
+        if group == "regularization" and option == "none":
+            extra += ["data=diabetes"]
+        if option in ("mnist", "cnn"):
+            fake_sets.write_mnist(sets.MNIST, tmp_path, monkeypatch)
+            extra += [f"data.root={tmp_path}", "data.val=0.2"]
+        elif option == "fashion_mnist":
+            fake_sets.write_mnist(sets.FashionMNIST, tmp_path, monkeypatch)
+            extra += [f"data.root={tmp_path}", "data.val=0.2"]
+        elif option == "cifar10":
+            fake_sets.write_cifar(sets.CIFAR10, tmp_path, monkeypatch, 10)
+            extra += [f"data.root={tmp_path}", "model=cnn", "data.val=0.2"]
+        elif option == "cifar100":
+            fake_sets.write_cifar(sets.CIFAR100, tmp_path, monkeypatch, 100)
+            extra += [f"data.root={tmp_path}", "model=cnn", "data.val=0.2"]
+        elif option == "image_folder":
+            write_images(tmp_path / "images")
+            extra += [f"data.root={tmp_path / 'images'}", "model=cnn"]
+        elif option == "csv":
+            rows = "".join(f"{i % 7},{'ab'[i % 2]},{i % 3}\n" for i in range(60))
+            (tmp_path / "t.csv").write_text("x,c,y\n" + rows)
+            extra += [f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.task=classification"]
+        elif option in ("text_csv", "python_docs"):
+            rows = "".join(f"word{i % 5} again,{'ab'[i % 2]}\n" for i in range(60))
+            (tmp_path / "t.csv").write_text("text,label\n" + rows)
+            extra += ["model=text_bag"]
+            extra += [f"data.path={tmp_path / 't.csv'}"] if option == "text_csv" else []
+        elif option == "tensor":
+            shapes = {"hidden.0": (64, 64), "hidden.2": (64, 64), "head": (10, 64)}
+            weights = {f"{k}.weight": torch.randn(s) for k, s in shapes.items()}
+            weights |= {f"{k}.bias": torch.zeros(s[0]) for k, s in shapes.items()}
+            save_file(weights, tmp_path / "w.safetensors")
+            extra += [f"init.path={tmp_path / 'w.safetensors'}"]
+        return extra
+
+    return prepare
+
+
+def write_images(root: Path) -> None:
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (40, 36), tuple(c + i for c in colour)).save(root / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda x: x)
+def test_every_option_trains_an_epoch(group, option, inputs, train):
+    """Records what it says: finite metrics of one epoch, the objective the best of them."""
+    overrides = [f"{group}={option}", *inputs(group, option), "training.epochs=1"]
+    outcome = train(*overrides)
+    assert outcome.status == "finished"
+    assert outcome.summary["epochs"] == 1
+    assert all(math.isfinite(v) for v in outcome.summary["metrics"].values())
+    assert outcome.value == outcome.summary["metrics"][outcome.summary["objective"]["metric"]]
+
+
+def test_an_option_changes_only_its_own_group():
+    """conf/ has no option that moves another group's values behind the user's back."""
+    base = config.checked([])
+    for group, option in OPTIONS:
+        if group in ("data", "model", "tracking") or option == "tensor":
+            continue  # these rename the run or need values
+        other = config.checked([f"{group}={option}"])
+        moved = {p.split(".")[0] for p in config.differences(base, other)}
+        linked = {"optimizer"} if group == "regularization" else {"scheduler"}
+        assert moved <= {group} | linked, (group, option)
+
+
+def test_regularization_options_hold_the_same_keys_and_compose():
+    keys = {o: set(config.checked([f"regularization={o}"])["regularization"]) for g, o in OPTIONS if g == "regularization"}
+    assert len(set(map(frozenset, keys.values()))) == 1
+    both = config.checked(["regularization=dropout", "regularization.l2=1e-4"])
+    assert both["regularization"]["dropout"] == 0.2
+    assert both["optimizer"]["weight_decay"] == 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
+def test_experiments_compose(name):
+    plain = config.checked([f"experiment={name}"])
+    assert plain["name"] != "digits-mlp-adam"
