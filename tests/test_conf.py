@@ -24,7 +24,7 @@ OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml")
 # What an option needs beside itself to train for an epoch.
 ALSO = {
     "cnn": ["data=mnist"],
-    "resnet18": ["data=digits", "model.width=8", "training.batch_size=256"],
+    "resnet18": ["data=digits", "training.batch_size=256"],
     "lbfgs": ["training.batch_size=256"],
     "wandb": ["tracking.mode=disabled"],
     "label_smoothing": [],

@@ -98,7 +98,7 @@ def check_overrides(
         found: dict[str, list[str]] = {}  # fault: the jobs it hits
         jobs = _expand(parsed) if grid else [[o.input_line for o in parsed]]
         for job in itertools.islice(jobs, MAX_GRID):
-            plain, job_faults = _compose(config_name, job)
+            plain, job_faults = _compose(config_name, job, config_dir)
             configs += [plain] if plain else []
             for fault in job_faults:
                 found.setdefault(fault, []).append(" ".join(job))
@@ -159,7 +159,7 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
 
 def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
     """Options of a group that do not exist, each with the nearest that does."""
-    folder = config_dir / override.key_or_group.replace(".", "/")
+    folder = _group_folder(override, config_dir)
     if override.is_delete() or not folder.is_dir():
         return
     known = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -176,6 +176,10 @@ def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
             yield f"{override.key_or_group}={value}: no such option{options}"
 
 
+def _group_folder(override: Override, config_dir: Path) -> Path:
+    return config_dir / override.key_or_group.replace(".", "/")
+
+
 def _expand(parsed: list[Override]) -> Iterator[list[str]]:
     """The jobs of a grid, as Hydra's own sweeper makes them."""
     axes = []
@@ -188,12 +192,14 @@ def _expand(parsed: list[Override]) -> Iterator[list[str]]:
     return (list(job) for job in itertools.product(*axes))
 
 
-def _compose(config_name: str, overrides: list[str]) -> tuple[dict | None, list[str]]:
+def _compose(
+    config_name: str, overrides: list[str], config_dir: Path
+) -> tuple[dict | None, list[str]]:
     """One job: its resolved plain config and its faults."""
     try:
         config = compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        return _compose_without_faults(config_name, overrides, error)
+        return _compose_without_faults(config_name, overrides, config_dir, error)
     unset = [path for path, value in _leaves(_raw(config)) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
@@ -206,13 +212,13 @@ def _compose(config_name: str, overrides: list[str]) -> tuple[dict | None, list[
 
 
 def _compose_without_faults(
-    config_name: str, overrides: list[str], error: Exception
+    config_name: str, overrides: list[str], config_dir: Path, error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Hydra stops at the first bad override: find all of them, then check what is left."""
     parsed, _ = _parse(overrides)
-    is_choice = [isinstance(o.value(), str) and "." not in o.key_or_group for o in parsed]
+    choices = [o.input_line for o in parsed if _group_folder(o, config_dir).is_dir()]
     try:
-        base = compose(config_name, [o.input_line for o, c in zip(parsed, is_choice, strict=True) if c])
+        base = compose(config_name, choices)
     except (HydraException, OmegaConfBaseException):
         return None, [_first_line(error)]
     known = sorted({*RULES, *_paths(base)})
@@ -226,7 +232,7 @@ def _compose_without_faults(
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:
         return None, [_first_line(error)]
-    plain, more = _compose(config_name, good)
+    plain, more = _compose(config_name, good, config_dir)
     return plain, faults + more
 
 

@@ -54,12 +54,11 @@ def cnn(
 
 
 def resnet18(
-    shape: Shape, *, width: int, activation: Activation, norm: str | None, dropout: float
+    shape: Shape, *, activation: Activation, norm: str | None, dropout: float
 ) -> nn.Module:
     """(N, C, H, W) -> (N, outputs): torchvision's resnet18 with a 3x3 stem and no first pool.
 
     Args:
-        width: channels of the first stage; 64 is the paper's.
         norm: null or batch keeps its batch norm; layer puts GroupNorm(1) in its place.
     """
     from knobs.torchvision_shim import torchvision

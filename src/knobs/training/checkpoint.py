@@ -1,5 +1,6 @@
 """Weights on disk: best.safetensors, which loads back into a model, and last.pt, for resuming."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ from knobs.errors import CheckpointError
 BEST, LAST = "best.safetensors", "last.pt"
 
 
-def save_best(folder: Path, weights: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Write best.safetensors; `about` is its metadata, text by text."""
+def save_best(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write best.safetensors.
+
+    Args:
+        about: what `load` needs: the shape and the model's part of the config. One JSON text, since
+            safetensors writes several in an order that changes from run to run.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
     plain = {name: w.detach().cpu().contiguous().clone() for name, w in weights.items()}
     partial = folder / f"{BEST}.partial"
-    save_file(plain, partial, about)
+    save_file(plain, partial, {"knobs": json.dumps(about)})
     os.replace(partial, folder / BEST)  # a reader finds the old file or the new one, never half
 
 
@@ -56,8 +62,6 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         CheckpointError: no run, no checkpoint, or one that is not whole.
     """
-    import json
-
     from safetensors import safe_open
 
     from knobs import build
@@ -68,12 +72,11 @@ def load(folder: str | Path) -> nn.Module:
         raise CheckpointError(f"{path}: no such file; give the folder of a run that kept checkpoints")
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata()
+            about = json.loads(file.metadata()["knobs"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        shape = json.loads(about["shape"])
-        config = json.loads(about["config"])
+        shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
     except Exception as error:  # a Rust error, a missing key, bad JSON
         raise CheckpointError(f"{path}: not a checkpoint of knobs ({error})") from None
-    model = build.model(config, Shape(tuple(shape["input"]), shape["outputs"], shape["vocabulary"]))
+    model = build.model(about["config"], shape)
     model.load_state_dict(weights)
     return model.eval()

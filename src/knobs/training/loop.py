@@ -169,7 +169,7 @@ def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
-    """What is left of one pass over the training split; its mean loss.
+    """What is left of one pass over the training split; its mean loss, and the rate at its end.
 
     Raises:
         Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
@@ -206,7 +206,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
         look()
     finally:
         progress.train_seconds += time.perf_counter() - began
-    return {"train/loss": progress.loss_sum / max(1, progress.examples)}
+    return {"lr": run.lr, "train/loss": progress.loss_sum / max(1, progress.examples)}
 
 
 @torch.no_grad()
@@ -242,7 +242,7 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
         if patience and progress.stale >= patience:
             return "stopped_early"
         began = time.perf_counter()
-        values = {"lr": run.lr} | train_epoch(run, watch)
+        values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
         values |= evaluate(run, run.data.val, "val")
         keep_best(run, values)

@@ -252,9 +252,9 @@ def _save_best(run: Run, plain: dict, record: Record) -> None:
     if run.best_weights:
         kept = ("model", "activation", "regularization")
         about = {
-            "shape": json.dumps(dataclasses.asdict(run.data.shape)),
-            "config": json.dumps({name: plain[name] for name in kept}),
-            "epoch": str(run.progress.best_epoch),
+            "shape": dataclasses.asdict(run.data.shape),
+            "config": {name: plain[name] for name in kept},
+            "epoch": run.progress.best_epoch,
         }
         checkpoint.save_best(record.checkpoints, run.best_weights, about)
 

@@ -1,0 +1,119 @@
+"""Faults are found before anything runs, all at once, each naming field, value, and what is allowed."""
+
+import pytest
+
+from knobs import config
+from knobs.limits import RULES, percent
+from knobs.errors import ConfigError
+
+
+def faults(*overrides, grid=False):
+    return config.check_overrides(list(overrides), grid=grid)[1]
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("optimizer=adm", "optimizer=adm: no such option; did you mean adam? options: "),
+    ("optimiser=adam", "optimiser=adam: no such key; did you mean optimizer"),
+    ("training.epoch=3", "training.epoch=3: no such key; did you mean training.epochs?"),
+    ("optimizer.lr=abc", "optimizer.lr=abc: must be a number > 0"),
+    ("optimizer.lr=-1", "optimizer.lr=-1: must be a number > 0"),
+    ("optimizer.lr=nan", "optimizer.lr=nan: must be a number > 0"),
+    ("optimizer.lr=null", "optimizer.lr=null: must be a number > 0"),
+    ("optimizer.lr=true", "optimizer.lr=true: must be a number > 0"),
+    ("optimizer.betas=[0.9,1.5]", "optimizer.betas=[0.9, 1.5]: must be a list of 2 items, each a number >= 0 and < 1"),
+    ("training.epochs=2.5", "training.epochs=2.5: must be a whole number >= 1"),
+    ("training.batch_size=0", "training.batch_size=0: must be a whole number >= 1"),
+    ("seed=-1", "seed=-1: must be a whole number >= 0"),
+    ("regularization.dropout=1", "regularization.dropout=1: must be a number >= 0 and < 1"),
+    ("regularization.norm=group", "regularization.norm=group: must be one of null, batch, layer"),
+    ("training.precision=fp16", "training.precision=fp16: must be one of fp32, bf16"),
+    ("model.width=wide", "model.width=wide: must be a whole number >= 1, or a list of items"),
+    ("+optimizer.foo=1", "optimizer.foo=1: torch.optim.Adam takes no argument foo"),
+    ("+optimizer.learning_rate=1", "optimizer.learning_rate=1: torch.optim.Adam takes no argument learning_rate"),
+    ("+training.foo=1", "training.foo=1: no such key"),
+    ("+foo=1", "foo=1: no such key"),
+    ("model=text_cnn", "model=text_cnn: reads text, and data=digits is image; choose another model"),
+    ("data=wine model=cnn", "model=cnn: reads image, and data=wine is table"),
+    ("data=diabetes objective.metric=val/accuracy", "objective.metric=val/accuracy: a regression run has val/loss, val/r2"),
+    ("objective.metric=val/r2", "objective.metric=val/r2: a classification run has"),
+    ("data=diabetes regularization=label_smoothing", "regularization.label_smoothing=0.1: needs classes"),
+    ("data=python_docs model=text_bag regularization=mixup", "regularization.mixup=0.2: cannot mix words"),
+    ("optimizer=lbfgs regularization=l2", "regularization.l2=0.0001: torch.optim.LBFGS takes no weight decay"),
+    ("regularization=l2 optimizer.weight_decay=0.1", "are the same knob; set one of them"),
+    ("scheduler=step scheduler.step_size=0", "scheduler.step_size=0: must be a whole number >= 1, or a share of the run"),
+    ("scheduler=step scheduler.step_size=120%", "scheduler.step_size=120%: must be"),
+    ("optimizer=nesterov optimizer.momentum=0", "optimizer: Nesterov momentum requires a momentum"),
+    ("training.device=tpu9", "training.device: "),
+    ("data=csv", "data.path: has no default; give data.path=VALUE"),
+    ("init=tensor", "init.path: has no default; give init.path=VALUE"),
+    ("init=tensor init.path=none.pt", "init.path=none.pt: no such file"),
+    ("data.val=0.6 data.test=0.5", "nothing is left to train on"),
+    ("optimizer.lr", "optimizer.lr: cannot be read"),
+    ("training.accumulate=64", "training.accumulate=64: more pieces than batch_size"),
+    ("scheduler=plateau scheduler.interval=step", "scheduler.interval=step: the metric is measured once an epoch"),
+    ("scheduler=plateau scheduler.monitor=val/acc", "scheduler.monitor=val/acc: a classification run has"),
+    ("data=python_docs model=text_transformer model.heads=3", "model.heads=3: must divide model.embedding_dim=128"),
+    ("tracking.tags=[a,'']", "tracking.tags=['a', '']: must be a list of items, each a word of 1 to 64"),
+])  # fmt: skip
+def test_a_fault_names_field_value_and_what_is_allowed(override, message):
+    found = faults(*override.split(" "))
+    assert any(message in fault for fault in found), found
+    assert len(found) <= 3
+
+
+def test_all_faults_at_once():
+    found = faults("optimizer=adm", "training.epoch=3", "model.widht=8", "seed=-1", "training.batch_size=x", "+optimizer.foo=1")
+    fields = sorted(f.split("=")[0] for f in found)
+    assert fields == ["model.widht", "optimizer", "optimizer.foo", "seed", "training.batch_size", "training.epoch"]
+
+
+def test_a_whole_grid_is_checked_and_faults_name_their_jobs():
+    found = faults("optimizer=adam,lbfgs", "regularization.l2=1e-3,null", "seed=0,1", grid=True)
+    assert len(found) == 1
+    assert "LBFGS takes no weight decay" in found[0]
+    assert "[2 jobs, the first: optimizer=lbfgs regularization.l2=0.001 seed=0]" in found[0]
+    configs, none = config.check_overrides(["optimizer=adam,sgd", "seed=0,1,2"], grid=True)
+    assert not none
+    assert len(configs) == 6
+
+
+def test_checked_raises_with_every_fault():
+    with pytest.raises(ConfigError, match=r"(?s)seed=-1.*training.epochs=0|training.epochs=0.*seed=-1"):
+        config.checked(["seed=-1", "training.epochs=0"])
+
+
+def test_the_default_config_has_no_fault_and_seed_0_is_kept():
+    assert faults() == []
+    assert config.checked(["seed=0"])["seed"] == 0
+    assert config.checked(["seed=0"]) == config.checked([])
+
+
+def test_identity_is_what_a_run_computes():
+    """Frozen: a change of these hashes makes finished runs of a sweep run again."""
+    base = config.checked([])
+    for same in (["name=other"], ["tracking=local"], ["silence=[lr]"], ["training.threads=1"], ["optimizer.lr=0.001"]):
+        assert config.identity(config.checked(same)) == config.identity(base), same
+    others = [config.identity(config.checked([o])) for o in ("seed=1", "optimizer.lr=2e-3", "training.epochs=3", "optimizer=sgd")]
+    assert len({*others, config.identity(base)}) == 5
+
+
+def test_objective_follows_the_task():
+    assert config.checked([])["objective"] == {"metric": "val/accuracy", "mode": "max"}
+    assert config.checked(["data=diabetes"])["objective"] == {"metric": "val/r2", "mode": "max"}
+    assert config.checked(["objective.metric=val/loss"])["objective"]["mode"] == "min"
+
+
+def test_secrets_are_hidden(monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cret-value")
+    hidden = config.public({"a": {"api_key": "x"}, "b": "at s3cret-value!", "lr": 0.1, "c": ["s3cret-value"]})
+    assert hidden == {"a": {"api_key": "<hidden>"}, "b": "<hidden>", "lr": 0.1, "c": ["<hidden>"]}
+
+
+@pytest.mark.parametrize(("word", "share"), [("30%", 0.3), ("2.5%", 0.025), ("100%", 1.0), ("x%", None), (3, None), ("3", None)])
+def test_percent(word, share):
+    assert percent(word) == share
+
+
+def test_rules_say_what_they_accept():
+    assert all(rule.says for rule in RULES.values())
+    assert not any(rule.accepts({}) for rule in RULES.values())

@@ -1,0 +1,211 @@
+"""The loop: the same bits for the same seed, resume equal to an uninterrupted run, options by number."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from knobs import build, config, rng
+from knobs.training import loop
+from knobs.training.checkpoint import load, load_last
+from knobs.training.run import assemble, execute, steps_per_epoch
+
+NOISY = ["regularization=dropout", "regularization.norm=batch", "regularization.mixup=0.2", "regularization.l1=1e-5"]
+EVERYTHING = [*NOISY, "training.ema=0.9", "scheduler=one_cycle", "training.epochs=4"]
+
+
+def quiet(run):
+    pass
+
+
+def record(rows):
+    return lambda run, metrics: rows.append(metrics)
+
+
+def assert_same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("overrides", [[], EVERYTHING, ["model=cnn", "regularization=batchnorm", "training.epochs=2"]])
+def test_same_seed_identical_bits(overrides, tmp_path):
+    def final(seed):
+        plain = config.checked(["tracking=local", "training.epochs=2", *overrides, f"seed={seed}"])
+        folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
+        execute(plain, folder)
+        return load_last(folder / "checkpoints", torch.device("cpu"))["model"]
+
+    first, again, other = final(0), final(0), final(1)
+    assert_same_bits(first, again)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def interrupt_at(step):
+    def watch(run):
+        if run.progress.step == step:
+            run.stop_requested = True
+
+    return watch
+
+
+SCHEDULERS = sorted(p.stem for p in (config.CONF / "scheduler").glob("*.yaml"))
+OPTIMIZERS = sorted(p.stem for p in (config.CONF / "optimizer").glob("*.yaml"))
+CASES = [
+    *[[f"scheduler={s}", "optimizer=momentum"] for s in SCHEDULERS],
+    *[[f"optimizer={o}", "training.batch_size=256"] for o in OPTIMIZERS],
+    EVERYTHING,
+    ["data.split_seed=3", "training.early_stopping.patience=2", *NOISY],
+    ["model=cnn", "regularization=batchnorm", "training.accumulate=2"],
+]
+
+
+@pytest.mark.parametrize("overrides", CASES, ids=lambda o: " ".join(o)[:40])
+def test_resume_is_bitwise_an_uninterrupted_run(overrides, make_run, tmp_path):
+    """Stopped in the middle of an epoch, saved, loaded into fresh objects, gone on with."""
+    overrides = ["training.epochs=3", *overrides]
+    whole, rows = make_run(*overrides), []
+    loop.fit(whole, record(rows), quiet)
+    broken, seen = make_run(*overrides), []
+    steps = steps_per_epoch(len(broken.data.train), broken.training)
+    with pytest.raises(loop.Interrupted):
+        loop.fit(broken, record(seen), interrupt_at(steps + steps // 2))
+    path = tmp_path / "last.pt"
+    torch.save(loop.snapshot(broken), path)
+    resumed = make_run(*overrides)
+    loop.restore(resumed, torch.load(path, weights_only=True))
+    loop.fit(resumed, record(seen), quiet)
+    assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
+    assert_same_bits(resumed.best_weights, whole.best_weights)
+    assert seen == rows
+    assert resumed.progress.best == whole.progress.best
+
+
+def test_resume_of_a_recorded_run(tmp_path):
+    """The folder of a run that stopped early by Ctrl-C ends as that of one that did not."""
+    plain = config.checked(["tracking=local", "training.epochs=4", *NOISY])
+    execute(plain, tmp_path / "whole")
+    run = assemble(plain, build.data(plain), torch.device("cpu"))
+    (tmp_path / "broken").mkdir()
+    rows = []
+    with pytest.raises(loop.Interrupted):
+        loop.fit(run, record(rows), interrupt_at(50))
+    from knobs.training.checkpoint import save_last
+
+    (tmp_path / "broken" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"epo')
+    save_last(tmp_path / "broken" / "checkpoints", loop.snapshot(run))
+    execute(plain | {"resume": "yes"}, tmp_path / "broken")
+    for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
+    outcome = train("training.epochs=5", "regularization=batchnorm", "model.width=[32,16]", "activation=gelu")
+    model = load(tmp_path / "run")
+    data = build.data(config.checked([]))
+    with torch.no_grad():
+        right = (model(data.val.x).argmax(1) == data.val.y).float().mean().item()
+    assert right == pytest.approx(outcome.value)
+    assert not model.training
+
+
+def test_accumulation_is_the_same_batch(make_run):
+    one, four = make_run(), make_run("training.accumulate=4")
+    for run in (one, four):
+        for x, y in loop.epoch_batches(run):
+            loop.train_step(run, x, y)
+    for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_overfits_one_batch(make_run):
+    run = make_run("optimizer.lr=1e-2")
+    x, y = next(loop.epoch_batches(run))
+    losses = [loop.train_step(run, x, y).item() for _ in range(60)]
+    assert losses[-1] < 0.01 < losses[0]
+
+
+@pytest.mark.parametrize(("option", "limit"), [("clip_norm", 0.05), ("clip_value", 0.001)])
+def test_clipping(option, limit, make_run):
+    run = make_run(f"training.{option}={limit}", "optimizer=sgd")
+    loop.train_step(run, *next(loop.epoch_batches(run)))
+    flat = torch.cat([p.grad.flatten() for p in run.model.parameters()])
+    found = flat.norm().item() if option == "clip_norm" else flat.abs().max().item()
+    assert found == pytest.approx(limit, rel=1e-3)
+
+
+def test_ema_is_the_formula_and_is_what_is_evaluated(make_run):
+    run = make_run("training.ema=0.5", "optimizer=sgd")
+    expected = None
+    for _, (x, y) in zip(range(5), loop.epoch_batches(run), strict=False):
+        loop.train_step(run, x, y)
+        now = run.model.head.weight.detach().clone()
+        expected = now if expected is None else 0.5 * expected + 0.5 * now
+    assert torch.allclose(run.evaluated.head.weight, expected, atol=1e-7)
+    assert run.evaluated is not run.model
+
+
+def test_early_stopping_waits_patience_epochs(train):
+    outcome = train("training.early_stopping.patience=3", "training.early_stopping.min_delta=0.9")
+    assert outcome.status == "stopped_early"
+    assert outcome.summary["epochs"] == 4  # the first is the best; three more do not improve by 0.9
+    assert outcome.summary["best_epoch"] == 1
+
+
+def test_divergence_names_the_step_and_stops(make_run, train):
+    run = make_run("optimizer=sgd", "optimizer.lr=1e12")
+    with pytest.raises(loop.Diverged, match="step [1-9]") as error:
+        loop.fit(run, lambda *_: None, quiet)
+    assert 1 < error.value.step < 10
+    outcome = train("optimizer=sgd", "optimizer.lr=1e12")
+    assert (outcome.status, outcome.exit_code) == ("diverged", 5)
+    assert outcome.summary["objective"]["value"] is None
+
+
+def test_drop_last_and_steps(make_run):
+    kept, dropped = make_run(), make_run("training.drop_last=true")
+    n = len(kept.data.train)
+    assert [len(x) for x, _ in loop.epoch_batches(kept)][-1] == n % 32
+    assert {len(x) for x, _ in loop.epoch_batches(dropped)} == {32}
+    assert steps_per_epoch(n, kept.training) == n // 32 + 1
+    assert steps_per_epoch(n, dropped.training) == n // 32
+
+
+def test_an_epoch_visits_every_example_once_in_a_new_order(make_run):
+    run = make_run()
+    first = torch.cat([x for x, _ in loop.epoch_batches(run)])
+    run.progress.epoch = 1
+    second = torch.cat([x for x, _ in loop.epoch_batches(run)])
+    assert not torch.equal(first, second)
+    key = lambda x: sorted(map(tuple, x.flatten(1).tolist()))  # noqa: E731
+    assert key(first) == key(second) == key(run.data.train.x)
+
+
+def test_bf16_trains_and_keeps_fp32_weights(train, make_run):
+    run = make_run("training.precision=bf16")
+    loop.train_step(run, *next(loop.epoch_batches(run)))
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    assert train("training.precision=bf16", "training.epochs=10").value > 0.9
+
+
+def test_evaluation_leaves_no_trace(make_run):
+    run = make_run("regularization=batchnorm", "regularization.dropout=0.5")
+    before = copy.deepcopy(run.model.state_dict())
+    first = loop.evaluate(run, run.data.val, "val")
+    assert loop.evaluate(run, run.data.val, "val") == first
+    assert_same_bits(run.model.state_dict(), before)
+
+
+def test_the_test_split_is_read_only_when_asked(train):
+    assert train("training.epochs=1").summary["test"] is None
+    asked = train("training.epochs=1", "test=true", folder="asked").summary["test"]
+    assert set(asked) == {"test/loss", "test/accuracy", "test/f1"}
+
+
+def test_streams_are_functions_of_their_moment():
+    a = torch.randn(3, generator=rng.generator(0, "order", 1))
+    assert torch.equal(a, torch.randn(3, generator=rng.generator(0, "order", 1)))
+    keys = {rng.key(*m) for m in [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]}
+    assert len(keys) == 5
+    assert all(0 <= k < 2**63 for k in keys)

@@ -1,0 +1,121 @@
+"""Weights after 20 steps, bit for bit those of a hand-written torch loop, for every optimizer."""
+
+import copy
+
+import pytest
+import schedulefree
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from knobs import config, optimizers
+from knobs.training.loop import epoch_batches, train_step
+
+O = torch.optim  # noqa: E741
+BY_HAND = {
+    "adam": lambda p: O.Adam(p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
+    "adamw": lambda p: O.AdamW(p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),
+    "sgd": lambda p: O.SGD(p, lr=0.1),
+    "momentum": lambda p: O.SGD(p, lr=0.01, momentum=0.9),
+    "nesterov": lambda p: O.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+    "adagrad": lambda p: O.Adagrad(p),
+    "adadelta": lambda p: O.Adadelta(p),
+    "rmsprop": lambda p: O.RMSprop(p),
+    "nadam": lambda p: O.NAdam(p),
+    "radam": lambda p: O.RAdam(p),
+    "adamax": lambda p: O.Adamax(p),
+    "adafactor": lambda p: O.Adafactor(p),
+    "asgd": lambda p: O.ASGD(p),
+    "rprop": lambda p: O.Rprop(p),
+    "lbfgs": lambda p: O.LBFGS(p, line_search_fn="strong_wolfe"),
+    "schedule_free": lambda p: schedulefree.AdamWScheduleFree(p),
+}
+
+
+def test_every_optimizer_has_a_case():
+    assert {*BY_HAND, "muon"} == {p.stem for p in (config.CONF / "optimizer").glob("*.yaml")}
+
+
+def twenty_batches(run):
+    return [batch for _, batch in zip(range(20), epoch_batches(run), strict=False)]
+
+
+def by_hand(model, parts, batches):
+    """The loop that anyone would write; a closure for LBFGS, which asks for one."""
+    for x, y in batches:
+
+        def closure(x=x, y=y):
+            model.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        if isinstance(parts[0], O.LBFGS):
+            parts[0].step(closure)
+            continue
+        closure()
+        for optimizer in parts:
+            optimizer.step()
+
+
+def assert_same_bits(a, b):
+    for (name, left), right in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
+
+
+@pytest.mark.parametrize("name", sorted(BY_HAND))
+def test_twenty_steps_bit_for_bit(name, make_run):
+    run = make_run(f"optimizer={name}")
+    before, model = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.model)
+    batches = twenty_batches(run)
+    optimizer = BY_HAND[name](model.parameters())
+    if name == "schedule_free":
+        optimizer.train(), run.optimizer.train()
+    for x, y in batches:
+        train_step(run, x, y)
+    by_hand(model, [optimizer], batches)
+    assert_same_bits(run.model, model)
+    assert any(not torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_muon_is_torchs_muon_on_hidden_matrices_and_adamw_on_the_rest(make_run):
+    run = make_run("optimizer=muon")
+    model = copy.deepcopy(run.model)
+    hidden = [m.weight for m in model.hidden if isinstance(m, nn.Linear)]
+    rest = [p for p in model.parameters() if all(p is not h for h in hidden)]
+    parts = [
+        O.Muon(hidden, lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        O.AdamW(rest, lr=1e-3, weight_decay=0.1),
+    ]
+    batches = twenty_batches(run)
+    for x, y in batches:
+        train_step(run, x, y)
+    by_hand(model, parts, batches)
+    assert_same_bits(run.model, model)
+
+
+def test_muon_follows_a_schedule_and_comes_back_from_its_state(make_run):
+    run = make_run("optimizer=muon", "scheduler=exponential")
+    train_step(run, *twenty_batches(run)[0])
+    run.scheduler.step()
+    rates = [part.param_groups[0]["lr"] for part in run.optimizer.parts]
+    assert rates == pytest.approx([9e-4, 9e-4])
+    other = make_run("optimizer=muon")
+    other.model.load_state_dict(run.model.state_dict())
+    other.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+    assert other.lr == pytest.approx(9e-4)
+    batch = twenty_batches(run)[1]
+    train_step(run, *batch), train_step(other, *batch)
+    assert_same_bits(run.model, other.model)
+
+
+def test_spared_biases_feel_no_decay(make_run):
+    run = make_run("optimizer=sgd", "regularization.l2=0.5", "regularization.l2_biases=false")
+    decays = {id(p): g["weight_decay"] for g in run.optimizer.param_groups for p in g["params"]}
+    for parameter in run.model.parameters():
+        assert decays[id(parameter)] == (0.5 if parameter.ndim >= 2 else 0.0)
+
+
+def test_without_switches_parameters_stay_one_plain_list():
+    model = nn.Linear(2, 2)
+    assert optimizers.param_groups(model, False, False) == list(model.parameters())

@@ -1,0 +1,137 @@
+"""Every scheduler's whole curve against its closed form, or torch's own driven by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from knobs import build, config, schedulers
+from knobs.training.preview import rates
+
+EPOCHS, STEPS = 20, 7
+TOTAL = EPOCHS * STEPS
+LR = 0.1
+
+
+def curve(*overrides):
+    """The rate of every optimizer step of 20 epochs of 7 steps, base rate 0.1."""
+    plain = config.checked([
+        "optimizer=sgd", f"optimizer.lr={LR}", f"training.epochs={EPOCHS}", *overrides
+    ])  # fmt: skip
+    found = rates(plain, STEPS)
+    assert len(found) == TOTAL
+    return found
+
+
+def per_epoch(function):
+    return [LR * function(step // STEPS) for step in range(TOTAL)]
+
+
+def per_step(function):
+    return [LR * function(step) for step in range(TOTAL)]
+
+
+def one_cycle(t):
+    up, down = 0.3 * TOTAL - 1, TOTAL - 1 - (0.3 * TOTAL - 1)
+    if t <= up:
+        return 1 + (1 / 25 - 1) * (1 + math.cos(math.pi * t / up)) / 2
+    low = 1 / 25 / 1e4
+    return low + (1 - low) * (1 + math.cos(math.pi * (t - up) / down)) / 2
+
+
+def triangle(t):
+    half = 14  # 10 % of 140
+    return 0.1 + 0.9 * (1 - abs(t % (2 * half) / half - 1))
+
+
+WARM = 7  # 5 % of 140
+CASES = {
+    "constant": per_epoch(lambda e: 1.0),
+    "step": per_epoch(lambda e: 0.1 ** (e // 6)),  # 30 % of 20 epochs
+    "multistep": per_epoch(lambda e: 0.1 ** ((e >= 10) + (e >= 15))),
+    "exponential": per_epoch(lambda e: 0.9**e),
+    "cosine": per_epoch(lambda e: (1 + math.cos(math.pi * e / EPOCHS)) / 2),
+    "lambda": per_epoch(lambda e: 1 / (1 + 0.1 * e)),
+    "multiplicative": per_epoch(lambda e: 0.95**e),
+    "linear": per_step(lambda t: 1 - t / TOTAL),
+    "polynomial": per_step(lambda t: (1 - t / TOTAL) ** 2),
+    "one_cycle": per_step(one_cycle),
+    "cyclic": per_step(triangle),
+    "cosine_restarts": per_step(lambda t: (1 + math.cos(math.pi * (t % 35) / 35)) / 2),
+    "warmup_cosine": per_step(
+        lambda t: (t + 1) / WARM if t < WARM else (1 + math.cos(math.pi * (t - WARM) / (TOTAL - WARM))) / 2
+    ),
+    "inverse_sqrt": per_step(lambda t: (t + 1) / WARM if t < WARM else math.sqrt(WARM / (t + 1))),
+    "wsd": per_step(lambda t: (t + 1) / WARM if t < WARM else min(1, (TOTAL - t) / 28)),
+    "plateau": per_epoch(lambda e: 1.0),  # its metric is not known before training; see below
+}
+
+
+def test_every_scheduler_has_a_case():
+    assert set(CASES) == {p.stem for p in (config.CONF / "scheduler").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_whole_curve(name):
+    assert curve(f"scheduler={name}") == pytest.approx(CASES[name], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "cls", "arguments"), [
+    ("step", lr_scheduler.StepLR, {"step_size": 6}),
+    ("multistep", lr_scheduler.MultiStepLR, {"milestones": [10, 15]}),
+    ("exponential", lr_scheduler.ExponentialLR, {"gamma": 0.9}),
+    ("cosine", lr_scheduler.CosineAnnealingLR, {"T_max": 20}),
+])  # fmt: skip
+def test_same_as_torch_driven_by_hand(name, cls, arguments):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
+    scheduler, expected = cls(optimizer, **arguments), []
+    for _ in range(EPOCHS):
+        for _ in range(STEPS):
+            expected.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+        scheduler.step()
+    assert curve(f"scheduler={name}") == expected
+
+
+def test_interval_changes_the_unit_and_lengths_follow():
+    by_step = curve("scheduler=cosine", "scheduler.interval=step")
+    expected = per_step(lambda t: (1 + math.cos(math.pi * t / TOTAL)) / 2)
+    assert by_step == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_schedule_leaves_momentum_alone():
+    for name in ("one_cycle", "cyclic"):
+        plain = config.checked(["optimizer=momentum", f"scheduler={name}"])
+        net = torch.nn.Linear(2, 2)
+        optimizer = build.optimizer(plain, net)
+        scheduler = build.scheduler(plain, optimizer, 10)
+        optimizer.step()
+        scheduler.step()
+        assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+def test_plateau_watches_a_validation_metric(train, tmp_path):
+    """An impossible threshold: the rate falls by 10 every patience + 1 epochs."""
+    train("scheduler=plateau", "scheduler.patience=1", "scheduler.threshold=9", "scheduler.threshold_mode=abs",
+          "training.epochs=7", "optimizer.lr=1e-2")  # fmt: skip
+    import json
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line)["lr"] for line in lines]
+    assert found == pytest.approx([1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize(("word", "total", "expected"), [
+    ("30%", 20, 6), ("100%", 140, 140), ("1%", 20, 1), ("0%", 20, 0), (5, 20, 5), ("2.5%", 1000, 25),
+    (["50%", "75%"], 20, [10, 15]), ({"a": {"b": "5%"}}, 100, {"a": {"b": 5}}), ("cos", 20, "cos"),
+])  # fmt: skip
+def test_lengths(word, total, expected):
+    assert schedulers.lengths(word, total) == expected
+
+
+def test_floors_and_no_warmup():
+    assert schedulers.warmup_cosine(99, warmup=0, total=10, floor=0.25) == 0.25
+    assert schedulers.wsd(10, warmup=0, decay=4, total=10, floor=0.5) == 0.5
+    assert schedulers.wsd(9, warmup=0, decay=0, total=10, floor=0.5) == 1.0
+    assert [schedulers.inverse_sqrt(t, warmup=0) for t in (0, 3)] == [1.0, 0.5]
