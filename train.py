@@ -1,9 +1,9 @@
 """Train one network, or sweep many: every hyperparameter is one word on the command line.
 
-    python train.py optimizer=adam scheduler=cosine
-    python train.py -m optimizer=adam,momentum optimizer.lr=1e-3,3e-3,1e-2
-    python train.py scheduler=one_cycle task=preview
-    python train.py resume=outputs/runs/DATE/TIME-NAME
+python train.py optimizer=adam scheduler=cosine
+python train.py -m optimizer=adam,momentum optimizer.lr=1e-3,3e-3,1e-2
+python train.py scheduler=one_cycle task=preview
+python train.py resume=outputs/runs/DATE/TIME-NAME
 """
 
 import hydra

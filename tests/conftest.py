@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-os.environ["WANDB_MODE"] = "disabled"  # tests of tracking turn it on again, in a process of their own
+os.environ["WANDB_MODE"] = (
+    "disabled"  # tests of tracking turn it on again, in a process of their own
+)
 
 import pytest
 import torch

@@ -17,7 +17,9 @@ def write_mnist(kind_of, root, monkeypatch, per_class=6):
     resources = []
     for part in ("train", "t10k"):
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(
+                n.to_bytes(4, "big") for n in array.shape
+            )
             path = raw / f"{part}-{name}-ubyte.gz"
             path.write_bytes(gzip.compress(header + array.tobytes()))
             resources.append((path.name, hashlib.md5(path.read_bytes()).hexdigest()))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from knobs import config
 from knobs.cli import first_comment
+from knobs.identity import differences
 from knobs.limits import RULES
 
 CONF = config.CONF
@@ -39,7 +40,9 @@ def test_a_yaml_opens_with_its_help(path):
     assert 10 < len(first) <= 100
 
 
-@pytest.mark.parametrize("group", ["optimizer", "activation", "init", "scheduler", "model", "regularization"])
+@pytest.mark.parametrize(
+    "group", ["optimizer", "activation", "init", "scheduler", "model", "regularization"]
+)
 def test_an_option_names_its_source(group):
     for path in (CONF / group).glob("*.yaml"):
         head = [line for line in path.read_text().splitlines() if line.startswith("#")]
@@ -91,7 +94,11 @@ def inputs(tmp_path, monkeypatch):
         elif option == "csv":
             rows = "".join(f"{i % 7},{'ab'[i % 2]},{i % 3}\n" for i in range(60))
             (tmp_path / "t.csv").write_text("x,c,y\n" + rows)
-            extra += [f"data.path={tmp_path / 't.csv'}", "data.target=y", "data.task=classification"]
+            extra += [
+                f"data.path={tmp_path / 't.csv'}",
+                "data.target=y",
+                "data.task=classification",
+            ]
         elif option in ("text_csv", "python_docs"):
             rows = "".join(f"word{i % 5} again,{'ab'[i % 2]}\n" for i in range(60))
             (tmp_path / "t.csv").write_text("text,label\n" + rows)
@@ -133,13 +140,17 @@ def test_an_option_changes_only_its_own_group():
         if group in ("data", "model", "tracking") or option == "tensor":
             continue  # these rename the run or need values
         other = config.checked([f"{group}={option}"])
-        moved = {p.split(".")[0] for p in config.differences(base, other)}
+        moved = {p.split(".")[0] for p in differences(base, other)}
         linked = {"optimizer"} if group == "regularization" else {"scheduler"}
         assert moved <= {group} | linked, (group, option)
 
 
 def test_regularization_options_hold_the_same_keys_and_compose():
-    keys = {o: set(config.checked([f"regularization={o}"])["regularization"]) for g, o in OPTIONS if g == "regularization"}
+    keys = {
+        o: set(config.checked([f"regularization={o}"])["regularization"])
+        for g, o in OPTIONS
+        if g == "regularization"
+    }
     assert len(set(map(frozenset, keys.values()))) == 1
     both = config.checked(["regularization=dropout", "regularization.l2=1e-4"])
     assert both["regularization"]["dropout"] == 0.2

@@ -3,8 +3,9 @@
 import pytest
 
 from knobs import config
-from knobs.limits import RULES, percent
 from knobs.errors import ConfigError
+from knobs.identity import identity, public
+from knobs.limits import RULES, percent
 
 
 def faults(*overrides, grid=False):
@@ -62,9 +63,23 @@ def test_a_fault_names_field_value_and_what_is_allowed(override, message):
 
 
 def test_all_faults_at_once():
-    found = faults("optimizer=adm", "training.epoch=3", "model.widht=8", "seed=-1", "training.batch_size=x", "+optimizer.foo=1")
+    found = faults(
+        "optimizer=adm",
+        "training.epoch=3",
+        "model.widht=8",
+        "seed=-1",
+        "training.batch_size=x",
+        "+optimizer.foo=1",
+    )
     fields = sorted(f.split("=")[0] for f in found)
-    assert fields == ["model.widht", "optimizer", "optimizer.foo", "seed", "training.batch_size", "training.epoch"]
+    assert fields == [
+        "model.widht",
+        "optimizer",
+        "optimizer.foo",
+        "seed",
+        "training.batch_size",
+        "training.epoch",
+    ]
 
 
 def test_a_whole_grid_is_checked_and_faults_name_their_jobs():
@@ -78,7 +93,9 @@ def test_a_whole_grid_is_checked_and_faults_name_their_jobs():
 
 
 def test_checked_raises_with_every_fault():
-    with pytest.raises(ConfigError, match=r"(?s)seed=-1.*training.epochs=0|training.epochs=0.*seed=-1"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)seed=-1.*training.epochs=0|training.epochs=0.*seed=-1"
+    ):
         config.checked(["seed=-1", "training.epochs=0"])
 
 
@@ -91,10 +108,19 @@ def test_the_default_config_has_no_fault_and_seed_0_is_kept():
 def test_identity_is_what_a_run_computes():
     """Frozen: a change of these hashes makes finished runs of a sweep run again."""
     base = config.checked([])
-    for same in (["name=other"], ["tracking=local"], ["silence=[lr]"], ["training.threads=1"], ["optimizer.lr=0.001"]):
-        assert config.identity(config.checked(same)) == config.identity(base), same
-    others = [config.identity(config.checked([o])) for o in ("seed=1", "optimizer.lr=2e-3", "training.epochs=3", "optimizer=sgd")]
-    assert len({*others, config.identity(base)}) == 5
+    for same in (
+        ["name=other"],
+        ["tracking=local"],
+        ["silence=[lr]"],
+        ["training.threads=1"],
+        ["optimizer.lr=0.001"],
+    ):
+        assert identity(config.checked(same)) == identity(base), same
+    others = [
+        identity(config.checked([o]))
+        for o in ("seed=1", "optimizer.lr=2e-3", "training.epochs=3", "optimizer=sgd")
+    ]
+    assert len({*others, identity(base)}) == 5
 
 
 def test_objective_follows_the_task():
@@ -105,11 +131,16 @@ def test_objective_follows_the_task():
 
 def test_secrets_are_hidden(monkeypatch):
     monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cret-value")
-    hidden = config.public({"a": {"api_key": "x"}, "b": "at s3cret-value!", "lr": 0.1, "c": ["s3cret-value"]})
+    hidden = public(
+        {"a": {"api_key": "x"}, "b": "at s3cret-value!", "lr": 0.1, "c": ["s3cret-value"]}
+    )
     assert hidden == {"a": {"api_key": "<hidden>"}, "b": "<hidden>", "lr": 0.1, "c": ["<hidden>"]}
 
 
-@pytest.mark.parametrize(("word", "share"), [("30%", 0.3), ("2.5%", 0.025), ("100%", 1.0), ("x%", None), (3, None), ("3", None)])
+@pytest.mark.parametrize(
+    ("word", "share"),
+    [("30%", 0.3), ("2.5%", 0.025), ("100%", 1.0), ("x%", None), (3, None), ("3", None)],
+)
 def test_percent(word, share):
     assert percent(word) == share
 

@@ -1,5 +1,6 @@
 """Splits seeded and stratified, statistics of the training split alone, and errors that name the file."""
 
+import fake_sets
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,6 @@ from conftest import needs_real_data, real_data
 from PIL import Image
 from sklearn import datasets
 
-import fake_sets
 from knobs import build, config, rng
 from knobs.data import Augment, prepare
 from knobs.errors import DataError
@@ -80,7 +80,9 @@ def test_a_wrong_checksum_names_the_file(tmp_path, monkeypatch):
 
     raw = fake_sets.write_mnist(torchvision.datasets.MNIST, tmp_path, monkeypatch)
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte.gz: md5 is [0-9a-f]+, expected [0-9a-f]+"):
+    with pytest.raises(
+        DataError, match=r"t10k-labels-idx1-ubyte.gz: md5 is [0-9a-f]+, expected [0-9a-f]+"
+    ):
         load("data=mnist", f"data.root={tmp_path}")
 
 
@@ -99,7 +101,13 @@ def write_table(path, rows=40, missing=()):
 
 def test_csv_imputes_scales_and_encodes(tmp_path):
     path = write_table(tmp_path / "t.csv", missing=(3, 7))
-    data = load("data=csv", f"data.path={path}", "data.target=y", "data.task=classification", "data.drop=[z]")
+    data = load(
+        "data=csv",
+        f"data.path={path}",
+        "data.target=y",
+        "data.task=classification",
+        "data.drop=[z]",
+    )
     assert data.shape.input == (4,)  # x and three colours
     assert data.classes == ["0", "1"]
     assert set(data.train.x[:, 1:].unique().tolist()) == {0.0, 1.0}
@@ -118,7 +126,13 @@ def test_csv_regression_keeps_the_targets_unit(tmp_path):
 
 def test_csv_official_test_table(tmp_path):
     train, test = write_table(tmp_path / "a.csv"), write_table(tmp_path / "b.csv", rows=10)
-    data = load("data=csv", f"data.path={train}", f"data.test_path={test}", "data.target=y", "data.task=classification")
+    data = load(
+        "data=csv",
+        f"data.path={train}",
+        f"data.test_path={test}",
+        "data.target=y",
+        "data.task=classification",
+    )
     assert (len(data.train) + len(data.val), len(data.test)) == (40, 10)
 
 
@@ -136,15 +150,28 @@ def test_csv_faults(content, overrides, message, tmp_path):
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match=message) as error:
-        load("data=csv", f"data.path={path}", "data.target=y", "data.task=classification", *overrides)
+        load(
+            "data=csv", f"data.path={path}", "data.target=y", "data.task=classification", *overrides
+        )
     assert error.value.exit_code == 3
 
 
 def test_text_vocabulary_is_the_training_splits(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("text,label\n" + "".join(f"word{i} common Common!,{'ab'[i % 2]}\n" for i in range(50)))
-    data = load("data=text_csv", f"data.path={path}", "model=text_bag", "data.min_count=1", "data.val=0.2", "data.test=0.2")
-    assert data.shape.vocabulary == 2 + len(data.train) + 2  # padding, unknown, own words, common and !
+    path.write_text(
+        "text,label\n" + "".join(f"word{i} common Common!,{'ab'[i % 2]}\n" for i in range(50))
+    )
+    data = load(
+        "data=text_csv",
+        f"data.path={path}",
+        "model=text_bag",
+        "data.min_count=1",
+        "data.val=0.2",
+        "data.test=0.2",
+    )
+    assert (
+        data.shape.vocabulary == 2 + len(data.train) + 2
+    )  # padding, unknown, own words, common and !
     assert (data.val.x[:, 0] == 1).all()  # words that training never saw
     assert (data.train.x[:, 0] > 1).all()
 
@@ -175,9 +202,13 @@ def images(root, per_class=12, size=(30, 20)):
 def test_image_folder_in_memory_and_streamed_are_the_same(tmp_path):
     images(tmp_path)
     held = load("data=image_folder", f"data.root={tmp_path}", "data.size=8")
-    streamed = load("data=image_folder", f"data.root={tmp_path}", "data.size=8", "data.memory_gib=0")
+    streamed = load(
+        "data=image_folder", f"data.root={tmp_path}", "data.size=8", "data.memory_gib=0"
+    )
     order = [torch.arange(5), torch.arange(5, 9)]
-    for (x, y), (sx, sy) in zip(held.train.batches(order), streamed.train.batches(order), strict=True):
+    for (x, y), (sx, sy) in zip(
+        held.train.batches(order), streamed.train.batches(order), strict=True
+    ):
         assert torch.allclose(x, sx, atol=1e-5)
         assert torch.equal(y, sy)
     assert held.classes == ["cat", "dog"]
@@ -185,7 +216,14 @@ def test_image_folder_in_memory_and_streamed_are_the_same(tmp_path):
 
 def test_a_streamed_run_is_a_run_in_memory(tmp_path, train):
     images(tmp_path)
-    base = ["data=image_folder", f"data.root={tmp_path}", "data.size=8", "model=mlp", "training.epochs=3", "data.augment.flip=true"]
+    base = [
+        "data=image_folder",
+        f"data.root={tmp_path}",
+        "data.size=8",
+        "model=mlp",
+        "training.epochs=3",
+        "data.augment.flip=true",
+    ]
     held = train(*base, folder="held").summary["metrics"]
     streamed = train(*base, "data.memory_gib=0", folder="streamed").summary["metrics"]
     assert streamed == pytest.approx(held, rel=1e-3)

@@ -17,7 +17,10 @@ CONV_IN, CONV_OUT, KERNEL = 24, 40, 9
 def initialized(*overrides, activation="relu"):
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Linear(FAN_IN, FAN_OUT), nn.Conv2d(CONV_IN, CONV_OUT, 3), nn.BatchNorm2d(8), nn.Embedding(50, 16)
+        nn.Linear(FAN_IN, FAN_OUT),
+        nn.Conv2d(CONV_IN, CONV_OUT, 3),
+        nn.BatchNorm2d(8),
+        nn.Embedding(50, 16),
     )
     net[2].weight.data.fill_(3), net[0].bias.data.fill_(3)
     build.initialize(config.checked([f"activation={activation}", *overrides]), net, torch.zeros(1))
@@ -60,7 +63,9 @@ def test_mean_and_variance(name, variance, mean):
         # Sampling error of a mean and of a variance over n weights, five sigma.
         n = weight.numel()
         assert weight.mean().item() == pytest.approx(mean, abs=5 * math.sqrt(expected / n) + 1e-8)
-        assert weight.var(correction=0).item() == pytest.approx(expected, rel=5 * math.sqrt(2 / n), abs=1e-9)
+        assert weight.var(correction=0).item() == pytest.approx(
+            expected, rel=5 * math.sqrt(2 / n), abs=1e-9
+        )
         assert not layer.bias.any()
     assert torch.equal(net[2].weight, torch.ones(8))
     assert not net[2].bias.any()
@@ -97,7 +102,9 @@ def test_default_is_torchs_own_draw():
 
 
 def test_fan_out_and_nonlinearity_are_torchs_arguments():
-    weight = initialized("init=kaiming_normal", "init.mode=fan_out", "init.nonlinearity=leaky_relu", "init.a=1")[0].weight
+    weight = initialized(
+        "init=kaiming_normal", "init.mode=fan_out", "init.nonlinearity=leaky_relu", "init.a=1"
+    )[0].weight
     assert weight.var().item() == pytest.approx(1 / FAN_OUT, rel=0.02)
 
 
@@ -140,7 +147,9 @@ def test_head_has_gain_one():
 
 
 def test_lstm_gates_have_fans_of_their_own():
-    plain = config.checked(["init=xavier_normal", "init.gain=1", "data=python_docs", "model=text_lstm"])
+    plain = config.checked(
+        ["init=xavier_normal", "init.gain=1", "data=python_docs", "model=text_lstm"]
+    )
     net = nn.LSTM(100, 60)
     build.initialize(plain, net, torch.zeros(1))
     assert net.weight_ih_l0.var().item() == pytest.approx(2 / (100 + 60), rel=0.05)
@@ -167,7 +176,10 @@ def test_tensor_loads_a_model_and_names_misfits(tmp_path, make_run):
     part = make_run("init=tensor", f"init.path={path}", "init.layers=[head]").model.state_dict()
     assert torch.equal(part["head.weight"], source["head.weight"])
     assert not torch.equal(part["hidden.0.weight"], source["hidden.0.weight"])
-    with pytest.raises(ConfigError, match=r"hidden.0.weight: the model's shape is \(32, 64\), the file's \(64, 64\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"hidden.0.weight: the model's shape is \(32, 64\), the file's \(64, 64\)",
+    ):
         make_run("init=tensor", f"init.path={path}", "model.width=32")
     with pytest.raises(ConfigError, match="hidden.4.weight: the model has it"):
         make_run("init=tensor", f"init.path={path}", "model.depth=3")

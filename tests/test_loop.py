@@ -11,7 +11,12 @@ from knobs.training import loop
 from knobs.training.checkpoint import load, load_last
 from knobs.training.run import assemble, execute, steps_per_epoch
 
-NOISY = ["regularization=dropout", "regularization.norm=batch", "regularization.mixup=0.2", "regularization.l1=1e-5"]
+NOISY = [
+    "regularization=dropout",
+    "regularization.norm=batch",
+    "regularization.mixup=0.2",
+    "regularization.l1=1e-5",
+]
 EVERYTHING = [*NOISY, "training.ema=0.9", "scheduler=one_cycle", "training.epochs=4"]
 
 
@@ -29,7 +34,9 @@ def assert_same_bits(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-@pytest.mark.parametrize("overrides", [[], EVERYTHING, ["model=cnn", "regularization=batchnorm", "training.epochs=2"]])
+@pytest.mark.parametrize(
+    "overrides", [[], EVERYTHING, ["model=cnn", "regularization=batchnorm", "training.epochs=2"]]
+)
 def test_same_seed_identical_bits(overrides, tmp_path):
     def final(seed):
         plain = config.checked(["tracking=local", "training.epochs=2", *overrides, f"seed={seed}"])
@@ -93,7 +100,9 @@ def test_resume_of_a_recorded_run(tmp_path):
         loop.fit(run, record(rows), interrupt_at(50))
     from knobs.training.checkpoint import save_last
 
-    (tmp_path / "broken" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"epo')
+    (tmp_path / "broken" / "metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows) + '{"epo'
+    )
     save_last(tmp_path / "broken" / "checkpoints", loop.snapshot(run))
     execute(plain | {"resume": "yes"}, tmp_path / "broken")
     for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
@@ -101,7 +110,9 @@ def test_resume_of_a_recorded_run(tmp_path):
 
 
 def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
-    outcome = train("training.epochs=5", "regularization=batchnorm", "model.width=[32,16]", "activation=gelu")
+    outcome = train(
+        "training.epochs=5", "regularization=batchnorm", "model.width=[32,16]", "activation=gelu"
+    )
     model = load(tmp_path / "run")
     data = build.data(config.checked([]))
     with torch.no_grad():
@@ -206,6 +217,9 @@ def test_the_test_split_is_read_only_when_asked(train):
 def test_streams_are_functions_of_their_moment():
     a = torch.randn(3, generator=rng.generator(0, "order", 1))
     assert torch.equal(a, torch.randn(3, generator=rng.generator(0, "order", 1)))
-    keys = {rng.key(*m) for m in [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]}
+    keys = {
+        rng.key(*m)
+        for m in [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]
+    }
     assert len(keys) == 5
     assert all(0 <= k < 2**63 for k in keys)

@@ -26,5 +26,7 @@ def test_regression_against_scikit_learn():
     guess = outputs.squeeze(1)
     assert found["r2"] == pytest.approx(reference.r2_score(y, guess), rel=1e-5)
     assert found["loss"] == pytest.approx(reference.mean_squared_error(y, guess), rel=1e-5)
-    assert found["rmse"] == pytest.approx(10 * reference.root_mean_squared_error(y, guess), rel=1e-5)
+    assert found["rmse"] == pytest.approx(
+        10 * reference.root_mean_squared_error(y, guess), rel=1e-5
+    )
     assert found["mae"] == pytest.approx(10 * reference.mean_absolute_error(y, guess), rel=1e-5)

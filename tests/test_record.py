@@ -13,16 +13,31 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
     folder = tmp_path / "run"
     rows = read_metrics(folder)
     assert [r["epoch"] for r in rows] == [1, 2, 3]
-    assert set(rows[0]) == {"epoch", "step", "lr", "train/loss", "val/loss", "val/accuracy", "val/f1"}
+    assert set(rows[0]) == {
+        "epoch",
+        "step",
+        "lr",
+        "train/loss",
+        "val/loss",
+        "val/accuracy",
+        "val/f1",
+    }
     assert rows[-1]["step"] == 3 * 34
     summary = read_summary(folder)
     assert summary == json.loads(json.dumps(outcome.summary))
     assert summary["status"] == "finished"
-    assert summary["objective"] == {"metric": "val/accuracy", "mode": "max", "value": max(r["val/accuracy"] for r in rows)}
+    assert summary["objective"] == {
+        "metric": "val/accuracy",
+        "mode": "max",
+        "value": max(r["val/accuracy"] for r in rows),
+    }
     assert summary["steps"] == 102
     assert summary["test"] is None
     assert summary["versions"]["torch"].startswith("2.")
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.safetensors", "last.pt"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "best.safetensors",
+        "last.pt",
+    ]
     assert not list(folder.rglob("*.partial"))
 
 

@@ -98,7 +98,9 @@ def rng_at(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("model", ["mlp", "linear", "cnn", "text_bag", "text_cnn", "text_lstm", "text_transformer"])
+@pytest.mark.parametrize(
+    "model", ["mlp", "linear", "cnn", "text_bag", "text_cnn", "text_lstm", "text_transformer"]
+)
 def test_dropout_reaches_every_model(model, make_run):
     data = ["data=python_docs"] if model.startswith("text") else []
     run = make_run(f"model={model}", *data, "regularization=dropout", "regularization.dropout=0.3")
@@ -111,7 +113,10 @@ def test_dropout_reaches_every_model(model, make_run):
     assert torch.equal(run.model(x), run.model(x))
 
 
-@pytest.mark.parametrize(("norm", "kinds"), [("batch", (nn.BatchNorm1d, nn.BatchNorm2d)), ("layer", (nn.LayerNorm, nn.GroupNorm))])
+@pytest.mark.parametrize(
+    ("norm", "kinds"),
+    [("batch", (nn.BatchNorm1d, nn.BatchNorm2d)), ("layer", (nn.LayerNorm, nn.GroupNorm))],
+)
 @pytest.mark.parametrize("model", ["mlp", "cnn", "text_bag", "text_cnn", "text_lstm"])
 def test_norm_layers_reach_the_models(model, norm, kinds, make_run):
     data = ["data=python_docs"] if model.startswith("text") else []

@@ -60,7 +60,11 @@ CASES = {
     "cyclic": per_step(triangle),
     "cosine_restarts": per_step(lambda t: (1 + math.cos(math.pi * (t % 35) / 35)) / 2),
     "warmup_cosine": per_step(
-        lambda t: (t + 1) / WARM if t < WARM else (1 + math.cos(math.pi * (t - WARM) / (TOTAL - WARM))) / 2
+        lambda t: (
+            (t + 1) / WARM
+            if t < WARM
+            else (1 + math.cos(math.pi * (t - WARM) / (TOTAL - WARM))) / 2
+        )
     ),
     "inverse_sqrt": per_step(lambda t: (t + 1) / WARM if t < WARM else math.sqrt(WARM / (t + 1))),
     "wsd": per_step(lambda t: (t + 1) / WARM if t < WARM else min(1, (TOTAL - t) / 28)),

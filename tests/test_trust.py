@@ -11,7 +11,20 @@ WICKED = ["torch.load", "os.system", "builtins.open", "torch.hub.load", "builtin
 
 
 @pytest.mark.parametrize("target", WICKED)
-@pytest.mark.parametrize("group", ["data", "model", "activation", "init", "optimizer", "scheduler", "training", "hydra", "elsewhere"])
+@pytest.mark.parametrize(
+    "group",
+    [
+        "data",
+        "model",
+        "activation",
+        "init",
+        "optimizer",
+        "scheduler",
+        "training",
+        "hydra",
+        "elsewhere",
+    ],
+)
 def test_refused_in_every_group(group, target):
     with pytest.raises(ValueError, match="not allowed here|no module|has no"):
         trust.resolve(group, target)
@@ -46,11 +59,21 @@ def test_build_checks_again():
     with pytest.raises(ValueError, match="not allowed here"):
         build.make("optimizer", {"_target_": "torch.load", "_partial_": True})
     with pytest.raises(ValueError, match="not allowed here"):
-        build.make("scheduler", {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": {"_target_": "os.getcwd"}})
+        build.make(
+            "scheduler",
+            {
+                "_target_": "torch.optim.lr_scheduler.LambdaLR",
+                "lr_lambda": {"_target_": "os.getcwd"},
+            },
+        )
 
 
 def test_what_conf_uses_is_allowed():
-    for group, target in [("optimizer", "torch.optim.Adam"), ("init", "torch.nn.init.xavier_normal_"), ("activation", "torch.nn.ReLU")]:
+    for group, target in [
+        ("optimizer", "torch.optim.Adam"),
+        ("init", "torch.nn.init.xavier_normal_"),
+        ("activation", "torch.nn.ReLU"),
+    ]:
         assert trust.resolve(group, target).__name__ == target.split(".")[-1]
 
 

@@ -5,10 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from knobs.errors import CheckpointError, ConfigError, UserError
+from knobs.identity import differences, under
 
 CONF = Path(__file__).parents[2] / "conf"
 # Hydra's own questions about a config: answered by Hydra, nothing runs.
-QUESTIONS = ("--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc", "--version")
+QUESTIONS = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--hydra-help",
+    "--shell-completion",
+    "-sc",
+    "--version",
+)
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
@@ -51,7 +61,9 @@ def prepare(argv: list[str]) -> list[str]:
     args = get_args_parser().parse_args(argv)
     resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
     overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
-    searched = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    searched = (
+        [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    )
     folder = Path(args.config_path).resolve() if args.config_path else CONF
     configs, faults = config.check_overrides(
         searched + overrides, folder, args.config_name or "config", grid=args.multirun
@@ -78,7 +90,7 @@ def _resume(folder: str, args: object) -> list[str]:
     changes = [o for o in args.overrides if not o.startswith("resume=")]
     for change in changes:
         key = change.partition("=")[0].lstrip("+~")
-        if not any(key == k or key.startswith(k + ".") for k in RESUMABLE):
+        if not under(key, RESUMABLE):
             raise ConfigError(
                 f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
             )
@@ -94,15 +106,13 @@ def _same_run(now: dict, folder: str) -> None:
     from knobs import config
 
     hydra_dir = Path(folder.strip("'\"")) / ".hydra"
-    HydraConfig.instance().set_config(OmegaConf.create({"hydra": OmegaConf.load(hydra_dir / "hydra.yaml").hydra}))
+    HydraConfig.instance().set_config(
+        OmegaConf.create({"hydra": OmegaConf.load(hydra_dir / "hydra.yaml").hydra})
+    )
     recorded = config.resolve(OmegaConf.load(hydra_dir / "config.yaml"))
     HydraConfig.instance().cfg = None
     now = {name: node for name, node in now.items() if name != "hydra"}
-    changed = [
-        path
-        for path in config.differences(recorded, now)
-        if not any(path == k or path.startswith(k + ".") for k in RESUMABLE)
-    ]
+    changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
     if changed:
         raise ConfigError(
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
@@ -118,15 +128,24 @@ def show_help() -> None:
     out = Console()
     out.print(__import__("__main__").__doc__ or "", highlight=False)
     for group in ordered_groups():
-        table = Table(box=None, show_header=False, padding=(0, 1), title=f"[bold]{group}[/]=", title_justify="left")
+        table = Table(
+            box=None,
+            show_header=False,
+            padding=(0, 1),
+            title=f"[bold]{group}[/]=",
+            title_justify="left",
+        )
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()
         for option in sorted((CONF / group).glob("*.yaml")):
             chosen = "*" if option.stem == ordered_groups()[group] else " "
             table.add_row(chosen + option.stem, first_comment(option))
         out.print(table)
-    out.print("* is the default. Values: `python train.py --cfg job` lists them all; conf/ explains each.")
-    out.print("Hydra's own flags: --hydra-help. Tab completion: eval \"$(python train.py -sc install=bash)\"")
+    out.print(
+        "* is the default. Values: `python train.py --cfg job` lists them all; conf/ explains each."
+    )
+    out.print("Hydra's own flags: --hydra-help. Tab completion, in bash:")
+    out.print('  eval "$(python train.py -sc install=bash)"')
 
 
 def ordered_groups() -> dict[str, str]:

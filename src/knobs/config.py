@@ -1,10 +1,7 @@
 """From overrides to one checked config: names, types, ranges and sense, all faults at once."""
 
-import hashlib
 import itertools
-import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,21 +15,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs import trust
+from knobs.conflicts import conflicts
 from knobs.errors import ConfigError
+from knobs.identity import leaves
 from knobs.limits import RULES
 from knobs.trust import did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
-METRICS = {
-    "classification": ("val/loss", "val/accuracy", "val/f1"),
-    "regression": ("val/loss", "val/r2", "val/rmse", "val/mae"),
-}
 RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
-# Where a run is kept and shown, not what it computes: no part of its identity.
-NOT_IDENTITY = (
-    "hydra resume name silence tracking data.root data.path data.test_path data.download "
-    "data.workers init.path training.threads training.checkpoint"
-).split()
 MAX_GRID = 512  # jobs of a grid that are checked one by one before the first runs
 
 
@@ -112,16 +102,18 @@ def check(plain: dict) -> list[str]:
     """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
     faults = trust.faults(plain)
     if faults:
-        return faults  # nothing the config names is looked at, let alone called, before it is trusted
+        return (
+            faults  # nothing the config names is looked at, let alone called, before it is trusted
+        )
     config = {name: node for name, node in plain.items() if name != "hydra"}
-    for path, value in _leaves(config):
+    for path, value in leaves(config):
         rule = RULES.get(path)
         if rule and not rule.accepts(value):
             faults.append(f"{path}={_show(value)}: must be {rule.says}")
         elif not rule and not _inside_target(config, path):
             faults.append(f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}")
     if not faults:
-        faults = list(_mismatches(config))
+        faults = conflicts(config)
     from knobs import build  # late: it imports torch
 
     faults += build.argument_faults(config)
@@ -200,7 +192,7 @@ def _compose(
         config = compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         return _compose_without_faults(config_name, overrides, config_dir, error)
-    unset = [path for path, value in _leaves(_raw(config)) if value == "???"]
+    unset = [path for path, value in leaves(_raw(config)) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
         return None, [f"{path}: has no default; give {path}=VALUE" for path in unset]
@@ -249,97 +241,8 @@ def _plain(config: DictConfig) -> dict:
         HydraConfig.instance().cfg = None
 
 
-def _mismatches(config: dict) -> Iterator[str]:
-    """Values that are each allowed and do not go together."""
-    data, model, reg = config["data"], config["model"], config["regularization"]
-    optimizer, scheduler, objective = config["optimizer"], config["scheduler"], config["objective"]
-    metrics = METRICS[data["task"]]
-    if data["kind"] not in model["inputs"]:
-        yield (
-            f"model={model['name']}: reads {' or '.join(model['inputs'])}, "
-            f"and data={data['name']} is {data['kind']}; choose another model"
-        )
-    for path, metric in (
-        ("objective.metric", objective["metric"]),
-        ("scheduler.monitor", scheduler.get("monitor")),
-    ):
-        if metric is not None and metric not in metrics:
-            yield f"{path}={metric}: a {data['task']} run has {', '.join(metrics)}"
-    if data["task"] == "regression" and reg["label_smoothing"]:
-        yield f"regularization.label_smoothing={reg['label_smoothing']}: needs classes, and {data['name']} is a regression; set it to 0"
-    if data["kind"] == "text" and reg["mixup"]:
-        yield f"regularization.mixup={reg['mixup']}: cannot mix words; set it to 0 for text"
-    if reg["l2"] is not None and reg["l2"] != optimizer.get("weight_decay"):
-        decay = optimizer.get("weight_decay")
-        yield f"regularization.l2={reg['l2']}: " + (
-            f"{optimizer['_target_']} takes no weight decay; choose another optimizer or l2=null"
-            if decay is None
-            else f"and optimizer.weight_decay={decay} are the same knob; set one of them"
-        )
-    if model["name"] == "text_transformer" and reg["norm"] == "batch":
-        yield "regularization.norm=batch: text_transformer has layer norms of its own; null or layer"
-    if "heads" in model and model["embedding_dim"] % model["heads"]:
-        yield f"model.heads={model['heads']}: must divide model.embedding_dim={model['embedding_dim']}"
-    path = config["init"].get("path")
-    if path and not Path(path).is_file():
-        yield f"init.path={path}: no such file"
-    if data.get("val", 0) + data.get("test", 0) >= 1:
-        yield f"data.val={data['val']}: with data.test={data['test']} nothing is left to train on"
-    if scheduler.get("monitor") and scheduler["interval"] != "epoch":
-        yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
-    if config["training"]["accumulate"] > config["training"]["batch_size"]:
-        yield f"training.accumulate={config['training']['accumulate']}: more pieces than batch_size"
-
-
-# ------------------------------------------------------------------ identity and secrets
-def identity(plain: dict) -> str:
-    """Hash of what a run computes: its config without where it is kept and how it is shown."""
-    kept = {p: v for p, v in _leaves(plain) if not _under(p, NOT_IDENTITY)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def differences(a: dict, b: dict) -> list[str]:
-    """Paths of a's and b's identities whose values differ."""
-    left, right = dict(_leaves(a)), dict(_leaves(b))
-    missing = object()
-    return sorted(
-        path
-        for path in {*left, *right}
-        if left.get(path, missing) != right.get(path, missing) and not _under(path, NOT_IDENTITY)
-    )
-
-
-_SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
-
-
-def public(plain: Any, name: str = "") -> Any:
-    """A copy without secrets: values of telling names, and values of such environment variables."""
-    secrets = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6}
-    if isinstance(plain, dict):
-        return {k: public(v, str(k)) for k, v in plain.items()}
-    if isinstance(plain, list):
-        return [public(v, name) for v in plain]
-    hidden = isinstance(plain, str) and (
-        _SECRET_NAME.search(name) or any(s in plain for s in secrets)
-    )
-    return "<hidden>" if hidden else plain
-
-
-def _under(path: str, roots: list[str]) -> bool:
-    return any(path == root or path.startswith(root + ".") for root in roots)
-
-
-def _leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
-    for name, child in node.items():
-        here = f"{path}.{name}" if path else str(name)
-        if isinstance(child, dict):
-            yield from _leaves(child, here)
-        else:
-            yield here, child
-
-
 def _paths(config: DictConfig) -> list[str]:
-    return [path for path, _ in _leaves(_raw(config)) if "._" not in path]
+    return [path for path, _ in leaves(_raw(config)) if "._" not in path]
 
 
 def _raw(config: DictConfig) -> dict:
@@ -357,7 +260,9 @@ def _inside_target(config: dict, path: str) -> bool:
 
 
 def _show(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""How weights start: any torch.nn.init function on every weight, or a scheme for the whole model."""
+"""How weights start: a torch.nn.init function on every weight, or a scheme for the whole model."""
 
 import functools
 import math
@@ -157,7 +157,9 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
         for name in {**own, **stored}
         if layers is None or any(name == layer or name.startswith(layer + ".") for layer in layers)
     ]
-    misfits = [f"init.layers={layers}: neither model nor file has such a layer"] if not chosen else []
+    misfits = (
+        [f"init.layers={layers}: neither model nor file has such a layer"] if not chosen else []
+    )
     for name in chosen:
         if name not in stored:
             misfits.append(f"{name}: the model has it, {path} does not")

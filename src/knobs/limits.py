@@ -54,9 +54,11 @@ def list_of(rule: Rule, size: int | None = None) -> Rule:
     count = f"{size} items" if size else "items"
     return Rule(
         f"a list of {count}, each {rule.says}",
-        lambda v: isinstance(v, list)
-        and (size is None or len(v) == size)
-        and all(rule.accepts(item) for item in v),
+        lambda v: (
+            isinstance(v, list)
+            and (size is None or len(v) == size)
+            and all(rule.accepts(item) for item in v)
+        ),
     )
 
 
@@ -97,9 +99,7 @@ share_of_run = Rule(
 )
 duration = either(whole(1), share_of_run)
 warmup = either(whole(0), share_of_run)
-width = either(
-    whole(1), list_of(whole(1)), one_of("between", "two_thirds", "under_double")
-)
+width = either(whole(1), list_of(whole(1)), one_of("between", "two_thirds", "under_double"))
 switch = either(flag, null)
 gain = either(one_of("auto"), at_least_0)
 clip = either(null, positive)

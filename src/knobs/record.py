@@ -58,6 +58,7 @@ def _locked(path: Path) -> TextIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        file.close()
         raise LockedError(f"{path.parent}: another process is writing this run") from None
     return file
 

@@ -28,7 +28,9 @@ def make_loss(task: str, label_smoothing: float = 0.0) -> Loss:
     )
 
 
-def mixup(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+def mixup(
+    x: Tensor, y: Tensor, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
     """Mix each example with another of its batch: weight w for itself, 1 - w for its partner.
 
     Args:

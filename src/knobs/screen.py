@@ -99,7 +99,9 @@ def opening(out: Console, run: "Run", config: dict, folder: Path, changed: list[
     data, training, reg = run.data, run.training, config["regularization"]
     weights = sum(p.numel() for p in run.model.parameters())
     shape = "x".join(map(str, data.shape.input))
-    held = f"{len(data.test):,} test (held back)" if not config["test"] else f"{len(data.test):,} test"
+    held = (
+        f"{len(data.test):,} test (held back)" if not config["test"] else f"{len(data.test):,} test"
+    )
     active = [f"{k} {v}" for k, v in reg.items() if v not in (0, 0.0, None, True)]
     rows = [
         ("changed", "  ".join(changed) or "nothing: all defaults"),

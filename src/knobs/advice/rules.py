@@ -1,4 +1,4 @@
-"""Rules of thumb: short hints when a config leaves the usual ranges. Never an error, never a change."""
+"""Rules of thumb: short hints when a config leaves the usual ranges; never an error or a change."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +28,9 @@ USUAL_BATCHES = (16, 32, 64, 128, 256)
 DEEP = 3  # hidden layers from which saturating activations starve the first ones
 
 
+Says = Iterator[str]
+
+
 @dataclass(frozen=True)
 class Hint:
     """One rule that a config leaves.
@@ -45,105 +48,117 @@ class Hint:
 
 
 def hints(config: dict, shape: Shape) -> list[Hint]:
-    """Every hint about a checked config, in the order of the rules, less those silenced."""
+    """Every hint about a checked config, in the order of RULES, less those silenced."""
     if "all" in config["silence"]:
         return []
-    found = [hint for rule in RULES for hint in rule(config, shape)]
-    return [hint for hint in found if hint.rule not in config["silence"]]
+    return [
+        Hint(rule.__name__, says, rule.__doc__ or "")
+        for rule in RULES
+        if rule.__name__ not in config["silence"]
+        for says in rule(config, shape)
+    ]
 
 
-def _class(node: dict) -> str:
-    return node["_target_"].rpartition(".")[2]
-
-
-def lr(config: dict, shape: Shape) -> Iterator[Hint]:
+# Each rule is named as silence= names it, its docstring is its source, and it yields what it says.
+def lr(config: dict, shape: Shape) -> Says:
+    """Godbole et al. 2023, Deep Learning Tuning Playbook"""
     node = config["optimizer"]
-    name = _class(node) + (" with momentum" if _class(node) == "SGD" and node.get("momentum") else "")
+    name = _class(node)
+    name += " with momentum" if name == "SGD" and node.get("momentum") else ""
     low, high = USUAL_LR.get(name, (1e-3, 1e-2))
     if "lr" in node and not low <= node["lr"] <= high:
-        yield Hint("lr", f"lr {node['lr']:g} is outside {low:g} .. {high:g}, usual for {name}",
-                   "Godbole et al. 2023, Deep Learning Tuning Playbook")  # fmt: skip
+        yield f"lr {node['lr']:g} is outside {low:g} .. {high:g}, usual for {name}"
 
 
-def batch_size(config: dict, shape: Shape) -> Iterator[Hint]:
+def deep_sigmoid(config: dict, shape: Shape) -> Says:
+    """Glorot and Bengio 2010, section 3.1"""
+    width, depth = config["model"].get("width"), config["model"].get("depth", 0)
+    depth = len(width) if isinstance(width, list) else depth
+    if _class(config["activation"]) in ("Sigmoid", "LogSigmoid") and depth >= DEEP:
+        yield f"{depth} sigmoid layers: gradients vanish on the way to the first"
+
+
+def selu_gain(config: dict, shape: Shape) -> Says:
+    """Klambauer et al. 2017, arXiv:1706.02515"""
+    node, convolves = config["init"], config["model"]["name"] in ("cnn", "resnet18")
+    scheme = (
+        [node["linear"], *([node["conv"]] if convolves else [])] if "linear" in node else [node]
+    )
+    if _class(config["activation"]) == "SELU" and not all(map(_keeps_variance, scheme)):
+        yield "selu normalises itself only from gain 1: init=kaiming_normal"
+
+
+def l2_with_adam(config: dict, shape: Shape) -> Says:
+    """Loshchilov and Hutter 2017, arXiv:1711.05101"""
+    node = config["optimizer"]
+    decoupled = node.get("decoupled_weight_decay")
+    if _class(node) == "Adam" and node.get("weight_decay") and not decoupled:
+        yield "L2 in Adam's gradient is not weight decay; optimizer=adamw decouples it"
+
+
+def dropout(config: dict, shape: Shape) -> Says:
+    """Srivastava et al. 2014, appendix A.4"""
+    if config["regularization"]["dropout"] > 0.5:
+        yield f"dropout {config['regularization']['dropout']:g} is outside 0 .. 0.5"
+
+
+def bias_before_norm(config: dict, shape: Shape) -> Says:
+    """Ioffe and Szegedy 2015, section 3.2"""
+    if config["regularization"]["norm"] == "batch" and config["model"].get("bias"):
+        yield "a bias before batch norm does nothing; model.bias=false saves it"
+
+
+def batch_size(config: dict, shape: Shape) -> Says:
+    """Bengio 2012, arXiv:1206.5533, section 3.1.1"""
     size = config["training"]["batch_size"]
     if size not in USUAL_BATCHES:
-        cost = "memory" if size > USUAL_BATCHES[-1] else "time"
-        costs = f"; one as {'large' if cost == 'memory' else 'small'} costs {cost}"
-        outside = not USUAL_BATCHES[0] <= size <= USUAL_BATCHES[-1]
-        yield Hint("batch_size", f"batch size {size} is not among {', '.join(map(str, USUAL_BATCHES))}"
-                   + (costs if outside else ""), "Bengio 2012, arXiv:1206.5533, section 3.1.1")  # fmt: skip
+        usual = ", ".join(map(str, USUAL_BATCHES))
+        costs = "memory" if size > USUAL_BATCHES[-1] else "time" if size < USUAL_BATCHES[0] else ""
+        yield f"batch size {size} is not among {usual}" + (f"; it costs {costs}" if costs else "")
 
 
-def width(config: dict, shape: Shape) -> Iterator[Hint]:
-    model = config["model"]
-    if "width" not in model:
-        return
-    given = model["width"] if isinstance(model["width"], list) else [model["width"]]
-    odd = [w for w in given if isinstance(w, int) and w % 8]
+def multiple_of_8(config: dict, shape: Shape) -> Says:
+    """NVIDIA, Matrix Multiplication Background User's Guide"""
+    width = config["model"].get("width", 8)
+    odd = [
+        w for w in (width if isinstance(width, list) else [width]) if isinstance(w, int) and w % 8
+    ]
     if odd:
-        yield Hint("width_multiple", f"width {odd[0]} is not a multiple of 8, which hardware likes",
-                   "NVIDIA, Matrix Multiplication Background")  # fmt: skip
-    if model["name"] != "mlp":
-        return
-    ends = sorted((shape.features, shape.outputs))
+        yield f"width {odd[0]} is not a multiple of 8, which hardware likes"
+
+
+def width(config: dict, shape: Shape) -> Says:
+    """Heaton 2008, Introduction to Neural Networks with Java"""
+    model = config["model"]
+    if model["name"] != "mlp" or isinstance(model["width"], str):
+        return  # a named rule is a rule of thumb itself
+    low, high = sorted((shape.features, shape.outputs))
     for w in widths(model["width"], model["depth"], shape.features, shape.outputs):
-        if not ends[0] <= w <= ends[1] and not isinstance(model["width"], str):
-            twice = w > 2 * shape.features
-            says = f"over twice the {shape.features} inputs" if twice else f"outside outputs .. inputs, {ends[0]} .. {ends[1]}"
-            yield Hint("width", f"width {w} is {says}", "Heaton 2008, Introduction to Neural Networks")
+        if w > 2 * shape.features:
+            yield f"width {w} is over twice the {shape.features} inputs"
+            return
+        if not low <= w <= high:
+            yield f"width {w} is outside outputs .. inputs, {low} .. {high}"
             return
 
 
-def dropout(config: dict, shape: Shape) -> Iterator[Hint]:
-    p = config["regularization"]["dropout"]
-    if p > 0.5:
-        yield Hint("dropout", f"dropout {p:g} is outside 0 .. 0.5", "Srivastava et al. 2014, appendix A.4")
-
-
-def embedding(config: dict, shape: Shape) -> Iterator[Hint]:
+def embedding(config: dict, shape: Shape) -> Says:
+    """Bengio 2012; Kim 2014, arXiv:1408.5882"""
     size = config["model"].get("embedding_dim")
     if size not in (None, 128, 256):
-        yield Hint("embedding", f"embedding {size} is not 128 or 256, the usual sizes", "Bengio 2012; Kim 2014")
+        yield f"embedding {size} is not 128 or 256, the usual sizes"
 
 
-def l2_with_adam(config: dict, shape: Shape) -> Iterator[Hint]:
-    node = config["optimizer"]
-    if _class(node) == "Adam" and node.get("weight_decay") and not node.get("decoupled_weight_decay"):
-        yield Hint("l2_with_adam", "L2 in Adam's gradient is not weight decay; optimizer=adamw decouples it",
-                   "Loshchilov and Hutter 2017, arXiv:1711.05101")  # fmt: skip
+def _class(node: dict) -> str:
+    return node.get("_target_", "").rpartition(".")[2]
 
 
-def bias_before_norm(config: dict, shape: Shape) -> Iterator[Hint]:
-    if config["regularization"]["norm"] == "batch" and config["model"].get("bias"):
-        yield Hint("bias", "a bias before batch norm does nothing; model.bias=false saves it",
-                   "Ioffe and Szegedy 2015, section 3.2")  # fmt: skip
+def _keeps_variance(init: dict) -> bool:
+    unit = init.get("gain") in ("auto", 1) or init.get("nonlinearity") in ("auto", "linear")
+    return unit or _class(init) == "lsuv"
 
 
-def deep_sigmoid(config: dict, shape: Shape) -> Iterator[Hint]:
-    model = config["model"]
-    depth = len(model["width"]) if isinstance(model.get("width"), list) else model.get("depth", 0)
-    if _class(config["activation"]) in ("Sigmoid", "LogSigmoid") and depth >= DEEP:
-        yield Hint("deep_sigmoid", f"{depth} sigmoid layers: gradients vanish on the way to the first",
-                   "Glorot and Bengio 2010, section 3.1")  # fmt: skip
-
-
-def selu_gain(config: dict, shape: Shape) -> Iterator[Hint]:
-    if _class(config["activation"]) != "SELU":
-        return
-    node = config["init"]
-    parts = [node] if "_target_" in node else [node["linear"], node["conv"]]
-    unit = all(
-        part.get("gain") in ("auto", 1, 1.0) or part.get("nonlinearity") in ("auto", "linear")
-        for part in parts
-        if not (part is node.get("conv") and config["data"]["kind"] != "image")
-    )
-    if not unit or config["model"]["name"] == "cnn" and node.get("conv", {}).get("nonlinearity") == "relu":
-        yield Hint("selu_gain", "selu normalises itself only from gain 1: init=kaiming_normal",
-                   "Klambauer et al. 2017, arXiv:1706.02515")  # fmt: skip
-
-
-RULES: tuple[Callable[[dict, Shape], Iterator[Hint]], ...] = (
+RULES: tuple[Callable[[dict, Shape], Says], ...] = (
     lr,
     deep_sigmoid,
     selu_gain,
@@ -151,6 +166,7 @@ RULES: tuple[Callable[[dict, Shape], Iterator[Hint]], ...] = (
     dropout,
     bias_before_norm,
     batch_size,
+    multiple_of_8,
     width,
     embedding,
 )

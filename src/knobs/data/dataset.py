@@ -29,7 +29,11 @@ class Tensors:
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
         """The split on a device, images in the memory order that the model wants."""
-        x = self.x.to(device, memory_format=memory_format) if self.x.ndim == 4 else self.x.to(device)
+        x = (
+            self.x.to(device, memory_format=memory_format)
+            if self.x.ndim == 4
+            else self.x.to(device)
+        )
         return Tensors(x, self.y.to(device))
 
 
@@ -48,7 +52,7 @@ class Stream:
     y: Tensor
     normalize: Callable[[Tensor], Tensor]
     workers: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def __len__(self) -> int:
         return len(self.y)

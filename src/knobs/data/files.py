@@ -109,7 +109,7 @@ def _parts(
 
 
 def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
-    """(N, columns) float32: scikit-learn's imputer, scaler and one-hot encoder, fitted on `train`."""
+    """(N, columns) float32, by scikit-learn's imputer, scaler and encoder fitted on `train`."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -126,7 +126,12 @@ def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
     transformer = ColumnTransformer(
         [("numbers", numbers, numeric), ("categories", one_hot, categorical)]
     )
-    table = table.assign(**{c: table[c].astype(object).where(table[c].notna(), "missing").astype(str) for c in categorical})
+    table = table.assign(
+        **{
+            c: table[c].astype(object).where(table[c].notna(), "missing").astype(str)
+            for c in categorical
+        }
+    )
     transformer.fit(table.iloc[train])
     return torch.from_numpy(np.asarray(transformer.transform(table), np.float32))
 
@@ -176,7 +181,7 @@ def image_folder(
 def _folder_parts(
     labels: np.ndarray, origin: np.ndarray, folders: dict, val: float, test: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits that have a folder of their own come from it, the others are cut from the training's."""
+    """Splits with a folder of their own come from it, others are cut from the training's."""
 
     def cut(rest: np.ndarray, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if name in folders:
@@ -244,6 +249,11 @@ def _streams(
     sample = torch.stack([read_image(files[i], size) for i in some]).float() / 255
     normalize = _Normalize(sample)
     return [
-        Stream(_Reader([files[i] for i in part], size), targets.y[torch.from_numpy(part)], normalize, workers)
+        Stream(
+            _Reader([files[i] for i in part], size),
+            targets.y[torch.from_numpy(part)],
+            normalize,
+            workers,
+        )
         for part in parts
     ]

@@ -1,4 +1,4 @@
-"""From raw examples to Data: seeded, stratified splits and statistics of the training split alone."""
+"""From examples to Data: seeded, stratified splits, statistics of the training split alone."""
 
 import collections
 import re
@@ -46,13 +46,15 @@ def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.nd
 def three_way(
     y: np.ndarray, val: float, test: float | None, seed: int, task: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of training, validation and test examples; test=None: an official one stands elsewhere."""
+    """Indices of training, validation and test examples; test=None: there is an official one."""
     stratify = task == "classification"
     rest, held = split(y, test or 0.0, seed, stratify)
     train, chosen = split(y[rest], val / (1 - (test or 0.0)), seed + 1, stratify)
     for name, part in (("training", train), ("validation", chosen)):
         if not len(part):
-            raise DataError(f"no example is left for the {name} split; change data.val or data.test")
+            raise DataError(
+                f"no example is left for the {name} split; change data.val or data.test"
+            )
     return rest[train], rest[chosen], held
 
 
@@ -73,7 +75,13 @@ def tensors(x: Tensor, y: Tensor, *indices: np.ndarray) -> list[Tensors]:
 
 
 def make_data(
-    name: str, kind: str, task: str, splits: list, shape: Shape, targets: Targets, augment: dict | None = None
+    name: str,
+    kind: str,
+    task: str,
+    splits: list,
+    shape: Shape,
+    targets: Targets,
+    augment: dict | None = None,
 ) -> Data:
     """Data from [train, val, test], whatever they were made of."""
     return Data(
@@ -102,7 +110,8 @@ def tokenize(text: str, ngrams: int) -> list[str]:
     """Lower-cased words and signs, and runs of up to `ngrams` of them."""
     words = _TOKEN.findall(text.lower())
     runs = [words] + [
-        [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)] for n in range(2, ngrams + 1)
+        [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+        for n in range(2, ngrams + 1)
     ]
     return [token for run in runs for token in run]
 

@@ -30,9 +30,13 @@ def cnn(
     channels = width if isinstance(width, list) else [width * 2**i for i in range(depth)]
     counts = convs if isinstance(convs, list) else [convs] * len(channels)
     if not channels or len(counts) != len(channels):
-        raise ConfigError(f"model.convs={convs}: needs one number a stage, and there are {len(channels)}")
+        raise ConfigError(
+            f"model.convs={convs}: needs one number a stage, and there are {len(channels)}"
+        )
     if min(shape.input[1:]) < 2 ** (len(channels) - 1):
-        raise ConfigError(f"model.depth={len(channels)}: halves an image of {shape.input[1:]} to nothing")
+        raise ConfigError(
+            f"model.depth={len(channels)}: halves an image of {shape.input[1:]} to nothing"
+        )
     layers: list[nn.Module] = []
     before = shape.input[0]
     for stage, (after, count) in enumerate(zip(channels, counts, strict=True)):

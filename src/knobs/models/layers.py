@@ -1,5 +1,6 @@
 """What the models share: widths by name, norm layers, hidden layers."""
 
+import itertools
 from collections.abc import Callable
 
 from torch import nn
@@ -53,7 +54,7 @@ def hidden_layers(
 ) -> nn.Sequential:
     """Linear, norm, activation, dropout for each pair of neighbouring sizes."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), *norm_layer(norm, after), activation()]
         layers += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers)

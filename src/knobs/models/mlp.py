@@ -28,7 +28,7 @@ def mlp(
     norm: str | None,
     dropout: float,
 ) -> nn.Sequential:
-    """(N, *input) -> (N, outputs) through `depth` hidden layers; `bias` is that of hidden layers."""
+    """(N, *input) -> (N, outputs) through `depth` hidden layers, which have a `bias` or not."""
     sizes = [shape.features, *widths(width, depth, shape.features, shape.outputs)]
     return nn.Sequential(
         OrderedDict(

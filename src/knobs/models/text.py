@@ -13,88 +13,89 @@ def mean_over_tokens(x: Tensor, real: Tensor) -> Tensor:
     return (x * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-class TextModel(nn.Module):
-    """Embedding, body, then dropout and head: what the four text models have in common."""
+class TextClassifier(nn.Module):
+    """Token ids -> embedding -> body -> norm, dropout -> head.
 
-    def __init__(self, shape: Shape, embedding_dim: int, features: int, norm: str | None, dropout: float):
+    Args:
+        body: (N, L, embedding_dim) and which tokens are real (N, L) -> (N, features).
+        norm: of the features.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        embedding_dim: int,
+        body: nn.Module,
+        features: int,
+        norm: str | None,
+        dropout: float,
+    ):
         super().__init__()
         self.embedding = nn.Embedding(shape.vocabulary, embedding_dim, padding_idx=0)
-        self.pooled = nn.Sequential(*norm_layer(norm, features), nn.Dropout(dropout))
+        self.body = body
+        self.regularize = nn.Sequential(*norm_layer(norm, features), nn.Dropout(dropout))
         self.head = nn.Linear(features, shape.outputs)
 
-    def features(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """(N, L, D) and (N, L) -> (N, features)."""
-        raise NotImplementedError
-
     def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.pooled(self.features(self.embedding(ids), ids != 0)))
+        """(N, L) -> (N, outputs)."""
+        return self.head(self.regularize(self.body(self.embedding(ids), ids != 0)))
 
 
-class Bag(TextModel):
-    """Mean of the embeddings through hidden layers."""
+class Bag(nn.Module):
+    """The mean of the real tokens' embeddings, through hidden layers."""
 
-    def __init__(self, shape, embedding_dim, sizes, bias, activation, norm, dropout):
-        super().__init__(shape, embedding_dim, sizes[-1], norm if len(sizes) == 1 else None, 0.0 if len(sizes) > 1 else dropout)
-        self.hidden = hidden_layers(sizes, bias, activation, norm, dropout)
+    def __init__(self, hidden: nn.Module):
+        super().__init__()
+        self.hidden = hidden
 
-    def features(self, embedded, real):
+    def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
+        """(N, L, D), (N, L) -> (N, features)."""
         return self.hidden(mean_over_tokens(embedded, real))
 
 
-class Convolutions(TextModel):
-    """Filters of several sizes, each at the place where it answers most."""
+class Convolutions(nn.Module):
+    """Filters of several sizes, each where it answers most; `embedded` is 0 at padding."""
 
-    def __init__(self, shape, embedding_dim, width, kernel_sizes, bias, activation, norm, dropout):
-        super().__init__(shape, embedding_dim, width * len(kernel_sizes), norm, dropout)
+    def __init__(self, dim: int, width: int, sizes: list[int], bias: bool, activation: Activation):
+        super().__init__()
         # Padding by k - 1 keeps texts shorter than a filter from having no place at all.
-        self.hidden = nn.ModuleList(
-            nn.Conv1d(embedding_dim, width, k, padding=k - 1, bias=bias) for k in kernel_sizes
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, width, k, padding=k - 1, bias=bias) for k in sizes
         )
         self.activation = activation()
 
-    def features(self, embedded, real):
+    def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
+        """(N, L, D), (N, L) -> (N, features)."""
         x = embedded.transpose(1, 2)
-        return torch.cat([self.activation(conv(x)).amax(2) for conv in self.hidden], 1)
+        return torch.cat([self.activation(conv(x)).amax(2) for conv in self.convs], 1)
 
 
-class Recurrent(TextModel):
-    """An LSTM, its states averaged over the real tokens."""
+class Recurrent(nn.Module):
+    """An LSTM, its activated states averaged over the real tokens."""
 
-    def __init__(self, shape, embedding_dim, width, depth, bidirectional, activation, norm, dropout):
-        super().__init__(shape, embedding_dim, width * (1 + bidirectional), norm, dropout)
-        self.hidden = nn.LSTM(
-            embedding_dim,
-            width,
-            depth,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if depth > 1 else 0.0,
-        )
-        self.activation = activation()
+    def __init__(self, lstm: nn.LSTM, activation: Activation):
+        super().__init__()
+        self.lstm, self.activation = lstm, activation()
 
-    def features(self, embedded, real):
-        states, _ = self.hidden(embedded)
+    def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
+        """(N, L, D), (N, L) -> (N, features)."""
+        states, _ = self.lstm(embedded)
         return mean_over_tokens(self.activation(states), real)
 
 
-class Transformer(TextModel):
-    """A pre-norm encoder with learnt positions, averaged over the real tokens."""
+class Encoder(nn.Module):
+    """Transformer layers over embeddings with learnt positions, averaged over the real tokens."""
 
-    def __init__(self, shape, embedding_dim, width, depth, heads, activation, norm, dropout):
-        super().__init__(shape, embedding_dim, embedding_dim, "layer", dropout)
-        self.positions = nn.Embedding(shape.input[0], embedding_dim)
-        layers = [
-            nn.TransformerEncoderLayer(
-                embedding_dim, heads, width, dropout, activation(), batch_first=True, norm_first=True
-            )
-            for _ in range(depth)
-        ]
-        self.hidden = nn.ModuleList(layers)
+    def __init__(self, length: int, dim: int, layers: list[nn.Module]):
+        super().__init__()
+        self.positions = nn.Embedding(length, dim)
+        self.layers = nn.ModuleList(layers)
 
-    def features(self, embedded, real):
+    def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
+        """(N, L, D), (N, L) -> (N, features)."""
         x = embedded + self.positions.weight[: embedded.shape[1]]
         padding = ~(real | ~real.any(1, keepdim=True))  # an empty text attends to its padding
-        for layer in self.hidden:
+        for layer in self.layers:
             x = layer(x, src_key_padding_mask=padding)
         return mean_over_tokens(x, real)
 
@@ -112,7 +113,10 @@ def text_bag(
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): fastText's bag of embeddings, and hidden layers if depth > 0."""
     sizes = [embedding_dim, *widths(width, depth, embedding_dim, shape.outputs)]
-    return Bag(shape, embedding_dim, sizes, bias, activation, norm, dropout)
+    hidden = hidden_layers(sizes, bias, activation, norm, dropout)
+    deep = len(sizes) > 1  # then norm and dropout stand in the hidden layers
+    body, rest = Bag(hidden), (None, 0.0) if deep else (norm, dropout)
+    return TextClassifier(shape, embedding_dim, body, sizes[-1], *rest)
 
 
 def text_cnn(
@@ -127,7 +131,8 @@ def text_cnn(
     dropout: float,
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): `width` filters of each size, maximum over time."""
-    return Convolutions(shape, embedding_dim, width, kernel_sizes, bias, activation, norm, dropout)
+    body = Convolutions(embedding_dim, width, kernel_sizes, bias, activation)
+    return TextClassifier(shape, embedding_dim, body, width * len(kernel_sizes), norm, dropout)
 
 
 def text_lstm(
@@ -142,7 +147,13 @@ def text_lstm(
     dropout: float,
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): `activation` acts on the LSTM's states before their mean."""
-    return Recurrent(shape, embedding_dim, width, depth, bidirectional, activation, norm, dropout)
+    between = dropout if depth > 1 else 0.0  # torch warns of dropout between layers that are one
+    lstm = nn.LSTM(
+        embedding_dim, width, depth, batch_first=True, dropout=between, bidirectional=bidirectional
+    )
+    features = width * (1 + bidirectional)
+    body = Recurrent(lstm, activation)
+    return TextClassifier(shape, embedding_dim, body, features, norm, dropout)
 
 
 def text_transformer(
@@ -157,4 +168,11 @@ def text_transformer(
     dropout: float,
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): `width` is the feed-forward layers', norms are layer norms."""
-    return Transformer(shape, embedding_dim, width, depth, heads, activation, norm, dropout)
+    layers = [
+        nn.TransformerEncoderLayer(
+            embedding_dim, heads, width, dropout, activation(), batch_first=True, norm_first=True
+        )
+        for _ in range(depth)
+    ]
+    body = Encoder(shape.input[0], embedding_dim, layers)
+    return TextClassifier(shape, embedding_dim, body, embedding_dim, "layer", dropout)

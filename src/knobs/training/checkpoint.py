@@ -69,7 +69,9 @@ def load(folder: str | Path) -> nn.Module:
 
     path = Path(folder) / "checkpoints" / BEST
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the folder of a run that kept checkpoints")
+        raise CheckpointError(
+            f"{path}: no such file; give the folder of a run that kept checkpoints"
+        )
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["knobs"])

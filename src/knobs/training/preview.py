@@ -38,7 +38,9 @@ def preview(config: dict, folder: Path, out: Console) -> None:
     """Draw the rates to lr.png in `folder` and in the terminal."""
     data = build.data(config)
     size = config["training"]["batch_size"]
-    per_epoch = len(data.train) // size if config["training"]["drop_last"] else -(-len(data.train) // size)
+    per_epoch = (
+        len(data.train) // size if config["training"]["drop_last"] else -(-len(data.train) // size)
+    )
     values = rates(config, per_epoch)
     epochs = [step / per_epoch for step in range(len(values))]
     name = f"{config['optimizer']['_target_'].rpartition('.')[2]}, {config['scheduler']['_target_'].rpartition('.')[2]}"

@@ -23,6 +23,7 @@ from knobs import build, cli, config, errors, rng, screen
 from knobs.advice.rules import hints
 from knobs.data import Data
 from knobs.errors import CheckpointError, ConfigError, UserError
+from knobs.identity import identity, public
 from knobs.record import Record
 from knobs.regularization import make_loss
 from knobs.tracking import Tracker, versions
@@ -111,7 +112,7 @@ def execute(
         record = Record(folder, run.progress.epoch)
         screen.opening(out, run, plain, folder, changed or [])
         _show_hints(out, plain, run)
-        tracker = Tracker(plain["tracking"], config.public(plain), folder)
+        tracker = Tracker(plain["tracking"], public(plain), folder)
         status, exit_code, failure = "failed", 1, None
         began = time.perf_counter()
         try:
@@ -143,11 +144,15 @@ def assemble(plain: dict, data: Data, device: torch.device) -> Run:
             f"training.batch_size={training['batch_size']}: {len(data.train)} training examples "
             f"leave {what}; change it, or training.drop_last={str(bool(steps)).lower()}"
         )
-    images = data.kind == "image" and len(data.shape.input) == 3 and plain["model"]["name"] in ("cnn", "resnet18")
+    images = (
+        data.kind == "image"
+        and len(data.shape.input) == 3
+        and plain["model"]["name"] in ("cnn", "resnet18")
+    )
     order = torch.channels_last if training["channels_last"] and images else torch.contiguous_format
+    sample = next(data.train.batches([torch.arange(min(256, len(data.train)))]))[0]
     rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
     model = build.model(plain, data.shape)
-    sample = next(data.train.batches([torch.arange(min(256, len(data.train)))]))[0]
     build.initialize(plain, model, sample)
     model = model.to(device, memory_format=order) if images else model.to(device)
     optimizer = build.optimizer(plain, model)
@@ -208,7 +213,9 @@ def _show_hints(out: Console, plain: dict, run: Run) -> None:
     for hint in found[:MAX_HINTS]:
         out.print(f"  [yellow]hint[/]       {screen.escape(str(hint))}")
     if len(found) > MAX_HINTS:
-        out.print(f"  [yellow]hint[/]       and {len(found) - MAX_HINTS} more; \\[all] silences every one")
+        out.print(
+            f"  [yellow]hint[/]       and {len(found) - MAX_HINTS} more; \\[all] silences every one"
+        )
 
 
 def _fit(run: Run, plain: dict, record: Record, tracker: Tracker, out: Console) -> tuple[str, int]:
@@ -281,7 +288,7 @@ def _finish(
         "peak_memory_mib": round(peak_memory(run.device) / 2**20),
         "metrics": progress.best_metrics,
         "test": test,
-        "config_hash": config.identity(plain),
+        "config_hash": identity(plain),
         "versions": versions(),
     }
     record.finish(summary)
@@ -294,7 +301,9 @@ def _finish(
     return Outcome(status, value, exit_code, summary)
 
 
-def _closing(out: Console, run: Run, folder: Path, summary: dict, line: str, seconds: float) -> None:
+def _closing(
+    out: Console, run: Run, folder: Path, summary: dict, line: str, seconds: float
+) -> None:
     objective = summary["objective"]
     value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
     title = f"{summary['status']}: best {objective['metric']} {value}"
@@ -358,7 +367,9 @@ def _exit_code(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return errors.STORAGE
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
+        error
+    ):
         return errors.MEMORY
     return 1
 

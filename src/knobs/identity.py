@@ -1,0 +1,58 @@
+"""A run's identity, what makes two runs differ, and a config as others may see it."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# Where a run is kept and shown, not what it computes: no part of its identity.
+NOT_IDENTITY = (
+    *("hydra", "resume", "name", "silence", "tracking", "training.threads", "training.checkpoint"),
+    *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
+)
+_SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
+
+
+def identity(plain: dict) -> str:
+    """Hash of what a run computes: its resolved config less NOT_IDENTITY."""
+    kept = {path: v for path, v in leaves(plain) if not under(path, NOT_IDENTITY)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(a: dict, b: dict) -> list[str]:
+    """Paths at which two configs' identities differ."""
+    left, right = dict(leaves(a)), dict(leaves(b))
+    absent = object()
+    return sorted(
+        path
+        for path in {*left, *right}
+        if left.get(path, absent) != right.get(path, absent) and not under(path, NOT_IDENTITY)
+    )
+
+
+def public(plain: Any, name: str = "") -> Any:
+    """A copy without secrets: values under telling names, and values of such environment variables."""
+    if isinstance(plain, dict):
+        return {key: public(value, str(key)) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [public(value, name) for value in plain]
+    secrets = [v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6]
+    telling = _SECRET_NAME.search(name) or any(secret in str(plain) for secret in secrets)
+    return "<hidden>" if isinstance(plain, str) and telling else plain
+
+
+def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of everything in a plain config that is not a section."""
+    for name, child in node.items():
+        here = f"{path}.{name}" if path else str(name)
+        if isinstance(child, dict):
+            yield from leaves(child, here)
+        else:
+            yield here, child
+
+
+def under(path: str, roots: tuple[str, ...]) -> bool:
+    """Whether a path is one of the roots or lies below one."""
+    return any(path == root or path.startswith(root + ".") for root in roots)
