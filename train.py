@@ -14,6 +14,7 @@ from knobs import cli
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def train(cfg: DictConfig) -> float | None:
+    """One job: Hydra composed its config; its objective goes back to a sweep."""
     from knobs.training.run import start  # late: it imports torch, which --help does not need
 
     return start(cfg)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from knobs import build, config
-from knobs.training.run import Outcome, assemble, execute
+from knobs.training.assemble import assemble
+from knobs.training.run import Outcome, execute
 
 REPO = Path(__file__).parents[1]
 

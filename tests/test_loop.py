@@ -8,8 +8,9 @@ import torch
 
 from knobs import build, config, rng
 from knobs.training import loop
+from knobs.training.assemble import assemble, steps_per_epoch
 from knobs.training.checkpoint import load, load_last
-from knobs.training.run import assemble, execute, steps_per_epoch
+from knobs.training.run import execute
 
 NOISY = [
     "regularization=dropout",

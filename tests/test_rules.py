@@ -77,4 +77,4 @@ def test_at_most_three_are_shown(train, tmp_path):
     execute(plain, tmp_path / "r", out)
     shown = [line for line in out.file.getvalue().splitlines() if line.strip().startswith("hint")]
     assert len(shown) == 4
-    assert "and 3 more; [all] silences every one" in shown[-1]
+    assert "and 3 more; silence=[all] hides every one" in shown[-1]

@@ -45,7 +45,7 @@ def test_refused_before_anything_runs(override, monkeypatch):
 
     monkeypatch.setattr("os.system", called)
     monkeypatch.setattr("torch.load", called)
-    configs, faults = config.check_overrides([override])
+    _, faults = config.check_overrides([override])
     assert faults
     assert len(faults) <= 2
 

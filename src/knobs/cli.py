@@ -61,12 +61,12 @@ def prepare(argv: list[str]) -> list[str]:
     args = get_args_parser().parse_args(argv)
     resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
     overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
-    searched = (
-        [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
-    )
-    folder = Path(args.config_path).resolve() if args.config_path else CONF
     configs, faults = config.check_overrides(
-        searched + overrides, folder, args.config_name or "config", grid=args.multirun
+        overrides,
+        config_dir=Path(args.config_path).resolve() if args.config_path else CONF,
+        config_name=args.config_name or "config",
+        also=Path(args.config_dir) if args.config_dir else None,
+        grid=args.multirun,
     )
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
@@ -100,17 +100,13 @@ def _resume(folder: str, args: object) -> list[str]:
 
 def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
-    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from knobs import config
 
-    hydra_dir = Path(folder.strip("'\"")) / ".hydra"
-    HydraConfig.instance().set_config(
-        OmegaConf.create({"hydra": OmegaConf.load(hydra_dir / "hydra.yaml").hydra})
-    )
-    recorded = config.resolve(OmegaConf.load(hydra_dir / "config.yaml"))
-    HydraConfig.instance().cfg = None
+    recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
+    recorded.name = ""  # it names Hydra's choices, which are not in this file
+    recorded = config.resolve(recorded)
     now = {name: node for name, node in now.items() if name != "hydra"}
     changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
     if changed:

@@ -65,7 +65,11 @@ register_resolvers()
 
 # ------------------------------------------------------------------ compose and check
 def check_overrides(
-    overrides: list[str], config_dir: Path = CONF, config_name: str = "config", grid: bool = False
+    overrides: list[str],
+    config_dir: Path = CONF,
+    config_name: str = "config",
+    also: Path | None = None,
+    grid: bool = False,
 ) -> tuple[list[dict], list[str]]:
     """Compose what the overrides ask for and look for every fault before anything runs.
 
@@ -73,22 +77,25 @@ def check_overrides(
         overrides: as on the command line.
         config_dir: the folder of config_name.
         config_name: the root YAML, without its ending.
+        also: a folder of further options (`--config-dir`).
         grid: whether `a=1,2` means several jobs (`--multirun`).
 
     Returns:
         The resolved plain configs, one a job, and the faults, one line each. Faults that every
         job of a grid shares are listed once; others name the overrides of their first job.
     """
+    folders = [config_dir, *([also] if also else [])]
+    searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
-        parsed, faults = _parse(overrides)
-        wrong = {o.input_line: list(_option_faults(o, config_dir)) for o in parsed}
+        parsed, faults = _parse(searched + overrides)
+        wrong = {o.input_line: list(_option_faults(o, folders)) for o in parsed}
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
         found: dict[str, list[str]] = {}  # fault: the jobs it hits
         jobs = _expand(parsed) if grid else [[o.input_line for o in parsed]]
         for job in itertools.islice(jobs, MAX_GRID):
-            plain, job_faults = _compose(config_name, job, config_dir)
+            plain, job_faults = _compose(config_name, job, folders)
             configs += [plain] if plain else []
             for fault in job_faults:
                 found.setdefault(fault, []).append(" ".join(job))
@@ -149,12 +156,11 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
     return parsed, faults
 
 
-def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
+def _option_faults(override: Override, folders: list[Path]) -> Iterator[str]:
     """Options of a group that do not exist, each with the nearest that does."""
-    folder = _group_folder(override, config_dir)
-    if override.is_delete() or not folder.is_dir():
+    known = _options(override, folders)
+    if override.is_delete() or not known:
         return
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
     values = (
         [str(v).strip("'\"") for v in override.sweep_string_iterator()]
         if override.is_sweep_override()
@@ -168,8 +174,10 @@ def _option_faults(override: Override, config_dir: Path) -> Iterator[str]:
             yield f"{override.key_or_group}={value}: no such option{options}"
 
 
-def _group_folder(override: Override, config_dir: Path) -> Path:
-    return config_dir / override.key_or_group.replace(".", "/")
+def _options(override: Override, folders: list[Path]) -> list[str]:
+    """The options of the group that an override chooses from; none where it sets a value."""
+    group = override.key_or_group.replace(".", "/")
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def _expand(parsed: list[Override]) -> Iterator[list[str]]:
@@ -185,13 +193,13 @@ def _expand(parsed: list[Override]) -> Iterator[list[str]]:
 
 
 def _compose(
-    config_name: str, overrides: list[str], config_dir: Path
+    config_name: str, overrides: list[str], folders: list[Path]
 ) -> tuple[dict | None, list[str]]:
     """One job: its resolved plain config and its faults."""
     try:
         config = compose(config_name, overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        return _compose_without_faults(config_name, overrides, config_dir, error)
+        return _compose_without_faults(config_name, overrides, folders, error)
     unset = [path for path, value in leaves(_raw(config)) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
@@ -204,11 +212,11 @@ def _compose(
 
 
 def _compose_without_faults(
-    config_name: str, overrides: list[str], config_dir: Path, error: Exception
+    config_name: str, overrides: list[str], folders: list[Path], error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Hydra stops at the first bad override: find all of them, then check what is left."""
     parsed, _ = _parse(overrides)
-    choices = [o.input_line for o in parsed if _group_folder(o, config_dir).is_dir()]
+    choices = [o.input_line for o in parsed if _options(o, folders)]
     try:
         base = compose(config_name, choices)
     except (HydraException, OmegaConfBaseException):
@@ -224,7 +232,7 @@ def _compose_without_faults(
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:
         return None, [_first_line(error)]
-    plain, more = _compose(config_name, good, config_dir)
+    plain, more = _compose(config_name, good, folders)
     return plain, faults + more
 
 

@@ -1,5 +1,10 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
+import errno
+
+DIVERGED = 5  # the loss left the finite numbers: a result, not an error
+INTERRUPTED = 130  # Ctrl-C; a SIGTERM ends in 143
+
 
 class UserError(ValueError):
     """A fault with a message for a person: printed without a traceback."""
@@ -8,21 +13,51 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
+    """A value, a name or a combination that cannot be."""
+
     exit_code = 2
 
 
 class DataError(UserError):
+    """Data missing, unreadable, corrupt or not what was expected."""
+
     exit_code = 3
 
 
 class CheckpointError(UserError):
+    """No checkpoint, or one that does not fit."""
+
     exit_code = 4
 
 
+class StorageError(UserError):
+    """A disk that cannot be written to."""
+
+    exit_code = 6
+
+
+class MemoryShortage(UserError):
+    """More memory asked for than there is."""
+
+    exit_code = 7
+
+
 class LockedError(UserError):
+    """A folder that another process is writing."""
+
     exit_code = 9
 
 
-DIVERGED = 5  # exit code of a run whose loss left the finite numbers: a result, not an error
-STORAGE = 6
-MEMORY = 7
+def for_a_person(error: Exception) -> Exception:
+    """The same fault as a UserError where a user can mend it; any other comes back as it is."""
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return StorageError(
+            f"the disk cannot be written to ({first_line}); free space, then resume"
+        )
+    # torch's own class on an accelerator; on a CPU a RuntimeError with these words.
+    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in first_line
+    if starved or isinstance(error, MemoryError):
+        smaller = "a smaller training.batch_size, or training.accumulate=2, may fit"
+        return MemoryShortage(f"out of memory ({first_line}); {smaller}")
+    return error

@@ -33,7 +33,7 @@ def differences(a: dict, b: dict) -> list[str]:
 
 
 def public(plain: Any, name: str = "") -> Any:
-    """A copy without secrets: values under telling names, and values of such environment variables."""
+    """A copy without secrets: values under telling names, or of variables with such names."""
     if isinstance(plain, dict):
         return {key: public(value, str(key)) for key, value in plain.items()}
     if isinstance(plain, list):

@@ -1,8 +1,8 @@
 """`from knobs.torchvision_shim import torchvision`: also where its compiled operators do not load.
 
 torchvision's wheels are compiled against one build of torch. Beside another (a CPU torch, say) its
-operators are missing, and its import fails while it describes one of them. The data sets, models and
-image reading that knobs uses need none of them, so the two it describes are declared first.
+operators are missing, and its import fails while it describes one of them. The data sets and models
+that knobs uses need none of them, so the two it describes are declared first.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """The record mirrored to Weights & Biases, in a thread of its own: training never waits for it.
 
-W&B starts while the first epoch trains; importing and starting it takes a second that no step has to
-wait for. Whatever goes wrong there is one line at the end, never the end of the run: the run's
+W&B starts while the first epoch trains; importing and starting it takes a second that no step
+waits for. Whatever goes wrong there is one line at the end, never the end of the run: the run's
 own folder is the truth.
 """
 

@@ -75,7 +75,7 @@ def load(folder: str | Path) -> nn.Module:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["knobs"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
     except Exception as error:  # a Rust error, a missing key, bad JSON
         raise CheckpointError(f"{path}: not a checkpoint of knobs ({error})") from None

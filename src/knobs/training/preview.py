@@ -8,6 +8,7 @@ from torch import nn
 
 from knobs import build
 from knobs.optimizers import training_mode
+from knobs.training.assemble import steps_per_epoch
 
 
 def rates(config: dict, steps_per_epoch: int) -> list[float]:
@@ -36,20 +37,15 @@ def rates(config: dict, steps_per_epoch: int) -> list[float]:
 
 def preview(config: dict, folder: Path, out: Console) -> None:
     """Draw the rates to lr.png in `folder` and in the terminal."""
-    data = build.data(config)
-    size = config["training"]["batch_size"]
-    per_epoch = (
-        len(data.train) // size if config["training"]["drop_last"] else -(-len(data.train) // size)
-    )
+    per_epoch = steps_per_epoch(len(build.data(config).train), config["training"])
     values = rates(config, per_epoch)
     epochs = [step / per_epoch for step in range(len(values))]
-    name = f"{config['optimizer']['_target_'].rpartition('.')[2]}, {config['scheduler']['_target_'].rpartition('.')[2]}"
-    out.print(draw(epochs, values, name), markup=False, soft_wrap=True)
-    save(epochs, values, name, folder / "lr.png")
-    out.print(
-        f"{len(values):,} steps in {config['training']['epochs']} epochs; lr first {values[0]:.3g}, "
-        f"highest {max(values):.3g}, last {values[-1]:.3g}"
-    )
+    choices = (config[knob]["_target_"].rpartition(".")[2] for knob in ("optimizer", "scheduler"))
+    title = f"learning rate: {', '.join(choices)}"
+    out.print(draw(epochs, values, title), markup=False, soft_wrap=True)
+    save(epochs, values, title, folder / "lr.png")
+    ends = f"lr first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"
+    out.print(f"{len(values):,} steps in {config['training']['epochs']} epochs; {ends}")
     out.print(f"drawn in {folder / 'lr.png'}; nothing was trained")
 
 
@@ -60,7 +56,7 @@ def draw(epochs: list[float], values: list[float], title: str) -> str:
     plotext.clear_figure()
     plotext.plotsize(72, 16)
     plotext.plot(epochs, values)
-    plotext.title(f"learning rate: {title}")
+    plotext.title(title)
     plotext.xlabel("epoch")
     return plotext.uncolorize(plotext.build())
 
@@ -74,7 +70,7 @@ def save(epochs: list[float], values: list[float], title: str, path: Path) -> No
 
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
     axes.plot(epochs, values)
-    axes.set(title=f"Learning rate: {title}", xlabel="epoch", ylabel="lr", ylim=(0, None))
+    axes.set(title=title.capitalize(), xlabel="epoch", ylabel="lr", ylim=(0, None))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -6,23 +6,23 @@ On a terminal the bar is rich's; elsewhere one plain line at most every few seco
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from knobs.training.loop import Run
+from knobs.training.loop import Run
 
 PLAIN_SECONDS = 2.0  # between plain lines
+MAX_HINTS = 3
 BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
 
 
 class Screen:
     """The run's face: `with Screen(run) as screen`, then `epoch` and `step` as it goes."""
 
-    def __init__(self, run: "Run", console: Console | None = None):
+    def __init__(self, run: Run, console: Console | None = None):
         self.out = console or Console(highlight=False, soft_wrap=True)
         self.metric = run.objective["metric"]
         self._last = 0.0
@@ -62,14 +62,14 @@ class Screen:
         if self._bar:
             self._bar.stop()
 
-    def step(self, run: "Run") -> None:
+    def step(self, run: Run) -> None:
         """After every optimizer step: moves the bar, at most ten times a second."""
         if self._bar and time.perf_counter() - self._last > BAR_SECONDS:
             self._last = time.perf_counter()
             done = run.progress.epoch * self._steps + run.progress.batch
             self._bar.update(self._task, completed=done, lr=f"{run.lr:.2e}")
 
-    def epoch(self, run: "Run", metrics: dict[str, Any]) -> None:
+    def epoch(self, run: Run, metrics: dict[str, Any]) -> None:
         """After every epoch."""
         loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
         epoch, epochs = metrics["epoch"], run.training["epochs"]
@@ -94,29 +94,57 @@ def block(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
             out.print(f"  [dim]{name:<10}[/] {escape(value)}")
 
 
-def opening(out: Console, run: "Run", config: dict, folder: Path, changed: list[str]) -> None:
+def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[str]) -> None:
     """What will run, what differs from the defaults first."""
-    data, training, reg = run.data, run.training, config["regularization"]
+    data, training = run.data, run.training
+    splits = f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test"
+    unread = "" if config["test"] else " (not read)"
+    kind = f"{data.kind} {'x'.join(map(str, data.shape.input))}"
+    target = f"{len(data.classes)} classes" if data.classes else "regression"
     weights = sum(p.numel() for p in run.model.parameters())
-    shape = "x".join(map(str, data.shape.input))
-    held = (
-        f"{len(data.test):,} test (held back)" if not config["test"] else f"{len(data.test):,} test"
-    )
-    active = [f"{k} {v}" for k, v in reg.items() if v not in (0, 0.0, None, True)]
+    model = f"{config['model']['name']}, {weights:,} weights; {_short(config['activation'])}"
+    steps = f"{training['epochs']} epochs in batches of {training['batch_size']}"
+    against = [f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True]
     rows = [
         ("changed", "  ".join(changed) or "nothing: all defaults"),
-        ("data", f"{data.name}: {len(data.train):,} train, {len(data.val):,} val, {held}; {data.kind} {shape}"
-                 + (f", {len(data.classes)} classes" if data.classes else ", regression")),
-        ("model", f"{config['model']['name']}, {weights:,} weights; activation {_short(config['activation'])}"
-                  f"; init {_short(config['init'])}"),
+        ("data", f"{data.name}: {splits}{unread}; {kind}, {target}"),
+        ("model", f"{model}; init {_short(config['init'])}"),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
-        ("against", ", ".join(active) and f"over-fitting: {', '.join(active)}"),
-        ("training", f"{training['epochs']} epochs, batch {training['batch_size']}, {training['precision']}"
-                     f" on {run.device}, seed {run.seed}"),
+        ("against", f"over-fitting: {', '.join(against)}" if against else ""),
+        ("training", f"{steps}, {training['precision']} on {run.device}, seed {run.seed}"),
         ("folder", str(folder)),
-    ]  # fmt: skip
+    ]
     block(out, config["name"], rows)
+
+
+def hints(out: Console, found: list[Any]) -> None:
+    """At most three of them."""
+    for hint in found[:MAX_HINTS]:
+        out.print(f"  [yellow]{'hint':<10}[/] {escape(str(hint))}")
+    if len(found) > MAX_HINTS:
+        more = len(found) - MAX_HINTS
+        out.print(f"  [yellow]{'hint':<10}[/] and {more} more; silence=\\[all] hides every one")
+
+
+def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float) -> None:
+    """How the run ended, what it cost, where its files are and what to do next."""
+    objective, status = summary["objective"], summary["status"]
+    value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
+    speed = f"{summary['samples_per_second']:,} samples/s"
+    kept = ", checkpoints/" if (folder / "checkpoints").is_dir() else ""
+    look = f"wandb leet {folder}/wandb" if "offline" in line else f"cat {folder}/metrics.jsonl"
+    test = ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())
+    rows = [
+        ("best", f"epoch {summary['best_epoch']} of {summary['epochs']}"),
+        ("test", test),
+        ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
+        ("files", f"{folder}: metrics.jsonl, summary.json{kept}"),
+        ("W&B", line),
+        ("look", look),
+        ("go on", f"python train.py resume={folder}" if status == "interrupted" and kept else ""),
+    ]
+    block(out, f"{status}: best {objective['metric']} {value}", rows)
 
 
 def _short(node: dict) -> str:
@@ -125,7 +153,7 @@ def _short(node: dict) -> str:
         return _short(node["lr_lambda"])
     if "_target_" in node:
         return node["_target_"].rpartition(".")[2].rstrip("_")
-    return " + ".join(f"{name} {_short(part)}" for name, part in node.items())
+    return ", ".join(f"{_short(part)} ({name})" for name, part in node.items())
 
 
 def _values(node: dict) -> str:

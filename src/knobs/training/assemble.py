@@ -1,0 +1,94 @@
+"""A checked config and its data -> a Run at its first step."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from knobs import build, rng
+from knobs.data import Data
+from knobs.errors import ConfigError
+from knobs.regularization import make_loss
+from knobs.training.loop import Run
+
+INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
+CONVOLUTIONAL = ("cnn", "resnet18")
+
+
+def assemble(config: dict, data: Data, device: torch.device) -> Run:
+    """Everything of a run, on its device.
+
+    Raises:
+        ConfigError: the data leave a batch that the model cannot take.
+    """
+    training, reg, seed = config["training"], config["regularization"], config["seed"]
+    steps = steps_per_epoch(len(data.train), training)
+    _check_last_batch(config, len(data.train), steps)
+    sample = next(data.train.batches([torch.arange(min(INIT_SAMPLE, len(data.train)))]))[0]
+    rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
+    model = build.model(config, data.shape)
+    build.initialize(config, model, sample)
+    memory_format = torch.preserve_format
+    if training["channels_last"] and config["model"]["name"] in CONVOLUTIONAL:
+        memory_format = torch.channels_last
+    model = model.to(device, memory_format=memory_format)
+    optimizer = build.optimizer(config, model)
+    interval = config["scheduler"]["interval"]
+    total = training["epochs"] * (steps if interval == "step" else 1)
+    average = None
+    if training["ema"]:
+        update = get_ema_multi_avg_fn(training["ema"])
+        average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return Run(
+        model=model,
+        data=data.to(device, memory_format),
+        loss=make_loss(data.task, reg["label_smoothing"]),
+        optimizer=optimizer,
+        scheduler=build.scheduler(config, optimizer, total),
+        training=training,
+        objective=config["objective"],
+        device=device,
+        seed=seed,
+        interval=interval,
+        monitor=config["scheduler"].get("monitor"),
+        l1=reg["l1"],
+        mixup=reg["mixup"],
+        average=average,
+        forward=torch.compile(model) if training["compile"] else None,
+    )
+
+
+def steps_per_epoch(examples: int, training: dict) -> int:
+    """Optimizer steps in one pass over the training split."""
+    full, left = divmod(examples, training["batch_size"])
+    return full + (1 if left and not training["drop_last"] else 0)
+
+
+def _check_last_batch(config: dict, examples: int, steps: int) -> None:
+    training = config["training"]
+    normed = config["regularization"]["norm"] == "batch" or config["model"]["name"] == "resnet18"
+    single = examples % training["batch_size"] == 1 and not training["drop_last"]
+    if not steps:
+        trouble, mend = "no full batch", "false"
+    elif normed and single:
+        trouble, mend = "a last batch of 1, which batch norm cannot take", "true"
+    else:
+        return
+    raise ConfigError(
+        f"training.batch_size={training['batch_size']}: {examples} training examples leave "
+        f"{trouble}; change it, or training.drop_last={mend}"
+    )
+
+
+@contextlib.contextmanager
+def machine(training: dict) -> Iterator[torch.device]:
+    """The device, with threads and determinism as asked, both put back afterwards."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(training["threads"] or threads)
+    torch.use_deterministic_algorithms(training["deterministic"])
+    try:
+        yield build.device(training["device"])
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,193 @@
+"""train.py as a user runs it: exit codes, what is printed, what is left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+from knobs.record import read_metrics, read_summary
+
+ENV = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {
+    "OMP_NUM_THREADS": "1",
+    "WANDB_MODE": "disabled",
+    "PYTHONWARNINGS": "error::UserWarning",
+}
+TRAIN = [sys.executable, str(REPO / "train.py")]
+
+
+def run(cwd, *args, env=ENV, timeout=120):
+    return subprocess.run(
+        [*TRAIN, *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def folders(cwd):
+    return sorted(p.parent for p in Path(cwd).glob("outputs/*/*/**/.hydra"))
+
+
+def test_train_py_is_short():
+    assert len((REPO / "train.py").read_text().splitlines()) <= 40
+
+
+def test_a_run_shows_and_leaves_what_it_should(tmp_path):
+    done = run(tmp_path, "optimizer=momentum", "training.epochs=3", "optimizer.lr=5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    head = done.stdout.splitlines()
+    assert head[1].split() == [
+        "changed",
+        "optimizer=momentum",
+        "training.epochs=3",
+        "optimizer.lr=5",
+    ]
+    assert "hint       lr 5 is outside 0.001 .. 1, usual for SGD with momentum" in done.stdout
+    assert re.search(
+        r"epoch 3/3  loss \d\.\d+  val/accuracy 0\.\d+  lr 5.00e\+00  0 s left", done.stdout
+    )
+    assert re.search(r"finished: best val/accuracy 0\.\d{4}", done.stdout)
+    assert re.search(r"cost +\d+\.\d s, [\d,]+ samples/s, peak memory [\d,]+ MiB", done.stdout)
+    (folder,) = folders(tmp_path)
+    assert folder.name.endswith("-digits-mlp-momentum")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".hydra",
+        "checkpoints",
+        "metrics.jsonl",
+        "summary.json",
+        "train.log",
+    ]
+    assert sorted(p.name for p in (folder / ".hydra").iterdir()) == [
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    ]
+    assert len(read_metrics(folder)) == 3
+    assert "train/loss" in (folder / "train.log").read_text()
+
+
+@pytest.mark.parametrize(("args", "code", "message"), [
+    (["optimizer=adm", "training.epoch=3", "seed=-1"], 2, "3 faults in the config, nothing was run"),
+    (["optimizer._target_=os.system"], 2, "not allowed here"),
+    (["optimizer.lr=abc"], 2, "optimizer.lr=abc: must be a number > 0"),
+    (["-m", "optimizer=adam,sgdd"], 2, "did you mean sgd?"),
+    (["model=cnn", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
+    (["data=fashion_mnist", "data.root=nowhere", "data.download=false"], 3, "train-images-idx3-ubyte.gz"),
+    (["data=csv", "data.path=no.csv", "data.target=y", "data.task=regression"], 3, "no.csv: no such file; expected a CSV"),
+    (["resume=nowhere"], 4, "resume=nowhere: no run there"),
+])  # fmt: skip
+def test_a_users_fault_is_one_message_and_leaves_nothing(args, code, message, tmp_path):
+    done = run(tmp_path, *args)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert folders(tmp_path) == []
+
+
+def test_divergence_is_exit_5_and_recorded(tmp_path):
+    done = run(tmp_path, "optimizer=sgd", "optimizer.lr=1e12")
+    assert done.returncode == 5
+    assert "the loss is not a finite number at step" in done.stdout
+    assert read_summary(folders(tmp_path)[0])["status"] == "diverged"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_resumes_to_the_same_bits(number, code, tmp_path):
+    knobs = ["training.epochs=60", "regularization=dropout", "scheduler=one_cycle", "seed=3"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(tmp_path, *knobs, f"hydra.run.dir={whole}").returncode == 0
+    process = subprocess.Popen(
+        [*TRAIN, *knobs, f"hydra.run.dir={broken}"], cwd=tmp_path, env=ENV, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics = broken / "metrics.jsonl"
+    deadline = time.time() + 60
+    while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 3):
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert re.search(r"go on +python train.py resume=\S*broken", out)
+    assert read_summary(broken)["status"] == "interrupted"
+    resumed = run(tmp_path, f"resume={broken}")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    assert read_summary(broken)["status"] == "finished"
+    assert run(tmp_path, f"resume={broken}").returncode == 0  # nothing left to do is no fault
+    changed = run(tmp_path, f"resume={broken}", "optimizer.lr=1")
+    assert changed.returncode == 2
+    assert "optimizer.lr=1: a resumed run keeps its knobs" in changed.stderr
+
+
+def test_multirun_with_the_stock_launcher(tmp_path):
+    done = run(tmp_path, "-m", "optimizer=adam,sgd", "seed=0,1", "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+    jobs = folders(tmp_path)
+    assert [j.name for j in jobs] == ["0", "1", "2", "3"]
+    assert jobs[0].parent.parent.parent.name == "sweeps"
+    assert len({read_summary(j)["config_hash"] for j in jobs}) == 4
+
+
+def test_help_lists_every_option_without_torch(tmp_path):
+    probe = "import sys, runpy; sys.argv=['train.py','--help']; runpy.run_path(sys.argv.pop(0) and TRAIN, run_name='__main__'); print('torch' in sys.modules)"
+    code = probe.replace(
+        "sys.argv=['train.py','--help']",
+        f"TRAIN={str(REPO / 'train.py')!r}; sys.argv=[TRAIN,'--help']",
+    ).replace("runpy.run_path(sys.argv.pop(0) and TRAIN", "runpy.run_path(TRAIN")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ENV
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    for path in (REPO / "conf").glob("*/*.yaml"):
+        if path.parent.name != "hydra":
+            assert path.stem in done.stdout, path
+
+
+def test_tab_completion(tmp_path):
+    env = ENV | {"COMP_LINE": "python train.py optimizer=ada", "COMP_POINT": "29"}
+    done = run(tmp_path, "-sc", "query=bash", env=env)
+    assert set(done.stdout.split()) >= {"optimizer=adam", "optimizer=adamw", "optimizer=adagrad"}
+
+
+def test_preview_draws_and_trains_nothing(tmp_path):
+    done = run(tmp_path, "scheduler=one_cycle", "task=preview", "training.epochs=10")
+    assert done.returncode == 0, done.stderr
+    assert "340 steps in 10 epochs; lr first 4e-05, highest 0.001, last 4e-09" in done.stdout
+    (folder,) = folders(tmp_path)
+    assert (folder / "lr.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_two_runs_in_one_second_have_folders_of_their_own(tmp_path):
+    dirs = {
+        run(tmp_path, "hydra.run.dir=${free_dir:same}", "training.epochs=1").returncode
+        for _ in range(2)
+    }
+    assert dirs == {0}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["same", "same-2"]
+
+
+def test_a_config_of_the_users_own_folder(tmp_path):
+    own = tmp_path / "own" / "optimizer"
+    own.mkdir(parents=True)
+    (own / "fast.yaml").write_text(
+        "# mine\n_target_: torch.optim.SGD\n_partial_: true\nlr: 0.3\nweight_decay: 0\n"
+    )
+    done = run(
+        tmp_path, "--config-dir", str(tmp_path / "own"), "optimizer=fast", "training.epochs=1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "SGD, lr 0.3" in done.stdout
