@@ -2,9 +2,9 @@
 
     make bench                                   # or: .venv-bench/bin/python benchmarks/solo.py
 
-Each arm trains the same network with the same optimizer on the same tensors, draws the order of its
-batches anew each epoch, and evaluates on the validation split after every epoch. The arms take turns
-in one process, so a slow moment of the machine hits neighbours alike. Printed: microseconds a step
+Each arm trains the same network with the same optimizer on the same tensors, draws the order of
+its batches anew each epoch, and evaluates on the validation split after every epoch. The arms take
+turns in one process, so a slow moment of the machine hits neighbours alike. Printed: microseconds a step
 (training alone) and milliseconds an epoch (training and evaluation), as median [lowest .. highest]
 over the rounds, and knobs' speed to each arm's as the median of the ratios round by round: 0.98
 means that knobs takes 2 % longer.
@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+import knobs.torchvision_shim  # noqa: F401  (lightning imports torchvision)
 from knobs import build, config
 from knobs.data import Data, Tensors
 from knobs.errors import DataError
@@ -93,8 +94,6 @@ def by_hand(run: Run) -> float:
 def lightning_arm(run: Run) -> float:
     """A LightningModule and DataLoaders; no logger, bar or checkpoint. Seconds of training."""
     import lightning
-
-    import knobs.torchvision_shim  # noqa: F401  (lightning imports torchvision)
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

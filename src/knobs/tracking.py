@@ -7,19 +7,26 @@ own folder is the truth.
 
 import hashlib
 import importlib.metadata
-import netrc
 import os
 import platform
 import queue
+import shlex
+import shutil
 import socket
 import subprocess
 import threading
 import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any
 
+from knobs.identity import public
+from knobs.record import read_metrics
+
 VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy")
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload
+# Nothing printed, and no error reports: an offline run's end would wait for the host they go to.
+QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 def versions() -> dict[str, str]:
@@ -53,18 +60,24 @@ class Tracker:
     """One run's mirror. Calls return at once; `finish` waits for the thread.
 
     Args:
-        settings: the config's tracking section.
+        settings: the config's tracking section; secrets in it are hidden.
         config: what W&B shows as the run's config: resolved, and free of secrets.
-        folder: the run's; W&B's own files go below it.
+        folder: the run's, with the record of earlier epochs; W&B's own files go below it.
     """
 
+    _given_up = ""  # why the server was: a sweep's later jobs do not wait for it again
+
     def __init__(self, settings: dict, config: dict, folder: Path):
-        self.settings, self.config, self.folder = settings, config, folder
+        self.settings, self.config, self.folder = public(settings), config, folder
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._exit_code = 0
+        self._exit_code = 1  # until the run ended
+        self._resumed = False
         if self.enabled:
+            for row in read_metrics(folder):  # again: W&B drops what it has, and may have nothing
+                self._resumed = True
+                self.log(row)
             self._thread.start()
 
     @property
@@ -91,91 +104,126 @@ class Tracker:
         try:
             self._mirror()
         except Exception as error:  # W&B must never end a run
-            self.line = f"W&B failed and was left out: {type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            self.line = f"W&B failed, the run's own record did not: {reason}"
 
     def _mirror(self) -> None:
-        mode, why = self._mode()
-        run = self._start(mode)
-        if run is None:
-            mode, why = "offline", "the server refused or did not answer"
-            run = self._start(mode)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)  # before the import, which reads them
+        why = self._why_offline()
+        run = None
+        if not why:
+            run, why = self._start_online()
+        run = run or self._start("offline")
+        sync = f"wandb sync {shlex.quote(os.path.relpath(Path(run.dir).parent))}"
+        self.line = f"offline: {why}; upload with: {sync}" if why else run.url
+        try:
+            self._send(run)
+        finally:
+            try:
+                run.finish(exit_code=self._exit_code)
+            except TimeoutError:
+                self.line = f"the server stopped answering; upload the rest with: {sync}"
+
+    def _send(self, run: Any) -> None:
         while isinstance(item := self._queue.get(), dict):
             run.log(item, step=item["epoch"])
         summary, checkpoint = item
         run.summary.update(summary)
         if checkpoint and self.settings["artifact"]:
-            run.log_artifact(str(checkpoint), name=f"best-{run.id}", type="model")
-        url = run.url if mode == "online" else ""
-        run.finish(exit_code=self._exit_code)
-        folder = os.path.relpath(Path(run.dir).parent)
-        self.line = url if mode == "online" else f"offline: {why}; upload with: wandb sync {folder}"
+            self._send_artifact(run, checkpoint)
 
-    def _start(self, mode: str) -> Any:
-        """A W&B run, or None where an online one could not be had."""
-        # In the environment, not as an argument: only so does the client not look its host up.
-        os.environ["WANDB_MODE"] = mode
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    def _why_offline(self) -> str:
+        """Why not online; empty if nothing is known against it."""
         import wandb
 
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            disable_git=True,
-            disable_code=True,
-            disable_job_creation=True,
-            init_timeout=max(5.0, self.settings["timeout"]),
-            finish_timeout=FINISH_TIMEOUT,
-        )
+        asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
+        if asked in ("offline", "dryrun"):
+            return "as asked"
         try:
-            return wandb.init(
-                project=self.settings["project"],
-                entity=self.settings["entity"],
-                group=self.settings["group"],
-                name=self.settings["run_name"],
-                tags=self.settings["tags"],
-                config=self.config | {"versions": versions()},
-                dir=str(self.folder),
-                id=self._id(),
-                resume="allow" if mode == "online" else None,
-                reinit="create_new",
-                settings=settings,
-            )
-        except Exception:
-            if mode == "offline":
-                raise
-            wandb.teardown()  # else the offline try would go on with the failed connection
-            return None
+            account = wandb.login(prompt=False, verify=False)  # looks on this machine only
+        except wandb.errors.AuthenticationError as error:
+            return _first_line(error)
+        if not account:
+            return "no W&B account here (wandb login makes one)"
+        if asked == "online":
+            return ""
+        server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
+        if not Tracker._given_up and not answers(server, self.settings["timeout"]):
+            Tracker._given_up = f"{server.hostname} does not answer"
+        return Tracker._given_up
+
+    def _start_online(self) -> tuple[Any, str]:
+        """A W&B run and no reason, or no run and the reason."""
+        import wandb
+
+        before = set(self.folder.glob("wandb/run-*"))
+        try:
+            return self._start("online"), ""
+        except Exception as error:
+            server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
+            Tracker._given_up = f"{server.hostname} let no run start ({_first_line(error)})"
+        wandb.teardown()  # else the offline try would go on with the failed connection
+        for folder in set(self.folder.glob("wandb/run-*")) - before:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None, Tracker._given_up
+
+    def _start(self, mode: str) -> Any:
+        import wandb
+
+        return wandb.init(
+            mode=mode,
+            project=self.settings["project"],
+            entity=self.settings["entity"],
+            group=self.settings["group"],
+            name=self.settings["run_name"],
+            tags=self.settings["tags"],
+            config=self.config | {"versions": versions()},
+            dir=str(self.folder),
+            id=self._id(),
+            resume="allow" if self._resumed and mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(
+                console="off",
+                x_disable_stats=True,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+                disable_git=True,
+                disable_code=True,
+                disable_job_creation=True,
+                init_timeout=self.settings["timeout"],
+                finish_timeout=FINISH_TIMEOUT,
+                finish_timeout_raises=True,
+            ),
+        )
+
+    def _send_artifact(self, run: Any, checkpoint: Path) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"best-{run.id}", type="model")
+        # Immutable: read where it lies. Else W&B copies it to a folder that nothing ever empties.
+        artifact.add_file(str(checkpoint), policy="immutable")
+        run.log_artifact(artifact)
 
     def _id(self) -> str:
         """The same for the same folder, so that a resumed run goes on in the same W&B run."""
         text = f"{platform.node()}:{self.folder.resolve()}"
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
-    def _mode(self) -> tuple[str, str]:
-        """online or offline, and why."""
-        asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
-        if asked in ("online", "offline"):
-            return asked, "as asked"
-        host = urllib.parse.urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        if not has_credentials(host.hostname or ""):
-            return "offline", "no W&B account here (wandb login makes one)"
-        port = host.port or (443 if host.scheme == "https" else 80)
-        try:
-            socket.create_connection((host.hostname, port), self.settings["timeout"]).close()
-        except OSError:
-            return "offline", f"{host.hostname} does not answer"
-        return "online", ""
 
-
-def has_credentials(host: str) -> bool:
-    """Whether a key for the host is in the environment or in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
+    """Whether the server, or the proxy on the way to it, takes a connection."""
+    proxy = urllib.request.getproxies().get(server.scheme)
+    if proxy and not urllib.request.proxy_bypass(server.hostname):
+        server = urllib.parse.urlsplit(proxy)
+    port = server.port or (443 if server.scheme == "https" else 80)
     try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+        socket.create_connection((server.hostname, port), timeout).close()
+    except OSError:
         return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

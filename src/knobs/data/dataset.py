@@ -24,8 +24,15 @@ class Tensors:
 
     def batches(self, indices: list[Tensor]) -> Batches:
         """One (x, y) for each tensor of indices."""
+        # index_select is the faster of the two, and forgets the memory order of NHWC images.
+        plain = self.x.is_contiguous()
         for index in indices:
-            yield self.x[index], self.y[index]
+            x = self.x.index_select(0, index) if plain else self.x[index]
+            yield x, self.y.index_select(0, index)
+
+    def in_order(self, size: int) -> Batches:
+        """Every example once, `size` at a time."""
+        yield from zip(self.x.split(size), self.y.split(size), strict=True)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
         """The split on a device, images in the memory order that the model wants."""
@@ -67,6 +74,10 @@ class Stream:
         )
         for x, y in loader:
             yield self.normalize(x.to(self.device)), y.to(self.device)
+
+    def in_order(self, size: int) -> Batches:
+        """Every example once, `size` at a time."""
+        yield from self.batches(list(torch.arange(len(self)).split(size)))
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
         """The split with its batches on a device."""

@@ -112,16 +112,12 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     def closure() -> Tensor:
         rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
         run.optimizer.zero_grad()
-        total = torch.zeros((), device=run.device)
-        for part_x, part_y in pieces(x, y, training["accumulate"]):
-            loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
-            loss.backward()
-            total += loss.detach()
+        loss = backward(run, x, y)
         if training["clip_norm"]:
             nn.utils.clip_grad_norm_(run.model.parameters(), training["clip_norm"])
         if training["clip_value"]:
             nn.utils.clip_grad_value_(run.model.parameters(), training["clip_value"])
-        return total
+        return loss
 
     loss = run.optimizer.step(closure)
     progress.step += 1
@@ -130,6 +126,21 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     if run.interval == "step":
         run.scheduler.step()
     return loss
+
+
+def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
+    """Fill every .grad from one batch, in pieces where asked; the loss, without its graph."""
+    pieces = run.training["accumulate"]
+    if pieces == 1:
+        loss = batch_loss(run, x, y)
+        loss.backward()
+        return loss.detach()
+    total = torch.zeros((), device=run.device)
+    for part_x, part_y in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+        loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
@@ -145,11 +156,6 @@ def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
     if run.l1:
         loss = loss + run.l1 * l1_norm(run.weights)
     return loss
-
-
-def pieces(x: Tensor, y: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch in `count` pieces, for gradient accumulation."""
-    return zip(x.chunk(count), y.chunk(count), strict=True)
 
 
 def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
@@ -213,9 +219,8 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     """Metrics of one split, as `name/metric`."""
     model = run.evaluated.eval()
-    indices = torch.arange(len(split), device=split.y.device).split(EVAL_BATCH)
     outputs, targets = [], []
-    for x, y in split.batches(list(indices)):
+    for x, y in split.in_order(EVAL_BATCH):
         with run.autocast():
             outputs.append(model(x).float())
         targets.append(y)
