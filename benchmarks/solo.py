@@ -4,10 +4,10 @@
 
 Each arm trains the same network with the same optimizer on the same tensors, draws the order of
 its batches anew each epoch, and evaluates on the validation split after every epoch. The arms take
-turns in one process, so a slow moment of the machine hits neighbours alike. Printed: microseconds a step
-(training alone) and milliseconds an epoch (training and evaluation), as median [lowest .. highest]
-over the rounds, and knobs' speed to each arm's as the median of the ratios round by round: 0.98
-means that knobs takes 2 % longer.
+turns in one process, so a slow moment of the machine hits neighbours alike. Printed: microseconds
+a step (training alone) and milliseconds an epoch (training and evaluation), as median
+[lowest .. highest] over the rounds, and knobs' speed to each arm's as the median of the ratios
+round by round: 0.98 means that knobs takes 2 % longer.
 
 Then the time from `python train.py` to the first optimizer step, beside `import torch` alone.
 """
@@ -140,7 +140,14 @@ def lightning_arm(run: Run) -> float:
     return module.seconds
 
 
-ARMS = {"knobs": knobs_arm, "hand-written": by_hand, "Lightning": lightning_arm}
+# An arm and how its images lie in memory: as knobs lays them, or as people leave them, NCHW.
+ARMS = {
+    "knobs": (knobs_arm, True),
+    "hand-written": (by_hand, True),
+    "Lightning": (lightning_arm, True),
+    "hand-written, NCHW": (by_hand, False),
+    "Lightning, NCHW": (lightning_arm, False),
+}
 
 
 def load(plain: dict, examples: int) -> Data:
@@ -169,22 +176,24 @@ def measure(case: str, rounds: int) -> None:
     overrides, examples, epochs = CASES[case]
     print(f"\n{case}: {rounds} rounds of {epochs} epochs of {examples:,} examples")
     plain = config.checked([*overrides, f"training.epochs={epochs}"])
+    arms = {a: how for a, how in ARMS.items() if how[1] or plain["model"]["name"] == "cnn"}
     data = load(plain, examples)
     steps = epochs * -(-examples // plain["training"]["batch_size"])
-    step: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    epoch: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    step: dict[str, list[float]] = {arm: [] for arm in arms}
+    epoch: dict[str, list[float]] = {arm: [] for arm in arms}
     for turn in range(rounds + 1):
-        for arm, train in ARMS.items():
-            run = assemble(plain, data, torch.device("cpu"))
+        for arm, (train, channels_last) in arms.items():
+            training = plain["training"] | {"channels_last": channels_last}
+            run = assemble(plain | {"training": training}, data, torch.device("cpu"))
             began = time.perf_counter()
-            training = train(run)
+            seconds = train(run)
             if turn:  # the first turn warms up
-                step[arm].append(training / steps * 1e6)
+                step[arm].append(seconds / steps * 1e6)
                 epoch[arm].append((time.perf_counter() - began) / epochs * 1e3)
-    for arm in ARMS:
+    for arm in arms:
         ratios = (ratio(step[arm], step["knobs"]), ratio(epoch[arm], epoch["knobs"]))
         print(
-            f"  {arm:<13} step {spread(step[arm])} us   epoch {spread(epoch[arm])} ms"
+            f"  {arm:<18} step {spread(step[arm])} us   epoch {spread(epoch[arm])} ms"
             f"   knobs' speed to it: step {ratios[0]:.3f}, epoch {ratios[1]:.3f}"
         )
 

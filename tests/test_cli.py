@@ -84,6 +84,9 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
     (["model=cnn", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
     (["data=fashion_mnist", "data.root=nowhere", "data.download=false"], 3, "train-images-idx3-ubyte.gz"),
     (["data=csv", "data.path=no.csv", "data.target=y", "data.task=regression"], 3, "no.csv: no such file; expected a CSV"),
+    (["-cn", "config", "+hydra.callbacks.x._target_=os.system"], 2, "hydra.callbacks.x._target_=os.system: not allowed"),
+    (["--experimental-rerun", "config.pickle"], 2, "reads a pickle, which can run code"),
+    (["optimizer.lr=1e-2,1e-3"], 2, "optimizer.lr=1e-2,1e-3: several values are a grid; put -m first"),
     (["resume=nowhere"], 4, "resume=nowhere: no run there"),
 ])  # fmt: skip
 def test_a_users_fault_is_one_message_and_leaves_nothing(args, code, message, tmp_path):

@@ -148,3 +148,11 @@ def test_percent(word, share):
 def test_rules_say_what_they_accept():
     assert all(rule.says for rule in RULES.values())
     assert not any(rule.accepts({}) for rule in RULES.values())
+
+
+def test_a_glob_is_a_grid_over_a_group():
+    configs, found = config.check_overrides(
+        ["scheduler=glob(*)", "optimizer=glob(ada*)"], grid=True
+    )
+    assert not found
+    assert len(configs) == 16 * 6

@@ -43,7 +43,7 @@ def test_same_seed_identical_bits(overrides, tmp_path):
         plain = config.checked(["tracking=local", "training.epochs=2", *overrides, f"seed={seed}"])
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
         execute(plain, folder)
-        return load_last(folder / "checkpoints", torch.device("cpu"))["model"]
+        return load_last(folder / "checkpoints")["model"]
 
     first, again, other = final(0), final(0), final(1)
     assert_same_bits(first, again)
@@ -224,3 +224,36 @@ def test_streams_are_functions_of_their_moment():
     }
     assert len(keys) == 5
     assert all(0 <= k < 2**63 for k in keys)
+
+
+def test_a_full_disk_is_exit_6_and_no_traceback_of_the_record(train, monkeypatch):
+    import errno
+
+    from knobs.errors import StorageError, for_a_person
+    from knobs.record import Record
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def closed_and_full(record, _):
+        record._metrics.close()
+        full()
+
+    monkeypatch.setattr(Record, "log", full)
+    monkeypatch.setattr(Record, "finish", closed_and_full)
+    with pytest.raises(OSError, match="No space left") as error:
+        train("training.epochs=1")
+    fault = for_a_person(error.value)
+    assert isinstance(fault, StorageError)
+    assert fault.exit_code == 6
+
+
+def test_no_memory_is_exit_7_and_says_what_to_do():
+    from knobs.errors import for_a_person
+
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60)
+    fault = for_a_person(error.value)
+    assert fault.exit_code == 7
+    assert "training.accumulate=2" in str(fault)
+    assert for_a_person(KeyError("x")).__class__ is KeyError

@@ -8,17 +8,6 @@ from knobs.errors import CheckpointError, ConfigError, UserError
 from knobs.identity import differences, under
 
 CONF = Path(__file__).parents[2] / "conf"
-# Hydra's own questions about a config: answered by Hydra, nothing runs.
-QUESTIONS = (
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--hydra-help",
-    "--shell-completion",
-    "-sc",
-    "--version",
-)
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
@@ -31,8 +20,7 @@ def main(train: Callable[[], None]) -> None:
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
             return show_help()
-        if not any(arg.startswith(QUESTIONS) for arg in sys.argv[1:]):
-            sys.argv[1:] = prepare(sys.argv[1:])
+        sys.argv[1:] = prepare(sys.argv[1:])
         train()
     except UserError as error:
         sys.exit(report(error))
@@ -50,6 +38,8 @@ def report(error: UserError) -> int:
 def prepare(argv: list[str]) -> list[str]:
     """The command line for Hydra, after every config it asks for was composed and checked.
 
+    Questions that Hydra answers about a config (`--cfg`, completion, ...) go through unchecked.
+
     Raises:
         ConfigError: naming all faults at once; nothing has run and no folder was made.
         CheckpointError: `resume=` names no run.
@@ -59,6 +49,10 @@ def prepare(argv: list[str]) -> list[str]:
     from knobs import config
 
     args = get_args_parser().parse_args(argv)
+    if args.cfg or args.info or args.hydra_help or args.shell_completion:
+        return argv  # questions about a config: Hydra answers them, and nothing runs
+    if args.experimental_rerun:
+        raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
     resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
     overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
     configs, faults = config.check_overrides(
@@ -66,7 +60,7 @@ def prepare(argv: list[str]) -> list[str]:
         config_dir=Path(args.config_path).resolve() if args.config_path else CONF,
         config_name=args.config_name or "config",
         also=Path(args.config_dir) if args.config_dir else None,
-        grid=args.multirun,
+        grid=args.multirun or "hydra.mode=MULTIRUN" in overrides,
     )
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"

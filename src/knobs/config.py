@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -89,6 +90,12 @@ def check_overrides(
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         parsed, faults = _parse(searched + overrides)
         wrong = {o.input_line: list(_option_faults(o, folders)) for o in parsed}
+        if not grid:
+            for override in parsed:
+                if override.is_sweep_override():
+                    wrong[override.input_line].append(
+                        f"{override.input_line}: several values are a grid; put -m first"
+                    )
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
@@ -109,9 +116,7 @@ def check(plain: dict) -> list[str]:
     """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
     faults = trust.faults(plain)
     if faults:
-        return (
-            faults  # nothing the config names is looked at, let alone called, before it is trusted
-        )
+        return faults  # what a config names is not even looked at before it is trusted
     config = {name: node for name, node in plain.items() if name != "hydra"}
     for path, value in leaves(config):
         rule = RULES.get(path)
@@ -146,10 +151,12 @@ def checked(overrides: list[str]) -> dict:
 
 
 def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
+    loader = GlobalHydra.instance().config_loader()  # which knows the options that glob(*) means
     parser, parsed, faults = OverridesParser.create(), [], []
     for line in overrides:
         try:
             parsed.append(parser.parse_override(line))
+            parsed[-1].config_loader = loader
         except HydraException as error:
             reason = str(error).splitlines()[0]
             faults.append(f"{line}: cannot be read ({reason}); write KEY=VALUE, -m goes first")

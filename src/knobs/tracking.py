@@ -115,14 +115,15 @@ class Tracker:
         if not why:
             run, why = self._start_online()
         run = run or self._start("offline")
-        sync = f"wandb sync {shlex.quote(os.path.relpath(Path(run.dir).parent))}"
-        self.line = f"offline: {why}; upload with: {sync}" if why else run.url
+        files = shlex.quote(os.path.relpath(Path(run.dir).parent))
+        self.line = f"offline: {why}; upload with: wandb sync {files}" if why else run.url
         try:
             self._send(run)
         finally:
             try:
                 run.finish(exit_code=self._exit_code)
             except TimeoutError:
+                sync = f"wandb sync --no-skip-online {files}"
                 self.line = f"the server stopped answering; upload the rest with: {sync}"
 
     def _send(self, run: Any) -> None:
@@ -138,7 +139,8 @@ class Tracker:
         import wandb
 
         asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
-        if asked in ("offline", "dryrun"):
+        session = wandb.setup().settings  # with those of W&B's own files: wandb offline
+        if {asked, session.mode} & {"offline", "dryrun", "disabled"}:
             return "as asked"
         try:
             account = wandb.login(prompt=False, verify=False)  # looks on this machine only
@@ -148,7 +150,7 @@ class Tracker:
             return "no W&B account here (wandb login makes one)"
         if asked == "online":
             return ""
-        server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
+        server = urllib.parse.urlsplit(session.base_url)
         if not Tracker._given_up and not answers(server, self.settings["timeout"]):
             Tracker._given_up = f"{server.hostname} does not answer"
         return Tracker._given_up
@@ -203,7 +205,7 @@ class Tracker:
 
         artifact = wandb.Artifact(f"best-{run.id}", type="model")
         # Immutable: read where it lies. Else W&B copies it to a folder that nothing ever empties.
-        artifact.add_file(str(checkpoint), policy="immutable")
+        artifact.add_file(str(checkpoint.resolve()), policy="immutable")
         run.log_artifact(artifact)
 
     def _id(self) -> str:

@@ -86,8 +86,9 @@ def _read(path: str, test_path: str | None) -> tuple[Any, int]:
     import pandas as pd
 
     tables = []
-    for file in [path, test_path] if test_path else [path]:
-        if not Path(file).is_file():
+    for name in [path, test_path] if test_path else [path]:
+        file = Path(name).expanduser()
+        if not file.is_file():
             raise DataError(f"{file}: no such file; expected a CSV with a header")
         try:
             tables.append(pd.read_csv(file))
@@ -151,7 +152,7 @@ def image_folder(
     Raises:
         DataError: no such folder, no classes, or an image that cannot be read, named.
     """
-    base = Path(root)
+    base = Path(root).expanduser()
     named = {s: base / s for s in ("train", "val", "test") if (base / s).is_dir()}
     folders = named if "train" in named else {"train": base}
     classes = _class_names(folders["train"])

@@ -43,7 +43,9 @@ def official(
     if name not in _CLASSES:
         raise DataError(f"data.name={name}: torchvision sets are {', '.join(_CLASSES)}")
     kind_of = getattr(torchvision.datasets, _CLASSES[name])
-    train_set, test_set = (_open(kind_of, Path(root), train, download) for train in (True, False))
+    train_set, test_set = (
+        _open(kind_of, Path(root).expanduser(), train, download) for train in (True, False)
+    )
     x, y = _arrays(train_set)
     train, chosen, _ = three_way(y.numpy(), val, None, split_seed, task)
     statistics = x[torch.from_numpy(train)]

@@ -37,8 +37,8 @@ def save_last(folder: Path, state: dict) -> None:
     os.replace(partial, folder / LAST)
 
 
-def load_last(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Read last.pt, data only.
+def load_last(folder: Path) -> dict[str, Any]:
+    """Read last.pt, data only, to the CPU; what it is loaded into knows its own device.
 
     Raises:
         CheckpointError: it is not there, or not whole.
@@ -47,7 +47,7 @@ def load_last(folder: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; the run kept no checkpoint to resume from")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None

@@ -1,6 +1,7 @@
 """The training loop: train_step, train_epoch, evaluate, fit. Plain PyTorch, options as calls."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the de
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number."""
+    """The loss, or the objective, is no longer a finite number."""
 
     def __init__(self, step: int):
         super().__init__(f"the loss is not a finite number at step {step}")
@@ -191,7 +192,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
         """Add up the losses so far: one wait for the device, not one a step."""
         values = torch.stack(losses).tolist() if losses else []
         for i, value in enumerate(values):
-            if not abs(value) < float("inf"):
+            if not math.isfinite(value):
                 raise Diverged(progress.step - len(values) + i + 1)
         progress.loss_sum += sum(v * n for v, n in zip(values, sizes, strict=True))
         progress.examples += sum(sizes)
@@ -250,6 +251,8 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
         values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
         values |= evaluate(run, run.data.val, "val")
+        if not math.isfinite(values[run.objective["metric"]]):
+            raise Diverged(progress.step)
         keep_best(run, values)
         training_mode(run.optimizer, True)
         move_schedule(run, values)

@@ -69,12 +69,13 @@ def start(cfg: DictConfig) -> float | None:
 
             return preview(plain, folder, out)
         outcome = execute(plain, folder, out, list(job.overrides.task))
-    except UserError as error:
-        log.error("%s", error)
-        if not alone:
+    except Exception as error:
+        fault = for_a_person(error)
+        log.error("%s", fault)
+        if not alone or not isinstance(fault, UserError):
             raise
         _discard_unused(folder)
-        sys.exit(cli.report(error))
+        sys.exit(cli.report(fault))
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
         sys.exit(outcome.exit_code)
     return outcome.value
@@ -97,11 +98,12 @@ def execute(
         changed: what to show first, the overrides.
 
     Raises:
-        UserError: data or a checkpoint that cannot be used, no memory, no disk.
+        UserError: data or a checkpoint that cannot be used. Whatever else the run raises, once the
+            record says failed.
     """
     out = out or Console(quiet=True)
     with machine(plain["training"]) as device:
-        saved = plain["resume"] and checkpoint.load_last(folder / "checkpoints", device)
+        saved = plain["resume"] and checkpoint.load_last(folder / "checkpoints")
         run = assemble(plain, build.data(plain), device)
         if saved:
             _go_on(run, saved)
@@ -114,10 +116,11 @@ def execute(
             status, exit_code = _fit(run, plain, record, tracker, out)
         except Exception as error:
             log.exception("the run failed")
-            failure = for_a_person(error)
-            status, exit_code = "failed", getattr(failure, "exit_code", 1)
+            failure = error
+            status, exit_code = "failed", getattr(for_a_person(error), "exit_code", 1)
         summary = _summary(run, plain, status)
-        record.finish(summary)
+        with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
+            record.finish(summary)  # on a full disk this fails as the run did, which is told below
         best = record.checkpoints / checkpoint.BEST
         line = tracker.finish(_mirrored(summary), exit_code, best if best.is_file() else None)
         screen.closing(out, folder, summary, line, time.perf_counter() - began)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from knobs.training.assemble import steps_per_epoch
 from knobs.training.loop import Run
 
 PLAIN_SECONDS = 2.0  # between plain lines
@@ -26,9 +27,7 @@ class Screen:
         self.out = console or Console(highlight=False, soft_wrap=True)
         self.metric = run.objective["metric"]
         self._last = 0.0
-        self._value = "-"
-        steps = -(-len(run.data.train) // run.training["batch_size"])
-        self._steps = max(1, steps)
+        self._steps = steps_per_epoch(len(run.data.train), run.training)
         self._total = run.training["epochs"] * self._steps
         self._bar: Progress | None = None
         if self.out.is_terminal:

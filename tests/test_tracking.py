@@ -1,0 +1,314 @@
+"""Runs mirrored by the real W&B client, to a server of the tests' own or to a file."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPO
+from wandb_server import KEY, SILENT, WandbServer, plain
+
+from knobs.record import read_metrics, read_summary
+from knobs.tracking import Tracker, answers, git_revision
+
+SECRET = "supersecretvalue"
+UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
+ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN, name)} | {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "error::UserWarning",
+    "MY_API_TOKEN": SECRET,
+}
+TRAIN = [sys.executable, str(REPO / "train.py"), "training.epochs=2"]
+WANDB = [sys.executable, "-m", "wandb"]
+# One epoch mirrored from FOLDER without training it: TRACKER FOLDER EPOCH TIMEOUT.
+TRACKER = [sys.executable, "-c", """
+import pathlib, sys
+from knobs.tracking import Tracker
+settings = {"mode": "auto", "project": "knobs", "entity": None, "group": None, "tags": [],
+            "run_name": "bare", "artifact": False, "timeout": float(sys.argv[3])}
+tracker = Tracker(settings, {}, pathlib.Path(sys.argv[1]))
+tracker.log({"epoch": int(sys.argv[2]), "val/loss": 0.5})
+print("  W&B ", tracker.finish({"status": "finished"}, 0, None))
+"""]  # fmt: skip
+NO_HANG = 60  # seconds; a run that waits for a dead server takes longer
+PATIENT = "tracking.timeout=60"  # for a server that answers, on a machine that has other work
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Run train.py as someone without a W&B account, unless env brings one."""
+    home = str(tmp_path_factory.mktemp("home"))
+
+    def run(cwd, *args, env=None, command=TRAIN):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, *args], cwd=cwd, env=ENV | {"HOME": home} | (env or {}), text=True,
+            capture_output=True, stdin=subprocess.DEVNULL, timeout=180,
+        )  # fmt: skip
+        done.seconds = time.monotonic() - began
+        found = re.search(r"^  W&B +(.*)", done.stdout, re.MULTILINE)
+        done.line = found and found[1]
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def online(train, tmp_path_factory):
+    """One run that arrived: server, its only run there, and its own folder."""
+    cwd = tmp_path_factory.mktemp("online")
+    tracking = ["group=evening", "tags=[first,'${oc.env:MY_API_TOKEN}']", "artifact=true"]
+    with WandbServer() as server:
+        done = train(
+            cwd, "hydra.run.dir=run", "name=mine", "scheduler=cosine", PATIENT,
+            *(f"tracking.{setting}" for setting in tracking), env=server.env,
+        )  # fmt: skip
+    (run,) = server.runs.values()
+    return SimpleNamespace(done=done, server=server, run=run, folder=cwd / "run")
+
+
+@pytest.fixture(scope="module")
+def offline(train, tmp_path_factory):
+    """One run without an account, that read a secret from the environment."""
+    cwd = tmp_path_factory.mktemp("offline")
+    secret = ["name=${oc.env:MY_API_TOKEN}", "tracking.group='of ${oc.env:MY_API_TOKEN}'"]
+    done = train(cwd, "hydra.run.dir=run", *secret)
+    return SimpleNamespace(done=done, cwd=cwd, folder=cwd / "run")
+
+
+def records(folder):
+    """Everything in the W&B file below a folder, read by W&B's own reader."""
+    done = subprocess.run(
+        [*WANDB, "leet", "inspect", "--json", str(folder)],
+        capture_output=True, text=True, check=True, env=ENV, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def logged(found):
+    return [plain(record["history"]["item"]) for record in found if record["type"] == "history"]
+
+
+# ------------------------------------------------------------------ online
+def test_a_run_online_says_where_it_is(online):
+    assert online.done.returncode == 0, online.done.stderr
+    assert online.done.stderr == ""
+    (run_id,) = online.server.runs
+    assert online.done.line == f"{online.server.url}/me/knobs/runs/{run_id}"
+    assert online.run.exit_code == 0
+
+
+def test_every_metric_of_every_epoch_arrives(online):
+    recorded = read_metrics(online.folder)
+    assert [row["epoch"] for row in recorded] == [1, 2]
+    assert {"train/loss", "val/loss", "val/accuracy", "lr"} <= set(recorded[0])
+    assert online.run.history == recorded
+    assert [row["_step"] for row in online.run.rows.values()] == [1, 2]
+
+
+def test_the_config_arrives_resolved_with_what_ran(online):
+    config = online.run.config
+    assert config["optimizer"]["lr"] == 0.001
+    assert "${" not in json.dumps(config)
+    assert config["versions"]["torch"] == read_summary(online.folder)["versions"]["torch"]
+    assert config["versions"].get("git", "")[:40] == (git_revision() or "")[:40]
+
+
+def test_name_group_and_tags_arrive(online):
+    about = online.run.about
+    assert (about["displayName"], about["groupName"]) == ("mine", "evening")
+    assert about["tags"] == ["first", "<hidden>"]
+    assert about["project"] == "knobs"
+
+
+def test_the_best_values_are_in_the_summary(online):
+    summary = read_summary(online.folder)
+    assert online.run.summary["best/val/accuracy"] == summary["metrics"]["val/accuracy"]
+    assert online.run.summary["objective"] == summary["objective"]["value"]
+    assert online.run.summary["best_epoch"] == summary["best_epoch"]
+    assert online.run.summary["status"] == "finished"
+
+
+def test_the_best_checkpoint_is_an_artifact(online):
+    best = online.folder / "checkpoints" / "best.safetensors"
+    assert online.server.files["best.safetensors"] == best.read_bytes()
+    (artifact,) = online.server.artifacts
+    assert artifact["artifactTypeName"] == "model"
+    assert "best.safetensors" in json.loads(online.server.files["manifest"])["contents"]
+
+
+def test_no_secret_is_sent(online):
+    sent = "\n".join(online.server.requests)
+    assert "<hidden>" in sent.replace("\\u003c", "<").replace("\\u003e", ">")
+    assert SECRET not in sent
+    assert KEY not in sent
+    assert SECRET not in (online.folder / "summary.json").read_text()
+
+
+def test_jobs_of_a_sweep_are_runs_of_their_own_and_a_diverged_one_says_so(train, tmp_path):
+    with WandbServer() as server:
+        done = train(tmp_path, "optimizer=sgd", "optimizer.lr=0.1,1e12", PATIENT, env=server.env,
+                     command=[*TRAIN[:2], "-m", *TRAIN[2:]])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobs = {run.config["optimizer"]["lr"]: run for run in server.runs.values()}
+    folders = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/*/summary.json"))
+    assert set(jobs) == {0.1, 1e12}
+    for run, folder in zip((jobs[0.1], jobs[1e12]), folders, strict=True):
+        assert run.history == read_metrics(folder)
+        assert run.summary["status"] == read_summary(folder)["status"]
+    assert (jobs[0.1].exit_code, jobs[1e12].exit_code) == (0, 5)
+    assert [row["epoch"] for row in jobs[0.1].history] == [1, 2]
+
+
+def test_a_failed_run_arrives_as_failed(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("in the way of the folder")
+    with WandbServer() as server:
+        done = train(tmp_path, "hydra.run.dir=run", PATIENT, env=server.env)
+    (run,) = server.runs.values()
+    assert done.returncode != 0
+    assert run.exit_code == done.returncode
+    assert run.summary["status"] == "failed"
+
+
+# ------------------------------------------------------------------ offline
+def test_without_an_account_a_run_is_kept_and_one_line_says_how_to_send_it(train, offline):
+    assert offline.done.returncode == 0, offline.done.stderr
+    assert offline.done.stderr == ""
+    assert offline.done.seconds < NO_HANG
+    start = "offline: no W&B account here (wandb login makes one); upload with: wandb sync "
+    assert offline.done.line.startswith(start)
+    path = offline.cwd / offline.done.line.removeprefix(start)
+    assert len(list(path.glob("*.wandb"))) == 1
+
+
+def test_w_and_bs_own_reader_finds_everything_in_the_offline_file(offline):
+    found = records(offline.folder / "wandb")
+    assert logged(found) == read_metrics(offline.folder)
+    (run,) = [record["run"] for record in found if record["type"] == "run"]
+    assert run["config"]["update"]["optimizer"]["lr"] == 0.001
+    summary = {}
+    for record in found:
+        summary |= record["summary"]["update"] if record["type"] == "summary" else {}
+    best = read_summary(offline.folder)["metrics"]["val/accuracy"]
+    assert summary["best/val/accuracy"] == best
+
+
+def test_no_secret_is_in_the_offline_files(offline):
+    (file,) = offline.folder.glob("wandb/offline-run-*/*.wandb")
+    assert b"<hidden>" in file.read_bytes()
+    for path in (file, *offline.folder.glob("wandb/*/logs/*"), offline.folder / "summary.json"):
+        assert SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in json.dumps(records(file))
+
+
+def test_the_command_shown_uploads_an_offline_run(train, offline):
+    words = shlex.split(offline.done.line.partition("upload with: ")[2])
+    assert words.pop(0) == "wandb"
+    with WandbServer() as server:
+        done = train(offline.cwd, *words, env=server.env | {"PYTHONWARNINGS": ""}, command=WANDB)
+    assert done.returncode == 0, done.stderr
+    (run,) = server.runs.values()
+    assert run.history == read_metrics(offline.folder)
+    assert run.exit_code == 0
+
+
+def test_a_resumed_run_is_one_run_that_has_every_epoch_once(train, offline, tmp_path):
+    shutil.copytree(offline.folder, tmp_path / "run")
+    with WandbServer() as server:  # which has nothing of the two epochs so far
+        command = [*TRAIN[:2], "resume=run"]
+        done = train(tmp_path, "training.epochs=3", PATIENT, env=server.env, command=command)
+        assert done.returncode == 0, done.stderr
+        recorded = read_metrics(tmp_path / "run")
+        assert [run.history for run in server.runs.values()] == [recorded]
+        train(tmp_path, "run", "4", "60", env=server.env, command=TRACKER)  # now it has three
+    (run,) = server.runs.values()
+    assert run.history == [*recorded, {"epoch": 4, "val/loss": 0.5}]
+
+
+def test_the_w_and_b_run_follows_from_the_folder(tmp_path):
+    ids = [Tracker({"mode": "disabled"}, {}, tmp_path / name)._id() for name in ("a", "a", "b")]
+    assert ids[0] == ids[1] != ids[2]
+    assert re.fullmatch("[0-9a-f]{12}", ids[0])
+
+
+# ------------------------------------------------------------------ servers that are no use
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_makes_a_run_offline(train, tmp_path):
+    env = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed_port()}", "WANDB_API_KEY": KEY}
+    done = train(tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.line.startswith("offline: 127.0.0.1 does not answer; upload with: wandb sync ")
+    assert done.seconds < NO_HANG
+
+
+def test_a_server_that_never_answers_makes_a_run_offline(train, tmp_path):
+    with WandbServer(SILENT) as server:
+        done = train(tmp_path, "hydra.run.dir=run", "tracking.timeout=2", env=server.env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(server.requests) > 0
+    assert done.line.startswith("offline: 127.0.0.1 let no run start (Timed out")
+    assert done.seconds < NO_HANG
+    (kept,) = tmp_path.glob("run/wandb/*run-*")  # nothing left of the try
+    assert str(kept.relative_to(tmp_path)) == shlex.split(done.line)[-1]
+    assert logged(records(kept)) == read_metrics(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("status", "reason"), [(401, "refused with 401"), (500, "HTTP 500")])
+def test_a_server_that_takes_no_run_makes_it_offline(status, reason, train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with WandbServer(status) as server:
+        done = train(tmp_path, ".", "1", "2", env=server.env, command=TRACKER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(server.requests) > 0
+    assert re.match(rf"offline: 127.0.0.1 let no run start \(.*{reason}", done.line)
+    assert done.seconds < NO_HANG
+    assert logged(records(tmp_path / "wandb")) == [{"epoch": 1, "val/loss": 0.5}]
+
+
+def test_a_key_that_cannot_be_one_makes_a_run_offline(train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    done = train(tmp_path, ".", "1", "2", env={"WANDB_API_KEY": "abc"}, command=TRACKER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.line.startswith("offline: WANDB_API_KEY invalid: ")
+
+
+def test_a_proxy_is_asked_where_there_is_one(monkeypatch):
+    away = urllib.parse.urlsplit(f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with WandbServer() as proxy:
+        assert answers(urllib.parse.urlsplit(proxy.url), 5)
+        assert not answers(away, 5)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert answers(away, 5)
+
+
+# ------------------------------------------------------------------ not at all
+def test_without_tracking_w_and_b_is_never_imported(train, tmp_path):
+    probe = (
+        "import atexit, runpy, sys; sys.argv.pop(0); "
+        "atexit.register(lambda: print('imported:', 'wandb' in sys.modules)); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", probe, TRAIN[1], "-m", "training.epochs=1"]
+    done = train(tmp_path, "tracking=local,wandb", "tracking.mode=disabled", command=command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported: False"
+    assert done.line is None
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
+    assert list(tmp_path.rglob("wandb")) == []
