@@ -129,6 +129,12 @@ def test_objective_follows_the_task():
     assert config.checked(["objective.metric=val/loss"])["objective"]["mode"] == "min"
 
 
+def test_a_secret_cannot_name_a_folder(monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cret-value")
+    found = faults("name=${oc.env:MY_SERVICE_TOKEN}")
+    assert found == ["name=<hidden>: holds a secret, and names folders and logs; choose another"]
+
+
 def test_secrets_are_hidden(monkeypatch):
     monkeypatch.setenv("MY_SERVICE_TOKEN", "s3cret-value")
     hidden = public(

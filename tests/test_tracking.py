@@ -69,7 +69,7 @@ def online(train, tmp_path_factory):
     with WandbServer() as server:
         done = train(
             cwd, "hydra.run.dir=run", "name=mine", "scheduler=cosine", PATIENT,
-            *(f"tracking.{setting}" for setting in tracking), env=server.env,
+            *(f"tracking.{setting}" for setting in tracking), env=server.env | {"HOME": str(cwd)},
         )  # fmt: skip
     (run,) = server.runs.values()
     return SimpleNamespace(done=done, server=server, run=run, folder=cwd / "run")
@@ -79,7 +79,7 @@ def online(train, tmp_path_factory):
 def offline(train, tmp_path_factory):
     """One run without an account, that read a secret from the environment."""
     cwd = tmp_path_factory.mktemp("offline")
-    secret = ["name=${oc.env:MY_API_TOKEN}", "tracking.group='of ${oc.env:MY_API_TOKEN}'"]
+    secret = ["tracking.run_name=${oc.env:MY_API_TOKEN}", "tracking.group='of ${oc.env:MY_API_TOKEN}'"]
     done = train(cwd, "hydra.run.dir=run", *secret)
     return SimpleNamespace(done=done, cwd=cwd, folder=cwd / "run")
 
@@ -143,6 +143,9 @@ def test_the_best_checkpoint_is_an_artifact(online):
     (artifact,) = online.server.artifacts
     assert artifact["artifactTypeName"] == "model"
     assert "best.safetensors" in json.loads(online.server.files["manifest"])["contents"]
+    home = online.folder.parent
+    copies = [p for p in home.rglob("*") if p.is_file() and p.read_bytes() == best.read_bytes()]
+    assert copies == [best]
 
 
 def test_no_secret_is_sent(online):
@@ -151,6 +154,20 @@ def test_no_secret_is_sent(online):
     assert SECRET not in sent
     assert KEY not in sent
     assert SECRET not in (online.folder / "summary.json").read_text()
+
+
+def test_the_account_and_the_server_of_wandb_login_are_found(train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with WandbServer() as server:
+        machine = f"machine {server.url.removeprefix('http://')} login user password {KEY}"
+        (tmp_path / ".netrc").write_text(machine)
+        settings = tmp_path / ".config" / "wandb" / "settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"[default]\nbase_url = {server.url}\n")
+        done = train(tmp_path, ".", "1", "60", env={"HOME": str(tmp_path)}, command=TRACKER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.line.startswith(f"{server.url}/me/knobs/runs/")
+    assert [run.history for run in server.runs.values()] == [[{"epoch": 1, "val/loss": 0.5}]]
 
 
 def test_jobs_of_a_sweep_are_runs_of_their_own_and_a_diverged_one_says_so(train, tmp_path):
@@ -229,9 +246,13 @@ def test_a_resumed_run_is_one_run_that_has_every_epoch_once(train, offline, tmp_
         assert done.returncode == 0, done.stderr
         recorded = read_metrics(tmp_path / "run")
         assert [run.history for run in server.runs.values()] == [recorded]
+        before = len(server.requests)
         train(tmp_path, "run", "4", "60", env=server.env, command=TRACKER)  # now it has three
     (run,) = server.runs.values()
     assert run.history == [*recorded, {"epoch": 4, "val/loss": 0.5}]
+    steps = re.findall(r'\\"_step\\":(\d+)', "".join(server.requests[before:]))
+    assert "4" in steps
+    assert "1" not in steps
 
 
 def test_the_w_and_b_run_follows_from_the_folder(tmp_path):
@@ -248,24 +269,26 @@ def closed_port():
 
 
 def test_a_server_that_is_not_there_makes_a_run_offline(train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
     env = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed_port()}", "WANDB_API_KEY": KEY}
-    done = train(tmp_path, env=env)
-    assert done.returncode == 0, done.stderr
+    done = train(tmp_path, ".", "1", "30", env=env, command=TRACKER)
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.line.startswith("offline: 127.0.0.1 does not answer; upload with: wandb sync ")
-    assert done.seconds < NO_HANG
+    assert done.seconds < 30  # it refuses at once: there is nothing to wait for
 
 
-def test_a_server_that_never_answers_makes_a_run_offline(train, tmp_path):
+def test_a_server_that_never_answers_is_waited_for_once_a_sweep(train, tmp_path):
+    command = [*TRAIN[:2], "-m", "training.epochs=1", "seed=0,1", "hydra.sweep.dir=."]
     with WandbServer(SILENT) as server:
-        done = train(tmp_path, "hydra.run.dir=run", "tracking.timeout=2", env=server.env)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert len(server.requests) > 0
-    assert done.line.startswith("offline: 127.0.0.1 let no run start (Timed out")
+        done = train(tmp_path, "tracking.timeout=2", env=server.env, command=command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("offline: 127.0.0.1 let no run start (Timed out") == 2
+    assert len(server.requests) == 1
     assert done.seconds < NO_HANG
-    (kept,) = tmp_path.glob("run/wandb/*run-*")  # nothing left of the try
-    assert str(kept.relative_to(tmp_path)) == shlex.split(done.line)[-1]
-    assert logged(records(kept)) == read_metrics(tmp_path / "run")
+    for job, line in zip("01", re.findall("wandb sync .*", done.stdout), strict=True):
+        (kept,) = tmp_path.glob(f"{job}/wandb/*run-*")  # nothing left of the try
+        assert str(kept.relative_to(tmp_path)) == shlex.split(line)[-1]
+        assert logged(records(kept)) == read_metrics(tmp_path / job)
 
 
 @pytest.mark.parametrize(("status", "reason"), [(401, "refused with 401"), (500, "HTTP 500")])

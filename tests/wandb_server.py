@@ -40,7 +40,8 @@ class Arrived:
         counts = {"historyLineCount": len(self.rows), "logLineCount": 0, "eventsLineCount": 0}
         tail = [json.dumps(self.rows[number]) for number in sorted(self.rows)[-1:]]
         texts = {"config": self.about["config"], "summaryMetrics": json.dumps(self.summary)}
-        return counts | texts | {"historyTail": json.dumps(tail), "eventsTail": "[]"}
+        started = {"wandbConfig": '{"t": {}}'}  # else the client thinks that it never started
+        return counts | texts | started | {"historyTail": json.dumps(tail), "eventsTail": "[]"}
 
     def stream(self, body: dict[str, Any]) -> None:
         files = body.get("files", {})

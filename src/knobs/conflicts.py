@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from knobs.identity import public
+
 METRICS = {
     "classification": ("val/loss", "val/accuracy", "val/f1"),
     "regression": ("val/loss", "val/r2", "val/rmse", "val/mae"),
@@ -53,6 +55,8 @@ def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
         why = f"must divide model.embedding_dim={model['embedding_dim']}"
         yield "model.heads", model["heads"], why
 
+    if public(config["name"]) != config["name"]:
+        yield "name", "<hidden>", "holds a secret, and names folders and logs; choose another"
     if data.get("val", 0) + data.get("test", 0) >= 1:
         yield "data.val", data["val"], f"with data.test={data['test']} nothing is left to train on"
     path = config["init"].get("path")

@@ -204,8 +204,8 @@ class Tracker:
         import wandb
 
         artifact = wandb.Artifact(f"best-{run.id}", type="model")
-        # Immutable: read where it lies. Else W&B copies it to a folder that nothing ever empties.
-        artifact.add_file(str(checkpoint.resolve()), policy="immutable")
+        # Read where it lies; else W&B leaves copies in the home folder, which nothing ever empties.
+        artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
 
     def _id(self) -> str:
