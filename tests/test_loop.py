@@ -257,3 +257,29 @@ def test_no_memory_is_exit_7_and_says_what_to_do():
     assert fault.exit_code == 7
     assert "training.accumulate=2" in str(fault)
     assert for_a_person(KeyError("x")).__class__ is KeyError
+
+
+@pytest.mark.parametrize(("overrides", "draws"), [
+    ([], False), (["model=cnn", "regularization=batchnorm"], False), (["regularization=dropout"], True),
+    (["regularization=mixup"], True), (["data=python_docs", "model=text_bag"], True),
+])  # fmt: skip
+def test_a_seed_at_each_step_where_anything_can_draw(overrides, draws, make_run):
+    """Where none is given, a training step leaves the generator as it was."""
+    run = make_run(*overrides)
+    batch = next(loop.epoch_batches(run))
+    before = torch.default_generator.get_state()
+    loop.train_step(run, *batch)
+    assert run.draws == draws
+    assert draws or torch.equal(torch.default_generator.get_state(), before)
+
+
+def test_every_activation_without_parameters_is_drawless():
+    """None of conf/activation draws; those listed need no seed."""
+    for path in (config.CONF / "activation").glob("*.yaml"):
+        module = build.make(
+            "activation", config.checked([f"activation={path.stem}"])["activation"]
+        )()
+        before = torch.default_generator.get_state()
+        module(torch.randn(4, 8, generator=rng.generator(0, "x")))
+        assert torch.equal(torch.default_generator.get_state(), before)
+        assert type(module) in loop.DRAWLESS, path.stem

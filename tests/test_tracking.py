@@ -79,7 +79,10 @@ def online(train, tmp_path_factory):
 def offline(train, tmp_path_factory):
     """One run without an account, that read a secret from the environment."""
     cwd = tmp_path_factory.mktemp("offline")
-    secret = ["tracking.run_name=${oc.env:MY_API_TOKEN}", "tracking.group='of ${oc.env:MY_API_TOKEN}'"]
+    secret = [
+        "tracking.run_name=${oc.env:MY_API_TOKEN}",
+        "tracking.group='of ${oc.env:MY_API_TOKEN}'",
+    ]
     done = train(cwd, "hydra.run.dir=run", *secret)
     return SimpleNamespace(done=done, cwd=cwd, folder=cwd / "run")
 

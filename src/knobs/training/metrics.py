@@ -13,19 +13,15 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         outputs: (N, classes) logits.
         targets: (N,) class numbers.
     """
-    predicted = outputs.argmax(1)
     classes = outputs.shape[1]
-    hits = torch.bincount(targets[predicted == targets], minlength=classes)
-    actual = torch.bincount(targets, minlength=classes)
-    guessed = torch.bincount(predicted, minlength=classes)
-    # F1 = 2 TP / (actual + guessed); a class neither there nor guessed has none.
-    seen = (actual + guessed) > 0
-    f1 = (2 * hits / (actual + guessed).clamp(min=1))[seen].mean()
-    loss = make_loss("classification")(outputs, targets)
+    pairs = targets * classes + outputs.argmax(1)
+    confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
+    # F1 = 2 TP / (actual + guessed); a class neither there nor guessed has none, 0 / 0.
     return {
-        "loss": loss.item(),
+        "loss": make_loss("classification")(outputs, targets).item(),
         "accuracy": hits.sum().item() / len(targets),
-        "f1": f1.item(),
+        "f1": (2 * hits / both).nanmean().item(),
     }
 
 
