@@ -258,7 +258,7 @@ def test_augment_shifts_and_mirrors():
 
 @needs_real_data
 @pytest.mark.parametrize(("experiment", "train", "test", "shape", "outputs"), [
-    ("fashion_mlp", 57000, 10000, (1, 28, 28), 10), ("banking77", 9003, 3080, None, 77), ("california", 14448, 4128, (13,), 1),
+    ("fashion_mlp", 57000, 10000, (1, 28, 28), 10), ("banking77", 9503, 3080, None, 77), ("california", 14448, 4128, (13,), 1),
 ])  # fmt: skip
 def test_real_sets(experiment, train, test, shape, outputs, monkeypatch, tmp_path):
     monkeypatch.setenv("KNOBS_DATA", str(real_data()))
