@@ -9,7 +9,7 @@ import torch
 from knobs import build, config, rng
 from knobs.training import loop
 from knobs.training.assemble import assemble, steps_per_epoch
-from knobs.training.checkpoint import load, load_last
+from knobs.training.checkpoint import load, load_last, restore, snapshot
 from knobs.training.run import execute
 
 NOISY = [
@@ -80,9 +80,9 @@ def test_resume_is_bitwise_an_uninterrupted_run(overrides, make_run, tmp_path):
     with pytest.raises(loop.Interrupted):
         loop.fit(broken, record(seen), interrupt_at(steps + steps // 2))
     path = tmp_path / "last.pt"
-    torch.save(loop.snapshot(broken), path)
+    torch.save(snapshot(broken), path)
     resumed = make_run(*overrides)
-    loop.restore(resumed, torch.load(path, weights_only=True))
+    restore(resumed, torch.load(path, weights_only=True))
     loop.fit(resumed, record(seen), quiet)
     assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
     assert_same_bits(resumed.best_weights, whole.best_weights)
@@ -104,7 +104,7 @@ def test_resume_of_a_recorded_run(tmp_path):
     (tmp_path / "broken" / "metrics.jsonl").write_text(
         "".join(json.dumps(r) + "\n" for r in rows) + '{"epo'
     )
-    save_last(tmp_path / "broken" / "checkpoints", loop.snapshot(run))
+    save_last(tmp_path / "broken" / "checkpoints", snapshot(run))
     execute(plain | {"resume": "yes"}, tmp_path / "broken")
     for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

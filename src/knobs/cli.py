@@ -116,7 +116,7 @@ def show_help() -> None:
     from rich.table import Table
 
     out = Console()
-    out.print(__import__("__main__").__doc__ or "", highlight=False)
+    out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
     for group in ordered_groups():
         table = Table(
             box=None,

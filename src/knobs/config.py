@@ -89,13 +89,7 @@ def check_overrides(
     searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         parsed, faults = _parse(searched + overrides)
-        wrong = {o.input_line: list(_option_faults(o, folders)) for o in parsed}
-        if not grid:
-            for override in parsed:
-                if override.is_sweep_override():
-                    wrong[override.input_line].append(
-                        f"{override.input_line}: several values are a grid; put -m first"
-                    )
+        wrong = {o.input_line: list(_override_faults(o, folders, grid)) for o in parsed}
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
@@ -163,8 +157,10 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
     return parsed, faults
 
 
-def _option_faults(override: Override, folders: list[Path]) -> Iterator[str]:
-    """Options of a group that do not exist, each with the nearest that does."""
+def _override_faults(override: Override, folders: list[Path], grid: bool) -> Iterator[str]:
+    """Several values for one run, and options that do not exist, with the nearest that does."""
+    if override.is_sweep_override() and not grid:
+        yield f"{override.input_line}: several values are a grid; put -m first"
     known = _options(override, folders)
     if override.is_delete() or not known:
         return

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from knobs.errors import CheckpointError
+from knobs.training.loop import Progress, Run
 
 BEST, LAST = "best.safetensors", "last.pt"
 
@@ -30,11 +32,34 @@ def save_best(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -
 
 
 def save_last(folder: Path, state: dict) -> None:
-    """Write last.pt: the state of `loop.snapshot`."""
+    """Write last.pt: the state of `snapshot`."""
     folder.mkdir(exist_ok=True)
     partial = folder / f"{LAST}.partial"
     torch.save(state, partial)
     os.replace(partial, folder / LAST)
+
+
+def snapshot(run: Run) -> dict:
+    """All that a resume needs, as tensors and plain data."""
+    return {
+        "model": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": run.scheduler.state_dict(),
+        "average": run.average.state_dict() if run.average else None,
+        "best_weights": run.best_weights,
+        "progress": asdict(run.progress),
+    }
+
+
+def restore(run: Run, state: dict) -> None:
+    """Put a run back where `snapshot` found it."""
+    run.model.load_state_dict(state["model"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.scheduler.load_state_dict(state["scheduler"])
+    if run.average:
+        run.average.load_state_dict(state["average"])
+    run.best_weights = state["best_weights"]
+    run.progress = Progress(**state["progress"])
 
 
 def load_last(folder: Path) -> dict[str, Any]:

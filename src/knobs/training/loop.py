@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -20,8 +20,6 @@ from knobs.training import metrics
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
-
-
 # Modules that never draw a random number. A model made of these alone needs no seed at each step,
 # which a small step would feel (15 us of 750); a model with any other module gets one.
 DRAWLESS = (
@@ -298,26 +296,3 @@ def move_schedule(run: Run, values: dict[str, float]) -> None:
         run.scheduler.step(values[run.monitor])
     elif run.interval == "epoch":
         run.scheduler.step()
-
-
-def snapshot(run: Run) -> dict:
-    """All that a resume needs, as tensors and plain data."""
-    return {
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "scheduler": run.scheduler.state_dict(),
-        "average": run.average.state_dict() if run.average else None,
-        "best_weights": run.best_weights,
-        "progress": asdict(run.progress),
-    }
-
-
-def restore(run: Run, state: dict) -> None:
-    """Put a run back where `snapshot` found it."""
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.scheduler.load_state_dict(state["scheduler"])
-    if run.average:
-        run.average.load_state_dict(state["average"])
-    run.best_weights = state["best_weights"]
-    run.progress = Progress(**state["progress"])

@@ -132,7 +132,7 @@ def execute(
 
 def _go_on(run: Run, saved: dict) -> None:
     try:
-        loop.restore(run, saved)
+        checkpoint.restore(run, saved)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"last.pt does not fit this config: {reason}") from None
@@ -174,7 +174,7 @@ def _fit(run: Run, plain: dict, record: Record, tracker: Tracker, out: Console) 
 def _save(run: Run, plain: dict, record: Record, whole: bool) -> None:
     """The best weights so far, and if `whole` what a resume needs."""
     if whole:
-        checkpoint.save_last(record.checkpoints, loop.snapshot(run))
+        checkpoint.save_last(record.checkpoints, checkpoint.snapshot(run))
     if run.best_weights:
         about = {
             "shape": dataclasses.asdict(run.data.shape),
