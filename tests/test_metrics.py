@@ -10,7 +10,7 @@ from knobs.training import metrics
 def test_classification_against_scikit_learn():
     torch.manual_seed(0)
     outputs, y = torch.randn(200, 5), torch.randint(4, (200,))
-    found = metrics.classification(outputs, y)
+    [found] = metrics.evaluation("classification", outputs[None], y, 1.0)
     guess = outputs.argmax(1)
     assert found["accuracy"] == pytest.approx(reference.accuracy_score(y, guess))
     assert found["f1"] == pytest.approx(reference.f1_score(y, guess, average="macro"), rel=1e-5)
@@ -22,7 +22,7 @@ def test_classification_against_scikit_learn():
 def test_regression_against_scikit_learn():
     torch.manual_seed(0)
     outputs, y = torch.randn(100, 1), torch.randn(100)
-    found = metrics.regression(outputs, y, target_std=10.0)
+    [found] = metrics.evaluation("regression", outputs[None], y, target_std=10.0)
     guess = outputs.squeeze(1)
     assert found["r2"] == pytest.approx(reference.r2_score(y, guess), rel=1e-5)
     assert found["loss"] == pytest.approx(reference.mean_squared_error(y, guess), rel=1e-5)

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from knobs import config
 from knobs.errors import LockedError
-from knobs.record import Record, read_metrics, read_summary
+from knobs.identity import identity
+from knobs.record import Record, read_config, read_metrics, read_summary
+from knobs.training.run import execute
 
 
 def test_a_run_leaves_what_the_readme_says(train, tmp_path):
@@ -39,6 +42,41 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
         "last.pt",
     ]
     assert not list(folder.rglob("*.partial"))
+
+
+def test_the_config_is_there_before_the_run_ends_and_hides_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "sk-123456")
+    plain = config.checked(["tracking=local", "training.epochs=1", "optimizer.lr=1e-2"])
+    plain["name"] = "sk-123456"
+    overrides = ["optimizer=adam", "optimizer.lr=1e-2", "+my.token=abc", "name=sk-123456"]
+    choices = {"optimizer": "adam", "experiment": None}
+    execute(plain, tmp_path, None, {"overrides": overrides, "choices": choices})
+    written = read_config(tmp_path)
+    assert list(written) == ["overrides", "choices", "identity", "config"]
+    assert written["overrides"] == [*overrides[:2], "<hidden>", "<hidden>"]
+    assert written["choices"] == choices
+    assert written["identity"] == identity(plain) == read_summary(tmp_path)["config_hash"]
+    assert written["config"] == plain | {"name": "<hidden>"}
+    assert "sk-123456" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_run_from_python_has_no_choices_and_a_resumed_one_says_what_changed(train, tmp_path):
+    train("training.epochs=1")
+    first = read_config(tmp_path / "run")
+    assert (first["overrides"], first["choices"]) == ([], {})
+    train("training.epochs=2", "resume=run")
+    second = read_config(tmp_path / "run")
+    assert [c["config"]["training"]["epochs"] for c in (first, second)] == [1, 2]
+    assert [r["epoch"] for r in read_metrics(tmp_path / "run")] == [1, 2]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_run_that_breaks_off_has_its_config(tmp_path):
+    record = Record(tmp_path)
+    record.begin({"overrides": ["seed=1"]})
+    assert read_config(tmp_path) == {"overrides": ["seed=1"]}
+    assert not (tmp_path / "summary.json").exists()
+    record.finish({})
 
 
 def test_a_second_writer_is_told(tmp_path):

@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from knobs.errors import LockedError
 
-METRICS, SUMMARY, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted")
 
 
@@ -36,6 +37,10 @@ class Record:
         """Where best and last weights lie."""
         return self.folder / CHECKPOINTS
 
+    def begin(self, config: dict[str, Any]) -> None:
+        """Write config.json: what the run is, for whoever reads it without Hydra."""
+        write_whole(self.folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one epoch."""
         self._metrics.write(json.dumps(metrics) + "\n")
@@ -43,10 +48,15 @@ class Record:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json whole, and let the folder go."""
-        partial = self.folder / f"{SUMMARY}.partial"
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(partial, self.folder / SUMMARY)
+        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         self._metrics.close()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody ever sees half-written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    os.replace(partial, path)
 
 
 def _locked(path: Path) -> TextIO:
@@ -61,6 +71,11 @@ def _locked(path: Path) -> TextIO:
         file.close()
         raise LockedError(f"{path.parent}: another process is writing this run") from None
     return file
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as it is: overrides, choices (group -> option), identity and resolved config."""
+    return json.loads((folder / CONFIG).read_text())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

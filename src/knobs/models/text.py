@@ -1,4 +1,7 @@
-"""Text classifiers over token ids (N, tokens), 0 being padding."""
+"""Text classifiers over token ids (N, tokens), 0 being padding.
+
+Dimensions are counted from the end, so that the same code runs on a stack's tensors [K, N, ...].
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from knobs.shape import Shape
 def mean_over_tokens(x: Tensor, real: Tensor) -> Tensor:
     """(N, L, D) and which tokens are real (N, L) -> (N, D), the mean over the real ones."""
     real = real.unsqueeze(-1).to(x.dtype)
-    return (x * real).sum(1) / real.sum(1).clamp(min=1)
+    return (x * real).sum(-2) / real.sum(-2).clamp(min=1)
 
 
 class TextClassifier(nn.Module):
@@ -66,8 +69,8 @@ class Convolutions(nn.Module):
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
         """(N, L, D), (N, L) -> (N, features)."""
-        x = embedded.transpose(1, 2)
-        return torch.cat([self.activation(conv(x)).amax(2) for conv in self.convs], 1)
+        x = embedded.transpose(-1, -2)
+        return torch.cat([self.activation(conv(x)).amax(-1) for conv in self.convs], -1)
 
 
 class Recurrent(nn.Module):
@@ -83,18 +86,26 @@ class Recurrent(nn.Module):
         return mean_over_tokens(self.activation(states), real)
 
 
+class Positions(nn.Embedding):
+    """Adds a learnt vector to each place of a text."""
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """(N, L, D) -> (N, L, D), L being at most the number of places."""
+        return embedded + self.weight[: embedded.shape[-2]]
+
+
 class Encoder(nn.Module):
     """Transformer layers over embeddings with learnt positions, averaged over the real tokens."""
 
     def __init__(self, length: int, dim: int, layers: list[nn.Module]):
         super().__init__()
-        self.positions = nn.Embedding(length, dim)
+        self.positions = Positions(length, dim)
         self.layers = nn.ModuleList(layers)
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
         """(N, L, D), (N, L) -> (N, features)."""
-        x = embedded + self.positions.weight[: embedded.shape[1]]
-        padding = ~(real | ~real.any(1, keepdim=True))  # an empty text attends to its padding
+        x = self.positions(embedded)
+        padding = ~(real | ~real.any(-1, keepdim=True))  # an empty text attends to its padding
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=padding)
         return mean_over_tokens(x, real)

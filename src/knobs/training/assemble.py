@@ -53,6 +53,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         interval=interval,
         monitor=config["scheduler"].get("monitor"),
         l1=reg["l1"],
+        label_smoothing=reg["label_smoothing"],
         mixup=reg["mixup"],
         average=average,
         forward=torch.compile(model) if training["compile"] else None,

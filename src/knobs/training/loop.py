@@ -59,7 +59,7 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One config built: everything `fit` needs, and nothing that fits only one kind of run.
 
@@ -83,6 +83,7 @@ class Run:
     interval: str = "epoch"
     monitor: str | None = None
     l1: float = 0.0
+    label_smoothing: float = 0.0
     mixup: float = 0.0
     average: AveragedModel | None = None
     forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
@@ -164,16 +165,22 @@ def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
         x, partner, weight = mixup(x, y, run.mixup, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
-    loss = run.loss(outputs.float(), y)
+    outputs = at_least_fp32(outputs)
+    loss = run.loss(outputs, y)
     if run.mixup:
-        loss = weight * loss + (1 - weight) * run.loss(outputs.float(), partner)
+        loss = weight * loss + (1 - weight) * run.loss(outputs, partner)
     if run.l1:
         loss = loss + run.l1 * l1_norm(run.weights)
     return loss
 
 
-def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is left of the epoch under way, in its own order, augmented."""
+def at_least_fp32(outputs: Tensor) -> Tensor:
+    """bf16 outputs as fp32, in which a loss is exact enough; others as they are."""
+    return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
+
+
+def epoch_order(run: Run) -> list[Tensor]:
+    """The batches that are left of the epoch under way, as indices of training examples."""
     data, progress = run.data, run.progress
     order = torch.randperm(
         len(data.train), generator=rng.generator(run.seed, "order", progress.epoch)
@@ -181,7 +188,13 @@ def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     batches = order.to(data.train.y.device).split(run.training["batch_size"])
     if run.training["drop_last"]:
         batches = batches[: len(order) // run.training["batch_size"]]
-    for x, y in data.train.batches(list(batches[progress.batch :])):
+    return list(batches[progress.batch :])
+
+
+def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is left of the epoch under way, in its own order, augmented."""
+    data, progress = run.data, run.progress
+    for x, y in data.train.batches(epoch_order(run)):
         if data.augment:
             draws = rng.generator(run.seed, "augment", progress.epoch, progress.step)
             x = data.augment(x, draws)
@@ -236,12 +249,10 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     outputs, targets = [], []
     for x, y in split.in_order(EVAL_BATCH):
         with run.autocast():
-            outputs.append(model(x).float())
+            outputs.append(at_least_fp32(model(x)))
         targets.append(y)
-    if run.data.task == "regression":
-        values = metrics.regression(torch.cat(outputs), torch.cat(targets), run.data.target_std)
-    else:
-        values = metrics.classification(torch.cat(outputs), torch.cat(targets))
+    data, stacked = run.data, torch.cat(outputs).unsqueeze(0)
+    values = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)[0]
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 
@@ -255,25 +266,41 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
     Returns:
         finished or stopped_early.
     """
-    progress, training = run.progress, run.training
-    patience = training["early_stopping"]["patience"]
-    while progress.epoch < training["epochs"]:
-        if patience and progress.stale >= patience:
-            return "stopped_early"
+    while not (status := ended(run)):
         began = time.perf_counter()
         values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
         values |= evaluate(run, run.data.val, "val")
-        if not math.isfinite(values[run.objective["metric"]]):
-            raise Diverged(progress.step)
-        keep_best(run, values)
+        row = end_epoch(run, values)
         training_mode(run.optimizer, True)
-        move_schedule(run, values)
-        progress.epoch += 1
-        progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0
-        progress.seconds += time.perf_counter() - began
-        on_epoch(run, {"epoch": progress.epoch, "step": progress.step} | values)
-    return "finished"
+        run.progress.seconds += time.perf_counter() - began
+        on_epoch(run, row)
+    return status
+
+
+def ended(run: Run) -> str | None:
+    """How the run has ended; None if another epoch is due."""
+    progress, training = run.progress, run.training
+    if progress.epoch >= training["epochs"]:
+        return "finished"
+    patience = training["early_stopping"]["patience"]
+    return "stopped_early" if patience and progress.stale >= patience else None
+
+
+def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
+    """Judge an epoch by its metrics, move on to the next; the epoch's row of the record.
+
+    Raises:
+        Diverged: the objective is not a finite number.
+    """
+    progress = run.progress
+    if not math.isfinite(values[run.objective["metric"]]):
+        raise Diverged(progress.step)
+    keep_best(run, values)
+    move_schedule(run, values)
+    progress.epoch += 1
+    progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0
+    return {"epoch": progress.epoch, "step": progress.step} | values
 
 
 def keep_best(run: Run, values: dict[str, float]) -> None:

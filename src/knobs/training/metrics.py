@@ -1,44 +1,64 @@
-"""What a split's outputs are worth, by task. All are means over the whole split."""
+"""What a split's outputs are worth, by task. All are means over the whole split.
+
+Each function takes the outputs of one run, or of the K runs of a stack at once.
+"""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from knobs.regularization import make_loss
+
+def evaluation(task: str, outputs: Tensor, targets: Tensor, target_std: float) -> list[dict]:
+    """The metrics of K runs on one split.
+
+    Args:
+        outputs: [K, N, outputs].
+        targets: (N,).
+        target_std: of a regression's standardised targets, in their own unit.
+    """
+    if task == "regression":
+        columns = regression(outputs, targets, target_std)
+    else:
+        columns = classification(outputs, targets)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def classification(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+def classification(outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
     """Cross-entropy, accuracy, and macro F1 over the classes that occur.
 
     Args:
-        outputs: (N, classes) logits.
+        outputs: [K, N, classes] logits.
         targets: (N,) class numbers.
     """
-    classes = outputs.shape[1]
-    pairs = targets * classes + outputs.argmax(1)
-    confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-    hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
-    # F1 = 2 TP / (actual + guessed); a class neither there nor guessed has none, 0 / 0.
+    runs, n, classes = outputs.shape
+    losses = F.cross_entropy(outputs.flatten(0, 1), targets.repeat(runs), reduction="none")
+    pairs = targets * classes + outputs.argmax(-1)
+    pairs += torch.arange(runs, device=pairs.device).unsqueeze(1) * classes**2
+    confusion = torch.bincount(pairs.flatten(), minlength=runs * classes**2)
+    confusion = confusion.view(runs, classes, classes)
+    hits, both = confusion.diagonal(dim1=1, dim2=2), confusion.sum(1) + confusion.sum(2)
     return {
-        "loss": make_loss("classification")(outputs, targets).item(),
-        "accuracy": hits.sum().item() / len(targets),
-        "f1": (2 * hits / both).nanmean().item(),
+        "loss": losses.view(runs, n).mean(1).tolist(),
+        "accuracy": [hit / n for hit in hits.sum(1).tolist()],
+        # F1 = 2 TP / (actual + guessed); a class neither there nor guessed has none, 0 / 0.
+        "f1": (2 * hits / both).nanmean(1).tolist(),
     }
 
 
-def regression(outputs: Tensor, targets: Tensor, target_std: float = 1.0) -> dict[str, float]:
-    """MSE of the standardised target, R2, and RMSE and MAE in the target's own unit.
+def regression(outputs: Tensor, targets: Tensor, target_std: float = 1.0) -> dict[str, list[float]]:
+    """Mean squared error of standardised targets, R2, and RMSE and MAE in the target's own unit.
 
     Args:
-        outputs: (N, 1).
+        outputs: [K, N, 1].
         targets: (N,) standardised.
         target_std: one standard deviation, in the target's unit.
     """
-    error = outputs.squeeze(1) - targets
-    squared = (error**2).mean()
+    error = outputs.squeeze(-1) - targets
+    squared = (error**2).mean(1)
     variance = targets.var(correction=0)
     return {
-        "loss": squared.item(),
-        "r2": (1 - squared / variance).item(),
-        "rmse": (squared.sqrt() * target_std).item(),
-        "mae": (error.abs().mean() * target_std).item(),
+        "loss": squared.tolist(),
+        "r2": (1 - squared / variance).tolist(),
+        "rmse": (squared.sqrt() * target_std).tolist(),
+        "mae": (error.abs().mean(1) * target_std).tolist(),
     }

@@ -1,49 +1,27 @@
 """One run from its config to its record: build, fit, write down, show."""
 
 import contextlib
-import dataclasses
-import json
 import logging
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from knobs import build, cli, config
+from knobs import cli, config
 from knobs.advice.rules import hints
-from knobs.errors import DIVERGED, CheckpointError, ConfigError, UserError, for_a_person
-from knobs.identity import identity, public
-from knobs.record import Record
-from knobs.tracking import Tracker, versions
-from knobs.training import checkpoint, loop, screen
-from knobs.training.assemble import assemble, machine
+from knobs.errors import DIVERGED, ConfigError, UserError, for_a_person
+from knobs.training import loop, screen
+from knobs.training.assemble import machine
 from knobs.training.loop import Run
+from knobs.training.session import Outcome, Session
 
 log = logging.getLogger("knobs")
-SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a crash can cost
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Args:
-        status: one of record.STATUSES.
-        value: the objective's best value; NaN where there is none.
-    """
-
-    status: str
-    value: float
-    exit_code: int
-    summary: dict[str, Any]
 
 
 def start(cfg: DictConfig) -> float | None:
@@ -68,7 +46,7 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(plain, folder, out)
-        outcome = execute(plain, folder, out, list(job.overrides.task))
+        outcome = execute(plain, folder, out, _about(job))
     except Exception as error:
         fault = for_a_person(error)
         log.error("%s", fault)
@@ -87,15 +65,22 @@ def _discard_unused(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _about(job: DictConfig) -> dict[str, Any]:
+    """How the command line made a run: its overrides, and the option of each group."""
+    choices = OmegaConf.to_container(job.runtime.choices)
+    kept = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    return {"overrides": list(job.overrides.task), "choices": kept}
+
+
 def execute(
-    plain: dict, folder: Path, out: Console | None = None, changed: list[str] | None = None
+    plain: dict, folder: Path, out: Console | None = None, about: dict[str, Any] | None = None
 ) -> Outcome:
     """Train one checked config in `folder` and leave its record there.
 
     Args:
         plain: resolved, as config.checked gives it.
         out: where a person watches; nowhere if None.
-        changed: what to show first, the overrides.
+        about: the overrides and choices that made the config; none if None.
 
     Raises:
         UserError: data or a checkpoint that cannot be used. Whatever else the run raises, once the
@@ -103,127 +88,42 @@ def execute(
     """
     out = out or Console(quiet=True)
     with machine(plain["training"]) as device:
-        saved = plain["resume"] and checkpoint.load_last(folder / "checkpoints")
-        run = assemble(plain, build.data(plain), device)
-        if saved:
-            _go_on(run, saved)
-        record = Record(folder, run.progress.epoch)
-        screen.opening(out, run, plain, folder, changed or [])
-        screen.hints(out, hints(plain, run.data.shape))
-        tracker = Tracker(plain["tracking"], public(plain), folder)
+        session = Session(plain, folder, device, about)
+        screen.opening(out, session.run, plain, folder, session.about["overrides"])
+        screen.hints(out, hints(plain, session.run.data.shape))
         began, failure = time.perf_counter(), None
         try:
-            status, exit_code = _fit(run, plain, record, tracker, out)
+            outcome = session.close(*_fit(session, out))
         except Exception as error:
-            log.exception("the run failed")
             failure = error
-            status, exit_code = "failed", getattr(for_a_person(error), "exit_code", 1)
-        summary = _summary(run, plain, status)
-        with contextlib.suppress(OSError) if failure else contextlib.nullcontext():
-            record.finish(summary)  # on a full disk this fails as the run did, which is told below
-        best = record.checkpoints / checkpoint.BEST
-        line = tracker.finish(_mirrored(summary), exit_code, best if best.is_file() else None)
-        screen.closing(out, folder, summary, line, time.perf_counter() - began)
+            outcome = session.close("failed", failure=error)
+        screen.closing(out, folder, outcome.summary, outcome.line, time.perf_counter() - began)
         if failure:
             raise failure
-    value = summary["objective"]["value"]
-    return Outcome(status, float("nan") if value is None else value, exit_code, summary)
+    return outcome
 
 
-def _go_on(run: Run, saved: dict) -> None:
-    try:
-        checkpoint.restore(run, saved)
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"last.pt does not fit this config: {reason}") from None
-
-
-def _fit(run: Run, plain: dict, record: Record, tracker: Tracker, out: Console) -> tuple[str, int]:
+def _fit(session: Session, out: Console) -> tuple[str, int]:
     """Fit, keeping the record as it goes; the status and the exit code."""
-    saved = time.perf_counter()
-
-    def save(whole: bool = True) -> None:
-        if plain["training"]["checkpoint"]:
-            _save(run, plain, record, whole)
 
     def on_epoch(run: Run, metrics: dict) -> None:
-        nonlocal saved
-        record.log(metrics)
-        tracker.log(metrics)
+        session.epoch(metrics)
         face.epoch(run, metrics)
-        log.info("%s", json.dumps(metrics))
-        if time.perf_counter() - saved > SAVE_SECONDS:
-            save()
-            saved = time.perf_counter()
+        session.save_when_due()
 
-    with screen.Screen(run, out) as face, _stop_on_signal(run) as received:
+    with screen.Screen(session.run, out) as face, _stop_on_signal(session.run) as received:
         try:
-            status = loop.fit(run, on_epoch, face.step)
+            status = loop.fit(session.run, on_epoch, face.step)
         except loop.Diverged as error:
             log.warning("%s", error)
             out.print(f"[red]diverged[/]: {error}; a lower lr, warm-up or clipping may help")
-            save(whole=False)
+            session.save(whole=False)
             return "diverged", DIVERGED
         except loop.Interrupted:
-            save()
+            session.save()
             return "interrupted", 128 + received[0]
-        save()
+        session.save()
         return status, 0
-
-
-def _save(run: Run, plain: dict, record: Record, whole: bool) -> None:
-    """The best weights so far, and if `whole` what a resume needs."""
-    if whole:
-        checkpoint.save_last(record.checkpoints, checkpoint.snapshot(run))
-    if run.best_weights:
-        about = {
-            "shape": dataclasses.asdict(run.data.shape),
-            "config": {name: plain[name] for name in ("model", "activation", "regularization")},
-            "epoch": run.progress.best_epoch,
-        }
-        checkpoint.save_best(record.checkpoints, run.best_weights, about)
-
-
-def _summary(run: Run, plain: dict, status: str) -> dict[str, Any]:
-    """summary.json; reads the test split if that was asked for and the run came to its end."""
-    progress, test = run.progress, None
-    if plain["test"] and status in ("finished", "stopped_early") and run.best_weights:
-        run.evaluated.load_state_dict(run.best_weights)
-        test = loop.evaluate(run, run.data.test, "test")
-    examples = progress.epoch * len(run.data.train) + progress.examples
-    return {
-        "status": status,
-        "objective": plain["objective"] | {"value": progress.best},
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "seconds": round(progress.seconds, 3),
-        "samples_per_second": round(examples / max(progress.train_seconds, 1e-9)),
-        "peak_memory_mib": round(peak_memory(run.device) / 2**20),
-        "metrics": progress.best_metrics,
-        "test": test,
-        "config_hash": identity(plain),
-        "versions": versions(),
-    }
-
-
-def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
-    """What W&B's summary shows beside the last metrics."""
-    best = {f"best/{name}": value for name, value in summary["metrics"].items()}
-    about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
-    return best | about | {"objective": summary["objective"]["value"]} | (summary["test"] or {})
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most the device's allocator held, or on a CPU the most the process ever used."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Many runs: read, compared and trained together."""

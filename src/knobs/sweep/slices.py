@@ -1,0 +1,141 @@
+"""A stack's optimizers: torch's own classes, one for each kind of row.
+
+A row is p - lr u, where the update u of these classes does not depend on lr. So a real optimizer
+with lr 1 and no weight decay steps a zero tensor, the shadow, from which each row takes its own
+p += lr[k] shadow[k]. L2 is added to the gradient and decoupled decay taken off p row by row, as
+torch does it. Equal to the solo optimizer but for the rounding of that one product.
+"""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from knobs.sweep.stacked import per_row
+from knobs.training.loop import Run
+
+LINEAR_IN_LR = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
+)
+PER_ROW = {"params", "lr", "weight_decay"}
+SPEED = {"foreach", "fused"}  # how torch computes, not what
+
+Pair = tuple[nn.Parameter, list[nn.Parameter]]  # a stack's parameter, and each row's view of it
+
+
+def kind(run: Run) -> tuple:
+    """What rows that share an optimizer have in common; sorting by it makes slices."""
+    optimizer, scheduler = run.optimizer, run.scheduler
+    # The momentum that a schedule moves is one of the shared values at every step.
+    cycle = getattr(scheduler, "cycle_momentum", False)
+    moved = {k: v for k, v in vars(scheduler).items() if "lr" not in k and k != "optimizer"}
+    options = sorted((name, str(value)) for name, value in _options(optimizer).items())
+    return (
+        type(optimizer).__name__,
+        str(options),
+        run.progress.step,
+        str(sorted(moved.items())) if cycle else "",
+    )
+
+
+@functools.cache
+def _takes(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind).parameters)
+
+
+def _options(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The arguments that this optimizer was made with, as a schedule may since have moved them."""
+    shared = _takes(type(optimizer)) - PER_ROW - SPEED
+    return {k: v for k, v in optimizer.param_groups[0].items() if k in shared}
+
+
+class Slice:
+    """Neighbouring rows of a stack that one optimizer steps.
+
+    Args:
+        runs: theirs.
+        first: the number of the first row.
+        pairs: all of the stack's parameters.
+        lr: [K], each row's rate, kept up to date by the stack.
+    """
+
+    def __init__(self, runs: Sequence[Run], first: int, pairs: Sequence[Pair], lr: Tensor):
+        self.runs, self.rows = runs, slice(first, first + len(runs))
+        self.parameters = [parameter for parameter, _ in pairs]
+        self.own = [views[self.rows] for _, views in pairs]
+        self.values = [parameter.detach()[self.rows] for parameter in self.parameters]
+        self.shadows = [torch.zeros_like(value) for value in self.values]
+        self.optimizer = self._make(runs[0].optimizer)
+        self.rates = [per_row(lr[self.rows], value) for value in self.values]
+        self.decoupled = runs[0].optimizer.param_groups[0].get("decoupled_weight_decay", False)
+        self.decays = [self._decay(t) for t in range(len(pairs))]
+        self._take_state()
+
+    def _make(self, solo: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        fast = {"fused": True} if "fused" in _takes(type(solo)) else {}
+        return type(solo)(self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast)
+
+    def _decay(self, t: int) -> Tensor | None:
+        """Each row's weight decay of parameter t, [rows, 1, ...]; None where no row has any."""
+        decays = []
+        for run, view in zip(self.runs, self.own[t], strict=True):
+            groups = run.optimizer.param_groups
+            decays += [g["weight_decay"] for g in groups if any(p is view for p in g["params"])]
+        value = self.values[t]
+        return per_row(torch.tensor(decays).to(value), value) if any(decays) else None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of these rows from the stack's gradients."""
+        for t, (parameter, value, decay) in enumerate(
+            zip(self.parameters, self.values, self.decays, strict=True)
+        ):
+            grad = None if parameter.grad is None else parameter.grad[self.rows]
+            if decay is not None and grad is not None:
+                if self.decoupled:
+                    value.mul_(1 - self.rates[t] * decay)
+                else:
+                    grad.addcmul_(value, decay)
+            self.shadows[t].grad = grad
+        self.optimizer.step()
+        for value, shadow, rate in zip(self.values, self.shadows, self.rates, strict=True):
+            value.addcmul_(shadow, rate)
+        torch._foreach_zero_(self.shadows)
+
+    def follow_schedule(self) -> None:
+        """Take over the momentum or betas that the rows' schedules have moved alike."""
+        if getattr(self.runs[0].scheduler, "cycle_momentum", False):
+            self.optimizer.param_groups[0].update(_options(self.runs[0].optimizer))
+
+    def _take_state(self) -> None:
+        """Go on from the rows' own optimizer states, if they have any."""
+        for shadow, views in zip(self.shadows, self.own, strict=True):
+            states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
+            for name, value in (states[0] or {}).items():
+                if isinstance(value, Tensor) and value.shape == shadow.shape[1:]:
+                    stacked = torch.empty_like(shadow)
+                    for k, state in enumerate(states):
+                        stacked[k] = state[name]
+                    self.optimizer.state[shadow][name] = stacked
+                elif isinstance(value, Tensor):
+                    self.optimizer.state[shadow][name] = value.clone().to(shadow.device)
+                else:
+                    self.optimizer.state[shadow][name] = value
+
+    def give_state(self) -> None:
+        """Put every row's share of the state into its own optimizer."""
+        for shadow, views in zip(self.shadows, self.own, strict=True):
+            state = self.optimizer.state[shadow]
+            for k, (run, view) in enumerate(zip(self.runs, views, strict=True)):
+                run.optimizer.state[view] = {
+                    name: value[k]
+                    if isinstance(value, Tensor) and value.shape == shadow.shape
+                    else value.clone().cpu()
+                    if isinstance(value, Tensor)
+                    else value
+                    for name, value in state.items()
+                }

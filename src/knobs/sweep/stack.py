@@ -1,0 +1,332 @@
+"""K runs of one shape trained as one batched computation, each as if it were alone.
+
+The counterpart of training/loop.py, function by function: what differs is that a batch is
+[K, N, ...], a loss [K], and that a run may leave while others go on.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knobs import rng
+from knobs.data import Tensors
+from knobs.regularization import mixup
+from knobs.sweep.slices import Slice, kind
+from knobs.sweep.stacked import Noise, Stacked, per_row, stack
+from knobs.training import metrics
+from knobs.training.loop import (
+    CHECK_EVERY,
+    Diverged,
+    Interrupted,
+    Run,
+    at_least_fp32,
+    end_epoch,
+    ended,
+    epoch_order,
+)
+
+EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
+
+
+class Stack:
+    """Runs that share architecture, batch size, data, loss and precision, at one batch.
+
+    Building it makes each run's weights views of the stack's; `release` makes each a whole Run
+    again, ready to be saved, to go on alone, or to enter another stack.
+
+    Args:
+        runs: assembled; anything that no shared computation depends on may differ between them.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = sorted(runs, key=kind)
+        first = self.runs[0]
+        self.device, self.training, self.autocast = first.device, first.training, first.autocast
+        self.noise = Noise([_dropout(run.model) for run in self.runs], self.device)
+        self.model = stack([run.model for run in self.runs], self.noise)
+        self.pairs = [
+            (getattr(module, name), views)
+            for module in self.model.modules()
+            if isinstance(module, Stacked)
+            for name, views in module.sources.items()
+        ]
+        self.parameters = [parameter for parameter, _ in self.pairs]
+        self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
+        values = self.parameters[0]
+        self.lr = torch.empty(len(self.runs), dtype=values.dtype, device=self.device)
+        self.slices, start = [], 0
+        for _, group in groupby(self.runs, key=kind):
+            rows = list(group)
+            self.slices.append(Slice(rows, start, self.pairs, self.lr))
+            start += len(rows)
+        self.follow_schedules()
+        self.l1 = self._vector([run.l1 for run in self.runs])
+        self.smoothing = self._vector([run.label_smoothing for run in self.runs])
+        self.mixed = [k for k, run in enumerate(self.runs) if run.mixup]
+        self.clip_norm = self._vector([r.training["clip_norm"] for r in self.runs], math.inf)
+        self.clip_value = self._vector([r.training["clip_value"] for r in self.runs], math.inf)
+        self.moves = [run for run in self.runs if run.interval == "step"]
+        self.stop_requested = False
+        for run in self.runs:
+            run.optimizer._opt_called = True  # the slice's is; else every schedule would warn
+
+    def _vector(self, values: list[float | None], absent: float = 0.0) -> Tensor | None:
+        """[K], or None where no row has the knob."""
+        if not any(values):
+            return None
+        return torch.tensor([v or absent for v in values]).to(self.lr)
+
+    def follow_schedules(self) -> None:
+        """Take over the rates, and what else the rows' schedules moved."""
+        self.lr.copy_(torch.tensor([run.lr for run in self.runs], dtype=self.lr.dtype))
+        for part in self.slices:
+            part.follow_schedule()
+
+    def release(self) -> list[Run]:
+        """Every run whole again, its optimizer's state its own share of the stack's."""
+        for part in self.slices:
+            part.give_state()
+        return self.runs
+
+
+def _dropout(model: nn.Module) -> float:
+    return next((m.p for m in model.modules() if type(m) is nn.Dropout), 0.0)
+
+
+def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+    """One optimizer update of every row; their losses [K], still on the device.
+
+    Args:
+        x: [K, N, ...]. y: [K, N].
+    """
+    runs = stack.runs
+    if stack.noise.rows or stack.mixed:
+        stack.noise.seed(
+            [rng.key(r.seed, "noise", r.progress.epoch, r.progress.step) for r in runs]
+        )
+    for parameter in stack.parameters:
+        parameter.grad = None
+    loss = backward(stack, x, y)
+    clip(stack)
+    for part in stack.slices:
+        part.step()
+    for run in runs:
+        run.progress.step += 1
+    if stack.moves:
+        for run in stack.moves:
+            run.scheduler.step()
+        stack.follow_schedules()
+    return loss
+
+
+def backward(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+    """Fill every .grad from one batch, in pieces where asked; the losses [K], without a graph."""
+    pieces, total = stack.training["accumulate"], 0.0
+    for part_x, part_y in zip(x.chunk(pieces, 1), y.chunk(pieces, 1), strict=True):
+        loss = batch_loss(stack, part_x, part_y) * (part_x.shape[1] / x.shape[1])
+        loss.sum().backward()  # a sum: no row's gradient depends on how many others there are
+        total = total + loss.detach()
+    return total
+
+
+def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+    """Each row's loss of its batch, penalties included, [K]."""
+    if stack.mixed:
+        x, partners, weight = mix(stack, x, y)
+    with stack.autocast():
+        outputs = stack.model(x)
+    outputs = at_least_fp32(outputs)
+    loss = row_losses(stack, outputs, y)
+    if stack.mixed:
+        loss = weight * loss + (1 - weight) * row_losses(stack, outputs, partners)
+    if stack.l1 is not None:
+        norms = [w.abs().flatten(1).sum(1) for w in stack.weights]
+        loss = loss + stack.l1 * torch.stack(norms).sum(0)
+    return loss
+
+
+def row_losses(stack: Stack, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of each row, [K], as regularization.make_loss defines it."""
+    if stack.runs[0].data.task == "regression":
+        return ((outputs.squeeze(-1) - targets) ** 2).mean(1)
+    logs = outputs.log_softmax(-1)
+    losses = F.nll_loss(logs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    if stack.smoothing is not None:
+        share = stack.smoothing.unsqueeze(1)
+        losses = (1 - share) * losses - share * logs.mean(-1)
+    return losses.mean(1)
+
+
+def mix(stack: Stack, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixup row by row, from the streams that solo runs draw from."""
+    x, partners, weight = x.clone(), y.clone(), torch.ones_like(stack.lr)
+    for k in stack.mixed:
+        alpha, draws = stack.runs[k].mixup, stack.noise.generators[k]
+        x[k], partners[k], weight[k] = mixup(x[k], y[k], alpha, draws)
+    return x, partners, weight
+
+
+@torch.no_grad()
+def clip(stack: Stack) -> None:
+    """Clip each row's gradient by its own norm and value, as torch.nn.utils does one model's."""
+    grads = [p.grad for p in stack.parameters if p.grad is not None]
+    if stack.clip_norm is not None:
+        norms = [torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim))) for g in grads]
+        total = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        scale = (stack.clip_norm / (total + 1e-6)).clamp(max=1.0)
+        scale = torch.where(stack.clip_norm.isinf(), 1.0, scale)
+        for grad in grads:
+            grad.mul_(per_row(scale, grad))
+    if stack.clip_value is not None:
+        for grad in grads:
+            bound = per_row(stack.clip_value, grad)
+            grad.clamp_(-bound, bound)
+
+
+def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is left of the epoch under way: each row's batch in its own order, augmented."""
+    data = stack.runs[0].data
+    orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
+    for run in stack.runs:
+        moment = run.seed, run.progress.epoch
+        if moment not in orders:
+            orders[moment] = epoch_order(run)
+    rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
+    indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
+    for x, y in data.train.batches(indices):
+        x = x.unflatten(0, (len(rows), -1))
+        if data.augment:
+            x = torch.stack([augmented(run, x[k]) for k, run in enumerate(stack.runs)])
+        yield x, y.view(len(rows), -1)
+
+
+def augmented(run: Run, x: Tensor) -> Tensor:
+    """One row's batch, with the shifts and mirrors that its solo run draws."""
+    progress = run.progress
+    return run.data.augment(x, rng.generator(run.seed, "augment", progress.epoch, progress.step))
+
+
+def train_epoch(
+    stack: Stack, watch: Callable[[Stack], None], leave: Callable[[Run, Diverged], None]
+) -> list[dict[str, float] | None]:
+    """What is left of one pass over the training split; each row's metrics, None where it left.
+
+    Args:
+        leave: called with a run, and the step, as soon as its loss is no finite number.
+
+    Raises:
+        Interrupted: between two steps, with every run's `progress` up to date.
+    """
+    stack.model.train()
+    began, count = time.perf_counter(), len(stack.runs)
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    gone: set[int] = set()
+
+    def look() -> None:
+        rows = torch.stack(losses, 1).tolist() if losses else [[]] * count
+        for k, (run, values) in enumerate(zip(stack.runs, rows, strict=True)):
+            if k in gone:
+                continue
+            wrong = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
+            if wrong is not None:
+                gone.add(k)
+                leave(run, Diverged(run.progress.step - len(values) + wrong + 1))
+                continue
+            run.progress.loss_sum += sum(v * n for v, n in zip(values, sizes, strict=True))
+            run.progress.examples += sum(sizes)
+        losses.clear()
+        sizes.clear()
+
+    try:
+        for x, y in epoch_batches(stack):
+            losses.append(train_step(stack, x, y))
+            sizes.append(y.shape[1])
+            for run in stack.runs:
+                run.progress.batch += 1
+            if len(losses) == CHECK_EVERY:
+                look()
+            watch(stack)
+            if stack.stop_requested:
+                look()
+                raise Interrupted
+        look()
+    finally:
+        for run in stack.runs:  # each run's share: they add up to what the stack took
+            run.progress.train_seconds += (time.perf_counter() - began) / count
+    return [
+        None
+        if k in gone
+        else {"lr": run.lr, "train/loss": run.progress.loss_sum / max(1, run.progress.examples)}
+        for k, run in enumerate(stack.runs)
+    ]
+
+
+@torch.no_grad()
+def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
+    """Each row's metrics of one split, as `name/metric`."""
+    model, count = stack.model.eval(), len(stack.runs)
+    outputs, targets = [], []
+    for x, y in split.in_order(max(1, EVAL_NUMBERS // count)):
+        with stack.autocast():
+            outputs.append(at_least_fp32(model(x.expand(count, *x.shape))))
+        targets.append(y)
+    data = stack.runs[0].data
+    rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
+    return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
+
+
+def fit(
+    runs: Sequence[Run],
+    on_epoch: Callable[[Run, dict], None],
+    on_end: Callable[[Run, str, Exception | None], None],
+    watch: Callable[[Stack], None],
+) -> None:
+    """Train until every run has ended, each when it would alone.
+
+    A run that diverges, stops early or fails leaves; the others do not notice, but for the speed.
+
+    Args:
+        on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.
+        on_end: called with a run, whole again, its status and what failed it, if something did.
+        watch: called after every step; it may set `stop_requested`.
+    """
+    stack: Stack | None = Stack(runs)
+    while stack:
+        over: dict[Run, tuple[str, Exception | None]] = {}
+
+        def leave(run: Run, error: Exception, over: dict = over) -> None:
+            over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
+
+        began = time.perf_counter()
+        try:
+            rows = train_epoch(stack, watch, leave)
+        except Interrupted:
+            for run in stack.release():
+                on_end(run, *over.get(run, ("interrupted", None)))
+            return
+        scores = evaluate(stack, stack.runs[0].data.val, "val")
+        share = (time.perf_counter() - began) / len(stack.runs)
+        for run, row, score in zip(stack.runs, rows, scores, strict=True):
+            run.progress.seconds += share
+            if row is None:
+                continue
+            try:
+                on_epoch(run, end_epoch(run, row | score))
+            except Exception as error:  # this run's alone: the shared computation went well
+                leave(run, error)
+            else:
+                if status := ended(run):
+                    over[run] = (status, None)
+        stack.follow_schedules()
+        if over:
+            stack.release()
+            for run, (status, error) in over.items():
+                on_end(run, status, error)
+            left = [run for run in stack.runs if run not in over]
+            stack = Stack(left) if left else None
