@@ -63,6 +63,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [
         ".hydra",
         "checkpoints",
+        "config.json",
         "metrics.jsonl",
         "summary.json",
         "train.log",

@@ -1,4 +1,4 @@
-"""From a checked config to objects. The only caller of Hydra's instantiate."""
+"""From a checked config to objects: the only place where a `_target_` is called."""
 
 import functools
 import inspect
@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import init, optimizers, schedulers, trust
 from knobs.data import Data
-from knobs.errors import UserError
 from knobs.shape import Shape
 
 # Keys that knobs reads itself, and arguments it gives besides those of the YAML.
@@ -30,16 +27,20 @@ GIVEN = {
 
 
 def make(path: str, node: dict) -> Any:
-    """Instantiate a node after its targets, nested ones too, were found on their group's list."""
-    for inner, target, _ in trust.targets(node, path):
-        trust.resolve(inner, target)
+    """What a node describes: `_target_` called with the other keys, or its partial.
+
+    As hydra.utils.instantiate, for plain data and targets of the node's group alone.
+    """
     own = OWN_KEYS.get(path, set())
-    try:
-        return instantiate({k: v for k, v in node.items() if k not in own}, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None  # the part's own words, without Hydra's around them
-        raise
+    arguments = {
+        name: make(f"{path}.{name}", child) if isinstance(child, dict) else child
+        for name, child in node.items()
+        if name not in own and name not in ("_target_", "_partial_")
+    }
+    if "_target_" not in node:
+        return arguments
+    target = trust.resolve(path, node["_target_"])
+    return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
 
 
 def data(config: dict) -> Data:
@@ -94,11 +95,11 @@ def argument_faults(config: dict) -> list[str]:
     """Arguments that targets do not take, and those they need and are not given."""
     faults = []
     for path, target, node in trust.targets(config):
-        takes = inspect.signature(trust.resolve(path, target)).parameters
+        takes = _signature(trust.resolve(path, target)).parameters
         own = OWN_KEYS.get(path, set())
         if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             continue  # such a target says itself what it does not take; see rehearse
-        given = {k for k in node if k not in own and not k.startswith("_")}
+        given = {k for k in node if k not in own and k not in ("_target_", "_partial_")}
         faults += [
             f"{path}.{name}={node[name]}: {target} takes no argument {name}"
             + trust.did_you_mean(name, takes)
@@ -112,6 +113,11 @@ def argument_faults(config: dict) -> list[str]:
             and name not in given | GIVEN.get(path, set())
         ]
     return faults
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(target: Callable) -> inspect.Signature:
+    return inspect.signature(target)
 
 
 def rehearse(config: dict) -> list[str]:

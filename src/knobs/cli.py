@@ -9,6 +9,7 @@ from knobs.identity import differences, under
 
 CONF = Path(__file__).parents[2] / "conf"
 # What may change when a run goes on; anything else would make it another run.
+_ends_with = 0  # the exit code where nothing was raised
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
 
@@ -22,11 +23,18 @@ def main(train: Callable[[], None]) -> None:
             return show_help()
         sys.argv[1:] = prepare(sys.argv[1:])
         train()
+        sys.exit(_ends_with)
     except UserError as error:
         sys.exit(report(error))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def end_with(exit_code: int) -> None:
+    """What the process is to end with once Hydra has come to its end: a sweep's result."""
+    global _ends_with
+    _ends_with = exit_code
 
 
 def report(error: UserError) -> int:
@@ -46,7 +54,7 @@ def prepare(argv: list[str]) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    from knobs import config
+    from knobs import config, ledger
 
     args = get_args_parser().parse_args(argv)
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
@@ -55,12 +63,20 @@ def prepare(argv: list[str]) -> list[str]:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
     resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
     overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
+    config_dir = Path(args.config_path).resolve() if args.config_path else CONF
+    also = Path(args.config_dir) if args.config_dir else None
+    grid = args.multirun or config.MULTIRUN in overrides
+    if grid:
+        settled = _settled(overrides, [config_dir, *([also] if also else [])])
+    elif named := [o for o in overrides if o.startswith(("sweep=", "retry_failed="))]:
+        raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
     configs, faults = config.check_overrides(
         overrides,
-        config_dir=Path(args.config_path).resolve() if args.config_path else CONF,
+        config_dir=config_dir,
         config_name=args.config_name or "config",
-        also=Path(args.config_dir) if args.config_dir else None,
-        grid=args.multirun or "hydra.mode=MULTIRUN" in overrides,
+        also=also,
+        grid=grid,
+        skip=lambda job: grid and ledger.job_of(job) in settled,
     )
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
@@ -69,6 +85,17 @@ def prepare(argv: list[str]) -> list[str]:
         _same_run(configs[0], resumed[-1].partition("=")[2])
     flags = [arg for arg in argv if arg not in args.overrides]
     return [*flags, *overrides]
+
+
+def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
+    """The jobs of a sweep under way that are over, and need no second check."""
+    from knobs import ledger
+
+    values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
+    named = f"outputs/sweeps/{values['sweep']}" if "sweep" in values else ""
+    folder = values.get("hydra.sweep.dir", named).strip("'\"")
+    retry = values.get("retry_failed", "").lower() == "true"
+    return ledger.done(Path(folder), ledger.digest(folders), retry) if folder else set()
 
 
 def _resume(folder: str, args: object) -> list[str]:

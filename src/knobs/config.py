@@ -1,8 +1,10 @@
 """From overrides to one checked config: names, types, ranges and sense, all faults at once."""
 
+import functools
 import itertools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs import trust
+from knobs.compose import Composer
 from knobs.conflicts import conflicts
 from knobs.errors import ConfigError
 from knobs.identity import leaves
@@ -24,7 +28,9 @@ from knobs.trust import did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
 RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
-MAX_GRID = 512  # jobs of a grid that are checked one by one before the first runs
+MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
+MAX_FAULTY = 512  # and no more once so many of them have faults
+MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
 
 
 # ------------------------------------------------------------------ words for the YAML files
@@ -32,6 +38,11 @@ def _free_dir(path: str) -> str:
     """`path`, or `path-2`, `path-3`, ... where that folder exists already."""
     names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
     return next(name for name in names if not Path(name).exists())
+
+
+def _sweep_dir(name: str | None, otherwise: str) -> str:
+    """The folder of a named sweep, which may be there already, or a new one."""
+    return f"outputs/sweeps/{name}" if name else _free_dir(f"outputs/sweeps/{otherwise}")
 
 
 def _l2(default: float, *, _root_: DictConfig) -> float:
@@ -52,6 +63,7 @@ def register_resolvers() -> None:
     """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
     for name, function, cached in (
         ("free_dir", _free_dir, True),
+        ("sweep_dir", _sweep_dir, True),
         ("l2", _l2, False),
         ("scale", lambda value, factor: value * factor, False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
@@ -62,6 +74,7 @@ def register_resolvers() -> None:
 
 
 register_resolvers()
+_composer: Composer | None = None  # of the last command line that was checked
 
 
 # ------------------------------------------------------------------ compose and check
@@ -71,6 +84,7 @@ def check_overrides(
     config_name: str = "config",
     also: Path | None = None,
     grid: bool = False,
+    skip: Callable[[list[str]], bool] = lambda job: False,
 ) -> tuple[list[dict], list[str]]:
     """Compose what the overrides ask for and look for every fault before anything runs.
 
@@ -80,6 +94,7 @@ def check_overrides(
         config_name: the root YAML, without its ending.
         also: a folder of further options (`--config-dir`).
         grid: whether `a=1,2` means several jobs (`--multirun`).
+        skip: whether a job of the grid needs no look.
 
     Returns:
         The resolved plain configs, one a job, and the faults, one line each. Faults that every
@@ -87,23 +102,64 @@ def check_overrides(
     """
     folders = [config_dir, *([also] if also else [])]
     searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
+    global _composer
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        whole = functools.partial(compose, config_name, return_hydra_config=True)
+        _composer = composer = Composer(lambda lines: whole(overrides=lines), folders)
         parsed, faults = _parse(searched + overrides)
         wrong = {o.input_line: list(_override_faults(o, folders, grid)) for o in parsed}
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
         found: dict[str, list[str]] = {}  # fault: the jobs it hits
-        jobs = _expand(parsed) if grid else [[o.input_line for o in parsed]]
-        for job in itertools.islice(jobs, MAX_GRID):
-            plain, job_faults = _compose(config_name, job, folders)
+        mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
+        every = expand(parsed) if grid else [[o.input_line for o in parsed]]
+        wanted = itertools.filterfalse(skip, every) if grid else every
+        checked_jobs = list(itertools.islice(wanted, MAX_GRID))
+        composer.expect(job + mode for job in checked_jobs)
+        faulty = 0
+        for job in checked_jobs:
+            plain, job_faults = _compose(composer, job + mode, folders)
             configs += [plain] if plain else []
             for fault in job_faults:
                 found.setdefault(fault, []).append(" ".join(job))
+            faulty += bool(job_faults)
+            if faulty == MAX_FAULTY:
+                break
         for fault, hit in found.items():
             some = grid and len(hit) < len(configs)
             faults.append(f"{fault}  [{len(hit)} jobs, the first: {hit[0]}]" if some else fault)
     return configs, faults
+
+
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a grid, as Hydra's own sweeper makes them.
+
+    Args:
+        overrides: as on the command line; `glob(*)` only while Hydra is initialized.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    parsed, faults = _parse(list(overrides))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return list(expand(parsed))
+
+
+def composed(overrides: Sequence[str]) -> DictConfig | None:
+    """A job's config as Hydra composes it, from what the last check_overrides composed.
+
+    Args:
+        overrides: all of the job's, those of `hydra` too; a job of a grid has MULTIRUN.
+
+    Returns:
+        A config of the caller's own with its `hydra` node; None where only Hydra can say.
+
+    Raises:
+        HydraException: as Hydra's compose would.
+    """
+    return _composer.kept(list(overrides)) if _composer else None
 
 
 def check(plain: dict) -> list[str]:
@@ -145,7 +201,9 @@ def checked(overrides: list[str]) -> dict:
 
 
 def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
-    loader = GlobalHydra.instance().config_loader()  # which knows the options that glob(*) means
+    hydra = GlobalHydra.instance()
+    # The loader knows the options that glob(*) means.
+    loader = hydra.config_loader() if hydra.is_initialized() else None
     parser, parsed, faults = OverridesParser.create(), [], []
     for line in overrides:
         try:
@@ -183,8 +241,8 @@ def _options(override: Override, folders: list[Path]) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def _expand(parsed: list[Override]) -> Iterator[list[str]]:
-    """The jobs of a grid, as Hydra's own sweeper makes them."""
+def expand(parsed: list[Override]) -> Iterator[list[str]]:
+    """The jobs of a grid, one list of overrides each."""
     axes = []
     for override in parsed:
         if override.is_sweep_override():
@@ -196,34 +254,37 @@ def _expand(parsed: list[Override]) -> Iterator[list[str]]:
 
 
 def _compose(
-    config_name: str, overrides: list[str], folders: list[Path]
+    composer: Composer, overrides: list[str], folders: list[Path]
 ) -> tuple[dict | None, list[str]]:
     """One job: its resolved plain config and its faults."""
     try:
-        config = compose(config_name, overrides, return_hydra_config=True)
+        config = composer(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        return _compose_without_faults(config_name, overrides, folders, error)
-    unset = [path for path, value in leaves(_raw(config)) if value == "???"]
+        return _compose_without_faults(composer, overrides, folders, error)
+    raw = _raw(config)
+    unset = [path for path, value in leaves(raw) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
         return None, [f"{path}: has no default; give {path}=VALUE" for path in unset]
     try:
-        plain = _plain(config)
+        plain = _plain(config, raw)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}"]
     return plain, check(plain)
 
 
 def _compose_without_faults(
-    config_name: str, overrides: list[str], folders: list[Path], error: Exception
+    composer: Composer, overrides: list[str], folders: list[Path], error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Hydra stops at the first bad override: find all of them, then check what is left."""
     parsed, _ = _parse(overrides)
     choices = [o.input_line for o in parsed if _options(o, folders)]
     try:
-        base = compose(config_name, choices)
+        base = composer(choices)
     except (HydraException, OmegaConfBaseException):
         return None, [_first_line(error)]
+    with open_dict(base):
+        del base["hydra"]
     known = sorted({*RULES, *_paths(base)})
     good, faults = [], []
     for override in parsed:
@@ -235,21 +296,52 @@ def _compose_without_faults(
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:
         return None, [_first_line(error)]
-    plain, more = _compose(config_name, good, folders)
+    plain, more = _compose(composer, good, folders)
     return plain, faults + more
 
 
-def _plain(config: DictConfig) -> dict:
-    """Resolve everything, with stand-ins for what Hydra fills in when a job starts."""
+def _plain(config: DictConfig, raw: dict) -> dict:
+    """Resolve everything in `raw`, with stand-ins for what Hydra fills in when a job starts.
+
+    What no run reads stays as it is: Hydra's texts for `--help`, in a grid `hydra.run` too.
+    """
     with open_dict(config):
         for section, key in (("runtime", "output_dir"), ("job", "id"), ("job", "num")):
             if OmegaConf.is_missing(config.hydra[section], key):
                 config.hydra[section][key] = 0
-    HydraConfig.instance().set_config(config)
+                raw["hydra"][section][key] = config.hydra[section][key]
+    unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
+    unread = {("hydra", name) for name in unread}
+    places = [(path, text) for path, text in _interpolations(raw) if path[:2] not in unread]
+    hydra = HydraConfig.instance()
+    if any(re.search(r"hydra\s*:(?!runtime\.choices\.)", text) for _, text in places):
+        hydra.set_config(config)  # copies, so that the node is seen without the config around it
+    else:
+        hydra.cfg = config
     try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        for path, _ in places:
+            _fill(raw, config, path)
     finally:
-        HydraConfig.instance().cfg = None
+        hydra.cfg = None
+    return raw
+
+
+def _interpolations(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
+    """(path, text) of every `${...}` in a plain config that is not resolved yet."""
+    if isinstance(node, dict | list):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _interpolations(child, (*path, key))
+    elif isinstance(node, str) and "${" in node:
+        yield path, node
+
+
+def _fill(plain: Any, config: Any, path: tuple) -> None:
+    """Put into `plain` what the interpolation at a path of `config` stands for."""
+    for key in path[:-1]:
+        plain, config = plain[key], config[key]
+    value = config[path[-1]]
+    known = OmegaConf.is_config(value)
+    plain[path[-1]] = OmegaConf.to_container(value, resolve=True) if known else value
 
 
 def _paths(config: DictConfig) -> list[str]:

@@ -3,6 +3,7 @@
 import errno
 
 DIVERGED = 5  # the loss left the finite numbers: a result, not an error
+SWEEP_FAILED = 10  # a sweep of which some runs failed
 INTERRUPTED = 130  # Ctrl-C; a SIGTERM ends in 143
 
 

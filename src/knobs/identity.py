@@ -9,7 +9,8 @@ from typing import Any
 
 # Where a run is kept and shown, not what it computes: no part of its identity.
 NOT_IDENTITY = (
-    *("hydra", "resume", "name", "silence", "tracking", "training.threads", "training.checkpoint"),
+    *("hydra", "resume", "sweep", "retry_failed", "name", "silence", "tracking"),
+    *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
@@ -34,13 +35,19 @@ def differences(a: dict, b: dict) -> list[str]:
 
 def public(plain: Any, name: str = "") -> Any:
     """A copy without secrets: values under telling names, or of variables with such names."""
+    secrets = [v for k, v in os.environ.items() if len(v) >= 6 and _SECRET_NAME.search(k)]
+    return _public(plain, name, secrets)
+
+
+def _public(plain: Any, name: str, secrets: list[str]) -> Any:
     if isinstance(plain, dict):
-        return {key: public(value, str(key)) for key, value in plain.items()}
+        return {key: _public(value, str(key), secrets) for key, value in plain.items()}
     if isinstance(plain, list):
-        return [public(value, name) for value in plain]
-    secrets = [v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 6]
-    telling = _SECRET_NAME.search(name) or any(secret in str(plain) for secret in secrets)
-    return "<hidden>" if isinstance(plain, str) and telling else plain
+        return [_public(value, name, secrets) for value in plain]
+    if not isinstance(plain, str):
+        return plain
+    telling = _SECRET_NAME.search(name) or any(secret in plain for secret in secrets)
+    return "<hidden>" if telling else plain
 
 
 def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -89,6 +89,10 @@ def percent(value: Any) -> float | None:
 null = one_of(None)
 flag = one_of(True, False)
 text = Rule("a word", lambda v: isinstance(v, str) and v != "")
+filename = Rule(
+    "a name of letters, digits, ., - and _",
+    lambda v: isinstance(v, str) and re.fullmatch(r"\w[\w.-]*", v) is not None,
+)
 positive = number(0, ends="(]")
 at_least_0 = number(0)
 share = number(0, 1)
@@ -109,6 +113,8 @@ RULES: dict[str, Rule] = {
     "task": one_of("train", "preview"),
     "test": flag,
     "resume": either(null, text),
+    "sweep": either(null, filename),
+    "retry_failed": flag,
     "silence": list_of(text),
     "name": text,
     "objective.metric": text,

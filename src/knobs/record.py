@@ -27,10 +27,15 @@ class Record:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = _locked(folder / METRICS)
-        kept = [row for row in read_metrics(folder) if row["epoch"] <= epoch]
+        self.rewind(epoch)
+
+    def rewind(self, epoch: int) -> None:
+        """Drop the metrics of later epochs, and the summary: the run is under way again."""
+        kept = [row for row in read_metrics(self.folder) if row["epoch"] <= epoch]
         self._metrics.truncate(0)
         for row in kept:
             self.log(row)
+        (self.folder / SUMMARY).unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:

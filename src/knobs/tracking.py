@@ -5,6 +5,7 @@ waits for. Whatever goes wrong there is one line at the end, never the end of th
 own folder is the truth.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -29,6 +30,7 @@ FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What ran: Python, the packages that matter, and the git revision if there is one."""
     found = {"python": platform.python_version()}
@@ -56,8 +58,13 @@ def git_revision() -> str | None:
         return None
 
 
+def enabled(settings: dict) -> bool:
+    """Whether a run with these tracking settings is mirrored."""
+    return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+
+
 class Tracker:
-    """One run's mirror. Calls return at once; `finish` waits for the thread.
+    """One run's mirror. Calls return at once; `wait` waits for the thread.
 
     Args:
         settings: the config's tracking section; secrets in it are hidden.
@@ -72,7 +79,7 @@ class Tracker:
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._exit_code = 1  # until the run ended
+        self._exit_code: int | None = None  # until the run ended
         self._resumed = False
         if self.enabled:
             for row in read_metrics(folder):  # again: W&B drops what it has, and may have nothing
@@ -83,18 +90,23 @@ class Tracker:
     @property
     def enabled(self) -> bool:
         """Whether anything is mirrored."""
-        return self.settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+        return enabled(self.settings)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
         self._queue.put(metrics)
 
-    def finish(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> str:
-        """Mirror the summary, end the W&B run, and return the line to show."""
-        if not self.enabled:
-            return ""
+    def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
+        """Mirror the summary and end the W&B run; returns at once."""
         self._exit_code = exit_code
         self._queue.put((summary, checkpoint))
+
+    def wait(self) -> str:
+        """Wait until W&B has it all; the line to show."""
+        if not self.enabled:
+            return ""
+        if self._exit_code is None:
+            self.end({}, 1, None)  # the run never came to its end
         self._thread.join(FINISH_TIMEOUT + 30)
         if self._thread.is_alive():
             return f"W&B did not finish in time; its files are in {self.folder / 'wandb'}"

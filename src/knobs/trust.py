@@ -5,6 +5,7 @@ lets both pass. So a target must lie under its group's prefixes, be defined in a
 them (`knobs.data.os.system` is not), be a public class or function, and be of the group's kind.
 """
 
+import functools
 import importlib
 import inspect
 import os
@@ -55,6 +56,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, str, dict]]:
             yield from targets(child, f"{path}.{i}")
 
 
+@functools.lru_cache(maxsize=512)
 def resolve(path: str, target: Any) -> Any:
     """The class or function that `path`'s `_target_` names, if the list of its group has it.
 

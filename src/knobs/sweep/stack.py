@@ -47,7 +47,7 @@ class Stack:
         self.runs = sorted(runs, key=kind)
         first = self.runs[0]
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
-        self.noise = Noise([_dropout(run.model) for run in self.runs], self.device)
+        self.noise = Noise(len(self.runs), self.device)
         self.model = stack([run.model for run in self.runs], self.noise)
         self.pairs = [
             (getattr(module, name), views)
@@ -67,6 +67,7 @@ class Stack:
         self.follow_schedules()
         self.l1 = self._vector([run.l1 for run in self.runs])
         self.smoothing = self._vector([run.label_smoothing for run in self.runs])
+        self.draws = any(run.draws for run in self.runs)
         self.mixed = [k for k, run in enumerate(self.runs) if run.mixup]
         self.clip_norm = self._vector([r.training["clip_norm"] for r in self.runs], math.inf)
         self.clip_value = self._vector([r.training["clip_value"] for r in self.runs], math.inf)
@@ -79,7 +80,7 @@ class Stack:
         """[K], or None where no row has the knob."""
         if not any(values):
             return None
-        return torch.tensor([v or absent for v in values]).to(self.lr)
+        return torch.tensor([v or absent for v in values], dtype=torch.float64).to(self.lr)
 
     def follow_schedules(self) -> None:
         """Take over the rates, and what else the rows' schedules moved."""
@@ -94,10 +95,6 @@ class Stack:
         return self.runs
 
 
-def _dropout(model: nn.Module) -> float:
-    return next((m.p for m in model.modules() if type(m) is nn.Dropout), 0.0)
-
-
 def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     """One optimizer update of every row; their losses [K], still on the device.
 
@@ -105,7 +102,7 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
         x: [K, N, ...]. y: [K, N].
     """
     runs = stack.runs
-    if stack.noise.rows or stack.mixed:
+    if stack.draws:
         stack.noise.seed(
             [rng.key(r.seed, "noise", r.progress.epoch, r.progress.step) for r in runs]
         )
@@ -286,6 +283,7 @@ def fit(
     on_epoch: Callable[[Run, dict], None],
     on_end: Callable[[Run, str, Exception | None], None],
     watch: Callable[[Stack], None],
+    on_round: Callable[[Stack], None],
 ) -> None:
     """Train until every run has ended, each when it would alone.
 
@@ -295,6 +293,7 @@ def fit(
         on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.
         on_end: called with a run, whole again, its status and what failed it, if something did.
         watch: called after every step; it may set `stop_requested`.
+        on_round: called after every epoch with what is left of the stack.
     """
     stack: Stack | None = Stack(runs)
     while stack:
@@ -330,3 +329,5 @@ def fit(
                 on_end(run, status, error)
             left = [run for run in stack.runs if run not in over]
             stack = Stack(left) if left else None
+        if stack:
+            on_round(stack)

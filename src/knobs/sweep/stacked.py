@@ -38,19 +38,14 @@ class Noise:
     their solo runs in distribution only.
 
     Args:
-        dropout: each row's probability.
+        rows: how many.
     """
 
-    def __init__(self, dropout: Sequence[float], device: torch.device):
-        self.keep = [1 - p for p in dropout]
+    def __init__(self, rows: int, device: torch.device):
         self.device = device
-        self.generators = [torch.Generator() for _ in dropout]
-        scale = torch.tensor([1 / keep for keep in self.keep], dtype=torch.float64)
-        self.scale = scale.to(device)
-        self.rows = [k for k, keep in enumerate(self.keep) if keep < 1]
-        threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self._shares = [self.rows[i::threads] for i in range(threads)]
-        self._pool = ThreadPoolExecutor(threads) if self.rows and threads > 1 else None
+        self.generators = [torch.Generator() for _ in range(rows)]
+        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
 
     def seed(self, keys: Sequence[int]) -> None:
         """Put every row's stream at one moment."""
@@ -59,22 +54,31 @@ class Noise:
         if self.device.type != "cpu":
             torch.manual_seed(keys[0])
 
-    def mask(self, like: Tensor) -> Tensor | None:
-        """[K, N, ...] of 0 and 1 / (1 - p); None where no row drops anything."""
-        if not self.rows:
+    def mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
+        """[K, N, ...] of 0 and 1 / (1 - p); None where no row drops anything.
+
+        Args:
+            like: the tensor to be masked.
+            dropout: each row's probability p.
+        """
+        rows = [k for k, p in enumerate(dropout) if p]
+        if not rows:
             return None
         mask = torch.ones_like(like, memory_format=torch.contiguous_format)
         if self.device.type != "cpu":
-            keep = torch.tensor(self.keep, device=self.device)
-            mask = (torch.rand_like(mask) < per_row(keep, mask)).to(mask.dtype)
-            return mask.mul_(per_row(self.scale.to(mask.dtype), mask))
+            keep = 1 - torch.tensor(dropout, device=self.device, dtype=mask.dtype)
+            return (torch.rand_like(mask) < per_row(keep, mask)) / per_row(keep, mask)
 
-        def draw(rows: list[int]) -> None:
-            for k in rows:
-                mask[k].bernoulli_(self.keep[k], generator=self.generators[k])
-                mask[k].div_(self.keep[k])
+        def draw(share: list[int]) -> None:
+            for k in share:
+                keep = 1 - dropout[k]
+                mask[k].bernoulli_(keep, generator=self.generators[k]).div_(keep)
 
-        list(self._pool.map(draw, self._shares)) if self._pool else draw(self.rows)
+        if self._threads == 1:
+            draw(rows)
+        else:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads)
+            list(self._pool.map(draw, [rows[i :: self._threads] for i in range(self._threads)]))
         return mask
 
 
@@ -110,12 +114,17 @@ def _stack(template: nn.Module, rows: Sequence[nn.Module], noise: Noise) -> nn.M
     stacked = copy.copy(template)
     stacked._modules, position = {}, 0
     for name, child in template._modules.items():
-        if type(child) is nn.Dropout:
-            stacked._modules[name] = Dropout(rows, noise)
+        if type(child) is nn.Dropout:  # rows that have it have it under the same name
+            stacked._modules[name] = Dropout([_named(row, name) for row in rows], noise)
         else:
             stacked._modules[name] = _stack(child, [c[position] for c in children], noise)
             position += 1
     return stacked
+
+
+def _named(module: nn.Module, name: str) -> nn.Dropout:
+    found = module._modules.get(name)
+    return found if type(found) is nn.Dropout else nn.Dropout(0.0)
 
 
 def _weighing(module: nn.Module) -> list[nn.Module]:
@@ -369,12 +378,12 @@ class StackedPositions(Stacked):
 class Dropout(nn.Module):
     """nn.Dropout with each row's own probability and stream."""
 
-    def __init__(self, rows: Sequence[nn.Module], noise: Noise):
+    def __init__(self, rows: Sequence[nn.Dropout], noise: Noise):
         super().__init__()
-        self.noise = noise
+        self.noise, self.dropout = noise, [row.p for row in rows]
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = self.noise.mask(x) if self.training else None
+        mask = self.noise.mask(x, self.dropout) if self.training else None
         return x if mask is None else x * mask
 
 
@@ -383,6 +392,7 @@ class Attention(Stacked):
 
     def __init__(self, rows: Sequence[nn.MultiheadAttention], noise: Noise):
         super().__init__(rows, noise)
+        self.dropout = [row.dropout for row in rows]
         self.out = Linear([row.out_proj for row in rows], noise)
 
     def settings(self, module: nn.MultiheadAttention) -> None:
@@ -404,7 +414,7 @@ class Attention(Stacked):
         scores = (query / query.shape[-1] ** 0.5) @ key.mT
         scores = scores.masked_fill(padding[..., None, None, :], float("-inf"))
         weights = scores.softmax(-1)
-        mask = self.noise.mask(weights) if self.training else None
+        mask = self.noise.mask(weights, self.dropout) if self.training else None
         mixed = (weights if mask is None else weights * mask) @ value
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
@@ -421,7 +431,7 @@ class EncoderLayer(Stacked):
         ):
             setattr(self, name, kind([getattr(row, name) for row in rows], noise))
         self.activation = _stack(rows[0].activation, [row.activation for row in rows], noise)
-        self.dropout = Dropout(rows, noise)
+        self.dropout = Dropout([row.dropout for row in rows], noise)
 
     def settings(self, module: nn.TransformerEncoderLayer) -> None:
         if not module.norm_first or not isinstance(module.activation, nn.Module):

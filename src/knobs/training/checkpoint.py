@@ -35,8 +35,19 @@ def save_last(folder: Path, state: dict) -> None:
     """Write last.pt: the state of `snapshot`."""
     folder.mkdir(exist_ok=True)
     partial = folder / f"{LAST}.partial"
-    torch.save(state, partial)
+    torch.save(_compact(state), partial)
     os.replace(partial, folder / LAST)
+
+
+def _compact(state: Any) -> Any:
+    """The same with a copy of every tensor that is a view: torch.save writes whole storages."""
+    if isinstance(state, dict):
+        return {name: _compact(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_compact(value) for value in state)
+    if isinstance(state, torch.Tensor) and state.untyped_storage().nbytes() > state.nbytes:
+        return state.clone(memory_format=torch.contiguous_format)
+    return state
 
 
 def snapshot(run: Run) -> dict:

@@ -6,7 +6,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from knobs import cli, config
 from knobs.advice.rules import hints
-from knobs.errors import DIVERGED, ConfigError, UserError, for_a_person
+from knobs.errors import ConfigError, UserError, for_a_person
 from knobs.training import loop, screen
 from knobs.training.assemble import machine
 from knobs.training.loop import Run
@@ -46,10 +47,10 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(plain, folder, out)
-        outcome = execute(plain, folder, out, _about(job))
+        outcome = executor.get()(plain, folder, out, _about(job))
     except Exception as error:
         fault = for_a_person(error)
-        log.error("%s", fault)
+        log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)
         if not alone or not isinstance(fault, UserError):
             raise
         _discard_unused(folder)
@@ -91,20 +92,34 @@ def execute(
         session = Session(plain, folder, device, about)
         screen.opening(out, session.run, plain, folder, session.about["overrides"])
         screen.hints(out, hints(plain, session.run.data.shape))
-        began, failure = time.perf_counter(), None
+        began = time.perf_counter()
         try:
-            outcome = session.close(*_fit(session, out))
-        except Exception as error:
-            failure = error
-            outcome = session.close("failed", failure=error)
-        screen.closing(out, folder, outcome.summary, outcome.line, time.perf_counter() - began)
-        if failure:
-            raise failure
-    return outcome
+            return complete(session, out)
+        finally:
+            line, seconds = session.tracker.wait(), time.perf_counter() - began
+            if session.outcome:
+                screen.closing(out, folder, session.outcome.summary, line, seconds)
 
 
-def _fit(session: Session, out: Console) -> tuple[str, int]:
-    """Fit, keeping the record as it goes; the status and the exit code."""
+def complete(session: Session, out: Console) -> Outcome:
+    """Train a run alone, from where it stands to its end.
+
+    Raises:
+        Exception: whatever failed the run, once the record says so.
+    """
+    try:
+        return _fit(session, out)
+    except Exception as error:
+        session.close("failed", error)
+        raise
+
+
+# How `start` trains; a sweep puts its own way here, in the thread of each of its jobs.
+executor: ContextVar[Callable[..., Outcome]] = ContextVar("executor", default=execute)
+
+
+def _fit(session: Session, out: Console) -> Outcome:
+    """Fit, keeping the record as it goes."""
 
     def on_epoch(run: Run, metrics: dict) -> None:
         session.epoch(metrics)
@@ -115,15 +130,11 @@ def _fit(session: Session, out: Console) -> tuple[str, int]:
         try:
             status = loop.fit(session.run, on_epoch, face.step)
         except loop.Diverged as error:
-            log.warning("%s", error)
             out.print(f"[red]diverged[/]: {error}; a lower lr, warm-up or clipping may help")
-            session.save(whole=False)
-            return "diverged", DIVERGED
+            return session.close("diverged", error)
         except loop.Interrupted:
-            session.save()
-            return "interrupted", 128 + received[0]
-        session.save()
-        return status, 0
+            return session.close("interrupted", number=received[0])
+        return session.close(status)
 
 
 @contextlib.contextmanager

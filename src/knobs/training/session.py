@@ -2,8 +2,10 @@
 
 import json
 import logging
+import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import CheckpointError, for_a_person
+from knobs.errors import DIVERGED, CheckpointError, for_a_person
 from knobs.identity import identity, public
 from knobs.record import Record
 from knobs.tracking import Tracker, versions
@@ -32,14 +34,12 @@ class Outcome:
     Args:
         status: one of record.STATUSES.
         value: the objective's best value; NaN where there is none.
-        line: what W&B has to say.
     """
 
     status: str
     value: float
     exit_code: int
     summary: dict[str, Any]
-    line: str = ""
 
 
 class Session:
@@ -50,6 +50,7 @@ class Session:
         folder: where its record goes.
         about: the overrides and choices that made the config.
         data: what `plain` names, where it has been read already.
+        track: makes the mirror.
 
     Raises:
         UserError: data or a checkpoint that cannot be used; another process holds the folder.
@@ -62,6 +63,7 @@ class Session:
         device: torch.device,
         about: dict[str, Any] | None = None,
         data: Data | None = None,
+        track: Callable[[dict, dict, Path], Any] = Tracker,
     ):
         saved = plain["resume"] and checkpoint.load_last(folder / "checkpoints")
         self.plain, self.folder = plain, folder
@@ -73,7 +75,8 @@ class Session:
         self.record.begin(
             _public(self.about) | {"identity": identity(plain), "config": public(plain)}
         )
-        self.tracker = Tracker(plain["tracking"], public(plain), folder)
+        self.tracker = track(plain["tracking"], public(plain), folder)
+        self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
 
     def epoch(self, metrics: dict) -> None:
@@ -103,23 +106,38 @@ class Session:
             }
             checkpoint.save_best(self.record.checkpoints, run.best_weights, about)
 
-    def close(self, status: str, exit_code: int = 0, failure: Exception | None = None) -> Outcome:
-        """Write the summary and end the mirror.
+    def close(
+        self, status: str, failure: Exception | None = None, number: int = signal.SIGINT
+    ) -> Outcome:
+        """Save what the status calls for, write the summary, and let W&B end its run.
 
         Args:
-            failure: what ended the run, if something did; its traceback goes to the run's log.
+            status: one of record.STATUSES.
+            failure: what ended the run, if something did.
+            number: the signal that interrupted it, if one did.
         """
-        if failure:
-            log.error("the run failed", exc_info=failure)
+        if status == "diverged":
+            log.warning("%s", failure)
+            exit_code = DIVERGED
+            self.save(whole=False)
+        elif status == "failed":
             exit_code = getattr(for_a_person(failure), "exit_code", 1)
+        else:
+            exit_code = 128 + number if status == "interrupted" else 0
+            self.save()
         summary = _summary(self.run, self.plain, status)
-        with suppress(OSError) if failure else nullcontext():
+        with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
-        line = self.tracker.finish(_mirrored(summary), exit_code, best if best.is_file() else None)
+        self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
         value = summary["objective"]["value"]
-        value = float("nan") if value is None else value
-        return Outcome(status, value, exit_code, summary, line)
+        self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
+        return self.outcome
+
+    def restart(self) -> None:
+        """Begin again at the first step, in the same folder."""
+        self.run = assemble(self.plain, self.run.data, self.run.device)
+        self.record.rewind(0)
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:

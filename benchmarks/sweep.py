@@ -1,0 +1,244 @@
+"""A whole sweep, end to end from the shell: knobs beside what people write today.
+
+    .venv-bench/bin/python benchmarks/sweep.py                      # every part
+    .venv-bench/bin/python benchmarks/sweep.py --part a --arms stack lightning
+    .venv-bench/bin/python benchmarks/sweep.py --small --rounds 1   # do all arms run? no figures
+
+a. 64 runs (4 learning rates, 4 weight decays, 2 dropouts, 2 seeds) of an MLP 64-128-128-10 on
+   digits: Adam, batch 64, 20 epochs, metrics of every epoch to W&B offline, the best weights of
+   every run kept. Each arm is one command, timed from its start to its end; the arms take turns,
+   so a slow moment of the machine hits neighbours alike. Printed: seconds as median
+   [lowest .. highest] over the rounds, and how many times as long as knobs' stack launcher an arm
+   takes, as the median of the ratios round by round. After each turn every run is looked at: its
+   best weights lie in its folder, W&B's file holds the validation accuracy of each epoch, and the
+   best of them all is that of a trained network; else the measurement ends with an error.
+   `import torch` alone is the floor under every command.
+"""
+
+import argparse
+import math
+import os
+import shlex
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from solo import REPO, ratio, spread
+from wandb.proto.wandb_internal_pb2 import Record
+
+# Error reports off: at its end an offline run would wait for the host they go to.
+WANDB = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+BLOCK = 32768  # bytes of a .wandb file
+METRIC = "val/accuracy"
+BASELINE = "stack"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a sweep is.
+
+    Args:
+        grid: knob -> its values, by the names of Arm.keys.
+        accuracy: what the best run reaches at least, on validation.
+    """
+
+    grid: dict[str, str]
+    epochs: int
+    accuracy: float
+
+    @property
+    def runs(self) -> int:
+        """Points of the grid."""
+        return math.prod(len(values.split(",")) for values in self.grid.values())
+
+
+FULL = Size(
+    {
+        "lr": "3e-4,1e-3,3e-3,1e-2",
+        "weight_decay": "0,1e-5,1e-4,1e-3",
+        "dropout": "0,0.2",
+        "seed": "0,1",
+    },
+    epochs=20,
+    accuracy=0.95,
+)
+SMALL = Size({"lr": "1e-3,3e-3", "dropout": "0,0.2"}, epochs=2, accuracy=0.5)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to run a sweep.
+
+    Args:
+        keys: what the script calls the knobs of Size.grid, and the epochs.
+        weights: where a run's folder keeps the best ones.
+        extra: further overrides.
+    """
+
+    script: str
+    keys: dict[str, str]
+    weights: str
+    extra: tuple[str, ...] = ()
+
+    def command(self, size: Size, folder: Path | str) -> list[str]:
+        """What follows `python`."""
+        grid = [f"{self.keys[knob]}={values}" for knob, values in size.grid.items()]
+        epochs = f"{self.keys['epochs']}={size.epochs}"
+        return [self.script, "-m", *self.extra, epochs, *grid, f"hydra.sweep.dir={folder}"]
+
+
+KNOBS = {
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "dropout": "regularization.dropout",
+    "seed": "seed",
+    "epochs": "training.epochs",
+}
+LIGHTNING = {
+    "lr": "model.lr",
+    "weight_decay": "model.weight_decay",
+    "dropout": "model.dropout",
+    "seed": "seed",
+    "epochs": "trainer.max_epochs",
+}
+PLAIN = {knob: knob for knob in KNOBS}
+KNOBS_BEST = "checkpoints/best.safetensors"
+TASK = ("model.width=128", "training.batch_size=64")
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.threads=1")
+ARMS = {
+    "stack": Arm("train.py", KNOBS, KNOBS_BEST, TASK),
+    "basic": Arm("train.py", KNOBS, KNOBS_BEST, ("hydra/launcher=basic", *TASK)),
+    "joblib": Arm("train.py", KNOBS, KNOBS_BEST, (*JOBLIB, *TASK)),
+    "lightning": Arm("benchmarks/peers/lightning_sweep.py", LIGHTNING, "checkpoints/best.ckpt"),
+    "plain": Arm("benchmarks/peers/plain_sweep.py", PLAIN, "best.pt"),
+}
+FLOOR = "import torch"
+
+
+def timed(command: list[str], log: Path) -> float:
+    """Seconds of one python command; its output goes to `log`, whose end is shown if it fails."""
+    with log.open("w") as out:
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=REPO,
+            env=os.environ | WANDB,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        seconds = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}: {shlex.join(command)}\n{log.read_text()[-3000:]}")
+    return seconds
+
+
+def wandb_records(file: Path) -> Iterator[Record]:
+    """What a .wandb file holds: pieces of records in blocks, as LevelDB writes its log."""
+    data, at, pieces = file.read_bytes(), 7, []
+    while at + 7 <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < 7:  # no room for the header of a piece
+            at += left
+            continue
+        _checksum, length, kind = struct.unpack_from("<IHB", data, at)
+        pieces.append(data[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or its last piece
+            yield Record.FromString(b"".join(pieces))
+            pieces = []
+
+
+def accuracies(run: Path) -> list[float]:
+    """Validation accuracy of each epoch, as W&B has it."""
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    items = (item for record in wandb_records(file) for item in record.history.item)
+    return [float(i.value_json) for i in items if METRIC in (i.key, *i.nested_key)]
+
+
+def best_accuracy(arm: Arm, size: Size, folder: Path) -> float:
+    """Best validation accuracy of a sweep, all of whose runs are looked at.
+
+    Raises:
+        ValueError: runs, epochs, weights or W&B files are missing, or the best run has not learnt.
+    """
+    runs = [path for path in folder.iterdir() if path.name.isdigit()]
+    if len(runs) != size.runs:
+        raise ValueError(f"{len(runs)} runs instead of {size.runs}")
+    best = 0.0
+    for run in runs:
+        epochs = accuracies(run)
+        if len(epochs) != size.epochs or not (run / arm.weights).is_file():
+            raise ValueError(f"{run}: {len(epochs)} epochs, or no {arm.weights}")
+        best = max(best, *epochs)
+    if not best > size.accuracy:
+        raise ValueError(f"best validation accuracy {best}")
+    return best
+
+
+def sweep(arm: Arm, size: Size) -> tuple[float, float]:
+    """Seconds and best validation accuracy of one sweep, in a folder that is then removed."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "sweep"
+        seconds = timed(arm.command(size, folder), Path(parent) / "log")
+        return seconds, best_accuracy(arm, size, folder)
+
+
+def floor() -> float:
+    """Seconds of `import torch` alone."""
+    return timed(["-c", FLOOR], Path(os.devnull))
+
+
+def show(name: str, seconds: dict[str, list[float]], note: str) -> None:
+    """One line of results."""
+    line = f"  {name:<13} {spread(seconds[name])} s"
+    if BASELINE in seconds:
+        line += f"   {ratio(seconds[name], seconds[BASELINE]):6.2f} x {BASELINE}"
+    print(f"{line}   {note}".rstrip())
+
+
+def part_a(args: argparse.Namespace) -> None:
+    """Many small runs: every arm's whole sweep, in turns."""
+    size = SMALL if args.small else FULL
+    arms = {name: ARMS[name] for name in args.arms}
+    print(f"\na. {size.runs} runs of {size.epochs} epochs: {args.rounds} rounds")
+    print(f"  environment: {' '.join(f'{name}={value}' for name, value in WANDB.items())}")
+    for name, arm in arms.items():
+        print(f"  {name}: {shlex.join(['python', *arm.command(size, 'FOLDER')])}")
+        sweep(arm, SMALL)  # warms up: files of packages read and compiled once
+    seconds: dict[str, list[float]] = {name: [] for name in [FLOOR, *arms]}
+    best: dict[str, float] = {}
+    for turn in range(args.rounds):
+        seconds[FLOOR].append(floor())
+        for name, arm in arms.items():
+            took, best[name] = sweep(arm, size)
+            seconds[name].append(took)
+            print(f"  round {turn + 1}: {name} {took:.1f} s", file=sys.stderr, flush=True)
+    show(FLOOR, seconds, "")
+    for name in arms:
+        show(name, seconds, f"best {METRIC} {best[name]:.4f}, {size.runs} runs checked")
+
+
+PARTS = {"a": part_a}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=[*PARTS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--small", action="store_true", help="a few short runs: does it work?")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for part in args.part:
+        PARTS[part](args)
+
+
+if __name__ == "__main__":
+    main()

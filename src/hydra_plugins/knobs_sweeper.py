@@ -1,0 +1,39 @@
+"""hydra/sweeper=grid: a grid that resumes, reports its failures and ends in a leaderboard."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridSweeperConf:
+    """hydra.sweeper: nothing to set; what varies stands on the command line."""
+
+    _target_: str = "hydra_plugins.knobs_sweeper.GridSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="knobs"
+)
+
+
+class GridSweeper(Sweeper):
+    """A thin adapter: knobs.sweep.grid does the work, with any launcher."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from knobs.sweep.grid import sweep
+
+        return sweep(arguments, self.launcher, self.context, self.config)

@@ -1,0 +1,153 @@
+"""W&B for the many runs of a stack, in a process of its own.
+
+One interpreter lets one thread at a time run Python: mirrors in threads would hold up a stack's
+training. Here they cost it a line of JSON an epoch. The parent writes {"run": 0, "do": "log",
+"with": [...]} lines; each run's last line comes back as {"run": 0, "line": "..."}.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from knobs.tracking import FINISH_TIMEOUT, Tracker, enabled
+
+NICE = 10  # what the operating system leaves over is enough
+
+
+class Mirror:
+    """The process, started with the first run that wants to be mirrored."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._out: queue.SimpleQueue = queue.SimpleQueue()
+        self._lines: dict[int, str] = {}
+        self._told = threading.Condition()
+        self._count = 0
+
+    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote":
+        """In place of tracking.Tracker."""
+        self._count += 1
+        remote = Remote(self, self._count, enabled(settings))
+        if remote.enabled:
+            if not self._process:
+                self._start()
+            self.send(self._count, "open", settings, config, str(folder))
+        return remote
+
+    def send(self, run: int, do: str, *arguments: Any) -> None:
+        """Queue one call; returns at once."""
+        self._out.put(json.dumps({"run": run, "do": do, "with": arguments}) + "\n")
+
+    def line(self, run: int) -> str:
+        """What a run's mirror has to say at its end."""
+        with self._told:
+            told = self._told.wait_for(lambda: run in self._lines, FINISH_TIMEOUT + 60)
+        return self._lines[run] if told else "W&B did not finish in time; the records are whole"
+
+    def close(self) -> None:
+        """Let the process end when it has done its work."""
+        self._out.put(None)
+
+    def _start(self) -> None:
+        # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "knobs.mirror"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._write, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _write(self) -> None:
+        try:
+            while (line := self._out.get()) is not None:
+                self._process.stdin.write(line)
+                if self._out.empty():
+                    self._process.stdin.flush()
+            self._process.stdin.close()
+        except OSError:
+            pass  # it has died, which _read tells
+
+    def _read(self) -> None:
+        for text in self._process.stdout:
+            answer = json.loads(text)
+            with self._told:
+                self._lines[answer["run"]] = answer["line"]
+                self._told.notify_all()
+        with self._told:  # it is gone: whoever still waits need not
+            for run in range(1, self._count + 1):
+                self._lines.setdefault(run, "W&B's process ended early; the records are whole")
+            self._told.notify_all()
+
+
+class Remote:
+    """One run's mirror there, with tracking.Tracker's methods."""
+
+    def __init__(self, mirror: Mirror, run: int, on: bool):
+        self._mirror, self._run, self.enabled, self._ended = mirror, run, on, False
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Mirror one epoch."""
+        if self.enabled:
+            self._mirror.send(self._run, "log", metrics)
+
+    def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
+        """Mirror the summary and end the W&B run; returns at once."""
+        self._ended = True
+        if self.enabled:
+            path = str(checkpoint) if checkpoint else None
+            self._mirror.send(self._run, "end", summary, exit_code, path)
+
+    def wait(self) -> str:
+        """Wait until W&B has it all; the line to show."""
+        if not self.enabled:
+            return ""
+        if not self._ended:
+            self.end({}, 1, None)
+        return self._mirror.line(self._run)
+
+
+def main() -> None:
+    """The process: a Tracker for each run, until the parent has no more to say."""
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints goes elsewhere
+    trackers: dict[int, Tracker] = {}
+    waiting: list[threading.Thread] = []
+
+    def tell(run: int) -> None:
+        line = trackers[run].wait()
+        with lock:
+            answers.write(json.dumps({"run": run, "line": line}) + "\n")
+            answers.flush()
+
+    lock = threading.Lock()
+    for text in sys.stdin:
+        call = json.loads(text)
+        run, arguments = call["run"], call["with"]
+        if call["do"] == "open":
+            settings, config, folder = arguments
+            trackers[run] = Tracker(settings, config, Path(folder))
+        elif call["do"] == "log":
+            trackers[run].log(*arguments)
+        else:
+            summary, exit_code, path = arguments
+            trackers[run].end(summary, exit_code, Path(path) if path else None)
+            waiting.append(threading.Thread(target=tell, args=(run,)))
+            waiting[-1].start()
+    for tracker in trackers.values():
+        tracker.wait()  # those that the parent left open: it died
+    for thread in waiting:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()

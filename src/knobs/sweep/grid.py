@@ -1,0 +1,213 @@
+"""A grid in a folder of its own: what is done is left, what is not goes on, the rest begins."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from knobs import cli, config, ledger
+from knobs.errors import SWEEP_FAILED, UserError, for_a_person
+from knobs.identity import identity
+from knobs.ledger import Entry, Ledger
+from knobs.sweep import leaderboard
+
+SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
+SIGNALS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@dataclass
+class Task:
+    """A job that is to run.
+
+    Args:
+        config: composed, its hydra node included.
+        plain: what it trains, resolved; None where it is no training run of knobs.
+    """
+
+    config: DictConfig
+    plain: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Task":
+        """A task from its config."""
+        return cls(config, plain_config(config))
+
+
+def sweep(
+    arguments: list[str], launcher: Launcher, context: HydraContext, master: DictConfig
+) -> list[Sequence[JobReturn]]:
+    """Run a grid; the exit code follows from how its runs ended.
+
+    Args:
+        arguments: the command line's overrides, hydra's own left out.
+        launcher, context, master: as Hydra hands them to a sweeper.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+    folder = Path(str(master.hydra.sweep.dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with ledger.held(folder):
+            OmegaConf.save(master, folder / "multirun.yaml")
+            return _sweep(arguments, launcher, context, master, folder, out)
+    except UserError as error:
+        sys.exit(cli.report(error))
+
+
+def _sweep(
+    arguments: list[str],
+    launcher: Launcher,
+    context: HydraContext,
+    master: DictConfig,
+    folder: Path,
+    out: Console,
+) -> list[Sequence[JobReturn]]:
+    todo = outstanding(config.jobs(arguments), folder, context, master, out)
+    returns: list[JobReturn] = []
+    stopped = 0
+    try:
+        returns = launch(todo, launcher) if todo else []
+    except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
+        stopped = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
+        if stopped not in SIGNALS:
+            raise
+    stopped = stopped or next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+    runs = leaderboard.read_runs(folder)
+    if runs:
+        entries = leaderboard.leaderboard(runs)
+        leaderboard.write_csv(folder / leaderboard.CSV, entries)
+        leaderboard.show(out, entries, path=folder / leaderboard.CSV)
+    failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
+    show_failures(out, failed)
+    if stopped:
+        words, where = sys.argv[1:], f"hydra.sweep.dir={folder}"
+        named = any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words)
+        line = shlex.join(words if named else [*words, where])
+        out.print(escape(f"interrupted; go on with: python train.py {line}"))
+        cli.end_with(stopped)
+    elif failed or any(run.status == "failed" for run in runs):
+        cli.end_with(SWEEP_FAILED)
+    return [returns]
+
+
+def outstanding(
+    jobs: list[list[str]], folder: Path, context: HydraContext, master: DictConfig, out: Console
+) -> dict[int, Task]:
+    """The jobs that are to run, under their numbers, each composed; all are in sweep.json then."""
+    retry = bool(master.get("retry_failed"))
+    sources = master.hydra.runtime.config_sources
+    digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
+    known = ledger.done(folder, digest, retry)
+    book = ledger.read(folder) or Ledger(digest)
+    book.conf = digest
+    numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
+    todo: dict[int, Task] = {}
+    skipped, resumed, twice = 0, 0, 0
+    for lines in jobs:
+        job = ledger.job_of(lines)
+        if job in known:
+            skipped += 1
+            continue
+        task = Task.of(compose(lines, context, master))
+        own = identity(task.plain) if task.plain else ""
+        number = numbers.get(own, max(book.jobs, default=-1) + 1)
+        if number in todo:
+            twice += 1
+            continue
+        run = folder / str(number)
+        if own in numbers and ledger.settled(status := ledger.status(run), retry):
+            skipped += 1
+        elif own in numbers and (run / "checkpoints" / "last.pt").is_file() and status != "failed":
+            todo[number] = Task.of(compose([*lines, f"resume='{run}'"], context, master))
+            resumed += 1
+        else:
+            todo[number] = task
+        book.jobs[number] = Entry(job, own)
+        if own:
+            numbers[own] = number
+    book.write(folder)
+    for count, what in (
+        (skipped, "ended before and left alone"),
+        (resumed, "resumed from checkpoints"),
+        (twice, "stated twice, run once"),
+    ):
+        if count:
+            out.print(f"{count:,} run{'s' * (count > 1)} {what}")
+    return todo
+
+
+def launch(tasks: dict[int, Task], launcher: Launcher) -> list[JobReturn]:
+    """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers."""
+    if hasattr(launcher, "launch_numbered"):
+        return list(launcher.launch_numbered(tasks))
+    returns: list[JobReturn] = []
+    batch: list[list[str]] = []
+    for number, task in sorted(tasks.items()):
+        batch.append(list(task.config.hydra.overrides.task))
+        if number + 1 not in tasks:
+            returns += launcher.launch(batch, initial_job_idx=number + 1 - len(batch))
+            batch = []
+    return returns
+
+
+def compose(overrides: Sequence[str], context: HydraContext, master: DictConfig) -> DictConfig:
+    """A job's config: from what was checked before, or as Hydra's own launchers get it."""
+    hydra = OmegaConf.to_container(master.hydra.overrides.hydra)
+    made = config.composed([*hydra, *overrides])
+    if made is None:
+        return context.config_loader.load_sweep_config(master, list(overrides))
+    OmegaConf.copy_cache(master, made)  # the time stamps of the sweep's folder
+    return made
+
+
+def plain_config(made: DictConfig) -> dict[str, Any] | None:
+    """What a job will train, resolved; None where it is no training run of knobs."""
+    if not {*SECTIONS, "training", "task"} <= set(made):
+        return None
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = made
+    try:
+        kept = OmegaConf.masked_copy(made, [key for key in made if key != "hydra"])
+        plain = OmegaConf.to_container(kept, resolve=True)
+    finally:
+        HydraConfig.instance().cfg = before
+    return plain if plain["task"] == "train" else None
+
+
+def show_failures(out: Console, failed: list[JobReturn]) -> None:
+    """One line for each job that failed, and where its traceback is."""
+    if not failed:
+        return
+    table = Table(box=None, title=f"{len(failed)} failed", title_justify="left", title_style="red")
+    for column in ("job", "error", "log"):
+        table.add_column(column, overflow="fold")
+    for returned in failed:
+        job = returned.hydra_cfg.hydra if returned.hydra_cfg else None
+        number = str(job.job.num) if job else "?"
+        error = returned._return_value
+        first = str(for_a_person(error)).strip().partition("\n")[0]
+        log = Path(str(job.runtime.get("output_dir"))) / f"{job.job.name}.log" if job else Path()
+        where = _near(log) if log.is_file() else ""
+        table.add_row(number, escape(f"{type(error).__name__}: {first}"), escape(where))
+    out.print(table)
+
+
+def _near(path: Path) -> str:
+    """A path as seen from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _exit_code(returned: JobReturn) -> Any:
+    error = returned._return_value
+    return error.code if isinstance(error, SystemExit) else 0

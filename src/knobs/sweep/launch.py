@@ -1,0 +1,264 @@
+"""The jobs of a sweep -> their JobReturns: begun, trained together or one by one, ended."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from rich.console import Console
+
+from knobs import build
+from knobs.data import Data
+from knobs.errors import MemoryShortage, for_a_person
+from knobs.mirror import Mirror, Remote
+from knobs.sweep import plan, stack
+from knobs.sweep.grid import Task
+from knobs.sweep.jobs import Job
+from knobs.sweep.plan import Group
+from knobs.sweep.screen import Screen
+from knobs.sweep.stacked import CannotStack
+from knobs.training import run
+from knobs.training.assemble import machine
+from knobs.training.loop import Run
+from knobs.training.session import SAVE_SECONDS, Outcome, Session
+
+log = logging.getLogger("knobs")
+SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
+FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
+
+
+def launch(
+    tasks: dict[int, Task],
+    context: HydraContext,
+    task_function: TaskFunction,
+    width: int | None = None,
+) -> list[JobReturn]:
+    """Run jobs, those that can share a computation as stacks.
+
+    Args:
+        tasks: number -> job.
+        context, task_function: as Hydra hands them to a launcher.
+        width: most rows of a stack; None leaves it to a measurement.
+    """
+    setup_globals()
+    sets: dict[str, Data] = {}
+
+    def read(plain: dict) -> Data:
+        key = str(plain["data"])
+        if key not in sets:
+            sets[key] = build.data(plain)
+        return sets[key]
+
+    groups = grouped(tasks, read, width)
+    overrides = {n: list(task.config.hydra.overrides.task) for n, task in tasks.items()}
+    with Screen(overrides, groups) as screen, _signals() as stopped:
+        work = Work(screen, stopped, read)
+        for group in groups:
+            for numbers in group.chunks:
+                if stopped:
+                    break
+                work.run([Job(n, tasks[n].config, context, task_function) for n in numbers])
+        work.wait()
+    return [returned for _, returned in sorted(work.returns.items())]
+
+
+def grouped(tasks: dict[int, Task], read: plan.Reader, width: int | None) -> list[Group]:
+    """Runs of knobs as they train together; any other job by itself; in the order of jobs."""
+    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's metrics and its log
+    groups = plan.plan({n: task.plain for n, task in tasks.items() if task.plain}, read, width)
+    groups += [Group([number]) for number, task in tasks.items() if not task.plain]
+    return sorted(groups, key=lambda group: group.jobs[0])
+
+
+def open_files() -> int:
+    """How many files this process may have open, after asking for as many as it may have."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which sets no such limit
+        return FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft in range(FILES):
+        soft = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return FILES if soft == resource.RLIM_INFINITY else soft
+
+
+class Work:
+    """Trains what jobs ask for.
+
+    Args:
+        screen: what a person watches.
+        stopped: signals that asked the sweep to stop; more may come.
+        read: a config -> its data.
+    """
+
+    def __init__(self, screen: Screen, stopped: list[int], read: plan.Reader):
+        self.screen, self.stopped, self.read = screen, stopped, read
+        self.returns: dict[int, JobReturn] = {}
+        self._mirror = Mirror()
+        self._trackers: list[Remote] = []
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Jobs that train together, from their beginning to their end."""
+        for job in jobs:
+            job.begin()
+            if not job.request:
+                self._ended(job)
+        jobs = [job for job in jobs if job.request]
+        if not jobs:
+            return
+        with machine(jobs[0].request.plain["training"]) as device:
+            sessions: dict[Job, Session] = {}
+            for job in jobs:
+                ask = job.request
+                try:
+                    with job.world():
+                        data = self.read(ask.plain)
+                        track = self._mirror.tracker
+                        sessions[job] = Session(
+                            ask.plain, ask.folder, device, ask.about, data, track
+                        )
+                except Exception as error:
+                    self._end(job, error)
+                else:
+                    self._trackers.append(sessions[job].tracker)
+            places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch of its epochs
+            for job, session in sessions.items():
+                places.setdefault(session.run.progress.batch, {})[job] = session
+            for group in places.values():
+                self._train(group)
+
+    def wait(self) -> None:
+        """Until W&B has everything."""
+        lines = [tracker.wait() for tracker in self._trackers]
+        self._mirror.close()
+        self.screen.mirrored([line for line in lines if line])
+
+    def _train(self, sessions: dict[Job, Session]) -> None:
+        """As a stack where there are several; else, or where that fails, one by one."""
+        if len(sessions) == 1:
+            return self._alone(sessions)
+        try:
+            return self._together(sessions)
+        except CannotStack as error:
+            self.screen.note(f"{len(sessions)} runs train one by one: {error}")
+            return self._alone(sessions)
+        except Exception as error:  # of the computation that all rows share
+            fault = for_a_person(error)
+            log.exception("a stack of %d runs failed; they begin again", len(sessions))
+        left = {job: session for job, session in sessions.items() if not session.outcome}
+        for job, session in list(left.items()):
+            try:
+                session.restart()
+            except Exception as error:
+                session.close("failed", error)
+                self._end(job, error)
+                del left[job]
+        if isinstance(fault, MemoryShortage) and len(left) > 1:
+            self.screen.note(f"no memory for {len(left)} runs at once: they go on as two halves")
+            items = list(left.items())
+            self._train(dict(items[::2]))
+            return self._train(dict(items[1::2]))
+        self.screen.note(f"{len(left)} runs begin again one by one: {fault}")
+        return self._alone(left)
+
+    def _alone(self, sessions: dict[Job, Session]) -> None:
+        for job, session in sessions.items():
+            try:
+                with job.world():
+                    answer = run.complete(session, Console(quiet=True))
+            except Exception as error:
+                answer = error
+            if session.outcome and session.outcome.status == "interrupted":
+                self.stopped.append(session.outcome.exit_code - 128)
+            self.screen.steps(session.run.progress.step)
+            self._end(job, answer)
+
+    def _together(self, sessions: dict[Job, Session]) -> None:
+        by_run = {session.run: (job, session) for job, session in sessions.items()}
+        saved = Clock()
+        unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
+
+        def on_epoch(one: Run, metrics: dict) -> None:
+            if one in unsaved:
+                raise unsaved[one]
+            job, session = by_run[one]
+            with job.log():
+                session.epoch(metrics)
+            self.screen.epoch(job.number, one)
+
+        def on_round(rows: stack.Stack) -> None:
+            if saved.due():
+                with saved:
+                    for one in rows.release():
+                        try:
+                            by_run[one][1].save()
+                        except Exception as error:
+                            unsaved[one] = error
+
+        def on_end(one: Run, status: str, error: Exception | None) -> None:
+            job, session = by_run[one]
+            try:
+                with job.log():
+                    answer = session.close(status, error, *self.stopped[:1])
+            except Exception as fault:  # a full disk
+                session.close("failed", fault)
+                answer = error = fault
+            self._end(job, error if status == "failed" else answer)
+
+        def watch(rows: stack.Stack) -> None:
+            self.screen.steps(len(rows.runs))
+            rows.stop_requested = bool(self.stopped)
+
+        stack.fit(list(by_run), on_epoch, on_end, watch, on_round)
+
+    def _end(self, job: Job, answer: Outcome | Exception) -> None:
+        job.end(answer)
+        self._ended(job)
+
+    def _ended(self, job: Job) -> None:
+        self.returns[job.number] = job.returned
+        self.screen.ended(job)
+
+
+class Clock:
+    """When a stack's checkpoints are due: not too often for what they take."""
+
+    def __init__(self) -> None:
+        self._last, self._took = time.perf_counter(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        pause = max(SAVE_SECONDS, SAVE_SHARE * self._took)
+        return time.perf_counter() - self._last > pause
+
+    def __enter__(self) -> None:
+        self._last = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.perf_counter()
+        self._last, self._took = now, now - self._last
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM asks the sweep to stop, a second one stops it there."""
+    received: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are someone else's
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,236 @@
+"""Which jobs of a sweep train together, how many at a time, and what it will cost."""
+
+import copy
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from knobs import build
+from knobs.data import Data, Stream
+from knobs.errors import UserError
+from knobs.sweep import stack
+from knobs.sweep.slices import LINEAR_IN_LR
+from knobs.sweep.stacked import CannotStack
+from knobs.training import loop
+from knobs.training.assemble import assemble, steps_per_epoch
+from knobs.training.loop import Run
+
+STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
+STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
+# What rows of one stack may differ in, beside everything outside these sections.
+FREE = {
+    "training": ("epochs", "early_stopping", "clip_norm", "clip_value", "checkpoint", "ema"),
+    "regularization": ("dropout", "l1", "l2", "l2_biases", "label_smoothing", "mixup"),
+}
+SHARED = ("data", "model", "activation", "regularization", "training")
+WIDTHS = (16, 64, 256, 1024)  # tried where there are as many rows: small nets like wide stacks
+PROBE_STEPS = 3
+MEMORY_SHARE = 0.5  # of what is free
+NEARLY = 1.1
+LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
+
+
+Reader = Callable[[dict], Data]  # a config -> its data
+
+
+@dataclass
+class Group:
+    """Jobs that train together, or one by one.
+
+    Args:
+        jobs: their numbers.
+        width: rows of a stack; 1 where they train one by one.
+        reason: why one by one, in one line.
+        steps: optimizer steps of all of them, each trained to its last epoch.
+        seconds: what these are expected to take.
+    """
+
+    jobs: list[int]
+    width: int = 1
+    reason: str = ""
+    steps: int = 0
+    seconds: float = 0.0
+    plain: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def chunks(self) -> list[list[int]]:
+        """The jobs of each stack, as even as can be."""
+        count = -(-len(self.jobs) // self.width)
+        return [self.jobs[i::count] for i in range(count)]
+
+
+def plan(configs: dict[int, dict], data: Reader, width: int | None) -> list[Group]:
+    """Group the jobs of a sweep by what their computations share, and time a few steps of each.
+
+    Args:
+        configs: number -> plain config.
+        data: a config -> its data.
+        width: most rows of a stack; None leaves it to the measurement.
+    """
+    groups: dict[str, Group] = {}
+    for number, plain in configs.items():
+        reason = alone(plain)
+        key = f"{reason} {number}" if reason else shared(plain)
+        groups.setdefault(key, Group([], reason=reason, plain=plain)).jobs.append(number)
+    for group in groups.values():
+        _measure(group, configs, data, width)
+    return list(groups.values())
+
+
+def alone(plain: dict) -> str:
+    """Why a run cannot be a row of a stack; empty if nothing in its config is against it."""
+    optimizer, training, model = plain["optimizer"], plain["training"], plain["model"]["name"]
+    name = optimizer["_target_"].rpartition(".")[2]
+    if optimizer["_target_"] not in STACKABLE:
+        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
+    for switch in ("maximize", "differentiable", "capturable"):
+        if optimizer.get(switch):
+            return f"optimizer.{switch}=true has no stacked form"
+    if training["compile"]:
+        return "training.compile=true compiles one model"
+    if training["ema"]:
+        return "training.ema averages one model's weights"
+    if model == "text_lstm":
+        return "an LSTM has no stacked form"
+    if model == "resnet18":
+        return "resnet18's convolutions are larger than a stack helps"
+    return ""
+
+
+def shared(plain: dict) -> str:
+    """What the runs of one stack have in common, as a text to compare."""
+    kept = {
+        section: {k: v for k, v in plain[section].items() if k not in FREE.get(section, ())}
+        for section in SHARED
+    }
+    return json.dumps(kept, sort_keys=True)
+
+
+def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | None) -> None:
+    """Choose the group's width by timing a few steps, and say what it will cost."""
+    try:
+        read = data(group.plain)
+        device = build.device(group.plain["training"]["device"])
+        run = assemble(group.plain | {"resume": None}, read, device)
+    except UserError as error:  # each job will say it of itself
+        group.reason = str(error)
+        return
+    steps = steps_per_epoch(len(read.train), group.plain["training"])
+    group.steps = steps * sum(configs[number]["training"]["epochs"] for number in group.jobs)
+    solo = time_solo(run)
+    group.seconds = group.steps * solo
+    rows = min(len(group.jobs), most or len(group.jobs))
+    if group.reason or rows == 1:
+        return
+    if isinstance(read.train, Stream):
+        group.reason = "its data are read from disk batch by batch"
+        return
+    try:
+        rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / row_bytes(run))))
+        timed = {w: time_stack(run, w) for w in sorted({rows, *(w for w in WIDTHS if w < rows)})}
+    except CannotStack as error:
+        group.reason = str(error)
+        return
+    fastest = min(timed.values())
+    # The widest that is nearly as fast: what an epoch costs beside its steps is shared by more.
+    width = max(w for w, seconds in timed.items() if seconds < NEARLY * fastest)
+    if fastest > LEAST_GAIN * solo:
+        group.reason = f"a stack would take {fastest / solo:.1f} times as long"
+        return
+    group.width, group.seconds = width, group.steps * fastest
+
+
+def time_solo(run: Run) -> float:
+    """Seconds of one optimizer step of a run alone; the run itself stays as it is."""
+    [own] = clones(run, 1)
+    batches = list(_batches(loop.epoch_batches(own)))
+    own.model.train()
+    return _median([(lambda b=b: loop.train_step(own, *b)) for b in batches])
+
+
+def time_stack(run: Run, width: int) -> float:
+    """Seconds of one optimizer step and row of a stack of `width` copies of a run."""
+    rows = stack.Stack(clones(run, width))
+    batches = list(_batches(stack.epoch_batches(rows)))
+    rows.model.train()
+    return _median([(lambda b=b: stack.train_step(rows, *b)) for b in batches]) / width
+
+
+def _batches(source: Iterator) -> Iterator:
+    return (batch for batch, _ in zip(source, range(PROBE_STEPS + 1), strict=False))
+
+
+def _median(steps: Sequence[Callable[[], object]]) -> float:
+    """Seconds of a step; the first warms up where there are several."""
+    seconds = []
+    for step in steps:
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:] or seconds)
+
+
+def clones(run: Run, count: int) -> list[Run]:
+    """Copies of a run that share nothing but its data."""
+    copies = []
+    for _ in range(count):
+        # Together, so that the copied optimizer holds the copied model's weights.
+        parts = (run.model, run.optimizer, run.scheduler, run.progress)
+        model, optimizer, scheduler, progress = copy.deepcopy(parts)
+        copies.append(
+            dataclasses.replace(
+                run,
+                model=model,
+                optimizer=optimizer,
+                scheduler=scheduler,
+                progress=progress,
+                forward=model,
+                average=None,
+            )
+        )
+    return copies
+
+
+def row_bytes(run: Run) -> int:
+    """Bytes that one row needs: weights, gradients, optimizer state, and what a step keeps."""
+    [own] = clones(run, 1)
+    x, y = next(loop.epoch_batches(own))
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loop.train_step(own, x, y)
+    weights = sum(p.nbytes for p in own.model.parameters())
+    state = sum(
+        value.nbytes
+        for values in own.optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, torch.Tensor)
+    )
+    # Weights, gradient, shadow and the best so far; activations and their gradients.
+    return 4 * weights + state + x.nbytes + 2 * sum(kept)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes still to be had on a device, within this process's own limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 8 * 2**30  # not Linux: a guess that every machine of today meets
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)

@@ -1,0 +1,163 @@
+"""What a person sees of a sweep: what it will cost, its progress, its leaders, its failures."""
+
+import math
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.console import Group as Lines
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from knobs.errors import for_a_person
+from knobs.sweep.jobs import Job
+from knobs.sweep.plan import Group
+from knobs.training.loop import Run
+
+LEADERS = 3
+PLAIN_SECONDS = 5.0  # between lines where there is no terminal
+LOOK_SECONDS = 0.2  # between looks at the screen, which a step must not pay for
+MAX_REASONS = 5
+
+
+class Screen:
+    """The sweep's face: `with Screen(jobs, groups) as screen`.
+
+    Args:
+        jobs: number -> overrides.
+        groups: what was planned.
+    """
+
+    def __init__(self, jobs: dict[int, list[str]], groups: list[Group]):
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.labels, self.groups = labels(jobs), groups
+        self.count, self.done = len(jobs), Counter()
+        self.best: dict[int, tuple[float, float, int]] = {}  # number: rank key, value, epoch
+        self.metric = ""
+        self._steps, self._total = 0, sum(group.steps for group in groups)
+        self._began = self._looked = time.perf_counter()
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Screen":
+        self.note(self._cost())
+        alone = Counter(group.reason for group in self.groups if group.reason)
+        for reason, _ in alone.most_common(MAX_REASONS):
+            runs = sum(len(group.jobs) for group in self.groups if group.reason == reason)
+            self.note(f"  {plural(runs, 'run')} one by one: {reason}")
+        if len(alone) > MAX_REASONS:
+            self.note(f"  and more for {len(alone) - MAX_REASONS} other reasons")
+        if self.out.is_terminal:
+            self._live = Live(self, console=self.out, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._began = self._looked = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __rich__(self) -> Lines:
+        return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
+
+    def note(self, line: str) -> None:
+        """One line that stays."""
+        self.out.print(escape(line))
+
+    def steps(self, count: int) -> None:
+        """So many optimizer steps more, over all runs."""
+        self._steps += count
+        if not self._live and time.perf_counter() - self._looked > PLAIN_SECONDS:
+            self._looked = time.perf_counter()
+            self.note(self._line())
+
+    def epoch(self, number: int, run: Run) -> None:
+        """A run has come to the end of an epoch."""
+        progress = run.progress
+        if progress.best is not None:
+            self._rank(number, run.objective, progress.best, progress.best_epoch)
+
+    def ended(self, job: Job) -> None:
+        """A job has ended; a failure is told at once."""
+        outcome = job.outcome
+        if outcome:
+            self.done[outcome.status] += 1
+            if not math.isnan(outcome.value):
+                objective = outcome.summary["objective"]
+                self._rank(job.number, objective, outcome.value, outcome.summary["best_epoch"])
+        elif error := job.error:
+            self.done["failed"] += 1
+            first = str(for_a_person(error)).strip().partition("\n")[0]
+            what = f"job {job.number} failed: {type(error).__name__}: {first}"
+            self.out.print(f"[red]{escape(what)}[/]  [dim]{escape(self.labels[job.number])}[/]")
+        else:
+            self.done["finished"] += 1
+
+    def mirrored(self, lines: list[str]) -> None:
+        """What W&B has to say: the same thing of all runs once."""
+        if lines:
+            more = f"  (and {len(lines) - 1} more runs)" if len(lines) > 1 else ""
+            self.note(f"W&B {lines[0]}{more}")
+
+    def _rank(self, number: int, objective: dict, value: float, epoch: int) -> None:
+        self.metric = objective["metric"]
+        key = -value if objective["mode"] == "max" else value
+        self.best[number] = (key, value, epoch)
+
+    def _cost(self) -> str:
+        stacks = sum(len(g.chunks) for g in self.groups if g.width > 1)
+        singles = sum(len(g.jobs) for g in self.groups if g.width == 1)
+        parts = [f"{plural(self.count - singles, 'run')} in {plural(stacks, 'stack')}"] * bool(
+            stacks
+        )
+        parts += [f"{plural(singles, 'run')} one by one"] * bool(singles)
+        seconds = sum(group.seconds for group in self.groups)
+        return f"{', '.join(parts)}, about {duration(seconds)}" if seconds else ", ".join(parts)
+
+    def _line(self) -> str:
+        done, seconds = sum(self.done.values()), time.perf_counter() - self._began
+        share = min(1.0, self._steps / self._total) if self._total else done / self.count
+        parts = [f"runs {done}/{self.count}"]
+        parts += [f"{name} {n}" for name in ("failed", "diverged") if (n := self.done[name])]
+        if share:
+            rate = self.count * share / seconds
+            parts.append(f"{rate:.1f} runs/s" if rate >= 1 else f"{60 * rate:.1f} runs/min")
+            parts.append(f"{duration(seconds * (1 - share) / share)} left")
+        if self.best:
+            number, (_, value, _) = min(self.best.items(), key=lambda item: item[1])
+            parts.append(f"best {self.metric} {value:.4f} (#{number})")
+        return "  ".join(parts)
+
+    def _leaders(self) -> list[str]:
+        ranked = sorted(self.best.items(), key=lambda item: item[1])[:LEADERS]
+        return [
+            f"{place}. {value:.4f}  #{number}  epoch {epoch}  {self.labels[number]}"
+            for place, (number, (_, value, epoch)) in enumerate(ranked, 1)
+        ]
+
+
+def labels(jobs: dict[int, list[str]]) -> dict[int, str]:
+    """What sets each job apart: its overrides without those that all share."""
+    count = Counter(line for lines in jobs.values() for line in lines)
+    return {
+        number: " ".join(line for line in lines if count[line] < len(jobs) or len(jobs) == 1)
+        for number, lines in jobs.items()
+    }
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, thing: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count:,} {thing}" + ("s" if count != 1 else "")

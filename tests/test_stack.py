@@ -1,0 +1,427 @@
+"""A row of a stack equals its solo run: weights, buffers, optimizer state, metrics, checkpoints."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from knobs import build, config, rng
+from knobs.sweep import stack
+from knobs.sweep.stacked import CannotStack, Noise
+from knobs.sweep.stacked import stack as stacked
+from knobs.training import checkpoint, loop
+from knobs.training.assemble import assemble
+
+CPU = torch.device("cpu")
+OPTIMIZERS = [
+    *("sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "adagrad"),
+    *("adadelta", "rmsprop"),
+]
+SCHEDULERS = [
+    *("constant", "step", "multistep", "exponential", "lambda", "multiplicative", "cosine"),
+    *("plateau", "linear", "polynomial", "one_cycle", "cyclic", "cosine_restarts"),
+    *("warmup_cosine", "inverse_sqrt", "wsd"),
+]
+INITS = ["common", "default", "xavier_normal", "kaiming_uniform", "orthogonal", "lsuv", "normal"]
+TABLE = ["data=wine", "training.batch_size=32", "training.epochs=50"]  # 4 steps an epoch
+TEXT = ["data=python_docs", "data.max_length=12", "training.batch_size=256", "training.epochs=2"]
+IMAGE = ["training.batch_size=256", "training.epochs=3"]
+
+
+def make(overrides, dtype):
+    """An assembled run in `dtype`, its data too."""
+    plain = config.checked([*overrides, "tracking=local"])
+    run = assemble(plain, build.data(plain), CPU)
+    run.model.to(dtype)
+
+    def cast(tensor):
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    def split(part):
+        return dataclasses.replace(part, x=cast(part.x), y=cast(part.y))
+
+    for state in run.optimizer.state.values():  # Adagrad's is made with the optimizer
+        state.update({name: cast(v) if v.ndim else v for name, v in state.items()})
+    data = run.data
+    parts = {name: split(getattr(data, name)) for name in ("train", "val", "test")}
+    run.data = dataclasses.replace(data, **parts)
+    return run
+
+
+def solo(run):
+    """The run trained alone; its rows of the record."""
+    rows = []
+    status = loop.fit(run, lambda _, row: rows.append(row), lambda _: None)
+    return status, rows
+
+
+def together(runs):
+    """The runs trained as one stack; run -> (status, rows of the record)."""
+    rows = {run: [] for run in runs}
+    ends = {}
+    stack.fit(
+        runs,
+        on_epoch=lambda run, row: rows[run].append(row),
+        on_end=lambda run, status, error: ends.update({run: status}),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+    )
+    return {run: (ends[run], rows[run]) for run in runs}
+
+
+def distance(a, b):
+    """Largest relative difference of two lists of tensors, each by its own norm."""
+    pairs = [(x.double(), y.double()) for x, y in zip(a, b, strict=True)]
+    return max(((x - y).norm() / y.norm().clamp(min=1e-300)).item() for x, y in pairs)
+
+
+def state_of(run):
+    states = [run.optimizer.state.get(p, {}) for p in run.model.parameters()]
+    return [v for s in states for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
+
+
+def compare(settings, dtype=torch.float64, tolerance=1e-8):
+    """Train each setting alone and all as a stack; assert that they agree."""
+    alone = [make(setting, dtype) for setting in settings]
+    expected = [solo(run) for run in alone]
+    rows = [make(setting, dtype) for setting in settings]
+    found = together(rows)
+    for run, reference, (status, record), setting in zip(
+        rows, alone, expected, settings, strict=True
+    ):
+        assert found[run][0] == status, setting
+        assert distance(run.model.parameters(), reference.model.parameters()) < tolerance, setting
+        if buffers := list(reference.model.buffers()):
+            assert distance(run.model.buffers(), buffers) < tolerance, setting
+        if expected_state := state_of(reference):
+            assert distance(state_of(run), expected_state) < tolerance, setting
+        for row, other in zip(found[run][1], record, strict=True):
+            assert row == pytest.approx(other, rel=10 * tolerance, abs=10 * tolerance), setting
+        assert run.progress.best_epoch == reference.progress.best_epoch, setting
+        best = run.best_weights.values(), reference.best_weights.values()
+        assert distance(*best) < tolerance, setting
+    return rows
+
+
+def test_every_optimizer_with_every_penalty_float64():
+    """What would amplify rounding is left out: a bias in front of batch norm, whose gradient is 0
+    but for it (see below); and L1 with RMSprop, which makes whole steps of the sign of weights that
+    nothing else moves, so that one within rounding of 0 may go either way."""
+    settings = [
+        [
+            *TABLE,
+            f"optimizer={name}",
+            f"seed={i}",
+            "model.bias=false",
+            "regularization.norm=batch",
+            "regularization.l2=1e-3",
+            "optimizer.weight_decay=1e-3",
+            f"regularization.l2_biases={('true', 'false')[i % 2]}",
+            f"regularization.l1={0 if name == 'rmsprop' else 1e-4 * (i % 3)}",
+            f"regularization.mixup={0.2 * (i % 2)}",
+            f"regularization.label_smoothing={0.1 * (i % 3)}",
+            f"training.clip_norm={('null', '0.5')[i % 2]}",
+            f"training.clip_value={('null', '0.01', '1')[i % 3]}",
+        ]
+        for i, name in enumerate(OPTIMIZERS)
+    ]
+    compare(settings)
+
+
+def test_every_schedule_float64():
+    compare(
+        [
+            [*TABLE, f"scheduler={name}", f"optimizer.lr={0.001 + i / 1e4}"]
+            for i, name in enumerate(SCHEDULERS)
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "plateau", "one_cycle", "warmup_cosine"])
+def test_every_optimizer_200_steps_float64(kind):
+    """With every init in turn, under a schedule of each kind: by epoch, by metric, by step."""
+    settings = [
+        [*TABLE, f"scheduler={kind}", f"optimizer={name}", f"init={init}", f"seed={i}"]
+        for i, (name, init) in enumerate(zip(OPTIMIZERS, itertools.cycle(INITS), strict=False))
+    ]
+    assert {run.progress.step for run in compare(settings)} == {200}
+
+
+def test_options_of_optimizers_may_differ_by_row():
+    each = {
+        "adam": ["optimizer.betas=[0.8,0.99]", "optimizer.eps=1e-4", "optimizer.amsgrad=true"],
+        "momentum": [
+            "optimizer.momentum=0.5",
+            "optimizer.dampening=0.1",
+            "optimizer.nesterov=true",
+        ],
+        "rmsprop": ["optimizer.momentum=0.9", "optimizer.centered=true", "optimizer.alpha=0.9"],
+        "adagrad": ["optimizer.lr_decay=0.01", "optimizer.initial_accumulator_value=0.1"],
+        "nadam": ["optimizer.decoupled_weight_decay=true", "optimizer.weight_decay=0.1"],
+        "radam": ["optimizer.decoupled_weight_decay=true", "optimizer.weight_decay=0.1"],
+        "adamw": ["optimizer.weight_decay=0.3"],
+    }
+    compare([[*TABLE, f"optimizer={name}", o] for name, options in each.items() for o in options])
+
+
+def test_a_schedule_may_cycle_the_momentum():
+    compare(
+        [
+            [*TABLE, "optimizer=momentum", f"scheduler={name}", "scheduler.cycle_momentum=true", lr]
+            for name in ("one_cycle", "cyclic")
+            for lr in ("optimizer.lr=0.01", "optimizer.lr=0.1")
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "free"),
+    [
+        ([*IMAGE, "model=linear"], ["regularization.dropout=0.1"]),
+        ([*IMAGE, "regularization.norm=batch", "model.bias=false"], ["regularization.dropout=0.3"]),
+        ([*IMAGE, "regularization.norm=layer"], ["regularization.dropout=0.3"]),
+        ([*IMAGE, "activation=prelu", "model.depth=3"], ["regularization.dropout=0.3"]),
+        ([*IMAGE, "model=cnn", "model.width=4"], ["regularization.dropout=0.3"]),
+        (
+            [*IMAGE, "model=cnn", "model.width=4", "regularization.norm=batch", "model.bias=false"],
+            ["regularization.dropout=0.3"],
+        ),
+        ([*IMAGE, "model=cnn", "model.width=4", "regularization.norm=layer"], []),
+        ([*IMAGE, "training.accumulate=3"], ["regularization.dropout=0.3"]),
+        ([*IMAGE, "training.drop_last=true"], []),
+        (["data=diabetes", *IMAGE], ["regularization.mixup=0.4"]),
+        ([*TEXT, "model=text_bag", "model.embedding_dim=8"], ["regularization.dropout=0.3"]),
+        (
+            [
+                *TEXT,
+                "model=text_bag",
+                "model.depth=1",
+                "model.width=8",
+                "regularization.norm=layer",
+            ],
+            ["regularization.dropout=0.3"],
+        ),
+        ([*TEXT, "model=text_cnn", "model.width=4"], ["regularization.dropout=0.3"]),
+        (
+            [*TEXT, "model=text_transformer", "model.embedding_dim=8", "model.width=8"],
+            ["regularization.dropout=0.3"],
+        ),
+    ],
+    ids=lambda x: " ".join(x[-2:]) if isinstance(x, list) else str(x),
+)
+def test_every_model_float64(shape, free):
+    """Dropout's masks are those of the solo run, so even these agree."""
+    compare([[*shape, "seed=0"], [*shape, *free, "seed=1"], [*shape, "optimizer=momentum"]])
+
+
+def test_image_augmentation_is_each_rows_own():
+    crops = ["data.augment.crop=2", "data.augment.flip=true"]
+    settings = [["model=cnn", "model.width=4", *IMAGE, f"seed={i}"] for i in range(2)]
+    plains = [config.checked(setting) for setting in settings]
+    if "augment" not in plains[0]["data"]:
+        from knobs.data import Augment
+
+        runs = [[make(s, torch.float64) for s in settings] for _ in range(2)]
+        for run in (r for pair in runs for r in pair):
+            run.data = dataclasses.replace(run.data, augment=Augment(crop=2, flip=True))
+        expected = [solo(run)[1] for run in runs[0]]
+        found = together(runs[1])
+        for run, rows in zip(runs[1], expected, strict=True):
+            assert found[run][1][-1] == pytest.approx(rows[-1], rel=1e-9)
+        assert expected[0][-1] != expected[1][-1]
+    else:
+        compare([[*s, *crops] for s in settings])
+
+
+def test_twenty_steps_float32():
+    settings = [
+        ["training.batch_size=64", "training.epochs=1", f"optimizer={name}", f"seed={i}"]
+        for i, name in enumerate(OPTIMIZERS)
+    ]
+    rows = compare(settings, torch.float32, 1e-4)
+    assert {run.progress.step for run in rows} == {17}
+
+
+def test_adam_amplifies_what_has_no_gradient_and_it_stays_bounded():
+    """A bias in front of batch norm moves nothing; Adam makes steps of its rounding errors.
+
+    Each of its steps is at most lr, so the bias wanders by at most lr a step; every other weight,
+    and what the network answers, stays equal.
+    """
+    setting = [*TABLE, "regularization.norm=batch", "optimizer.lr=1e-3"]
+    alone, row = make(setting, torch.float64), make(setting, torch.float64)
+    (_, expected), found = solo(alone), together([row, make(setting, torch.float64)])[row]
+    pairs = zip(row.model.named_parameters(), alone.model.parameters(), strict=True)
+    for (name, a), b in pairs:
+        if name in ("hidden.0.bias", "hidden.3.bias"):
+            assert (a - b).abs().max() <= 2 * 1e-3 * 200
+        else:
+            assert ((a - b).norm() / b.norm()).item() < 1e-8, name
+    assert found[1][-1]["train/loss"] == pytest.approx(expected[-1]["train/loss"], rel=1e-8)
+
+
+def test_rows_end_when_they_would_alone():
+    """Epochs and early stopping differ by row; a row that ends leaves the others as they were."""
+    compare(
+        [
+            [*TABLE, "training.epochs=3"],
+            [*TABLE, "training.epochs=7", "seed=1", "optimizer=momentum"],
+            [*TABLE, "training.early_stopping.patience=2", "seed=2", "optimizer.lr=0.1"],
+            [*TABLE, "training.early_stopping.patience=1", "seed=3", "training.epochs=20"],
+            [*TABLE, "seed=4", "scheduler=cosine"],
+        ]
+    )
+
+
+def test_a_diverging_row_touches_no_other():
+    runs = [make([*TABLE, f"seed={i}"], torch.float64) for i in range(3)]
+    wild = make([*TABLE, "optimizer=sgd", "optimizer.lr=1e200"], torch.float64)
+    reference = make([*TABLE, "optimizer=sgd", "optimizer.lr=1e200"], torch.float64)
+    with pytest.raises(loop.Diverged) as diverged:
+        solo(reference)
+    told = []
+    stack.fit(
+        [runs[0], wild, *runs[1:]],
+        on_epoch=lambda *_: None,
+        on_end=lambda run, status, error: told.append((run, status, error)),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+    )
+    first, status, error = told[0]
+    assert (first, status) == (wild, "diverged")
+    assert error.step == diverged.value.step
+    for i, run in enumerate(runs):
+        alone = make([*TABLE, f"seed={i}"], torch.float64)
+        solo(alone)
+        assert distance(run.model.parameters(), alone.model.parameters()) < 1e-12
+    assert [status for _, status, _ in told[1:]] == ["finished"] * 3
+
+
+def test_what_one_row_raises_ends_that_row_alone():
+    runs = [make([*TABLE, "training.epochs=4", f"seed={i}"], torch.float64) for i in range(3)]
+    ends = {}
+
+    def on_epoch(run, row):
+        if run is runs[1] and row["epoch"] == 2:
+            raise OSError("the disk of this run is full")
+
+    stack.fit(
+        runs,
+        on_epoch=on_epoch,
+        on_end=lambda run, status, error: ends.update({run: (status, str(error))}),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+    )
+    assert ends[runs[1]] == ("failed", "the disk of this run is full")
+    assert [ends[run][0] for run in (runs[0], runs[2])] == ["finished", "finished"]
+    assert runs[1].progress.epoch == 2
+    assert runs[0].progress.epoch == 4
+
+
+def interrupted(settings, at):
+    """Runs stopped together after `at` steps, whole again."""
+    runs = [make(setting, torch.float64) for setting in settings]
+
+    def watch(rows):
+        rows.stop_requested = rows.runs[0].progress.step == at
+
+    ends = []
+    stack.fit(
+        runs,
+        on_epoch=lambda *_: None,
+        on_end=lambda run, status, _: ends.append(status),
+        watch=watch,
+        on_round=lambda _: None,
+    )
+    assert ends == ["interrupted"] * len(runs)
+    return runs
+
+
+@pytest.mark.parametrize("at", [6, 8])  # in the middle of an epoch, and at its end
+def test_a_row_goes_on_alone_or_in_another_stack(at, tmp_path):
+    settings = [
+        [*TABLE, "training.epochs=4", f"optimizer={name}", "scheduler=one_cycle", f"seed={i}"]
+        for i, name in enumerate(OPTIMIZERS)
+    ]
+    expected = []
+    for setting in settings:
+        run = make(setting, torch.float64)
+        solo(run)
+        expected.append(list(run.model.parameters()))
+    for i, run in enumerate(interrupted(settings, at)):
+        checkpoint.save_last(tmp_path / str(i), checkpoint.snapshot(run))
+        size = (tmp_path / str(i) / checkpoint.LAST).stat().st_size
+        weights = sum(p.nbytes for p in run.model.parameters())
+        assert size < 8 * weights + 50_000  # a row's file holds that row alone
+    for way in ("alone", "together"):
+        runs = [make(setting, torch.float64) for setting in settings]
+        for i, run in enumerate(runs):
+            checkpoint.restore(run, checkpoint.load_last(tmp_path / str(i)))
+        if way == "alone":
+            for run in runs:
+                solo(run)
+        else:
+            together(runs[:4])
+            together(runs[4:])
+        for run, weights in zip(runs, expected, strict=True):
+            assert distance(run.model.parameters(), weights) < 1e-10, way
+
+
+def test_masks_are_those_of_the_solo_run():
+    noise = Noise(3, CPU)
+    noise.seed([1, 2, 3])
+    mask = noise.mask(torch.ones(3, 50, 40), [0.0, 0.3, 0.6])
+    assert (mask[0] == 1).all()
+    for k, p in ((1, 0.3), (2, 0.6)):
+        torch.default_generator.manual_seed(k + 1)
+        assert torch.equal(mask[k], nn.functional.dropout(torch.ones(50, 40), p))
+
+
+def test_masks_do_not_depend_on_threads():
+    masks = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        noise = Noise(5, CPU)
+        noise.seed(range(5))
+        masks.append(noise.mask(torch.ones(5, 30, 7), [0.5] * 5))
+    torch.set_num_threads(1)
+    assert torch.equal(*masks)
+
+
+def test_a_batch_is_each_rows_own():
+    runs = [make([*TABLE, f"seed={seed}"], torch.float64) for seed in (0, 1, 0)]
+    rows = stack.Stack(runs)
+    x, y = next(stack.epoch_batches(rows))
+    for k, run in enumerate(rows.runs):
+        order = torch.randperm(len(run.data.train), generator=rng.generator(run.seed, "order", 0))
+        assert torch.equal(x[k], run.data.train.x[order[:32]])
+        assert torch.equal(y[k], run.data.train.y[order[:32]])
+
+
+def test_a_run_in_a_stack_is_made_of_views():
+    runs = [make(TABLE, torch.float64) for _ in range(3)]
+    rows = stack.Stack(runs)
+    storages = {p.untyped_storage().data_ptr() for p in rows.parameters}
+    for run in runs:
+        assert {p.untyped_storage().data_ptr() for p in run.model.parameters()} <= storages
+
+
+@pytest.mark.parametrize(
+    "module", [nn.LSTM(2, 2), nn.Conv2d(2, 2, 1, groups=2), nn.PReLU(3), nn.Softmax(1)]
+)
+def test_what_has_no_stacked_form_is_named(module):
+    with pytest.raises(CannotStack, match=type(module).__name__):
+        stacked([module, module], Noise(2, CPU))
+
+
+def test_losses_of_rows_are_theirs_alone():
+    """The mean of each row, whatever the others: ln C for equal logits."""
+    runs = [make([*TABLE, f"seed={i}"], torch.float64) for i in range(2)]
+    rows = stack.Stack(runs)
+    outputs = torch.zeros(2, 5, 3)
+    outputs[1, :, 0] = 50.0
+    targets = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 0, 0]])
+    assert stack.row_losses(rows, outputs, targets).tolist() == pytest.approx([math.log(3), 0.0])
