@@ -1,7 +1,8 @@
 # make train, make test: each makes .venv and installs what it needs first; a second call installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all check format bench clean
+.PHONY: help train sweep test test-all check format bench clean
 PYTHON ?= python3
+BENCH ?= solo
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # One thread a test process: processes that share cores and threads are many times slower.
@@ -12,6 +13,9 @@ help:  ## this list
 
 train: $(INSTALLED)  ## one run: make train ARGS="optimizer=momentum scheduler=step"
 	@$(BIN)/python train.py $(ARGS)
+
+sweep: $(INSTALLED)  ## a grid: make sweep ARGS="optimizer.lr=1e-3,1e-2 seed=0,1"
+	@$(BIN)/python train.py -m $(ARGS)
 
 test: $(INSTALLED)  ## the test suite, on every core
 	@$(PYTEST) -m "not slow"
@@ -28,8 +32,8 @@ format: $(INSTALLED)  ## put the code in ruff's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: .venv-bench/.installed  ## speed beside a hand-written loop and Lightning
-	@.venv-bench/bin/python benchmarks/solo.py $(ARGS)
+bench: .venv-bench/.installed  ## speed beside peers: one run, and sweeps (make bench BENCH=sweep)
+	@.venv-bench/bin/python benchmarks/$(BENCH).py $(ARGS)
 
 clean:  ## remove what was installed and cached; outputs/ stays
 	rm -rf .venv .venv-bench .pytest_cache .ruff_cache

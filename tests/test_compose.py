@@ -317,16 +317,6 @@ def test_a_vanished_file_is_seen_by_the_second_check(tmp_path):
     assert config.check(plain) == [f"init.path={path}: no such file"]
 
 
-def test_a_second_check_builds_nothing(monkeypatch):
-    from knobs import build
-
-    plain = config.checked(["optimizer.lr=0.0123"])
-    monkeypatch.setattr(build, "make", None)
-    assert config.check(plain) == []
-    with pytest.raises(TypeError, match="NoneType"):
-        build.optimizer(plain, build._stand_in())
-
-
 def test_faults_of_a_rehearsal_come_back_every_time():
     overrides = ["optimizer=nesterov", "optimizer.momentum=0"]
     first = config.check_overrides(overrides)[1]

@@ -86,7 +86,7 @@ def test_a_whole_grid_is_checked_and_faults_name_their_jobs():
     found = faults("optimizer=adam,lbfgs", "regularization.l2=1e-3,null", "seed=0,1", grid=True)
     assert len(found) == 1
     assert "LBFGS takes no weight decay" in found[0]
-    assert "[2 jobs, the first: optimizer=lbfgs regularization.l2=0.001 seed=0]" in found[0]
+    assert "[jobs 4, 5 of 8, the first: optimizer=lbfgs regularization.l2=0.001 seed=0]" in found[0]
     configs, none = config.check_overrides(["optimizer=adam,sgd", "seed=0,1,2"], grid=True)
     assert not none
     assert len(configs) == 6

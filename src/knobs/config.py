@@ -29,6 +29,7 @@ from knobs.trust import did_you_mean
 CONF = Path(__file__).parents[2] / "conf"
 RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
+MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
 
@@ -111,24 +112,24 @@ def check_overrides(
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
         configs: list[dict] = []
-        found: dict[str, list[str]] = {}  # fault: the jobs it hits
+        found: dict[str, list[int]] = {}  # fault: the jobs it hits
         mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
         every = expand(parsed) if grid else [[o.input_line for o in parsed]]
         wanted = itertools.filterfalse(skip, every) if grid else every
         checked_jobs = list(itertools.islice(wanted, MAX_GRID))
         composer.expect(job + mode for job in checked_jobs)
         faulty = 0
-        for job in checked_jobs:
+        for number, job in enumerate(checked_jobs):
             plain, job_faults = _compose(composer, job + mode, folders)
             configs += [plain] if plain else []
             for fault in job_faults:
-                found.setdefault(fault, []).append(" ".join(job))
+                found.setdefault(fault, []).append(number)
             faulty += bool(job_faults)
             if faulty == MAX_FAULTY:
                 break
         for fault, hit in found.items():
-            some = grid and len(hit) < len(configs)
-            faults.append(f"{fault}  [{len(hit)} jobs, the first: {hit[0]}]" if some else fault)
+            some = len(hit) < len(checked_jobs)
+            faults.append(fault + (f"  [{_which(hit, checked_jobs)}]" if some else ""))
     return configs, faults
 
 
@@ -227,6 +228,8 @@ def _override_faults(override: Override, folders: list[Path], grid: bool) -> Ite
         if override.is_sweep_override()
         else [override.value()]
     )
+    if values == [None]:
+        yield f"{override.key_or_group}=null: leave it out, or choose: {', '.join(known)}"
     for value in values:
         missing = value not in known and value is not None and isinstance(value, str | int | float)
         if missing and not override.key_or_group.startswith("hydra"):
@@ -242,15 +245,23 @@ def _options(override: Override, folders: list[Path]) -> list[str]:
 
 
 def expand(parsed: list[Override]) -> Iterator[list[str]]:
-    """The jobs of a grid, one list of overrides each."""
-    axes = []
+    """The jobs of a grid, one list of overrides each; of a key given twice the last one counts."""
+    axes: dict[str, list[str]] = {}
     for override in parsed:
+        key = override.get_key_element()
         if override.is_sweep_override():
-            key = override.get_key_element()
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
-            axes.append([override.input_line])
-    return (list(job) for job in itertools.product(*axes))
+            axes[key] = [override.input_line]
+    return (list(job) for job in itertools.product(*axes.values()))
+
+
+def _which(hit: list[int], every: list[list[str]]) -> str:
+    """Jobs of a grid by their numbers, and what sets the first of them apart."""
+    numbers = ", ".join(map(str, hit[:MAX_TOLD])) + (", ..." if len(hit) > MAX_TOLD else "")
+    first = " ".join(o for o in every[hit[0]] if any(o not in job for job in every))
+    jobs = "job" if len(hit) == 1 else "jobs"
+    return f"{jobs} {numbers} of {len(every)}, the first: {first}"
 
 
 def _compose(

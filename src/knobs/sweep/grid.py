@@ -18,12 +18,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from knobs import cli, config, ledger
-from knobs.errors import SWEEP_FAILED, UserError, for_a_person
-from knobs.identity import identity
+from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
+from knobs.identity import identity, under
 from knobs.ledger import Entry, Ledger
 from knobs.sweep import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
+FILES = ("data.root", "data.path", "data.test_path", "init.path")  # a data set may move
+SUBDIR = "${hydra.job.num}"
 SIGNALS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
 
 
@@ -56,8 +58,11 @@ def sweep(
     """
     out = Console(highlight=False, soft_wrap=True)
     folder = Path(str(master.hydra.sweep.dir))
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]
+        if subdir != SUBDIR:
+            raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
+        _make(folder)
         with ledger.held(folder):
             OmegaConf.save(master, folder / "multirun.yaml")
             return _sweep(arguments, launcher, context, master, folder, out)
@@ -73,7 +78,10 @@ def _sweep(
     folder: Path,
     out: Console,
 ) -> list[Sequence[JobReturn]]:
-    todo = outstanding(config.jobs(arguments), folder, context, master, out)
+    jobs = config.jobs(arguments)
+    if not jobs:
+        raise ConfigError("the grid is empty: one of its overrides has no values")
+    todo = outstanding(jobs, folder, context, master, out)
     returns: list[JobReturn] = []
     stopped = 0
     try:
@@ -120,7 +128,7 @@ def outstanding(
             skipped += 1
             continue
         task = Task.of(compose(lines, context, master))
-        own = identity(task.plain) if task.plain else ""
+        own = own_identity(task.plain, job) if task.plain else ""
         number = numbers.get(own, max(book.jobs, default=-1) + 1)
         if number in todo:
             twice += 1
@@ -145,6 +153,12 @@ def outstanding(
         if count:
             out.print(f"{count:,} run{'s' * (count > 1)} {what}")
     return todo
+
+
+def own_identity(plain: dict[str, Any], job: Sequence[str]) -> str:
+    """A run's identity within a sweep, where files that the command line names are told apart."""
+    files = [line for line in job if under(line.partition("=")[0].lstrip("+"), FILES)]
+    return " ".join([identity(plain), *files])
 
 
 def launch(tasks: dict[int, Task], launcher: Launcher) -> list[JobReturn]:
@@ -201,6 +215,13 @@ def show_failures(out: Console, failed: list[JobReturn]) -> None:
         where = _near(log) if log.is_file() else ""
         table.add_row(number, escape(f"{type(error).__name__}: {first}"), escape(where))
     out.print(table)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def _near(path: Path) -> str:

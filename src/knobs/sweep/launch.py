@@ -12,7 +12,7 @@ from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import MemoryShortage, for_a_person
+from knobs.errors import ConfigError, MemoryShortage, for_a_person
 from knobs.mirror import Mirror, Remote
 from knobs.sweep import plan, stack
 from knobs.sweep.grid import Task
@@ -43,6 +43,8 @@ def launch(
         context, task_function: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
     """
+    if width is not None and width < 1:
+        raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
     sets: dict[str, Data] = {}
 

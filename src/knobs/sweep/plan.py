@@ -29,8 +29,9 @@ FREE = {
     "regularization": ("dropout", "l1", "l2", "l2_biases", "label_smoothing", "mixup"),
 }
 SHARED = ("data", "model", "activation", "regularization", "training")
-WIDTHS = (16, 64, 256, 1024)  # tried where there are as many rows: small nets like wide stacks
+WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 PROBE_STEPS = 3
+FILES = 4  # that a row holds open, with some to spare
 MEMORY_SHARE = 0.5  # of what is free
 NEARLY = 1.1
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
@@ -76,7 +77,7 @@ def plan(configs: dict[int, dict], data: Reader, width: int | None) -> list[Grou
     groups: dict[str, Group] = {}
     for number, plain in configs.items():
         reason = alone(plain)
-        key = f"{reason} {number}" if reason else shared(plain)
+        key = f"{reason} {shared(plain)}"
         groups.setdefault(key, Group([], reason=reason, plain=plain)).jobs.append(number)
     for group in groups.values():
         _measure(group, configs, data, width)
@@ -131,9 +132,10 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
     if isinstance(read.train, Stream):
         group.reason = "its data are read from disk batch by batch"
         return
+    rows = min(rows, max(1, open_files() // FILES))
     try:
         rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / row_bytes(run))))
-        timed = {w: time_stack(run, w) for w in sorted({rows, *(w for w in WIDTHS if w < rows)})}
+        timed = time_widths(run, rows, solo)
     except CannotStack as error:
         group.reason = str(error)
         return
@@ -144,6 +146,16 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
         group.reason = f"a stack would take {fastest / solo:.1f} times as long"
         return
     group.width, group.seconds = width, group.steps * fastest
+
+
+def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
+    """Width -> seconds of a step and row, up to `rows`, as long as wider is not clearly slower."""
+    timed: dict[int, float] = {}
+    for width in [*(w for w in WIDTHS if w < rows), rows]:
+        timed[width] = time_stack(run, width)
+        if timed[width] > NEARLY * min(*timed.values(), 2 * solo):
+            break
+    return timed
 
 
 def time_solo(run: Run) -> float:
@@ -218,6 +230,19 @@ def row_bytes(run: Run) -> int:
     )
     # Weights, gradient, shadow and the best so far; activations and their gradients.
     return 4 * weights + state + x.nbytes + 2 * sum(kept)
+
+
+def open_files() -> int:
+    """How many files this process may hold open; as many as the system grants."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        soft = min(hard, 2**16)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def free_memory(device: torch.device) -> int:

@@ -86,7 +86,11 @@ class Slice:
             groups = run.optimizer.param_groups
             decays += [g["weight_decay"] for g in groups if any(p is view for p in g["params"])]
         value = self.values[t]
-        return per_row(torch.tensor(decays, dtype=torch.float64).to(value), value) if any(decays) else None
+        return (
+            per_row(torch.tensor(decays, dtype=torch.float64).to(value), value)
+            if any(decays)
+            else None
+        )
 
     @torch.no_grad()
     def step(self) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -17,11 +18,13 @@ from rich.console import Console
 from knobs import cli, config
 from knobs.advice.rules import hints
 from knobs.errors import ConfigError, UserError, for_a_person
+from knobs.identity import public
 from knobs.training import loop, screen
 from knobs.training.assemble import machine
 from knobs.training.loop import Run
 from knobs.training.session import Outcome, Session
 
+MAX_TAG = 64  # characters, W&B's limit
 log = logging.getLogger("knobs")
 
 
@@ -47,6 +50,8 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(plain, folder, out)
+        if not alone:
+            plain = _as_one_of_many(plain, job)
         outcome = executor.get()(plain, folder, out, _about(job))
     except Exception as error:
         fault = for_a_person(error)
@@ -71,6 +76,23 @@ def _about(job: DictConfig) -> dict[str, Any]:
     choices = OmegaConf.to_container(job.runtime.choices)
     kept = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     return {"overrides": list(job.overrides.task), "choices": kept}
+
+
+def _as_one_of_many(plain: dict, job: DictConfig) -> dict:
+    """The config of a sweep's job: its place in W&B, and its share of the cores.
+
+    Processes that run side by side and share cores are many times slower than each on its own.
+    """
+    tracking, training = dict(plain["tracking"]), dict(plain["training"])
+    folder = Path(job.sweep.dir)
+    tracking["group"] = tracking["group"] or "-".join(folder.parts[-2:]).removeprefix("sweeps-")
+    told = (public(line, line.partition("=")[0]) for line in job.overrides.task)
+    tracking["tags"] = [*tracking["tags"], *(tag for tag in told if len(tag) <= MAX_TAG)]
+    if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
+        cores = os.cpu_count() or 1
+        count = side_by_side if side_by_side > 0 else max(1, cores + 1 + side_by_side)
+        training["threads"] = training["threads"] or max(1, cores // count)
+    return plain | {"tracking": tracking, "training": training}
 
 
 def execute(

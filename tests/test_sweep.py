@@ -1,0 +1,365 @@
+"""train.py -m from its command line to its folder: what a sweep promises, job by job."""
+
+import csv
+import json
+import logging
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+
+from knobs import cli, trust
+from knobs.record import read_config, read_metrics, read_summary
+from knobs.sweep import launch
+from knobs.training.session import Session
+
+SWEEPS = Path("outputs/sweeps")
+TRAIN = str(REPO / "train.py")
+# A sweep as a process of its own, whose checkpoints are never old.
+EAGER = f"""
+import runpy, sys
+from knobs.sweep import launch
+launch.SAVE_SECONDS = launch.SAVE_SHARE = 0
+sys.argv[0] = {TRAIN!r}
+runpy.run_path({TRAIN!r}, run_name="__main__")
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capsys, hydra_restore_singletons):
+    """Run `train.py -m` in this process, in a folder of the test's: exit code and output."""
+
+    def run(*args, cwd="."):
+        (tmp_path / cwd).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / cwd)
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *args])
+        monkeypatch.setattr(cli, "_ends_with", 0)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(TRAIN, run_name="__main__")
+        told = capsys.readouterr()
+        return ended.value.code, told.out + told.err
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield run
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def at_epoch(monkeypatch):
+    """Do something once, when some run of a sweep has written down so many epochs."""
+    whole = Session.epoch
+
+    def arrange(count, action):
+        def epoch(session, metrics):
+            whole(session, metrics)
+            if metrics["epoch"] == count and todo:
+                todo.pop()()
+
+        todo = [action]
+        monkeypatch.setattr(Session, "epoch", epoch)
+
+    return arrange
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def files(folder):
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def leaderboard(folder):
+    return list(csv.DictReader((folder / "leaderboard.csv").open()))
+
+
+def lines(folder):
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+# ------------------------------------------------------------------ what a job leaves
+def test_a_job_leaves_what_hydras_own_launcher_leaves(sweep, tmp_path):
+    args = ["sweep=s", "optimizer=adam,sgd", "seed=0,1", "training.epochs=2",
+            "tracking.tags=[a,'é 😀 x: y','on','1e3']"]  # fmt: skip
+    assert sweep(*args, cwd="stack")[0] == 0
+    code, told = sweep(*args, "hydra/launcher=basic", cwd="basic")
+    assert code == 0, told
+    stack, basic = tmp_path / "stack" / SWEEPS / "s", tmp_path / "basic" / SWEEPS / "s"
+    assert files(stack) == files(basic)
+    for number in "0123":
+        ours, theirs = stack / number, basic / number
+        for name in (".hydra/config.yaml", ".hydra/overrides.yaml", "config.json"):
+            assert (ours / name).read_text() == (theirs / name).read_text(), name
+        assert hydra_node(ours) == hydra_node(theirs)
+        assert read_summary(ours).keys() == read_summary(theirs).keys()
+        assert read_summary(ours)["config_hash"] == read_summary(theirs)["config_hash"]
+        assert len(read_metrics(ours)) == 2
+        for row, expected in zip(read_metrics(ours), read_metrics(theirs), strict=True):
+            assert list(row) == list(expected)
+            assert row == pytest.approx(expected, rel=1e-4)
+        logs = [(f / "train.log").read_text().splitlines() for f in (ours, theirs)]
+        assert len(logs[0]) == len(logs[1]) == 2
+    knobs = [[(r["rank"], r["n"], r["optimizer"]) for r in leaderboard(f)] for f in (stack, basic)]
+    assert knobs[0] == knobs[1] == [("1", "2", "adam"), ("2", "2", "sgd")]
+
+
+def hydra_node(folder):
+    """hydra.yaml without the launcher's name and the places that the test chose."""
+    node = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "hydra.yaml"))["hydra"]
+    del node["launcher"], node["runtime"]["choices"]["hydra/launcher"]
+    del node["runtime"]["output_dir"], node["runtime"]["cwd"]
+    del node["help"], node["hydra_help"]
+    node["overrides"]["hydra"] = [o for o in node["overrides"]["hydra"] if "launcher" not in o]
+    return node
+
+
+class Watch(Callback):
+    """Writes down what Hydra tells callbacks, and where."""
+
+    told: list = []  # noqa: RUF012
+
+    def on_multirun_start(self, config, **_):
+        self.told.append("start")
+
+    def on_job_start(self, config, *, task_function, **_):
+        self.told.append(("begins", config.hydra.job.num, *self.place()))
+
+    def on_job_end(self, config, job_return, **_):
+        assert isinstance(job_return, JobReturn)
+        assert job_return.status is JobStatus.COMPLETED
+        self.told.append(("ends", config.hydra.job.num, *self.place(), job_return.return_value))
+
+    def on_multirun_end(self, config, **_):
+        self.told.append("end")
+
+    def place(self):
+        (log,) = (h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
+        number = Path(log.baseFilename).parent.name
+        assert HydraConfig.get().job.num == int(number)
+        return os.path.relpath(Path.cwd(), self.home), os.environ.get("OWN"), os.environ["COPIED"]
+
+
+def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(trust, "_ADMITTED", ("test_sweep.",))
+    monkeypatch.setattr(Watch, "told", [])
+    monkeypatch.setattr(Watch, "home", tmp_path, raising=False)
+    monkeypatch.setenv("COPIED", "as before")
+    code, told = sweep(
+        "sweep=s", "seed=0,1,2", "training.epochs=1", "hydra.job.chdir=true",
+        "+hydra.callbacks.watch._target_=test_sweep.Watch",
+        "+hydra.job.env_set.OWN='job ${hydra:job.num}'", "hydra.job.env_copy=[COPIED]",
+    )  # fmt: skip
+    assert code == 0, told
+    at = [(str(SWEEPS / "s" / str(n)), f"job {n}", "as before") for n in range(3)]
+    best = [read_summary(tmp_path / folder)["objective"]["value"] for folder, *_ in at]
+    assert len(set(best)) == 3
+    assert (Watch.told[0], Watch.told[-1]) == ("start", "end")
+    assert sorted(Watch.told[1:-1]) == sorted([
+        *(("begins", n, *at[n]) for n in range(3)),
+        *(("ends", n, *at[n], best[n]) for n in range(3)),
+    ])  # fmt: skip
+    assert Path.cwd() == tmp_path
+    assert "OWN" not in os.environ
+    assert HydraConfig.instance().cfg is None
+    assert not [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    assert [p.name for p in tmp_path.iterdir()] == ["outputs"]  # nothing went to the wrong place
+
+
+# ------------------------------------------------------------------ going on
+def test_the_same_command_runs_what_is_new_and_nothing_twice(sweep, tmp_path):
+    code, told = sweep("sweep=s", "seed=0,0,1", "training.epochs=1")
+    assert (code, "1 run stated twice, run once" in told) == (0, True), told
+    folder = tmp_path / SWEEPS / "s"
+    before = {n: (folder / n / "metrics.jsonl").stat().st_mtime_ns for n in "01"}
+    code, told = sweep("sweep=s", "seed=1,2,0", "training.epochs=1")
+    assert (code, "2 runs ended before and left alone" in told) == (0, True), told
+    assert {n: (folder / n / "metrics.jsonl").stat().st_mtime_ns for n in "01"} == before
+    assert [read_config(folder / n)["config"]["seed"] for n in "012"] == [0, 1, 2]
+    assert not (folder / "3").exists()
+    (entry,) = leaderboard(folder)
+    values = [read_summary(folder / n)["objective"]["value"] for n in "012"]
+    assert (entry["rank"], entry["n"]) == ("1", "3")
+    assert float(entry["val/accuracy"]) == pytest.approx(sum(values) / 3)
+
+
+@pytest.mark.parametrize("width", ["null", "1"])
+def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
+    width, sweep, tmp_path, at_epoch
+):
+    grid = ["seed=range(0,3)", "optimizer.lr=choice(1e-2)", "training.epochs=4",
+            "regularization=dropout", f"hydra.launcher.width={width}"]  # fmt: skip
+    assert sweep("sweep=whole", *grid)[0] == 0
+    at_epoch(2, ctrl_c)
+    code, told = sweep(*grid)
+    assert code == 130, told
+    (command,) = re.findall(r"go on with: python train.py -m (.*)", told)
+    (folder,) = tmp_path.glob("outputs/sweeps/*/*-digits-mlp")
+    begun = sorted(path.parent.name for path in folder.glob("*/summary.json"))
+    assert begun == (["0", "1", "2"] if width == "null" else ["0"])
+    assert {read_summary(folder / n)["status"] for n in begun} == {"interrupted"}
+    code, told = sweep(*shlex.split(command))
+    assert code == 0, told
+    assert f"{len(begun)} run" in told
+    assert "resumed from checkpoints" in told
+    for n in "012":
+        assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
+        assert read_summary(folder / n)["status"] == "finished"
+    assert not (folder / "3").exists()
+
+
+def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path):
+    grid = ["seed=0,1", "scheduler=cosine", "training.epochs=30", "tracking=local"]
+    assert sweep("sweep=whole", *grid)[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, "-c", EAGER, "-m", "sweep=s", *grid], cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    folder = tmp_path / SWEEPS / "s"
+    while process.poll() is None and not (folder / "1/checkpoints/last.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    code, told = sweep("sweep=s", *grid)
+    assert code == 9
+    assert f"held by process {process.pid} on " in told
+    process.kill()
+    output = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, output
+    code, told = sweep("sweep=s", *grid)
+    assert (code, "2 runs resumed from checkpoints" in told) == (0, True), told
+    for n in "01":
+        assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
+
+
+# ------------------------------------------------------------------ going wrong
+def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "SAVE_SECONDS", 0.0)  # a checkpoint after every epoch
+    monkeypatch.setattr(launch, "SAVE_SHARE", 0)
+    grid = ["seed=0,1,2,3", "training.epochs=3"]
+    assert sweep("sweep=whole", *grid)[0] == 0
+    folder = tmp_path / SWEEPS / "s"
+    (folder / "1" / "metrics.jsonl").mkdir(parents=True)
+    (folder / "2").mkdir()
+    (folder / "2" / "checkpoints").write_text("in the way")
+    (folder / "3").write_text("in the way")
+    code, told = sweep("sweep=s", *grid)
+    assert code == 10, told
+    assert "one by one" not in told  # the stack went on
+    kinds = {"1": "IsADirectoryError", "2": "FileExistsError", "3": "FileExistsError"}
+    at_once, _, table = told.partition("3 failed")
+    for number, kind in kinds.items():
+        assert f"job {number} failed: {kind}: " in at_once
+        assert re.search(rf"^ {number} +{kind}: ", table, re.MULTILINE)
+    for number in "12":
+        assert "Traceback" in (folder / number / "train.log").read_text()
+        assert kinds[number] in (folder / number / "train.log").read_text()
+    assert "Traceback" not in (folder / "0" / "train.log").read_text()
+    assert lines(folder / "0") == lines(tmp_path / SWEEPS / "whole" / "0")
+    assert [len(lines(folder / n)) for n in "02"] == [3, 1]
+    assert read_summary(folder / "2")["status"] == "failed"
+    (folder / "1" / "metrics.jsonl").rmdir()
+    (folder / "2" / "checkpoints").unlink()
+    (folder / "3").unlink()
+    code, told = sweep("sweep=s", *grid)
+    assert code == 10  # job 2 is left as it failed
+    assert [read_summary(folder / n)["status"] for n in "0123"] == ["finished"] * 2 + [
+        "failed",
+        "finished",
+    ]
+    assert sweep("sweep=s", *grid, "retry_failed=true")[0] == 0
+    for n in "123":
+        assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
+
+
+def test_a_stack_that_fails_as_a_whole_is_trained_one_by_one(sweep, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    assert sweep("sweep=whole", "seed=0,1", "training.epochs=2", "hydra.launcher.width=1")[0] == 0
+    monkeypatch.setattr(launch.stack, "fit", broken)
+    code, told = sweep("sweep=s", "seed=0,1", "training.epochs=2")
+    assert code == 0, told
+    assert "2 runs begin again one by one: no such kernel" in told
+    for n in "01":
+        assert lines(tmp_path / SWEEPS / "s" / n) == lines(tmp_path / SWEEPS / "whole" / n)
+
+
+def test_divergence_is_a_result(sweep, tmp_path):
+    code, told = sweep("sweep=s", "optimizer=sgd", "optimizer.lr=0.1,1e30", "training.epochs=2")
+    assert code == 0, told
+    entries = leaderboard(tmp_path / SWEEPS / "s")
+    assert [(e["rank"], e["optimizer.lr"], e["status"]) for e in entries] == [
+        ("1", "0.1", "finished"),
+        ("2", "1e+30", "diverged"),
+    ]
+
+
+def test_files_that_differ_are_jobs_that_differ(sweep, tmp_path):
+    rows = "".join(f"{i},{i % 7},{3 * i}\n" for i in range(60))
+    (tmp_path / "good.csv").write_text("a,b,y\n" + rows)
+    code, told = sweep(
+        "sweep=s", "data=csv", "data.path=missing.csv,good.csv", "data.target=y",
+        "data.task=regression", "training.epochs=1",
+    )  # fmt: skip
+    assert code == 10
+    assert "job 0 failed: DataError: missing.csv: no such file" in told
+    assert read_summary(tmp_path / SWEEPS / "s" / "1")["status"] == "finished"
+
+
+def test_a_stack_needs_no_more_files_than_the_process_may_open(monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = [(256, 4096), (256, 300), (256, resource.RLIM_INFINITY), (9000, 9000)]
+    asked = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: asked.append(both))
+    found = []
+    for both in limits:
+        monkeypatch.setattr(resource, "getrlimit", lambda _, both=both: both)
+        found.append(launch.open_files())
+    assert found == [4096, 300, 4096, 9000]
+    assert asked == [(4096, 4096), (300, 300), (4096, resource.RLIM_INFINITY)]
+
+
+@pytest.mark.parametrize(("args", "code", "message"), [
+    (["sweep=../x"], 2, "must be one of null, or a name of letters"),
+    (["hydra.sweep.subdir='x${hydra.job.num}'"], 2, "a sweep finds its runs by ${hydra.job.num}"),
+    (["hydra.launcher.width=0"], 2, "hydra.launcher.width=0: must be null or a whole number >= 1"),
+    (["sweep=s", "model=glob(x*)"], 2, "the grid is empty"),
+    (["hydra.sweep.dir=file/x"], 6, "file/x: cannot be made (Not a directory)"),
+])  # fmt: skip
+def test_a_users_fault_is_one_message(args, code, message, sweep, tmp_path):
+    (tmp_path / "file").touch()
+    found, told = sweep("seed=0", "training.epochs=1", *args)
+    assert (found, message in told) == (code, True), told
+    assert "Traceback" not in told
+    assert not list(tmp_path.glob("outputs/**/metrics.jsonl"))
+
+
+# ------------------------------------------------------------------ other launchers
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_any_launcher_runs_a_grid(launcher, sweep, tmp_path):
+    (tmp_path / SWEEPS / "s" / "1" / "metrics.jsonl").mkdir(parents=True)
+    code, told = sweep(
+        "sweep=s", f"hydra/launcher={launcher}", "seed=0,1", "training.epochs=1",
+        *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []),
+    )  # fmt: skip
+    assert code == 10, told
+    assert re.search(r"^ 1 +IsADirectoryError", told, re.MULTILINE)
+    folder = tmp_path / SWEEPS / "s"
+    assert [(e["rank"], e["n"]) for e in leaderboard(folder)] == [("1", "1")]
+    (folder / "1" / "metrics.jsonl").rmdir()
+    code, told = sweep("sweep=s", f"hydra/launcher={launcher}", "seed=0,1", "training.epochs=1")
+    assert (code, "1 run ended before and left alone" in told) == (0, True), told
+    assert [(e["rank"], e["n"]) for e in leaderboard(folder)] == [("1", "2")]
+    assert len(json.loads((folder / "sweep.json").read_text())["jobs"]) == 2
