@@ -13,6 +13,10 @@ a. 64 runs (4 learning rates, 4 weight decays, 2 dropouts, 2 seeds) of an MLP 64
    best weights lie in its folder, W&B's file holds the validation accuracy of each epoch, and the
    best of them all is that of a trained network; else the measurement ends with an error.
    `import torch` alone is the floor under every command.
+b. Training steps a second of stacks of several widths and sizes, beside other ways to train the
+   same runs and the machine's limit: see stack_speed.py.
+c. What a sweep costs as rows, epochs and runs of its folder grow: see stack_cost.py.
+d. A stack on an accelerator, where there is one: see stack_speed.py.
 """
 
 import argparse
@@ -20,20 +24,19 @@ import math
 import os
 import shlex
 import struct
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from solo import REPO, ratio, spread
+from shell import WANDB, timed
+from solo import ratio, spread
+from stack_cost import part_c
+from stack_speed import part_b, part_d
 from wandb.proto.wandb_internal_pb2 import Record
 
-# Error reports off: at its end an offline run would wait for the host they go to.
-WANDB = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 BLOCK = 32768  # bytes of a .wandb file
 METRIC = "val/accuracy"
 BASELINE = "stack"
@@ -119,23 +122,6 @@ ARMS = {
     "plain": Arm("benchmarks/peers/plain_sweep.py", PLAIN, "best.pt"),
 }
 FLOOR = "import torch"
-
-
-def timed(command: list[str], log: Path) -> float:
-    """Seconds of one python command; its output goes to `log`, whose end is shown if it fails."""
-    with log.open("w") as out:
-        began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=REPO,
-            env=os.environ | WANDB,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        seconds = time.perf_counter() - began
-    if done.returncode:
-        sys.exit(f"exit code {done.returncode}: {shlex.join(command)}\n{log.read_text()[-3000:]}")
-    return seconds
 
 
 def wandb_records(file: Path) -> Iterator[Record]:
@@ -224,7 +210,7 @@ def part_a(args: argparse.Namespace) -> None:
         show(name, seconds, f"best {METRIC} {best[name]:.4f}, {size.runs} runs checked")
 
 
-PARTS = {"a": part_a}
+PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d}
 
 
 def main() -> None:
@@ -232,8 +218,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="of part a")
     parser.add_argument("--small", action="store_true", help="a few short runs: does it work?")
+    parser.add_argument("--optimizer", default="adam", help="of part b")
+    parser.add_argument("--batch", type=int, help="of part b; else 64, and 32 for small nets")
+    parser.add_argument("--override", nargs="+", default=[], help="further overrides of part b")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for part in args.part:

@@ -83,7 +83,7 @@ def files(folder):
 
 
 def leaderboard(folder):
-    return list(csv.DictReader((folder / "leaderboard.csv").open()))
+    return list(csv.DictReader((folder / "leaderboard.csv").read_text().splitlines()))
 
 
 def lines(folder):
