@@ -14,6 +14,7 @@ from knobs.identity import under
 from knobs.record import read_summary, write_whole
 
 LEDGER, LOCK = "sweep.json", "sweep.lock"
+BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 # Overrides that say how a sweep goes about its jobs, not what a job is.
 NOT_THE_JOB = ("hydra", "sweep", "retry_failed")
 
@@ -55,8 +56,10 @@ def read(folder: Path) -> Ledger | None:
             int(number): Entry(tuple(job["overrides"]), job["identity"])
             for number, job in stored["jobs"].items()
         }
-        return Ledger(stored["conf"], jobs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        texts = [t for entry in jobs.values() for t in (entry.identity, *entry.overrides)]
+        sound = all(isinstance(text, str) for text in [stored["conf"], *texts])
+        return Ledger(stored["conf"], jobs) if sound and min(jobs, default=0) >= 0 else None
+    except (*BROKEN, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -64,7 +67,7 @@ def status(folder: Path) -> str:
     """How the run in a folder ended; empty where it has not ended."""
     try:
         return str(read_summary(folder)["status"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*BROKEN, KeyError, TypeError):
         return ""
 
 
@@ -116,9 +119,7 @@ def held(folder: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (
-            ImportError
-        ):  # not on Windows, where two sweeps in one folder are the user's to avoid
+        except ImportError:  # not on Windows: two sweeps in one folder are the user's to avoid
             pass
         except OSError:
             file.seek(0)

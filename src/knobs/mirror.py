@@ -5,6 +5,7 @@ training. Here they cost it a line of JSON an epoch. The parent writes {"run": 0
 "with": [...]} lines; each run's last line comes back as {"run": 0, "line": "..."}.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -26,6 +27,7 @@ class Mirror:
         self._process: subprocess.Popen | None = None
         self._out: queue.SimpleQueue = queue.SimpleQueue()
         self._lines: dict[int, str] = {}
+        self._over = ""  # why no more lines will come
         self._told = threading.Condition()
         self._count = 0
 
@@ -34,7 +36,7 @@ class Mirror:
         self._count += 1
         remote = Remote(self, self._count, enabled(settings))
         if remote.enabled:
-            if not self._process:
+            if not (self._process or self._over):
                 self._start()
             self.send(self._count, "open", settings, config, str(folder))
         return remote
@@ -46,8 +48,9 @@ class Mirror:
     def line(self, run: int) -> str:
         """What a run's mirror has to say at its end."""
         with self._told:
-            told = self._told.wait_for(lambda: run in self._lines, FINISH_TIMEOUT + 60)
-        return self._lines[run] if told else "W&B did not finish in time; the records are whole"
+            self._told.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
+        late = self._over or "W&B did not finish in time; the records are whole"
+        return self._lines.get(run, late)
 
     def close(self) -> None:
         """Let the process end when it has done its work."""
@@ -55,13 +58,17 @@ class Mirror:
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "knobs.mirror"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "knobs.mirror"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._over = f"W&B's process did not start ({error}); the records are whole"
+            return
         threading.Thread(target=self._write, daemon=True).start()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -71,20 +78,22 @@ class Mirror:
                 self._process.stdin.write(line)
                 if self._out.empty():
                     self._process.stdin.flush()
-            self._process.stdin.close()
         except OSError:
             pass  # it has died, which _read tells
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
 
     def _read(self) -> None:
-        for text in self._process.stdout:
-            answer = json.loads(text)
-            with self._told:
-                self._lines[answer["run"]] = answer["line"]
-                self._told.notify_all()
+        with self._process.stdout as answers:
+            for text in answers:
+                answer = json.loads(text)
+                with self._told:
+                    self._lines[answer["run"]] = answer["line"]
+                    self._told.notify_all()
         with self._told:  # it is gone: whoever still waits need not
-            for run in range(1, self._count + 1):
-                self._lines.setdefault(run, "W&B's process ended early; the records are whole")
+            self._over = "W&B's process ended early; the records are whole"
             self._told.notify_all()
+        self._process.wait()
 
 
 class Remote:

@@ -21,6 +21,7 @@ from knobs import cli, config, ledger
 from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
 from knobs.identity import identity, under
 from knobs.ledger import Entry, Ledger
+from knobs.record import CONFIG
 from knobs.sweep import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
@@ -120,6 +121,8 @@ def outstanding(
     book = ledger.read(folder) or Ledger(digest)
     book.conf = digest
     numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
+    runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    last = max([-1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
     todo: dict[int, Task] = {}
     skipped, resumed, twice = 0, 0, 0
     for lines in jobs:
@@ -129,7 +132,8 @@ def outstanding(
             continue
         task = Task.of(compose(lines, context, master))
         own = own_identity(task.plain, job) if task.plain else ""
-        number = numbers.get(own, max(book.jobs, default=-1) + 1)
+        number = numbers.get(own, last + 1)
+        last = max(last, number)
         if number in todo:
             twice += 1
             continue

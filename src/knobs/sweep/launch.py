@@ -114,19 +114,18 @@ class Work:
             return
         with machine(jobs[0].request.plain["training"]) as device:
             sessions: dict[Job, Session] = {}
+            data: Data | None = None  # on the device: one copy serves all
             for job in jobs:
-                ask = job.request
+                ask, track = job.request, self._mirror.tracker
                 try:
                     with job.world():
-                        data = self.read(ask.plain)
-                        track = self._mirror.tracker
-                        sessions[job] = Session(
-                            ask.plain, ask.folder, device, ask.about, data, track
-                        )
+                        data = data or self.read(ask.plain)
+                        session = Session(ask.plain, ask.folder, device, ask.about, data, track)
                 except Exception as error:
                     self._end(job, error)
                 else:
-                    self._trackers.append(sessions[job].tracker)
+                    sessions[job], data = session, session.run.data
+                    self._trackers.append(session.tracker)
             places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch of its epochs
             for job, session in sessions.items():
                 places.setdefault(session.run.progress.batch, {})[job] = session

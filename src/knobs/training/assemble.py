@@ -25,7 +25,9 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     training, reg, seed = config["training"], config["regularization"], config["seed"]
     steps = steps_per_epoch(len(data.train), training)
     _check_last_batch(config, len(data.train), steps)
-    sample = next(data.train.batches([torch.arange(min(INIT_SAMPLE, len(data.train)))]))[0]
+    few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
+    # On the CPU and in NCHW, wherever and however the data lie already.
+    sample = next(data.train.batches([few]))[0].cpu().contiguous()
     rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
     model = build.model(config, data.shape)
     build.initialize(config, model, sample)
