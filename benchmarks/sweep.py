@@ -2,6 +2,7 @@
 
     .venv-bench/bin/python benchmarks/sweep.py                      # every part
     .venv-bench/bin/python benchmarks/sweep.py --part a --arms stack lightning
+    .venv-bench/bin/python benchmarks/sweep.py --part b --override optimizer.fused=true
     .venv-bench/bin/python benchmarks/sweep.py --small --rounds 1   # do all arms run? no figures
 
 a. 64 runs (4 learning rates, 4 weight decays, 2 dropouts, 2 seeds) of an MLP 64-128-128-10 on

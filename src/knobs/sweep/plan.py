@@ -5,6 +5,7 @@ import dataclasses
 import json
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,10 @@ def plan(configs: dict[int, dict], data: Reader, width: int | None) -> list[Grou
         key = f"{reason} {shared(plain)}"
         groups.setdefault(key, Group([], reason=reason, plain=plain)).jobs.append(number)
     for group in groups.values():
-        _measure(group, configs, data, width)
+        with warnings.catch_warnings():
+            # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
+            warnings.simplefilter("ignore", UserWarning)
+            _measure(group, configs, data, width)
     return list(groups.values())
 
 
