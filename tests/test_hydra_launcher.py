@@ -1,11 +1,16 @@
 """Hydra's own suites for launchers, against hydra/launcher=stack."""
 
+import sys
+
 import pytest
+from hydra.core.utils import JobStatus
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
     LauncherTestSuite,
 )
+
+from knobs import cli, config
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("stack", [])])
@@ -25,3 +30,32 @@ class TestStackLauncherIntegration(IntegrationTestSuite):
 ])  # fmt: skip
 class TestStackLauncherInBatches(BatchedSweeperTestSuite):
     """Numbers go on from batch to batch."""
+
+
+def test_a_job_that_raises_or_exits_ends_alone(
+    hydra_sweep_runner, hydra_restore_singletons, tmpdir, monkeypatch
+):
+    def task(cfg):
+        if cfg.a == 1:
+            raise ValueError("one")
+        if cfg.a == 2:
+            sys.exit(3)
+        return cfg.a
+
+    monkeypatch.setattr(config, "_composer", None)  # as in an app that is not knobs
+    monkeypatch.setattr(cli, "_ends_with", 0)
+    sweep = hydra_sweep_runner(
+        None, "hydra.test_utils.a_module", task, "configs", "compose.yaml",
+        ["hydra/launcher=stack", "hydra/sweeper=grid", "+a=0,1,2,3"], tmpdir,
+    )  # fmt: skip
+    with sweep:
+        (returns,) = sweep.returns
+        ends = [(job.status, job._return_value) for job in returns]
+    assert [end for end in ends if end[0] is JobStatus.COMPLETED] == [
+        (JobStatus.COMPLETED, 0),
+        (JobStatus.COMPLETED, 3),
+    ]
+    assert [repr(error) for status, error in ends if status is JobStatus.FAILED] == [
+        "ValueError('one')",
+        "SystemExit(3)",
+    ]

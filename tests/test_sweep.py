@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from knobs import cli, trust
 from knobs.record import read_config, read_metrics, read_summary
-from knobs.sweep import launch
+from knobs.sweep import launch, plan
 from knobs.training.session import Session
 
 SWEEPS = Path("outputs/sweeps")
@@ -30,8 +30,9 @@ TRAIN = str(REPO / "train.py")
 # A sweep as a process of its own, whose checkpoints are never old.
 EAGER = f"""
 import runpy, sys
-from knobs.sweep import launch
+from knobs.sweep import launch, plan
 launch.SAVE_SECONDS = launch.SAVE_SHARE = 0
+plan.LEAST_GAIN = float("inf")
 sys.argv[0] = {TRAIN!r}
 runpy.run_path({TRAIN!r}, run_name="__main__")
 """
@@ -51,9 +52,12 @@ def sweep(tmp_path, monkeypatch, capsys, hydra_restore_singletons):
         told = capsys.readouterr()
         return ended.value.code, told.out + told.err
 
+    monkeypatch.setattr(plan, "LEAST_GAIN", float("inf"))  # a stack, however fast it seems to be
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield run
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:], root.level = handlers, level
 
 
@@ -113,7 +117,7 @@ def test_a_job_leaves_what_hydras_own_launcher_leaves(sweep, tmp_path):
         logs = [(f / "train.log").read_text().splitlines() for f in (ours, theirs)]
         assert len(logs[0]) == len(logs[1]) == 2
     knobs = [[(r["rank"], r["n"], r["optimizer"]) for r in leaderboard(f)] for f in (stack, basic)]
-    assert knobs[0] == knobs[1] == [("1", "2", "adam"), ("2", "2", "sgd")]
+    assert knobs[0] == knobs[1] == [("1", "2", "sgd"), ("2", "2", "adam")]
 
 
 def hydra_node(folder):
@@ -163,14 +167,13 @@ def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monk
         "+hydra.job.env_set.OWN='job ${hydra:job.num}'", "hydra.job.env_copy=[COPIED]",
     )  # fmt: skip
     assert code == 0, told
-    at = [(str(SWEEPS / "s" / str(n)), f"job {n}", "as before") for n in range(3)]
-    best = [read_summary(tmp_path / folder)["objective"]["value"] for folder, *_ in at]
+    folders = [str(SWEEPS / "s" / str(n)) for n in range(3)]
+    best = [read_summary(tmp_path / folder)["objective"]["value"] for folder in folders]
     assert len(set(best)) == 3
     assert (Watch.told[0], Watch.told[-1]) == ("start", "end")
-    assert sorted(Watch.told[1:-1]) == sorted([
-        *(("begins", n, *at[n]) for n in range(3)),
-        *(("ends", n, *at[n], best[n]) for n in range(3)),
-    ])  # fmt: skip
+    begun = [("begins", n, folders[n], f"job {n}", "as before") for n in range(3)]
+    ended = [("ends", n, folders[n], None, "as before", best[n]) for n in range(3)]
+    assert sorted(Watch.told[1:-1], key=str) == begun + ended
     assert Path.cwd() == tmp_path
     assert "OWN" not in os.environ
     assert HydraConfig.instance().cfg is None
@@ -195,11 +198,22 @@ def test_the_same_command_runs_what_is_new_and_nothing_twice(sweep, tmp_path):
     assert float(entry["val/accuracy"]) == pytest.approx(sum(values) / 3)
 
 
+@pytest.mark.parametrize("text", [None, '{"conf": "x", "jobs": {"0": {'])
+def test_without_its_ledger_a_sweep_overwrites_no_run(text, sweep, tmp_path):
+    assert sweep("sweep=s", "seed=5,6", "training.epochs=1")[0] == 0
+    folder = tmp_path / SWEEPS / "s"
+    before = {n: (folder / n / "metrics.jsonl").read_bytes() for n in "01"}
+    (folder / "sweep.json").unlink() if text is None else (folder / "sweep.json").write_text(text)
+    assert sweep("sweep=s", "seed=7", "training.epochs=1")[0] == 0
+    assert {n: (folder / n / "metrics.jsonl").read_bytes() for n in "01"} == before
+    assert [read_config(folder / n)["config"]["seed"] for n in "012"] == [5, 6, 7]
+
+
 @pytest.mark.parametrize("width", ["null", "1"])
 def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
     width, sweep, tmp_path, at_epoch
 ):
-    grid = ["seed=range(0,3)", "optimizer.lr=choice(1e-2)", "training.epochs=4",
+    grid = ["seed=choice(0, 1, 2)", "optimizer.lr=choice(1e-2)", "training.epochs=4",
             "regularization=dropout", f"hydra.launcher.width={width}"]  # fmt: skip
     assert sweep("sweep=whole", *grid)[0] == 0
     at_epoch(2, ctrl_c)
@@ -221,7 +235,7 @@ def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
 
 
 def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path):
-    grid = ["seed=0,1", "scheduler=cosine", "training.epochs=30", "tracking=local"]
+    grid = ["seed=0,1", "scheduler=cosine", "training.epochs=12", "tracking=local"]
     assert sweep("sweep=whole", *grid)[0] == 0
     process = subprocess.Popen(
         [sys.executable, "-c", EAGER, "-m", "sweep=s", *grid], cwd=tmp_path,
@@ -258,7 +272,7 @@ def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch)
     assert code == 10, told
     assert "one by one" not in told  # the stack went on
     kinds = {"1": "IsADirectoryError", "2": "FileExistsError", "3": "FileExistsError"}
-    at_once, _, table = told.partition("3 failed")
+    at_once, _, table = told.partition("\n3 failed")
     for number, kind in kinds.items():
         assert f"job {number} failed: {kind}: " in at_once
         assert re.search(rf"^ {number} +{kind}: ", table, re.MULTILINE)
@@ -266,7 +280,6 @@ def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch)
         assert "Traceback" in (folder / number / "train.log").read_text()
         assert kinds[number] in (folder / number / "train.log").read_text()
     assert "Traceback" not in (folder / "0" / "train.log").read_text()
-    assert lines(folder / "0") == lines(tmp_path / SWEEPS / "whole" / "0")
     assert [len(lines(folder / n)) for n in "02"] == [3, 1]
     assert read_summary(folder / "2")["status"] == "failed"
     (folder / "1" / "metrics.jsonl").rmdir()
@@ -279,8 +292,12 @@ def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch)
         "finished",
     ]
     assert sweep("sweep=s", *grid, "retry_failed=true")[0] == 0
-    for n in "123":
-        assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
+    for n in "0123":
+        rows = zip(
+            read_metrics(folder / n), read_metrics(tmp_path / SWEEPS / "whole" / n), strict=True
+        )
+        for row, expected in rows:  # in stacks of other widths: not the same bits
+            assert row == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_stack_that_fails_as_a_whole_is_trained_one_by_one(sweep, tmp_path, monkeypatch):

@@ -43,17 +43,16 @@ class StackLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from knobs.sweep.grid import Task, compose
+        from knobs.sweep.grid import Task
 
-        composed = (compose(lines, self.context, self.config) for lines in job_overrides)
-        tasks = enumerate(map(Task.of, composed), initial_job_idx)
-        return self.launch_numbered(dict(tasks))
+        tasks = (Task.of(list(lines), self.context, self.config) for lines in job_overrides)
+        return self.launch_numbered(dict(enumerate(tasks, initial_job_idx)))
 
     def launch_numbered(self, tasks: dict[int, Any]) -> Sequence[JobReturn]:
-        """Jobs already composed, under numbers of the caller's choice: a resumed sweep has gaps."""
+        """Jobs under numbers of the caller's choice: a resumed sweep has gaps."""
         from knobs.sweep.launch import launch  # late: it imports torch
 
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
         Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        return launch(tasks, self.context, self.task_function, self.width)
+        return launch(tasks, self.context, self.task_function, self.config, self.width)

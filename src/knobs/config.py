@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, base, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs import trust
+from knobs import ledger, trust
 from knobs.compose import Composer
 from knobs.conflicts import conflicts
 from knobs.errors import ConfigError
@@ -74,8 +74,16 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 
 
+def remember_interpolations() -> None:
+    """Let OmegaConf parse each `${...}` once; a grid resolves the same few thousands of times."""
+    if not hasattr(base.parse, "cache_info"):
+        base.parse = functools.lru_cache(maxsize=4096)(base.parse)
+
+
 register_resolvers()
+remember_interpolations()
 _composer: Composer | None = None  # of the last command line that was checked
+_checked: dict[tuple[str, ...], dict] = {}  # its jobs, resolved
 
 
 # ------------------------------------------------------------------ compose and check
@@ -104,6 +112,7 @@ def check_overrides(
     folders = [config_dir, *([also] if also else [])]
     searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
     global _composer
+    _checked.clear()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         whole = functools.partial(compose, config_name, return_hydra_config=True)
         _composer = composer = Composer(lambda lines: whole(overrides=lines), folders)
@@ -121,7 +130,9 @@ def check_overrides(
         faulty = 0
         for number, job in enumerate(checked_jobs):
             plain, job_faults = _compose(composer, job + mode, folders)
-            configs += [plain] if plain else []
+            if plain:
+                configs.append(plain)
+                _checked[ledger.job_of(job)] = plain
             for fault in job_faults:
                 found.setdefault(fault, []).append(number)
             faulty += bool(job_faults)
@@ -161,6 +172,12 @@ def composed(overrides: Sequence[str]) -> DictConfig | None:
         HydraException: as Hydra's compose would.
     """
     return _composer.kept(list(overrides)) if _composer else None
+
+
+def resolved(overrides: Sequence[str]) -> dict | None:
+    """A job of the last check_overrides, resolved, its hydra node left out; None if it had none."""
+    plain = _checked.get(ledger.job_of(overrides))
+    return plain and {name: node for name, node in plain.items() if name != "hydra"}
 
 
 def check(plain: dict) -> list[str]:

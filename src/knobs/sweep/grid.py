@@ -35,17 +35,20 @@ class Task:
     """A job that is to run.
 
     Args:
-        config: composed, its hydra node included.
+        overrides: all of the job's but hydra's own.
         plain: what it trains, resolved; None where it is no training run of knobs.
     """
 
-    config: DictConfig
+    overrides: list[str]
     plain: dict[str, Any] | None
 
     @classmethod
-    def of(cls, config: DictConfig) -> "Task":
-        """A task from its config."""
-        return cls(config, plain_config(config))
+    def of(cls, overrides: list[str], context: HydraContext, master: DictConfig) -> "Task":
+        """A task, from what was checked before, or by composing its config."""
+        plain = config.resolved(overrides)
+        if plain is None:
+            plain = plain_config(compose(overrides, context, master))
+        return cls(overrides, plain if plain and plain["task"] == "train" else None)
 
 
 def sweep(
@@ -130,7 +133,7 @@ def outstanding(
         if job in known:
             skipped += 1
             continue
-        task = Task.of(compose(lines, context, master))
+        task = Task.of(lines, context, master)
         own = own_identity(task.plain, job) if task.plain else ""
         number = numbers.get(own, last + 1)
         last = max(last, number)
@@ -141,7 +144,8 @@ def outstanding(
         if own in numbers and ledger.settled(status := ledger.status(run), retry):
             skipped += 1
         elif own in numbers and (run / "checkpoints" / "last.pt").is_file() and status != "failed":
-            todo[number] = Task.of(compose([*lines, f"resume='{run}'"], context, master))
+            plain = task.plain | {"resume": str(run)}
+            todo[number] = Task([*lines, f"resume='{run}'"], plain)
             resumed += 1
         else:
             todo[number] = task
@@ -172,7 +176,7 @@ def launch(tasks: dict[int, Task], launcher: Launcher) -> list[JobReturn]:
     returns: list[JobReturn] = []
     batch: list[list[str]] = []
     for number, task in sorted(tasks.items()):
-        batch.append(list(task.config.hydra.overrides.task))
+        batch.append(task.overrides)
         if number + 1 not in tasks:
             returns += launcher.launch(batch, initial_job_idx=number + 1 - len(batch))
             batch = []
@@ -197,10 +201,9 @@ def plain_config(made: DictConfig) -> dict[str, Any] | None:
     HydraConfig.instance().cfg = made
     try:
         kept = OmegaConf.masked_copy(made, [key for key in made if key != "hydra"])
-        plain = OmegaConf.to_container(kept, resolve=True)
+        return OmegaConf.to_container(kept, resolve=True)
     finally:
         HydraConfig.instance().cfg = before
-    return plain if plain["task"] == "train" else None
 
 
 def show_failures(out: Console, failed: list[JobReturn]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 from rich.console import Console
 
 from knobs import build
@@ -15,7 +16,7 @@ from knobs.data import Data
 from knobs.errors import ConfigError, MemoryShortage, for_a_person
 from knobs.mirror import Mirror, Remote
 from knobs.sweep import plan, stack
-from knobs.sweep.grid import Task
+from knobs.sweep.grid import Task, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.plan import Group
 from knobs.sweep.screen import Screen
@@ -34,13 +35,14 @@ def launch(
     tasks: dict[int, Task],
     context: HydraContext,
     task_function: TaskFunction,
+    master: DictConfig,
     width: int | None = None,
 ) -> list[JobReturn]:
     """Run jobs, those that can share a computation as stacks.
 
     Args:
         tasks: number -> job.
-        context, task_function: as Hydra hands them to a launcher.
+        context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
     """
     if width is not None and width < 1:
@@ -55,14 +57,19 @@ def launch(
         return sets[key]
 
     groups = grouped(tasks, read, width)
-    overrides = {n: list(task.config.hydra.overrides.task) for n, task in tasks.items()}
+
+    def job(number: int) -> Job:
+        made = compose(tasks[number].overrides, context, master)
+        return Job(number, made, context, task_function)
+
+    overrides = {number: task.overrides for number, task in tasks.items()}
     with Screen(overrides, groups) as screen, _signals() as stopped:
         work = Work(screen, stopped, read)
         for group in groups:
             for numbers in group.chunks:
                 if stopped:
                     break
-                work.run([Job(n, tasks[n].config, context, task_function) for n in numbers])
+                work.run([job(number) for number in numbers])
         work.wait()
     return [returned for _, returned in sorted(work.returns.items())]
 

@@ -32,7 +32,6 @@ FREE = {
 SHARED = ("data", "model", "activation", "regularization", "training")
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 PROBE_STEPS = 3
-FILES = 4  # that a row holds open, with some to spare
 MEMORY_SHARE = 0.5  # of what is free
 NEARLY = 1.1
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
@@ -109,11 +108,15 @@ def alone(plain: dict) -> str:
 
 
 def shared(plain: dict) -> str:
-    """What the runs of one stack have in common, as a text to compare."""
+    """What the runs of one stack have in common, as a text to compare.
+
+    Whether they drop anything as well: masks take time, which runs without need not share.
+    """
     kept = {
         section: {k: v for k, v in plain[section].items() if k not in FREE.get(section, ())}
         for section in SHARED
     }
+    kept["drops"] = plain["regularization"]["dropout"] > 0
     return json.dumps(kept, sort_keys=True)
 
 
@@ -136,7 +139,6 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
     if isinstance(read.train, Stream):
         group.reason = "its data are read from disk batch by batch"
         return
-    rows = min(rows, max(1, open_files() // FILES))
     try:
         rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / row_bytes(run))))
         timed = time_widths(run, rows, solo)
@@ -233,19 +235,6 @@ def row_bytes(run: Run) -> int:
     )
     # Weights, gradient, shadow and the best so far; activations and their gradients.
     return 4 * weights + state + x.nbytes + 2 * sum(kept)
-
-
-def open_files() -> int:
-    """How many files this process may hold open; as many as the system grants."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return 512
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        soft = min(hard, 2**16)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return soft
 
 
 def free_memory(device: torch.device) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from knobs.sweep.stacked import per_row
+from knobs.sweep.stacked import Pair, per_row
 from knobs.training.loop import Run
 
 LINEAR_IN_LR = (
@@ -23,8 +23,6 @@ LINEAR_IN_LR = (
 )
 PER_ROW = {"params", "lr", "weight_decay"}
 SPEED = {"foreach", "fused"}  # how torch computes, not what
-
-Pair = tuple[nn.Parameter, list[nn.Parameter]]  # a stack's parameter, and each row's view of it
 
 
 def kind(run: Run) -> tuple:
@@ -65,8 +63,9 @@ class Slice:
 
     def __init__(self, runs: Sequence[Run], first: int, pairs: Sequence[Pair], lr: Tensor):
         self.runs, self.rows = runs, slice(first, first + len(runs))
-        self.parameters = [parameter for parameter, _ in pairs]
-        self.own = [views[self.rows] for _, views in pairs]
+        self.pairs = pairs
+        self.parameters = [pair.parameter for pair in pairs]
+        self.own = [pair.views[self.rows] for pair in pairs]
         self.values = [parameter.detach()[self.rows] for parameter in self.parameters]
         self.shadows = [torch.zeros_like(value) for value in self.values]
         self.optimizer = self._make(runs[0].optimizer)
@@ -117,13 +116,13 @@ class Slice:
 
     def _take_state(self) -> None:
         """Go on from the rows' own optimizer states, if they have any."""
-        for shadow, views in zip(self.shadows, self.own, strict=True):
+        for pair, shadow, views in zip(self.pairs, self.shadows, self.own, strict=True):
             states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
             for name, value in (states[0] or {}).items():
-                if isinstance(value, Tensor) and value.shape == shadow.shape[1:]:
+                if isinstance(value, Tensor) and value.shape == views[0].shape:
                     stacked = torch.empty_like(shadow)
                     for k, state in enumerate(states):
-                        stacked[k] = state[name]
+                        pair.row(stacked, k).copy_(state[name])
                     self.optimizer.state[shadow][name] = stacked
                 elif isinstance(value, Tensor):
                     self.optimizer.state[shadow][name] = value.clone().to(shadow.device)
@@ -132,11 +131,11 @@ class Slice:
 
     def give_state(self) -> None:
         """Put every row's share of the state into its own optimizer."""
-        for shadow, views in zip(self.shadows, self.own, strict=True):
+        for pair, shadow, views in zip(self.pairs, self.shadows, self.own, strict=True):
             state = self.optimizer.state[shadow]
             for k, (run, view) in enumerate(zip(self.runs, views, strict=True)):
                 run.optimizer.state[view] = {
-                    name: value[k]
+                    name: pair.row(value, k)
                     if isinstance(value, Tensor) and value.shape == shadow.shape
                     else value.clone().cpu()
                     if isinstance(value, Tensor)

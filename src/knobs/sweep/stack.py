@@ -49,13 +49,9 @@ class Stack:
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
         self.noise = Noise(len(self.runs), self.device)
         self.model = stack([run.model for run in self.runs], self.noise)
-        self.pairs = [
-            (getattr(module, name), views)
-            for module in self.model.modules()
-            if isinstance(module, Stacked)
-            for name, views in module.sources.items()
-        ]
-        self.parameters = [parameter for parameter, _ in self.pairs]
+        leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
+        self.pairs = [pair for leaf in leaves for pair in leaf.pairs]
+        self.parameters = [pair.parameter for pair in self.pairs]
         self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
         values = self.parameters[0]
         self.lr = torch.empty(len(self.runs), dtype=values.dtype, device=self.device)

@@ -10,6 +10,7 @@ takes it as it is: one grouped kernel serves all rows.
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,22 @@ def _weighing(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.children() if type(child) is not nn.Dropout]
 
 
+class Pair(NamedTuple):
+    """A stack's parameter [K, ...] and the rows' own, each a view of it.
+
+    Args:
+        turned: whether a row's matrix lies here transposed.
+    """
+
+    parameter: nn.Parameter
+    views: list[nn.Parameter]
+    turned: bool
+
+    def row(self, values: Tensor, k: int) -> Tensor:
+        """Row k of a tensor laid out as the parameter, in the shape the row knows."""
+        return values[k].mT if self.turned else values[k]
+
+
 class Stacked(nn.Module):
     """A leaf: parameters and buffers of K modules, stacked, each row's own made a view.
 
@@ -139,18 +156,25 @@ class Stacked(nn.Module):
         noise: where dropout draws.
     """
 
+    turned: tuple[str, ...] = ()  # matrices kept as [K, I, O]: so their gradients come out in place
+
     def __init__(self, rows: Sequence[nn.Module], noise: Noise):
         super().__init__()
         self.noise, self.count = noise, len(rows)
-        self.sources: dict[str, list[nn.Parameter]] = {}  # whose rows each parameter holds
+        self.pairs: list[Pair] = []
         first = rows[0]
         for name in first._parameters:
-            values = [getattr(row, name) for row in rows]
-            if values[0] is None:
+            views = [getattr(row, name) for row in rows]
+            if views[0] is None:
                 self.register_parameter(name, None)
-            else:
-                self.sources[name] = values
-                self.register_parameter(name, self._shared(name, values))
+                continue
+            values = torch.stack([v.detach() for v in views])
+            turned = name in self.turned
+            self.register_parameter(name, nn.Parameter(_turned(values) if turned else values))
+            pair = Pair(getattr(self, name), views, turned)
+            for k, view in enumerate(views):
+                view.data = pair.row(pair.parameter.data, k)
+            self.pairs.append(pair)
         for name in first._buffers:
             values = [getattr(row, name) for row in rows]
             shared = torch.stack(values) if values[0] is not None else None
@@ -159,41 +183,28 @@ class Stacked(nn.Module):
                 row._buffers[name] = shared[k]
         self.settings(first)
 
-    def _shared(self, name: str, values: list[nn.Parameter]) -> nn.Parameter:
-        """One parameter [K, *shape] whose rows the modules' own parameters become."""
-        shared = self.lay_out(name, torch.stack([v.detach() for v in values]))
-        for k, value in enumerate(values):
-            value.data = shared[k]
-        return nn.Parameter(shared)
-
-    def lay_out(self, name: str, values: Tensor) -> Tensor:
-        """The parameter in the memory order that the arithmetic wants."""
-        return values
-
     def settings(self, module: nn.Module) -> None:
         """Keep what the arithmetic needs beside weights."""
 
 
+def _turned(values: Tensor) -> Tensor:
+    return values.mT.contiguous()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[K, ..., I], [K, O, I] and [K, O] -> [K, ..., O]."""
+    """[K, ..., I], [K, I, O] and [K, O] -> [K, ..., O]."""
     flat = x.reshape(len(weight), -1, x.shape[-1])
     if bias is None:
-        y = torch.bmm(flat, weight.mT)
+        y = torch.bmm(flat, weight)
     else:
-        y = torch.baddbmm(bias.unsqueeze(1), flat, weight.mT)
+        y = torch.baddbmm(bias.unsqueeze(1), flat, weight)
     return y.view(*x.shape[:-1], y.shape[-1])
-
-
-def transposed(weight: Tensor) -> Tensor:
-    """The same [K, O, I], laid as [K, I, O]: so its gradient comes out of the product in place."""
-    return weight.mT.contiguous().mT
 
 
 class Linear(Stacked):
     """nn.Linear: [K, ..., I] -> [K, ..., O]."""
 
-    def lay_out(self, name: str, values: Tensor) -> Tensor:
-        return transposed(values) if name == "weight" else values
+    turned = ("weight",)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -390,6 +401,8 @@ class Dropout(nn.Module):
 class Attention(Stacked):
     """nn.MultiheadAttention of a sequence with itself, batch first, without the weights."""
 
+    turned = ("in_proj_weight",)
+
     def __init__(self, rows: Sequence[nn.MultiheadAttention], noise: Noise):
         super().__init__(rows, noise)
         self.dropout = [row.dropout for row in rows]
@@ -400,9 +413,6 @@ class Attention(Stacked):
         if not plain or not module.batch_first:
             raise CannotStack(f"{module} has no stacked form")
         self.heads = module.num_heads
-
-    def lay_out(self, name: str, values: Tensor) -> Tensor:
-        return transposed(values) if name == "in_proj_weight" else values
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """[K, N, L, D] and [K, N, L], true at padding -> [K, N, L, D]."""
