@@ -66,9 +66,12 @@ def prepare(argv: list[str]) -> list[str]:
     config_dir = Path(args.config_path).resolve() if args.config_path else CONF
     also = Path(args.config_dir) if args.config_dir else None
     grid = args.multirun or config.MULTIRUN in overrides
+    named = [o for o in args.overrides if o.startswith(("sweep=", "retry_failed="))]
+    if several := [o for o in named if "," in o]:
+        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
     if grid:
         settled = _settled(overrides, [config_dir, *([also] if also else [])])
-    elif named := [o for o in overrides if o.startswith(("sweep=", "retry_failed="))]:
+    elif named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
     configs, faults = config.check_overrides(
         overrides,

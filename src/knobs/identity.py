@@ -13,6 +13,8 @@ NOT_IDENTITY = (
     *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
+# Of these, what tells one run from another within a sweep: data sets under other names.
+FILES = ("data.root", "data.path", "data.test_path", "init.path")
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 

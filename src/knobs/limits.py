@@ -91,7 +91,7 @@ flag = one_of(True, False)
 text = Rule("a word", lambda v: isinstance(v, str) and v != "")
 filename = Rule(
     "a name of letters, digits, ., - and _",
-    lambda v: isinstance(v, str) and re.fullmatch(r"\w[\w.-]*", v) is not None,
+    lambda v: type(v) in (str, int, float) and re.fullmatch(r"\w[\w.-]*", str(v)) is not None,
 )
 positive = number(0, ends="(]")
 at_least_0 = number(0)

@@ -19,13 +19,12 @@ from rich.table import Table
 
 from knobs import cli, config, ledger
 from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
-from knobs.identity import identity, under
+from knobs.identity import FILES, identity, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG
 from knobs.sweep import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
-FILES = ("data.root", "data.path", "data.test_path", "init.path")  # a data set may move
 SUBDIR = "${hydra.job.num}"
 SIGNALS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -127,7 +126,7 @@ def outstanding(
     runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
     last = max([-1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
     todo: dict[int, Task] = {}
-    skipped, resumed, twice = 0, 0, 0
+    skipped, failed, resumed, twice = 0, 0, 0, 0
     for lines in jobs:
         job = ledger.job_of(lines)
         if job in known:
@@ -143,6 +142,7 @@ def outstanding(
         run = folder / str(number)
         if own in numbers and ledger.settled(status := ledger.status(run), retry):
             skipped += 1
+            failed += status == "failed"
         elif own in numbers and (run / "checkpoints" / "last.pt").is_file() and status != "failed":
             plain = task.plain | {"resume": str(run)}
             todo[number] = Task([*lines, f"resume='{run}'"], plain)
@@ -155,6 +155,7 @@ def outstanding(
     book.write(folder)
     for count, what in (
         (skipped, "ended before and left alone"),
+        (failed, "of them failed; retry_failed=true runs those again"),
         (resumed, "resumed from checkpoints"),
         (twice, "stated twice, run once"),
     ):

@@ -30,14 +30,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from knobs.identity import NOT_IDENTITY, leaves, under
+from knobs.identity import FILES, NOT_IDENTITY, leaves, under
 from knobs.record import CONFIG, STATUSES, SUMMARY, read_config, read_summary, write_whole
 
 CSV = "leaderboard.csv"
 UNREADABLE = "unreadable"
 GOOD = ("finished", "stopped_early")
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are told
-NO_KNOBS = (*NOT_IDENTITY, "seed")
+NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed")
 ABSENT = ""  # the value of a knob that a run's config does not have
 MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
 HUGE = 1e300  # beyond it a variance overflows

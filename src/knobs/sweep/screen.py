@@ -20,6 +20,7 @@ LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 LOOK_SECONDS = 0.2  # between looks at the screen, which a step must not pay for
 MAX_REASONS = 5
+SOON = 0.02  # of the work done before a rate says anything
 
 
 class Screen:
@@ -125,7 +126,7 @@ class Screen:
         share = min(1.0, self._steps / self._total) if self._total else done / self.count
         parts = [f"runs {done}/{self.count}"]
         parts += [f"{name} {n}" for name in ("failed", "diverged") if (n := self.done[name])]
-        if share:
+        if share > SOON:
             rate = self.count * share / seconds
             parts.append(f"{rate:.1f} runs/s" if rate >= 1 else f"{60 * rate:.1f} runs/min")
             parts.append(f"{duration(seconds * (1 - share) / share)} left")

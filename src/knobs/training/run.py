@@ -84,7 +84,7 @@ def _as_one_of_many(plain: dict, job: DictConfig) -> dict:
     Processes that run side by side and share cores are many times slower than each on its own.
     """
     tracking, training = dict(plain["tracking"]), dict(plain["training"])
-    folder = Path(job.sweep.dir)
+    folder = Path(job.runtime.output_dir).parent  # the sweep's
     tracking["group"] = tracking["group"] or "-".join(folder.parts[-2:]).removeprefix("sweeps-")
     told = (public(line, line.partition("=")[0]) for line in job.overrides.task)
     tracking["tags"] = [*tracking["tags"], *(tag for tag in told if len(tag) <= MAX_TAG)]
