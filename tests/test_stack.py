@@ -380,17 +380,6 @@ def test_masks_are_those_of_the_solo_run():
         assert torch.equal(mask[k], nn.functional.dropout(torch.ones(50, 40), p))
 
 
-def test_masks_do_not_depend_on_threads():
-    masks = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        noise = Noise(5, CPU)
-        noise.seed(range(5))
-        masks.append(noise.mask(torch.ones(5, 30, 7), [0.5] * 5))
-    torch.set_num_threads(1)
-    assert torch.equal(*masks)
-
-
 def test_a_batch_is_each_rows_own():
     runs = [make([*TABLE, f"seed={seed}"], torch.float64) for seed in (0, 1, 0)]
     rows = stack.Stack(runs)

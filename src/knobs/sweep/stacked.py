@@ -9,7 +9,6 @@ takes it as it is: one grouped kernel serves all rows.
 
 import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -34,9 +33,8 @@ class CannotStack(Exception):
 class Noise:
     """Dropout masks, each row's from its own stream: those that its solo run draws.
 
-    A CPU draws a mask one number after the other, so the rows are shared out among threads. On an
-    accelerator a solo run's masks cannot be had; there one draw serves the stack, and rows equal
-    their solo runs in distribution only.
+    On an accelerator a solo run's masks cannot be had; there one draw serves the stack, and rows
+    equal their solo runs in distribution only.
 
     Args:
         rows: how many.
@@ -45,8 +43,6 @@ class Noise:
     def __init__(self, rows: int, device: torch.device):
         self.device = device
         self.generators = [torch.Generator() for _ in range(rows)]
-        self._threads = torch.get_num_threads() if device.type == "cpu" else 1
-        self._pool: ThreadPoolExecutor | None = None
 
     def seed(self, keys: Sequence[int]) -> None:
         """Put every row's stream at one moment."""
@@ -70,16 +66,9 @@ class Noise:
             keep = 1 - torch.tensor(dropout, device=self.device, dtype=mask.dtype)
             return (torch.rand_like(mask) < per_row(keep, mask)) / per_row(keep, mask)
 
-        def draw(share: list[int]) -> None:
-            for k in share:
-                keep = 1 - dropout[k]
-                mask[k].bernoulli_(keep, generator=self.generators[k]).div_(keep)
-
-        if self._threads == 1:
-            draw(rows)
-        else:
-            self._pool = self._pool or ThreadPoolExecutor(self._threads)
-            list(self._pool.map(draw, [rows[i :: self._threads] for i in range(self._threads)]))
+        for k in rows:  # in threads it takes as long: torch's own spin on the cores meanwhile
+            keep = 1 - dropout[k]
+            mask[k].bernoulli_(keep, generator=self.generators[k]).div_(keep)
         return mask
 
 
