@@ -1,5 +1,6 @@
 """What stands between the command line and a run: help, the check, resume, and exit codes."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,8 @@ def prepare(argv: list[str]) -> list[str]:
     if several := [o for o in named if "," in o]:
         raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
     if grid:
+        # A grid's many configs live to its end; looking for garbage among them is a tenth of its start.
+        gc.set_threshold(100_000, 50, 50)
         settled = _settled(overrides, [config_dir, *([also] if also else [])])
     elif named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")

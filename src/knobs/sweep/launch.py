@@ -165,6 +165,8 @@ class Work:
                 session.close("failed", error)
                 self._end(job, error)
                 del left[job]
+        if not left:
+            return None
         if isinstance(fault, MemoryShortage) and len(left) > 1:
             self.screen.note(f"no memory for {len(left)} runs at once: they go on as two halves")
             items = list(left.items())
@@ -175,6 +177,9 @@ class Work:
 
     def _alone(self, sessions: dict[Job, Session]) -> None:
         for job, session in sessions.items():
+            if self.stopped:
+                self._end(job, session.close("interrupted", None, self.stopped[0]))
+                continue
             try:
                 with job.world():
                     answer = run.complete(session, Console(quiet=True))
