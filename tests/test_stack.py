@@ -276,6 +276,16 @@ def test_rows_end_when_they_would_alone():
     )
 
 
+def test_a_row_that_has_ended_is_not_trained_again():
+    runs = [make([*TABLE, "training.epochs=2", f"seed={i}"], torch.float64) for i in range(2)]
+    solo(runs[0])
+    before = [p.clone() for p in runs[0].model.parameters()]
+    found = together(runs)
+    assert [found[run][0] for run in runs] == ["finished", "finished"]
+    assert [len(found[run][1]) for run in runs] == [0, 2]
+    assert all(map(torch.equal, runs[0].model.parameters(), before))
+
+
 def test_a_diverging_row_touches_no_other():
     runs = [make([*TABLE, f"seed={i}"], torch.float64) for i in range(3)]
     wild = make([*TABLE, "optimizer=sgd", "optimizer.lr=1e200"], torch.float64)

@@ -71,7 +71,7 @@ def prepare(argv: list[str]) -> list[str]:
     if several := [o for o in named if "," in o]:
         raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
     if grid:
-        # A grid's many configs live to its end; looking for garbage among them is a tenth of its start.
+        # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
         settled = _settled(overrides, [config_dir, *([also] if also else [])])
     elif named:

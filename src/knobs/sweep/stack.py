@@ -291,7 +291,11 @@ def fit(
         watch: called after every step; it may set `stop_requested`.
         on_round: called after every epoch with what is left of the stack.
     """
-    stack: Stack | None = Stack(runs)
+    for run in runs:  # one that was interrupted at its very end has nothing left to do
+        if status := ended(run):
+            on_end(run, status, None)
+    going = [run for run in runs if not ended(run)]
+    stack = Stack(going) if going else None
     while stack:
         over: dict[Run, tuple[str, Exception | None]] = {}
 
