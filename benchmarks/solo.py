@@ -1,6 +1,6 @@
 """One run's speed: knobs beside a hand-written loop and Lightning, same tensors, same arithmetic.
 
-    make bench BENCH=solo                                   # or: .venv-bench/bin/python benchmarks/solo.py
+    make bench                                   # or: .venv-bench/bin/python benchmarks/solo.py
 
 Each arm trains the same network with the same optimizer on the same tensors, draws the order of
 its batches anew each epoch, and evaluates on the validation split after every epoch. The arms take
