@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from hydra import version
 from hydra.core.utils import JobStatus
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
@@ -11,6 +12,13 @@ from hydra.test_utils.launcher_common_tests import (
 )
 
 from knobs import cli, config
+
+
+@pytest.fixture(autouse=True)
+def no_version_base(monkeypatch):
+    """As in the apps of the suites, which name none, whatever other tests have set."""
+    base = version.VersionBase.instance()
+    monkeypatch.setattr(base, "version_base", version.__compat_version__)
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("stack", [])])

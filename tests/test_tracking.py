@@ -36,7 +36,8 @@ settings = {"mode": "auto", "project": "knobs", "entity": None, "group": None, "
             "run_name": "bare", "artifact": False, "timeout": float(sys.argv[3])}
 tracker = Tracker(settings, {}, pathlib.Path(sys.argv[1]))
 tracker.log({"epoch": int(sys.argv[2]), "val/loss": 0.5})
-print("  W&B ", tracker.finish({"status": "finished"}, 0, None))
+tracker.end({"status": "finished"}, 0, None)
+print("  W&B ", tracker.wait())
 """]  # fmt: skip
 NO_HANG = 60  # seconds; a run that waits for a dead server takes longer
 PATIENT = "tracking.timeout=60"  # for a server that answers, on a machine that has other work
@@ -285,12 +286,12 @@ def test_a_server_that_never_answers_is_waited_for_once_a_sweep(train, tmp_path)
     with WandbServer(SILENT) as server:
         done = train(tmp_path, "tracking.timeout=2", env=server.env, command=command)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("offline: 127.0.0.1 let no run start (Timed out") == 2
+    assert done.stdout.count("offline: 127.0.0.1 let no run start (Timed out") == 1
+    assert "(and 1 more runs)" in done.stdout
     assert len(server.requests) == 1
     assert done.seconds < NO_HANG
-    for job, line in zip("01", re.findall("wandb sync .*", done.stdout), strict=True):
+    for job in "01":
         (kept,) = tmp_path.glob(f"{job}/wandb/*run-*")  # nothing left of the try
-        assert str(kept.relative_to(tmp_path)) == shlex.split(line)[-1]
         assert logged(records(kept)) == read_metrics(tmp_path / job)
 
 
@@ -332,7 +333,7 @@ def test_without_tracking_w_and_b_is_never_imported(train, tmp_path):
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     command = [sys.executable, "-c", probe, TRAIN[1], "-m", "training.epochs=1"]
-    done = train(tmp_path, "tracking=local,wandb", "tracking.mode=disabled", command=command)
+    done = train(tmp_path, "seed=0,1", "tracking.mode=disabled", command=command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported: False"
     assert done.line is None

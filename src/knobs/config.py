@@ -84,6 +84,7 @@ register_resolvers()
 remember_interpolations()
 _composer: Composer | None = None  # of the last command line that was checked
 _checked: dict[tuple[str, ...], dict] = {}  # its jobs, resolved
+_source: Path | None = None  # where its configs lie
 
 
 # ------------------------------------------------------------------ compose and check
@@ -111,8 +112,9 @@ def check_overrides(
     """
     folders = [config_dir, *([also] if also else [])]
     searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
-    global _composer
+    global _composer, _source
     _checked.clear()
+    _source = config_dir.resolve()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         whole = functools.partial(compose, config_name, return_hydra_config=True)
         _composer = composer = Composer(lambda lines: whole(overrides=lines), folders)
@@ -178,6 +180,12 @@ def resolved(overrides: Sequence[str]) -> dict | None:
     """A job of the last check_overrides, resolved, its hydra node left out; None if it had none."""
     plain = _checked.get(ledger.job_of(overrides))
     return plain and {name: node for name, node in plain.items() if name != "hydra"}
+
+
+def was_checked(config: DictConfig) -> bool:
+    """Whether a composed config is of the app that the last check_overrides looked at."""
+    sources = config.hydra.runtime.config_sources
+    return any(s.schema == "file" and Path(s.path).resolve() == _source for s in sources)
 
 
 def check(plain: dict) -> list[str]:

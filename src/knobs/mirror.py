@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from knobs.record import read_metrics
 from knobs.tracking import FINISH_TIMEOUT, Tracker, enabled
 
 NICE = 10  # what the operating system leaves over is enough
@@ -38,7 +39,7 @@ class Mirror:
         if remote.enabled:
             if not (self._process or self._over):
                 self._start()
-            self.send(self._count, "open", settings, config, str(folder))
+            self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
         return remote
 
     def send(self, run: int, do: str, *arguments: Any) -> None:
@@ -143,8 +144,8 @@ def main() -> None:
         call = json.loads(text)
         run, arguments = call["run"], call["with"]
         if call["do"] == "open":
-            settings, config, folder = arguments
-            trackers[run] = Tracker(settings, config, Path(folder))
+            settings, config, folder, earlier = arguments
+            trackers[run] = Tracker(settings, config, Path(folder), earlier)
         elif call["do"] == "log":
             trackers[run].log(*arguments)
         else:

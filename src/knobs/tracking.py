@@ -70,11 +70,14 @@ class Tracker:
         settings: the config's tracking section; secrets in it are hidden.
         config: what W&B shows as the run's config: resolved, and free of secrets.
         folder: the run's, with the record of earlier epochs; W&B's own files go below it.
+        earlier: these epochs, where the record may hold later ones by now.
     """
 
     _given_up = ""  # why the server was: a sweep's later jobs do not wait for it again
+    _starting = threading.Lock()  # one at a time: a start that failed is cleared away for all
+    _live = 0  # runs under way, which that must not take along
 
-    def __init__(self, settings: dict, config: dict, folder: Path):
+    def __init__(self, settings: dict, config: dict, folder: Path, earlier: list | None = None):
         self.settings, self.config, self.folder = public(settings), config, folder
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
@@ -82,7 +85,9 @@ class Tracker:
         self._exit_code: int | None = None  # until the run ended
         self._resumed = False
         if self.enabled:
-            for row in read_metrics(folder):  # again: W&B drops what it has, and may have nothing
+            for row in (
+                read_metrics(folder) if earlier is None else earlier
+            ):  # again: W&B drops what it has, and may have nothing
                 self._resumed = True
                 self.log(row)
             self._thread.start()
@@ -122,16 +127,19 @@ class Tracker:
     def _mirror(self) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)  # before the import, which reads them
-        why = self._why_offline()
-        run = None
-        if not why:
-            run, why = self._start_online()
-        run = run or self._start("offline")
+        with Tracker._starting:
+            why = self._why_offline()
+            run = None
+            if not why:
+                run, why = self._start_online()
+            run = run or self._start("offline")
+            Tracker._live += 1
         files = shlex.quote(os.path.relpath(Path(run.dir).parent))
         self.line = f"offline: {why}; upload with: wandb sync {files}" if why else run.url
         try:
             self._send(run)
         finally:
+            Tracker._live -= 1
             try:
                 run.finish(exit_code=self._exit_code)
             except TimeoutError:
@@ -177,7 +185,8 @@ class Tracker:
         except Exception as error:
             server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
             Tracker._given_up = f"{server.hostname} let no run start ({_first_line(error)})"
-        wandb.teardown()  # else the offline try would go on with the failed connection
+        if not Tracker._live:
+            wandb.teardown()  # else the offline try would go on with the failed connection
         for folder in set(self.folder.glob("wandb/run-*")) - before:
             shutil.rmtree(folder, ignore_errors=True)
         return None, Tracker._given_up

@@ -44,7 +44,7 @@ class Task:
     @classmethod
     def of(cls, overrides: list[str], context: HydraContext, master: DictConfig) -> "Task":
         """A task, from what was checked before, or by composing its config."""
-        plain = config.resolved(overrides)
+        plain = config.resolved(overrides) if config.was_checked(master) else None
         if plain is None:
             plain = plain_config(compose(overrides, context, master))
         return cls(overrides, plain if plain and plain["task"] == "train" else None)
@@ -187,7 +187,7 @@ def launch(tasks: dict[int, Task], launcher: Launcher) -> list[JobReturn]:
 def compose(overrides: Sequence[str], context: HydraContext, master: DictConfig) -> DictConfig:
     """A job's config: from what was checked before, or as Hydra's own launchers get it."""
     hydra = OmegaConf.to_container(master.hydra.overrides.hydra)
-    made = config.composed([*hydra, *overrides])
+    made = config.composed([*hydra, *overrides]) if config.was_checked(master) else None
     if made is None:
         return context.config_loader.load_sweep_config(master, list(overrides))
     OmegaConf.copy_cache(master, made)  # the time stamps of the sweep's folder
