@@ -85,9 +85,8 @@ class Tracker:
         self._exit_code: int | None = None  # until the run ended
         self._resumed = False
         if self.enabled:
-            for row in (
-                read_metrics(folder) if earlier is None else earlier
-            ):  # again: W&B drops what it has, and may have nothing
+            # Again: W&B drops what it has, and may have nothing.
+            for row in read_metrics(folder) if earlier is None else earlier:
                 self._resumed = True
                 self.log(row)
             self._thread.start()
