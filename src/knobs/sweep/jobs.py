@@ -9,7 +9,6 @@ HydraConfig, log, working directory and environment, although Hydra keeps one of
 import copy
 import logging
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -186,8 +185,10 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
     folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder.absolute())
-    task_config, hydra_config = _parts(config)
-    HydraConfig.instance().cfg = hydra_config
+    HydraConfig.instance().set_config(config)  # which keeps a copy of the hydra node
+    hydra_config, task_config = HydraConfig.instance().cfg, copy.deepcopy(config)
+    with read_write(task_config), open_dict(task_config):
+        del task_config["hydra"]
     returned = JobReturn(overrides=OmegaConf.to_container(config.hydra.overrides.task))
     returned.cfg, returned.hydra_cfg = task_config, hydra_config
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,18 +217,6 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
         handler.flush()
     callbacks.on_job_end(config=config, job_return=returned)
     return returned
-
-
-def _parts(config: DictConfig) -> tuple[DictConfig, DictConfig]:
-    """Copies of a config without its hydra node, and of that node alone, as Hydra keeps them."""
-    packed = pickle.dumps(config)  # five times as fast as deepcopy
-    task, hydra = pickle.loads(packed), pickle.loads(packed)
-    for part, unwanted in ((task, {"hydra"}), (hydra, set(hydra) - {"hydra"})):
-        with read_write(part), open_dict(part):
-            for name in unwanted:
-                del part[name]
-    OmegaConf.set_readonly(hydra.hydra, True)
-    return task, hydra
 
 
 def _write(path: Path, config: Any) -> None:

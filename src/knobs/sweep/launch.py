@@ -1,10 +1,8 @@
 """The jobs of a sweep -> their JobReturns: begun, trained together or one by one, ended."""
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext, TaskFunction
@@ -63,7 +61,7 @@ def launch(
         return Job(number, made, context, task_function)
 
     overrides = {number: task.overrides for number, task in tasks.items()}
-    with Screen(overrides, groups) as screen, _signals() as stopped:
+    with Screen(overrides, groups) as screen, run.stop_signals() as stopped:
         work = Work(screen, stopped, read)
         for group in groups:
             for numbers in group.chunks:
@@ -254,24 +252,3 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         now = time.perf_counter()
         self._last, self._took = now, now - self._last
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM asks the sweep to stop, a second one stops it there."""
-    received: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -148,7 +148,10 @@ def _fit(session: Session, out: Console) -> Outcome:
         face.epoch(run, metrics)
         session.save_when_due()
 
-    with screen.Screen(session.run, out) as face, _stop_on_signal(session.run) as received:
+    def stop() -> None:
+        session.run.stop_requested = True
+
+    with screen.Screen(session.run, out) as face, stop_signals(stop) as received:
         try:
             status = loop.fit(session.run, on_epoch, face.step)
         except loop.Diverged as error:
@@ -160,15 +163,19 @@ def _fit(session: Session, out: Console) -> Outcome:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(run: Run) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM stops the run after its step, a second one stops it there."""
+def stop_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """The Ctrl-C and SIGTERM received so far; the first one asks to stop, a second one stops here.
+
+    Args:
+        on_first: called at the first.
+    """
     received: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        run.stop_requested = True
+        on_first()
 
     try:
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
