@@ -29,7 +29,7 @@ from stack_speed import CPU, assembled, micros, prepared, rows, stack_epoch
 from knobs import config, ledger
 from knobs.identity import identity
 from knobs.record import CONFIG, METRICS, SUMMARY, read_config, read_summary
-from knobs.sweep import leaderboard, plan, stack
+from knobs.report import leaderboard
 from knobs.sweep.stack import Stack
 from knobs.training.assemble import assemble
 
@@ -42,7 +42,7 @@ TARGET = 5.0  # seconds
 READ = """
 import sys
 from pathlib import Path
-from knobs.sweep import leaderboard
+from knobs.report import leaderboard
 folder = Path(sys.argv[1])
 entries = leaderboard.leaderboard(leaderboard.read_runs(folder))
 leaderboard.write_csv(folder / leaderboard.CSV, entries)

@@ -11,7 +11,7 @@ from conftest import REPO
 SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
-    {"__init__"}, {"sweep"}, {"training"}, {"advice", "tracking", "mirror"},
+    {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror"},
     {"cli"}, {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "errors"},
@@ -101,7 +101,7 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.trust",
         "knobs.identity",
         "knobs.config",
-        "knobs.sweep.leaderboard",
+        "knobs.report.leaderboard",
     ],
 )
 def test_start_up_imports_no_torch(module):

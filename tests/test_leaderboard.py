@@ -9,7 +9,7 @@ from math import sqrt
 import pytest
 from rich.console import Console
 
-from knobs.sweep.leaderboard import CSV, leaderboard, read_runs, show, write_csv
+from knobs.report.leaderboard import CSV, leaderboard, read_runs, show, write_csv
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for
 from knobs.identity import FILES, identity, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG
-from knobs.sweep import leaderboard
+from knobs.report import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
 SUBDIR = "${hydra.job.num}"

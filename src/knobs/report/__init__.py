@@ -1,0 +1,1 @@
+"""Records -> an answer: tables, importance, verdicts, plots, pages. Imports no torch."""
