@@ -14,7 +14,7 @@ LAYERS = [
     {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror"},
     {"cli"}, {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
-    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "errors"},
+    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
 ]  # fmt: skip
 EDGE = {"hydra", "omegaconf", "wandb"}
 

@@ -96,7 +96,7 @@ class Run:
         self.weights = decayed(self.model)
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
         self.draws = bool(self.mixup) or any(
-            type(m) not in DRAWLESS and not (type(m) is nn.Dropout and m.p == 0)
+            type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
             for m in self.model.modules()
         )
         # bf16 arithmetic where asked; weights and the loss stay fp32.
