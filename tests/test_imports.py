@@ -11,7 +11,7 @@ from conftest import REPO
 SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
-    {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror"},
+    {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror", "search"},
     {"cli"}, {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
@@ -102,6 +102,8 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.identity",
         "knobs.config",
         "knobs.report.leaderboard",
+        "knobs.search.space",
+        "knobs.search.pruning",
     ],
 )
 def test_start_up_imports_no_torch(module):
