@@ -134,11 +134,12 @@ class WandbServer(ThreadingHTTPServer):
             self.views[view_id] = given | {"id": view_id}
             project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
             return {"upsertView": {"view": self.views[view_id] | {"project": project}}}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         manifest = {"id": "m", "file": {"id": "f", "uploadUrl": self.upload("manifest")}}
         return {
             "Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}"}},
             "GetDefaultEntity": {"viewer": {"id": "u", "entity": "me"}},
-            "GetProjects": {"models": {"pageInfo": {"hasNextPage": False}, "edges": []}},
+            "GetProjects": {"models": {"pageInfo": page, "edges": []}},
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "ArtifactType": {"project": {"artifact": None}},
             "CreateArtifactManifest": {"createArtifactManifest": {"artifactManifest": manifest}},
