@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ NAME = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")  # of a project or an entity
 BATCH = 16  # runs a call of the client, which uploads five at a time
 BATCH_SECONDS = 600.0  # for one such call
 KNOCK = 5.0  # seconds to wait for the server at first
-PATIENCE = (0.0, 1.0, 3.0)  # seconds before each look: a server may count late
+PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count late
 GOOD = ("finished", "stopped_early")
 
 
@@ -172,12 +172,21 @@ class Server:
                 return f"not known to have arrived: {first_line(error)}"
         return missing(run, there)
 
-    def missing_after(self, runs: list[Mirrored]) -> dict[Mirrored, str]:
-        """What has not arrived of runs just uploaded, for those that miss something."""
-        left = dict.fromkeys(runs, "")
+    def missing_after(self, runs: list[Mirrored], said: Container[Mirrored]) -> dict[Mirrored, str]:
+        """What has not arrived of runs just uploaded, for those that miss something.
+
+        Args:
+            said: runs that the client complained of, which no waiting will bring.
+        """
+        left = {run: why for run in runs if (why := self.missing(run))}
         for seconds in PATIENCE:
-            time.sleep(seconds if left else 0)
-            left = {run: why for run in left if (why := self.missing(run))}
+            late = [run for run in left if run not in said]
+            time.sleep(seconds if late else 0)
+            for run in late:
+                if why := self.missing(run):
+                    left[run] = why
+                else:
+                    del left[run]
         return left
 
 
@@ -268,7 +277,7 @@ def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: 
     for batch in batches(absent):
         with out.status(f"uploading {told + 1} to {told + len(batch)} of {len(waiting)}"):
             said = upload(batch, batch[0].entity or server.entity)
-            left = server.missing_after(batch)
+            left = server.missing_after(batch, said)
         told += len(batch)
         for run in batch:
             if run in left:

@@ -215,7 +215,8 @@ def _verdict(summary: dict[str, Any]) -> str:
     markdown = summary.get("markdown")
     if isinstance(markdown, str) and markdown.strip():
         return markdown[:MAX_TEXT]
-    return _escape(_text(summary.get("verdict"))) or "No verdict yet: see the leaderboard\\."
+    lines = _text(summary.get("verdict")).splitlines()
+    return "\n".join(map(_escape, lines)) or "No verdict: see the leaderboard."
 
 
 def _text(node: Any) -> str:
@@ -229,7 +230,7 @@ def _text(node: Any) -> str:
 def _table(entries: list[Entry], metric: str) -> str:
     """The best entries as a markdown table."""
     if not entries:
-        return "No runs\\."
+        return "No runs."
     knobs = list(entries[0].knobs)
     heads = ["rank", metric, *knobs, "epoch", "status"]
     lines = [heads, ["---"] * len(heads)]
@@ -250,8 +251,8 @@ def _row(cells: list[Any]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Markdown that shows a text as it is, paragraphs aside."""
-    printable = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    """Markdown, within one line, that shows a text as it is."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~$&:-])", r"\\\1", printable)
 
 
