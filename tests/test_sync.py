@@ -35,6 +35,25 @@ def run(cwd, *command, env=None):
     )  # fmt: skip
 
 
+# A run mirrored online in two parts, as a resumed one is.
+RESUMED = [sys.executable, "-c", """
+import pathlib, time
+from knobs.record import read_metrics
+from knobs.tracking import Tracker
+settings = {"mode": "online", "project": "knobs", "entity": None, "group": None, "tags": [],
+            "run_name": "bare", "artifact": False, "timeout": 60}
+folder = pathlib.Path("outputs/a")
+rows = read_metrics(folder)
+for part, (earlier, later, code) in enumerate([([], rows[:1], 130), (rows[:1], rows[1:], 0)]):
+    time.sleep(1.1 * part)  # W&B names its folders by the second
+    tracker = Tracker(settings, {}, folder, earlier)
+    for row in later:
+        tracker.log(row)
+    tracker.end({"objective": 0.5}, code, None)
+    print(tracker.wait())
+"""]  # fmt: skip
+
+
 def write_record(folder):
     folder.mkdir(parents=True)
     config = {"config": {"tracking": {"project": "knobs", "entity": None}}}
@@ -69,7 +88,7 @@ def marks(cwd):
 
 
 # ------------------------------------------------------------------ what has arrived
-RUN = sync.Mirrored(None, None, "id", rows=2, status="finished", objective=0.5)
+RUN = sync.Mirrored(None, (), "id", rows=2, status="finished", objective=0.5)
 
 
 @pytest.mark.parametrize(
@@ -96,21 +115,28 @@ def test_a_run_has_arrived_when_it_is_as_recorded(record, rows, objective, state
     assert sync.missing(expected, None) == "the server has no such run"
 
 
-def test_the_newest_of_a_runs_folders_counts_and_links_are_passed_over(tmp_path):
+def test_a_run_is_its_last_offline_folder_and_those_after_it_and_links_are_passed_over(tmp_path):
     write_record(tmp_path / "a")
     for name in ("offline-run-20260101_120000-aa", "run-20260101_120001-bb", "offline-run-1-cc"):
         (tmp_path / "a" / "wandb" / name).mkdir(parents=True)
         (tmp_path / "a" / "wandb" / name / f"run-{name[-2:]}.wandb").touch()
+    offline = tmp_path / "a" / "wandb" / "offline-run-20260101_115959-bb"
+    offline.mkdir()
+    (offline / "run-bb.wandb").touch()
+    (tmp_path / "a" / "wandb" / "run-20260101_115958-bb").mkdir()
+    (tmp_path / "a" / "wandb" / "run-20260101_115958-bb" / "run-bb.wandb").touch()
     write_record(tmp_path / "b")
     (tmp_path / "b" / "wandb").symlink_to(tmp_path / "a" / "wandb")
     (tmp_path / "c").symlink_to(tmp_path / "a")
     (found,) = sync.find(tmp_path)
     assert (found.folder, found.run_id) == (tmp_path / "a", "bb")
+    after = tmp_path / "a" / "wandb" / "run-20260101_120001-bb"
+    assert found.parts == (offline, after)
     assert (found.rows, found.status, found.objective) == (2, "finished", 0.5)
 
 
 def test_a_batch_is_of_one_project():
-    runs = [sync.Mirrored(None, None, str(i), project="ab"[i % 2]) for i in range(40)]
+    runs = [sync.Mirrored(None, (), str(i), project="ab"[i % 2]) for i in range(40)]
     sizes = [(batch[0].project, len(batch)) for batch in sync.batches(runs)]
     assert sizes == [("a", 16), ("a", 4), ("b", 16), ("b", 4)]
 
@@ -222,3 +248,20 @@ def test_nothing_to_upload_needs_no_account_and_no_folder_is_an_error(tmp_path):
     wrong = run(tmp_path, *SYNC, "nowhere")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("knobs: nowhere: no folder")
+
+
+def test_a_run_resumed_online_arrives_whole_or_is_not_sent_twice(tmp_path):
+    write_record(tmp_path / "outputs" / "a")
+    with WandbServer() as server:
+        assert run(tmp_path, *RESUMED, env=server.env).stdout.count(server.url) == 2
+        ((name, known),) = server.runs.items()
+        assert known.history == read_metrics(tmp_path / "outputs" / "a")
+        del known.rows[1]
+        partly = run(tmp_path, *SYNC, env=server.env)
+        assert len(known.rows) == 1
+        del server.runs[name]
+        whole = run(tmp_path, *SYNC, env=server.env)
+    assert partly.returncode == 1
+    assert f"failed: 1 of 2 epochs arrived; {sync.TWICE}" in partly.stdout
+    assert whole.stdout.splitlines()[-1] == "1 run mirrored below outputs: 1 uploaded"
+    assert server.runs[name].history == read_metrics(tmp_path / "outputs" / "a")

@@ -35,6 +35,8 @@ BATCH = 16  # runs a call of the client, which uploads five at a time
 BATCH_SECONDS = 600.0  # for one such call
 KNOCK = 5.0  # seconds to wait for the server at first
 PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count late
+TWICE = "resumed online, so sent again its epochs would double: delete it in W&B, then sync"
+ABSENT = "the server has no such run"
 GOOD = ("finished", "stopped_early")
 
 
@@ -44,7 +46,8 @@ class Mirrored:
 
     Args:
         folder: the run's own.
-        files: W&B's folder of it; the newest, which holds the earlier ones' rows too.
+        parts: W&B's folders of it, in the order to upload. An offline one holds all rows up to its
+            end; an online one that was resumed holds the rows since the one before it.
         entity: None for the account's own.
         rows: epochs in the record.
         status: one of record.STATUSES; empty without a summary.
@@ -53,7 +56,7 @@ class Mirrored:
     """
 
     folder: Path
-    files: Path
+    parts: tuple[Path, ...]
     run_id: str
     project: str = ""
     entity: str | None = None
@@ -64,7 +67,7 @@ class Mirrored:
 
     def facts(self, server: str) -> dict[str, Any]:
         """What has to hold for an earlier look to be as good as a new one."""
-        about = {"server": server, "files": self.files.name, "rows": self.rows}
+        about = {"server": server, "files": self.parts[-1].name, "rows": self.rows}
         return about | {"status": self.status, "objective": self.objective}
 
 
@@ -83,23 +86,25 @@ def find(root: Path) -> list[Mirrored]:
 
 
 def _mirrored(folder: Path) -> Mirrored | None:
-    """One run with the newest of W&B's folders, if it has any."""
+    """One run with those of W&B's folders that hold its rows, if it has any."""
     if (folder / "wandb").is_symlink():
         return None
     named = [(FILES.fullmatch(path.name), path) for path in (folder / "wandb").iterdir()]
-    theirs = [
+    theirs = sorted(
         (match[1], path, match[2])
         for match, path in named
         if match and not path.is_symlink() and (path / f"run-{match[2]}.wandb").is_file()
-    ]
+    )
     if not theirs:
         return None
-    _, files, run_id = max(theirs)
+    run_id, parts = theirs[-1][2], [path for _, path, name in theirs if name == theirs[-1][2]]
+    whole = [i for i, path in enumerate(parts) if path.name.startswith("offline-")]
+    parts = tuple(parts[whole[-1] :] if whole else parts)
     try:
-        return Mirrored(folder, files, run_id, **_recorded(folder))
+        return Mirrored(folder, parts, run_id, **_recorded(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"its record cannot be read: {type(error).__name__}: {first_line(error)}"
-        return Mirrored(folder, files, run_id, fault=reason)
+        return Mirrored(folder, parts, run_id, fault=reason)
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def missing(run: Mirrored, there: Any) -> str:
         there: the run as wandb.Api gives it; None if the server has none.
     """
     if there is None:
-        return "the server has no such run"
+        return ABSENT
     rows, objective = there.historyLineCount or 0, there.summary.get("objective")
     if rows != run.rows:
         return f"{rows} of {run.rows} epochs arrived"
@@ -192,24 +197,36 @@ class Server:
 
 # ------------------------------------------------------------------ uploading
 def upload(runs: list[Mirrored], entity: str) -> dict[Mirrored, str]:
-    """Let W&B's client upload runs of one project; what it complained of, where it did."""
+    """Let W&B's client upload runs of one project; what it complained of, where it did.
+
+    The parts of a run go one after the other: the client would send them side by side.
+    """
+    said: dict[Mirrored, str] = {}
+    for part in range(max(len(run.parts) for run in runs)):
+        paths = {run: run.parts[part] for run in runs if part < len(run.parts)}
+        said = _upload(paths, entity) | said  # the first complaint tells most
+    return said
+
+
+def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
+    """One call of the client."""
+    runs = list(paths)
     words = ["sync", "--no-skip-online", "--no-skip-synced", f"--entity={entity}"]
-    paths = [str(run.files) for run in runs]
-    command = [sys.executable, "-m", "wandb", *words, f"--project={runs[0].project}", "--", *paths]
-    env = os.environ | {"WANDB_SILENT": "false"}
+    words += [f"--project={runs[0].project}", "--", *map(str, paths.values())]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", env=env,
+            [sys.executable, "-m", "wandb", *words], capture_output=True, text=True,
+            errors="replace", env=os.environ | {"WANDB_SILENT": "false"},
             stdin=subprocess.DEVNULL, timeout=BATCH_SECONDS,
         )  # fmt: skip
-    except (subprocess.TimeoutExpired, OSError) as error:
-        return dict.fromkeys(runs, f"{type(error).__name__} after {BATCH_SECONDS:.0f} s")
+    except subprocess.TimeoutExpired:
+        return dict.fromkeys(runs, f"the client did not end within {BATCH_SECONDS:.0f} s")
     lines = [line.removeprefix("wandb: ") for line in (done.stderr + done.stdout).splitlines()]
     lines = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
     said = {}
     for run in runs:
-        of_others = {other.run_id for other in runs} - {run.run_id}
-        mine = [line for line in lines if not any(name in line for name in of_others)]
+        others = {other.run_id for other in runs} - {run.run_id}
+        mine = [line for line in lines if not any(name in line for name in others)]
         if mine:
             said[run] = re.sub(r"^\[\S+\] ", "", mine[0]).partition(". ")[0]  # the rest is advice
     return said
@@ -269,13 +286,16 @@ def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: 
     absent = []
     with out.status("asking the server"):
         for run in waiting:
-            if server.missing(run):
-                absent.append(run)
-            else:
+            why = server.missing(run)
+            if not why:
                 _note(run, url, results, "already there")
-    told = len(waiting) - len(absent)
+            elif len(run.parts) > 1 and why != ABSENT:
+                results[run] = f"failed: {public(why)}; {TWICE}"
+            else:
+                absent.append(run)
+    told = 0
     for batch in batches(absent):
-        with out.status(f"uploading {told + 1} to {told + len(batch)} of {len(waiting)}"):
+        with out.status(f"uploading {told + 1} to {told + len(batch)} of {len(absent)}"):
             said = upload(batch, batch[0].entity or server.entity)
             left = server.missing_after(batch, said)
         told += len(batch)

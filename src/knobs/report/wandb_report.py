@@ -63,7 +63,7 @@ def publish(folder: Path, summary: dict[str, Any]) -> str:
 
 def unsent(folder: Path) -> str:
     """A line on the runs that a report cannot show yet; empty if there are none."""
-    offline = [run for run in sync.find(folder) if run.files.name.startswith("offline-")]
+    offline = [run for run in sync.find(folder) if run.parts[-1].name.startswith("offline-")]
     count = sum(not (run.folder / "wandb" / sync.ARRIVED).is_file() for run in offline)
     return f"{count} of its runs may not be uploaded yet: make sync" if count else ""
 
