@@ -11,8 +11,9 @@ from conftest import REPO
 SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
-    {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror", "search"},
-    {"cli"}, {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
+    {"__init__"}, {"sweep"}, {"report"}, {"training"},
+    {"advice", "tracking", "mirror", "sync", "search"}, {"cli"},
+    {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
 ]  # fmt: skip
@@ -104,6 +105,8 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.report.leaderboard",
         "knobs.search.space",
         "knobs.search.pruning",
+        "knobs.report.wandb_report",
+        "knobs.sync",
     ],
 )
 def test_start_up_imports_no_torch(module):
