@@ -1,0 +1,43 @@
+"""All plots of a report for which there are records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from knobs.report.figures import Section
+from knobs.report.gather import Sweep
+from knobs.report.plots_of_knobs import axis_section, interaction_section, isolation_section
+from knobs.report.plots_of_runs import (
+    ablation_section,
+    curves_section,
+    paired_section,
+    tuning_section,
+)
+from knobs.report.verdict import Verdict
+
+MOST_KNOBS = 8  # with plots of their own
+
+
+def sections(
+    sweep: Sweep, verdict: Verdict, knobs: Sequence[str], pair: Any = None
+) -> list[Section]:
+    """All plots for which there are records.
+
+    Args:
+        knobs: the most important first.
+        pair: of knobs that interact most; the first two of `knobs` if None.
+    """
+    arm = verdict.winner.arm if verdict.winner else ""
+    space = {knob.name: knob for knob in sweep.space_of(arm)}
+    order = [space[name] for name in dict.fromkeys([*knobs, *space]) if name in space][:MOST_KNOBS]
+    runs = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
+    two = [space[name] for name in pair or [knob.name for knob in order[:2]] if name in space]
+    made = [
+        paired_section(sweep, verdict),
+        ablation_section(sweep, verdict),
+        axis_section(sweep, verdict, order, runs),
+        isolation_section(sweep, order, runs),
+        interaction_section(sweep, two, runs),
+        curves_section(sweep),
+        tuning_section(sweep, runs),
+    ]
+    return [section for section in made if section and section.figures]
