@@ -12,8 +12,8 @@ SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
     {"__init__"}, {"sweep"}, {"report"}, {"training"},
-    {"advice", "tracking", "mirror", "sync", "search"}, {"cli"},
-    {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
+    {"advice", "tracking", "mirror", "sync"}, {"cli"},
+    {"config"}, {"build", "compose"}, {"ledger", "search"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
 ]  # fmt: skip

@@ -90,6 +90,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
+    pruned: bool = False  # others of its sweep were better at this epoch
 
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
@@ -264,7 +265,7 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
         watch: called after every step.
 
     Returns:
-        finished or stopped_early.
+        finished, stopped_early or pruned.
     """
     while not (status := ended(run)):
         began = time.perf_counter()
@@ -283,6 +284,8 @@ def ended(run: Run) -> str | None:
     progress, training = run.progress, run.training
     if progress.epoch >= training["epochs"]:
         return "finished"
+    if run.pruned:
+        return "pruned"
     patience = training["early_stopping"]["patience"]
     return "stopped_early" if patience and progress.stale >= patience else None
 
