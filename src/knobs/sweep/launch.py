@@ -21,7 +21,7 @@ from knobs.sweep.plan import Group
 from knobs.sweep.screen import Screen
 from knobs.sweep.stacked import CannotStack
 from knobs.training import run
-from knobs.training.assemble import machine
+from knobs.training.assemble import machine, steps_per_epoch
 from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune
 
