@@ -21,23 +21,32 @@ SCALE, JOINT, OWN, NOISE = (0.5, 1.2), (-1.0, 1.5), (-0.5, 1.2), (-4.0, 2.5)
 BOUNDS = (-12.0, 6.0)
 STARTS = ((0.0, -1.0, -0.5, -4.0), (1.0, -1.0, -0.5, -1.0), (-1.0, -0.5, -0.5, -3.0))
 ITERATIONS = 60
-FITTED = 256  # rows that the hyperparameters are fitted to
+FITTED = 192  # rows that the hyperparameters are fitted to
 CANDIDATES = 128  # of hyperparameters, of which the likely ones are kept
 WIDER, TAILS = 1.3, 8  # how much vaguer than Laplace they are proposed; degrees of freedom
-FEATURES = 512  # of a prior draw; a quarter of it for a knob's own part
+FEATURES = 256  # of a prior draw; a quarter of it for a knob's own part
 JITTER = 1e-8
 
 
 def matern(r: Array) -> Array:
     """Matern 5/2: (1 + r + r2 / 3) exp(-r), where r is the scaled distance times sqrt(5)."""
-    return (1 + r + r * r / 3) * np.exp(-r)
+    rise = r / 3
+    rise += 1
+    rise *= r
+    rise += 1
+    rise *= np.exp(-r)
+    return rise
 
 
 def distance(a: Array, b: Array, weight: Array | float) -> Array:
     """sqrt(5) times the distances [n, m] of points [n, C] and [m, C], columns weighted [C]."""
     a, b = a * weight, b * weight
-    square = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
-    return np.sqrt(5 * np.maximum(square, 0))
+    if a.shape[1] == 1:
+        return np.abs(a - b.T) * 5**0.5
+    square = a @ (-10 * b.T)
+    square += 5 * (a * a).sum(1)[:, None]
+    square += 5 * (b * b).sum(1)
+    return np.sqrt(np.maximum(square, 0, out=square), out=square)
 
 
 def squares(x: Array, owner: Array) -> Array:
@@ -155,58 +164,68 @@ def hyperparameters(
 
 
 @dataclass(frozen=True)
-class Functions:
-    """k functions drawn from the posterior under one theta; call them with points [m, C].
-
-    By Matheron's rule: a draw from the prior (random features), moved to agree with the rows.
+class Drawn:
+    """k functions from the posterior under one theta, part by part of the kernel.
 
     Args:
-        x: [n, C], the rows; y: [n, k], the targets of each function.
-        owner: [C], the knob of each column.
-        theta: [d + 3], see the top of this file.
-
-    Source: Wilson et al. 2020, Efficiently Sampling Functions from Gaussian Process Posteriors.
+        parts: a kernel part each: (columns [c], weight [c], variance, rows [n, c], then the prior
+            draws' omega [c, F], phase [F] and coefficients [F, k]).
+        update: [n, k], coefficients of the rows.
     """
 
-    x: Array
-    owner: Array
-    theta: Array
     parts: list
     update: Array
 
-    def __call__(self, x: Array) -> Array:
-        """Their values, [k, m]."""
-        total = np.zeros((len(x), self.update.shape[1]))
-        for columns, weight, variance, (omega, phase, prior) in self.parts:
-            at, back = x[:, columns], slice(None)
-            if len(columns) < x.shape[1]:  # a knob's own part: few distinct values
-                at, back = np.unique(at, axis=0, return_inverse=True)
-                back = back.ravel()
-            rows = variance * matern(distance(at, self.x[:, columns], weight))
-            total += (np.cos(at @ omega + phase) @ prior + rows @ self.update)[back]
-        return total.T
 
+def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generator) -> Drawn:
+    """Functions by Matheron's rule: a draw from the prior, moved to agree with the rows.
 
-def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generator) -> Functions:
-    """As many functions as y [n, k] has columns (see `Functions`)."""
-    d, (n, k) = owner.max() + 1, y.shape
+    Args:
+        x: [n, C], the rows; y: [n, k], the targets of each of k functions.
+        owner: [C], the knob of each column.
+
+    Source: Wilson et al. 2020, Efficiently Sampling Functions from Gaussian Process Posteriors.
+    """
+    d, n = owner.max() + 1, len(y)
     joint, own, noise = np.exp(theta[d:])
-    scale = np.exp(-theta[owner])
     split = [(np.arange(len(owner)), joint, FEATURES)]
-    if d > 1:
-        split += [(np.flatnonzero(owner == j), own, FEATURES // 4) for j in range(d)]
-    parts, covariance, rest = [], np.zeros((n, n)), y - rng.standard_normal(y.shape) * noise**0.5
+    split += [(np.flatnonzero(owner == k), own, FEATURES // 4) for k in range(d)]
+    parts, covariance = [], np.zeros((n, n))
+    rest = y - rng.standard_normal(y.shape) * noise**0.5
     for columns, variance, features in split:
         # The spectral density of Matern 5/2 is Student's t with 5 degrees of freedom.
-        wide = np.sqrt(5 / rng.chisquare(5, features))
-        weight = scale[columns]
-        omega = rng.standard_normal((len(columns), features)) * weight[:, None] * wide
+        weight = np.exp(-theta[owner[columns]])
+        omega = rng.standard_normal((len(columns), features)) * weight[:, None]
+        omega *= np.sqrt(5 / rng.chisquare(5, features))
         phase = rng.uniform(0, 2 * np.pi, features)
-        prior = rng.standard_normal((features, k)) * np.sqrt(2 * variance / features)
-        at = x[:, columns]
-        rest = rest - np.cos(at @ omega + phase) @ prior
-        covariance += variance * matern(distance(at, at, weight))
-        parts.append((columns, weight, variance, (omega, phase, prior)))
+        prior = rng.standard_normal((features, y.shape[1])) * np.sqrt(2 * variance / features)
+        rows = x[:, columns]
+        rest = rest - _waves(rows, omega, phase, prior)
+        covariance += variance * matern(distance(rows, rows, weight))
+        parts.append((columns, weight, variance, rows, omega, phase, prior))
     covariance.flat[:: n + 1] += noise + JITTER
-    update = cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), rest)
-    return Functions(x, owner, theta, parts, update)
+    return Drawn(parts, cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), rest))
+
+
+def evaluate(groups: list[Drawn], x: Array) -> Array:
+    """All functions of all groups at points [m, C]: [K, m]."""
+    distinct = {}  # a knob's own part meets few different values
+    totals = [0.0] * len(groups)
+    for p in range(len(groups[0].parts)):
+        for g, group in enumerate(groups):
+            columns, weight, variance, rows, *waves = group.parts[p]
+            if p not in distinct:
+                at, back = x[:, columns], slice(None)
+                if p > 0:
+                    at, back = np.unique(at, axis=0, return_inverse=True)
+                    back = back.ravel()
+                distinct[p] = at, back
+            at, back = distinct[p]
+            values = variance * (matern(distance(at, rows, weight)) @ group.update)
+            totals[g] = totals[g] + (values + _waves(at, *waves))[back]
+    return np.concatenate(totals, 1).T
+
+
+def _waves(x: Array, omega: Array, phase: Array, prior: Array) -> Array:
+    """Prior draws at x; single precision, which is as good as the features are many."""
+    return np.cos((x @ omega + phase).astype(np.float32)) @ prior.astype(np.float32)

@@ -35,7 +35,7 @@ Sources: Homma and Saltelli 1996 (total effects), Jansen 1999 (their estimator),
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,14 @@ Array = np.ndarray
 SURE, SAID = 0.9, 0.6  # probability of being first: no doubt; enough to say so
 LEVELS = (0.05, 0.95)
 NOTHING = 0.01  # an effect that cannot be told from none: an interval that begins below begins at 0
-GROUPS = 20  # sets of hyperparameters and of settings, shared by resamples / GROUPS functions
+GROUPS = 16  # sets of hyperparameters and of settings, shared by resamples / GROUPS functions
 KEPT = 0.8  # of the settings, in each group
 FEWEST = 3  # settings, below which nothing is said
 MOST = 600  # runs behind a function: the cost grows with their cube
-POINTS = 9  # log2 of the points at which effects are computed
+POINTS, PAIR_POINTS = 9, 7  # log2 of the points at which effects are computed
 PAIRED = 8  # leading knobs of which pairs are looked at
 GRID = 33  # values that a freed knob may take
+TINY = 1e-300
 FENCE = 3.0  # interquartile ranges
 FURTHEST = 20  # times the runs at hand: more than that is no advice
 
@@ -150,7 +151,7 @@ def importance(
         mode: "min" or "max".
         default: what `gain` is measured from.
         pruned: True where the run was stopped for being behind.
-        resamples: functions drawn, >= 20.
+        resamples: functions drawn, >= 16.
 
     Raises:
         ConfigError: arguments that do not fit together.
@@ -170,45 +171,64 @@ def importance(
         "pruned": int(bound.sum()),
     }
     names, d = [knob.name for knob in knobs], len(space.varied)
-    points = space.points(rng, POINTS if d < 12 else POINTS - 1) if d else None
+    points = space.points(rng, POINTS) if d else None
 
+    single = [(), *((k,) for k in range(d))]
+    at = _blocks(space, points, single) if d else None
     working = None  # P(a setting works), where that is a question
-    breaks = dict.fromkeys(names, UNKNOWN if len(np.unique(x, axis=0)) < FEWEST else NONE)
-    if works.any() and not works.all() and d and len(np.unique(x, axis=0)) >= FEWEST:
-        chances = np.repeat(works[:, None].astype(float), resamples, 1)
-        fitted = _functions(x, space.owner, chances, rng)
-        working = lambda at: np.clip(fitted(at), 0, 1)  # noqa: E731
-        total, _ = _effects(working, None, space, points, [], rng)
-        breaks |= {names[k]: _share(t) for k, t in zip(space.varied, total.T, strict=True)}
+    different = len(np.unique(x, axis=0))
+    breaks = dict.fromkeys(names, UNKNOWN)
+    if works.all() or not works.any():
+        breaks |= dict.fromkeys(names if different >= FEWEST else [], NONE)
+    elif d and different >= FEWEST:
+        chances = _functions(
+            x, space.owner, np.repeat(works[:, None].astype(float), resamples, 1), rng
+        )
+        working = lambda at: np.clip(chances(at), 0, 1)  # noqa: E731
 
+    def chance(at: Array) -> Array:
+        return np.ones((resamples, len(at))) if working is None else working(at)
+
+    def effects(f: Array, w: Array, changes: list[tuple]) -> Array:
+        shape = (resamples, len(changes), -1)
+        return _effects(f.reshape(shape), w.reshape(shape), changes, rng)
+
+    def named(found: Iterable[Any]) -> dict[str, Any]:
+        return {names[k]: one for k, one in zip(space.varied, found, strict=True)}
+
+    w = chance(at) if d else None
+    if working:
+        breaks |= named(map(_share, effects(w, np.ones_like(w), single).T))
     moves, gain = dict.fromkeys(names, UNKNOWN), dict.fromkeys(names)
     interactions, p_top, decided, more = {}, dict.fromkeys(names, 0.0), "no", None
     if settings >= FEWEST and d:
         better = y[works] if mode == "max" else -y[works]
         targets = _targets(better, bound[works], rng, resamples)
         if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
-            moves |= {names[k]: NONE for k in space.varied}
-            if default is not None:
-                gain |= {names[k]: NONE for k in space.varied}
+            moves |= named([NONE] * d)
+            gain |= named([NONE] * d) if default is not None else {}
         else:
             objective = _objective(x[works], space.owner, targets, rng)
-            total, _ = _effects(objective, working, space, points, [], rng)
-            moves |= {names[k]: _share(t) for k, t in zip(space.varied, total.T, strict=True)}
+            total = effects(objective(at), w, single)
+            moves |= named(map(_share, total.T))
             first = np.bincount(total.argmax(1), minlength=d) / resamples
-            p_top |= {names[k]: float(p) for k, p in zip(space.varied, first, strict=True)}
+            p_top |= named(map(float, first))
             decided = "sure" if first.max() >= SURE else "said" if first.max() >= SAID else "no"
             more = 0 if decided != "no" else _more(total, settings)
-            leading = np.sort(np.argsort(-total.mean(0))[:PAIRED])
+            leading = sorted(np.argsort(-total.mean(0))[:PAIRED].tolist())
             pairs = list(itertools.combinations(leading, 2))
-            _, both = _effects(objective, working, space, points, pairs, rng)
-            found = {
-                (names[space.varied[i]], names[space.varied[j]]): _share(share)
-                for (i, j), share in zip(pairs, both.T, strict=True)
-            }
-            interactions = dict(sorted(found.items(), key=lambda pair: -pair[1].value))
+            if pairs:
+                fewer = tuple(sample[: 2**PAIR_POINTS] for sample in points)
+                changes = single + pairs
+                corners = _blocks(space, fewer, changes)
+                both = effects(objective(corners), chance(corners), changes)
+                found = {
+                    (names[space.varied[i]], names[space.varied[j]]): _share(share)
+                    for (i, j), share in zip(pairs, both.T, strict=True)
+                }
+                interactions = dict(sorted(found.items(), key=lambda pair: -pair[1].value))
             if default is not None:
-                found = _gains(objective, working, space)
-                gain |= {names[k]: g for k, g in zip(space.varied, found, strict=True)}
+                gain |= named(_gains(objective, working, space))
     found = [KnobImportance(n, breaks[n], moves[n], gain[n], p_top[n]) for n in names]
     found.sort(key=lambda knob: (-knob.moves.value, knob.moves.high, -knob.breaks.value))
     return Importance(tuple(found), interactions, decided, more, **count)
@@ -442,59 +462,50 @@ def _functions(
         if len(rows) > MOST:
             rows = rng.choice(rows, MOST, replace=False)
         groups.append(gp.draw(x[rows], owner, part[rows], theta, rng))
-    return lambda at: shift + scale * np.concatenate([group(at) for group in groups])
+    return lambda at: shift + scale * gp.evaluate(groups, at)
 
 
 # ------------------------------------------------------------------ functions -> answers
-def _effects(
-    functions: Callable[[Array], Array],
-    working: Callable[[Array], Array] | None,
-    space: Space,
-    points: tuple[Array, Array],
-    pairs: list[tuple[int, int]],
-    rng: np.random.Generator,
-) -> tuple[Array, Array]:
-    """Total effects [resamples, d], and those of pairs [resamples, P]: shares of the variance.
-
-    With A and B two samples and A_k the first with knob k's column of the second:
-    T_k = E (f(A) - f(A_k))^2 / 2 / Var f, and for a pair
-    T_ij = E (f(A) - f(A_i) - f(A_j) + f(A_ij))^2 / 4 / Var f.
-    """
-    a, b = points
-    d = a.shape[1]
-    changes = [(), *((k,) for k in range(d)), *pairs]
+def _blocks(space: Space, points: tuple[Array, Array], changes: list[tuple]) -> Array:
+    """The first sample, with the second one's columns of the knobs in each change: [c m, C]."""
     blocks = []
     for change in changes:
-        block = a.copy()
-        block[:, change] = b[:, change]
+        block = points[0].copy()
+        block[:, change] = points[1][:, change]
         blocks.append(space.active(block))
-    at = space.encode(np.concatenate(blocks))
-    shape = (-1, len(changes), len(a))
-    f = functions(at).reshape(shape)
-    w = np.ones_like(f) if working is None else working(at).reshape(shape)
+    return space.encode(np.concatenate(blocks))
+
+
+def _effects(f: Array, w: Array, changes: list[tuple], rng: np.random.Generator) -> Array:
+    """Total effects of knobs and pairs, [resamples, effects]: shares of the variance.
+
+    With f(A) at the first sample and f(A_k) with knob k's column of the second,
+    T_k = E (f(A) - f(A_k))^2 / 2 / Var f, and for a pair
+    T_ij = E (f(A) - f(A_i) - f(A_j) + f(A_ij))^2 / 4 / Var f.
+
+    Args:
+        f: [resamples, changes, m], values.
+        w: the same, probabilities that the setting works.
+        changes: () for f(A), then (k,) of all knobs, and pairs (i, j) or none; these are answered
+            if there are any, else the knobs.
+    """
     # The Bayesian bootstrap of the points: what a sample of this size leaves open.
-    weight = rng.dirichlet(np.ones(len(a)), len(f))
-    seen = weight[:, None] * w
-    mean = (seen * f).sum((1, 2), keepdims=True) / np.maximum(
-        seen.sum((1, 2), keepdims=True), 1e-12
-    )
-    spread = (seen * (f - mean) ** 2).sum((1, 2)) / np.maximum(seen.sum((1, 2)), 1e-12)
-    spread = np.maximum(spread, 1e-12 * np.abs(f).max() ** 2 + 1e-300)
-
-    def share(difference: Array, both: Array) -> Array:
-        both = weight * both
-        square = (both * difference**2).sum(1) / np.maximum(both.sum(1), 1e-12)
-        return np.clip(square / spread, 0, 1)
-
-    total = [share((f[:, 1 + k] - f[:, 0]) / 2**0.5, w[:, 0] * w[:, 1 + k]) for k in range(d)]
-    both = [
-        share(
-            (f[:, 0] - f[:, 1 + i] - f[:, 1 + j] + f[:, 1 + d + p]) / 2,
-            w[:, 0] * w[:, 1 + i] * w[:, 1 + j] * w[:, 1 + d + p],
-        )
-        for p, (i, j) in enumerate(pairs)
-    ]
-    return np.array(total).T, np.array(both).reshape(len(pairs), len(f)).T
+    weight = rng.dirichlet(np.ones(f.shape[2]), len(f))[:, None]
+    seen = weight * w
+    seen /= np.maximum(seen.sum((1, 2), keepdims=True), TINY)
+    spread = (seen * f * f).sum((1, 2)) - (seen * f).sum((1, 2)) ** 2
+    spread = np.maximum(spread, TINY)
+    place = {change: c for c, change in enumerate(changes)}
+    asked = [change for change in changes if len(change) == max(map(len, changes))]
+    effects = []
+    for change in asked:
+        corners = [place[()], *(place[k,] for k in change)] + [place[change]] * (len(change) > 1)
+        signs = [1, -1, -1, 1][: len(corners)]
+        difference = sum(sign * f[:, c] for sign, c in zip(signs, corners, strict=True))
+        both = weight[:, 0] * w[:, corners].prod(1)
+        square = (both * difference**2).sum(1) / np.maximum(both.sum(1), TINY)
+        effects.append(np.clip(square / len(corners) / spread, 0, 1))
+    return np.array(effects).T
 
 
 def _share(draws: Array) -> Estimate:
