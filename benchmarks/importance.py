@@ -1,0 +1,264 @@
+"""Is the answer to "which knob matters?" right, and are its intervals honest?
+
+    python benchmarks/importance.py functions                  # --only ishigami --repeats 100
+    python benchmarks/importance.py table                      # KNOBS_DATA at the data
+    python benchmarks/importance.py speed
+
+functions  Known total effects, in closed form or from 2^15 points. Coverage is the share of the
+           90 % intervals, over knobs and repetitions, that hold the truth; width is their mean.
+           "sure" is how often the first knob was given with a probability of at least .9, and in
+           how many of these it was the first; "said" from .6, "no" below, where it is not decided.
+table      hpobench: 8 data sets, 5 knobs of an MLP, 30,000 settings, 5 seeds. Truth: the total
+           effects over the whole table, seeds averaged. Each arm sees the same scrambled Sobol
+           settings, one seed each: knobs, Optuna's fANOVA and PED-ANOVA, scikit-learn's random
+           forest (mean decrease of impurity). Kendall's tau and top-3 recall of the ranking, top-1.
+speed      Seconds of one call on one core, median [lowest .. highest]; a sixth of the runs broke.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau, qmc
+
+from knobs.report.importance import Importance, Knob, importance
+
+DATA = Path(os.environ.get("KNOBS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+SEEDS = 5
+
+
+# ------------------------------------------------------------------ functions of the unit cube
+def ishigami(x: np.ndarray) -> np.ndarray:
+    """Three knobs and an inert one; the third acts through the first alone."""
+    a, b, c = np.pi * (2 * x[:, :3].T - 1)
+    return np.sin(a) + 7 * np.sin(b) ** 2 + 0.1 * c**4 * np.sin(a)
+
+
+def g_function(x: np.ndarray) -> np.ndarray:
+    """Sobol's, with kinks; from decisive to inert."""
+    a = np.array([0, 1, 4.5, 9, 99, 99])
+    return np.prod((np.abs(4 * x - 2) + a) / (1 + a), axis=1)
+
+
+def additive(x: np.ndarray) -> np.ndarray:
+    """Four knobs, each half the one before, and two inert ones."""
+    return x @ np.array([4, 2, 1, 0.5, 0, 0])
+
+
+def bowl(x: np.ndarray) -> np.ndarray:
+    """Like a learning rate with a cliff on one side, whose best place moves with a second knob."""
+    u = x[:, 0] - 0.6 - 0.3 * (x[:, 1] - 0.5)
+    curve = np.where(u > 0, 16, 3) * u**2
+    return -curve - 0.3 * (x[:, 2] - 0.3) ** 2 + 0.2 * np.tanh(4 * x[:, 3] - 2) * x[:, 0]
+
+
+# name: (function, knobs, standard deviation of the noise to that of the function)
+FUNCTIONS = {
+    "ishigami": (ishigami, 4, 0.0),
+    "g": (g_function, 6, 0.0),
+    "additive": (additive, 6, 0.5),
+    "bowl": (bowl, 6, 0.3),
+}
+
+
+def exact(function: Callable, d: int) -> np.ndarray:
+    """Total effects by Jansen's estimator on 2^15 points."""
+    u = qmc.Sobol(2 * d, rng=0).random_base2(15)
+    a, b = u[:, :d], u[:, d:]
+    y, total = function(a), []
+    for k in range(d):
+        changed = a.copy()
+        changed[:, k] = b[:, k]
+        total.append(((y - function(changed)) ** 2).mean() / 2 / y.var())
+    return np.array(total)
+
+
+def sobol(d: int, n: int, rng: np.random.Generator) -> np.ndarray:
+    """The first n of a scrambled Sobol sequence."""
+    with warnings.catch_warnings(action="ignore"):  # n is no power of 2
+        return qmc.Sobol(d, rng=rng).random(n)
+
+
+def answer(found: Importance, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, low and high ends of `moves`, in the order of the names."""
+    moves = {knob.name: knob.moves for knob in found.knobs}
+    return tuple(
+        np.array([getattr(moves[n], end) for n in names]) for end in ("value", "low", "high")
+    )
+
+
+class Score:
+    """Of intervals and verdicts, over repetitions."""
+
+    def __init__(self):
+        self.inside, self.width, self.error, self.verdicts = [], [], [], []
+
+    def add(self, found: Importance, names: list[str], truth: np.ndarray) -> None:
+        """One answer."""
+        value, low, high = answer(found, names)
+        self.inside.append((low <= truth + 1e-9) & (truth <= high + 1e-9))
+        self.width.append(high - low)
+        self.error.append(abs(value - truth))
+        first = max(found.knobs, key=lambda knob: knob.p_top).name
+        self.verdicts.append((found.decided, first == names[truth.argmax()]))
+
+    def __str__(self) -> str:
+        coverage = np.mean(self.inside)
+        each = " ".join(f"{c:.2f}" for c in np.mean(self.inside, 0))
+        told = []
+        for verdict in ("sure", "said", "no"):
+            right = [was for decided, was in self.verdicts if decided == verdict]
+            told.append(f"{sum(right)}/{len(right)}")
+        return (
+            f"{coverage:.3f} ({each}) | {np.mean(self.width):.3f} | {np.mean(self.error):.3f} | "
+            + " | ".join(told)
+        )
+
+
+HEAD = "coverage (by knob) | width | error | sure | said | no"
+
+
+def functions(only: list[str], sizes: list[int], repeats: int) -> None:
+    """Coverage on known functions."""
+    print(f"| function | runs | {HEAD} |")
+    for name in only or FUNCTIONS:
+        function, d, noise = FUNCTIONS[name]
+        truth, names = exact(function, d), [f"x{k + 1}" for k in range(d)]
+        knobs = [Knob(n, 0.0, 1.0) for n in names]
+        for n in sizes:
+            score = Score()
+            for seed in range(repeats):
+                rng = np.random.default_rng(seed)
+                x = sobol(d, n, rng)
+                y = function(x)
+                y += noise * y.std() * rng.standard_normal(n)
+                rows = [dict(zip(names, map(float, row), strict=True)) for row in x]
+                score.add(importance(knobs, rows, y.tolist(), "max", seed=seed), names, truth)
+            print(f"| {name} | {n} | {score} |", flush=True)
+
+
+# ------------------------------------------------------------------ a table of real trainings
+def optuna_says(levels: dict[str, list], rows: list[dict], values: list[float]) -> dict:
+    """The rankings of Optuna's two evaluators, by name."""
+    import optuna
+    from optuna.distributions import FloatDistribution, IntDistribution
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    space = {
+        name: IntDistribution(1, 3)
+        if name == "depth"
+        else FloatDistribution(float(min(of)), float(max(of)), log=True)
+        for name, of in levels.items()
+    }
+    study = optuna.create_study(direction="maximize")
+    for row, value in zip(rows, values, strict=True):
+        study.add_trial(optuna.create_trial(params=row, distributions=space, value=value))
+    arms = {"fANOVA": FanovaImportanceEvaluator(seed=0), "PED-ANOVA": PedAnovaImportanceEvaluator()}
+    said = {}
+    for arm, evaluator in arms.items():
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        said[arm] = np.array([found.get(name, 0.0) for name in levels])
+    return said
+
+
+def forest_says(levels: dict[str, list], rows: list[dict], values: list[float]) -> np.ndarray:
+    """Mean decrease of impurity in a random forest."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    x = np.array([[of.index(row[name]) for name, of in levels.items()] for row in rows])
+    return RandomForestRegressor(random_state=0).fit(x, values).feature_importances_
+
+
+def table(only: list[str], sizes: list[int], repeats: int) -> None:
+    """Rankings and coverage on hpobench."""
+    folder = DATA / "tuner_tables"
+    levels = json.loads((folder / "search_space.json").read_text())["hpobench"]
+    scores = np.load(folder / "hpobench.npz")
+    names, shape = list(levels), np.array([len(of) for of in levels.values()])
+    knobs = [Knob(name, choices=of) for name, of in levels.items()]
+    print(f"| runs | {HEAD} |")
+    lines = []
+    for n in sizes:
+        score, ranked = Score(), {}
+        for task in only or scores:
+            values = scores[task].astype(float)
+            whole = values.mean(-1)
+            truth = np.array([whole.var(axis=k).mean() for k in range(len(shape))]) / whole.var()
+            for seed in range(repeats):
+                rng = np.random.default_rng(seed)
+                at = np.minimum((sobol(len(shape), n, rng) * shape).astype(int), shape - 1)
+                y = values[(*at.T, rng.integers(SEEDS, size=n))].tolist()
+                rows = [
+                    {name: levels[name][i] for name, i in zip(names, row, strict=True)}
+                    for row in at
+                ]
+                found = importance(knobs, rows, y, "max", seed=seed)
+                score.add(found, names, truth)
+                said = {"knobs": answer(found, names)[0], **optuna_says(levels, rows, y)}
+                said["forest (MDI)"] = forest_says(levels, rows, y)
+                for arm, of in said.items():
+                    top, true = set(np.argsort(-of)[:3]), set(np.argsort(-truth)[:3])
+                    tau = float(np.nan_to_num(kendalltau(of, truth)[0]))
+                    ranked.setdefault(arm, []).append(
+                        (tau, of.argmax() == truth.argmax(), len(top & true) / 3)
+                    )
+        print(f"| {n} | {score} |", flush=True)
+        for arm, of in ranked.items():
+            tau, first, three = np.mean(of, 0)
+            error = np.std([one[0] for one in of], ddof=1) / len(of) ** 0.5
+            lines.append(f"| {n} | {arm} | {tau:.3f} ± {error:.3f} | {first:.2f} | {three:.2f} |")
+    print("\n| runs | arm | Kendall's tau ± standard error | top-1 | top-3 recall |")
+    print("\n".join(lines))
+
+
+def speed(only: list[str], sizes: list[int], repeats: int) -> None:
+    """Seconds of a call with 8 knobs."""
+    print("| runs | knobs | s |")
+    names = [f"x{k + 1}" for k in range(8)]
+    knobs = [Knob(name, 0.0, 1.0) for name in names]
+    for n in sizes:
+        seconds = []
+        for seed in range(repeats + 1):
+            x = sobol(8, n, np.random.default_rng(seed))
+            y = bowl(x[:, :6])
+            rows = [dict(zip(names, map(float, row), strict=True)) for row in x]
+            values = [None if row[0] > 5 / 6 else float(v) for row, v in zip(x, y, strict=True)]
+            began = time.perf_counter()
+            importance(knobs, rows, values, "max", default=dict.fromkeys(names, 0.5), seed=seed)
+            seconds.append(time.perf_counter() - began)
+        seconds = seconds[1:]  # the first one imports scipy
+        spread = f"{statistics.median(seconds):.2f} [{min(seconds):.2f} .. {max(seconds):.2f}]"
+        print(f"| {n} | 8 | {spread} |", flush=True)
+
+
+PARTS = {  # name: (function, runs, repetitions)
+    "functions": (functions, [30, 60, 120], 100),
+    "table": (table, [40, 80], 10),
+    "speed": (speed, [64, 500], 3),
+}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--only", nargs="*", help="functions, or data sets of the table")
+    parser.add_argument("--runs", type=int, nargs="*", help="how many runs the answer is from")
+    parser.add_argument("--repeats", type=int)
+    args = parser.parse_args()
+    function, runs, repeats = PARTS[args.part]
+    function(args.only or [], args.runs or runs, args.repeats or repeats)
+
+
+if __name__ == "__main__":
+    main()

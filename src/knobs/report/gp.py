@@ -1,0 +1,231 @@
+"""A Gaussian process of a few hundred runs, and whole functions drawn from its posterior.
+
+The kernel is a sum over knobs, one Matern 5/2 each, plus one Matern 5/2 of all knobs together: main
+effects are learned from few runs, interactions where the runs show them. Own arithmetic, because
+scikit-learn's lacks what few runs need: length scales shared by the columns of a categorical
+knob, priors, hyperparameters drawn instead of guessed once, and functions drawn at thousands of
+points at a time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, lapack
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+Array = np.ndarray
+# Priors of theta, all logarithms: length scales [d], variance of the joint part, variance of each
+# knob's own part, variance of the noise; inputs fill the unit cube, targets have variance 1.
+SCALE, JOINT, OWN, NOISE = (0.5, 1.2), (-1.0, 1.5), (-0.5, 1.2), (-4.0, 2.5)
+BOUNDS = (-12.0, 6.0)
+STARTS = ((0.0, -1.0, -0.5, -4.0), (1.0, -1.0, -0.5, -1.0), (-1.0, -0.5, -0.5, -3.0))
+ITERATIONS = 60
+FITTED = 192  # rows that the hyperparameters are fitted to
+CANDIDATES = 128  # of hyperparameters, of which the likely ones are kept
+WIDER, TAILS = 1.3, 8  # how much vaguer than Laplace they are proposed; degrees of freedom
+FEATURES = 256  # of a prior draw; a quarter of it for a knob's own part
+JITTER = 1e-8
+
+
+def matern(r: Array) -> Array:
+    """Matern 5/2: (1 + r + r2 / 3) exp(-r), where r is the scaled distance times sqrt(5)."""
+    rise = r / 3
+    rise += 1
+    rise *= r
+    rise += 1
+    rise *= np.exp(-r)
+    return rise
+
+
+def distance(a: Array, b: Array, weight: Array | float) -> Array:
+    """sqrt(5) times the distances [n, m] of points [n, C] and [m, C], columns weighted [C]."""
+    a, b = a * weight, b * weight
+    if a.shape[1] == 1:
+        return np.abs(a - b.T) * 5**0.5
+    square = a @ (-10 * b.T)
+    square += 5 * (a * a).sum(1)[:, None]
+    square += 5 * (b * b).sum(1)
+    return np.sqrt(np.maximum(square, 0, out=square), out=square)
+
+
+def squares(x: Array, owner: Array) -> Array:
+    """Squared distances of the rows along each knob: [d, n, n]."""
+    knobs = [x[:, owner == k] for k in range(owner.max() + 1)]
+    return np.stack([((k[:, None] - k[None]) ** 2).sum(-1) for k in knobs])
+
+
+def likelihood(
+    theta: Array, squared: Array, y: Array, gradient: bool = True
+) -> tuple[float, Array | None]:
+    """Log marginal likelihood and its gradient by theta [d + 3].
+
+    Args:
+        squared: [d, n, n], as `squares` makes it.
+        y: [n], standardised.
+
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, eq. 2.30 and 5.9.
+    """
+    d, n = len(squared), len(y)
+    inverse2 = np.exp(-2 * theta[:d])
+    joint, own, noise = np.exp(theta[d:])
+    r = np.sqrt(5 * np.tensordot(inverse2, squared, 1))
+    each = np.sqrt(5 * inverse2[:, None, None] * squared)
+    fall, falls = np.exp(-r), np.exp(-each)
+    k_joint = joint * (1 + r + r * r / 3) * fall
+    k_own = own * ((1 + each + each * each / 3) * falls).sum(0)
+    covariance = k_joint + k_own
+    covariance.flat[:: n + 1] += noise + JITTER
+    factor, failed = lapack.dpotrf(covariance, lower=1)
+    if failed:
+        return -1e10, np.zeros(d + 3)
+    half, _ = lapack.dtrtrs(factor, y, lower=1)
+    value = -half @ half / 2 - np.log(np.diag(factor)).sum() - n * np.log(2 * np.pi) / 2
+    if not gradient:
+        return value, None
+    inverse, _ = lapack.dpotri(factor, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    alpha = inverse @ y
+    outer = np.outer(alpha, alpha) - inverse
+    slope = joint * (1 + r) * fall + own * (1 + each) * falls  # times 5/3 D / l2: dK / d log l
+    by_scale = 5 / 6 * inverse2 * np.einsum("ij,kij,kij->k", outer, slope, squared, optimize=True)
+    others = [(outer * k_joint).sum() / 2, (outer * k_own).sum() / 2, noise * np.trace(outer) / 2]
+    return value, np.array([*by_scale, *others])
+
+
+def hyperparameters(
+    x: Array, owner: Array, y: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """Likely values of theta, [count, d + 3]: draws from their posterior.
+
+    Importance resampling from a mixture of Student's t at the posterior's modes: few runs often
+    leave it open whether a function is wild or the runs are noisy.
+
+    Args:
+        x: [n, C], in the unit cube; y: [n], standardised.
+        owner: [C], the knob of each column.
+    """
+    if len(y) > FITTED:
+        some = np.sort(rng.choice(len(y), FITTED, replace=False))
+        x, y = x[some], y[some]
+    squared, d = squares(x, owner), owner.max() + 1
+    mean, sd = np.array([SCALE] * d + [JOINT, OWN, NOISE]).T
+
+    def objective(theta: Array, gradient: bool = True) -> tuple[float, Array | None]:
+        value, slope = likelihood(theta, squared, y, gradient)
+        z = (theta - mean) / sd
+        return z @ z / 2 - value, z / sd - slope if gradient else None
+
+    modes = []
+    for scale, *rest in STARTS:
+        found = minimize(
+            objective,
+            np.array([scale] * d + rest),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[BOUNDS] * (d + 3),
+            options={"maxiter": ITERATIONS},
+        )
+        if any(np.abs(found.x - other).max() < 0.2 for other, *_ in modes):
+            continue
+        step = 1e-3
+        moves = step * np.eye(d + 3)
+        slopes = [objective(found.x + m)[1] - objective(found.x - m)[1] for m in moves]
+        hessian = np.array(slopes) / (2 * step)
+        curves, axes = np.linalg.eigh((hessian + hessian.T) / 2)
+        curves = np.maximum(curves, 1 / sd.max() ** 2)  # never vaguer than the vaguest prior
+        modes.append((found.x, -found.fun - np.log(curves).sum() / 2, curves, axes))
+    share = np.array([evidence for _, evidence, *_ in modes])
+    share = np.exp(share - logsumexp(share))
+    share = 0.7 * share + 0.3 / len(modes)
+    z = rng.standard_normal((CANDIDATES, d + 3))
+    z *= WIDER / np.sqrt(rng.chisquare(TAILS, (CANDIDATES, 1)) / TAILS)
+    which = rng.choice(len(modes), CANDIDATES, p=share)
+    thetas = np.array(
+        [
+            modes[m][0] + modes[m][3] @ (move / np.sqrt(modes[m][2]))
+            for m, move in zip(which, z, strict=True)
+        ]
+    )
+    proposed = [
+        np.log(part)
+        + np.log(curves).sum() / 2
+        - (TAILS + d + 3)
+        / 2
+        * np.log1p((((thetas - mode) @ axes) ** 2 @ curves) / WIDER**2 / TAILS)
+        for part, (mode, _, curves, axes) in zip(share, modes, strict=True)
+    ]
+    thetas = np.clip(thetas, BOUNDS[0] - 2, BOUNDS[1] + 2)
+    weight = np.array([-objective(theta, gradient=False)[0] for theta in thetas])
+    weight -= logsumexp(proposed, axis=0)
+    weight = np.cumsum(np.exp(weight - weight.max()))
+    even = (rng.random() + np.arange(count)) / count * weight[-1]
+    return thetas[np.minimum(np.searchsorted(weight, even), CANDIDATES - 1)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """k functions from the posterior under one theta, part by part of the kernel.
+
+    Args:
+        parts: a kernel part each: (columns [c], weight [c], variance, rows [n, c], then the prior
+            draws' omega [c, F], phase [F] and coefficients [F, k]).
+        update: [n, k], coefficients of the rows.
+    """
+
+    parts: list
+    update: Array
+
+
+def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generator) -> Drawn:
+    """Functions by Matheron's rule: a draw from the prior, moved to agree with the rows.
+
+    Args:
+        x: [n, C], the rows; y: [n, k], the targets of each of k functions.
+        owner: [C], the knob of each column.
+
+    Source: Wilson et al. 2020, Efficiently Sampling Functions from Gaussian Process Posteriors.
+    """
+    d, n = owner.max() + 1, len(y)
+    joint, own, noise = np.exp(theta[d:])
+    split = [(np.arange(len(owner)), joint, FEATURES)]
+    split += [(np.flatnonzero(owner == k), own, FEATURES // 4) for k in range(d)]
+    parts, covariance = [], np.zeros((n, n))
+    rest = y - rng.standard_normal(y.shape) * noise**0.5
+    for columns, variance, features in split:
+        # The spectral density of Matern 5/2 is Student's t with 5 degrees of freedom.
+        weight = np.exp(-theta[owner[columns]])
+        omega = rng.standard_normal((len(columns), features)) * weight[:, None]
+        omega *= np.sqrt(5 / rng.chisquare(5, features))
+        phase = rng.uniform(0, 2 * np.pi, features)
+        prior = rng.standard_normal((features, y.shape[1])) * np.sqrt(2 * variance / features)
+        rows = x[:, columns]
+        rest = rest - _waves(rows, omega, phase, prior)
+        covariance += variance * matern(distance(rows, rows, weight))
+        parts.append((columns, weight, variance, rows, omega, phase, prior))
+    covariance.flat[:: n + 1] += noise + JITTER
+    return Drawn(parts, cho_solve(cho_factor(covariance, lower=True, overwrite_a=True), rest))
+
+
+def evaluate(groups: list[Drawn], x: Array) -> Array:
+    """All functions of all groups at points [m, C]: [K, m]."""
+    distinct = {}  # a knob's own part meets few different values
+    totals = [0.0] * len(groups)
+    for p in range(len(groups[0].parts)):
+        for g, group in enumerate(groups):
+            columns, weight, variance, rows, *waves = group.parts[p]
+            if p not in distinct:
+                at, back = x[:, columns], slice(None)
+                if p > 0:
+                    at, back = np.unique(at, axis=0, return_inverse=True)
+                    back = back.ravel()
+                distinct[p] = at, back
+            at, back = distinct[p]
+            values = variance * (matern(distance(at, rows, weight)) @ group.update)
+            totals[g] = totals[g] + (values + _waves(at, *waves))[back]
+    return np.concatenate(totals, 1).T
+
+
+def _waves(x: Array, omega: Array, phase: Array, prior: Array) -> Array:
+    """Prior draws at x; single precision, which is as good as the features are many."""
+    return np.cos((x @ omega + phase).astype(np.float32)) @ prior.astype(np.float32)
