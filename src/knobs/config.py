@@ -68,7 +68,7 @@ def register_resolvers() -> None:
         ("free_dir", _free_dir, True),
         ("sweep_dir", _sweep_dir, True),
         ("l2", _l2, False),
-        ("scale", lambda value, factor: value * factor, False),
+        ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
         ("objective_metric", _objective_metric, False),
         ("objective_mode", _objective_mode, False),

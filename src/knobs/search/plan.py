@@ -78,10 +78,11 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     told = {line.partition("=")[0] for line in fixed}
     scientific = _scientific(study.get("scientific") or {})
     arms = dict(_arms({key: v for key, v in scientific.items() if key not in told}))
-    searched = Space.from_yaml(study.get("space") or {}, list(arms))
-    knobs = {
-        arm: {k: v for k, v in (searched.arms[arm] | own).items() if k not in told} for arm in arms
-    }
+    walk = study.get("walk")
+    knobs: dict[str, Knobs] = {arm: {} for arm in arms}
+    if not walk:
+        searched = Space.from_yaml(study.get("space") or {}, list(arms)).arms
+        knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
     runs, seeds = study.get("runs"), study.get("seeds", 0)
     for key, value in (("runs", runs), ("seeds", seeds)):
         if value is not None and (type(value) is not int or value < 0):
@@ -97,7 +98,7 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         fixed=tuple(_strings("study.fixed", study.get("fixed"))),
         runs=runs,
         seeds=seeds,
-        walk=str(study.get("walk") or ""),
+        walk=str(walk or ""),
     )
 
 
