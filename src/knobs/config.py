@@ -196,7 +196,7 @@ def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list
         study = None
         if named:
             made = composer([*single, MULTIRUN])
-            study = OmegaConf.to_container(made.study, resolve=True)
+            study = OmegaConf.to_container(made.study, resolve=True, throw_on_missing=True)
         return make_plan(parsed, study, str(named[-1]) if named else "search"), []
     except UserError as error:
         return None, [str(error)]

@@ -80,6 +80,10 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     arms = dict(_arms({key: v for key, v in scientific.items() if key not in told}))
     walk = study.get("walk")
     knobs: dict[str, Knobs] = {arm: {} for arm in arms}
+    if "walk" in study and not walk:
+        raise ConfigError(
+            "study.walk=null: must be a sweep's folder: study.walk=outputs/sweeps/NAME"
+        )
     if not walk:
         searched = Space.from_yaml(study.get("space") or {}, list(arms)).arms
         knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}

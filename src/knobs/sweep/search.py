@@ -72,7 +72,7 @@ class Desk:
         self.options: dict[str, Any] = OmegaConf.to_container(master.search, resolve=True)
         if self.options["pruner"] == "auto":
             self.options["pruner"] = "asha" if self.options["method"] == "best" else "none"
-        base = {arm: self._config(plan.job(arm, {})) for arm in plan.arms}
+        self.base = base = {arm: self._config(plan.job(arm, {})) for arm in plan.arms}
         self.defaults = {
             arm: {name: _value(base[arm], name) for name in knobs}
             for arm, knobs in plan.knobs.items()
@@ -168,7 +168,7 @@ class Desk:
             jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
             walked: dict[str, Any] = {}
             for step, (name, value) in enumerate(best.knobs.items(), 1):
-                if value == leaderboard.ABSENT:
+                if value in (leaderboard.ABSENT, _value(self.base[""], name)):
                     continue
                 walked[name] = value
                 own = place | {"role": "step", "step": step, "knob": name}
@@ -200,7 +200,8 @@ class Desk:
         )
         numbers = self._numbers()
         for overrides, place in jobs:
-            self.place(numbers[ledger.job_of(overrides)], place)
+            if (job := ledger.job_of(overrides)) in numbers:  # the default may be the best as well
+                self.place(numbers[job], place)
         return grid.run_all(todo, self.launcher) if todo else ([], 0)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
