@@ -262,3 +262,17 @@ def test_study_json_is_what_was_asked(sweep):
     }
     assert stored["objective"] == {"metric": "val/accuracy", "mode": "max"}
     assert stored["method"] == "auto"
+
+
+def test_other_values_to_ask_about_come_from_the_command_line():
+    study = {
+        "scientific": {"model.width": [32, 64]},
+        "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+    }
+    assert list(told(["model.width=8,16,24"], study).arms) == [
+        "model.width=8",
+        "model.width=16",
+        "model.width=24",
+    ]
+    with pytest.raises(ConfigError, match="list them"):
+        told(["model.width=tag(log,int(interval(8,64)))"], study)

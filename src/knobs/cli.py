@@ -157,18 +157,18 @@ def show_help() -> None:
 
     out = Console()
     out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
-    for group in ordered_groups():
+    for group, default in (ordered_groups() | {"study": ""}).items():
         table = Table(
             box=None,
             show_header=False,
             padding=(0, 1),
-            title=f"[bold]{group}[/]=",
+            title=f"[bold]{'-m +' if group == 'study' else ''}{group}[/]=",
             title_justify="left",
         )
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()
         for option in sorted((CONF / group).glob("*.yaml")):
-            chosen = "*" if option.stem == ordered_groups()[group] else " "
+            chosen = "*" if option.stem == default else " "
             table.add_row(chosen + option.stem, first_comment(option))
         out.print(table)
     out.print(

@@ -125,34 +125,39 @@ def check_overrides(
         wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
-        configs: list[dict] = []
-        found: dict[str, list[int]] = {}  # fault: the jobs it hits
-        mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
         every: Iterable[list[str]] = [[o.input_line for o in parsed]]
-        if grid and is_search(overrides):
+        if grid and search:
             asked, more = _plan(composer, parsed)
             faults += more
             every = asked.probes() if asked else []
         elif grid:
-            every = expand(parsed)
-        wanted = itertools.filterfalse(skip, every) if grid else iter(every)
-        checked_jobs = list(itertools.islice(wanted, MAX_GRID))
-        composer.expect(job + mode for job in checked_jobs)
-        faulty = 0
-        for number, job in enumerate(checked_jobs):
-            plain, job_faults = _compose(composer, job + mode, folders)
-            if plain:
-                configs.append(plain)
-                _checked[ledger.job_of(job)] = plain
-            for fault in job_faults:
-                found.setdefault(fault, []).append(number)
-            faulty += bool(job_faults)
-            if faulty == MAX_FAULTY:
-                break
-        for fault, hit in found.items():
-            some = len(hit) < len(checked_jobs)
-            faults.append(fault + (f"  [{_which(hit, checked_jobs)}]" if some else ""))
-    return configs, faults
+            every = itertools.filterfalse(skip, expand(parsed))
+        mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
+        configs, more = _check_jobs(composer, every, mode, folders)
+    return configs, faults + more
+
+
+def _check_jobs(
+    composer: Composer, every: Iterable[list[str]], mode: list[str], folders: list[Path]
+) -> tuple[list[dict], list[str]]:
+    """Compose and check jobs; their configs, and each fault once with the jobs it hits."""
+    jobs = list(itertools.islice(every, MAX_GRID))
+    composer.expect(job + mode for job in jobs)
+    configs: list[dict] = []
+    found: dict[str, list[int]] = {}  # fault: the jobs it hits
+    faulty = 0
+    for number, job in enumerate(jobs):
+        plain, faults = _compose(composer, job + mode, folders)
+        if plain:
+            configs.append(plain)
+            _checked[ledger.job_of(job)] = plain
+        for fault in faults:
+            found.setdefault(fault, []).append(number)
+        faulty += bool(faults)
+        if faulty == MAX_FAULTY:
+            break
+    told = (f"  [{_which(hit, jobs)}]" if len(hit) < len(jobs) else "" for hit in found.values())
+    return configs, [fault + where for fault, where in zip(found, told, strict=True)]
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from knobs.errors import ConfigError
 from knobs.search import space
-from knobs.search.space import Choice, Knobs, Space
+from knobs.search.space import Choice, Knobs, Range, Space
 
 KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
 # Of a command line: what a search is, not what each of its runs is.
@@ -77,13 +77,15 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         raise ConfigError(f"study.{wrong[0]}: no such key; a study has {', '.join(sorted(KEYS))}")
     told = {line.partition("=")[0] for line in fixed}
     scientific = _scientific(study.get("scientific") or {})
+    for key in [key for key in own if key in scientific]:  # other values to ask about
+        if isinstance(own[key], Range):
+            raise ConfigError(f"{key}: this study compares values; list them: {key}=A,B")
+        scientific[key] = list(own.pop(key).options)
     arms = dict(_arms({key: v for key, v in scientific.items() if key not in told}))
     walk = study.get("walk")
     knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if "walk" in study and not walk:
-        raise ConfigError(
-            "study.walk=null: must be a sweep's folder: study.walk=outputs/sweeps/NAME"
-        )
+        raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
     if not walk:
         searched = Space.from_yaml(study.get("space") or {}, list(arms)).arms
         knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
