@@ -406,11 +406,11 @@ def _key(value: Any) -> str:
 # ------------------------------------------------------------------ runs -> functions
 def _targets(y: Array, bound: Array, rng: np.random.Generator, resamples: int) -> Array:
     """What each resample takes the runs to have reached, [n, resamples]; larger is better."""
-    known = y[~bound] if (~bound).any() else y
-    first, third = np.quantile(known, [0.25, 0.75])
+    first, third = np.quantile(y, [0.25, 0.75])
     reach = FENCE * (third - first)
     y = np.clip(y, first - reach, third + reach) if reach else y
-    rest = np.maximum(np.median(known) - y, 0) * bound
+    finished = y[~bound] if not bound.all() else y
+    rest = np.maximum(np.median(finished) - y, 0) * bound
     return y[:, None] + rest[:, None] * rng.random(resamples)
 
 
