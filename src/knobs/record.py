@@ -7,9 +7,10 @@ from typing import Any, TextIO
 
 from knobs.errors import LockedError
 
-CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
+STUDY = "study.json"  # of a sweep that was a search or a study
 CHECKPOINTS = "checkpoints"
-STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted")
+STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 
 
 class Record:
@@ -97,3 +98,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json as it is."""
     return json.loads((folder / SUMMARY).read_text())
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """study.json of a sweep's folder as it is: the question, the space, each run's place."""
+    return json.loads((folder / STUDY).read_text())

@@ -56,6 +56,7 @@ class RunRow:
         choices: group -> option.
         metric: of the objective; empty without a summary.
         value: the objective's best; None where there is no finite one.
+        summary: summary.json as it is.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class RunRow:
     value: float | None = None
     best_epoch: float | None = None
     seconds: float | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _read_run(folder: Path) -> RunRow:
 
 def _what_ran(folder: Path) -> dict[str, Any]:
     """The part of a RunRow that config.json tells."""
-    about = _load(folder / CONFIG, read_config)
+    about = load(folder / CONFIG, read_config)
     config = _get(about, "config", dict)
     kept = {path: value for path, value in leaves(config) if _counts(path)}
     return {
@@ -147,23 +149,24 @@ def _how_it_went(folder: Path) -> dict[str, Any]:
     """The part of a RunRow that summary.json tells."""
     if not os.path.lexists(folder / SUMMARY):
         return {"status": "interrupted"}
-    summary = _load(folder / SUMMARY, read_summary)
+    summary = load(folder / SUMMARY, read_summary)
     objective, status = _get(summary, "objective", dict), _get(summary, "status", str)
     metric, mode = _get(objective, "metric", str), _get(objective, "mode", str)
     if status not in STATUSES or mode not in ("min", "max"):
         raise ValueError(f"{status} {mode}")
-    value = _finite(objective.get("value"))
+    value = finite(objective.get("value"))
     return {
         "status": "diverged" if status in GOOD and value is None else status,
         "metric": metric,
         "mode": mode,
         "value": value,
-        "best_epoch": _finite(summary.get("best_epoch")),
-        "seconds": _finite(summary.get("seconds")),
+        "best_epoch": finite(summary.get("best_epoch")),
+        "seconds": finite(summary.get("seconds")),
+        "summary": summary,
     }
 
 
-def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
+def load(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What the reader finds, unless the file is a link, a pipe or huge."""
     about = path.lstat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
@@ -179,7 +182,7 @@ def _get(node: Any, name: str, kind: type) -> Any:
     return value
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """A number that can be averaged; None for anything else."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and abs(value) < HUGE else None
@@ -207,11 +210,11 @@ def differing(runs: list[RunRow]) -> list[str]:
     return [
         name
         for name in names
-        if _counts(name) and len({json.dumps(_value(run, name)) for run in readable}) > 1
+        if _counts(name) and len({json.dumps(knob_value(run, name)) for run in readable}) > 1
     ]
 
 
-def _value(run: RunRow, name: str) -> Any:
+def knob_value(run: RunRow, name: str) -> Any:
     """A knob's value: the option of a group, or what the resolved config has there."""
     if name in run.choices:
         return run.choices[name]
@@ -234,7 +237,7 @@ def _entry(runs: list[RunRow], knobs: list[str]) -> Entry:
         mean=_mean(values),
         sd=statistics.stdev(values) if len(values) > 1 else None,
         n=len(values),
-        knobs={name: _value(runs[0], name) for name in knobs},
+        knobs={name: knob_value(runs[0], name) for name in knobs},
         best_epoch=None if epoch is None else round(epoch),
         seconds=_mean(run.seconds for run in finished or runs),
         status=_status(runs),
@@ -287,7 +290,7 @@ def write_csv(path: Path, entries: list[Entry]) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["rank", _metric(entries), "sd", "n", *names, "best_epoch", "seconds", "status"])
     for e in entries:
-        knobs = [_text(value) for value in e.knobs.values()]
+        knobs = [as_text(value) for value in e.knobs.values()]
         rows.writerow([e.rank, e.mean, e.sd, e.n, *knobs, e.best_epoch, e.seconds, e.status])
     whole = text.getvalue().encode(errors="replace").decode()  # JSON may hold half a character
     write_whole(path, whole)
@@ -302,7 +305,7 @@ def show(console: Console, entries: list[Entry], limit: int = 20, path: Path | N
     """
     if not entries:
         return console.print("no runs")
-    shown, names = entries[:limit], _short_names(_knob_names(entries))
+    shown, names = entries[:limit], short_names(_knob_names(entries))
     table = _table(shown, _metric(entries), names)
     endless = console.options.update(max_width=10_000)
     if console.measure(table, options=endless).minimum > console.width:
@@ -326,7 +329,7 @@ def _table(entries: list[Entry], metric: str, names: list[str], shared: bool = F
             overflow="fold",
         )
     for entry in entries:
-        knobs = [_short(value) for value in entry.knobs.values()]
+        knobs = [short(value) for value in entry.knobs.values()]
         if shared:
             knobs = [" ".join(f"{name}={knob}" for name, knob in zip(names, knobs, strict=True))]
         rank = "-" if entry.rank is None else str(entry.rank)
@@ -355,12 +358,12 @@ def _seconds(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A knob's value in few characters."""
-    return f"{value:g}" if isinstance(value, float) else _text(value)
+    return f"{value:g}" if isinstance(value, float) else as_text(value)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A knob's value as the command line takes it."""
     if isinstance(value, str):
         return value
@@ -382,7 +385,7 @@ def _knob_names(entries: list[Entry]) -> list[str]:
     return list(entries[0].knobs) if entries else []
 
 
-def _short_names(names: list[str]) -> list[str]:
+def short_names(names: list[str]) -> list[str]:
     """Each name's last parts, as many as tell it from the others: optimizer.lr is lr."""
     tails = {
         name: [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)] for name in names

@@ -1,0 +1,193 @@
+"""What to run next, and how to run the best again: commands to copy, made from records.
+
+A record may be anyone's, so a word of it reaches a command only in a shell's quotes, and a command
+with a word that cannot be shown as it is (line breaks, control characters) is not made at all.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from knobs.identity import under
+from knobs.report.checks import Finding
+from knobs.report.gather import Run, Sweep, knob_of
+from knobs.report.importance import Knob
+from knobs.report.verdict import Candidate, Verdict
+from knobs.report.words import count
+
+# Of an override: where a run is kept, or which sweep it was part of; not what it computes.
+NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
+SEEDS = 5
+MOST = 5
+LONGEST = 2000
+PLAIN_PATH = re.compile(r"[\w./-]+")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Why, and the command."""
+
+    why: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to run the best again.
+
+    Args:
+        run: its id.
+        command: empty where its overrides cannot be shown as a command.
+        value: to expect.
+        config_hash: of its config.
+        versions: package -> version.
+    """
+
+    run: str
+    command: str
+    value: float | None
+    config_hash: str
+    versions: dict[str, str]
+
+
+def advise(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
+    """The next commands, the most useful first."""
+    if verdict.winner is None:
+        return []
+    made = [
+        *_confirm(sweep, verdict),
+        *_rebound(sweep, verdict, findings),
+        *_longer(verdict, findings),
+        *_test(sweep, verdict),
+    ]
+    return [advice for advice in made if advice.command][:MOST]
+
+
+def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
+    """The winner's best run, again."""
+    if verdict.winner is None:
+        return None
+    sign = sweep.objective.sign
+    run = max(verdict.winner.runs, key=lambda run: sign * (run.row.value or 0.0))
+    digest = run.row.summary.get("config_hash")
+    words = overrides(run, drop=())
+    return Recipe(
+        run=run.id,
+        command=command([*words]),
+        value=run.row.value,
+        config_hash=digest if isinstance(digest, str) else "",
+        versions=run.versions,
+    )
+
+
+def overrides(run: Run, drop: Iterable[str] = ("seed",)) -> list[str]:
+    """A run's overrides that say what it computes."""
+    kept = []
+    for line in run.row.overrides:
+        key = line.lstrip("+~").partition("=")[0].partition("@")[0]
+        if not under(key.replace("/", "."), (*NOT_REPEATED, *drop)):
+            kept.append(line)
+    return kept
+
+
+def command(words: Sequence[str], many: bool = False) -> str:
+    """`python train.py ...`, quoted for a shell; "" where a word cannot be shown as it is."""
+    line = shlex.join(["python", "train.py", *(["-m"] if many else []), *words])
+    return line if line.isprintable() and len(line) <= LONGEST else ""
+
+
+# ------------------------------------------------------------------ what next
+def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
+    """More seeds for the best and for what cannot be told from it."""
+    winner = verdict.winner
+    if len(winner.values) >= SEEDS:
+        return
+    open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
+    rivals = [c for c in open_ if c is not verdict.default][:2]
+    for candidate in (winner, *rivals):
+        why = f"Confirm {candidate.name} with {SEEDS} seeds"
+        yield Advice(why, _seeds(sweep, candidate))
+
+
+def _seeds(sweep: Sweep, candidate: Candidate) -> str:
+    """A setting with the seeds that the others get too, in the same sweep."""
+    words = overrides(candidate.runs[0])
+    seeds = ",".join(map(str, sorted({*range(SEEDS), *candidate.values})))
+    return command([*words, f"seed={seeds}", *_same_sweep(sweep)], many=True)
+
+
+def _same_sweep(sweep: Sweep) -> list[str]:
+    """The override by which new runs join the sweep."""
+    folder = str(sweep.folders[0])
+    alone = len(sweep.folders) == 1 and sweep.study is None
+    return [f"hydra.sweep.dir={folder}"] if alone and PLAIN_PATH.fullmatch(folder) else []
+
+
+def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """The ranges that checks propose."""
+    for finding in findings:
+        if finding.level != "act" or finding.knob is None:
+            continue
+        run = verdict.winner.runs[0]
+        words = overrides(run, drop=("seed", finding.knob.name, *_searched(sweep, verdict)))
+        why = finding.do.rstrip(".")
+        if sweep.study:
+            space = [finding.knob.name, *_searched(sweep, verdict)]
+            knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)}
+            knobs[finding.knob.name] = finding.knob
+            ranges = [range_of(knobs[name]) for name in dict.fromkeys(space) if name in knobs]
+            yield Advice(why, command([*words, *ranges], many=True))
+        elif finding.check == "boundary":
+            values = ",".join(_grid(sweep, finding.knob))
+            words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]
+            yield Advice(why, command(words, many=True))
+
+
+def _searched(sweep: Sweep, verdict: Verdict) -> list[str]:
+    """The winner's nuisance knobs: a search's own to set."""
+    return [knob.name for knob in sweep.space_of(verdict.winner.arm)] if sweep.study else []
+
+
+def range_of(knob: Knob) -> str:
+    """A knob's range as a search takes it: `optimizer.lr=tag(log,interval(0.0001,0.01))`."""
+    if knob.choices is not None:
+        return f"{knob.name}={','.join(knob.choices)}"
+    scale = "log" if knob.log else "linear"
+    inside = f"interval({_plain(knob.low, knob)},{_plain(knob.high, knob)})"
+    return f"{knob.name}=tag({scale},{inside})"
+
+
+def _plain(value: float, knob: Knob) -> str:
+    return str(round(value)) if knob.integer else repr(float(value))
+
+
+def _grid(sweep: Sweep, wider: Knob) -> list[str]:
+    """The bound that was best and two values beyond it."""
+    tried = sorted({v for run in sweep.runs if (v := knob_of(run, wider)) is not None})
+    upper = wider.high > tried[-1]
+    old, new = (tried[-1], wider.high) if upper else (tried[0], wider.low)
+    between = (old * new) ** 0.5 if wider.log else (old + new) / 2
+    values = [old, between, new] if upper else [new, between, old]
+    shown = [str(round(v)) if wider.integer else f"{v:.2g}" for v in values]
+    return list(dict.fromkeys(shown))
+
+
+def _longer(verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """More epochs or fewer."""
+    for finding in findings:
+        if finding.level == "act" and finding.check in ("too short", "too long"):
+            run = verdict.winner.runs[0]
+            factor = 2 if finding.check == "too short" else 0.5
+            epochs = max(1, round(factor * (run.planned or 1)))
+            words = [*overrides(run, drop=("training.epochs",)), f"training.epochs={epochs}"]
+            yield Advice(f"The best setting for {count(epochs, 'epoch')}", command(words))
+
+
+def _test(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
+    """The last command of all."""
+    winner = verdict.winner
+    settled = winner.confirmed or len(winner.values) >= SEEDS
+    if settled and not any(run.tests for run in sweep.runs):
+        words = [*overrides(winner.runs[0], drop=()), "test=true"]
+        yield Advice("Read the test split, once, when all choices are made", command(words))

@@ -1,0 +1,168 @@
+"""The arithmetic of a verdict: paired differences, their interval and test, noise, expected best.
+
+Sources: Efron 1987, "Better bootstrap confidence intervals" (BCa); Fisher 1935, "The design of
+experiments", section 21 (the sign-flip test); Dodge et al. 2019, "Show your work" (the expected best).
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+EXACT = 14  # so many pairs have 16,384 sign patterns: all are counted
+RESAMPLES = 9999
+LEAST_PAIRS = 5  # fewer cannot reach a p of 1/16, the smallest of 5 pairs
+ALPHA = 0.1  # 5 pairs that all agree in sign pass it, 4 cannot
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences between two settings, seed by seed; above 0 the first is the better.
+
+    Args:
+        seeds: that both have run.
+        differences: one for each of them.
+        low, high: ends of the 95 % interval of the mean; None below 3 pairs.
+        p: of the sign-flip test, two-sided.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
+
+    @property
+    def n(self) -> int:
+        """How many pairs."""
+        return len(self.differences)
+
+    @property
+    def margin(self) -> float | None:
+        """Half the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def apart(self) -> bool:
+        """Whether the first is ahead by more than the seeds' noise, were there seeds enough."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def beats(self) -> bool:
+        """Whether the first is the better: an interval above 0, and a p that says so too."""
+        return self.apart and self.p <= ALPHA
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Paired | None:
+    """Two settings' values by seed, compared on the seeds that both have; None if there are none.
+
+    Args:
+        a, b: seed -> value.
+        sign: -1 where less is better.
+    """
+    seeds = tuple(sorted(a.keys() & b.keys()))
+    if not seeds:
+        return None
+    differences = tuple(sign * (a[seed] - b[seed]) for seed in seeds)
+    low, high = interval(differences)
+    return Paired(seeds, differences, float(np.mean(differences)), low, high, sign_flip(differences))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
+    """BCa interval of a mean; (None, None) below 3 values."""
+    if len(values) < 3:
+        return None, None
+    if np.ptp(values) <= 1e-12 * max(1e-300, float(np.abs(values).max())):
+        return float(np.mean(values)), float(np.mean(values))  # no spread, nothing to resample
+    from scipy.stats import bootstrap  # 0.3 s
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate sample comes back as nan
+        found = bootstrap(
+            (np.asarray(values),),
+            np.mean,
+            confidence_level=level,
+            n_resamples=RESAMPLES,
+            method="BCa",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    low, high = float(found.low), float(found.high)
+    return (low, high) if math.isfinite(low + high) else (float(min(values)), float(max(values)))
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Two-sided p of a mean difference: the share of sign patterns with a mean as far from 0.
+
+    Exact up to 14 pairs, by 65,536 drawn patterns beyond. The smallest p of n pairs is 2 / 2**n.
+    """
+    values = np.asarray(differences, float)
+    n = len(values)
+    if n <= EXACT:
+        signs = np.array(list(product((1, -1), repeat=n)))
+    else:
+        signs = np.random.default_rng(0).choice((1, -1), (2**16, n))
+        signs[0] = 1  # the pattern that was seen
+    means = np.abs(signs @ values)
+    return float(np.mean(means >= means[0] * (1 - 1e-9)))
+
+
+def noise_floor(error: float, size: int) -> float:
+    """Standard deviation of a run's accuracy from one seed to the next, as the split alone sets it.
+
+    sqrt(error / (2 size)).
+
+    Args:
+        error: 1 - accuracy, 0 to 1.
+        size: examples in the validation split.
+    """
+    return math.sqrt(max(0.0, error) / (2 * size))
+
+
+def split_size(accuracies: Sequence[float], most: int = 50_000) -> int | None:
+    """The smallest split of which every accuracy is a whole number of examples; None if unclear.
+
+    Args:
+        accuracies: 0 to 1, as computed in float32 or better.
+        most: the largest size looked for.
+    """
+    shares = np.unique([a for a in accuracies if 0 < a < 1])
+    if len(shares) < 8:  # few shares fit a smaller split by chance
+        return None
+    shares = shares[:: max(1, len(shares) // 64)]
+    for first in range(8, most, 4096):
+        sizes = np.arange(first, min(first + 4096, most + 1))[:, None]
+        counts = sizes * shares
+        fits = np.all(np.abs(counts - np.round(counts)) < 1e-3 + 2e-7 * sizes, axis=1)
+        if fits.any():
+            return int(sizes[fits.argmax(), 0])
+    return None
+
+
+def expected_best(values: Sequence[float], low: float = 0.1, high: float = 0.9) -> np.ndarray:
+    """The best of k of these values drawn at random, for each k: mean and two quantiles.
+
+    P(best of k <= i-th smallest) = C(i, k) / C(n, k), so all three are exact.
+
+    Args:
+        values: n of them; more is better.
+        low, high: the quantiles, 0 to 1.
+
+    Returns: an array (n, 3) of mean, low and high for k = 1 to n.
+    """
+    ordered = np.sort(np.asarray(values, float))
+    n = len(ordered)
+    log = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # of factorials
+    i = np.arange(1, n + 1)
+    rows = []
+    for k in range(1, n + 1):
+        below = np.zeros(n)
+        fits = i >= k
+        below[fits] = np.exp(log[i[fits]] - log[i[fits] - k] - log[n] + log[n - k])
+        share = np.diff(below, prepend=0.0)
+        quantiles = ordered[np.searchsorted(below, [low - 1e-12, high - 1e-12]).clip(0, n - 1)]
+        rows.append([share @ ordered, *quantiles])
+    return np.array(rows).reshape(n, 3)
