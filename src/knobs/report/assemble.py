@@ -1,0 +1,163 @@
+"""A sweep's folders -> all that its report says, which the page, the terminal and report.json show."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from knobs.errors import StorageError
+from knobs.record import write_whole
+from knobs.report.advise import Advice, Recipe, advise, recipe
+from knobs.report.checks import Finding, checks
+from knobs.report.gather import Sweep, gather, knob_of
+from knobs.report.importance import Importance, importance
+from knobs.report.verdict import Comparison, Verdict, tested, verdict
+
+LEAST_RUNS = 8  # fewer say nothing of which knob matters
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+VERSION = 1  # of report.json
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said of a sweep.
+
+    Args:
+        importance: None where there were too few runs or knobs to tell.
+        about: the arm that importance is of; "" where the runs have no arms.
+    """
+
+    sweep: Sweep
+    verdict: Verdict
+    importance: Importance | None
+    about: str
+    findings: tuple[Finding, ...]
+    advice: tuple[Advice, ...]
+    recipe: Recipe | None
+
+
+def make(folders: Sequence[Path]) -> Report:
+    """Read sweeps and draw the conclusions.
+
+    Raises:
+        ConfigError: there is no run in these folders.
+    """
+    sweep = gather(folders)
+    answer = verdict(sweep)
+    arm = answer.winner.arm if answer.winner else ""
+    ranked = rank(sweep, arm)
+    findings = checks(sweep, answer, ranked)
+    return Report(
+        sweep=sweep,
+        verdict=answer,
+        importance=ranked,
+        about=arm,
+        findings=tuple(findings),
+        advice=tuple(advise(sweep, answer, findings)),
+        recipe=recipe(sweep, answer),
+    )
+
+
+def rank(sweep: Sweep, arm: str) -> Importance | None:
+    """Which knob matters, from the runs of an arm that spread over its space."""
+    knobs = list(sweep.space_of(arm))
+    ended = [r for r in sweep.explored(arm) if r.value is not None or r.broke]
+    rows = [{k.name: v for k in knobs if (v := knob_of(run, k)) is not None} for run in ended]
+    if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
+        return None
+    start = next((row for run, row in zip(ended, rows, strict=True) if run.role == "default"), None)
+    return importance(knobs, rows, [run.value for run in ended], sweep.objective.mode, start)
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """report.json: the same for programs. Numbers are in the objective's own unit."""
+    sweep, answer = report.sweep, report.verdict
+    return {
+        "version": VERSION,
+        "sweeps": [str(folder) for folder in sweep.folders],
+        "objective": dataclasses.asdict(sweep.objective),
+        "question": sweep.study.question if sweep.study else "",
+        "verdict": {
+            "headline": answer.headline,
+            "more": list(answer.more),
+            "winner": answer.winner and answer.winner.name,
+            "confirmed": bool(answer.winner and answer.winner.confirmed),
+            "comparisons": [_comparison(c) for c in answer.comparisons],
+            "steps": [
+                {"knob": s.knob, "values": s.values, "gain": s.gain and dataclasses.asdict(s.gain)}
+                for s in answer.steps
+            ],
+            "noise": dataclasses.asdict(answer.noise),
+            "test": tested(sweep, answer.winner),
+        },
+        "leaderboard": [
+            {
+                "rank": entry.rank,
+                "mean": entry.mean,
+                "sd": entry.sd,
+                "n": entry.n,
+                "knobs": entry.knobs,
+                "best_epoch": entry.best_epoch,
+                "seconds": entry.seconds,
+                "status": entry.status,
+                "runs": [run.folder.name for run in entry.runs],
+            }
+            for entry in sweep.entries
+        ],
+        "importance": _importance(report),
+        "checks": [dataclasses.asdict(finding) for finding in report.findings],
+        "next": [dataclasses.asdict(advice) for advice in report.advice],
+        "reproduce": report.recipe and dataclasses.asdict(report.recipe),
+    }
+
+
+def _comparison(c: Comparison) -> dict[str, Any]:
+    pairs = dataclasses.asdict(c.paired) if c.paired else {}
+    return {"other": c.other.name, "relation": c.relation, **pairs}
+
+
+def _importance(report: Report) -> dict[str, Any] | None:
+    return report.importance and {"arm": report.about, **dataclasses.asdict(report.importance)}
+
+
+def where(sweep: Sweep) -> Path:
+    """The folder that a report of these sweeps belongs in: the sweep's, or that around them all."""
+    if len(sweep.folders) == 1:
+        return sweep.folders[0]
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in sweep.folders]))
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write report.html, report.md and report.json; the page's path comes back.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    from knobs.report.page import page  # late: the terminal needs none of it
+    from knobs.report.text import markdown
+
+    texts = {
+        JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
+        MARKDOWN: markdown(report),
+        HTML: page(report),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_whole(folder / name, text.encode(errors="replace").decode())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"{folder}: cannot be written to ({reason}); name another: --out DIR") from None
+    return folder / HTML
+
+
+def _finite(node: Any) -> Any:
+    """A config may hold what JSON has no number for."""
+    if isinstance(node, dict):
+        return {str(key): _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and node - node != 0 else node

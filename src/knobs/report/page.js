@@ -1,0 +1,93 @@
+"use strict";
+const root = document.documentElement;
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const plots = [...document.querySelectorAll(".plot")];
+const drawn = new Set();
+
+// plotly.js lies in the page compressed. Its hash is in the page's policy, so it and nothing else runs.
+let library;
+function unpack() {
+  return (library ??= (async () => {
+    const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  })());
+}
+
+// "$1", "$bad", ...: the colours of the style sheet, light or dark.
+function painted(node, style) {
+  if (typeof node === "string") return /^\$[a-z1-5]+$/.test(node) ? style.getPropertyValue("--" + node.slice(1)).trim() : node;
+  if (Array.isArray(node)) return node.map((item) => painted(item, style));
+  if (node && typeof node === "object") return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, painted(v, style)]));
+  return node;
+}
+
+function draw(plot) {
+  const style = getComputedStyle(root);
+  const { data, layout } = painted(figures[plot.dataset.figure], style);
+  const colour = (name) => style.getPropertyValue("--" + name).trim();
+  const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true, fixedrange: true, title: { standoff: 8 } };
+  const legend = { orientation: "h", y: -0.18, yanchor: "top", x: 0, font: { size: 12 } };
+  const base = {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 14, b: 34 },
+    font: { family: style.getPropertyValue("--sans"), size: 12, color: colour("muted") },
+    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
+    hovermode: "closest", showlegend: false, legend, bargap: 0.45, dragmode: false,
+  };
+  const axes = Object.fromEntries(["xaxis", "yaxis"].map((name) => {
+    const own = layout[name] ?? {};
+    return [name, { ...axis, ...own, title: { ...axis.title, ...own.title } }];
+  }));
+  drawn.add(plot);
+  return Plotly.react(plot, data, { ...base, ...layout, ...axes }, { displayModeBar: false, responsive: true });
+}
+
+// A plot is drawn when it is about to be seen: the verdict and the tables do not wait for any.
+async function show(list) {
+  await unpack();
+  for (const plot of list) {
+    if (drawn.has(plot)) continue;
+    await draw(plot);
+    await new Promise(requestAnimationFrame);
+  }
+}
+const watch = new IntersectionObserver((seen) => {
+  const near = seen.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+  near.forEach((plot) => watch.unobserve(plot));
+  if (near.length) show(near);
+}, { rootMargin: "600px" });
+plots.forEach((plot) => watch.observe(plot));
+
+const repaint = () => drawn.forEach(draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+addEventListener("beforeprint", () => { root.classList.add("print"); if (self.Plotly) { repaint(); plots.filter((p) => !drawn.has(p)).forEach(draw); } });
+addEventListener("afterprint", () => { root.classList.remove("print"); if (self.Plotly) repaint(); });
+
+document.addEventListener("click", ({ target }) => {
+  if (target.matches("button.all")) {
+    target.parentElement.classList.remove("short");
+    target.remove();
+  } else if (target.matches("button.copy")) {
+    const code = target.parentElement.querySelector("code");
+    getSelection().selectAllChildren(code);
+    navigator.clipboard?.writeText(code.textContent).then(() => { target.textContent = "Copied"; }, () => {});
+  } else if (target.matches(".sortable th")) {
+    sort(target);
+  }
+});
+
+function sort(head) {
+  const table = head.closest("table");
+  const up = head.getAttribute("aria-sort") !== "ascending";
+  table.querySelectorAll("th").forEach((th) => th.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = (row) => row.cells[head.cellIndex].textContent;
+  const number = (text) => parseFloat(text.replaceAll(",", ""));
+  const compare = (a, b) => number(a) - number(b) || a.localeCompare(b);
+  const rows = [...table.tBodies[0].rows].sort((a, b) => (up ? 1 : -1) * compare(key(a), key(b)));
+  document.querySelector(".short")?.classList.remove("short");
+  document.querySelector("button.all")?.remove();
+  table.tBodies[0].append(...rows);
+}

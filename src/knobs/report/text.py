@@ -1,0 +1,187 @@
+"""The report for a terminal, in one screen, and as report.md."""
+
+import html
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from knobs.report import leaderboard
+from knobs.report.assemble import Report
+from knobs.report.gather import what_ran
+from knobs.report.words import count, number, printable
+
+MARKS = {"act": "!", "note": "·", "ok": "✓"}
+TOP = 5
+FINDINGS = 4
+FULL = 30  # lines of report.md's leaderboard
+COLUMNS = ("breaks it", "moves it", "worth tuning")
+
+
+# ------------------------------------------------------------------ importance, as all three show it
+def order(importance: Any) -> list[str]:
+    """The knobs, the one that moves the results most first."""
+    return sorted(importance.knobs, key=lambda name: -_known(importance.knobs[name].moves))
+
+
+def effects(importance: Any, name: str) -> tuple[Any, Any, Any]:
+    """A knob's three effects: breaks, moves, gain; each may be None."""
+    knob = importance.knobs[name]
+    return tuple(e if e and math.isfinite(e.value) else None for e in (knob.breaks, knob.moves, knob.gain))
+
+
+def undecided(importance: Any) -> str:
+    """`not decided; about 40 more runs`, or "" where it is."""
+    if importance.decided:
+        return ""
+    more = f"; about {count(importance.more, 'more run')}" if importance.more else ""
+    return f"Which knob moves the result most is not decided{more}."
+
+
+def _known(effect: Any) -> float:
+    return effect.value if effect and math.isfinite(effect.value) else -1.0
+
+
+# ------------------------------------------------------------------ the terminal
+def show(console: Console, report: Report, page: Path | None = None) -> None:
+    """Verdict, best settings, importance, findings and the next command, in one screen.
+
+    Args:
+        page: where report.html was written.
+    """
+    sweep, answer = report.sweep, report.verdict
+    short = console.height < 34
+    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
+    console.print(_line(answer.headline), style="bold")
+    for sentence in answer.more[: 2 if short else 9]:
+        console.print(_line(sentence))
+    if sweep.entries:
+        console.print()
+        leaderboard.show(console, list(sweep.entries), limit=3 if short else TOP, path=None)
+    if report.importance:
+        console.print()
+        console.print(_importance_table(report, 3 if short else TOP))
+    found = [finding for finding in report.findings if finding.level != "ok"]
+    if found:
+        console.print()
+    for finding in found[: 2 if short else FINDINGS]:
+        style = "yellow" if finding.level == "act" else ""
+        console.print(_line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip()), style=style)
+    console.print()
+    if report.advice:
+        first = report.advice[0]
+        console.print(_line(f"next: {first.why}"))
+        console.print(_line(f"  {first.command}"), soft_wrap=True, style="cyan")
+    if page:
+        console.print(_line(f"page: {page}"), soft_wrap=True)
+
+
+def _line(text: str) -> Text:
+    """Text that says nothing to a terminal but itself, and no markup."""
+    return Text(printable(text, 2000))
+
+
+def _importance_table(report: Report, most: int) -> Table:
+    found, short = report.importance, report.sweep.short()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, head in enumerate(("knob", *COLUMNS)):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for name in order(found)[:most]:
+        table.add_row(_line(short.get(name, name)), *map(_line, _effects(report, name)))
+    if undecided(found):
+        table.caption, table.caption_justify = undecided(found), "left"
+    return table
+
+
+def _effects(report: Report, name: str) -> Iterator[str]:
+    """A knob's three cells: `34 % (10 to 51)`."""
+    amount = report.sweep.objective.amount
+    for i, effect in enumerate(effects(report.importance, name)):
+        if effect is None:
+            yield "-"
+        elif i < 2:
+            yield f"{100 * effect.value:.0f} % ({100 * effect.low:.0f} to {100 * effect.high:.0f})"
+        else:
+            span = f"{amount(effect.low, unit=False)} to {amount(effect.high, unit=False)}"
+            yield f"{amount(effect.value)} ({span})"
+
+
+# ------------------------------------------------------------------ report.md
+def markdown(report: Report) -> str:
+    """The report as Markdown; nothing from a record is markup in it."""
+    return "\n".join(_markdown(report)) + "\n"
+
+
+def _markdown(report: Report) -> Iterator[str]:
+    sweep, answer = report.sweep, report.verdict
+    question = sweep.study.question if sweep.study else ""
+    yield from (f"# {escaped(question or sweep.name)}", "", f"**{escaped(answer.headline)}**", "")
+    for sentence in answer.more:
+        yield f"- {escaped(sentence)}"
+    yield from ("", escaped(what_ran(sweep)) + ".", "", "## Leaderboard", "")
+    yield from _leaderboard(report)
+    if report.importance:
+        yield from ("", "## Which knob matters", "")
+        within = f"Among the runs of {report.about}. " if report.about else ""
+        yield escaped(f"{within}{undecided(report.importance)}")
+        rows = [[name, *_effects(report, name)] for name in order(report.importance)]
+        yield from ("", *_table(["knob", *COLUMNS], rows))
+    yield from ("", "## Checks", "")
+    for finding in report.findings:
+        do = f" **{escaped(finding.do)}**" if finding.do else ""
+        yield f"- {MARKS[finding.level]} {finding.check}: {escaped(finding.text)}{do}"
+    yield from ("", "## Next", "")
+    for advice in report.advice:
+        yield from (f"{escaped(advice.why)}:", "", *_code(advice.command), "")
+    if not report.advice:
+        yield from ("Nothing: the checks ask for no further runs.", "")
+    if report.recipe:
+        yield from ("## The best run again", "")
+        yield from _again(report)
+
+
+def _leaderboard(report: Report) -> Iterator[str]:
+    sweep = report.sweep
+    names = list(sweep.entries[0].knobs) if sweep.entries else []
+    rows = []
+    for entry in sweep.entries[:FULL]:
+        mean = "" if entry.mean is None else sweep.objective.value(entry.mean)
+        spread = "" if entry.sd is None else f" ± {number(entry.sd, 2)} ({entry.n})"
+        knobs = [leaderboard.short(entry.knobs[name]) for name in names]
+        rows.append([str(entry.rank or "-"), f"{mean}{spread}", *knobs, entry.status])
+    yield from _table(["rank", sweep.objective.metric, *names, "status"], rows)
+    if len(sweep.entries) > FULL:
+        yield from ("", f"and {len(sweep.entries) - FULL:,} more: leaderboard.csv")
+
+
+def _again(report: Report) -> Iterator[str]:
+    found, objective = report.recipe, report.sweep.objective
+    value = objective.value(found.value)
+    yield from (escaped(f"Run {found.run}: expect {objective.metric} {value}."), "")
+    if found.command:
+        yield from (*_code(found.command), "")
+    versions = [f"{name} {version}" for name, version in found.versions.items()]
+    yield escaped(", ".join([*versions, f"config {found.config_hash}"]))
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(map(escaped, heads))} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(map(escaped, row))} |"
+
+
+def _code(line: str) -> tuple[str, str, str]:
+    """A fence longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence}bash", line, fence
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown that shows as it is."""
+    return html.escape(re.sub(r"([\\`*_\[\]|~#])", r"\\\1", printable(text, 2000)), quote=False)
