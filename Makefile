@@ -1,6 +1,6 @@
 # make train, make test: each makes .venv and installs what it needs first; a second call installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help train sweep test test-all check format bench clean
+.PHONY: help train sweep report test test-all check format bench clean
 PYTHON ?= python3
 BENCH ?= solo
 BIN := .venv/bin
@@ -16,6 +16,9 @@ train: $(INSTALLED)  ## one run: make train ARGS="optimizer=momentum scheduler=s
 
 sweep: $(INSTALLED)  ## a grid: make sweep ARGS="optimizer.lr=1e-3,1e-2 seed=0,1"
 	@$(BIN)/python train.py -m $(ARGS)
+
+report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEEP="outputs/sweeps/a outputs/sweeps/b"
+	@$(BIN)/python -m knobs.report $(SWEEP)
 
 test: $(INSTALLED)  ## the test suite, on every core
 	@$(PYTEST) -m "not slow"

@@ -87,7 +87,10 @@ def add_run(
             reached = round(reached * SIZE) / SIZE
         rate = config["optimizer"]["lr"] * (1 + (lr_ends - 1) * (epoch - 1) / max(1, epochs - 1))
         row = {"epoch": epoch, "step": 34 * epoch, "lr": rate, metric: reached}
-        row |= {"train/loss": 2 * math.exp(-0.2 * epoch), "val/loss": 2 * math.exp(-0.17 * epoch) + 0.1}
+        row |= {
+            "train/loss": 2 * math.exp(-0.2 * epoch),
+            "val/loss": 2 * math.exp(-0.17 * epoch) + 0.1,
+        }
         rows.append(json.dumps(row))
     (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
     if status is None:
@@ -140,7 +143,9 @@ def fake_search(sweep: Path, n: int = 64, seed: int = 0) -> Path:
     return _asked(sweep, "search", "", [], arms, runs)
 
 
-def fake_study(sweep: Path, optimizers: tuple = ("adam", "nadam", "sgd"), n: int = 16, seeds: int = 5) -> Path:
+def fake_study(
+    sweep: Path, optimizers: tuple = ("adam", "nadam", "sgd"), n: int = 16, seeds: int = 5
+) -> Path:
     """Which optimizer? Each searched, its best confirmed, the winner walked to and tested."""
     drawn = random.Random(0)
     runs, arms, best = {}, {}, {}
@@ -157,7 +162,9 @@ def fake_study(sweep: Path, optimizers: tuple = ("adam", "nadam", "sgd"), n: int
         arms[arm] = {"overrides": [arm], "space": _space(name)}
         found = []
         for i in range(n):
-            knobs = {"optimizer": name} | (start if i == 0 and name == "adam" else _draw(drawn, name))
+            knobs = {"optimizer": name} | (
+                start if i == 0 and name == "adam" else _draw(drawn, name)
+            )
             tried(sweep, knobs)
             note(arm=arm, role="search" if i else "default")
             found.append((accuracy(knobs, 0) or 0.0, i, knobs))
@@ -166,7 +173,9 @@ def fake_study(sweep: Path, optimizers: tuple = ("adam", "nadam", "sgd"), n: int
         for seed in range(1, seeds + 1):
             tried(sweep, best[name], seed)
             note(arm=f"optimizer={name}", role="confirm", seed=seed)
-    winner = max(best, key=lambda name: sum(accuracy(best[name], s) or 0 for s in range(1, seeds + 1)))
+    winner = max(
+        best, key=lambda name: sum(accuracy(best[name], s) or 0 for s in range(1, seeds + 1))
+    )
     arm, walked = f"optimizer={winner}", {"optimizer": winner, **start}
     if accuracy(walked, 1) is not None:
         for seed in range(1, seeds + 1):
@@ -207,9 +216,7 @@ def _space(optimizer: str) -> dict:
     }
 
 
-def _asked(
-    sweep: Path, name: str, question: str, scientific: list, arms: dict, runs: dict
-) -> Path:
+def _asked(sweep: Path, name: str, question: str, scientific: list, arms: dict, runs: dict) -> Path:
     about = {
         "study": name,
         "question": question,

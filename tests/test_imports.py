@@ -102,10 +102,19 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.identity",
         "knobs.config",
         "knobs.report.leaderboard",
+        "knobs.report.__main__",
+        "knobs.report.page",
+        "knobs.report.plots",
     ],
 )
 def test_start_up_imports_no_torch(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'wandb', 'sklearn', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_report_loads_what_is_slow_only_when_it_is_needed():
+    code = "import sys, knobs.report.__main__; print([m for m in ('plotly', 'scipy', 'hydra', 'omegaconf') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from knobs.errors import UserError
-from knobs.report import assemble, text
+from knobs.report import assemble, text, write
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,13 +15,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m knobs.report", description=__doc__)
     parser.add_argument("dir", nargs="+", type=Path, help="a sweep's folder; several are one sweep")
     parser.add_argument(
-        "--out", type=Path, help="where report.html, .md and .json go; the sweep's folder by default"
+        "--out",
+        type=Path,
+        help="where report.html, .md and .json go; the sweep's folder by default",
     )
     given = parser.parse_args(arguments)
     out = Console(highlight=False)
     try:
         report = assemble.make(given.dir)
-        page = assemble.write(report, given.out or assemble.where(report.sweep))
+        page = write.write(report, given.out or write.where(report.sweep))
     except UserError as error:
         Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
         return error.exit_code

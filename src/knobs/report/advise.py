@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from knobs.identity import under
 from knobs.report.checks import Finding
+from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, knob_of
 from knobs.report.importance import Knob
-from knobs.report.verdict import Candidate, Verdict
+from knobs.report.verdict import Verdict
 from knobs.report.words import count
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.

@@ -1,23 +1,19 @@
-"""A sweep's folders -> all that its report says, which the page, the terminal and report.json show."""
+"""A sweep's folders -> what its report says, be it the page, the terminal or report.json."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs.errors import StorageError
-from knobs.record import write_whole
 from knobs.report.advise import Advice, Recipe, advise, recipe
 from knobs.report.checks import Finding, checks
+from knobs.report.compare import Comparison
 from knobs.report.gather import Sweep, gather, knob_of
 from knobs.report.importance import Importance, importance
-from knobs.report.verdict import Comparison, Verdict, tested, verdict
+from knobs.report.verdict import Verdict, tested, verdict
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
-HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 VERSION = 1  # of report.json
 
 
@@ -121,43 +117,3 @@ def _comparison(c: Comparison) -> dict[str, Any]:
 
 def _importance(report: Report) -> dict[str, Any] | None:
     return report.importance and {"arm": report.about, **dataclasses.asdict(report.importance)}
-
-
-def where(sweep: Sweep) -> Path:
-    """The folder that a report of these sweeps belongs in: the sweep's, or that around them all."""
-    if len(sweep.folders) == 1:
-        return sweep.folders[0]
-    return Path(os.path.commonpath([os.path.abspath(folder) for folder in sweep.folders]))
-
-
-def write(report: Report, folder: Path) -> Path:
-    """Write report.html, report.md and report.json; the page's path comes back.
-
-    Raises:
-        StorageError: the folder cannot be written to.
-    """
-    from knobs.report.page import page  # late: the terminal needs none of it
-    from knobs.report.text import markdown
-
-    texts = {
-        JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
-        MARKDOWN: markdown(report),
-        HTML: page(report),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            write_whole(folder / name, text.encode(errors="replace").decode())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"{folder}: cannot be written to ({reason}); name another: --out DIR") from None
-    return folder / HTML
-
-
-def _finite(node: Any) -> Any:
-    """A config may hold what JSON has no number for."""
-    if isinstance(node, dict):
-        return {str(key): _finite(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_finite(value) for value in node]
-    return None if isinstance(node, float) and node - node != 0 else node

@@ -1,21 +1,23 @@
 """What a sweep's runs say about the sweep itself: its space, its length, its noise.
 
-Thresholds: Godbole et al. 2023, "Deep Learning Tuning Playbook" (bad search space boundaries, too few
-points, training for longer), and what was measured here (docs/LOG.md).
+Thresholds: Godbole et al. 2023, "Deep Learning Tuning Playbook": bad search space boundaries, and
+how long to train.
 """
 
 import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from knobs import limits
 from knobs.report import leaderboard
+from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, curve, knob_of, position
 from knobs.report.importance import Knob
 from knobs.report.leaderboard import GOOD
-from knobs.report.verdict import Candidate, Verdict
+from knobs.report.verdict import Verdict
 from knobs.report.words import count, listed, number
 
 EDGE = 0.05  # of a range, on its own scale: a best value this near to a bound calls for a wider one
@@ -168,7 +170,7 @@ def confined(sweep: Sweep, ended: list[Run]) -> tuple[Knob, str] | None:
             continue
         values = sorted({value for value, _ in points})
         for upper in (True, False):
-            for inner, outer in zip(values, values[1:], strict=False):
+            for inner, outer in pairwise(values):
                 beyond = [b for v, b in points if (v >= outer if upper else v <= inner)]
                 caught, share = sum(beyond), sum(beyond) / len(beyond)
                 score = share * caught / broke
@@ -214,9 +216,7 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         yield Finding("too long", "ok", f"{early} {of} had their best epoch in the first tenth.")
 
 
-def _too_short(
-    sweep: Sweep, verdict: Verdict, best: list[Run], who: str, epochs: int
-) -> Finding:
+def _too_short(sweep: Sweep, verdict: Verdict, best: list[Run], who: str, epochs: int) -> Finding:
     """The best epochs are late: whether more would come, and at what rate."""
     objective = sweep.objective
     curves = [curve(run) for run in best[:8]]
@@ -256,7 +256,8 @@ def insensitive(sweep: Sweep, importance: Any) -> Iterator[Finding]:
         name
         for name, effects in importance.knobs.items()
         if all(
-            effect is None or effect.high < INSENSITIVE for effect in (effects.moves, effects.breaks)
+            effect is None or effect.high < INSENSITIVE
+            for effect in (effects.moves, effects.breaks)
         )
     ]
     if idle:
@@ -290,8 +291,7 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         )
     ranked = [e for e in sweep.entries if e.mean is not None and e.rank is not None]
     near = sum(
-        abs(e.mean - best.mean)
-        < 2 * noise.sd * math.sqrt(1 / max(1, e.n) + 1 / max(1, best.n))
+        abs(e.mean - best.mean) < 2 * noise.sd * math.sqrt(1 / max(1, e.n) + 1 / max(1, best.n))
         for e in ranked
     )
     text = (

@@ -207,7 +207,7 @@ def curve(run: Run) -> list[dict[str, float]]:
 
 
 def knob_of(run: Run, knob: Knob) -> Any:
-    """A run's value of a knob: a number on a numeric knob, else its text; None where it has none."""
+    """A run's value of a knob: a number, or the text of a choice; None where it has none."""
     value = knob_value(run.row, knob.name)
     if knob.choices is not None:
         text = leaderboard.short(value)
@@ -331,11 +331,15 @@ def _spaces(runs: list[Run], entries: Sequence[Entry]) -> Iterator[Knob]:
     for name in entries[0].knobs if entries else ():
         values = [knob_value(run.row, name) for run in runs if run.row.setting]
         numbers = sorted({v for value in values if (v := finite(value)) is not None})
-        if len(numbers) > 1 and all(finite(v) is not None or v == leaderboard.ABSENT for v in values):
+        if len(numbers) > 1 and all(
+            finite(v) is not None or v == leaderboard.ABSENT for v in values
+        ):
             integer = all(isinstance(v, int) for v in values if v != leaderboard.ABSENT)
             yield Knob(name, low=numbers[0], high=numbers[-1], log=_log(numbers), integer=integer)
             continue
-        texts = tuple(dict.fromkeys(leaderboard.short(v) for v in values if v != leaderboard.ABSENT))
+        texts = tuple(
+            dict.fromkeys(leaderboard.short(v) for v in values if v != leaderboard.ABSENT)
+        )
         if 1 < len(texts) <= MOST_CHOICES:
             yield Knob(name, choices=texts)
 

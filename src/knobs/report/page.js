@@ -29,7 +29,7 @@ function draw(plot) {
   const { data, layout } = painted(figures[plot.dataset.figure], style);
   const colour = (name) => style.getPropertyValue("--" + name).trim();
   const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true, fixedrange: true, title: { standoff: 8 } };
-  const legend = { orientation: "h", y: -0.18, yanchor: "top", x: 0, font: { size: 12 } };
+  const legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 }, itemclick: false, itemdoubleclick: false };
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 14, b: 34 },
     font: { family: style.getPropertyValue("--sans"), size: 12, color: colour("muted") },

@@ -1,9 +1,9 @@
 """report.html: one page that needs nothing but itself, not even a network.
 
-Elements are made by ElementTree, which escapes every text and attribute. What a script reads is JSON
-in a block of its own, with `<` and the line separators of JavaScript escaped. The page's policy names
-its scripts by their hashes and forbids everything else: no other script runs, nothing is fetched.
-plotly.js lies in it compressed, and is unpacked and drawn once the verdict and the tables stand.
+Elements are made by ElementTree, which escapes every text and attribute. What a script reads is
+JSON in a block of its own, with `<` and the line separators of JavaScript escaped. The page's
+policy names its scripts by their hashes and forbids everything else: no other script runs, nothing
+is fetched. plotly.js lies in it compressed; it is unpacked once the verdict and the tables stand.
 """
 
 import base64
@@ -11,7 +11,6 @@ import functools
 import gzip
 import hashlib
 import json
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -20,11 +19,12 @@ from xml.etree import ElementTree
 from knobs.report import leaderboard
 from knobs.report.assemble import Report
 from knobs.report.checks import Finding
+from knobs.report.compare import Comparison
+from knobs.report.figures import Section
 from knobs.report.gather import Sweep, what_ran
 from knobs.report.leaderboard import Entry
-from knobs.report.plots import SYMBOLS, Section, sections
+from knobs.report.plots import sections
 from knobs.report.text import MARKS, effects, order, undecided
-from knobs.report.verdict import Comparison
 from knobs.report.words import count, duration, listed, number, printable
 
 SHOWN = 12  # lines of the leaderboard before "show all"
@@ -38,7 +38,8 @@ def page(report: Report) -> str:
     plots = _plots(report)
     figures = [figure for section in plots for figure in section.figures]
     payload = {
-        f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}} for f in figures
+        f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
+        for f in figures
     }
     script, style = _own("page.js"), _own("page.css")
     plotly, packed = _plotly() if figures else ("", "")
@@ -115,7 +116,7 @@ def _json(payload: Any) -> str:
 def _body(report: Report, plots: Sequence[Section]) -> Iterator[ElementTree.Element]:
     sweep = report.sweep
     made = [
-        ("leaderboard", "Leaderboard", [_leaderboard(sweep)]),
+        ("leaderboard", "Leaderboard", [_leaderboard(report)]),
         ("importance", "Which knob matters", _importance(report)),
         *((s.name, s.title, _section(s, report)) for s in plots),
         ("checks", "Checks of the sweep itself", [_findings(report.findings)]),
@@ -129,7 +130,9 @@ def _body(report: Report, plots: Sequence[Section]) -> Iterator[ElementTree.Elem
             main.append(tag("section", tag("h2", title), *content, id=name))
     yield main
     read = listed([str(folder) for folder in sweep.folders], 20)
-    yield tag("footer", f"Made by knobs from the records in {read}. Nothing on this page is fetched.")
+    yield tag(
+        "footer", f"Made by knobs from the records in {read}. Nothing on this page is fetched."
+    )
 
 
 def _header(report: Report, links: Sequence[tuple[str, str]]) -> ElementTree.Element:
@@ -167,8 +170,9 @@ def _facts(sweep: Sweep) -> Iterator[ElementTree.Element]:
 
 
 # ------------------------------------------------------------------ leaderboard
-def _leaderboard(sweep: Sweep) -> ElementTree.Element:
-    """A line a setting, each seed a dot."""
+def _leaderboard(report: Report) -> ElementTree.Element:
+    """A line a setting, each seed a dot; a star at the verdict's winner."""
+    sweep, winner = report.sweep, report.verdict.winner
     entries = sweep.entries[:MOST]
     short = sweep.short()
     names = list(entries[0].knobs) if entries else []
@@ -189,7 +193,9 @@ def _leaderboard(sweep: Sweep) -> ElementTree.Element:
             *([("", entry.status)] if told else []),
         ]
         row = tag("tr", *(tag("td", cell, class_=kind) for kind, cell in cells))
-        row.set("class", " ".join(filter(None, ["late" * (i >= SHOWN), "gone" * (entry.rank is None)])))
+        won = winner and entry.runs[0].setting == winner.runs[0].row.setting
+        kinds = {"late": i >= SHOWN, "gone": entry.rank is None, "won": won}
+        row.set("class", " ".join(kind for kind, so in kinds.items() if so))
         body.append(row)
     head = tag("tr", *(tag("th", name, scope="col") for name in heads))
     table = tag("table", tag("thead", head), body, class_="sortable")
@@ -197,7 +203,9 @@ def _leaderboard(sweep: Sweep) -> ElementTree.Element:
     if len(entries) > SHOWN:
         content.append(tag("button", f"Show all {count(len(entries), 'setting')}", class_="all"))
     if len(sweep.entries) > MOST:
-        content.append(tag("p", f"{len(sweep.entries) - MOST:,} more: leaderboard.csv", class_="see"))
+        content.append(
+            tag("p", f"{len(sweep.entries) - MOST:,} more: leaderboard.csv", class_="see")
+        )
     return content
 
 
@@ -238,9 +246,9 @@ def _importance(report: Report) -> list[ElementTree.Element]:
     short = report.sweep.short()
     objective = report.sweep.objective
     see = (
-        "Breaks it: the share of a knob in which runs diverge or fail. Moves it: its share in how good "
-        "the runs are that work, together with other knobs. Worth tuning: what freeing this knob alone is "
-        "predicted to gain over the default. Thin lines are 90 % bootstrap intervals."
+        "Breaks it: the share of a knob in which runs diverge or fail. Moves it: its share in how "
+        "good the runs are that work, together with other knobs. Worth tuning: what freeing this "
+        "knob alone is predicted to gain over the default. Thin lines are bootstrap intervals."
     )
     tops = [
         max([e.high for name in order(found) if (e := effects(found, name)[i])], default=0.0) or 1.0
@@ -249,15 +257,22 @@ def _importance(report: Report) -> list[ElementTree.Element]:
     body = tag("tbody")
     for name in order(found):
         cells = [
-            tag("td", _bar(effect, 1.0 if i < 2 else tops[i], _share if i < 2 else objective.amount))
+            tag(
+                "td", _bar(effect, 1.0 if i < 2 else tops[i], _share if i < 2 else objective.amount)
+            )
             for i, effect in enumerate(effects(found, name))
         ]
-        body.append(tag("tr", tag("th", short.get(name, name), scope="row", title=printable(name)), *cells))
+        body.append(
+            tag("tr", tag("th", short.get(name, name), scope="row", title=printable(name)), *cells)
+        )
     heads = ("knob", "breaks it", "moves it", "worth tuning")
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     table = tag("table", tag("thead", head), body, class_="bars")
     within = f"Among the runs of {report.about}. " if report.about else ""
-    made = [tag("p", f"{within}{see}", class_="see"), tag("div", table, class_="scroll", tabindex="0")]
+    made = [
+        tag("p", f"{within}{see}", class_="see"),
+        tag("div", table, class_="scroll", tabindex="0"),
+    ]
     if undecided(found):
         made.insert(0, tag("p", undecided(found), class_="undecided"))
     return made
@@ -293,7 +308,9 @@ def _section(section: Section, report: Report) -> list[ElementTree.Element]:
     many = len(section.figures) > 2
     grid = tag("div", class_="grid" if many else "wide")
     for figure in section.figures:
-        plot = tag("div", class_="plot", data_figure=figure.name, role="img", aria_label=figure.says)
+        plot = tag(
+            "div", class_="plot", data_figure=figure.name, role="img", aria_label=figure.says
+        )
         plot.set("style", f"height:{figure.height}px")
         caption = tag("figcaption", figure.title) if figure.title else None
         grid.append(tag("figure", caption, plot))
@@ -313,8 +330,8 @@ def _comparisons(report: Report) -> ElementTree.Element:
     heads = ("", "lead", "95 % interval", "sign-flip p", "seeds", "so it is")
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     note = (
-        "Intervals are BCa bootstrap intervals of the mean paired difference, p is exact and two-sided; "
-        "neither is corrected for how many settings are compared."
+        "Intervals are BCa bootstrap intervals of the mean paired difference, p is exact and "
+        "two-sided; neither is corrected for how many settings are compared."
     )
     table = tag("div", tag("table", tag("thead", head), body), class_="scroll", tabindex="0")
     return tag("details", tag("summary", "In numbers"), tag("p", note, class_="see"), table)
@@ -328,7 +345,7 @@ def _row(c: Comparison, say: Any) -> Iterable[str]:
         c.other.name,
         say(pairs.mean),
         span,
-        number(pairs.p, 2) if pairs.n > 1 else "",
+        number(pairs.p) if pairs.n > 1 else "",
         str(pairs.n),
         told.get(c.relation, "not known"),
     )
@@ -355,7 +372,9 @@ def _next(report: Report) -> list[ElementTree.Element]:
 
 
 def _command(line: str) -> ElementTree.Element:
-    return tag("div", tag("pre", tag("code", line)), tag("button", "Copy", class_="copy"), class_="command")
+    return tag(
+        "div", tag("pre", tag("code", line)), tag("button", "Copy", class_="copy"), class_="command"
+    )
 
 
 def _reproduce(report: Report) -> list[ElementTree.Element]:

@@ -1,7 +1,7 @@
 """The arithmetic of a verdict: paired differences, their interval and test, noise, expected best.
 
 Sources: Efron 1987, "Better bootstrap confidence intervals" (BCa); Fisher 1935, "The design of
-experiments", section 21 (the sign-flip test); Dodge et al. 2019, "Show your work" (the expected best).
+experiments", section 21 (the sign-flip test); Dodge et al. 2019, "Show your work" (expected best).
 """
 
 import math
@@ -69,7 +69,9 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Pai
         return None
     differences = tuple(sign * (a[seed] - b[seed]) for seed in seeds)
     low, high = interval(differences)
-    return Paired(seeds, differences, float(np.mean(differences)), low, high, sign_flip(differences))
+    return Paired(
+        seeds, differences, float(np.mean(differences)), low, high, sign_flip(differences)
+    )
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:

@@ -18,12 +18,11 @@ from knobs.report.words import count, number, printable
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
 TOP = 5
-FINDINGS = 4
 FULL = 30  # lines of report.md's leaderboard
 COLUMNS = ("breaks it", "moves it", "worth tuning")
 
 
-# ------------------------------------------------------------------ importance, as all three show it
+# ------------------------------------------------------------------ importance, as all show it
 def order(importance: Any) -> list[str]:
     """The knobs, the one that moves the results most first."""
     return sorted(importance.knobs, key=lambda name: -_known(importance.knobs[name].moves))
@@ -32,7 +31,9 @@ def order(importance: Any) -> list[str]:
 def effects(importance: Any, name: str) -> tuple[Any, Any, Any]:
     """A knob's three effects: breaks, moves, gain; each may be None."""
     knob = importance.knobs[name]
-    return tuple(e if e and math.isfinite(e.value) else None for e in (knob.breaks, knob.moves, knob.gain))
+    return tuple(
+        e if e and math.isfinite(e.value) else None for e in (knob.breaks, knob.moves, knob.gain)
+    )
 
 
 def undecided(importance: Any) -> str:
@@ -52,27 +53,43 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
     """Verdict, best settings, importance, findings and the next command, in one screen.
 
     Args:
+        console: of any size; less is told where there is little room.
         page: where report.html was written.
     """
+    for depth in range(TOP, 0, -1):
+        with console.capture() as captured:
+            _show(console, report, page, depth)
+        text = captured.get()
+        lengths = [Text.from_ansi(line).cell_len for line in text.splitlines()]
+        if sum(-(-max(1, length) // console.width) for length in lengths) < console.height:
+            break
+    console.file.write(text)
+
+
+def _show(console: Console, report: Report, page: Path | None, depth: int) -> None:
+    """The screen with so much of everything."""
     sweep, answer = report.sweep, report.verdict
-    short = console.height < 34
-    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
+    gap = console.print if depth > 1 else lambda: None
+    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim")
     console.print(_line(answer.headline), style="bold")
-    for sentence in answer.more[: 2 if short else 9]:
+    for sentence in answer.more if depth > 2 else answer.more[-1:]:
         console.print(_line(sentence))
-    if sweep.entries:
-        console.print()
-        leaderboard.show(console, list(sweep.entries), limit=3 if short else TOP, path=None)
+    gap()
+    leaderboard.show(console, list(sweep.entries[:depth]))
     if report.importance:
-        console.print()
-        console.print(_importance_table(report, 3 if short else TOP))
+        gap()
+        console.print(_importance_table(report, depth))
+        if undecided(report.importance):
+            console.print(_line(undecided(report.importance)))
     found = [finding for finding in report.findings if finding.level != "ok"]
     if found:
-        console.print()
-    for finding in found[: 2 if short else FINDINGS]:
+        gap()
+    for finding in found[: depth - 1 or 1]:
         style = "yellow" if finding.level == "act" else ""
-        console.print(_line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip()), style=style)
-    console.print()
+        console.print(
+            _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip()), style=style
+        )
+    gap()
     if report.advice:
         first = report.advice[0]
         console.print(_line(f"next: {first.why}"))
@@ -93,8 +110,6 @@ def _importance_table(report: Report, most: int) -> Table:
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for name in order(found)[:most]:
         table.add_row(_line(short.get(name, name)), *map(_line, _effects(report, name)))
-    if undecided(found):
-        table.caption, table.caption_justify = undecided(found), "left"
     return table
 
 

@@ -1,0 +1,147 @@
+"""What the plots of a report are made of: plain plotly JSON, without plotly.
+
+A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; whatever a
+colour says, a symbol or a dash says too. A knob's axis runs from 0 to 1, which is the range
+searched on the scale it was searched on. Strings are escaped: plotly reads a few tags in them.
+"""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knobs.report import leaderboard
+from knobs.report.gather import Run, Sweep, position
+from knobs.report.importance import Knob
+from knobs.report.words import printable
+
+MOST_POINTS = 200  # of a curve
+EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot: traces and layout as plotly takes them.
+
+    Args:
+        name: unique on the page.
+        title: above it.
+        says: the same for who cannot see it.
+        height: pixels.
+    """
+
+    name: str
+    title: str
+    says: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    height: int = 260
+
+
+@dataclass(frozen=True)
+class Section:
+    """Plots of one kind, and in a line what to see in them."""
+
+    name: str
+    title: str
+    see: str
+    figures: tuple[Figure, ...]
+
+
+# ------------------------------------------------------------------ axes
+def safe(text: Any) -> str:
+    """Text that plotly shows as it is."""
+    return html.escape(printable(str(text), 60), quote=False)
+
+
+def place(knob: Knob, value: Any) -> float:
+    """Where a value lies on the knob's axis, 0 to 1."""
+    if knob.choices is not None:
+        return (knob.choices.index(value) + 0.5) / len(knob.choices)
+    return position(knob, value)
+
+
+def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
+    """The knob's axis: its choices, the few values tried, or round numbers."""
+    if knob.choices is not None:
+        values, texts = list(knob.choices), [safe(choice) for choice in knob.choices]
+    else:
+        distinct = sorted({*tried} - {None})
+        values = distinct if len(distinct) <= 5 else round_numbers(knob)
+        texts = [f"{value:g}" for value in values]
+    ends = [0, 1] if knob.choices is not None else [-0.06, 1.06]
+    return {
+        "range": ends,
+        "tickvals": [place(knob, value) for value in values],
+        "ticktext": texts,
+        "title": {"text": safe(title)} if title else None,
+    }
+
+
+def round_numbers(knob: Knob, least: int = 3) -> list[float]:
+    """Values to label between the bounds: powers of 10 or 2 on a log scale, else even steps."""
+    low, high = knob.low, knob.high
+    if not knob.log:
+        step = 10 ** math.floor(math.log10((high - low) / 2))
+        step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= 5)
+        first = math.ceil(low / step - 1e-9)
+        return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    for base in (10, 2):
+        first, last = (
+            f(math.log(v, base) + e)
+            for f, v, e in ((math.ceil, low, -1e-9), (math.floor, high, 1e-9))
+        )
+        if last - first + 1 >= least:
+            every = max(1, math.ceil((last - first + 1) / 6))
+            return [float(base) ** i for i in range(first, last + 1, every)]
+    return [low, high]
+
+
+def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
+    """What of the objective to show: the better three quarters in full, the rest at the edge."""
+    ordered = sorted(values, key=lambda value: -sweep.objective.sign * value)
+    best, worst = ordered[0], ordered[-1]
+    quarter = ordered[min(len(ordered) - 1, (3 * len(ordered)) // 4)]
+    reach = 1.6 * abs(best - quarter) or abs(best - worst) or abs(best) * 0.1 or 1.0
+    edge = max(best - reach, worst) if sweep.objective.sign > 0 else min(best + reach, worst)
+    return best, edge
+
+
+def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
+    """The objective's axis, with room at the edge for what lies beyond."""
+    room = 0.1 * (best - edge)
+    ends = sorted([best + room, edge - 1.6 * room])
+    return {"range": ends, "title": {"text": safe(sweep.objective.metric)}}
+
+
+def told(sweep: Sweep, run: Run, knobs: Sequence[Knob]) -> str:
+    """What a run shows when pointed at."""
+    short = sweep.short()
+    value = sweep.objective.value(run.value) if run.value is not None else run.row.status
+    lines = [f"run {run.id}: {value}"]
+    for knob in knobs[:6]:
+        setting = leaderboard.short(leaderboard.knob_value(run.row, knob.name))
+        lines.append(f"{short.get(knob.name, knob.name)} {setting}")
+    return "<br>".join(map(safe, lines))
+
+
+def band(x0: float, x1: float) -> dict[str, Any]:
+    """A shaded stripe behind the points."""
+    return {
+        "type": "rect",
+        "xref": "x",
+        "yref": "paper",
+        "x0": x0,
+        "x1": x1,
+        "y0": 0,
+        "y1": 1,
+        "fillcolor": "$edge",
+        "line": {"width": 0},
+        "layer": "below",
+    }
+
+
+def short_number(value: float) -> float:
+    """Six digits: a page is as large as its numbers are long."""
+    return float(f"{float(value):.6g}")

@@ -1,0 +1,57 @@
+"""A report's three files: report.html, report.md and report.json."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from knobs.errors import StorageError
+from knobs.record import write_whole
+from knobs.report.assemble import Report, plain
+from knobs.report.gather import Sweep
+from knobs.report.page import page
+from knobs.report.text import markdown
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+
+
+def where(sweep: Sweep) -> Path:
+    """The folder that a report of these sweeps belongs in: the sweep's, or that around them all."""
+    if len(sweep.folders) == 1:
+        return sweep.folders[0]
+    return Path(os.path.commonpath([os.path.abspath(folder) for folder in sweep.folders]))
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write report.html, report.md and report.json; the page's path comes back.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    texts = {
+        JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
+        MARKDOWN: markdown(report),
+        HTML: page(report),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            partial = folder / f"{name}.partial"
+            if partial.is_symlink():  # a foreign folder's: what it points to is not ours to write
+                partial.unlink()
+            write_whole(folder / name, text.encode(errors="replace").decode())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"{folder}: cannot be written to ({reason}); name another: --out DIR"
+        ) from None
+    return folder / HTML
+
+
+def _finite(node: Any) -> Any:
+    """A config may hold what JSON has no number for."""
+    if isinstance(node, dict):
+        return {str(key): _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and node - node != 0 else node
