@@ -188,7 +188,6 @@ def _longer(verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
 def _test(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     """The last command of all."""
     winner = verdict.winner
-    settled = winner.confirmed or len(winner.values) >= SEEDS
-    if settled and not any(run.tests for run in sweep.runs):
+    if len(winner.values) >= SEEDS and not any(run.tests for run in sweep.runs):
         words = [*overrides(winner.runs[0], drop=()), "test=true"]
         yield Advice("Read the test split, once, when all choices are made", command(words))

@@ -65,7 +65,9 @@ def rank(sweep: Sweep, arm: str) -> Importance | None:
     if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
         return None
     start = next((row for run, row in zip(ended, rows, strict=True) if run.role == "default"), None)
-    return importance(knobs, rows, [run.value for run in ended], sweep.objective.mode, start)
+    values = [run.value for run in ended]
+    pruned = [run.row.status == "pruned" for run in ended]
+    return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
 def plain(report: Report) -> dict[str, Any]:
@@ -116,4 +118,12 @@ def _comparison(c: Comparison) -> dict[str, Any]:
 
 
 def _importance(report: Report) -> dict[str, Any] | None:
-    return report.importance and {"arm": report.about, **dataclasses.asdict(report.importance)}
+    found = report.importance
+    if found is None:
+        return None
+    pairs = [
+        {"knobs": list(pair), **dataclasses.asdict(estimate)}
+        for pair, estimate in found.interactions.items()
+    ]
+    flat = dataclasses.replace(found, interactions={})
+    return {"arm": report.about, **dataclasses.asdict(flat), "interactions": pairs}

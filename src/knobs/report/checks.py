@@ -15,7 +15,7 @@ from knobs import limits
 from knobs.report import leaderboard
 from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, curve, knob_of, position
-from knobs.report.importance import Knob
+from knobs.report.importance import Importance, Knob
 from knobs.report.leaderboard import GOOD
 from knobs.report.verdict import Verdict
 from knobs.report.words import count, listed, number
@@ -47,7 +47,7 @@ class Finding:
     knob: Knob | None = None
 
 
-def checks(sweep: Sweep, verdict: Verdict, importance: Any = None) -> list[Finding]:
+def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None) -> list[Finding]:
     """All checks, those that call for something first.
 
     Args:
@@ -115,8 +115,7 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
         new = knob.high + reach if upper else knob.low - reach
         if not upper and knob.low >= 0 > new:
             new = knob.low / 2
-    new = float(f"{new:.2g}")
-    new = round(new) if knob.integer else new
+    new = round(new) if knob.integer else float(f"{new:.2g}")
     rule = limits.RULES.get(knob.name)
     if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
@@ -247,24 +246,22 @@ def _most(rows: list[dict[str, float]], name: str) -> float | None:
 
 
 # ------------------------------------------------------------------ insensitive, noise, unfinished
-def insensitive(sweep: Sweep, importance: Any) -> Iterator[Finding]:
+def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding]:
     """Knobs that a next search can leave out."""
     if importance is None:
         return
     short = sweep.short()
     idle = [
-        name
-        for name, effects in importance.knobs.items()
-        if all(
-            effect is None or effect.high < INSENSITIVE
-            for effect in (effects.moves, effects.breaks)
-        )
+        knob.name
+        for knob in importance.knobs
+        if max(knob.moves.high, knob.breaks.high) < INSENSITIVE
+        and not (knob.gain and knob.gain.low > 0)
     ]
     if idle:
         names = listed([short.get(name, name) for name in idle], 6)
         one = len(idle) == 1
         text = (
-            f"{names} {'moves' if one else 'move'} less than 5 % of the results and "
+            f"{names} {'moves' if one else 'move'} less than 5 % of what differs and "
             f"{'breaks' if one else 'break'} no runs."
         )
         yield Finding("insensitive", "note", text, f"Leave {'it' if one else 'them'} fixed.")

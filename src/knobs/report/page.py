@@ -11,7 +11,7 @@ import functools
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 from xml.etree import ElementTree
@@ -22,13 +22,15 @@ from knobs.report.checks import Finding
 from knobs.report.compare import Comparison
 from knobs.report.figures import Section
 from knobs.report.gather import Sweep, what_ran
+from knobs.report.importance import Estimate
 from knobs.report.leaderboard import Entry
 from knobs.report.plots import sections
-from knobs.report.text import MARKS, effects, order, undecided
+from knobs.report.text import COLUMNS, MARKS, decided, effects
 from knobs.report.words import count, duration, listed, number, printable
 
 SHOWN = 12  # lines of the leaderboard before "show all"
 MOST = 1000  # lines in all
+LONGEST = 4000  # letters of a text
 STRIP = 100  # width of a leaderboard's strip of dots, in its own units
 Child = ElementTree.Element | str | None
 
@@ -68,14 +70,15 @@ def page(report: Report) -> str:
 def tag(name: str, /, *children: Child, **attributes: str) -> ElementTree.Element:
     """An element; `class_` and `http_equiv` are written without what Python needs them to have."""
     names = {key: key.rstrip("_").replace("_", "-") for key in attributes}
-    element = ElementTree.Element(name, {names[key]: value for key, value in attributes.items()})
+    shown = {names[key]: printable(value, LONGEST) for key, value in attributes.items()}
+    element = ElementTree.Element(name, shown)
     raw = name in ("script", "style")  # not escaped, and not from records
     last = None
     for child in children:
         if child is None:
             continue
         if isinstance(child, str):
-            text = child if raw else printable(child, 4000)
+            text = child if raw else printable(child, LONGEST)
             if last is None:
                 element.text = (element.text or "") + text
             else:
@@ -244,45 +247,53 @@ def _importance(report: Report) -> list[ElementTree.Element]:
         text = "Too few runs, or no knob that differs: nothing can be said of importance."
         return [tag("p", text, class_="see")]
     short = report.sweep.short()
-    objective = report.sweep.objective
     see = (
         "Breaks it: the share of a knob in which runs diverge or fail. Moves it: its share in how "
         "good the runs are that work, together with other knobs. Worth tuning: what freeing this "
-        "knob alone is predicted to gain over the default. Thin lines are bootstrap intervals."
+        "knob alone is predicted to gain over the default. Thin lines are 90 % intervals."
     )
-    tops = [
-        max([e.high for name in order(found) if (e := effects(found, name)[i])], default=0.0) or 1.0
-        for i in range(3)
-    ]
+    gains = [knob.gain.high for knob in found.knobs if knob.gain]
+    tops = (1.0, 1.0, max(gains, default=0.0) or 1.0)
+    says = (_share, _share, report.sweep.objective.amount)
     body = tag("tbody")
-    for name in order(found):
-        cells = [
-            tag(
-                "td", _bar(effect, 1.0 if i < 2 else tops[i], _share if i < 2 else objective.amount)
-            )
-            for i, effect in enumerate(effects(found, name))
-        ]
-        body.append(
-            tag("tr", tag("th", short.get(name, name), scope="row", title=printable(name)), *cells)
-        )
-    heads = ("knob", "breaks it", "moves it", "worth tuning")
+    for knob in found.knobs:
+        name = short.get(knob.name, knob.name)
+        bars = map(_bar, effects(knob), tops, says)
+        row = tag("tr", tag("th", name, scope="row", title=printable(knob.name)))
+        row.extend(tag("td", bar) for bar in bars)
+        body.append(row)
+    heads = ("knob", *COLUMNS)
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     table = tag("table", tag("thead", head), body, class_="bars")
     within = f"Among the runs of {report.about}. " if report.about else ""
-    made = [
+    return [
+        tag("p", decided(report), class_="undecided"),
         tag("p", f"{within}{see}", class_="see"),
         tag("div", table, class_="scroll", tabindex="0"),
+        *_together(report),
     ]
-    if undecided(found):
-        made.insert(0, tag("p", undecided(found), class_="undecided"))
-    return made
+
+
+def _together(report: Report) -> Iterator[ElementTree.Element]:
+    """The pairs of knobs that matter as pairs."""
+    short = report.sweep.short()
+    pairs = [(pair, e) for pair, e in report.importance.interactions.items() if e.low > 0][:3]
+    if pairs:
+        told = [
+            f"{short.get(a, a)} with {short.get(b, b)} {_share(e.value)} "
+            f"({_share(e.low)} to {_share(e.high)})"
+            for (a, b), e in pairs
+        ]
+        yield tag("p", f"Moved together: {listed(told)}.", class_="see")
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _bar(effect: Any, top: float, say: Any) -> ElementTree.Element | None:
+def _bar(
+    effect: Estimate | None, top: float, say: Callable[[float], str]
+) -> ElementTree.Element | None:
     """A bar, and a thin line over its interval."""
     if effect is None:
         return tag("span", "-", class_="none")
@@ -298,8 +309,8 @@ def _bar(effect: Any, top: float, say: Any) -> ElementTree.Element | None:
 # ------------------------------------------------------------------ plots
 def _plots(report: Report) -> list[Section]:
     found = report.importance
-    ranked = order(found) if found else []
-    pair = max(found.pairs, key=found.pairs.get) if found and found.pairs else None
+    ranked = [knob.name for knob in found.knobs] if found else []
+    pair = next(iter(found.interactions), None) if found else None
     return sections(report.sweep, report.verdict, ranked, pair)
 
 

@@ -1,11 +1,9 @@
 """The report for a terminal, in one screen, and as report.md."""
 
 import html
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +12,7 @@ from rich.text import Text
 from knobs.report import leaderboard
 from knobs.report.assemble import Report
 from knobs.report.gather import what_ran
+from knobs.report.importance import Estimate, KnobImportance
 from knobs.report.words import count, number, printable
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
@@ -23,29 +22,22 @@ COLUMNS = ("breaks it", "moves it", "worth tuning")
 
 
 # ------------------------------------------------------------------ importance, as all show it
-def order(importance: Any) -> list[str]:
-    """The knobs, the one that moves the results most first."""
-    return sorted(importance.knobs, key=lambda name: -_known(importance.knobs[name].moves))
+def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+    """A knob's three answers, in the order of COLUMNS."""
+    return knob.breaks, knob.moves, knob.gain
 
 
-def effects(importance: Any, name: str) -> tuple[Any, Any, Any]:
-    """A knob's three effects: breaks, moves, gain; each may be None."""
-    knob = importance.knobs[name]
-    return tuple(
-        e if e and math.isfinite(e.value) else None for e in (knob.breaks, knob.moves, knob.gain)
-    )
-
-
-def undecided(importance: Any) -> str:
-    """`not decided; about 40 more runs`, or "" where it is."""
-    if importance.decided:
-        return ""
-    more = f"; about {count(importance.more, 'more run')}" if importance.more else ""
-    return f"Which knob moves the result most is not decided{more}."
-
-
-def _known(effect: Any) -> float:
-    return effect.value if effect and math.isfinite(effect.value) else -1.0
+def decided(report: Report) -> str:
+    """`lr moves the result most`, or `not decided; about 40 more runs`."""
+    found, short = report.importance, report.sweep.short()
+    first = found.knobs[0]
+    name, share = short.get(first.name, first.name), f"probability {100 * first.p_top:.0f} %"
+    if found.decided == "sure":
+        return f"{name} moves the result most ({share})."
+    if found.decided == "said":
+        return f"{name} probably moves the result most ({share})."
+    more = f"about {count(found.more, 'more run')} would tell" if found.more else "about equal"
+    return f"Which knob moves the result most is not decided; {more}."
 
 
 # ------------------------------------------------------------------ the terminal
@@ -79,8 +71,7 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
     if report.importance:
         gap()
         console.print(_importance_table(report, depth))
-        if undecided(report.importance):
-            console.print(_line(undecided(report.importance)))
+        console.print(_line(decided(report)))
     found = [finding for finding in report.findings if finding.level != "ok"]
     if found:
         gap()
@@ -108,15 +99,15 @@ def _importance_table(report: Report, most: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, head in enumerate(("knob", *COLUMNS)):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
-    for name in order(found)[:most]:
-        table.add_row(_line(short.get(name, name)), *map(_line, _effects(report, name)))
+    for knob in found.knobs[:most]:
+        table.add_row(_line(short.get(knob.name, knob.name)), *map(_line, _effects(report, knob)))
     return table
 
 
-def _effects(report: Report, name: str) -> Iterator[str]:
+def _effects(report: Report, knob: KnobImportance) -> Iterator[str]:
     """A knob's three cells: `34 % (10 to 51)`."""
     amount = report.sweep.objective.amount
-    for i, effect in enumerate(effects(report.importance, name)):
+    for i, effect in enumerate(effects(knob)):
         if effect is None:
             yield "-"
         elif i < 2:
@@ -143,8 +134,8 @@ def _markdown(report: Report) -> Iterator[str]:
     if report.importance:
         yield from ("", "## Which knob matters", "")
         within = f"Among the runs of {report.about}. " if report.about else ""
-        yield escaped(f"{within}{undecided(report.importance)}")
-        rows = [[name, *_effects(report, name)] for name in order(report.importance)]
+        yield escaped(f"{within}{decided(report)}")
+        rows = [[knob.name, *_effects(report, knob)] for knob in report.importance.knobs]
         yield from ("", *_table(["knob", *COLUMNS], rows))
     yield from ("", "## Checks", "")
     for finding in report.findings:

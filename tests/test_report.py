@@ -1,0 +1,537 @@
+"""A sweep's report: what is read, concluded, advised and written."""
+
+import json
+import os
+import shlex
+import shutil
+from io import StringIO
+
+import pytest
+from fake_sweeps import add_run, fake_grid, fake_search, fake_study, tried
+from rich.console import Console
+
+from knobs.errors import ConfigError, StorageError
+from knobs.report import text
+from knobs.report.__main__ import main
+from knobs.report.assemble import make, plain
+from knobs.report.checks import widened
+from knobs.report.gather import curve, gather, position
+from knobs.report.importance import Knob
+from knobs.report.words import Objective, listed, number
+from knobs.report.write import where, write
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def arms(sweep, values, roles=("confirm",), **more):
+    """Arm -> values by seed (from 1) -> a study's folder that holds them."""
+    runs, number = {}, 0
+    for role in roles:
+        for name, row in values.items():
+            for seed, value in enumerate(row, 1):
+                add_run(sweep, {"optimizer": name, "optimizer.lr": 1e-3}, seed, value=value)
+                runs[str(number)] = {"arm": f"optimizer={name}", "role": role, "seed": seed}
+                number += 1
+    space = {"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+    about = {
+        "study": "optimizer",
+        "objective": {"metric": "val/accuracy", "mode": "max"},
+        "scientific": ["optimizer"],
+        "arms": {
+            f"optimizer={n}": {"overrides": [f"optimizer={n}"], "space": space} for n in values
+        },
+        "runs": runs,
+    }
+    (sweep / "study.json").write_text(json.dumps(about | more))
+    return sweep
+
+
+def found(report, check):
+    return [finding for finding in report.findings if finding.check == check]
+
+
+def screen(report, width=80, height=24, page=None):
+    out = Console(file=StringIO(), width=width, height=height)
+    text.show(out, report, page)
+    return out.file.getvalue()
+
+
+# ------------------------------------------------------------------ folders -> data
+def test_a_grids_space_is_what_differs_on_the_scale_it_was_spread_on(tmp_path):
+    for lr in (1e-4, 1e-3, 1e-2):
+        for drop in (0.0, 0.1, 0.2):
+            for name in ("adam", "sgd"):
+                knobs = {"optimizer": name, "optimizer.lr": lr, "regularization.dropout": drop}
+                tried(tmp_path / "s", knobs)
+    sweep = gather([tmp_path / "s"])
+    assert sweep.space == (
+        Knob("optimizer", choices=("adam", "sgd")),
+        Knob("optimizer.lr", low=1e-4, high=1e-2, log=True),
+        Knob("regularization.dropout", low=0.0, high=0.2),
+    )
+    assert position(sweep.space[1], 1e-3) == pytest.approx(0.5)
+
+
+def test_a_studys_space_and_places_are_its_own(tmp_path):
+    sweep = gather([fake_study(tmp_path / "s", n=4)])
+    assert {k.name: (k.low, k.high, k.log) for k in sweep.space_of("optimizer=sgd")} == {
+        "optimizer.lr": (0.01, 5.0, True),
+        "model.width": (32, 256, True),
+        "regularization.dropout": (0.0, 0.4, False),
+    }
+    roles = [run.role for run in sweep.runs]
+    assert roles.count("confirm") == 15
+    assert roles.count("test") == 1
+    assert all(
+        run.role != "test" or run.row not in e.runs for run in sweep.runs for e in sweep.entries
+    )
+
+
+BROKEN_STUDIES = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"arms": 3, "runs": []}',
+    '{"arms": {"": []}, "runs": {"0": 1, "1": {"role": ["x"]}}}',
+    '{"arms": {"": {"space": {"optimizer.lr": {"low": 0, "high": 1, "log": true}}}}}',
+    '{"arms": {"": {"space": {"optimizer.lr": {"low": NaN, "high": "1"}}}}, "runs": {"0": {"role": "step", "step": "x"}}}',
+    '{"arms": {"": {"space": {"optimizer.lr": {"choices": [[], {}, null]}}}}, "scientific": 3, "fixed": [1]}',
+    '{"study": 3, "question": {}, "runs": {"0": {"role": "confirm", "arm": 7}}}',
+]
+
+
+@pytest.mark.parametrize("study", BROKEN_STUDIES)
+def test_a_broken_study_is_read_as_far_as_it_goes(tmp_path, study):
+    sweep = fake_grid(tmp_path / "s")
+    (sweep / "study.json").write_text(study)
+    report = make([sweep])
+    assert len(report.sweep.runs) == 18
+    assert write(report, tmp_path / "out").stat().st_size > 10_000
+    assert "\n" in screen(report)
+
+
+def test_hostile_folders_are_survived(tmp_path):
+    sweep = fake_grid(tmp_path / "s")
+    secret = tmp_path / "secret"
+    secret.write_text('{"epoch": 1, "val/accuracy": 1}')
+    (sweep / "0" / "metrics.jsonl").write_text(
+        '{"epoch": 1}\n[1]\n"x"\n{"epoch": "x"}\n{"epoch": 2, "a": NaN'
+    )
+    (sweep / "1" / "metrics.jsonl").unlink()
+    (sweep / "1" / "metrics.jsonl").symlink_to(secret)
+    (sweep / "2" / "metrics.jsonl").unlink()
+    os.mkfifo(sweep / "2" / "metrics.jsonl")
+    (sweep / "3" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+    (sweep / "4" / "summary.json").write_text('{"status": "finished"')
+    (sweep / "5" / "config.json").write_text("[[[]]]")
+    summary = json.loads((sweep / "6" / "summary.json").read_text())
+    odd = {"versions": ["x"], "test": 3, "config_hash": {}, "seconds": "x", "best_epoch": []}
+    (sweep / "6" / "summary.json").write_text(json.dumps(summary | odd))
+    (sweep / "7" / "summary.json").unlink()
+    report = make([sweep])
+    runs = report.sweep.runs
+    assert [curve(runs[i]) for i in range(4)] == [[{"epoch": 1.0}], [], [], []]
+    assert [runs[i].row.status for i in (4, 5, 7)] == ["unreadable", "unreadable", "interrupted"]
+    assert {f.text for f in found(report, "unfinished")} == {
+        "1 run did not end.",
+        "2 runs cannot be read: 4 and 5.",
+    }
+    assert write(report, tmp_path / "out").is_file()
+
+
+def test_what_is_no_sweep_is_said(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="no runs in it; a sweep's folder holds its runs as 0/"):
+        make([tmp_path])
+    assert main([str(tmp_path / "none")]) == 2
+    assert "none: cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+def test_several_sweeps_are_one_and_a_copy_counts_once(tmp_path):
+    fake_grid(tmp_path / "a" / "s", rates=(1e-3, 1e-2))
+    fake_grid(tmp_path / "b" / "s", rates=(1e-4, 1e-3))
+    folders = [tmp_path / "a" / "s", tmp_path / "b" / "s", tmp_path / "a" / ".." / "a" / "s"]
+    sweep = gather(folders)
+    assert sweep.name == "a/s, b/s"
+    assert len(sweep.runs) == 24
+    assert {run.id for run in sweep.runs} >= {"a/s/0", "b/s/11"}
+    assert len(sweep.entries) == 6
+    assert [entry.n for entry in sweep.entries] == [
+        3
+    ] * 6  # the rate that both ran is the same bits
+    assert where(sweep) == tmp_path
+
+
+def test_reading_changes_nothing(tmp_path):
+    sweep = fake_study(tmp_path / "s", n=4)
+    before = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
+    write(make([sweep]), sweep)
+    after = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
+    assert {path.name for path in after.keys() - before.keys()} == {
+        "report.html",
+        "report.md",
+        "report.json",
+    }
+    assert before.items() <= after.items()
+
+
+# ------------------------------------------------------------------ the verdict
+def test_the_verdict_is_a_sentence_with_numbers(tmp_path):
+    adamw = [0.950, 0.955, 0.945, 0.950, 0.960]
+    nadam = [0.945, 0.950, 0.950, 0.955, 0.955]
+    sgd = [0.925, 0.930, 0.925, 0.925, 0.935]
+    report = make([arms(tmp_path / "s", {"nadam": nadam, "sgd": sgd, "adamw": adamw})])
+    level, beaten = report.verdict.comparisons
+    assert report.verdict.headline == (
+        "adamw and nadam are indistinguishable at this budget "
+        f"(difference 0.1 ± {50 * (level.paired.high - level.paired.low):.1f} points, "
+        "5 paired seeds); both beat sgd by 2.4 points."
+    )
+    assert (level.relation, level.paired.p, level.paired.differences[2]) == (
+        "level",
+        1.0,
+        pytest.approx(-0.005),
+    )
+    assert (beaten.relation, beaten.paired.p) == ("beaten", 2 / 32)
+
+
+def test_three_seeds_cannot_confirm(tmp_path):
+    report = make([arms(tmp_path / "s", {"adam": [0.95, 0.951, 0.953], "sgd": [0.90, 0.90, 0.90]})])
+    assert report.verdict.headline == (
+        "adam is the best with val/accuracy 0.9513 (mean of 3 seeds); it is ahead of sgd by "
+        "5.1 points, on 3 paired seeds: more seeds are needed to be sure."
+    )
+
+
+def test_a_lucky_run_does_not_outrank_what_was_repeated(tmp_path):
+    for seed, value in enumerate([0.90, 0.91, 0.92]):
+        add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, seed, value=value)
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-2}, 0, value=0.95)
+    report = make([tmp_path / "s"])
+    assert report.verdict.winner.name == "lr=0.001"
+    assert [entry.knobs["optimizer.lr"] for entry in report.sweep.entries] == [1e-2, 1e-3]
+
+
+def test_less_is_better_where_the_objective_says_so(tmp_path):
+    for lr, values in {1e-3: [0.5, 0.51, 0.52, 0.5, 0.5], 1e-2: [0.8, 0.8, 0.8, 0.81, 0.8]}.items():
+        for seed, value in enumerate(values):
+            add_run(
+                tmp_path / "s",
+                {"optimizer.lr": lr},
+                seed,
+                value=value,
+                metric="val/loss",
+                mode="min",
+            )
+    report = make([tmp_path / "s"])
+    assert report.verdict.headline == (
+        "lr=0.001 is the best with val/loss 0.5060 (mean of 5 seeds); it beats lr=0.01 by 0.30 on 5 paired seeds."
+    )
+    assert report.verdict.noise.floor is None
+
+
+def test_where_nothing_finished_that_is_the_verdict(tmp_path):
+    for lr in (0.1, 1.0):
+        add_run(tmp_path / "s", {"optimizer.lr": lr}, status="diverged")
+    report = make([tmp_path / "s"])
+    assert report.verdict.headline == "No run finished with a value. 2 runs: 2 diverged."
+    assert (report.recipe, report.advice, report.importance) == (None, (), None)
+    assert write(report, tmp_path / "out").is_file()
+    assert "2 of 2 runs diverged or failed (100 %)." in screen(report)
+
+
+def test_one_run_is_not_compared(tmp_path):
+    add_run(tmp_path / "s", {}, value=0.9)
+    report = make([tmp_path / "s"])
+    assert (
+        report.verdict.headline
+        == "the setting: val/accuracy 0.9000 (one run); there is nothing to compare it with."
+    )
+    assert write(report, tmp_path / "out").is_file()
+
+
+def test_the_walk_from_the_default_says_which_knob_gave_what(tmp_path):
+    report = make([fake_study(tmp_path / "s", n=16)])
+    steps = report.verdict.steps
+    assert [step.knob for step in steps] == [
+        "",
+        "optimizer.lr",
+        "model.width",
+        "regularization.dropout",
+    ]
+    total = report.verdict.gain
+    assert sum(step.gain.mean for step in steps[1:]) == pytest.approx(total.mean)
+    assert total.beats
+    assert any(s.startswith("One knob at a time from the default: ") for s in report.verdict.more)
+
+
+def test_the_test_split_is_read_once_or_the_report_says_so(tmp_path):
+    study = fake_study(tmp_path / "s", n=4)
+    once = make([study]).verdict.more[-1]
+    assert once.startswith(
+        "The test split was read once, for the confirmed winner: test/accuracy 0.9375"
+    )
+    grid = fake_grid(tmp_path / "g", seeds=1)
+    assert make([grid]).verdict.more[-1] == "The test split has not been read."
+    for lr in (1e-3, 1e-2):
+        add_run(
+            grid, {"optimizer.lr": lr, "model.width": 32}, 7, value=0.9, test={"test/accuracy": 0.9}
+        )
+    assert (
+        make([grid])
+        .verdict.more[-1]
+        .startswith("The test split was read by 2 runs: a figure chosen")
+    )
+
+
+# ------------------------------------------------------------------ checks
+@pytest.mark.parametrize(
+    ("knob", "upper", "ends"),
+    [
+        (Knob("optimizer.lr", low=1e-4, high=1e-2, log=True), True, (1e-4, 0.1)),
+        (Knob("optimizer.lr", low=1e-4, high=1e-2, log=True), False, (1e-5, 1e-2)),
+        (Knob("model.width", low=32, high=128, log=True, integer=True), True, (32, 256)),
+        (Knob("model.depth", low=1, high=5, integer=True), True, (1, 7)),
+        (Knob("regularization.dropout", low=0.1, high=0.5), False, (0.05, 0.5)),
+        (Knob("regularization.dropout", low=0.0, high=0.5), False, None),
+        (Knob("regularization.dropout", low=0.0, high=0.9), True, None),
+    ],
+)
+def test_a_bound_is_widened_as_far_as_its_knob_goes(knob, upper, ends):
+    wider = widened(knob, upper)
+    assert (wider and (wider.low, wider.high)) == ends
+
+
+def test_a_best_value_at_a_bound_is_found_with_the_next_grid(tmp_path):
+    for lr, value in ((1e-4, 0.5), (1e-3, 0.7), (1e-2, 0.9)):
+        for seed in range(3):
+            add_run(tmp_path / "s", {"optimizer.lr": lr}, seed, value=value + seed / 1000)
+    report = make([tmp_path / "s"])
+    (finding,) = found(report, "boundary")
+    assert finding.text == "The best lr, 0.0100, lies within 5 % of the upper bound 0.0100."
+    assert (finding.level, finding.do) == ("act", "Search optimizer.lr from 0.000100 to 0.100.")
+    commands = [advice.command for advice in report.advice]
+    assert any("optimizer.lr=0.01,0.032,0.1" in command for command in commands)
+
+
+def test_failures_are_counted_and_confined(tmp_path):
+    for i, lr in enumerate([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0]):
+        broke = lr >= 0.1
+        add_run(
+            tmp_path / "s",
+            {"optimizer.lr": lr},
+            value=None if broke else 0.5 + i / 100,
+            status="diverged" if broke else "finished",
+        )
+    (finding,) = found(make([tmp_path / "s"]), "failures")
+    assert finding.level == "act"
+    assert (
+        finding.text
+        == "4 of 10 runs diverged or failed (40 %). 4 of them lie at optimizer.lr >= 0.100."
+    )
+    assert (finding.knob.low, finding.knob.high) == (1e-4, 3e-2)
+
+
+@pytest.mark.parametrize(
+    ("best", "ends", "short", "long"),
+    [
+        (20, 1.0, "act", "ok"),
+        (20, 0.01, "note", "ok"),
+        (2, 1.0, "ok", "act"),
+        (10, 1.0, "ok", "ok"),
+    ],
+)
+def test_training_too_short_or_too_long(tmp_path, best, ends, short, long):
+    for i in range(8):
+        add_run(
+            tmp_path / "s",
+            {"optimizer.lr": 1e-3 * (i + 1)},
+            value=0.8 + i / 100,
+            best=best,
+            lr_ends=ends,
+        )
+    report = make([tmp_path / "s"])
+    levels = [found(report, check)[0].level for check in ("too short", "too long")]
+    assert levels == [short, long]
+    if long == "act":
+        assert any(advice.command.endswith("training.epochs=10") for advice in report.advice)
+
+
+def test_the_noise_floor_is_told_with_what_it_swallows(tmp_path):
+    report = make([fake_grid(tmp_path / "s", rates=(1e-3, 3e-3, 1e-2))])
+    noise = report.verdict.noise
+    best = report.sweep.entries[0].mean
+    assert noise.size == 400
+    assert noise.floor == pytest.approx(((1 - best) / 800) ** 0.5, rel=1e-12)
+    (finding,) = found(report, "noise floor")
+    assert f"{100 * 8**0.5 * noise.seeds:.1f} points to be told apart" in finding.text
+
+
+# ------------------------------------------------------------------ what to run
+def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
+    extra = (
+        "sweep=x",
+        "hydra.sweep.dir=/x",
+        "resume='/y'",
+        "+study=optimizer",
+        "hydra/launcher=basic",
+    )
+    for seed, lr in ((0, 1e-3), (1, 1e-3), (0, 1e-2)):
+        add_run(
+            tmp_path / "s", {"optimizer.lr": lr}, seed, value=0.9 + lr + seed / 100, extra=extra
+        )
+    report = make([tmp_path / "s"])
+    assert report.recipe.command == "python train.py optimizer.lr=0.001 seed=1 training.epochs=20"
+    assert report.recipe.versions["torch"] == "2.13.0"
+    first = shlex.split(report.advice[0].command)
+    assert first[:3] == ["python", "train.py", "-m"]
+    assert set(first[3:]) == {
+        "optimizer.lr=0.001",
+        "training.epochs=20",
+        "seed=0,1,2,3,4",
+        f"hydra.sweep.dir={tmp_path / 's'}",
+    }
+
+
+def test_the_test_split_is_offered_to_the_confirmed_alone(tmp_path):
+    few = make([arms(tmp_path / "a", {"adam": [0.95] * 3, "sgd": [0.9] * 3})])
+    many = make([arms(tmp_path / "b", {"adam": [0.95] * 5, "sgd": [0.9] * 5})])
+    assert not any(advice.command.endswith("test=true") for advice in few.advice)
+    assert many.advice[-1].command.endswith("seed=1 training.epochs=20 test=true")
+
+
+@pytest.mark.parametrize(
+    "word", ["name=$(touch x)", "name=`id`; rm -rf /", "name='a' && b", f"name={HOSTILE}"]
+)
+def test_a_hostile_override_reaches_a_command_in_quotes_only(tmp_path, word):
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, value=0.9, extra=(word,))
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-2}, value=0.8)
+    command = make([tmp_path / "s"]).recipe.command
+    assert shlex.split(command)[-1] == word
+
+
+@pytest.mark.parametrize("word", ["a=\x1b[2J", "a=b\nrm -rf /", "a=\u202egnp", "a=" + "x" * 5000])
+def test_a_command_that_cannot_be_shown_as_it_is_is_not_made(tmp_path, word):
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, value=0.9, extra=(word,))
+    report = make([tmp_path / "s"])
+    assert report.recipe.command == ""
+    assert report.advice == ()
+
+
+# ------------------------------------------------------------------ shown and written
+@pytest.mark.parametrize("size", [(80, 24), (100, 40)])
+@pytest.mark.parametrize("kind", [fake_grid, fake_search, fake_study])
+def test_the_terminals_report_is_one_screen(tmp_path, kind, size):
+    report = make([kind(tmp_path / "s")])
+    width, height = size
+    lines = screen(report, width, height, tmp_path / "report.html").splitlines()
+    assert sum(-(-max(1, len(line)) // width) for line in lines) <= height
+    shown = " ".join(" ".join(lines).split())
+    for expected in (report.verdict.headline, "rank", "worth tuning", "next: ", "page: "):
+        assert expected in shown
+
+
+def hostile_sweep(folder):
+    """Markup wherever a record has room for it."""
+    sweep = fake_grid(folder)
+    for i, path in enumerate(sorted(sweep.glob("*/config.json"))):
+        about = json.loads(path.read_text())
+        about["overrides"] += [f"name={HOSTILE}", f"model.{HOSTILE}={i % 2}", "model.note=|x|"]
+        about["config"]["model"][HOSTILE] = f"{HOSTILE}{i % 2}\u2028\x1b[31m\ud800"
+        path.write_text(json.dumps(about))
+        summary = json.loads((path.parent / "summary.json").read_text())
+        summary["versions"] |= {HOSTILE: HOSTILE}
+        summary["config_hash"] = HOSTILE
+        (path.parent / "summary.json").write_text(json.dumps(summary))
+    return sweep
+
+
+def test_markup_in_records_stays_text_everywhere(tmp_path):
+    report = make([hostile_sweep(tmp_path / "s")])
+    page = write(report, tmp_path / "out").read_text()
+    assert HOSTILE not in page
+    assert "&lt;script&gt;alert(1)" in page
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    inside, outside = markdown.split("```")[1::2], markdown.split("```")[::2]
+    assert "<script>" not in "".join(outside)
+    assert all(part.startswith("bash\n") for part in inside)
+    assert "\x1b" not in screen(report) + page + markdown
+    json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_report_json_is_the_whole_report_in_strict_json(tmp_path):
+    report = make([fake_study(tmp_path / "s")])
+    write(report, tmp_path)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    told = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert list(told) == [
+        "version",
+        "sweeps",
+        "objective",
+        "question",
+        "verdict",
+        "leaderboard",
+        "importance",
+        "checks",
+        "next",
+        "reproduce",
+    ]
+    assert told["verdict"]["headline"] == report.verdict.headline
+    assert len(told["leaderboard"]) == len(report.sweep.entries)
+    assert told["verdict"]["comparisons"][0]["p"] == report.verdict.comparisons[0].paired.p
+    assert plain(report)["reproduce"]["command"] == report.recipe.command
+
+
+def test_a_foreign_folders_links_are_not_written_through(tmp_path):
+    sweep, target = fake_grid(tmp_path / "s"), tmp_path / "target"
+    target.write_text("mine")
+    for name in ("report.html", "report.html.partial", "report.json.partial"):
+        (sweep / name).symlink_to(target)
+    page = write(make([sweep]), sweep)
+    assert target.read_text() == "mine"
+    assert not page.is_symlink()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    sweep = fake_grid(tmp_path / "s")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written to .*; name another: --out DIR"):
+        write(make([sweep]), tmp_path / "file" / "x")
+
+
+def test_the_command_writes_shows_and_ends_well(tmp_path, capsys):
+    sweep = fake_grid(tmp_path / "s")
+    shutil.copytree(sweep, tmp_path / "t")
+    assert main([str(sweep), str(tmp_path / "t"), "--out", str(tmp_path / "out")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "36 runs: 36 finished" in shown
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.html",
+        "report.md",
+        "report.json",
+    }
+
+
+# ------------------------------------------------------------------ words
+def test_numbers_are_said_with_the_digits_they_have():
+    assert [number(v) for v in (0.0, 1.0, 1234.5, 0.000123, 1e-7, 2.5e9)] == [
+        "0",
+        "1.00",
+        "1,234",
+        "0.000123",
+        "1.00e-07",
+        "2.50e+09",
+    ]
+    points, loss = Objective("val/accuracy"), Objective("val/loss", "min")
+    assert [points.amount(v) for v in (0.023, 0.01, 0.0003, -0.004)] == [
+        "2.3 points",
+        "1.0 point",
+        "0.03 points",
+        "-0.4 points",
+    ]
+    assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"

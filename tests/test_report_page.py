@@ -1,0 +1,157 @@
+"""The page in a real browser: every figure drawn, nothing fetched, nothing said in the console."""
+
+import json
+
+import pytest
+from browser import browser, find
+from fake_sweeps import fake_search, fake_study
+from plotly.graph_objects import Figure
+from test_report import HOSTILE, hostile_sweep
+
+from knobs.report.assemble import make
+from knobs.report.plots import sections
+from knobs.report.write import write
+
+DRAWN = "plots.every((plot) => plot.querySelector('.main-svg .plot'))"
+needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium or Chrome found")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Kind -> the written page."""
+    folder = tmp_path_factory.mktemp("pages")
+    kinds = {"study": fake_study, "search": fake_search, "hostile": hostile_sweep}
+    return {
+        name: write(make([kind(folder / name)]), folder / f"{name}-out")
+        for name, kind in kinds.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def tab():
+    with browser(find()) as page:
+        yield page
+
+
+@pytest.mark.parametrize("kind", [fake_study, fake_search, hostile_sweep])
+def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
+    report = make([kind(tmp_path / "s")])
+    made = sections(report.sweep, report.verdict, report.sweep.knobs)
+    names = [section.name for section in made]
+    assert {"axis", "isolation", "interaction", "curves", "tuning-curve"} <= set(names)
+    assert ("ablation" in names) == ("paired-seeds" in names and kind is fake_study)
+    for section in made:
+        for figure in section.figures:
+            plain = json.dumps({"data": figure.data, "layout": figure.layout}, allow_nan=False)
+            for token in (
+                "low",
+                "middle",
+                "high",
+                "1",
+                "2",
+                "3",
+                "4",
+                "5",
+                "bad",
+                "ink",
+                "muted",
+                "line",
+                "band",
+                "edge",
+            ):
+                plain = plain.replace(f'"${token}"', '"#123456"')
+            assert '"$' not in plain
+            assert len(Figure(json.loads(plain)).data) == len(figure.data)
+
+
+def test_the_page_names_its_scripts_and_forbids_all_else(pages):
+    page = pages["study"].read_text()
+    policy = page.split('content="')[1].split('"')[0]
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.count("sha256-") == 2
+    assert "http:" not in page.replace("http://www.w3.org", "")
+    assert len(page) < 3_000_000
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("kind", ["study", "search", "hostile"])
+def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
+    tab.said.clear()
+    tab.asked.clear()
+    tab.open(pages[kind], width=width, dark=dark)
+    assert tab.run("document.querySelector('h1').textContent.length") > 20
+    tab.run("show(plots)")
+    tab.until(DRAWN)
+    assert tab.run("plots.length") >= 7
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert (
+        tab.run(
+            "[...document.querySelectorAll('.plot')].filter((p) => p.scrollWidth > p.clientWidth + 1).length"
+        )
+        == 0
+    )
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(20, 23, 26)" if dark else "rgb(252, 252, 250)"
+    )
+    assert [address for address in tab.asked if not address.startswith(("file:", "data:"))] == []
+    assert tab.said == []
+
+
+@needs_browser
+def test_markup_in_a_record_is_shown_as_text(pages, tab):
+    tab.open(pages["hostile"])
+    tab.run("show(plots)")
+    tab.until(DRAWN)
+    assert tab.run("document.querySelectorAll('script').length") == 4  # three and plotly's
+    assert HOSTILE in tab.run("document.querySelector('.sortable').textContent")
+    assert HOSTILE in tab.run("document.querySelector('#reproduce').textContent")
+    assert "alert(1)" in tab.run(
+        "[...document.querySelectorAll('.plot')].map((p) => p.textContent).join()"
+    )
+    assert (
+        tab.run(
+            "document.querySelectorAll('.plot script, .plot foreignObject, .plot iframe').length"
+        )
+        == 0
+    )
+
+
+@needs_browser
+def test_an_injected_script_is_refused(pages, tab, tmp_path):
+    page = pages["study"].read_text().replace("</main>", "<script>window.owned = 1</script></main>")
+    (tmp_path / "report.html").write_text(page)
+    tab.open(tmp_path / "report.html")
+    assert tab.run("window.owned === undefined && window.plots === undefined && plots.length > 0")
+    assert any("Content Security Policy" in line for line in tab.said)
+    tab.said.clear()
+
+
+@needs_browser
+def test_the_leaderboard_unfolds_and_sorts(pages, tab):
+    tab.open(pages["search"])
+    visible = "[...document.querySelectorAll('.sortable tbody tr')].filter((row) => row.offsetHeight).length"
+    assert tab.run(visible) == 12
+    tab.run("document.querySelector('button.all').click()")
+    assert tab.run(visible) == 64
+    tab.run("document.querySelectorAll('.sortable th')[3].click()")
+    rates = tab.run(
+        "[...document.querySelectorAll('.sortable tbody tr')].map((row) => +row.cells[3].textContent)"
+    )
+    assert rates == sorted(rates)
+    tab.run("document.querySelectorAll('.sortable th')[3].click()")
+    assert tab.run("+document.querySelector('.sortable tbody tr').cells[3].textContent") == max(
+        rates
+    )
+
+
+@needs_browser
+def test_printed_it_is_light_and_whole(pages, tab):
+    tab.open(pages["study"], dark=True)
+    tab.run("show(plots)")
+    tab.until(DRAWN)
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
