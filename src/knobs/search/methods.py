@@ -298,6 +298,11 @@ def from_optuna(knobs: Knobs, params: Values) -> Values:
     }
 
 
+def level(losses: Sequence[float | None]) -> list[float | None]:
+    """Losses as a model takes them."""
+    return list(losses)
+
+
 def _ask(task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False) -> Values:
     """What an Optuna sampler suggests after this history, in few digits.
 
@@ -317,10 +322,11 @@ def _ask(task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False
         for name, knob in knobs.items()
     }
     study = optuna.create_study(sampler=sampler)
-    for tried in task.tried:
+    losses = level([t.loss for t in task.tried]) if in_cube else [t.loss for t in task.tried]
+    for tried, loss in zip(task.tried, losses, strict=True):
         trial = create_trial(
-            state=TrialState.RUNNING if tried.loss is None else TrialState.COMPLETE,
-            value=tried.loss,
+            state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
+            value=loss,
             params=seen(tried.values),
             distributions=distributions,
         )

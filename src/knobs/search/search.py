@@ -229,17 +229,22 @@ class Search:
 
     def _next(self) -> Trial | None:
         """A new trial of the arm that is furthest behind."""
-        left = [arm for arm in self._arms if arm not in self.exhausted]
-        part = self.budget / len(self._arms)
-        shares = {arm: self._runs(arm) / part for arm in left}
-        if self.unit == "minutes":
-            passed = self._clock() / self.budget
-            left = left if passed < 1 else []
-        for arm in sorted(left, key=shares.get):
-            share = passed if self.unit == "minutes" else shares[arm]
-            if share < 1 - EPSILON and (trial := self._new(arm, share)):
+        spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
+        for arm in sorted(spent, key=spent.get):
+            share = self._share(spent[arm])
+            if share < 1 and (trial := self._new(arm, share)):
                 return trial
         return None
+
+    def _share(self, spent: float) -> float:
+        """Of its budget that an arm has spent; 1 where another run would be too much.
+
+        Pruned runs leave parts of a run over: the total is as near to the budget as can be.
+        """
+        if self.unit == "minutes":
+            return self._clock() / self.budget
+        left = self.budget / len(self._arms) - spent
+        return 1.0 if spent and left < 0.5 - EPSILON else 1 - left / (left + spent)
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
