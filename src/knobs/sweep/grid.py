@@ -130,13 +130,25 @@ def run_all(
     return returns, next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
 
 
-def conclude(folder: Path, returns: list[JobReturn], stopped: int, out: Console) -> None:
-    """The leaderboard, what failed, how to go on; and the exit code that follows."""
+def conclude(
+    folder: Path, returns: list[JobReturn], stopped: int, out: Console, answer: bool = False
+) -> None:
+    """The leaderboard, what failed, how to go on; and the exit code that follows.
+
+    Args:
+        answer: whether something was asked: then the report takes the leaderboard's place.
+    """
     runs = leaderboard.read_runs(folder)
     if runs:
         entries = leaderboard.leaderboard(runs)
         leaderboard.write_csv(folder / leaderboard.CSV, entries)
-        leaderboard.show(out, entries, path=folder / leaderboard.CSV)
+        if answer and not stopped:
+            from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
+
+            report = assemble.make([folder])
+            text.show(out, report, write.write(report, folder))
+        else:
+            leaderboard.show(out, entries, path=folder / leaderboard.CSV)
     failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
     show_failures(out, failed)
     if stopped:

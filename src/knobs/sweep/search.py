@@ -49,7 +49,7 @@ def search(
         if not stopped:
             more, stopped = desk.confirm()
             returns += more
-        grid.conclude(folder, returns, stopped, out)
+        grid.conclude(folder, returns, stopped, out, answer=True)
         return [returns]
     except UserError as error:
         sys.exit(cli.report(error))
