@@ -1,6 +1,6 @@
 # make train, make test: each makes .venv and installs what it needs first; a second call installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help train sweep report test test-all check format bench clean
+.PHONY: help train sweep report sync test test-all check format bench clean
 PYTHON ?= python3
 BENCH ?= solo
 BIN := .venv/bin
@@ -17,8 +17,11 @@ train: $(INSTALLED)  ## one run: make train ARGS="optimizer=momentum scheduler=s
 sweep: $(INSTALLED)  ## a grid: make sweep ARGS="optimizer.lr=1e-3,1e-2 seed=0,1"
 	@$(BIN)/python train.py -m $(ARGS)
 
-report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEEP="outputs/sweeps/a outputs/sweeps/b"
-	@$(BIN)/python -m knobs.report $(SWEEP)
+report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEEP=outputs/sweeps/a (WANDB=1: in W&B too)
+	@$(BIN)/python -m knobs.report $(SWEEP) $(if $(filter-out 0,$(WANDB)),--wandb)
+
+sync: $(INSTALLED)  ## upload offline W&B runs and verify what arrived: make sync SWEEP=outputs/sweeps/a
+	@$(BIN)/python -m knobs.sync $(SWEEP)
 
 test: $(INSTALLED)  ## the test suite, on every core
 	@$(PYTEST) -m "not slow"

@@ -30,6 +30,7 @@ from knobs import config, ledger
 from knobs.identity import identity
 from knobs.record import CONFIG, METRICS, SUMMARY, read_config, read_summary
 from knobs.report import leaderboard
+from knobs.sweep import plan, stack
 from knobs.sweep.stack import Stack
 from knobs.training.assemble import assemble
 
@@ -43,6 +44,7 @@ READ = """
 import sys
 from pathlib import Path
 from knobs.report import leaderboard
+from knobs.sweep import plan, stack
 folder = Path(sys.argv[1])
 entries = leaderboard.leaderboard(leaderboard.read_runs(folder))
 leaderboard.write_csv(folder / leaderboard.CSV, entries)

@@ -1,6 +1,9 @@
 """What the tests share: configs from overrides, runs in a folder of their own, tiny official sets."""
 
+import logging
 import os
+import runpy
+import sys
 from pathlib import Path
 
 os.environ["WANDB_MODE"] = (
@@ -10,11 +13,14 @@ os.environ["WANDB_MODE"] = (
 import pytest
 import torch
 
-from knobs import build, config
+from knobs import build, cli, config
+from knobs.sweep import plan
 from knobs.training.assemble import assemble
 from knobs.training.run import Outcome, execute
+from knobs.training.session import Session
 
 REPO = Path(__file__).parents[1]
+TRAIN = str(REPO / "train.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -53,3 +59,43 @@ def real_data() -> Path | None:
 needs_real_data = pytest.mark.skipif(
     real_data() is None, reason="no real data: set KNOBS_DATA to a folder that holds it"
 )
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capsys, hydra_restore_singletons):
+    """Run `train.py -m` in this process, in a folder of the test's: exit code and output."""
+
+    def run(*args, cwd="."):
+        (tmp_path / cwd).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / cwd)
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *args])
+        monkeypatch.setattr(cli, "_ends_with", 0)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(TRAIN, run_name="__main__")
+        told = capsys.readouterr()
+        return ended.value.code, told.out + told.err
+
+    monkeypatch.setattr(plan, "LEAST_GAIN", float("inf"))  # a stack, however fast it seems to be
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield run
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def at_epoch(monkeypatch):
+    """Do something once, when some run of a sweep has written down so many epochs."""
+    whole = Session.epoch
+
+    def arrange(count, action):
+        def epoch(session, metrics):
+            whole(session, metrics)
+            if metrics["epoch"] == count and todo:
+                todo.pop()()
+
+        todo = [action]
+        monkeypatch.setattr(Session, "epoch", epoch)
+
+    return arrange

@@ -11,10 +11,11 @@ from conftest import REPO
 SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
-    {"__init__"}, {"sweep"}, {"report"}, {"training"}, {"advice", "tracking", "mirror"},
-    {"cli"}, {"config"}, {"build", "compose"}, {"ledger"}, {"record"},
+    {"__init__"}, {"sweep"}, {"report"}, {"training"},
+    {"advice", "tracking", "mirror", "sync"}, {"cli"},
+    {"config"}, {"build", "compose"}, {"ledger", "search"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
-    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "errors"},
+    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
 ]  # fmt: skip
 EDGE = {"hydra", "omegaconf", "wandb"}
 
@@ -102,6 +103,10 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.identity",
         "knobs.config",
         "knobs.report.leaderboard",
+        "knobs.search.space",
+        "knobs.search.pruning",
+        "knobs.report.wandb_report",
+        "knobs.sync",
         "knobs.report.__main__",
         "knobs.report.page",
         "knobs.report.plots",

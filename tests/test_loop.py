@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -283,3 +285,19 @@ def test_every_activation_without_parameters_is_drawless():
         module(torch.randn(4, 8, generator=rng.generator(0, "x")))
         assert torch.equal(torch.default_generator.get_state(), before)
         assert type(module) in loop.DRAWLESS, path.stem
+
+
+def test_the_compiler_waits_until_something_is_compiled():
+    code = """
+import sys, torch
+from knobs import build
+layer = torch.nn.Linear(2, 1)
+optimizer = torch.optim.Adam(layer.parameters())
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+print("sympy" in sys.modules)
+compiled = torch.compile(layer, backend="eager")
+print(torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2))), "sympy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]

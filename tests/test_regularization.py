@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from knobs import rng
+from knobs.models.layers import Dropout
 from knobs.regularization import decayed, l1_norm, make_loss, mixup
 from knobs.training.loop import batch_loss, epoch_batches, train_step
 
@@ -124,3 +125,23 @@ def test_norm_layers_reach_the_models(model, norm, kinds, make_run):
     without = make_run(f"model={model}", *data)
     assert any(isinstance(m, kinds) for m in with_norm.model.modules())
     assert not any(isinstance(m, kinds) for m in without.model.modules())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(p):
+    """Each of the four numbers that share 64 random bits; five sigma."""
+    layer, x = Dropout(p), torch.ones(100_000, 4, requires_grad=True)
+    torch.default_generator.manual_seed(0)
+    y = layer(x)
+    dropped = (y == 0).double()
+    sigma = (p * (1 - p) / len(x)) ** 0.5
+    assert ((dropped.mean(0) - p).abs() <= 5 * sigma + 2**-17).all()
+    together = (dropped[:, :, None] * dropped[:, None]).mean(0)  # independent: p * p
+    pairs = together[~torch.eye(4, dtype=torch.bool)]
+    assert ((pairs - p * p).abs() <= 5 * (p * p * (1 - p * p) / len(x)) ** 0.5 + 2**-16).all()
+    torch.testing.assert_close(
+        y[y != 0], torch.full_like(y[y != 0], 1 / (1 - p)), rtol=2e-4, atol=0
+    )
+    y.sum().backward()
+    assert torch.equal(x.grad, y)  # the gradient takes the same mask
+    assert torch.equal(layer.eval()(x), x)

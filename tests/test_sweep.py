@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -14,19 +13,17 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO
+from conftest import TRAIN
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from knobs import cli, trust
+from knobs import trust
 from knobs.record import read_config, read_metrics, read_summary
-from knobs.sweep import launch, plan
-from knobs.training.session import Session
+from knobs.sweep import launch
 
 SWEEPS = Path("outputs/sweeps")
-TRAIN = str(REPO / "train.py")
 # A sweep as a process of its own, whose checkpoints are never old.
 EAGER = f"""
 import runpy, sys
@@ -36,46 +33,6 @@ plan.LEAST_GAIN = float("inf")
 sys.argv[0] = {TRAIN!r}
 runpy.run_path({TRAIN!r}, run_name="__main__")
 """
-
-
-@pytest.fixture
-def sweep(tmp_path, monkeypatch, capsys, hydra_restore_singletons):
-    """Run `train.py -m` in this process, in a folder of the test's: exit code and output."""
-
-    def run(*args, cwd="."):
-        (tmp_path / cwd).mkdir(exist_ok=True)
-        monkeypatch.chdir(tmp_path / cwd)
-        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *args])
-        monkeypatch.setattr(cli, "_ends_with", 0)
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(TRAIN, run_name="__main__")
-        told = capsys.readouterr()
-        return ended.value.code, told.out + told.err
-
-    monkeypatch.setattr(plan, "LEAST_GAIN", float("inf"))  # a stack, however fast it seems to be
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield run
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:], root.level = handlers, level
-
-
-@pytest.fixture
-def at_epoch(monkeypatch):
-    """Do something once, when some run of a sweep has written down so many epochs."""
-    whole = Session.epoch
-
-    def arrange(count, action):
-        def epoch(session, metrics):
-            whole(session, metrics)
-            if metrics["epoch"] == count and todo:
-                todo.pop()()
-
-        todo = [action]
-        monkeypatch.setattr(Session, "epoch", epoch)
-
-    return arrange
 
 
 def ctrl_c():

@@ -1,6 +1,7 @@
 """A stand-in for the W&B server on this machine: it answers the real client and keeps what it got."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +37,18 @@ class Arrived:
     def history(self) -> list[dict]:
         return [plain(self.rows[number]) for number in sorted(self.rows)]
 
+    @property
+    def state(self) -> str:
+        return {None: "running", 0: "finished"}.get(self.exit_code, "failed")
+
+    def as_asked(self) -> dict[str, Any]:
+        """As the public API shows a run."""
+        texts = {"config": self.about["config"], "summaryMetrics": json.dumps(self.summary)}
+        about = {"name": self.about["name"], "group": self.about.get("groupName")}
+        empty = {"tags": [], "historyKeys": {}, "systemMetrics": "{}", "user": {"name": "me"}}
+        count = {"historyLineCount": len(self.rows), "projectId": "1"}
+        return {"id": "b", "state": self.state} | about | texts | count | empty
+
     def resume_status(self) -> dict[str, Any]:
         counts = {"historyLineCount": len(self.rows), "logLineCount": 0, "eventsLineCount": 0}
         tail = [json.dumps(self.rows[number]) for number in sorted(self.rows)[-1:]]
@@ -59,17 +72,21 @@ class WandbServer(ThreadingHTTPServer):
 
     Args:
         status: of every answer; SILENT for none.
+        broken: paths' last parts and GraphQL operations that are answered with 500 instead.
+        keep: how many rows of a history it keeps; all if None.
     """
 
     daemon_threads = True
     block_on_close = False  # a client may hold its connection open
 
-    def __init__(self, status: int = 200):
+    def __init__(self, status: int = 200, broken: tuple[str, ...] = (), keep: int | None = None):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.status, self.closing = status, threading.Event()
+        self.status, self.broken, self.keep = status, broken, keep
+        self.closing = threading.Event()
         self.runs: dict[str, Arrived] = {}
         self.files: dict[str, bytes] = {}  # uploads, by the name that was asked for
         self.artifacts: list[dict] = []
+        self.views: dict[str, dict] = {}  # reports, by id
         self.requests: list[str] = []  # everything as it came
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.env = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
@@ -109,9 +126,20 @@ class WandbServer(ThreadingHTTPServer):
             files = [{"storagePath": n, "uploadUrl": self.upload(n)} for n in names]
             edges = [{"node": file | {"artifact": {"id": "a"}}} for file in files]
             return {"createArtifactFiles": {"files": {"edges": edges}}}
+        if operation == "Run":
+            run = self.runs.get(given["name"])
+            return {"project": {"run": run and run.as_asked()}}
+        if operation == "upsertView":
+            view_id = given["id"] or f"view{len(self.views)}"
+            self.views[view_id] = given | {"id": view_id}
+            project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
+            return {"upsertView": {"view": self.views[view_id] | {"project": project}}}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         manifest = {"id": "m", "file": {"id": "f", "uploadUrl": self.upload("manifest")}}
         return {
             "Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}"}},
+            "GetDefaultEntity": {"viewer": {"id": "u", "entity": "me"}},
+            "GetProjects": {"models": {"pageInfo": page, "edges": []}},
             "ServerFeaturesQuery": {"serverInfo": {"features": []}},
             "ArtifactType": {"project": {"artifact": None}},
             "CreateArtifactManifest": {"createArtifactManifest": {"artifactManifest": manifest}},
@@ -129,22 +157,25 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server, parts = self.server, self.path.strip("/").split("/")
         server.requests.append(f"{self.path} {body.decode(errors='replace')}")
-        answer: dict[str, Any] = {}
-        if server.status == SILENT:
+        asked = json.loads(body) if parts[0] == "graphql" else {}
+        named = re.search(r"(?:query|mutation)\s+(\w+)", asked.get("query", ""))
+        operation = named[1] if named else parts[-1]
+        status, answer = 500 if operation in server.broken else server.status, {}
+        if status == SILENT:
             server.closing.wait()
             return
-        if server.status != 200:
-            answer = {"errors": [{"message": f"refused with {server.status}"}]}
+        if status != 200:
+            answer = {"errors": [{"message": f"refused with {status}"}]}
         elif parts[0] == "upload":
             server.files["/".join(parts[1:])] = body
         elif parts[0] == "graphql":
-            asked = json.loads(body)
-            operation = asked["query"].replace("(", " ").split()[1]
             answer = {"data": server.graphql(operation, asked.get("variables", {}))}
         elif parts[-1] == "file_stream":
-            server.runs[parts[3]].stream(json.loads(body))
+            run = server.runs[parts[3]]
+            run.stream(json.loads(body))
+            run.rows = dict(sorted(run.rows.items())[: server.keep])
         content = json.dumps(answer).encode()
-        self.send_response(server.status)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

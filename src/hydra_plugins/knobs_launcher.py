@@ -48,11 +48,11 @@ class StackLauncher(Launcher):
         tasks = (Task.of(list(lines), self.context, self.config) for lines in job_overrides)
         return self.launch_numbered(dict(enumerate(tasks, initial_job_idx)))
 
-    def launch_numbered(self, tasks: dict[int, Any]) -> Sequence[JobReturn]:
-        """Jobs under numbers of the caller's choice: a resumed sweep has gaps."""
+    def launch_numbered(self, tasks: dict[int, Any], source: Any = None) -> Sequence[JobReturn]:
+        """Jobs under numbers of the caller's choice; `source` has more where some have ended."""
         from knobs.sweep.launch import launch  # late: it imports torch
 
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
         Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        return launch(tasks, self.context, self.task_function, self.config, self.width)
+        return launch(tasks, self.context, self.task_function, self.config, self.width, source)

@@ -1,4 +1,4 @@
-"""hydra/sweeper=grid: a grid that resumes, reports its failures and ends in a leaderboard."""
+"""hydra/sweeper=grid, a grid that resumes and ends in a leaderboard, and hydra/sweeper=search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,3 +37,24 @@ class GridSweeper(Sweeper):
         from knobs.sweep.grid import sweep
 
         return sweep(arguments, self.launcher, self.context, self.config)
+
+
+@dataclass
+class SearchSweeperConf:
+    """hydra.sweeper: nothing to set; `search` and a study say what is tried."""
+
+    _target_: str = "hydra_plugins.knobs_sweeper.SearchSweeper"
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="search", node=SearchSweeperConf, provider="knobs"
+)
+
+
+class SearchSweeper(GridSweeper):
+    """A thin adapter: knobs.sweep.search does the work, with any launcher."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from knobs.sweep.search import search
+
+        return search(arguments, self.launcher, self.context, self.config)

@@ -64,16 +64,23 @@ def prepare(argv: list[str]) -> list[str]:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
     resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
     overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
+    settled: set[tuple[str, ...]] = set()
     config_dir = Path(args.config_path).resolve() if args.config_path else CONF
     also = Path(args.config_dir) if args.config_dir else None
     grid = args.multirun or config.MULTIRUN in overrides
     named = [o for o in args.overrides if o.startswith(("sweep=", "retry_failed="))]
     if several := [o for o in named if "," in o]:
         raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
+    studied = [o for o in args.overrides if o.startswith(("+study=", "study="))]
+    if studied and not grid:
+        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
+    if studied and not any(o.startswith("hydra/sweeper=") for o in overrides):
+        overrides = [*overrides, "hydra/sweeper=search"]
     if grid:
         # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
-        settled = _settled(overrides, [config_dir, *([also] if also else [])])
+        if not config.is_search(overrides):
+            settled = _settled(overrides, [config_dir, *([also] if also else [])])
     elif named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
     configs, faults = config.check_overrides(
@@ -82,7 +89,7 @@ def prepare(argv: list[str]) -> list[str]:
         config_name=args.config_name or "config",
         also=also,
         grid=grid,
-        skip=lambda job: grid and ledger.job_of(job) in settled,
+        skip=lambda job: ledger.job_of(job) in settled,
     )
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
@@ -150,18 +157,18 @@ def show_help() -> None:
 
     out = Console()
     out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
-    for group in ordered_groups():
+    for group, default in (ordered_groups() | {"study": ""}).items():
         table = Table(
             box=None,
             show_header=False,
             padding=(0, 1),
-            title=f"[bold]{group}[/]=",
+            title=f"[bold]{'-m +' if group == 'study' else ''}{group}[/]=",
             title_justify="left",
         )
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()
         for option in sorted((CONF / group).glob("*.yaml")):
-            chosen = "*" if option.stem == ordered_groups()[group] else " "
+            chosen = "*" if option.stem == default else " "
             table.add_row(chosen + option.stem, first_comment(option))
         out.print(table)
     out.print(

@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from knobs import ledger, trust
 from knobs.compose import Composer
 from knobs.conflicts import conflicts
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, UserError
 from knobs.identity import leaves
 from knobs.limits import RULES
+from knobs.search.plan import Plan
+from knobs.search.plan import plan as make_plan
 from knobs.trust import did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -66,7 +68,7 @@ def register_resolvers() -> None:
         ("free_dir", _free_dir, True),
         ("sweep_dir", _sweep_dir, True),
         ("l2", _l2, False),
-        ("scale", lambda value, factor: value * factor, False),
+        ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
         ("objective_metric", _objective_metric, False),
         ("objective_mode", _objective_mode, False),
@@ -119,31 +121,43 @@ def check_overrides(
         whole = functools.partial(compose, config_name, return_hydra_config=True)
         _composer = composer = Composer(lambda lines: whole(overrides=lines), folders)
         parsed, faults = _parse(searched + overrides)
-        wrong = {o.input_line: list(_override_faults(o, folders, grid)) for o in parsed}
+        search = is_search(overrides)
+        wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
         faults += [fault for found in wrong.values() for fault in found]
         parsed = [o for o in parsed if not wrong[o.input_line]]
-        configs: list[dict] = []
-        found: dict[str, list[int]] = {}  # fault: the jobs it hits
+        every: Iterable[list[str]] = [[o.input_line for o in parsed]]
+        if grid and search:
+            asked, more = _plan(composer, parsed)
+            faults += more
+            every = asked.probes() if asked else []
+        elif grid:
+            every = itertools.filterfalse(skip, expand(parsed))
         mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
-        every = expand(parsed) if grid else [[o.input_line for o in parsed]]
-        wanted = itertools.filterfalse(skip, every) if grid else every
-        checked_jobs = list(itertools.islice(wanted, MAX_GRID))
-        composer.expect(job + mode for job in checked_jobs)
-        faulty = 0
-        for number, job in enumerate(checked_jobs):
-            plain, job_faults = _compose(composer, job + mode, folders)
-            if plain:
-                configs.append(plain)
-                _checked[ledger.job_of(job)] = plain
-            for fault in job_faults:
-                found.setdefault(fault, []).append(number)
-            faulty += bool(job_faults)
-            if faulty == MAX_FAULTY:
-                break
-        for fault, hit in found.items():
-            some = len(hit) < len(checked_jobs)
-            faults.append(fault + (f"  [{_which(hit, checked_jobs)}]" if some else ""))
-    return configs, faults
+        configs, more = _check_jobs(composer, every, mode, folders)
+    return configs, faults + more
+
+
+def _check_jobs(
+    composer: Composer, every: Iterable[list[str]], mode: list[str], folders: list[Path]
+) -> tuple[list[dict], list[str]]:
+    """Compose and check jobs; their configs, and each fault once with the jobs it hits."""
+    jobs = list(itertools.islice(every, MAX_GRID))
+    composer.expect(job + mode for job in jobs)
+    configs: list[dict] = []
+    found: dict[str, list[int]] = {}  # fault: the jobs it hits
+    faulty = 0
+    for number, job in enumerate(jobs):
+        plain, faults = _compose(composer, job + mode, folders)
+        if plain:
+            configs.append(plain)
+            _checked[ledger.job_of(job)] = plain
+        for fault in faults:
+            found.setdefault(fault, []).append(number)
+        faulty += bool(faults)
+        if faulty == MAX_FAULTY:
+            break
+    told = (f"  [{_which(hit, jobs)}]" if len(hit) < len(jobs) else "" for hit in found.values())
+    return configs, [fault + where for fault, where in zip(found, told, strict=True)]
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
@@ -159,6 +173,40 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
     if faults:
         raise ConfigError("\n".join(faults))
     return list(expand(parsed))
+
+
+def is_search(overrides: Iterable[str]) -> bool:
+    """Whether a command line asks for a search or a study."""
+    return any(line.startswith(("+study=", "hydra/sweeper=search")) for line in overrides)
+
+
+def plan(overrides: Sequence[str]) -> Plan:
+    """What a command line that passed check_overrides asks a search to find out.
+
+    Raises:
+        ConfigError: naming all that is wrong with it.
+    """
+    parsed, faults = _parse(list(overrides))
+    asked, more = _plan(_composer, parsed) if not faults else (None, [])
+    if asked is None:
+        raise ConfigError("\n".join(faults + more))
+    return asked
+
+
+def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list[str]]:
+    """A search's plan and its faults."""
+    single = [o.input_line for o in parsed if not o.is_sweep_override()]
+    named = [o.value() for o in parsed if o.get_key_element().lstrip("+") == "study"]
+    try:
+        study = None
+        if named:
+            made = composer([*single, MULTIRUN])
+            study = OmegaConf.to_container(made.study, resolve=True, throw_on_missing=True)
+        return make_plan(parsed, study, str(named[-1]) if named else "search"), []
+    except UserError as error:
+        return None, [str(error)]
+    except (HydraException, OmegaConfBaseException) as error:
+        return None, [_first_line(error)]
 
 
 def composed(overrides: Sequence[str]) -> DictConfig | None:
@@ -193,7 +241,7 @@ def check(plain: dict) -> list[str]:
     faults = trust.faults(plain)
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
-    config = {name: node for name, node in plain.items() if name != "hydra"}
+    config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}
     for path, value in leaves(config):
         rule = RULES.get(path)
         if rule and not rule.accepts(value):
@@ -241,10 +289,14 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
     return parsed, faults
 
 
-def _override_faults(override: Override, folders: list[Path], grid: bool) -> Iterator[str]:
+def _override_faults(
+    override: Override, folders: list[Path], grid: bool, search: bool
+) -> Iterator[str]:
     """Several values for one run, and options that do not exist, with the nearest that does."""
     if override.is_sweep_override() and not grid:
         yield f"{override.input_line}: several values are a grid; put -m first"
+    elif override.is_interval_sweep() and not search:
+        yield f"{override.input_line}: a range is searched, not listed; add hydra/sweeper=search"
     known = _options(override, folders)
     if override.is_delete() or not known:
         return

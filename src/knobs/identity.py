@@ -9,7 +9,7 @@ from typing import Any
 
 # Where a run is kept and shown, not what it computes: no part of its identity.
 NOT_IDENTITY = (
-    *("hydra", "resume", "sweep", "retry_failed", "name", "silence", "tracking"),
+    *("hydra", "resume", "sweep", "retry_failed", "name", "silence", "tracking", "search", "study"),
     *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )

@@ -73,7 +73,7 @@ def status(folder: Path) -> str:
 
 def settled(found: str, retry_failed: bool) -> bool:
     """Whether a run with this status is left as it is."""
-    return found in ("finished", "stopped_early", "diverged") or (
+    return found in ("finished", "stopped_early", "pruned", "diverged") or (
         found == "failed" and not retry_failed
     )
 

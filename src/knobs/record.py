@@ -79,6 +79,17 @@ def _locked(path: Path) -> TextIO:
     return file
 
 
+def held(folder: Path) -> bool:
+    """Whether another process is writing this run."""
+    try:
+        _locked(folder / METRICS).close()
+    except LockedError:
+        return True
+    except OSError:
+        return False  # no run writes where nobody may
+    return False
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json as it is: overrides, choices (group -> option), identity and resolved config."""
     return json.loads((folder / CONFIG).read_text())

@@ -28,6 +28,13 @@ VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy"
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload
 # Nothing printed, and no error reports: an offline run's end would wait for the host they go to.
 QUIET = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+# Given up after seconds, where the client would try for minutes, and some things for ever.
+BOUNDED = {
+    "WANDB_HTTP_TIMEOUT": "10",
+    "WANDB_X_GRAPHQL_RETRY_MAX": "1",
+    "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
+    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "3",
+}
 
 
 @functools.cache
@@ -120,7 +127,7 @@ class Tracker:
         try:
             self._mirror()
         except Exception as error:  # W&B must never end a run
-            reason = f"{type(error).__name__}: {_first_line(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             self.line = f"W&B failed, the run's own record did not: {reason}"
 
     def _mirror(self) -> None:
@@ -155,23 +162,12 @@ class Tracker:
 
     def _why_offline(self) -> str:
         """Why not online; empty if nothing is known against it."""
-        import wandb
-
         asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
-        session = wandb.setup().settings  # with those of W&B's own files: wandb offline
-        if {asked, session.mode} & {"offline", "dryrun", "disabled"}:
+        if kept_offline(asked):
             return "as asked"
-        try:
-            account = wandb.login(prompt=False, verify=False)  # looks on this machine only
-        except wandb.errors.AuthenticationError as error:
-            return _first_line(error)
-        if not account:
-            return "no W&B account here (wandb login makes one)"
-        if asked == "online":
-            return ""
-        server = urllib.parse.urlsplit(session.base_url)
-        if not Tracker._given_up and not answers(server, self.settings["timeout"]):
-            Tracker._given_up = f"{server.hostname} does not answer"
+        if (why := no_account()) or asked == "online":
+            return why
+        Tracker._given_up = Tracker._given_up or no_server(self.settings["timeout"])
         return Tracker._given_up
 
     def _start_online(self) -> tuple[Any, str]:
@@ -183,7 +179,7 @@ class Tracker:
             return self._start("online"), ""
         except Exception as error:
             server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
-            Tracker._given_up = f"{server.hostname} let no run start ({_first_line(error)})"
+            Tracker._given_up = f"{server.hostname} let no run start ({first_line(error)})"
         if not Tracker._live:
             wandb.teardown()  # else the offline try would go on with the failed connection
         for folder in set(self.folder.glob("wandb/run-*")) - before:
@@ -234,6 +230,36 @@ class Tracker:
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def kept_offline(mode: str) -> bool:
+    """Whether no network was asked for: by this mode, the environment or `wandb offline`."""
+    import wandb
+
+    return bool({mode, wandb.setup().settings.mode} & {"offline", "dryrun", "disabled"})
+
+
+def no_account() -> str:
+    """Why W&B knows nobody here; empty if it does. Looks on this machine only."""
+    import wandb
+
+    try:
+        account = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        return first_line(error)
+    return "" if account else "no W&B account here (wandb login makes one)"
+
+
+def no_server(timeout: float) -> str:
+    """Why W&B's server cannot be reached; empty if nothing is known against it.
+
+    Args:
+        timeout: seconds to wait for it.
+    """
+    import wandb
+
+    server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
+    return "" if answers(server, timeout) else f"{server.hostname} does not answer"
+
+
 def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
     """Whether the server, or the proxy on the way to it, takes a connection."""
     proxy = urllib.request.getproxies().get(server.scheme)
@@ -247,5 +273,6 @@ def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
     return True
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import nn
 
 from knobs.errors import ConfigError
-from knobs.models.layers import Activation, norm_layer
+from knobs.models.layers import Activation, Dropout, norm_layer
 from knobs.shape import Shape
 
 
@@ -51,7 +51,7 @@ def cnn(
             hidden=nn.Sequential(*layers),
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
-            dropout=nn.Dropout(dropout),
+            dropout=Dropout(dropout),
             head=nn.Linear(before, shape.outputs),
         )
     )
@@ -74,7 +74,7 @@ def resnet18(
     net.conv1 = nn.Conv2d(shape.input[0], 64, 3, padding=1, bias=False)
     net.maxpool = nn.Identity()
     head = nn.Linear(net.fc.in_features, shape.outputs)
-    net.fc = nn.Sequential(OrderedDict(dropout=nn.Dropout(dropout), head=head))
+    net.fc = nn.Sequential(OrderedDict(dropout=Dropout(dropout), head=head))
     _replace_relu(net, activation)
     return net
 

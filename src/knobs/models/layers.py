@@ -3,9 +3,11 @@
 import itertools
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Activation = Callable[[], nn.Module]
+SHARES = 2**16  # to one of so many a dropout probability is rounded
 
 
 def widths(width: int | str | list[int], depth: int, inputs: int, outputs: int) -> list[int]:
@@ -56,5 +58,33 @@ def hidden_layers(
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), *norm_layer(norm, after), activation()]
-        layers += [nn.Dropout(dropout)] if dropout else []
+        layers += [Dropout(dropout)] if dropout else []
     return nn.Sequential(*layers)
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout in a third of its time on a CPU, where torch draws number after number.
+
+    A number is dropped by 16 random bits of its own: p is rounded to the nearest 1/65536, and what
+    is kept is divided by the share that this keeps, so that the mean is exact. Draws from torch's
+    default generator. Source: Srivastava et al. (2014), JMLR 15.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        if not (self.training and self.p) or x.device.type != "cpu":
+            return super().forward(x)
+        threshold, scale = dropout_threshold(self.p)
+        kept = random_bits(torch.empty(-(-x.numel() // 4), dtype=torch.int64))[: x.numel()]
+        return x * (kept.view(x.shape) >= threshold).to(x.dtype).mul_(scale)
+
+
+def dropout_threshold(p: float) -> tuple[int, float]:
+    """Least int16 of random bits that is kept, and what the kept are multiplied by."""
+    dropped = min(round(p * SHARES), SHARES - 1)
+    return dropped - SHARES // 2, SHARES / (SHARES - dropped)
+
+
+def random_bits(room: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Fill an int64 tensor [n] with random bits; the same memory as int16 [4 n]."""
+    return room.random_(-(2**63), None, generator=generator).view(torch.int16)

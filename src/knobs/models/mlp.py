@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from knobs.models.layers import Activation, hidden_layers, widths
+from knobs.models.layers import Activation, Dropout, hidden_layers, widths
 from knobs.shape import Shape
 
 
@@ -14,7 +14,7 @@ def linear(
     """(N, *input) -> (N, outputs) without a hidden layer, so activation and norm play no part."""
     head = nn.Linear(shape.features, shape.outputs, bias=bias)
     parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
-    parts += [("dropout", nn.Dropout(dropout))] if dropout else []
+    parts += [("dropout", Dropout(dropout))] if dropout else []
     return nn.Sequential(OrderedDict([*parts, ("head", head)]))
 
 

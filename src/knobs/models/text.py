@@ -6,7 +6,7 @@ Dimensions are counted from the end, so that the same code runs on a stack's ten
 import torch
 from torch import Tensor, nn
 
-from knobs.models.layers import Activation, hidden_layers, norm_layer, widths
+from knobs.models.layers import Activation, Dropout, hidden_layers, norm_layer, widths
 from knobs.shape import Shape
 
 
@@ -36,7 +36,7 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(shape.vocabulary, embedding_dim, padding_idx=0)
         self.body = body
-        self.regularize = nn.Sequential(*norm_layer(norm, features), nn.Dropout(dropout))
+        self.regularize = nn.Sequential(*norm_layer(norm, features), Dropout(dropout))
         self.head = nn.Linear(features, shape.outputs)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -179,11 +179,12 @@ def text_transformer(
     dropout: float,
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): `width` is the feed-forward layers', norms are layer norms."""
-    layers = [
-        nn.TransformerEncoderLayer(
+    layers = []
+    for _ in range(depth):
+        layer = nn.TransformerEncoderLayer(
             embedding_dim, heads, width, dropout, activation(), batch_first=True, norm_first=True
         )
-        for _ in range(depth)
-    ]
+        layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(dropout) for _ in range(3))
+        layers.append(layer)
     body = Encoder(shape.input[0], embedding_dim, layers)
     return TextClassifier(shape, embedding_dim, body, embedding_dim, "layer", dropout)

@@ -1,6 +1,7 @@
 """`python -m knobs.report DIR [DIR ...]`: what sweeps found, on the screen and as a page."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,16 +20,30 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         help="where report.html, .md and .json go; the sweep's folder by default",
     )
+    parser.add_argument("--wandb", action="store_true", help="make a W&B report as well")
     given = parser.parse_args(arguments)
     out = Console(highlight=False)
     try:
         report = assemble.make(given.dir)
-        page = write.write(report, given.out or write.where(report.sweep))
+        folder = given.out or write.where(report.sweep)
+        page = write.write(report, folder)
+        text.show(out, report, page)
+        if given.wandb:
+            _publish(given.dir[0], folder, out)
     except UserError as error:
         Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
         return error.exit_code
-    text.show(out, report, page)
     return 0
+
+
+def _publish(sweep: Path, folder: Path, out: Console) -> None:
+    """Make or renew the W&B report, and say where it is."""
+    from knobs.report.wandb_report import publish, unsent
+
+    url = publish(sweep, json.loads((folder / write.JSON).read_text()))
+    out.print(f"W&B   {url}", markup=False, soft_wrap=True)
+    if line := unsent(sweep):
+        out.print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

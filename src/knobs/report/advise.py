@@ -138,7 +138,7 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
             knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)}
             knobs[finding.knob.name] = finding.knob
             ranges = [range_of(knobs[name]) for name in dict.fromkeys(space) if name in knobs]
-            yield Advice(why, command([*words, *ranges], many=True))
+            yield Advice(why, command(["hydra/sweeper=search", *words, *ranges], many=True))
         elif finding.check == "boundary":
             values = ",".join(_grid(sweep, finding.knob))
             words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]

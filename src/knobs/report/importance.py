@@ -35,20 +35,21 @@ Sources: Homma and Saltelli 1996 (total effects), Jansen 1999 (their estimator),
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from knobs.errors import ConfigError
+from knobs.report.space import Knob, Space
 
 Array = np.ndarray
+Functions = Callable[[Array], Array]  # points [m, C] -> one function's values a resample, [r, m]
 SURE, SAID = 0.9, 0.6  # probability of being first: no doubt; enough to say so
 LEVELS = (0.05, 0.95)
 NOTHING = 0.01  # an effect that cannot be told from none: an interval that begins below begins at 0
 GROUPS = 16  # sets of hyperparameters and of settings, shared by resamples / GROUPS functions
-KEPT = 0.8  # of the settings, in each group
 FEWEST = 3  # settings, below which nothing is said
 MOST = 600  # runs behind a function: the cost grows with their cube
 POINTS, PAIR_POINTS = 9, 7  # log2 of the points at which effects are computed
@@ -56,26 +57,8 @@ PAIRED = 8  # leading knobs of which pairs are looked at
 GRID = 33  # values that a freed knob may take
 TINY = 1e-300
 FENCE = 3.0  # interquartile ranges
+HUGE = 1e100  # a value beyond it is a run that diverged
 FURTHEST = 20  # times the runs at hand: more than that is no advice
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One axis of the search space.
-
-    Args:
-        low, high: of a numeric knob.
-        log: whether equal ratios, not equal differences, are equally far.
-        choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
-        integer: whether only whole numbers exist.
-    """
-
-    name: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: Sequence[Any] | None = None
-    integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,82 +142,116 @@ def importance(
     pruned = [False] * len(rows) if pruned is None else pruned
     _check(knobs, rows, values, mode, pruned, resamples)
     y = np.array([np.nan if value is None else value for value in values], float)
-    works = np.isfinite(y)
+    works = np.abs(y) < HUGE
     bound = np.array(pruned, bool) & works
-    space, rng = Space(knobs, rows, default), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    space = Space(knobs, rows, default)
     x = space.encode(space.rows)
-    settings = len(np.unique(x[works], axis=0))
-    count = {
-        "settings": settings,
-        "worked": int(works.sum()),
-        "broke": int((~works).sum()),
-        "pruned": int(bound.sum()),
-    }
-    names, d = [knob.name for knob in knobs], len(space.varied)
-    points = space.points(rng, POINTS) if d else None
-
-    single = [(), *((k,) for k in range(d))]
-    at = _blocks(space, points, single) if d else None
-    working = None  # P(a setting works), where that is a question
-    different = len(np.unique(x, axis=0))
-    breaks = dict.fromkeys(names, UNKNOWN)
-    if works.all() or not works.any():
-        breaks |= dict.fromkeys(names if different >= FEWEST else [], NONE)
-    elif d and different >= FEWEST:
-        chances = _functions(
-            x, space.owner, np.repeat(works[:, None].astype(float), resamples, 1), rng
+    points = space.points(rng, POINTS) if space.varied else None
+    breaks, working = _what_breaks(space, x, works, points, rng, resamples)
+    better = y[works] if mode == "max" else -y[works]
+    targets = _targets(better, bound[works], rng, resamples)
+    moves = _what_moves(space, x[works], targets, working, points, rng)
+    of = {k: i for i, k in enumerate(space.varied)}
+    found = [
+        KnobImportance(
+            knob.name, breaks[of[k]], moves.moves[of[k]], moves.gain[of[k]], moves.first[of[k]]
         )
-        working = lambda at: np.clip(chances(at), 0, 1)  # noqa: E731
-
-    def chance(at: Array) -> Array:
-        return np.ones((resamples, len(at))) if working is None else working(at)
-
-    def effects(f: Array, w: Array, changes: list[tuple]) -> Array:
-        shape = (resamples, len(changes), -1)
-        return _effects(f.reshape(shape), w.reshape(shape), changes, rng)
-
-    def named(found: Iterable[Any]) -> dict[str, Any]:
-        return {names[k]: one for k, one in zip(space.varied, found, strict=True)}
-
-    w = chance(at) if d else None
-    if working:
-        breaks |= named(map(_share, effects(w, np.ones_like(w), single).T))
-    moves, gain = dict.fromkeys(names, UNKNOWN), dict.fromkeys(names)
-    interactions, p_top, decided, more = {}, dict.fromkeys(names, 0.0), "no", None
-    if settings >= FEWEST and d:
-        better = y[works] if mode == "max" else -y[works]
-        targets = _targets(better, bound[works], rng, resamples)
-        if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
-            moves |= named([NONE] * d)
-            gain |= named([NONE] * d) if default is not None else {}
-        else:
-            objective = _objective(x[works], space.owner, targets, rng)
-            total = effects(objective(at), w, single)
-            moves |= named(map(_share, total.T))
-            first = np.bincount(total.argmax(1), minlength=d) / resamples
-            p_top |= named(map(float, first))
-            decided = "sure" if first.max() >= SURE else "said" if first.max() >= SAID else "no"
-            more = 0 if decided != "no" else _more(total, settings)
-            leading = sorted(np.argsort(-total.mean(0))[:PAIRED].tolist())
-            pairs = list(itertools.combinations(leading, 2))
-            if pairs:
-                fewer = tuple(sample[: 2**PAIR_POINTS] for sample in points)
-                changes = single + pairs
-                corners = _blocks(space, fewer, changes)
-                both = effects(objective(corners), chance(corners), changes)
-                found = {
-                    (names[space.varied[i]], names[space.varied[j]]): _share(share)
-                    for (i, j), share in zip(pairs, both.T, strict=True)
-                }
-                interactions = dict(sorted(found.items(), key=lambda pair: -pair[1].value))
-            if default is not None:
-                gain |= named(_gains(objective, working, space))
-    found = [KnobImportance(n, breaks[n], moves[n], gain[n], p_top[n]) for n in names]
+        if k in of
+        else KnobImportance(knob.name, UNKNOWN, UNKNOWN, None, 0.0)
+        for k, knob in enumerate(knobs)
+    ]
     found.sort(key=lambda knob: (-knob.moves.value, knob.moves.high, -knob.breaks.value))
-    return Importance(tuple(found), interactions, decided, more, **count)
+    names = [knobs[k].name for k in space.varied]
+    top = max(moves.first, default=0.0)
+    return Importance(
+        knobs=tuple(found),
+        interactions={(names[i], names[j]): share for (i, j), share in moves.pairs.items()},
+        decided="sure" if top >= SURE else "said" if top >= SAID else "no",
+        more=moves.more,
+        settings=len(np.unique(x[works], axis=0)),
+        worked=int(works.sum()),
+        broke=int((~works).sum()),
+        pruned=int(bound.sum()),
+    )
 
 
-def _check(knobs, rows, values, mode, pruned, resamples) -> None:  # noqa: ANN001
+def _what_breaks(
+    space: Space,
+    x: Array,
+    works: Array,
+    points: tuple[Array, Array] | None,
+    rng: np.random.Generator,
+    resamples: int,
+) -> tuple[list[Estimate], Functions]:
+    """`breaks` of each knob that varied, and the probability that a setting works."""
+    d = len(space.varied)
+    if len(np.unique(x, axis=0)) < FEWEST or works.all() or not works.any():
+        known = len(np.unique(x, axis=0)) >= FEWEST
+        return [NONE if known else UNKNOWN] * d, lambda at: np.ones((resamples, len(at)))
+    drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, resamples, 1), rng)
+
+    def working(at: Array) -> Array:
+        return np.clip(drawn(at), 0, 1)
+
+    changes = [(), *((k,) for k in range(d))]
+    chances = working(_blocks(space, points, changes))
+    total = _effects(chances, np.ones_like(chances), changes, rng)
+    return [_share(draws) for draws in total.T], working
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What is said of the runs that worked: lists [d] over the knobs that varied."""
+
+    moves: list[Estimate]
+    gain: list[Estimate | None]
+    first: list[float]
+    pairs: dict[tuple[int, int], Estimate]
+    more: int | None
+
+
+def _what_moves(
+    space: Space,
+    x: Array,
+    targets: Array,
+    working: Functions,
+    points: tuple[Array, Array] | None,
+    rng: np.random.Generator,
+) -> _Moves:
+    """Effects on the objective, gains and who is first, from runs x [n, C] that worked."""
+    d = len(space.varied)
+    if len(np.unique(x, axis=0)) < FEWEST or not d:
+        return _Moves([UNKNOWN] * d, [None] * d, [0.0] * d, {}, None)
+    if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
+        gain = [None if space.default is None else NONE] * d
+        return _Moves([NONE] * d, gain, [0.0] * d, {}, None)
+    objective = _objective(x, space.owner, targets, rng)
+    changes = [(), *((k,) for k in range(d))]
+    at = _blocks(space, points, changes)
+    total = _effects(objective(at), working(at), changes, rng)
+    first = np.bincount(total.argmax(1), minlength=d) / len(total)
+    more = 0 if first.max() >= SAID else _more(total, len(np.unique(x, axis=0)))
+    leading = sorted(np.argsort(-total.mean(0))[:PAIRED].tolist())
+    pairs, shares = list(itertools.combinations(leading, 2)), {}
+    if pairs:
+        changes += pairs
+        at = _blocks(space, tuple(sample[: 2**PAIR_POINTS] for sample in points), changes)
+        both = _effects(objective(at), working(at), changes, rng)
+        shares = {pair: _share(draws) for pair, draws in zip(pairs, both.T, strict=True)}
+        shares = dict(sorted(shares.items(), key=lambda pair: -pair[1].value))
+    gain = [None] * d if space.default is None else _gains(objective, working, space)
+    return _Moves([_share(draws) for draws in total.T], gain, first.tolist(), shares, more)
+
+
+def _check(
+    knobs: Sequence[Knob],
+    rows: Sequence,
+    values: Sequence,
+    mode: str,
+    pruned: Sequence,
+    resamples: int,
+) -> None:
     """Arguments that do not fit together are said before anything is computed."""
     names = [knob.name for knob in knobs]
     if len(set(names)) < len(names):
@@ -247,165 +264,13 @@ def _check(knobs, rows, values, mode, pruned, resamples) -> None:  # noqa: ANN00
         raise ConfigError(f"mode={mode}: must be min or max")
     if resamples < GROUPS:
         raise ConfigError(f"resamples={resamples}: must be at least {GROUPS}")
-    for knob in knobs:
-        if knob.choices is not None:
-            continue
-        if knob.low is None or knob.high is None or not knob.low < knob.high:
-            raise ConfigError(
-                f"{knob.name}: low={knob.low}, high={knob.high}: a knob has choices, or low < high"
-            )
-        if knob.log and knob.low <= 0:
-            raise ConfigError(f"{knob.name}: low={knob.low}: must be above 0 on a log scale")
-
-
-# ------------------------------------------------------------------ settings <-> the unit cube
-class Space:
-    """The knobs that varied, as columns of numbers.
-
-    A position is a knob's value on a scale: 0 to 1 from low to high (a scale of choices: from the
-    first to the last), the number of the choice for a categorical one, NaN where it is inactive.
-
-    Args:
-        rows: [n, d], positions of the runs; default: [d], of the default.
-        varied: [d], which of the knobs given they are.
-        owner: [C], the knob of each column of `encode`.
-    """
-
-    def __init__(
-        self,
-        knobs: Sequence[Knob],
-        rows: Sequence[dict[str, Any]],
-        default: dict[str, Any] | None,
-    ):
-        seen = [*rows, *([] if default is None else [default])]
-        scales = [_scale(knob, [row.get(knob.name) for row in seen]) for knob in knobs]
-        at = np.array(
-            [
-                [scale.position(row.get(k.name)) for k, scale in zip(knobs, scales, strict=True)]
-                for row in seen
-            ]
-        )
-        at = at.reshape(len(seen), len(knobs))
-        runs = at[: len(rows)]
-        varied = [
-            k for k in range(len(knobs)) if len(np.unique(runs[:, k][~np.isnan(runs[:, k])])) > 1
-        ]
-        self.varied = varied
-        self.scales = [scales[k] for k in varied]
-        self.rows = runs[:, varied]
-        self.default = None if default is None else at[-1, varied]
-        widths = [scale.levels or 1 for scale in self.scales]
-        self.owner = np.repeat(np.arange(len(varied)), widths)
-        self.rules = [self._rule(k) for k in range(len(varied))]
-
-    def _rule(self, k: int) -> tuple[int, list[float]] | None:
-        """The first knob with choices that tells where knob k is inactive, and by which values."""
-        absent = np.isnan(self.rows[:, k])
-        for other, scale in enumerate(self.scales):
-            if other == k or not scale.choices or not absent.any():
-                continue
-            at = np.nan_to_num(self.rows[:, other], nan=-1)
-            share = {value: absent[at == value].mean() for value in np.unique(at)}
-            if set(share.values()) <= {0.0, 1.0}:
-                return other, [value for value, gone in share.items() if gone]
-        return None
-
-    def active(self, at: Array) -> Array:
-        """Positions [m, d], with NaN where a rule says that a knob is inactive."""
-        at = at.copy()
-        for k, rule in enumerate(self.rules):
-            if rule:
-                at[np.isin(np.nan_to_num(at[:, rule[0]], nan=-1), rule[1]), k] = np.nan
-        return at
-
-    def encode(self, at: Array) -> Array:
-        """Columns [m, C] in the unit cube; two choices are as far apart as low and high."""
-        columns = [np.zeros((len(at), 0))]
-        for k, scale in enumerate(self.scales):
-            own = at[:, k, None]
-            if scale.levels:
-                columns.append((own == np.arange(scale.levels)) / math.sqrt(2))
-            else:
-                columns.append(np.where(np.isnan(own), 0.5, own))
-        return np.concatenate(columns, 1)
-
-    def points(self, rng: np.random.Generator, log2: int) -> tuple[Array, Array]:
-        """Two quasi-random samples of the space, [m, d] each, as positions."""
-        from scipy.stats import qmc
-
-        d = len(self.varied)
-        u = qmc.Sobol(2 * d, rng=rng).random_base2(log2)
-        at = np.stack([scale.spread(u[:, k]) for k, scale in enumerate([*self.scales] * 2)], 1)
-        return at[:, :d], at[:, d:]
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """How a knob's values become positions; `levels` is 0 unless they are categories."""
-
-    position: Callable[[Any], float]
-    spread: Callable[[Array], Array]  # uniform in [0, 1) -> positions of the search space
-    choices: int = 0
-    levels: int = 0
-
-
-def _scale(knob: Knob, seen: list[Any]) -> _Scale:
-    if knob.choices is None:
-        return _numeric(knob)
-    choices = list(knob.choices)
-    count = len(choices)
-    if count > 2 and all(_is_number(choice) for choice in choices):
-        ordered = sorted(float(choice) for choice in choices)
-        ranks = np.linspace(0, 1, count)
-        return _Scale(
-            lambda value: float(np.interp(value, ordered, ranks)) if _is_number(value) else np.nan,
-            lambda u: ranks[np.minimum((u * count).astype(int), count - 1)],
-            count,
-        )
-    known = [_key(choice) for choice in choices]
-    known += dict.fromkeys(k for k in map(_key, seen) if k != _key(None) and k not in known)
-    place = {key: float(i) for i, key in reversed(list(enumerate(known)))}
-    return _Scale(
-        lambda value: place.get(_key(value), np.nan),
-        lambda u: np.minimum(np.floor(u * count), count - 1),
-        count,
-        len(known),
-    )
-
-
-def _numeric(knob: Knob) -> _Scale:
-    warp, back = (math.log, np.exp) if knob.log else (float, np.asarray)
-    low, width = warp(knob.low), warp(knob.high) - warp(knob.low)
-
-    def position(value: Any) -> float:
-        if not _is_number(value):
-            return np.nan
-        if knob.log and value <= 0:  # "off"
-            return 0.0
-        return min(max((warp(value) - low) / width, -0.25), 1.25)
-
-    def spread(u: Array) -> Array:
-        if not knob.integer:
-            return u
-        least, most = warp(knob.low - 0.5), warp(knob.high + 0.5)
-        whole = np.clip(np.round(back(least + u * (most - least))), knob.low, knob.high)
-        return ((np.log(whole) if knob.log else whole) - low) / width
-
-    return _Scale(position, spread)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _key(value: Any) -> str:
-    """What tells choices apart: 1 is 1.0, True is not."""
-    return repr(float(value)) if _is_number(value) else repr(value)
 
 
 # ------------------------------------------------------------------ runs -> functions
 def _targets(y: Array, bound: Array, rng: np.random.Generator, resamples: int) -> Array:
     """What each resample takes the runs to have reached, [n, resamples]; larger is better."""
+    if not len(y):
+        return np.zeros((0, resamples))
     first, third = np.quantile(y, [0.25, 0.75])
     reach = FENCE * (third - first)
     y = np.clip(y, first - reach, third + reach) if reach else y
@@ -414,9 +279,7 @@ def _targets(y: Array, bound: Array, rng: np.random.Generator, resamples: int) -
     return y[:, None] + rest[:, None] * rng.random(resamples)
 
 
-def _objective(
-    x: Array, owner: Array, targets: Array, rng: np.random.Generator
-) -> Callable[[Array], Array]:
+def _objective(x: Array, owner: Array, targets: Array, rng: np.random.Generator) -> Functions:
     """Functions drawn on a scale on which the targets are not skewed, and brought back."""
     from scipy import special, stats
 
@@ -438,10 +301,8 @@ def _objective(
     return lambda at: shift + scale * inverse(drawn(at))
 
 
-def _functions(
-    x: Array, owner: Array, targets: Array, rng: np.random.Generator
-) -> Callable[[Array], Array]:
-    """A function of points [m, C] a resample, as one that answers with [resamples, m].
+def _functions(x: Array, owner: Array, targets: Array, rng: np.random.Generator) -> Functions:
+    """A Gaussian process's functions, each group under its own hyperparameters and settings.
 
     Args:
         x: [n, C]; targets: [n, resamples].
@@ -449,7 +310,7 @@ def _functions(
     from knobs.report import gp
 
     middle = targets.mean(1)
-    shift, scale = middle.mean(), middle.std()
+    shift, scale = middle.mean(), middle.std() or 1.0
     thetas = gp.hyperparameters(x, owner, (middle - shift) / scale, GROUPS, rng)
     _, setting = np.unique(x, axis=0, return_inverse=True)
     setting = setting.ravel()
@@ -457,8 +318,7 @@ def _functions(
     for theta, part in zip(
         thetas, np.array_split((targets - shift) / scale, GROUPS, 1), strict=True
     ):
-        kept = rng.permutation(count)[: max(math.ceil(KEPT * count), 2)]
-        rows = np.flatnonzero(np.isin(setting, kept))
+        rows = np.flatnonzero(np.isin(setting, rng.integers(count, size=count)))
         if len(rows) > MOST:
             rows = rng.choice(rows, MOST, replace=False)
         groups.append(gp.draw(x[rows], owner, part[rows], theta, rng))
@@ -484,13 +344,15 @@ def _effects(f: Array, w: Array, changes: list[tuple], rng: np.random.Generator)
     T_ij = E (f(A) - f(A_i) - f(A_j) + f(A_ij))^2 / 4 / Var f.
 
     Args:
-        f: [resamples, changes, m], values.
+        f: [resamples, changes * m], values at the blocks of these changes.
         w: the same, probabilities that the setting works.
         changes: () for f(A), then (k,) of all knobs, and pairs (i, j) or none; these are answered
             if there are any, else the knobs.
     """
+    f, w = (values.reshape(len(values), len(changes), -1) for values in (f, w))
     # The Bayesian bootstrap of the points: what a sample of this size leaves open.
     weight = rng.dirichlet(np.ones(f.shape[2]), len(f))[:, None]
+    f = f - f.mean((1, 2), keepdims=True)
     seen = weight * w
     seen /= np.maximum(seen.sum((1, 2), keepdims=True), TINY)
     spread = (seen * f * f).sum((1, 2)) - (seen * f).sum((1, 2)) ** 2
@@ -509,7 +371,7 @@ def _effects(f: Array, w: Array, changes: list[tuple], rng: np.random.Generator)
 
 
 def _share(draws: Array) -> Estimate:
-    """Of a share of the variance, from its draws [resamples]."""
+    """An estimate of a share of the variance from its draws [resamples]."""
     low, high = np.quantile(draws, LEVELS)
     return Estimate(float(draws.mean()), float(low) if low >= NOTHING else 0.0, float(high))
 
@@ -528,8 +390,8 @@ def _more(total: Array, settings: int) -> int | None:
 
 
 def _gains(
-    objective: Callable[[Array], Array],
-    working: Callable[[Array], Array] | None,
+    objective: Functions,
+    working: Functions,
     space: Space,
 ) -> list[Estimate]:
     """From the default to the best value of each knob alone.
@@ -537,19 +399,18 @@ def _gains(
     The best value is chosen by one group of functions and priced by another, or the gain would
     be that of the luckiest guess. Values that would rather break are no candidates.
     """
-    u = (np.arange(GRID) + 0.5) / GRID
-    gains = []
+    default, gains = space.active(space.default[None]), []
     for k, scale in enumerate(space.scales):
-        if np.isnan(space.default[k]):  # inactive at the default
+        if np.isnan(default[0, k]):  # inactive there
             gains.append(NONE)
             continue
-        freed = np.unique(scale.spread(u))
-        at = np.repeat(space.default[None], 1 + len(freed), 0)
+        freed = np.unique(scale.spread(np.linspace(0, 1, GRID)))
+        at = np.repeat(default, 1 + len(freed), 0)
         at[1:, k] = freed
         at = space.encode(space.active(at))
         f = objective(at)
         f -= f[:, :1].copy()
-        f[:, 1:][:, _breaks(working, at[1:])] = -np.inf
+        f[:, working(at).mean(0) < 0.5] = -np.inf
         f[:, 0] = 0
         groups = np.array_split(f, GROUPS)
         best = [group.mean(0).argmax() for group in groups]
@@ -558,8 +419,3 @@ def _gains(
         draws = np.concatenate(draws)
         gains.append(Estimate(float(draws.mean()), *map(float, np.quantile(draws, LEVELS))))
     return gains
-
-
-def _breaks(working: Callable[[Array], Array] | None, at: Array) -> Array:
-    """Where more than half of the runs are expected to break."""
-    return np.zeros(len(at), bool) if working is None else working(at).mean(0) < 0.5

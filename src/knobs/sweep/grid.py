@@ -36,10 +36,12 @@ class Task:
     Args:
         overrides: all of the job's but hydra's own.
         plain: what it trains, resolved; None where it is no training run of knobs.
+        label: what sets it apart from others, for a person; empty: its overrides say it.
     """
 
     overrides: list[str]
     plain: dict[str, Any] | None
+    label: str = ""
 
     @classmethod
     def of(cls, overrides: list[str], context: HydraContext, master: DictConfig) -> "Task":
@@ -48,6 +50,17 @@ class Task:
         if plain is None:
             plain = plain_config(compose(overrides, context, master))
         return cls(overrides, plain if plain and plain["task"] == "train" else None)
+
+
+class Source:
+    """Where further jobs come from while others run: a search. This one has none."""
+
+    def more(self, count: int | None = None) -> dict[int, Task]:
+        """Number -> job, at most `count`; none when the search is over."""
+        return {}
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """A job has ended; its record is complete."""
 
 
 def sweep(
@@ -60,17 +73,30 @@ def sweep(
         launcher, context, master: as Hydra hands them to a sweeper.
     """
     out = Console(highlight=False, soft_wrap=True)
-    folder = Path(str(master.hydra.sweep.dir))
     try:
-        subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]
-        if subdir != SUBDIR:
-            raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
-        _make(folder)
+        folder = prepared(master)
         with ledger.held(folder):
-            OmegaConf.save(master, folder / "multirun.yaml")
             return _sweep(arguments, launcher, context, master, folder, out)
     except UserError as error:
         sys.exit(cli.report(error))
+
+
+def prepared(master: DictConfig) -> Path:
+    """The sweep's folder, there and with its multirun.yaml.
+
+    Raises:
+        StorageError: it cannot be made. ConfigError: its runs could not be found again.
+    """
+    folder = Path(str(master.hydra.sweep.dir))
+    subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]
+    if subdir != SUBDIR:
+        raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from None
+    OmegaConf.save(master, folder / "multirun.yaml")
+    return folder
 
 
 def _sweep(
@@ -85,20 +111,44 @@ def _sweep(
     if not jobs:
         raise ConfigError("the grid is empty: one of its overrides has no values")
     todo = outstanding(jobs, folder, context, master, out)
-    returns: list[JobReturn] = []
-    stopped = 0
+    returns, stopped = run_all(todo, launcher) if todo else ([], 0)
+    conclude(folder, returns, stopped, out)
+    return [returns]
+
+
+def run_all(
+    tasks: dict[int, Task], launcher: Launcher, source: Source | None = None
+) -> tuple[list[JobReturn], int]:
+    """What became of the jobs, and the exit code of a signal that ended them early, or 0."""
     try:
-        returns = launch(todo, launcher) if todo else []
+        returns = launch(tasks, launcher, source)
     except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
         stopped = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
         if stopped not in SIGNALS:
             raise
-    stopped = stopped or next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+        return [], stopped
+    return returns, next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+
+
+def conclude(
+    folder: Path, returns: list[JobReturn], stopped: int, out: Console, answer: bool = False
+) -> None:
+    """The leaderboard, what failed, how to go on; and the exit code that follows.
+
+    Args:
+        answer: whether something was asked: then the report takes the leaderboard's place.
+    """
     runs = leaderboard.read_runs(folder)
     if runs:
         entries = leaderboard.leaderboard(runs)
         leaderboard.write_csv(folder / leaderboard.CSV, entries)
-        leaderboard.show(out, entries, path=folder / leaderboard.CSV)
+        if answer and not stopped:
+            from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
+
+            report = assemble.make([folder])
+            text.show(out, report, write.write(report, folder))
+        else:
+            leaderboard.show(out, entries, path=folder / leaderboard.CSV)
     failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
     show_failures(out, failed)
     if stopped:
@@ -109,13 +159,21 @@ def _sweep(
         cli.end_with(stopped)
     elif failed or any(run.status == "failed" for run in runs):
         cli.end_with(SWEEP_FAILED)
-    return [returns]
 
 
 def outstanding(
-    jobs: list[list[str]], folder: Path, context: HydraContext, master: DictConfig, out: Console
+    jobs: list[list[str]],
+    folder: Path,
+    context: HydraContext,
+    master: DictConfig,
+    out: Console,
+    first: int = 0,
 ) -> dict[int, Task]:
-    """The jobs that are to run, under their numbers, each composed; all are in sweep.json then."""
+    """The jobs that are to run, under their numbers, each composed; all are in sweep.json then.
+
+    Args:
+        first: the least number of a new job.
+    """
     retry = bool(master.get("retry_failed"))
     sources = master.hydra.runtime.config_sources
     digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
@@ -124,7 +182,7 @@ def outstanding(
     book.conf = digest
     numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
     runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
-    last = max([-1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
+    last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
     todo: dict[int, Task] = {}
     skipped, failed, resumed, twice = 0, 0, 0, 0
     for lines in jobs:
@@ -170,16 +228,22 @@ def own_identity(plain: dict[str, Any], job: Sequence[str]) -> str:
     return " ".join([identity(plain), *files])
 
 
-def launch(tasks: dict[int, Task], launcher: Launcher) -> list[JobReturn]:
+def launch(
+    tasks: dict[int, Task], launcher: Launcher, source: Source | None = None
+) -> list[JobReturn]:
     """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers."""
     if hasattr(launcher, "launch_numbered"):
-        return list(launcher.launch_numbered(tasks))
+        return list(launcher.launch_numbered(tasks, source))
     returns: list[JobReturn] = []
     batch: list[list[str]] = []
     for number, task in sorted(tasks.items()):
         batch.append(task.overrides)
         if number + 1 not in tasks:
-            returns += launcher.launch(batch, initial_job_idx=number + 1 - len(batch))
+            first = number + 1 - len(batch)
+            for i, returned in enumerate(launcher.launch(batch, initial_job_idx=first)):
+                returns.append(returned)
+                if source:
+                    source.ended(first + i, returned)
             batch = []
     return returns
 
@@ -223,13 +287,6 @@ def show_failures(out: Console, failed: list[JobReturn]) -> None:
         where = _near(log) if log.is_file() else ""
         table.add_row(number, escape(f"{type(error).__name__}: {first}"), escape(where))
     out.print(table)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def _near(path: Path) -> str:

@@ -186,9 +186,10 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder.absolute())
     HydraConfig.instance().set_config(config)  # which keeps a copy of the hydra node
-    hydra_config, task_config = HydraConfig.instance().cfg, copy.deepcopy(config)
-    with read_write(task_config), open_dict(task_config):
-        del task_config["hydra"]
+    hydra_config = HydraConfig.instance().cfg
+    task_config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    for flag in ("struct", "readonly"):
+        task_config._set_flag(flag, config._get_node_flag(flag))
     returned = JobReturn(overrides=OmegaConf.to_container(config.hydra.overrides.task))
     returned.cfg, returned.hydra_cfg = task_config, hydra_config
     folder.mkdir(parents=True, exist_ok=True)

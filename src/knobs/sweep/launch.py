@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
+import torch
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -14,15 +15,15 @@ from knobs.data import Data
 from knobs.errors import ConfigError, MemoryShortage, for_a_person
 from knobs.mirror import Mirror, Remote
 from knobs.sweep import plan, stack
-from knobs.sweep.grid import Task, compose
+from knobs.sweep.grid import Source, Task, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.plan import Group
 from knobs.sweep.screen import Screen
 from knobs.sweep.stacked import CannotStack
 from knobs.training import run
-from knobs.training.assemble import machine
+from knobs.training.assemble import machine, steps_per_epoch
 from knobs.training.loop import Run
-from knobs.training.session import SAVE_SECONDS, Outcome, Session
+from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune
 
 log = logging.getLogger("knobs")
 SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
@@ -35,6 +36,7 @@ def launch(
     task_function: TaskFunction,
     master: DictConfig,
     width: int | None = None,
+    source: Source | None = None,
 ) -> list[JobReturn]:
     """Run jobs, those that can share a computation as stacks.
 
@@ -42,6 +44,7 @@ def launch(
         tasks: number -> job.
         context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
+        source: has further jobs when some have ended; none if None.
     """
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
@@ -54,28 +57,32 @@ def launch(
             sets[key] = build.data(plain)
         return sets[key]
 
-    groups = grouped(tasks, read, width)
+    def job(number: int, task: Task) -> Job:
+        return Job(number, compose(task.overrides, context, master), context, task_function)
 
-    def job(number: int) -> Job:
-        made = compose(tasks[number].overrides, context, master)
-        return Job(number, made, context, task_function)
-
-    overrides = {number: task.overrides for number, task in tasks.items()}
-    with Screen(overrides, groups) as screen, run.stop_signals() as stopped:
-        work = Work(screen, stopped, read)
-        for group in groups:
-            for numbers in group.chunks:
-                if stopped:
-                    break
-                work.run([job(number) for number in numbers])
+    source, timed = source or Source(), {}
+    groups = grouped(tasks, read, width, timed)
+    with Screen(tasks, groups) as screen, run.stop_signals() as stopped:
+        work = Work(screen, stopped, read, job, source)
+        while tasks:
+            for group in groups:
+                for numbers in group.chunks:
+                    if not stopped:
+                        work.run({number: tasks[number] for number in numbers})
+            tasks = {} if stopped else work.waiting or source.more()
+            groups, work.waiting = grouped(tasks, read, width, timed), {}
+            screen.add(tasks, sum(group.steps for group in groups))
         work.wait()
     return [returned for _, returned in sorted(work.returns.items())]
 
 
-def grouped(tasks: dict[int, Task], read: plan.Reader, width: int | None) -> list[Group]:
+def grouped(
+    tasks: dict[int, Task], read: plan.Reader, width: int | None, timed: dict[str, Group]
+) -> list[Group]:
     """Runs of knobs as they train together; any other job by itself; in the order of jobs."""
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's metrics and its log
-    groups = plan.plan({n: task.plain for n, task in tasks.items() if task.plain}, read, width)
+    configs = {n: task.plain for n, task in tasks.items() if task.plain}
+    groups = plan.plan(configs, read, width, timed)
     groups += [Group([number]) for number, task in tasks.items() if not task.plain]
     return sorted(groups, key=lambda group: group.jobs[0])
 
@@ -100,42 +107,69 @@ class Work:
         screen: what a person watches.
         stopped: signals that asked the sweep to stop; more may come.
         read: a config -> its data.
+        job: makes a job of a task.
+        source: of jobs that take the places of those that have left a stack.
     """
 
-    def __init__(self, screen: Screen, stopped: list[int], read: plan.Reader):
+    def __init__(
+        self,
+        screen: Screen,
+        stopped: list[int],
+        read: plan.Reader,
+        job: Callable[[int, Task], Job],
+        source: Source,
+    ):
         self.screen, self.stopped, self.read = screen, stopped, read
+        self.job, self.source = job, source
+        self.waiting: dict[int, Task] = {}  # handed out by the source, of no stack under way
         self.returns: dict[int, JobReturn] = {}
         self._mirror = Mirror()
         self._trackers: list[Remote] = []
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, tasks: dict[int, Task]) -> None:
         """Jobs that train together, from their beginning to their end."""
+        if jobs := self._begun(tasks):
+            with machine(jobs[0].request.plain["training"]) as device:
+                self._trained(jobs, device)
+
+    def _begun(self, tasks: dict[int, Task]) -> list[Job]:
+        """Jobs up to where they want their runs trained, without those that want none."""
+        jobs = [self.job(number, task) for number, task in tasks.items()]
         for job in jobs:
             job.begin()
             if not job.request:
                 self._ended(job)
-        jobs = [job for job in jobs if job.request]
-        if not jobs:
-            return
-        with machine(jobs[0].request.plain["training"]) as device:
-            sessions: dict[Job, Session] = {}
-            data: Data | None = None  # on the device: one copy serves all
-            for job in jobs:
-                ask, track = job.request, self._mirror.tracker
-                try:
-                    with job.world():
-                        data = data or self.read(ask.plain)
-                        session = Session(ask.plain, ask.folder, device, ask.about, data, track)
-                except Exception as error:
-                    self._end(job, error)
-                else:
-                    sessions[job], data = session, session.run.data
-                    self._trackers.append(session.tracker)
-            places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch of its epochs
-            for job, session in sessions.items():
-                places.setdefault(session.run.progress.batch, {})[job] = session
-            for group in places.values():
-                self._train(group)
+        return [job for job in jobs if job.request]
+
+    def _trained(self, jobs: list[Job], device: torch.device) -> None:
+        sessions = self._opened(jobs, device)
+        places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch of its epochs
+        for job, session in sessions.items():
+            places.setdefault(session.run.progress.batch, {})[job] = session
+        for group in places.values():
+            self._train(group)
+
+    def _opened(
+        self, jobs: list[Job], device: torch.device, data: Data | None = None
+    ) -> dict[Job, Session]:
+        """Each job's session; one that cannot be opened ends its job.
+
+        Args:
+            data: on the device already; one copy serves all.
+        """
+        sessions: dict[Job, Session] = {}
+        for job in jobs:
+            ask, track = job.request, self._mirror.tracker
+            try:
+                with job.world():
+                    data = data or self.read(ask.plain)
+                    session = Session(ask.plain, ask.folder, device, ask.about, data, track)
+            except Exception as error:
+                self._end(job, error)
+            else:
+                sessions[job], data = session, session.run.data
+                self._trackers.append(session.tracker)
+        return sessions
 
     def wait(self) -> None:
         """Until W&B has everything."""
@@ -210,6 +244,20 @@ class Work:
                         except Exception as error:
                             unsaved[one] = error
 
+        def judge(going: list[Run]) -> None:
+            prune([by_run[one][1] for one in going])
+
+        def refill(places: int) -> list[Run]:
+            first, (_, like) = next(iter(by_run.items()))
+            new = {} if self.stopped else self.source.more(places)
+            fit = {n: t for n, t in new.items() if t.plain and joins(t.plain, like.plain)}
+            self.waiting |= {n: t for n, t in new.items() if n not in fit}
+            steps = steps_per_epoch(len(first.data.train), first.training)
+            self.screen.add(fit, sum(steps * t.plain["training"]["epochs"] for t in fit.values()))
+            opened = self._opened(self._begun(fit), first.device, first.data)
+            by_run.update({session.run: (job, session) for job, session in opened.items()})
+            return [session.run for session in opened.values()]
+
         def on_end(one: Run, status: str, error: Exception | None) -> None:
             job, session = by_run[one]
             try:
@@ -224,7 +272,7 @@ class Work:
             self.screen.steps(len(rows.runs))
             rows.stop_requested = bool(self.stopped)
 
-        stack.fit(list(by_run), on_epoch, on_end, watch, on_round)
+        stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
 
     def _end(self, job: Job, answer: Outcome | Exception) -> None:
         job.end(answer)
@@ -233,6 +281,13 @@ class Work:
     def _ended(self, job: Job) -> None:
         self.returns[job.number] = job.returned
         self.screen.ended(job)
+        self.source.ended(job.number, job.returned)
+
+
+def joins(plain: dict, other: dict) -> bool:
+    """Whether a run can take a place in the stack of another."""
+    whole = plain["resume"] is None  # one that goes on may stand in the middle of an epoch
+    return whole and not plan.alone(plain) and plan.shared(plain) == plan.shared(other)
 
 
 class Clock:

@@ -49,6 +49,7 @@ class Group:
         width: rows of a stack; 1 where they train one by one.
         reason: why one by one, in one line.
         steps: optimizer steps of all of them, each trained to its last epoch.
+        epoch_steps: those of one epoch of one of them.
         seconds: what these are expected to take.
     """
 
@@ -57,6 +58,7 @@ class Group:
     reason: str = ""
     steps: int = 0
     seconds: float = 0.0
+    epoch_steps: int = 0
     plain: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -66,24 +68,39 @@ class Group:
         return [self.jobs[i::count] for i in range(count)]
 
 
-def plan(configs: dict[int, dict], data: Reader, width: int | None) -> list[Group]:
+def plan(
+    configs: dict[int, dict],
+    data: Reader,
+    width: int | None,
+    timed: dict[str, Group] | None = None,
+) -> list[Group]:
     """Group the jobs of a sweep by what their computations share, and time a few steps of each.
 
     Args:
         configs: number -> plain config.
         data: a config -> its data.
         width: most rows of a stack; None leaves it to the measurement.
+        timed: what was measured before, kept up to date; a search plans again and again.
     """
+    timed = {} if timed is None else timed
     groups: dict[str, Group] = {}
     for number, plain in configs.items():
         reason = alone(plain)
         key = f"{reason} {shared(plain)}"
         groups.setdefault(key, Group([], reason=reason, plain=plain)).jobs.append(number)
-    for group in groups.values():
+    for key, group in groups.items():
+        known = timed.get(key)
+        if known and (known.width == 1 or len(group.jobs) <= len(known.jobs)):
+            group.steps = known.epoch_steps * _epochs(group, configs)
+            group.width, group.reason = min(known.width, len(group.jobs)), known.reason
+            group.seconds = known.seconds * group.steps / max(1, known.steps)
+            group.epoch_steps = known.epoch_steps
+            continue
         with warnings.catch_warnings():
             # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
             warnings.simplefilter("ignore", UserWarning)
             _measure(group, configs, data, width)
+        timed[key] = group
     return list(groups.values())
 
 
@@ -129,8 +146,8 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
     except UserError as error:  # each job will say it of itself
         group.reason = str(error)
         return
-    steps = steps_per_epoch(len(read.train), group.plain["training"])
-    group.steps = steps * sum(configs[number]["training"]["epochs"] for number in group.jobs)
+    group.epoch_steps = steps_per_epoch(len(read.train), group.plain["training"])
+    group.steps = group.epoch_steps * _epochs(group, configs)
     solo = time_solo(run)
     group.seconds = group.steps * solo
     rows = min(len(group.jobs), most or len(group.jobs))
@@ -152,6 +169,10 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
         group.reason = f"a stack would take {fastest / solo:.1f} times as long"
         return
     group.width, group.seconds = width, group.steps * fastest
+
+
+def _epochs(group: Group, configs: dict[int, dict]) -> int:
+    return sum(configs[number]["training"]["epochs"] for number in group.jobs)
 
 
 def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from knobs.errors import for_a_person
+from knobs.sweep.grid import Task
 from knobs.sweep.jobs import Job
 from knobs.sweep.plan import Group
 from knobs.training.loop import Run
@@ -27,14 +28,14 @@ class Screen:
     """The sweep's face: `with Screen(jobs, groups) as screen`.
 
     Args:
-        jobs: number -> overrides.
+        tasks: number -> job.
         groups: what was planned.
     """
 
-    def __init__(self, jobs: dict[int, list[str]], groups: list[Group]):
+    def __init__(self, tasks: dict[int, Task], groups: list[Group]):
         self.out = Console(highlight=False, soft_wrap=True)
-        self.labels, self.groups = labels(jobs), groups
-        self.count, self.done = len(jobs), Counter()
+        self.labels, self.groups = labels(tasks), groups
+        self.count, self.done = len(tasks), Counter()
         self.best: dict[int, tuple[float, float, int]] = {}  # number: rank key, value, epoch
         self.metric = ""
         self._steps, self._total = 0, sum(group.steps for group in groups)
@@ -66,6 +67,12 @@ class Screen:
 
     def __rich__(self) -> Lines:
         return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
+
+    def add(self, tasks: dict[int, Task], steps: int) -> None:
+        """Further jobs, and the optimizer steps of all of them."""
+        self.labels |= labels(tasks)
+        self.count += len(tasks)
+        self._total += steps
 
     def note(self, line: str) -> None:
         """One line that stays."""
@@ -143,12 +150,13 @@ class Screen:
         ]
 
 
-def labels(jobs: dict[int, list[str]]) -> dict[int, str]:
+def labels(tasks: dict[int, Task]) -> dict[int, str]:
     """What sets each job apart: its overrides without those that all share."""
-    count = Counter(line for lines in jobs.values() for line in lines)
+    count = Counter(line for task in tasks.values() for line in task.overrides)
+    shared = {line for line, n in count.items() if n == len(tasks) > 1}
     return {
-        number: " ".join(line for line in lines if count[line] < len(jobs) or len(jobs) == 1)
-        for number, lines in jobs.items()
+        number: task.label or " ".join(line for line in task.overrides if line not in shared)
+        for number, task in tasks.items()
     }
 
 

@@ -280,6 +280,8 @@ def fit(
     on_end: Callable[[Run, str, Exception | None], None],
     watch: Callable[[Stack], None],
     on_round: Callable[[Stack], None],
+    judge: Callable[[list[Run]], None] = lambda runs: None,
+    refill: Callable[[int], list[Run]] = lambda places: [],
 ) -> None:
     """Train until every run has ended, each when it would alone.
 
@@ -290,6 +292,8 @@ def fit(
         on_end: called with a run, whole again, its status and what failed it, if something did.
         watch: called after every step; it may set `stop_requested`.
         on_round: called after every epoch with what is left of the stack.
+        judge: called after every epoch with the runs that are to go on; it may mark some as pruned.
+        refill: how many rows have left -> runs at an epoch's beginning that take their places.
     """
     for run in runs:  # one that was interrupted at its very end has nothing left to do
         if status := ended(run):
@@ -319,15 +323,17 @@ def fit(
                 on_epoch(run, end_epoch(run, row | score))
             except Exception as error:  # this run's alone: the shared computation went well
                 leave(run, error)
-            else:
-                if status := ended(run):
-                    over[run] = (status, None)
+        judge([run for run in stack.runs if run not in over and not ended(run)])
+        for run in stack.runs:
+            if run not in over and (status := ended(run)):
+                over[run] = (status, None)
         stack.follow_schedules()
         if over:
             stack.release()
             for run, (status, error) in over.items():
                 on_end(run, status, error)
             left = [run for run in stack.runs if run not in over]
+            left += refill(len(over))
             stack = Stack(left) if left else None
         if stack:
             on_round(stack)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from knobs.models.layers import Dropout, dropout_threshold, random_bits
 from knobs.models.text import Bag, Convolutions, Encoder, Positions, TextClassifier
 
 # Modules without weights that treat every number alone.
@@ -58,17 +59,29 @@ class Noise:
             like: the tensor to be masked.
             dropout: each row's probability p.
         """
-        rows = [k for k, p in enumerate(dropout) if p]
-        if not rows:
+        if not any(dropout):
             return None
-        mask = torch.ones_like(like, memory_format=torch.contiguous_format)
         if self.device.type != "cpu":
-            keep = 1 - torch.tensor(dropout, device=self.device, dtype=mask.dtype)
-            return (torch.rand_like(mask) < per_row(keep, mask)) / per_row(keep, mask)
+            keep = 1 - torch.tensor(dropout, device=self.device, dtype=like.dtype)
+            return (torch.rand_like(like) < per_row(keep, like)) / per_row(keep, like)
+        size = like[0].numel()
+        room = torch.empty(len(dropout), -(-size // 4), dtype=torch.int64)
+        for k, p in enumerate(dropout):
+            if p:
+                random_bits(room[k], self.generators[k])
+        thresholds, scales = zip(*map(dropout_threshold, dropout), strict=True)
+        bits = room.view(torch.int16)[:, :size].view(like.shape)
+        kept = bits >= per_row(torch.tensor(thresholds, dtype=torch.int16), like)
+        return kept.to(like.dtype).mul_(per_row(torch.tensor(scales, dtype=like.dtype), like))
 
-        for k in rows:  # in threads it takes as long: torch's own spin on the cores meanwhile
-            keep = 1 - dropout[k]
-            mask[k].bernoulli_(keep, generator=self.generators[k]).div_(keep)
+    def torch_mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
+        """The same as torch's own attention draws it."""
+        if self.device.type != "cpu" or not any(dropout):
+            return self.mask(like, dropout)
+        mask = torch.ones_like(like, memory_format=torch.contiguous_format)
+        for k, p in enumerate(dropout):
+            if p:
+                mask[k].bernoulli_(1 - p, generator=self.generators[k]).div_(1 - p)
         return mask
 
 
@@ -85,7 +98,7 @@ def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
     Raises:
         CannotStack: a module has no stacked form.
     """
-    template = max(models, key=lambda m: sum(isinstance(c, nn.Dropout) for c in m.modules()))
+    template = max(models, key=lambda m: sum(isinstance(c, Dropout) for c in m.modules()))
     return _stack(template, models, noise)
 
 
@@ -104,21 +117,21 @@ def _stack(template: nn.Module, rows: Sequence[nn.Module], noise: Noise) -> nn.M
     stacked = copy.copy(template)
     stacked._modules, position = {}, 0
     for name, child in template._modules.items():
-        if type(child) is nn.Dropout:  # rows that have it have it under the same name
-            stacked._modules[name] = Dropout([_named(row, name) for row in rows], noise)
+        if type(child) is Dropout:  # rows that have it have it under the same name
+            stacked._modules[name] = StackedDropout([_named(row, name) for row in rows], noise)
         else:
             stacked._modules[name] = _stack(child, [c[position] for c in children], noise)
             position += 1
     return stacked
 
 
-def _named(module: nn.Module, name: str) -> nn.Dropout:
+def _named(module: nn.Module, name: str) -> Dropout:
     found = module._modules.get(name)
-    return found if type(found) is nn.Dropout else nn.Dropout(0.0)
+    return found if type(found) is Dropout else Dropout(0.0)
 
 
 def _weighing(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if type(child) is not nn.Dropout]
+    return [child for child in module.children() if type(child) is not Dropout]
 
 
 class Pair(NamedTuple):
@@ -375,10 +388,10 @@ class StackedPositions(Stacked):
         return embedded + self.weight[:, None, : embedded.shape[-2]]
 
 
-class Dropout(nn.Module):
-    """nn.Dropout with each row's own probability and stream."""
+class StackedDropout(nn.Module):
+    """models.layers.Dropout with each row's own probability and stream."""
 
-    def __init__(self, rows: Sequence[nn.Dropout], noise: Noise):
+    def __init__(self, rows: Sequence[Dropout], noise: Noise):
         super().__init__()
         self.noise, self.dropout = noise, [row.p for row in rows]
 
@@ -413,7 +426,7 @@ class Attention(Stacked):
         scores = (query / query.shape[-1] ** 0.5) @ key.mT
         scores = scores.masked_fill(padding[..., None, None, :], float("-inf"))
         weights = scores.softmax(-1)
-        mask = self.noise.mask(weights, self.dropout) if self.training else None
+        mask = self.noise.torch_mask(weights, self.dropout) if self.training else None
         mixed = (weights if mask is None else weights * mask) @ value
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
@@ -430,7 +443,7 @@ class EncoderLayer(Stacked):
         ):
             setattr(self, name, kind([getattr(row, name) for row in rows], noise))
         self.activation = _stack(rows[0].activation, [row.activation for row in rows], noise)
-        self.dropout = Dropout([row.dropout for row in rows], noise)
+        self.dropout = StackedDropout([row.dropout for row in rows], noise)
 
     def settings(self, module: nn.TransformerEncoderLayer) -> None:
         if not module.norm_first or not isinstance(module.activation, nn.Module):
@@ -438,8 +451,7 @@ class EncoderLayer(Stacked):
 
     def forward(self, x: Tensor, src_key_padding_mask: Tensor) -> Tensor:
         attended = self.attention(self.norm1(x), src_key_padding_mask)
-        # torch's attention leaves the sequence first in memory, and a mask is drawn in that order.
-        x = x + self.dropout(attended.transpose(1, 2)).transpose(1, 2)
+        x = x + self.dropout(attended)
         inner = self.dropout(self.activation(self.linear1(self.norm2(x))))
         return x + self.dropout(self.linear2(inner))
 
@@ -458,6 +470,6 @@ LEAVES: dict[type[nn.Module], Callable[[Sequence[nn.Module], Noise], nn.Module]]
     nn.PReLU: PReLU,
     nn.Embedding: Embedding,
     Positions: StackedPositions,
-    nn.Dropout: Dropout,
+    Dropout: StackedDropout,
     nn.TransformerEncoderLayer: EncoderLayer,
 }

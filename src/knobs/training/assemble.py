@@ -88,10 +88,13 @@ def _check_last_batch(config: dict, examples: int, steps: int) -> None:
 def machine(training: dict) -> Iterator[torch.device]:
     """The device, with threads and determinism as asked, both put back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    switch = training["deterministic"] != deterministic  # else unasked: it imports the compiler
     torch.set_num_threads(training["threads"] or threads)
-    torch.use_deterministic_algorithms(training["deterministic"])
     try:
+        if switch:
+            torch.use_deterministic_algorithms(not deterministic)
         yield build.device(training["device"])
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if switch:
+            torch.use_deterministic_algorithms(deterministic)

@@ -90,13 +90,14 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
+    pruned: bool = False  # others of its sweep were better at this epoch
 
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
         self.weights = decayed(self.model)
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
         self.draws = bool(self.mixup) or any(
-            type(m) not in DRAWLESS and not (type(m) is nn.Dropout and m.p == 0)
+            type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
             for m in self.model.modules()
         )
         # bf16 arithmetic where asked; weights and the loss stay fp32.
@@ -264,7 +265,7 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
         watch: called after every step.
 
     Returns:
-        finished or stopped_early.
+        finished, stopped_early or pruned.
     """
     while not (status := ended(run)):
         began = time.perf_counter()
@@ -283,6 +284,8 @@ def ended(run: Run) -> str | None:
     progress, training = run.progress, run.training
     if progress.epoch >= training["epochs"]:
         return "finished"
+    if run.pruned:
+        return "pruned"
     patience = training["early_stopping"]["patience"]
     return "stopped_early" if patience and progress.stale >= patience else None
 

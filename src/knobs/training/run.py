@@ -22,7 +22,7 @@ from knobs.identity import public
 from knobs.training import loop, screen
 from knobs.training.assemble import machine
 from knobs.training.loop import Run
-from knobs.training.session import Outcome, Session
+from knobs.training.session import Outcome, Session, prune
 
 MAX_TAG = 64  # characters, W&B's limit
 log = logging.getLogger("knobs")
@@ -50,7 +50,9 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(plain, folder, out)
-        if not alone:
+        if alone:  # nothing to be held against
+            plain = plain | {"search": plain["search"] | {"pruner": "none"}}
+        else:
             plain = _as_one_of_many(plain, job)
         outcome = executor.get()(plain, folder, out, _about(job))
     except Exception as error:
@@ -146,6 +148,7 @@ def _fit(session: Session, out: Console) -> Outcome:
     def on_epoch(run: Run, metrics: dict) -> None:
         session.epoch(metrics)
         face.epoch(run, metrics)
+        prune([session])
         session.save_when_due()
 
     def stop() -> None:

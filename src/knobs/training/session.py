@@ -5,7 +5,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from knobs.data import Data
 from knobs.errors import DIVERGED, CheckpointError, for_a_person
 from knobs.identity import identity, public
 from knobs.record import Record
+from knobs.search.pruning import Pruner
 from knobs.tracking import Tracker, versions
 from knobs.training import checkpoint, loop
 from knobs.training.assemble import assemble
@@ -76,6 +77,7 @@ class Session:
             _public(self.about) | {"identity": identity(plain), "config": public(plain)}
         )
         self.tracker = track(plain["tracking"], public(plain), folder)
+        self.pruner = _pruner(plain, folder)
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
 
@@ -138,6 +140,28 @@ class Session:
         """Begin again at the first step, in the same folder."""
         self.run = assemble(self.plain, self.run.data, self.run.device)
         self.record.rewind(0)
+
+
+def prune(sessions: Sequence[Session]) -> None:
+    """Mark those that are to end here, of runs that have come to an epoch's end together."""
+    places: dict[tuple, list[Session]] = {}
+    for one in sessions:
+        if one.pruner and one.run.progress.best is not None:
+            moment = one.pruner, one.run.progress.epoch, one.plain["training"]["epochs"]
+            places.setdefault(moment, []).append(one)
+    for (pruner, epoch, epochs), some in places.items():
+        numbered = {int(one.folder.name): one for one in some}
+        values = {number: one.run.progress.best for number, one in numbered.items()}
+        for number in pruner.stops(values, epoch, epochs):
+            numbered[number].run.pruned = True
+
+
+def _pruner(plain: dict, folder: Path) -> Pruner | None:
+    """What ranks a run of a sweep among the others, if something does."""
+    search, mode = plain["search"], plain["objective"]["mode"]
+    if search["pruner"] not in ("asha", "hyperband") or not folder.name.isdecimal():
+        return None
+    return Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,189 @@
+"""The axes of a search space, and settings as points of the unit cube."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knobs.errors import ConfigError
+
+Array = np.ndarray
+BEYOND = 0.25  # how far outside its range, in ranges, a value may lie and be told from the bound
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One axis of the search space.
+
+    Args:
+        low, high: of a numeric knob.
+        log: whether equal ratios, not equal differences, are equally far.
+        choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
+        integer: whether only whole numbers exist.
+
+    Raises:
+        ConfigError: neither choices nor a range, or one that a log scale cannot show.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: Sequence[Any] | None = None
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.choices is not None:
+            return
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ConfigError(
+                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
+            )
+        if self.log and self.low <= 0:
+            raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
+
+
+class Space:
+    """The knobs that varied, as columns of numbers.
+
+    A position is a knob's value on a scale: 0 to 1 from low to high (a scale of choices: from the
+    first to the last), the number of the choice for a categorical one, NaN where it is inactive.
+
+    Args:
+        rows: [n, d], positions of the runs; default: [d], of the default.
+        varied: [d], which of the knobs given they are.
+        owner: [C], the knob of each column of `encode`.
+    """
+
+    def __init__(
+        self,
+        knobs: Sequence[Knob],
+        rows: Sequence[dict[str, Any]],
+        default: dict[str, Any] | None,
+    ):
+        seen = [*rows, *([] if default is None else [default])]
+        scales = [_scale(knob, [row.get(knob.name) for row in seen]) for knob in knobs]
+        at = np.array(
+            [
+                [scale.position(row.get(k.name)) for k, scale in zip(knobs, scales, strict=True)]
+                for row in seen
+            ]
+        )
+        at = at.reshape(len(seen), len(knobs))
+        runs = at[: len(rows)]
+        varied = [
+            k for k in range(len(knobs)) if len(np.unique(runs[:, k][~np.isnan(runs[:, k])])) > 1
+        ]
+        self.varied = varied
+        self.scales = [scales[k] for k in varied]
+        self.rows = runs[:, varied]
+        self.default = None if default is None else at[-1, varied]
+        widths = [scale.levels or 1 for scale in self.scales]
+        self.owner = np.repeat(np.arange(len(varied)), widths)
+        self.rules = [self._rule(k) for k in range(len(varied))]
+
+    def _rule(self, k: int) -> tuple[int, list[float]] | None:
+        """The first knob with choices that tells where knob k is inactive, and by which values."""
+        absent = np.isnan(self.rows[:, k])
+        for other, scale in enumerate(self.scales):
+            if other == k or not scale.choices or not absent.any():
+                continue
+            at = np.nan_to_num(self.rows[:, other], nan=-1)
+            share = {value: absent[at == value].mean() for value in np.unique(at)}
+            if set(share.values()) <= {0.0, 1.0}:
+                return other, [value for value, gone in share.items() if gone]
+        return None
+
+    def active(self, at: Array) -> Array:
+        """Positions [m, d], with NaN where a rule says that a knob is inactive."""
+        at = at.copy()
+        for k, rule in enumerate(self.rules):
+            if rule:
+                at[np.isin(np.nan_to_num(at[:, rule[0]], nan=-1), rule[1]), k] = np.nan
+        return at
+
+    def encode(self, at: Array) -> Array:
+        """Columns [m, C] in the unit cube; two choices are as far apart as low and high."""
+        columns = [np.zeros((len(at), 0))]
+        for k, scale in enumerate(self.scales):
+            own = at[:, k, None]
+            if scale.levels:
+                columns.append((own == np.arange(scale.levels)) / math.sqrt(2))
+            else:
+                columns.append(np.where(np.isnan(own), 0.5, own))
+        return np.concatenate(columns, 1)
+
+    def points(self, rng: np.random.Generator, log2: int) -> tuple[Array, Array]:
+        """Two quasi-random samples of the space, [m, d] each, as positions."""
+        from scipy.stats import qmc
+
+        d = len(self.varied)
+        u = qmc.Sobol(2 * d, rng=rng).random_base2(log2)
+        at = np.stack([scale.spread(u[:, k]) for k, scale in enumerate([*self.scales] * 2)], 1)
+        return at[:, :d], at[:, d:]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How a knob's values become positions; `levels` is 0 unless they are categories."""
+
+    position: Callable[[Any], float]
+    spread: Callable[[Array], Array]  # uniform in [0, 1) -> positions of the search space
+    choices: int = 0
+    levels: int = 0
+
+
+def _scale(knob: Knob, seen: list[Any]) -> _Scale:
+    if knob.choices is None:
+        return _numeric(knob)
+    choices = list(knob.choices)
+    count = len(choices)
+    if count > 2 and all(_is_number(choice) for choice in choices):
+        ordered = sorted(float(choice) for choice in choices)
+        ranks = np.linspace(0, 1, count)
+        return _Scale(
+            lambda value: float(np.interp(value, ordered, ranks)) if _is_number(value) else np.nan,
+            lambda u: ranks[np.minimum((u * count).astype(int), count - 1)],
+            count,
+        )
+    known = [_key(choice) for choice in choices]
+    known += dict.fromkeys(k for k in map(_key, seen) if k != _key(None) and k not in known)
+    place = {key: float(i) for i, key in reversed(list(enumerate(known)))}
+    return _Scale(
+        lambda value: place.get(_key(value), np.nan),
+        lambda u: np.minimum(np.floor(u * count), count - 1),
+        count,
+        len(known),
+    )
+
+
+def _numeric(knob: Knob) -> _Scale:
+    warp, back = (math.log, np.exp) if knob.log else (float, np.asarray)
+    low, width = warp(knob.low), warp(knob.high) - warp(knob.low)
+
+    def position(value: Any) -> float:
+        if not _is_number(value):
+            return np.nan
+        if knob.log and value <= 0:  # "off"
+            return 0.0
+        return min(max((warp(value) - low) / width, -BEYOND), 1 + BEYOND)
+
+    def spread(u: Array) -> Array:
+        if not knob.integer:
+            return u
+        least, most = warp(knob.low - 0.5), warp(knob.high + 0.5)
+        whole = np.clip(np.round(back(least + u * (most - least))), knob.low, knob.high)
+        return ((np.log(whole) if knob.log else whole) - low) / width
+
+    return _Scale(position, spread)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _key(value: Any) -> str:
+    """What tells choices apart: 1 is 1.0, True is not."""
+    return repr(float(value)) if _is_number(value) else repr(value)

@@ -1,0 +1,1 @@
+"""Which values a search tries next, and which of its runs end early."""

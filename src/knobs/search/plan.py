@@ -1,0 +1,131 @@
+"""What a search is to find out, as a command line and a study's YAML say it."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from knobs.errors import ConfigError
+from knobs.search import space
+from knobs.search.space import Choice, Knobs, Range, Space
+
+KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
+# Of a command line: what a search is, not what each of its runs is.
+NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms, and what each run of them has in common.
+
+    Args:
+        common: overrides of every run.
+        arms: name -> the overrides that make it; a plain search has one, "".
+        knobs: arm -> what is searched in it.
+        name: of the study; search where there is none.
+        seeds: of the runs that confirm what was found; 0 for none.
+        walk: a sweep's folder whose best run is walked to, one knob at a time.
+    """
+
+    common: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]]
+    knobs: dict[str, Knobs]
+    name: str = "search"
+    question: str = ""
+    scientific: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    runs: int | None = None
+    seeds: int = 0
+    walk: str = ""
+
+    @property
+    def space(self) -> Space:
+        """The same for a Search."""
+        return Space(self.knobs)
+
+    def job(self, arm: str, values: Mapping[str, Any], *more: str) -> list[str]:
+        """The overrides of one run, each key once: of a key given twice the last one counts."""
+        chosen = [space.override(name, value) for name, value in values.items()]
+        lines = [*self.common, *self.arms[arm], *chosen, *more]
+        return list({line.partition("=")[0].lstrip("+"): line for line in lines}.values())
+
+    def probes(self) -> Iterator[list[str]]:
+        """Jobs in which every fault of the plan shows: each knob at its ends, by itself."""
+        for arm, knobs in self.knobs.items():
+            yield self.job(arm, {})
+            for name, knob in knobs.items():
+                ends = knob.options if isinstance(knob, Choice) else (knob.low, knob.high)
+                yield from (self.job(arm, {name: value}) for value in ends)
+
+
+def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = "search") -> Plan:
+    """What a command line and a study ask for; where both name a knob, the command line counts.
+
+    Args:
+        overrides: of the command line, as hydra.core.override_parser.types.Override.
+        study: its YAML, resolved; None for a plain search.
+        name: of the study.
+
+    Raises:
+        ConfigError: a part of the study or a range that cannot be.
+    """
+    kept = [o for o in overrides if _key(o.input_line) not in NOT_OF_RUNS]
+    own, fixed = space.from_overrides(o for o in kept if _key(o.input_line) != "hydra")
+    if study is None:
+        return Plan(tuple(fixed), {"": ()}, {"": own})
+    if wrong := sorted(set(study) - KEYS):
+        raise ConfigError(f"study.{wrong[0]}: no such key; a study has {', '.join(sorted(KEYS))}")
+    told = {line.partition("=")[0] for line in fixed}
+    scientific = _scientific(study.get("scientific") or {})
+    for key in [key for key in own if key in scientific]:  # other values to ask about
+        if isinstance(own[key], Range):
+            raise ConfigError(f"{key}: this study compares values; list them: {key}=A,B")
+        scientific[key] = list(own.pop(key).options)
+    arms = dict(_arms({key: v for key, v in scientific.items() if key not in told}))
+    walk = study.get("walk")
+    knobs: dict[str, Knobs] = {arm: {} for arm in arms}
+    if "walk" in study and not walk:
+        raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
+    if not walk:
+        searched = Space.from_yaml(study.get("space") or {}, list(arms)).arms
+        knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
+    runs, seeds = study.get("runs"), study.get("seeds", 0)
+    for key, value in (("runs", runs), ("seeds", seeds)):
+        if value is not None and (type(value) is not int or value < 0):
+            raise ConfigError(f"study.{key}={value}: must be a whole number >= 0")
+    common = (*_strings("study.set", study.get("set")), *fixed)
+    return Plan(
+        common=common,
+        arms=arms,
+        knobs=knobs,
+        name=name,
+        question=str(study.get("question") or ""),
+        scientific=tuple(key for key in scientific if key not in told),
+        fixed=tuple(_strings("study.fixed", study.get("fixed"))),
+        runs=runs,
+        seeds=seeds,
+        walk=str(walk or ""),
+    )
+
+
+def _scientific(node: Any) -> dict[str, list]:
+    if not isinstance(node, Mapping) or not all(isinstance(v, list) and v for v in node.values()):
+        raise ConfigError(f"study.scientific={node!r}: must give each knob a list of values")
+    return dict(node)
+
+
+def _arms(scientific: Mapping[str, list]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every combination of the values asked about, under its name."""
+    for values in itertools.product(*scientific.values()):
+        lines = tuple(space.override(k, v) for k, v in zip(scientific, values, strict=True))
+        yield " ".join(lines), lines
+
+
+def _strings(what: str, node: Any) -> list[str]:
+    if not isinstance(node or [], list) or not all(isinstance(text, str) for text in node or []):
+        raise ConfigError(f"{what}={node!r}: must be a list of words")
+    return list(node or [])
+
+
+def _key(line: str) -> str:
+    return line.lstrip("+~").partition("=")[0].replace("/", ".").partition(".")[0]

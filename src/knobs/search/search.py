@@ -1,0 +1,397 @@
+"""A search's trials: asked for in batches, told how they went, kept in a journal that resumes.
+
+The journal is an Optuna study an arm, in one file that optuna-dashboard opens. It alone says what
+was tried, so a search goes on where it was, in as many processes as there are: a trial belongs to
+the process that was handed it, by a lock which the system takes back when that process ends, and
+then goes to whoever asks next. A run of knobs keeps its folder and its checkpoint meanwhile.
+
+What a trial is told as, since a dropped one would be tried again and bias every estimate:
+
+| run | in the journal | for the methods |
+|---|---|---|
+| finished, stopped_early | COMPLETE, its value | its value |
+| diverged, failed | COMPLETE, the worst value so far; attribute `status` | the worst value by now |
+| pruned | PRUNED, its best value | see `_losses` |
+| interrupted | RUNNING, free to be handed out again | under way |
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from knobs.errors import ConfigError
+from knobs.search import methods
+from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
+from knobs.search.space import Space, knobs_to_json
+
+JOURNAL, LOCK = "trials.journal", "trials.lock"
+UNITS = ("runs", "epochs", "minutes")
+FINISHED = ("finished", "stopped_early")
+LOST = ("diverged", "failed")  # told as the worst so far
+WORST = 1e9  # where nothing finished yet that could be the worst
+EPSILON = 1e-9
+
+try:
+    import fcntl
+except ImportError:  # Windows, where one process a search is the user's to keep to
+    fcntl = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run to train.
+
+    Args:
+        run: its number over all arms, from 0: the name of its folder.
+        number: within its arm.
+        phase: what proposed it: default, sobol, gp, ...
+        prunable: a pruner may end it.
+    """
+
+    run: int
+    arm: str
+    number: int
+    values: Values
+    phase: str
+    prunable: bool
+
+
+class Search:
+    """A search in a folder; with `with`, or `close` it.
+
+    Args:
+        folder: the sweep's; None keeps the trials in memory.
+        space: arms and their knobs. Arms are searched apart, each with an equal part of the budget.
+        method: one of METHODS.
+        budget: amount of `unit`, of all arms and of all processes that ever work on the folder.
+        unit: runs, of which a pruned one counts for the share of its epochs; epochs; or minutes in
+            which at least one run is under way.
+        epochs: of a whole run; what pruned runs and a budget in epochs are measured by.
+        seed: the same seed, space and told values give the same trials.
+        mode: max or min.
+        defaults: arm -> the values its config has without a search. One outside its ranges is no
+            default: see `left_out`.
+
+    Raises:
+        ConfigError: a name or number that cannot be, or a folder that holds another search.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        space: Space,
+        *,
+        method: str = "auto",
+        budget: float = math.inf,
+        unit: str = "runs",
+        epochs: int = 1,
+        seed: int = 0,
+        mode: str = "max",
+        defaults: dict[str, Values] | None = None,
+    ):
+        _one_of("search.method", method, METHODS)
+        _one_of("search budget's unit", unit, UNITS)
+        _one_of("objective.mode", mode, ("max", "min"))
+        if not budget > 0:
+            raise ConfigError(f"search.{unit}={budget}: must be above 0")
+        if math.isinf(budget) and method != "grid":
+            raise ConfigError(f"search.method={method} needs a budget: search.runs=40, say")
+        self.space, self.method, self.seed, self.mode = space, method, seed, mode
+        self.unit, self.epochs = unit, epochs
+        self.budget = budget / epochs if unit == "epochs" else budget
+        self.defaults = {a: d for a, d in (defaults or {}).items() if not self._outside(a, d)}
+        self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
+        self.exhausted: set[str] = set()  # arms of a grid that is done
+        self._mine: set[int] = set()  # runs that this process was handed
+        self._lock = _Lock(folder / LOCK if folder else None)
+        try:
+            with self._lock.writing():
+                self._storage = _storage(folder)
+                self._arms = {arm: self._study(arm) for arm in space.arms}
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the trials that were not told: the next to ask gets them."""
+        self._lock.close()
+
+    # -------------------------------------------------------------- asking and telling
+    def ask(self, n: int = 1) -> list[Trial]:
+        """Up to n trials to run at the same time; none when the budget is spent or given out.
+
+        First come those of processes that have ended, as they were.
+        """
+        with self._lock.writing():
+            handed = self._orphans(n)
+            while len(handed) < n and (trial := self._next()):
+                handed.append(trial)
+        return handed
+
+    def tell(
+        self, trial: Trial, value: float | None, status: str = "finished", epochs: int | None = None
+    ) -> None:
+        """How a trial's run ended; a trial told before stays as it was told first.
+
+        Args:
+            value: the objective, the best so far of a run that was ended early; None or NaN where
+                there is none, which is a diverged run.
+            status: as in summary.json. An interrupted run's trial goes to whoever asks next.
+            epochs: trained; None: all.
+        """
+        finite = value is not None and math.isfinite(value)
+        self._mine.discard(trial.run)
+        with self._lock.writing():
+            known = self.trials(trial.arm)[trial.number]
+            if status != "interrupted" and not known.state.is_finished():
+                id_ = known._trial_id
+                status = status if finite or status in LOST else "diverged"
+                lost = status in LOST
+                told = self._worst(trial.arm) if lost else float(value)
+                state = TrialState.PRUNED if status == "pruned" else TrialState.COMPLETE
+                self._storage.set_trial_user_attr(id_, "status", status)
+                self._storage.set_trial_user_attr(id_, "epochs", epochs or self.epochs)
+                self._storage.set_trial_state_values(id_, state, [told])
+            self._lock.release(1 + trial.run)
+
+    def trials(self, arm: str) -> list[FrozenTrial]:
+        """An arm's, in the order of their numbers."""
+        return self._storage.get_all_trials(self._arms[arm], deepcopy=False)
+
+    def best(self, arm: str) -> tuple[Values, float] | None:
+        """The best finished trial's values and objective; None where none finished."""
+        sign = self._sign
+        done = [t for t in self.trials(arm) if t.user_attrs.get("status") in FINISHED]
+        if not done:
+            return None
+        top = min(done, key=lambda t: (sign * t.value, t.number))
+        return methods.from_optuna(self.space.arms[arm], top.params), top.value
+
+    def spent(self) -> float:
+        """Of the budget, in its unit, runs under way in full."""
+        total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
+        return total * self.epochs if self.unit == "epochs" else total
+
+    # -------------------------------------------------------------- inside
+    @property
+    def _sign(self) -> int:
+        return 1 if self.mode == "min" else -1
+
+    def _outside(self, arm: str, values: Values) -> list[str]:
+        """Knobs whose default lies outside its range, or is missing."""
+        knobs = self.space.arms[arm].items()
+        return [name for name, k in knobs if name not in values or not k.contains(values[name])]
+
+    def _study(self, arm: str) -> int:
+        """The arm's study, made if it is not there."""
+        name, space = arm or "search", knobs_to_json(self.space.arms[arm])
+        direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
+        known = {s.study_name: s for s in self._storage.get_all_studies()}
+        if name not in known:
+            made = self._storage.create_new_study([direction], name)
+            self._storage.set_study_user_attr(made, "space", space)
+            return made
+        found = known[name]
+        if found.user_attrs.get("space") != space or found.directions != [direction]:
+            raise ConfigError(
+                f"{name}: this folder's {JOURNAL} holds a search of other ranges or another mode; "
+                "name another sweep, or give the command as it was"
+            )
+        return found._study_id
+
+    def _orphans(self, n: int) -> list[Trial]:
+        """Trials under way whose process has ended; now they are ours."""
+        found = []
+        for arm in self._arms:
+            for trial in self.trials(arm):
+                if trial.state is TrialState.RUNNING and len(found) < n:
+                    handed = self._trial(arm, trial)
+                    if handed.run not in self._mine and self._lock.take(1 + handed.run):
+                        self._mine.add(handed.run)
+                        found.append(handed)
+                        now = datetime.now().isoformat()
+                        self._storage.set_trial_user_attr(trial._trial_id, "resumed", now)
+        return found
+
+    def _next(self) -> Trial | None:
+        """A new trial of the arm that is furthest behind."""
+        spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
+        for arm in sorted(spent, key=spent.get):
+            share = self._share(spent[arm])
+            if share < 1 and (trial := self._new(arm, share)):
+                return trial
+        return None
+
+    def _share(self, spent: float) -> float:
+        """Of its budget that an arm has spent; 1 where another run would be too much.
+
+        Pruned runs leave parts of a run over: the total is as near to the budget as can be.
+        """
+        if self.unit == "minutes":
+            return self._clock() / self.budget
+        left = self.budget / len(self._arms) - spent
+        return 1.0 if spent and left < 0.5 - EPSILON else 1 - left / (left + spent)
+
+    def _new(self, arm: str, spent: float) -> Trial | None:
+        knobs, before = self.space.arms[arm], self.trials(arm)
+        default = self.defaults.get(arm)
+        phase = methods.phase(self.method, spent, not before, default is not None)
+        runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
+        values = PHASES[phase](Task(knobs, self._tried(arm, before), default, self.seed, runs))
+        if values is None:
+            self.exhausted.add(arm)
+            return None
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=methods.to_optuna(knobs, values),
+            distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
+            user_attrs={"phase": phase, "run": sum(len(self.trials(a)) for a in self._arms)},
+        )
+        self._storage.create_new_trial(self._arms[arm], template_trial=trial)
+        made = self._trial(arm, self.trials(arm)[-1])
+        self._lock.take(1 + made.run)
+        self._mine.add(made.run)
+        return made
+
+    def _trial(self, arm: str, trial: FrozenTrial) -> Trial:
+        values = methods.from_optuna(self.space.arms[arm], trial.params)
+        phase, run = trial.user_attrs["phase"], trial.user_attrs["run"]
+        return Trial(run, arm, trial.number, values, phase, methods.prunes(self.method, phase))
+
+    def _tried(self, arm: str, trials: Sequence[FrozenTrial]) -> list[Tried]:
+        losses = self._losses(trials)
+        return [
+            Tried(
+                methods.from_optuna(self.space.arms[arm], trial.params),
+                trial.user_attrs["phase"],
+                loss,
+                trial.state is TrialState.PRUNED,
+            )
+            for trial, loss in zip(trials, losses, strict=True)
+        ]
+
+    def _losses(self, trials: Sequence[FrozenTrial]) -> list[float | None]:
+        """What a method minimises; None under way."""
+        own = [None if t.value is None or _lost(t) else self._sign * t.value for t in trials]
+        worst = max((loss for loss in own if loss is not None), default=0.0)
+        return [
+            worst if loss is None and t.state is not TrialState.RUNNING else loss
+            for t, loss in zip(trials, own, strict=True)
+        ]
+
+    def _worst(self, arm: str) -> float:
+        """What a lost run is told as."""
+        known = [t for t in self.trials(arm) if t.value is not None and not _lost(t)]
+        values = [trial.value for trial in known]
+        return max(values, key=lambda value: self._sign * value, default=self._sign * WORST)
+
+    def _runs(self, arm: str) -> float:
+        """What an arm has spent, in whole runs; those under way in full."""
+        return sum(map(self._cost, self.trials(arm)))
+
+    def _cost(self, trial: FrozenTrial) -> float:
+        status = trial.user_attrs.get("status")
+        part = status is not None and (self.unit == "epochs" or status == "pruned")
+        return trial.user_attrs["epochs"] / self.epochs if part else 1.0
+
+    def _clock(self) -> float:
+        """Minutes in which a run was under way."""
+        now = datetime.now()
+        trials = [trial for arm in self._arms for trial in self.trials(arm)]
+        spans = [(_began(trial), trial.datetime_complete or now) for trial in trials]
+        total, reached = 0.0, datetime.min
+        for start, end in sorted(spans):
+            start = max(start, reached)
+            if end > start:
+                total, reached = total + (end - start).total_seconds() / 60, end
+        return total
+
+
+def _lost(trial: FrozenTrial) -> bool:
+    """Whether a run told no value of its own."""
+    return trial.user_attrs.get("status") in LOST
+
+
+def _began(trial: FrozenTrial) -> datetime:
+    """When the process that has or had it last began with it."""
+    resumed = trial.user_attrs.get("resumed")
+    return datetime.fromisoformat(resumed) if resumed else trial.datetime_start
+
+
+def _one_of(what: str, value: str, names: Iterable[str]) -> None:
+    if value not in names:
+        raise ConfigError(f"{what}={value}: must be one of {', '.join(names)}")
+
+
+def _storage(folder: Path | None) -> BaseStorage:
+    """The journal, opened while nobody else of ours writes, and freed of what a kill left."""
+    if folder is None:
+        return InMemoryStorage()
+    path = folder / JOURNAL
+    if fcntl:
+        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
+        _drop_half_line(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _drop_half_line(path: Path) -> None:
+    """Optuna refuses a journal with a line cut short, for good once another follows."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        text = file.read()
+        if text and not text.endswith(b"\n"):
+            file.truncate(text.rfind(b"\n") + 1)
+
+
+class _Lock:
+    """Bytes of one file, each held by a process and freed by the system when that ends.
+
+    Byte 0 is for who writes the journal, byte 1 + run for who trains that run. POSIX locks are a
+    process's: two searches in one process and folder do not keep each other out.
+    """
+
+    def __init__(self, path: Path | None):
+        self._file = path.open("a+b") if path and fcntl else None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The journal for this process alone."""
+        if self._file:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, 0)
+        try:
+            yield
+        finally:
+            self.release(0)
+
+    def take(self, byte: int) -> bool:
+        """Whether the byte is ours now."""
+        if self._file:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            except OSError:
+                return False
+        return True
+
+    def release(self, byte: int) -> None:
+        """Let others have it."""
+        if self._file:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._file:
+            self._file.close()

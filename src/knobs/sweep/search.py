@@ -1,0 +1,313 @@
+"""A search or a study in a sweep's folder: trials as jobs, then the best of them confirmed.
+
+The journal in the folder says what was tried, a run's record how it went; study.json says what was
+asked and which run belongs where, for the report.
+"""
+
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from knobs import cli, config, ledger
+from knobs.errors import ConfigError, UserError
+from knobs.record import STUDY, read_study, read_summary, write_whole
+from knobs.report import leaderboard
+from knobs.search import space
+from knobs.search.plan import Plan
+from knobs.search.search import UNITS, Search, Trial
+from knobs.sweep import grid
+from knobs.sweep.grid import Source, Task
+
+FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
+Job = tuple[list[str], dict[str, Any]]  # overrides, and the run's place in study.json
+
+
+def search(
+    arguments: list[str], launcher: Launcher, context: HydraContext, master: DictConfig
+) -> list[list[JobReturn]]:
+    """Search, confirm what was found, and report; the exit code follows from how runs ended.
+
+    Args:
+        arguments: the command line's overrides, hydra's own left out.
+        launcher, context, master: as Hydra hands them to a sweeper.
+    """
+    out = Console(highlight=False, soft_wrap=True)
+    try:
+        folder = grid.prepared(master)
+        plan = config.plan([*master.hydra.overrides.hydra, *arguments])
+        desk = Desk(folder, plan, launcher, context, master, out)
+        returns, stopped = ([], 0) if plan.walk else desk.search()
+        if not stopped:
+            more, stopped = desk.confirm()
+            returns += more
+        grid.conclude(folder, returns, stopped, out, answer=True)
+        return [returns]
+    except UserError as error:
+        sys.exit(cli.report(error))
+
+
+class Desk:
+    """Where a search is run from: its plan, its folder, and study.json."""
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        launcher: Launcher,
+        context: HydraContext,
+        master: DictConfig,
+        out: Console,
+    ):
+        self.folder, self.plan, self.launcher = folder, plan, launcher
+        self.context, self.master, self.out = context, master, out
+        self.options: dict[str, Any] = OmegaConf.to_container(master.search, resolve=True)
+        if self.options["pruner"] == "auto":
+            self.options["pruner"] = "asha" if self.options["method"] == "best" else "none"
+        self.base = base = {arm: self._config(plan.job(arm, {})) for arm in plan.arms}
+        self.defaults = {
+            arm: {name: _value(base[arm], name) for name in knobs}
+            for arm, knobs in plan.knobs.items()
+        }
+        plain = grid.plain_config(next(iter(base.values())))
+        self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
+        self.seed = plain["seed"]
+        self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
+        self.places: dict[str, dict[str, Any]] = self._known()
+
+    # -------------------------------------------------------------- searching
+    def search(self) -> tuple[list[JobReturn], int]:
+        """Trials until the budget is spent; their jobs' returns, and a signal's exit code or 0."""
+        unit, budget = self._budget()
+        method = self.options["method"]
+        with Search(
+            self.folder,
+            self.plan.space,
+            method=method,
+            budget=budget,
+            unit=unit,
+            epochs=self.epochs,
+            seed=self.options["seed"],
+            mode=self.objective["mode"],
+            defaults=self.defaults,
+        ) as found:
+            for arm, names in found.left_out.items():
+                if names:
+                    told = f"{', '.join(names)} of the default config lies outside its range"
+                    self.out.print(f"{arm or 'search'}: {told}; the search begins without it")
+            trials = Trials(found, self)
+            returns: list[JobReturn] = []
+            stopped = 0
+            # Ours asks for more as places become free; others are handed a batch after the other.
+            while not stopped and (tasks := trials.more()):
+                more, stopped = grid.run_all(tasks, self.launcher, trials)
+                returns += more
+            self.best = {arm: found.best(arm) for arm in self.plan.arms}
+            return returns, stopped
+
+    def _budget(self) -> tuple[str, float]:
+        """Unit and amount: the command line's, else the study's, else the config's."""
+        told = {line.partition("=")[0] for line in self.master.hydra.overrides.task}
+        given = {unit: self.options[unit] for unit in UNITS if self.options[unit] is not None}
+        named = {unit: given[unit] for unit in given if f"search.{unit}" in told}
+        if not named and self.plan.runs:
+            return "runs", self.plan.runs
+        given = named or given
+        if len(given) > 1:
+            raise ConfigError(f"search: a budget in {' and in '.join(given)}; keep one")
+        if not given:
+            return "runs", math.inf
+        return next(iter(given.items()))
+
+    # -------------------------------------------------------------- confirming
+    def confirm(self) -> tuple[list[JobReturn], int]:
+        """The best of each arm with paired seeds of their own, then the winner's test split."""
+        jobs = self._walk() if self.plan.walk else self._finals()
+        if not jobs:
+            return [], 0
+        with ledger.held(self.folder):
+            returns, stopped = self._run(jobs)
+            winner = self._winner(jobs)
+            if not stopped and winner:
+                lines, place = winner
+                more, stopped = self._run([([*lines, "test=true"], place)])
+                returns += more
+        return returns, stopped
+
+    def _finals(self) -> list[Job]:
+        """The best values of each arm, once a seed; where there is one arm, the default as well."""
+        jobs: list[Job] = []
+        single = len(self.plan.arms) == 1
+        for i in range(1, self.plan.seeds + 1):
+            seed = f"seed={self.seed + i}"
+            for arm, top in self.best.items():
+                place = {"arm": arm, "seed": self.seed + i}
+                if top:
+                    jobs.append((self.plan.job(arm, top[0], seed), place | {"role": "confirm"}))
+                if single:
+                    jobs.append((self.plan.job(arm, {}, seed), place | {"role": "baseline"}))
+        return jobs
+
+    def _walk(self) -> list[Job]:
+        """From the default to the best run of another sweep, a knob at a time, once a seed."""
+        runs = leaderboard.read_runs(Path(self.plan.walk))
+        best = next((e for e in leaderboard.leaderboard(runs) if e.rank == 1), None)
+        if not best or not best.knobs:
+            raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
+        jobs: list[Job] = []
+        for i in range(1, self.plan.seeds + 1):
+            place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
+            jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
+            walked: dict[str, Any] = {}
+            for step, (name, value) in enumerate(best.knobs.items(), 1):
+                if value in (leaderboard.ABSENT, _value(self.base[""], name)):
+                    continue
+                walked[name] = value
+                own = place | {"role": "step", "step": step, "knob": name}
+                jobs.append((self.plan.job("", walked, seed), own))
+        return jobs
+
+    def _winner(self, jobs: list[Job]) -> Job | None:
+        """The candidate with the best mean over its seeds, at the first of them."""
+        sign = 1 if self.objective["mode"] == "max" else -1
+        numbers = self._numbers()
+        groups: dict[str, list[tuple[float, Job]]] = {}
+        for lines, place in jobs:
+            value = _objective(self.folder / str(numbers.get(ledger.job_of(lines))))
+            score = -math.inf if value is None else sign * value
+            key = json.dumps([line for line in lines if not line.startswith("seed=")])
+            groups.setdefault(key, []).append((score, (lines, place)))
+        means = {key: statistics.mean(v for v, _ in found) for key, found in groups.items()}
+        top = max(means, key=means.get)
+        if math.isinf(means[top]):
+            return None
+        lines, place = groups[top][0][1]
+        return lines, {"arm": place["arm"], "role": "test"}
+
+    def _run(self, jobs: list[Job]) -> tuple[list[JobReturn], int]:
+        """Jobs of given overrides, those that ran before left alone; their places are written."""
+        lines = [lines for lines, _ in jobs]
+        todo = grid.outstanding(
+            lines, self.folder, self.context, self.master, self.out, FIRST_CONFIRMED
+        )
+        numbers = self._numbers()
+        for overrides, place in jobs:
+            if (job := ledger.job_of(overrides)) in numbers:  # the default may be the best as well
+                self.place(numbers[job], place)
+        return grid.run_all(todo, self.launcher) if todo else ([], 0)
+
+    def _numbers(self) -> dict[tuple[str, ...], int]:
+        known = ledger.read(self.folder)
+        return {entry.overrides: n for n, entry in known.jobs.items()} if known else {}
+
+    # -------------------------------------------------------------- study.json
+    def place(self, number: int, place: dict[str, Any]) -> None:
+        """Say where a run belongs."""
+        self.places[str(number)] = place
+        plan = self.plan
+        told = {
+            "study": plan.name,
+            "question": plan.question,
+            "objective": self.objective,
+            "scientific": plan.scientific,
+            "fixed": plan.fixed,
+            "method": self.options["method"],
+            "pruner": self.options["pruner"],
+            "arms": {
+                arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
+                for arm, lines in plan.arms.items()
+            },
+            "runs": self._known() | self.places,  # another process may search here too
+        }
+        write_whole(self.folder / STUDY, json.dumps(told, indent=1) + "\n")
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        try:
+            return dict(read_study(self.folder)["runs"])
+        except (*ledger.BROKEN, KeyError, TypeError):
+            return {}
+
+    # -------------------------------------------------------------- configs
+    def task(self, lines: list[str], label: str) -> Task:
+        """A job of overrides."""
+        found = Task.of(lines, self.context, self.master)
+        return Task(found.overrides, found.plain, label)
+
+    def _config(self, lines: list[str]) -> DictConfig:
+        return grid.compose(lines, self.context, self.master)
+
+
+class Trials(Source):
+    """A search as launchers see it.
+
+    Args:
+        search: asks and tells.
+        desk: makes jobs of trials, and writes down where they belong.
+    """
+
+    def __init__(self, search: Search, desk: Desk):
+        self.search, self.desk = search, desk
+        self._under_way: dict[int, Trial] = {}
+
+    def more(self, count: int | None = None) -> dict[int, Task]:
+        """The next trials; one whose run has ended meanwhile is told, not run again."""
+        wanted, tasks = count or self.desk.options["width"], {}
+        while len(tasks) < wanted and (trials := self.search.ask(wanted - len(tasks))):
+            for trial in trials:
+                self._under_way[trial.run] = trial
+                role = "default" if trial.phase == "default" else "search"
+                place = {"arm": trial.arm, "role": role, "phase": trial.phase}
+                self.desk.place(trial.run, place)
+                run = self.desk.folder / str(trial.run)
+                if ledger.settled(ledger.status(run), retry_failed=False):
+                    self._tell(trial.run)  # killed between the run's end and its being told
+                else:
+                    tasks[trial.run] = self._task(trial, run)
+        return tasks
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """Tell the search how a trial went."""
+        if number in self._under_way:
+            self._tell(number)
+
+    def _task(self, trial: Trial, run: Path) -> Task:
+        """A trial's job; it goes on from its checkpoint if it has one."""
+        plan, pruner = self.desk.plan, self.desk.options["pruner"]
+        pruned = trial.prunable and pruner != "none"
+        own = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
+        lines = plan.job(trial.arm, trial.values, *(own if pruned else []))
+        if (run / "checkpoints" / "last.pt").is_file():
+            lines.append(f"resume='{run}'")
+        values = (space.override(name, value) for name, value in trial.values.items())
+        return self.desk.task(lines, " ".join([*plan.arms[trial.arm], *values]))
+
+    def _tell(self, number: int) -> None:
+        trial, run = self._under_way.pop(number), self.desk.folder / str(number)
+        try:
+            summary = read_summary(run)
+            status, epochs = summary["status"], summary["epochs"]
+        except (*ledger.BROKEN, KeyError, TypeError):  # it never began
+            status, epochs = "failed", None
+        self.search.tell(trial, _objective(run), status, epochs)
+
+
+def _objective(run: Path) -> float | None:
+    """The objective's best value of a run; None where there is none."""
+    try:
+        return read_summary(run)["objective"]["value"]
+    except (*ledger.BROKEN, KeyError, TypeError):
+        return None
+
+
+def _value(made: DictConfig, name: str) -> Any:
+    """A knob's value in a composed config: the option of a group, or what the config holds."""
+    choices = made.hydra.runtime.choices
+    return choices[name] if name in choices else OmegaConf.select(made, name)

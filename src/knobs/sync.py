@@ -1,0 +1,385 @@
+"""Runs that W&B does not have yet, uploaded, and what arrived held against the record.
+
+The client's word is no proof: where a server refuses or loses rows it ends with 0 all the same and
+marks the run as synced. So the server is asked for each run, and a run has arrived when its rows,
+its objective and its state are those of the record.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from knobs import cli, record
+from knobs.errors import INTERRUPTED, ConfigError, UserError
+from knobs.identity import public
+from knobs.tracking import BOUNDED, QUIET, first_line, no_account, no_server
+
+ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
+FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
+NAME = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")  # of a project or an entity
+BATCH = 16  # runs a call of the client, which uploads five at a time
+BATCH_SECONDS = 600.0  # for one such call
+KNOCK = 5.0  # seconds to wait for the server at first
+PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count late
+TWICE = "resumed online, so sent again its epochs would double: delete it in W&B, then sync"
+ABSENT = "the server has no such run"
+GOOD = ("finished", "stopped_early")
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A run that W&B's client wrote down, as its record tells it.
+
+    Args:
+        folder: the run's own.
+        parts: W&B's folders of it, in the order to upload. An offline one holds all rows up to its
+            end; an online one that was resumed holds the rows since the one before it.
+        entity: None for the account's own.
+        rows: epochs in the record.
+        status: one of record.STATUSES; empty without a summary.
+        objective: its best value; None where there is none.
+        fault: why it cannot be uploaded; empty if it can.
+    """
+
+    folder: Path
+    parts: tuple[Path, ...]
+    run_id: str
+    project: str = ""
+    entity: str | None = None
+    rows: int = 0
+    status: str = ""
+    objective: float | None = None
+    fault: str = ""
+
+    def facts(self, server: str) -> dict[str, Any]:
+        """What has to hold for an earlier look to be as good as a new one."""
+        about = {"server": server, "files": self.parts[-1].name, "rows": self.rows}
+        return about | {"status": self.status, "objective": self.objective}
+
+
+# ------------------------------------------------------------------ folders -> runs
+def find(root: Path) -> list[Mirrored]:
+    """The runs at and below a folder that W&B's client wrote down; links are passed over."""
+    found = []
+    for here, names, files in os.walk(root):
+        names.sort()
+        if record.CONFIG not in files:
+            continue
+        if "wandb" in names and (mirrored := _mirrored(Path(here))):
+            found.append(mirrored)
+        names.clear()  # a run holds no runs
+    return found
+
+
+def _mirrored(folder: Path) -> Mirrored | None:
+    """One run with those of W&B's folders that hold its rows, if it has any."""
+    if (folder / "wandb").is_symlink():
+        return None
+    named = [(FILES.fullmatch(path.name), path) for path in (folder / "wandb").iterdir()]
+    theirs = sorted(
+        (match[1], path, match[2])
+        for match, path in named
+        if match and not path.is_symlink() and (path / f"run-{match[2]}.wandb").is_file()
+    )
+    if not theirs:
+        return None
+    run_id, parts = theirs[-1][2], [path for _, path, name in theirs if name == theirs[-1][2]]
+    whole = [i for i, path in enumerate(parts) if path.name.startswith("offline-")]
+    parts = tuple(parts[whole[-1] :] if whole else parts)
+    try:
+        return Mirrored(folder, parts, run_id, **_recorded(folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"its record cannot be read: {type(error).__name__}: {first_line(error)}"
+        return Mirrored(folder, parts, run_id, fault=reason)
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The part of a Mirrored that the run's record tells."""
+    tracking = record.read_config(folder)["config"]["tracking"]
+    told = {"project": tracking["project"], "entity": tracking["entity"]}
+    for key, name in told.items():
+        if not (name is None and key == "entity") and not NAME.fullmatch(name):
+            raise ValueError(f"tracking.{key}: no name that W&B takes")
+    told["rows"] = len(record.read_metrics(folder))
+    if (folder / record.SUMMARY).is_file():
+        summary = record.read_summary(folder)
+        told |= {"status": summary["status"], "objective": summary["objective"]["value"]}
+        if told["status"] not in record.STATUSES or not isinstance(
+            told["objective"], int | float | None
+        ):
+            raise ValueError(f"{record.SUMMARY}: no summary of a run")
+    elif record.held(folder):
+        told["fault"] = "under way; it uploads itself, or call again when it has ended"
+    return told
+
+
+# ------------------------------------------------------------------ asking the server
+def missing(run: Mirrored, there: Any) -> str:
+    """What of a run has not arrived; empty if all of it has.
+
+    Args:
+        there: the run as wandb.Api gives it; None if the server has none.
+    """
+    if there is None:
+        return ABSENT
+    rows, objective = there.historyLineCount or 0, there.summary.get("objective")
+    if rows != run.rows:
+        return f"{rows} of {run.rows} epochs arrived"
+    if not run.status:  # killed: it never had an end to tell
+        return ""
+    if objective != run.objective:
+        return f"objective {objective} instead of {run.objective}"
+    ends = ("finished",) if run.status in GOOD else ("failed", "crashed", "killed")
+    return "" if there.state in ends else f"{there.state} instead of {ends[0]}"
+
+
+class Server:
+    """The server's side, by W&B's public API.
+
+    Raises:
+        UserError: no account, or no server that takes it.
+    """
+
+    def __init__(self) -> None:
+        import wandb
+
+        if why := no_account() or no_server(KNOCK):
+            raise UserError(why)
+        try:
+            self._api = wandb.Api(timeout=int(os.environ["WANDB_HTTP_TIMEOUT"]))
+            self.entity = self._api.settings["entity"] or self._api.default_entity
+        except Exception as error:  # as many kinds as there are layers below
+            raise UserError(first_line(error)) from None
+
+    def missing(self, run: Mirrored) -> str:
+        """What of a run has not arrived, or why that is not known; empty if all of it has."""
+        self._api.flush()
+        try:
+            there = self._api.run(f"{run.entity or self.entity}/{run.project}/{run.run_id}")
+        except Exception as error:
+            if type(getattr(error, "exc", None)).__name__ == "RunNotFoundError":
+                there = None
+            else:
+                return f"not known to have arrived: {first_line(error)}"
+        return missing(run, there)
+
+    def missing_after(self, runs: list[Mirrored], said: Container[Mirrored]) -> dict[Mirrored, str]:
+        """What has not arrived of runs just uploaded, for those that miss something.
+
+        Args:
+            said: runs that the client complained of, which no waiting will bring.
+        """
+        left = {run: why for run in runs if (why := self.missing(run))}
+        for seconds in PATIENCE:
+            late = [run for run in left if run not in said]
+            time.sleep(seconds if late else 0)
+            for run in late:
+                if why := self.missing(run):
+                    left[run] = why
+                else:
+                    del left[run]
+        return left
+
+
+# ------------------------------------------------------------------ uploading
+def upload(runs: list[Mirrored], entity: str) -> dict[Mirrored, str]:
+    """Let W&B's client upload runs of one project; what it complained of, where it did.
+
+    The parts of a run go one after the other: the client would send them side by side.
+    """
+    said: dict[Mirrored, str] = {}
+    for part in range(max(len(run.parts) for run in runs)):
+        paths = {run: run.parts[part] for run in runs if part < len(run.parts)}
+        said = _upload(paths, entity) | said  # the first complaint tells most
+    return said
+
+
+def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
+    """One call of the client."""
+    runs = list(paths)
+    words = ["sync", "--no-skip-online", "--no-skip-synced", f"--entity={entity}"]
+    words += [f"--project={runs[0].project}", "--", *map(str, paths.values())]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", *words], capture_output=True, text=True,
+            errors="replace", env=os.environ | {"WANDB_SILENT": "false"},
+            stdin=subprocess.DEVNULL, timeout=BATCH_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return dict.fromkeys(runs, f"the client did not end within {BATCH_SECONDS:.0f} s")
+    lines = [line.removeprefix("wandb: ") for line in (done.stderr + done.stdout).splitlines()]
+    lines = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
+    said = {}
+    for run in runs:
+        others = {other.run_id for other in runs} - {run.run_id}
+        mine = [line for line in lines if not any(name in line for name in others)]
+        if mine:
+            said[run] = re.sub(r"^\[\S+\] ", "", mine[0]).partition(". ")[0]  # the rest is advice
+    return said
+
+
+def batches(runs: list[Mirrored]) -> Iterator[list[Mirrored]]:
+    """Runs that one call of the client can take: of one project."""
+
+    def place(run: Mirrored) -> tuple[str, str]:
+        return run.entity or "", run.project
+
+    for _, same in itertools.groupby(sorted(runs, key=place), place):
+        whole = list(same)
+        yield from (whole[i : i + BATCH] for i in range(0, len(whole), BATCH))
+
+
+# ------------------------------------------------------------------ all of it
+def sync(root: Path, out: Console) -> int:
+    """Upload what the server misses of the runs below a folder; 0 if all of them are there.
+
+    A run that was verified once is not asked for again unless its record has changed. Nothing is
+    deleted.
+
+    Raises:
+        ConfigError: there is no such folder.
+        UserError: no account, or no server that takes it.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no folder; give one that holds runs, such as outputs")
+    runs = find(root)
+    url = _server_url()
+    results = {run: "" for run in runs if not _verified(run, url)}
+    waiting = [run for run in results if not run.fault]
+    results |= {run: f"failed: {run.fault}" for run in results if run.fault}
+    try:
+        if waiting:
+            _sync(waiting, results, url, out)
+    except UserError as error:
+        raise UserError(f"{error}; {_runs(len(waiting))} still to upload") from None
+    finally:
+        _show(out, root, results)
+    before, failed = len(runs) - len(results), _starting(results, "failed")
+    counts = {
+        "uploaded": _starting(results, "uploaded"),
+        "already there": _starting(results, "already"),
+        "verified before": before,
+        "failed": failed,
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    out.print(f"{_runs(len(runs))} mirrored below {root}" + (f": {told}" if told else ""))
+    return 1 if failed else 0
+
+
+def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: Console) -> None:
+    """Upload runs, filling in how that went as it goes."""
+    server = Server()
+    absent = []
+    with out.status("asking the server"):
+        for run in waiting:
+            why = server.missing(run)
+            if not why:
+                _note(run, url, results, "already there")
+            elif len(run.parts) > 1 and why != ABSENT:
+                results[run] = f"failed: {public(why)}; {TWICE}"
+            else:
+                absent.append(run)
+    told = 0
+    for batch in batches(absent):
+        with out.status(f"uploading {told + 1} to {told + len(batch)} of {len(absent)}"):
+            said = upload(batch, batch[0].entity or server.entity)
+            left = server.missing_after(batch, said)
+        told += len(batch)
+        for run in batch:
+            if run in left:
+                reason = "; ".join(filter(None, [left[run], said.get(run)]))
+                results[run] = f"failed: {public(reason)}"
+            else:
+                _note(run, url, results, "uploaded")
+
+
+def _note(run: Mirrored, url: str, results: dict[Mirrored, str], how: str) -> None:
+    """Write down that a run is there, so that it need not be asked for again."""
+    results[run] = how
+    text = json.dumps(run.facts(url)) + "\n"
+    try:
+        record.write_whole(run.folder / "wandb" / ARRIVED, text)
+    except OSError:
+        results[run] += " (not noted: the folder cannot be written to)"
+
+
+def _verified(run: Mirrored, url: str) -> bool:
+    """Whether the server had all of a run before, and the record has not changed since."""
+    try:
+        return json.loads((run.folder / "wandb" / ARRIVED).read_text()) == run.facts(url)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _server_url() -> str:
+    import wandb
+
+    return str(wandb.setup().settings.base_url)
+
+
+def _starting(results: dict[Mirrored, str], word: str) -> int:
+    return sum(result.startswith(word) for result in results.values())
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" + ("" if count == 1 else "s")
+
+
+def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
+    """A line a run that was not verified before."""
+    rows = [(run, result) for run, result in results.items() if result]
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, side in (("run", "left"), ("epochs", "right"), ("W&B", "left")):
+        table.add_column(head, justify=side, overflow="fold")
+    for run, result in rows:
+        cells = (os.path.relpath(run.folder, root), str(run.rows), result)
+        style = "red" if result.startswith("failed") else ""
+        table.add_row(*map(_printable, cells), style=style)
+    out.print(table)
+
+
+def _printable(text: str) -> Text:
+    """Text that says nothing to a terminal but itself."""
+    return Text("".join(c if c.isprintable() else "?" for c in text))
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """`python -m knobs.sync [FOLDER]`; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m knobs.sync", description="upload offline W&B runs and verify what arrived"
+    )
+    parser.add_argument(
+        "folder", nargs="?", default="outputs", type=Path, help="holds runs (default: outputs)"
+    )
+    asked = parser.parse_args(None if argv is None else list(argv))
+    # Before the import of wandb, which reads them. Whoever asks to upload is not offline.
+    os.environ.update(BOUNDED | QUIET | dict(os.environ), WANDB_MODE="online")
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["WANDB_DIR"] = scratch  # the API makes a folder for each run that it looks at
+        try:
+            return sync(asked.folder, Console(highlight=False, soft_wrap=True))
+        except UserError as error:
+            return cli.report(error)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""hydra/sweeper=search, studies and pruning, from the command line to the folder."""
+
+import json
+import os
+import signal
+import statistics
+from pathlib import Path
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.trial import TrialState
+
+from knobs.errors import ConfigError
+from knobs.record import read_config, read_study, read_summary
+from knobs.search.plan import plan
+from knobs.search.search import JOURNAL
+
+LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
+QUICK = ["tracking=local", "training.epochs=2", "sweep=s"]
+SEARCH = ["hydra/sweeper=search", LR, "search.runs=8", "search.width=3", *QUICK]
+FOLDER = Path("outputs/sweeps/s")
+
+
+def runs(folder=FOLDER):
+    """Number -> (config, summary) of the sweep's runs."""
+    numbers = sorted(int(p.parent.name) for p in folder.glob("*/summary.json"))
+    return {n: (read_config(folder / str(n)), read_summary(folder / str(n))) for n in numbers}
+
+
+def rates(folder=FOLDER):
+    return [about["config"]["optimizer"]["lr"] for about, _ in runs(folder).values()]
+
+
+def trials(name="search"):
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(FOLDER / JOURNAL))
+    )
+    return optuna.load_study(study_name=name, storage=storage).trials
+
+
+def told(lines, study=None):
+    return plan(OverridesParser.create().parse_overrides(lines), study)
+
+
+def test_a_search_runs_its_budget_and_no_more(sweep):
+    code, _ = sweep(*SEARCH)
+    assert code == 0
+    found = rates()
+    assert found[0] == 1e-3  # the default config first
+    assert len(found) == 8
+    assert len(set(found)) == 8
+    assert all(1e-4 <= lr <= 1e-1 for lr in found)
+    values = [summary["objective"]["value"] for _, summary in runs().values()]
+    assert [t.value for t in trials()] == values  # each told what its record says
+    places = read_study(FOLDER)["runs"]
+    assert [places[str(n)]["role"] for n in range(8)] == ["default"] + 7 * ["search"]
+    before = {n: summary for n, (_, summary) in runs().items()}
+    code, _ = sweep(*SEARCH)
+    assert code == 0
+    assert {n: summary for n, (_, summary) in runs().items()} == before
+
+
+def test_a_seed_repeats_a_search_and_a_larger_budget_extends_it(sweep):
+    sweep(*SEARCH, cwd="a")
+    first = rates()
+    sweep(*SEARCH, cwd="b")
+    assert rates() == first
+    sweep(*SEARCH, "search.runs=10")
+    assert len(rates(FOLDER)) == 10
+
+
+def test_other_launchers_search_too(sweep):
+    code, _ = sweep(*SEARCH, "hydra/launcher=basic", "search.runs=4")
+    assert code == 0
+    assert len(rates()) == len([t for t in trials() if t.state is TrialState.COMPLETE]) == 4
+
+
+def test_an_interrupted_search_goes_on_without_lost_trials(sweep, at_epoch):
+    at_epoch(1, lambda: os.kill(os.getpid(), signal.SIGINT))
+    code, out = sweep(*SEARCH)
+    assert code == 130
+    assert "go on with: python train.py -m" in out
+    code, _ = sweep(*SEARCH)
+    assert code == 0
+    assert [t.state for t in trials()] == 8 * [TrialState.COMPLETE]
+    assert {summary["status"] for _, summary in runs().values()} == {"finished"}
+    assert len(rates()) == 8
+
+
+def test_a_diverged_trial_is_told_as_the_worst(sweep):
+    code, _ = sweep(
+        *SEARCH, "optimizer.lr=tag(log,interval(1e-3,1e30))", "optimizer=sgd", "search.method=sobol"
+    )
+    assert code == 0  # a run that diverges is a result
+    states = {t.user_attrs["status"]: t.state for t in trials()}
+    assert states["diverged"] is TrialState.COMPLETE
+    good = [t.value for t in trials() if t.user_attrs["status"] == "finished"]
+    lost = [t.value for t in trials() if t.user_attrs["status"] == "diverged"]
+    assert lost
+    assert all(value <= min(good) or value == -1e9 for value in lost)
+
+
+@pytest.mark.parametrize("launcher", ["stack", "basic"])
+def test_a_grid_prunes_through_every_launcher(sweep, launcher):
+    """Nine runs, a rung after 2 of 5 epochs, one in three goes on."""
+    grid = [f"optimizer.lr={','.join(str(10.0**-i) for i in range(9))}", "training.epochs=5"]
+    code, _ = sweep(
+        "tracking=local", "sweep=s", *grid, "search.pruner=asha", f"hydra/launcher={launcher}"
+    )
+    assert code == 0
+    ended = {n: (s["status"], s["epochs"]) for n, (_, s) in runs().items()}
+    assert len(ended) == 9
+    assert set(ended.values()) <= {("pruned", 2), ("finished", 5), ("diverged", 0)}
+    finished = [n for n, (status, _) in ended.items() if status == "finished"]
+    values = {n: s["objective"]["value"] for n, (_, s) in runs().items() if s["objective"]["value"]}
+    assert max(values, key=values.get) in finished
+    if launcher == "stack":  # ranked together: exactly the best three
+        assert len(finished) == 3
+
+
+def test_pruned_places_are_refilled(sweep):
+    """As many epochs as the budget says, a pruned run counting for its share."""
+    code, _ = sweep(
+        *SEARCH, "search.method=best", "training.epochs=12", "search.runs=12", "search.width=6"
+    )
+    assert code == 0
+    epochs = [s["epochs"] for _, s in runs().values()]
+    pruned = [s for _, s in runs().values() if s["status"] == "pruned"]
+    assert 12 <= sum(epochs) / 12 < 13
+    assert len(epochs) == 12 + (len(pruned) > 0) * (len(epochs) - 12)
+    assert [t.state is TrialState.PRUNED for t in trials()] == [
+        s["status"] == "pruned" for _, s in runs().values()
+    ]
+
+
+STUDY = """# Which of two optimizers?
+question: Which of two?
+scientific: {optimizer: [adam, sgd]}
+space:
+  optimizer=adam:
+    optimizer.lr: {low: 1e-4, high: 1e-2, scale: log}
+  optimizer=sgd:
+    optimizer.lr: {low: 1e-2, high: 1.0, scale: log}
+fixed: [training.epochs]
+set: [training.batch_size=128]
+runs: 4
+seeds: 2
+"""
+
+
+def test_a_study_of_ones_own_is_one_yaml(sweep, tmp_path):
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "two.yaml").write_text(STUDY)
+    code, _ = sweep("--config-dir", str(tmp_path / "mine"), "+study=two", *QUICK)
+    assert code == 0
+    found, places = runs(), read_study(FOLDER)["runs"]
+    assert {int(n) for n in places} == set(found)
+    roles = [place["role"] for place in places.values()]
+    assert {role: roles.count(role) for role in roles} == {
+        "default": 2,
+        "search": 2,
+        "confirm": 4,
+        "test": 1,
+    }
+    assert {about["config"]["training"]["batch_size"] for about, _ in found.values()} == {128}
+    arms = {"optimizer=adam": "Adam", "optimizer=sgd": "SGD"}
+    values, seeds = {arm: [] for arm in arms}, {arm: [] for arm in arms}
+    for number, place in places.items():
+        about, summary = found[int(number)]
+        assert about["config"]["optimizer"]["_target_"].endswith(arms[place["arm"]])
+        assert (summary["test"] is not None) == (place["role"] == "test")
+        if place["role"] == "confirm":
+            values[place["arm"]].append(summary["objective"]["value"])
+            seeds[place["arm"]].append(about["config"]["seed"])
+    assert seeds["optimizer=adam"] == seeds["optimizer=sgd"] == [1, 2]
+    [tested] = [place for place in places.values() if place["role"] == "test"]
+    assert tested["arm"] == max(values, key=lambda arm: statistics.mean(values[arm]))
+
+
+def test_a_walk_changes_one_knob_at_a_time(sweep):
+    grid = ["optimizer.lr=1e-3,1e-2", "model.width=16,48", "tracking=local", "training.epochs=2"]
+    sweep("sweep=before", *grid)
+    code, _ = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
+    assert code == 0
+    best = read_config(Path("outputs/sweeps/before") / best_of("before"))["config"]
+    steps = {}
+    for number, place in read_study(FOLDER)["runs"].items():
+        config = read_config(FOLDER / number)["config"]
+        knobs = config["optimizer"]["lr"], config["model"]["width"]
+        steps.setdefault((place["role"], place.get("step")), set()).add(knobs)
+    width = read_config(FOLDER / "10000")["config"]["model"]["width"]
+    lr, wide = best["optimizer"]["lr"], best["model"]["width"]
+    assert steps["baseline", None] == {(1e-3, width)}
+    assert steps["step", 1] == {(lr, width)}
+    assert steps["step", 2] == steps["test", None] | {(lr, wide)}
+
+
+def best_of(name):
+    found = {
+        n: s["objective"]["value"] for n, (_, s) in runs(Path("outputs/sweeps") / name).items()
+    }
+    return str(max(found, key=found.get))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["optimizer.lr=interval(1e-4,1e-1)", "hydra/sweeper=search"], "must say log or linear"),
+        ([LR], "add hydra/sweeper=search"),
+        ([LR.replace("1e-1", "-1"), "hydra/sweeper=search"], "the lower first"),
+        (["optimizer.lr=tag(log,interval(-1,1))", "hydra/sweeper=search"], "must be above 0"),
+        (["training.epochs=tag(linear,int(interval(0,9)))", "hydra/sweeper=search"], "training.epochs=0: must be"),
+        (["hydra/sweeper=search", "search.method=grd", LR], "search.method=grd: must be one of auto"),
+        (["+study=optimzer"], "did you mean optimizer"),
+        (["+study=confirm"], "study.walk"),
+        (["hydra/sweeper=search"], "no knob to search"),
+        (["hydra/sweeper=search", LR, "search.epochs=100", "search.runs=5"], "keep one"),
+    ],
+)  # fmt: skip
+def test_faults_before_anything_runs(sweep, lines, words):
+    code, out = sweep(*lines, *QUICK)
+    assert code == 2
+    assert words in out
+    assert not list(Path("outputs").glob("**/config.json"))
+
+
+def test_the_command_line_has_the_last_word_over_a_study():
+    study = {
+        "scientific": {"optimizer": ["adam", "sgd"]},
+        "space": {
+            "optimizer=adam": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+            "optimizer=sgd": {"optimizer.lr": {"low": 1e-2, "high": 1.0, "scale": "log"}},
+            "model.width": {"low": 8, "high": 64, "scale": "log", "int": True},
+        },
+        "set": ["training.epochs=9"],
+    }
+    found = told(
+        ["training.epochs=3", "model.width=32", "optimizer.lr=tag(log,interval(1e-3,1e-2))"], study
+    )
+    assert [list(knobs) for knobs in found.knobs.values()] == [["optimizer.lr"], ["optimizer.lr"]]
+    assert {
+        (knobs["optimizer.lr"].low, knobs["optimizer.lr"].high) for knobs in found.knobs.values()
+    } == {(1e-3, 1e-2)}
+    job = found.job("optimizer=sgd", {"optimizer.lr": 0.005}, "seed=4")
+    assert job == [
+        "training.epochs=3",
+        "model.width=32",
+        "optimizer=sgd",
+        "optimizer.lr=0.005",
+        "seed=4",
+    ]
+    with pytest.raises(ConfigError, match="study.sceintific: no such key"):
+        told([], {"sceintific": {}})
+
+
+def test_study_json_is_what_was_asked(sweep):
+    sweep(*SEARCH, "search.runs=2")
+    stored = json.loads((FOLDER / "study.json").read_text())
+    assert stored["arms"] == {
+        "": {"overrides": [], "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}}
+    }
+    assert stored["objective"] == {"metric": "val/accuracy", "mode": "max"}
+    assert stored["method"] == "auto"
+
+
+def test_other_values_to_ask_about_come_from_the_command_line():
+    study = {
+        "scientific": {"model.width": [32, 64]},
+        "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+    }
+    assert list(told(["model.width=8,16,24"], study).arms) == [
+        "model.width=8",
+        "model.width=16",
+        "model.width=24",
+    ]
+    with pytest.raises(ConfigError, match="list them"):
+        told(["model.width=tag(log,int(interval(8,64)))"], study)
