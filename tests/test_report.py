@@ -266,6 +266,44 @@ def test_the_walk_from_the_default_says_which_knob_gave_what(tmp_path):
     assert any(s.startswith("One knob at a time from the default: ") for s in report.verdict.more)
 
 
+def walked(sweep, **values):
+    """Knob -> values by seed, the default's under `start`: a folder that only walks."""
+    runs, changed = {}, {}
+    for step, (knob, row) in enumerate(values.items()):
+        if step:
+            changed[f"optimizer.{knob}"] = 0.5
+        for seed, value in enumerate(row):
+            add_run(sweep, changed, seed, value=value)
+            place = {"role": "step", "step": step, "knob": f"optimizer.{knob}"}
+            runs[str(len(runs))] = {"arm": "", **(place if step else {"role": "baseline"})}
+    about = {"study": "confirm", "arms": {"": {"overrides": [], "space": {}}}, "runs": runs}
+    (sweep / "study.json").write_text(json.dumps(about))
+    return sweep
+
+
+def test_a_walk_alone_is_a_verdict_too(tmp_path):
+    start, lr, eps = [0.80, 0.81, 0.82, 0.81, 0.80], [0.85, 0.86, 0.86, 0.85, 0.85], [0.86] * 5
+    report = make([walked(tmp_path / "s", start=start, lr=lr, eps=eps)])
+    assert report.verdict.headline == (
+        "The best config reached val/accuracy 0.8600 (mean of 5 seeds); it beats the default by "
+        "5.2 points on 5 paired seeds."
+    )
+    assert (
+        "One knob at a time from the default: lr 4.6 points and eps 0.6 points."
+        in report.verdict.more
+    )
+    assert report.advice[-1].command.endswith("test=true")
+
+
+def test_a_walk_may_end_below_where_it_began(tmp_path):
+    worse = [0.75, 0.76, 0.77, 0.75, 0.74]
+    report = make([walked(tmp_path / "s", start=[0.80, 0.81, 0.82, 0.81, 0.80], lr=worse)])
+    assert report.verdict.headline == (
+        "the default is the best with val/accuracy 0.8080 (mean of 5 seeds); it beats the best "
+        "config by 5.4 points on 5 paired seeds."
+    )
+
+
 def test_the_test_split_is_read_once_or_the_report_says_so(tmp_path):
     study = fake_study(tmp_path / "s", n=4)
     once = make([study]).verdict.more[-1]
@@ -392,6 +430,24 @@ def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
         "seed=0,1,2,3,4",
         f"hydra.sweep.dir={tmp_path / 's'}",
     }
+
+
+def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):
+    runs = {}
+    for i, lr in enumerate([1e-4, 3e-4, 1e-3, 3e-3, 1e-2]):
+        add_run(tmp_path / "s", {"optimizer.lr": lr}, value=0.5 + i / 10)
+        runs[str(i)] = {"arm": "", "role": "search" if i else "default"}
+    arm = {"overrides": [], "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}}}
+    about = {"study": "search", "arms": {"": arm}, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    confirm, wider, _ = (shlex.split(advice.command) for advice in make([tmp_path / "s"]).advice)
+    assert confirm[3:] == ["+study=confirm", f"study.walk={tmp_path / 's'}"]
+    assert wider[3:] == [
+        "hydra/sweeper=search",
+        "training.epochs=20",
+        "optimizer.lr=tag(log,interval(0.0001,0.1))",
+        "search.runs=5",
+    ]
 
 
 def test_the_test_split_is_offered_to_the_confirmed_alone(tmp_path):

@@ -12,7 +12,8 @@ from knobs.report.assemble import make
 from knobs.report.plots import sections
 from knobs.report.write import write
 
-DRAWN = "plots.every((plot) => plot.querySelector('.main-svg .plot'))"
+TRACES = "'.cartesianlayer .trace, .cartesianlayer .hm image, .cartesianlayer .contour'"
+DRAWN = f"plots.every((plot) => plot.querySelector({TRACES}))"
 needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium or Chrome found")
 
 
@@ -74,9 +75,10 @@ def test_the_page_names_its_scripts_and_forbids_all_else(pages):
 
 
 @needs_browser
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("kind", ["study", "search", "hostile"])
+@pytest.mark.parametrize(
+    ("kind", "width", "dark"),
+    [("study", 390, False), ("search", 1200, False), ("hostile", 390, True)],
+)
 def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
     tab.said.clear()
     tab.asked.clear()
@@ -149,9 +151,9 @@ def test_the_leaderboard_unfolds_and_sorts(pages, tab):
 @needs_browser
 def test_printed_it_is_light_and_whole(pages, tab):
     tab.open(pages["study"], dark=True)
-    tab.run("show(plots)")
-    tab.until(DRAWN)
+    tab.run("unpack()")
     tab.run("dispatchEvent(new Event('beforeprint'))")
+    assert tab.run(DRAWN)
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"

@@ -104,6 +104,11 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     winner = verdict.winner
     if len(winner.values) >= SEEDS:
         return
+    folder = _folder(sweep)
+    if sweep.study and folder and verdict.default:
+        walk = command(["+study=confirm", f"study.walk={folder}"], many=True)
+        yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
+        return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
     rivals = [c for c in open_ if c is not verdict.default][:2]
     for candidate in (winner, *rivals):
@@ -120,9 +125,14 @@ def _seeds(sweep: Sweep, candidate: Candidate) -> str:
 
 def _same_sweep(sweep: Sweep) -> list[str]:
     """The override by which new runs join the sweep."""
+    folder = _folder(sweep)
+    return [f"hydra.sweep.dir={folder}"] if folder and sweep.study is None else []
+
+
+def _folder(sweep: Sweep) -> str:
+    """The sweep's folder, if there is one only and Hydra reads its name as it is."""
     folder = str(sweep.folders[0])
-    alone = len(sweep.folders) == 1 and sweep.study is None
-    return [f"hydra.sweep.dir={folder}"] if alone and PLAIN_PATH.fullmatch(folder) else []
+    return folder if len(sweep.folders) == 1 and PLAIN_PATH.fullmatch(folder) else ""
 
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -138,7 +148,9 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
             knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)}
             knobs[finding.knob.name] = finding.knob
             ranges = [range_of(knobs[name]) for name in dict.fromkeys(space) if name in knobs]
-            yield Advice(why, command(["hydra/sweeper=search", *words, *ranges], many=True))
+            budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
+            words = ["hydra/sweeper=search", *words, *ranges, budget]
+            yield Advice(why, command(words, many=True))
         elif finding.check == "boundary":
             values = ",".join(_grid(sweep, finding.knob))
             words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]

@@ -119,9 +119,11 @@ def candidates(sweep: Sweep) -> list[Candidate]:
 
 
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
-    """An arm by its confirming runs, or by the best it found if there are none."""
+    """An arm by its confirming runs, the end of a walk, or the best it found if there are none."""
     runs = [run for run in sweep.runs if run.arm == arm]
+    last = max((run.step or 0 for run in runs if run.role == "step"), default=0)
     confirm = [run for run in runs if run.role == "confirm" and run.ok]
+    confirm = confirm or [r for r in runs if r.role == "step" and r.step == last and r.ok]
     if confirm:
         return Candidate(name, _by_seed(confirm), tuple(confirm), arm, confirmed=True)
     tried = [run for run in runs if run.role in ("search", "default") and run.ok]

@@ -74,7 +74,7 @@ def _curves(
     values = [y for line in data for y in line["y"]]
     vertical: dict[str, Any] = {"title": {"text": safe(title)}}
     if title != sweep.objective.metric:
-        vertical["type"] = "log" if min(values) > 0 else "linear"
+        vertical |= {"type": "log", "dtick": "D2"} if min(values) > 0 else {}
     elif max(map(len, (line["x"] for line in data))) > 1:
         vertical = objective_axis(sweep, *scale(sweep, values))
     layout = {
@@ -295,11 +295,14 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         return None
     objective, short = sweep.objective, sweep.short()
     means = [statistics.mean(step.values.values()) for step in steps]
-    gains = [b - a for a, b in pairwise(means)]
+    gains = [
+        objective.sign * step.gain.mean if step.gain else b - a
+        for step, (a, b) in zip(steps[1:], pairwise(means), strict=True)
+    ]
     signed = [f"{'+' if g > 0 else ''}{objective.amount(g, unit=False)}" for g in gains]
     knobs = [safe(short.get(step.knob, step.knob)) for step in steps[1:]]
     changes = [f"{knob}<br>{gain}" for knob, gain in zip(knobs, signed, strict=True)]
-    names = ["default", *changes, "all changed"]
+    names = ["default", *changes, "best"]
     errors = [step.gain for step in steps[1:]]
     up = [objective.sign * g >= 0 for g in gains]
     data = [
@@ -355,6 +358,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
             "tickvals": list(range(len(names))),
             "ticktext": names,
             "range": [-0.5, len(names) - 0.5],
+            "tickangle": 0,
             "showgrid": False,
         },
         "yaxis": {

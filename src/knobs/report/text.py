@@ -31,7 +31,10 @@ def decided(report: Report) -> str:
     """`lr moves the result most`, or `not decided; about 40 more runs`."""
     found, short = report.importance, report.sweep.short()
     first = found.knobs[0]
-    name, share = short.get(first.name, first.name), f"probability {100 * first.p_top:.0f} %"
+    name, share = (
+        short.get(first.name, first.name),
+        f"probability {min(99, round(100 * first.p_top))} %",
+    )
     if found.decided == "sure":
         return f"{name} moves the result most ({share})."
     if found.decided == "said":

@@ -65,6 +65,8 @@ def verdict(sweep: Sweep) -> Verdict:
     noise = measure_noise(sweep)
     winner, *others = found
     default = default_of(sweep, winner)
+    if default and not others and _is_better(default, winner, objective):
+        winner, others, default = default, [winner], None
     if default and not any(other.runs == default.runs for other in others):
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
@@ -90,6 +92,11 @@ def verdict(sweep: Sweep) -> Verdict:
         steps=steps,
         noise=noise,
     )
+
+
+def _is_better(default: Candidate, best: Candidate, objective: Objective) -> bool:
+    """Whether what a search found is worse than what it started from, now that both ran again."""
+    return default.confirmed and best.confirmed and objective.sign * (default.mean - best.mean) > 0
 
 
 # ------------------------------------------------------------------ said
