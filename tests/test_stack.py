@@ -441,3 +441,56 @@ def test_losses_of_rows_are_theirs_alone():
     outputs[1, :, 0] = 50.0
     targets = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 0, 0]])
     assert stack.row_losses(rows, outputs, targets).tolist() == pytest.approx([math.log(3), 0.0])
+
+
+def test_a_place_that_is_filled_again_trains_as_alone():
+    """The newcomer enters at its first step, while others stand in the middle of their runs."""
+    settings = [
+        [*TABLE, f"training.epochs={n}", f"seed={n}", "regularization.dropout=0.2"]
+        for n in (2, 6, 3)
+    ]
+    short, long, newcomer = (make(setting, torch.float64) for setting in settings)
+    waiting, ends, asked = [newcomer], {}, []
+
+    def refill(places):
+        asked.append(places)
+        return [waiting.pop()] if waiting else []
+
+    stack.fit(
+        [short, long],
+        on_epoch=lambda *_: None,
+        on_end=lambda run, status, error: ends.update({run: status}),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+        refill=refill,
+    )
+    assert asked == [1, 1, 1]
+    for run, setting in zip((short, long, newcomer), settings, strict=True):
+        alone = make(setting, torch.float64)
+        assert solo(alone)[0] == ends[run] == "finished"
+        assert run.progress.epoch == alone.progress.epoch
+        assert distance(run.model.parameters(), alone.model.parameters()) < 1e-10
+
+
+def test_a_pruned_row_is_what_its_solo_run_was_at_that_epoch():
+    runs = [make([*TABLE, f"seed={seed}", "training.epochs=5"], torch.float64) for seed in range(3)]
+    ends = {}
+
+    def judge(going):
+        for run in going:
+            run.pruned = run is runs[1] and run.progress.epoch == 2
+
+    stack.fit(
+        runs,
+        on_epoch=lambda *_: None,
+        on_end=lambda run, status, error: ends.update({run: status}),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+        judge=judge,
+    )
+    assert [ends[run] for run in runs] == ["finished", "pruned", "finished"]
+    assert [run.progress.epoch for run in runs] == [5, 2, 5]
+    whole = make([*TABLE, "seed=1", "training.epochs=5"], torch.float64)
+    with pytest.raises(StopIteration):
+        loop.fit(whole, lambda run, row: run.progress.epoch == 2 and next(iter(())), lambda _: None)
+    assert distance(runs[1].model.parameters(), whole.model.parameters()) < 1e-12

@@ -149,6 +149,7 @@ def conclude(
             text.show(out, report, write.write(report, folder))
         else:
             leaderboard.show(out, entries, path=folder / leaderboard.CSV)
+            out.print(escape(f"what it says: python -m knobs.report {_near(folder)}"))
     failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
     show_failures(out, failed)
     if stopped:
