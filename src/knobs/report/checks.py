@@ -18,7 +18,7 @@ from knobs.report.gather import Run, Sweep, curve, knob_of, position
 from knobs.report.importance import Importance, Knob
 from knobs.report.leaderboard import GOOD
 from knobs.report.verdict import Verdict
-from knobs.report.words import count, listed, number
+from knobs.report.words import count, listed
 
 EDGE = 0.05  # of a range, on its own scale: a best value this near to a bound calls for a wider one
 FAILURES = 0.3  # above this share of broken runs the space is too wide
@@ -87,8 +87,8 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         inside = [c for c in alternatives if _inside(knob, _value(c, knob))]
         bound = knob.high if upper else knob.low
         text = (
-            f"The best {short.get(knob.name, knob.name)}, {number(value)}, lies within 5 % of the "
-            f"{'upper' if upper else 'lower'} bound {number(bound)}."
+            f"The best {short.get(knob.name, knob.name)}, {leaderboard.short(value)}, lies within 5 % of the "
+            f"{'upper' if upper else 'lower'} bound {leaderboard.short(bound)}."
         )
         if inside:
             yield Finding(
@@ -98,7 +98,7 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
                 knob=wider,
             )
         else:
-            do = f"Search {knob.name} from {number(wider.low)} to {number(wider.high)}."
+            do = f"Search {knob.name} from {leaderboard.short(wider.low)} to {leaderboard.short(wider.high)}."
             yield Finding("boundary", "act", text, do, wider)
         looked = -math.inf
     if looked > 0:
@@ -155,7 +155,7 @@ def failures(sweep: Sweep) -> Iterator[Finding]:
         return
     do = "Shrink the space: more than 30 % of its runs are lost."
     if found:
-        do = f"Search {knob.name} from {number(knob.low)} to {number(knob.high)}."
+        do = f"Search {knob.name} from {leaderboard.short(knob.low)} to {leaderboard.short(knob.high)}."
     yield Finding("failures", "act", text, do, found[0] if found else None)
 
 
@@ -177,7 +177,11 @@ def confined(sweep: Sweep, ended: list[Run]) -> tuple[Knob, str] | None:
                     continue
                 kept = replace(knob, high=inner) if upper else replace(knob, low=outer)
                 if kept.low < kept.high:
-                    side = f">= {number(outer)}" if upper else f"<= {number(inner)}"
+                    side = (
+                        f">= {leaderboard.short(outer)}"
+                        if upper
+                        else f"<= {leaderboard.short(inner)}"
+                    )
                     words = f"{caught} of them lie at {knob.name} {side}."
                     best = score, kept, words
     return best and best[1:]
