@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def run(cwd, *args):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_runs(command, folder):
-    args = command.split()[2:]
+    args = shlex.split(command)[2:]
     if args[0].startswith("resume="):
         assert (
             run(folder, "training.epochs=1", "hydra.run.dir=outputs/runs/DATE/TIME-NAME").returncode
@@ -60,7 +61,7 @@ def test_a_command_runs(command, folder):
         args.append("training.epochs=1")
     done = run(folder, *args)
     assert done.returncode == 0, done.stderr
-    told = ("finished: best val/", "nothing was trained", "rank  val/")
+    told = ("finished: best val/", "nothing was trained", "rank  val/", "page: ")
     assert any(words in done.stdout for words in told)
 
 

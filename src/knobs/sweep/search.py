@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
 from rich.console import Console
 
 from knobs import cli, config, ledger
@@ -80,8 +81,8 @@ class Desk:
         plain = grid.plain_config(next(iter(base.values())))
         self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
         self.seed = plain["seed"]
+        self.others = 0  # trials that another process has under way
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
-        self.places: dict[str, dict[str, Any]] = self._known()
 
     # -------------------------------------------------------------- searching
     def search(self) -> tuple[list[JobReturn], int]:
@@ -111,6 +112,9 @@ class Desk:
                 more, stopped = grid.run_all(tasks, self.launcher, trials)
                 returns += more
             self.best = {arm: found.best(arm) for arm in self.plan.arms}
+            self.others = sum(
+                t.state is TrialState.RUNNING for arm in self.plan.arms for t in found.trials(arm)
+            )
             return returns, stopped
 
     def _budget(self) -> tuple[str, float]:
@@ -132,6 +136,9 @@ class Desk:
         """The best of each arm with paired seeds of their own, then the winner's test split."""
         jobs = self._walk() if self.plan.walk else self._finals()
         if not jobs:
+            return [], 0
+        if self.others:
+            self.out.print(f"{self.others} runs are under way in another process, which goes on")
             return [], 0
         with ledger.held(self.folder):
             returns, stopped = self._run(jobs)
@@ -199,9 +206,9 @@ class Desk:
             lines, self.folder, self.context, self.master, self.out, FIRST_CONFIRMED
         )
         numbers = self._numbers()
-        for overrides, place in jobs:
-            if (job := ledger.job_of(overrides)) in numbers:  # the default may be the best as well
-                self.place(numbers[job], place)
+        keyed = [(ledger.job_of(overrides), place) for overrides, place in jobs]
+        # The default may be the best as well: then one run is both.
+        self.write({numbers[job]: place for job, place in keyed if job in numbers})
         return grid.run_all(todo, self.launcher) if todo else ([], 0)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
@@ -209,9 +216,8 @@ class Desk:
         return {entry.overrides: n for n, entry in known.jobs.items()} if known else {}
 
     # -------------------------------------------------------------- study.json
-    def place(self, number: int, place: dict[str, Any]) -> None:
-        """Say where a run belongs."""
-        self.places[str(number)] = place
+    def write(self, places: dict[int, dict[str, Any]]) -> None:
+        """Say what was asked, and where these runs belong beside those known before."""
         plan = self.plan
         told = {
             "study": plan.name,
@@ -225,7 +231,7 @@ class Desk:
                 arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
                 for arm, lines in plan.arms.items()
             },
-            "runs": self._known() | self.places,  # another process may search here too
+            "runs": self._known() | {str(number): place for number, place in places.items()},
         }
         write_whole(self.folder / STUDY, json.dumps(told, indent=1) + "\n")
 
@@ -261,11 +267,9 @@ class Trials(Source):
         """The next trials; one whose run has ended meanwhile is told, not run again."""
         wanted, tasks = count or self.desk.options["width"], {}
         while len(tasks) < wanted and (trials := self.search.ask(wanted - len(tasks))):
+            self.desk.write(self._places())
             for trial in trials:
                 self._under_way[trial.run] = trial
-                role = "default" if trial.phase == "default" else "search"
-                place = {"arm": trial.arm, "role": role, "phase": trial.phase}
-                self.desk.place(trial.run, place)
                 run = self.desk.folder / str(trial.run)
                 if ledger.settled(ledger.status(run), retry_failed=False):
                     self._tell(trial.run)  # killed between the run's end and its being told
@@ -277,6 +281,15 @@ class Trials(Source):
         """Tell the search how a trial went."""
         if number in self._under_way:
             self._tell(number)
+
+    def _places(self) -> dict[int, dict[str, Any]]:
+        """Where every trial belongs, those of other processes too: the journal knows."""
+        places = {}
+        for arm in self.desk.plan.arms:
+            for told in (trial.user_attrs for trial in self.search.trials(arm)):
+                role = "default" if told["phase"] == "default" else "search"
+                places[told["run"]] = {"arm": arm, "role": role, "phase": told["phase"]}
+        return places
 
     def _task(self, trial: Trial, run: Path) -> Task:
         """A trial's job; it goes on from its checkpoint if it has one."""
