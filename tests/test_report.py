@@ -13,6 +13,7 @@ from rich.console import Console
 from knobs.errors import ConfigError, StorageError
 from knobs.report import text
 from knobs.report.__main__ import main
+from knobs.report.advise import range_of
 from knobs.report.assemble import make, plain
 from knobs.report.checks import widened
 from knobs.report.gather import curve, gather, position
@@ -347,8 +348,8 @@ def test_a_best_value_at_a_bound_is_found_with_the_next_grid(tmp_path):
             add_run(tmp_path / "s", {"optimizer.lr": lr}, seed, value=value + seed / 1000)
     report = make([tmp_path / "s"])
     (finding,) = found(report, "boundary")
-    assert finding.text == "The best lr, 0.0100, lies within 5 % of the upper bound 0.0100."
-    assert (finding.level, finding.do) == ("act", "Search optimizer.lr from 0.000100 to 0.100.")
+    assert finding.text == "The best lr, 0.01, lies within 5 % of the upper bound 0.01."
+    assert (finding.level, finding.do) == ("act", "Search optimizer.lr from 0.0001 to 0.1.")
     commands = [advice.command for advice in report.advice]
     assert any("optimizer.lr=0.01,0.032,0.1" in command for command in commands)
 
@@ -366,7 +367,7 @@ def test_failures_are_counted_and_confined(tmp_path):
     assert finding.level == "act"
     assert (
         finding.text
-        == "4 of 10 runs diverged or failed (40 %). 4 of them lie at optimizer.lr >= 0.100."
+        == "4 of 10 runs diverged or failed (40 %). 4 of them lie at optimizer.lr >= 0.1."
     )
     assert (finding.knob.low, finding.knob.high) == (1e-4, 3e-2)
 
@@ -430,6 +431,21 @@ def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
         "seed=0,1,2,3,4",
         f"hydra.sweep.dir={tmp_path / 's'}",
     }
+
+
+def test_a_range_is_one_that_a_search_reads():
+    words = {
+        "optimizer.lr=tag(log,interval(0.0001,0.1))": Knob("optimizer.lr", 1e-4, 0.1, log=True),
+        "model.depth=tag(linear,int(interval(1,5)))": Knob("model.depth", 1.0, 5.0, integer=True),
+        "activation=relu,gelu": Knob("activation", choices=("relu", "gelu")),
+    }
+    assert [range_of(knob) for knob in words.values()] == list(words)
+
+
+def test_few_runs_an_arm_are_ranked_together_with_the_question(tmp_path):
+    report = make([fake_study(tmp_path / "s", n=5)])
+    assert report.about == ""
+    assert {knob.name for knob in report.importance.knobs} >= {"optimizer", "optimizer.lr"}
 
 
 def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):

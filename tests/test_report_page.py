@@ -8,8 +8,10 @@ from fake_sweeps import fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
+from knobs.report import plots_of_runs
 from knobs.report.assemble import make
 from knobs.report.plots import sections
+from knobs.report.stats import Paired
 from knobs.report.write import write
 
 TRACES = "'.cartesianlayer .trace, .cartesianlayer .hm image, .cartesianlayer .contour'"
@@ -63,6 +65,13 @@ def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
                 plain = plain.replace(f'"${token}"', '"#123456"')
             assert '"$' not in plain
             assert len(Figure(json.loads(plain)).data) == len(figure.data)
+
+
+def test_whiskers_follow_the_direction_of_the_metric():
+    gain = Paired((0, 1, 2), (0.1, 0.2, 0.6), 0.3, 0.1, 0.6, 0.25)
+    assert plots_of_runs._whisker(gain, 1) == pytest.approx((0.2, 0.3))
+    assert plots_of_runs._whisker(gain, -1) == pytest.approx((0.3, 0.2))
+    assert plots_of_runs._whisker(None, 1) == (0.0, 0.0)
 
 
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):

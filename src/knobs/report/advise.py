@@ -167,12 +167,9 @@ def range_of(knob: Knob) -> str:
     if knob.choices is not None:
         return f"{knob.name}={','.join(knob.choices)}"
     scale = "log" if knob.log else "linear"
-    inside = f"interval({_plain(knob.low, knob)},{_plain(knob.high, knob)})"
-    return f"{knob.name}=tag({scale},{inside})"
-
-
-def _plain(value: float, knob: Knob) -> str:
-    return str(round(value)) if knob.integer else repr(float(value))
+    if knob.integer:
+        return f"{knob.name}=tag({scale},int(interval({round(knob.low)},{round(knob.high)})))"
+    return f"{knob.name}=tag({scale},interval({float(knob.low)!r},{float(knob.high)!r}))"
 
 
 def _grid(sweep: Sweep, wider: Knob) -> list[str]:

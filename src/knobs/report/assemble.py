@@ -44,27 +44,30 @@ def make(folders: Sequence[Path]) -> Report:
     sweep = gather(folders)
     answer = verdict(sweep)
     arm = answer.winner.arm if answer.winner else ""
-    ranked = rank(sweep, arm)
+    ranked, about = rank(sweep, arm), arm
+    if ranked is None and arm:  # few runs an arm: all arms together, the question a knob too
+        ranked, about = rank(sweep, None), ""
     findings = checks(sweep, answer, ranked)
     return Report(
         sweep=sweep,
         verdict=answer,
         importance=ranked,
-        about=arm,
+        about=about,
         findings=tuple(findings),
         advice=tuple(advise(sweep, answer, findings)),
         recipe=recipe(sweep, answer),
     )
 
 
-def rank(sweep: Sweep, arm: str) -> Importance | None:
-    """Which knob matters, from the runs of an arm that spread over its space."""
-    knobs = list(sweep.space_of(arm))
+def rank(sweep: Sweep, arm: str | None) -> Importance | None:
+    """Which knob matters, from the runs of an arm, or of all, that spread over its space."""
+    knobs = list(sweep.questions() + sweep.space if arm is None else sweep.space_of(arm))
     ended = [r for r in sweep.explored(arm) if r.value is not None or r.broke]
     rows = [{k.name: v for k in knobs if (v := knob_of(run, k)) is not None} for run in ended]
     if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
         return None
-    start = next((row for run, row in zip(ended, rows, strict=True) if run.role == "default"), None)
+    starts = (row for run, row in zip(ended, rows, strict=True) if run.role == "default")
+    start = None if arm is None else next(starts, None)  # each arm has a default of its own
     values = [run.value for run in ended]
     pruned = [run.row.status == "pruned" for run in ended]
     return importance(knobs, rows, values, sweep.objective.mode, start, pruned)

@@ -17,8 +17,9 @@ from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, curve, knob_of, position
 from knobs.report.importance import Importance, Knob
 from knobs.report.leaderboard import GOOD
+from knobs.report.leaderboard import short as typed
 from knobs.report.verdict import Verdict
-from knobs.report.words import count, listed, number
+from knobs.report.words import count, listed
 
 EDGE = 0.05  # of a range, on its own scale: a best value this near to a bound calls for a wider one
 FAILURES = 0.3  # above this share of broken runs the space is too wide
@@ -87,8 +88,8 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         inside = [c for c in alternatives if _inside(knob, _value(c, knob))]
         bound = knob.high if upper else knob.low
         text = (
-            f"The best {short.get(knob.name, knob.name)}, {number(value)}, lies within 5 % of the "
-            f"{'upper' if upper else 'lower'} bound {number(bound)}."
+            f"The best {short.get(knob.name, knob.name)}, {typed(value)}, lies within 5 % of the "
+            f"{'upper' if upper else 'lower'} bound {typed(bound)}."
         )
         if inside:
             yield Finding(
@@ -98,7 +99,7 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
                 knob=wider,
             )
         else:
-            do = f"Search {knob.name} from {number(wider.low)} to {number(wider.high)}."
+            do = f"Search {knob.name} from {typed(wider.low)} to {typed(wider.high)}."
             yield Finding("boundary", "act", text, do, wider)
         looked = -math.inf
     if looked > 0:
@@ -155,7 +156,7 @@ def failures(sweep: Sweep) -> Iterator[Finding]:
         return
     do = "Shrink the space: more than 30 % of its runs are lost."
     if found:
-        do = f"Search {knob.name} from {number(knob.low)} to {number(knob.high)}."
+        do = f"Search {knob.name} from {typed(knob.low)} to {typed(knob.high)}."
     yield Finding("failures", "act", text, do, found[0] if found else None)
 
 
@@ -177,7 +178,7 @@ def confined(sweep: Sweep, ended: list[Run]) -> tuple[Knob, str] | None:
                     continue
                 kept = replace(knob, high=inner) if upper else replace(knob, low=outer)
                 if kept.low < kept.high:
-                    side = f">= {number(outer)}" if upper else f"<= {number(inner)}"
+                    side = f">= {typed(outer)}" if upper else f"<= {typed(inner)}"
                     words = f"{caught} of them lie at {knob.name} {side}."
                     best = score, kept, words
     return best and best[1:]

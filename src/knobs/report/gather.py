@@ -147,6 +147,16 @@ class Sweep:
         """Runs that were spread over the space, of one arm or of all."""
         return [r for r in self.runs if r.role in EXPLORED and arm in (None, r.arm)]
 
+    def questions(self) -> tuple[Knob, ...]:
+        """What a study asks about, as knobs with choices."""
+        asked = []
+        for name in self.study.scientific if self.study else ():
+            values = [knob_value(run.row, name) for run in self.runs if run.row.setting]
+            texts = tuple(dict.fromkeys(leaderboard.short(value) for value in values))
+            if 1 < len(texts) <= MOST_CHOICES:
+                asked.append(Knob(name, choices=texts))
+        return tuple(knob for knob in asked if knob.name not in self.knobs)
+
     def space_of(self, arm: str) -> tuple[Knob, ...]:
         """The knobs searched under an arm."""
         found = self.study.arms.get(arm) if self.study else None

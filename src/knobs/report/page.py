@@ -182,8 +182,8 @@ def _leaderboard(report: Report) -> ElementTree.Element:
     told = any(entry.status != "finished" for entry in entries)
     heads = ["rank", sweep.objective.metric, "", *(short[n] for n in names), "epoch", "seconds"]
     heads += ["status"] if told else []
-    means = [entry.mean for entry in entries if entry.mean is not None]
-    low, high = _span(means[: 3 * SHOWN])
+    first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
+    low, high = _span([value for entry in first for value in (entry.mean, *_values(entry))])
     body = tag("tbody")
     for i, entry in enumerate(entries):
         cells = [
@@ -219,18 +219,25 @@ def _mean(sweep: Sweep, entry: Entry) -> str:
     return mean if entry.sd is None else f"{mean} ± {number(entry.sd, 2)} ({entry.n})"
 
 
-def _span(means: Sequence[float]) -> tuple[float, float]:
-    low, high = (min(means), max(means)) if means else (0.0, 1.0)
+def _values(entry: Entry) -> list[float]:
+    """Of the runs that finished."""
+    return [r.value for r in entry.runs if r.status in leaderboard.GOOD and r.value is not None]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """From the least to the largest, with some room."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = 0.08 * (high - low) or 1e-9
     return low - room, high + room
 
 
 def _strip(entry: Entry, low: float, high: float) -> ElementTree.Element | None:
     """The runs of a setting as dots on the scale of the best settings, their mean as a line."""
-    values = [r.value for r in entry.runs if r.status in leaderboard.GOOD and r.value is not None]
     if entry.mean is None or not low <= entry.mean <= high:
         return None
-    places = [STRIP * (value - low) / (high - low) for value in values if low <= value <= high]
+    places = [
+        STRIP * (value - low) / (high - low) for value in _values(entry) if low <= value <= high
+    ]
     middle = f"{STRIP * (entry.mean - low) / (high - low):.1f}"
     svg = tag("svg", viewBox=f"0 0 {STRIP} 12", aria_hidden="true")
     svg.append(tag("path", d=f"M0 6H{STRIP}", class_="rail"))

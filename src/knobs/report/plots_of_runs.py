@@ -20,7 +20,7 @@ from knobs.report.figures import (
     short_number,
 )
 from knobs.report.gather import Run, Sweep, curve
-from knobs.report.stats import expected_best
+from knobs.report.stats import Paired, expected_best
 from knobs.report.verdict import Verdict
 from knobs.report.words import count, listed, number
 
@@ -303,8 +303,11 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     knobs = [safe(short.get(step.knob, step.knob)) for step in steps[1:]]
     changes = [f"{knob}<br>{gain}" for knob, gain in zip(knobs, signed, strict=True)]
     names = ["default", *changes, "best"]
-    errors = [step.gain for step in steps[1:]]
     up = [objective.sign * g >= 0 for g in gains]
+    whiskers = [_whisker(step.gain, objective.sign) for step in steps[1:]]
+    lows = [m - below for m, (below, _) in zip(means[1:], whiskers, strict=True)]
+    highs = [m + above for m, (_, above) in zip(means[1:], whiskers, strict=True)]
+    low, high = min(*means, *lows), max(*means, *highs)
     data = [
         {
             "type": "bar",
@@ -326,11 +329,8 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
             "error_y": {
                 "type": "data",
                 "symmetric": False,
-                "array": [short_number((g.high or g.mean) - g.mean) if g else 0 for g in errors],
-                "arrayminus": [
-                    short_number(g.mean - (g.mean if g.low is None else g.low)) if g else 0
-                    for g in errors
-                ],
+                "array": [short_number(above) for _, above in whiskers],
+                "arrayminus": [short_number(below) for below, _ in whiskers],
                 "color": "$ink",
                 "thickness": 1.5,
                 "width": 5,
@@ -352,7 +352,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
             "hoverinfo": "skip",
         },
     ]
-    room = 0.18 * (max(means) - min(means) or 0.01)
+    room = 0.08 * (high - low or 0.01)
     layout = {
         "xaxis": {
             "tickvals": list(range(len(names))),
@@ -362,7 +362,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
             "showgrid": False,
         },
         "yaxis": {
-            "range": [min(means) - room, max(means) + 1.5 * room],
+            "range": [low - room, high + 1.5 * room],
             "title": {"text": safe(objective.metric)},
         },
     }
@@ -375,3 +375,11 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
         (Figure("ablation", "", says, data, layout, 340),),
     )
+
+
+def _whisker(gain: Paired | None, sign: int) -> tuple[float, float]:
+    """How far a gain's interval reaches below and above its mean, as the metric counts."""
+    if gain is None or gain.low is None or gain.high is None:
+        return 0.0, 0.0
+    reach = gain.mean - gain.low, gain.high - gain.mean
+    return reach if sign > 0 else reach[::-1]
