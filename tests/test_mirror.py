@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from test_sweep import SWEEPS, at_epoch, sweep  # noqa: F401
+from test_sweep import SWEEPS
 from wandb_server import WandbServer
 
 from knobs.mirror import Mirror
