@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from statistics import NormalDist
 
 import numpy as np
 import optuna
@@ -50,7 +51,7 @@ def one(folder=None, space=None, **options):
     ("method", "phases"),
     [
         ("auto", ["default"] + ["sobol"] * 3 + ["gp"] * 4),
-        ("best", ["default"] + ["mix"] + ["gp"] * 6),
+        ("best", ["default"] + ["mix"] * 3 + ["gp"] * 4),
         *((name, [name] * 8) for name in METHODS if name not in ("auto", "best")),
     ],
 )
@@ -63,6 +64,11 @@ def test_phases(method, phases):
     if phases[0] == "default":
         assert trials[0].values == DEFAULT
         assert not trials[0].prunable
+
+
+def test_best_leaves_early_once_it_has_two_points_a_knob():
+    trials = run(one(method="best", budget=12, defaults={"": {"lr": 1e-3}}))
+    assert [t.phase for t in trials] == ["default"] + ["mix"] * 2 + ["gp"] * 9
 
 
 def test_a_default_outside_the_space_is_left_out():
@@ -94,14 +100,34 @@ def test_grid_covers_the_space_once():
         one(method="grid", budget=math.inf).ask()
 
 
-def test_mix_draws_a_third_around_each():
-    knobs = {"x": Range(0, 1, False)}
-    tried = [Tried({"x": 0.8}, "mix", 0.0), Tried({"x": 0.1}, "mix", 1.0)]
-    draws = [methods.mix(Task(knobs, tried, {"x": 0.3}, seed))["x"] for seed in range(3000)]
-    share = np.mean(np.abs(np.array(draws) - 0.8) < 0.05)
-    inside = math.erf(0.05 / 0.15 / math.sqrt(2))
-    other = math.erf(0.55 / 0.15 / 2**0.5) / 2 - math.erf(0.45 / 0.15 / 2**0.5) / 2
-    assert share == pytest.approx((0.1 + inside + other) / 3, abs=0.02)
+def test_mix_takes_turns():
+    knobs = {"x": Range(0, 1, False), "y": Range(0, 1, False)}
+    default, best = {"x": 0.3, "y": 0.3}, {"x": 0.8, "y": 0.6}
+    points = qmc.Sobol(2, scramble=True, rng=np.random.default_rng(0)).random(4)
+    tried = [Tried(default, "default", 1.0), Tried(best, "mix", 0.0), Tried(default, "mix", 1.0)]
+    first = methods.mix(Task(knobs, tried[:1], default, 0))
+    fourth = methods.mix(Task(knobs, [*tried, Tried(best, "mix", 0.5)], default, 0))
+    drawn = [Task(knobs).values(point) for point in points]
+    assert [first, fourth] == drawn[:2]
+    for history, center in ((tried[:2], default), (tried, best)):
+        draws = [methods.mix(Task(knobs, history, default, seed)) for seed in range(800)]
+        xs = np.array([draw["x"] for draw in draws])
+        inside = math.erf(0.1 / 0.15 / math.sqrt(2))  # of a Gaussian, hardly cut by the faces
+        assert np.mean(abs(xs - center["x"]) < 0.1) == pytest.approx(inside, abs=0.05)
+
+
+def test_scores_are_normal_quantiles():
+    found = methods.scores([3.0, None, 1e9, 1.0, 3.0])
+    quantile = NormalDist().inv_cdf
+    assert found == [quantile(1 / 2), None, quantile(7 / 8), quantile(1 / 8), quantile(1 / 2)]
+    assert methods.scores([5.0]) == [0.0]
+
+
+def test_a_model_sees_ranks_only():
+    losses = [0.4, 0.1, 0.7, 0.2, 1.9]
+    tried = [Tried({"lr": 10 ** -(i / 2 + 1)}, "sobol", loss) for i, loss in enumerate(losses)]
+    cubed = [Tried(t.values, "sobol", t.loss**3) for t in tried]
+    assert methods.gp(Task({"lr": LR}, tried)) == methods.gp(Task({"lr": LR}, cubed))
 
 
 def test_cmaes_replays_its_generations():

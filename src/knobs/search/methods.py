@@ -8,7 +8,9 @@ through a study in memory that holds the history.
 
 import json
 import math
+import statistics
 import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,27 +107,32 @@ def random(task: Task) -> Values:
 
 def sobol(task: Task) -> Values:
     """The next of a scrambled Sobol sequence: spread evenly over the cube, and over every face."""
+    return _sobol(task, sum(t.phase == "sobol" for t in task.tried))
+
+
+def _sobol(task: Task, index: int) -> Values:
     from scipy.stats import qmc
 
     engine = qmc.Sobol(len(task.knobs), scramble=True, rng=np.random.default_rng(task.seed))
-    if drawn := sum(t.phase == "sobol" for t in task.tried):
-        engine.fast_forward(drawn)
+    if index:
+        engine.fast_forward(index)
     with warnings.catch_warnings():  # one point at a time is no balanced net, as it says
         warnings.simplefilter("ignore", UserWarning)
         return task.new(lambda: task.values(engine.random(1)[0]))
 
 
 def mix(task: Task) -> Values:
-    """A third uniform, a third around the default, a third around the best so far.
+    """In turns: the next of a Sobol sequence, a step from the default, a step from the best so far.
 
     Hvarfner et al. 2022 (piBO) and Hutter et al. 2011 (SMAC) weigh a prior and an incumbent in
-    other ways; a mixture of draws needs no model.
+    other ways; draws in turns need no model.
     """
+    turn = sum(t.phase == "mix" for t in task.tried)
     finished = [t for t in task.tried if t.loss is not None]
-    centers = [None, task.default, min(finished, key=lambda t: t.loss).values if finished else None]
-    center = centers[task.rng.integers(3)]
+    best = min(finished, key=lambda t: t.loss).values if finished else None
+    center = (None, task.default, best)[turn % 3]
     if center is None:
-        return random(task)
+        return _sobol(task, turn // 3 if task.default is not None else turn - turn // 3)
     return task.new(lambda: _near(task, center))
 
 
@@ -215,7 +222,7 @@ def gp(task: Task) -> Values:
     sampler = optuna.samplers.GPSampler(
         seed=int(task.rng.integers(2**31)), n_startup_trials=1, warn_independent_sampling=False
     )
-    values = _ask(task, sampler, in_cube=True)
+    values = _ask(task, sampler, in_cube=True, ranked=True)
     if any(_key(t.values) == _key(values) for t in task.tried):
         values = mix(task)  # the same values again would tell nothing
     return values
@@ -242,18 +249,21 @@ FROM_DEFAULT = ("auto", "best")  # whose first trial is the default config
 PHASES = {f.__name__: f for f in (default, random, sobol, mix, grid, cmaes, gp, tpe)}
 
 
-def phase(method: str, spent: float, first: bool, has_default: bool) -> str:
+def phase(method: str, spent: float, tried: int, knobs: int, has_default: bool) -> str:
     """Which phase a trial belongs to.
 
     Args:
         spent: share of the budget that is spent, in [0, 1].
-        first: nothing was tried yet.
+        tried: how many trials there were.
+        knobs: how many are searched: a model gets two points for each, unless they cost half the
+            budget.
         has_default: there is a default inside the space.
     """
-    if first and has_default and method in FROM_DEFAULT:
+    if not tried and has_default and method in FROM_DEFAULT:
         return "default"
-    phases = METHODS[method]
-    return next((name for name, until in phases if spent < until - 1e-9), phases[-1][0])
+    few = 0.5 if tried < 2 * knobs and len(METHODS[method]) > 1 else 0.0
+    phases = ((name, max(until, few)) for name, until in METHODS[method])
+    return next((name for name, until in phases if spent < until - 1e-9), METHODS[method][-1][0])
 
 
 def prunes(method: str, phase: str) -> bool:
@@ -298,16 +308,26 @@ def from_optuna(knobs: Knobs, params: Values) -> Values:
     }
 
 
-def level(losses: Sequence[float | None]) -> list[float | None]:
-    """Losses as a model takes them."""
-    return list(losses)
+def scores(losses: Sequence[float | None]) -> list[float | None]:
+    """Losses as a model takes them: the normal quantile of each one's rank, equal ones alike.
+
+    A loss of 1e9 is then no more than the worst; accuracy and error, a loss and its log are one
+    (Salinas et al. 2020, A Quantile-based Approach for Hyperparameter Transfer Learning, sec. 3).
+    """
+    known = sorted(loss for loss in losses if loss is not None)
+    middle = {x: (bisect_left(known, x) + bisect_right(known, x)) / 2 for x in known}
+    normal = statistics.NormalDist()
+    return [None if x is None else normal.inv_cdf(middle[x] / len(known)) for x in losses]
 
 
-def _ask(task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False) -> Values:
+def _ask(
+    task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False, ranked: bool = False
+) -> Values:
     """What an Optuna sampler suggests after this history, in few digits.
 
     Args:
         in_cube: it sees ranges as [0, 1]: whole numbers cost GPSampler many times as much.
+        ranked: it sees `scores`, not losses.
     """
     knobs = task.knobs
 
@@ -322,8 +342,8 @@ def _ask(task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False
         for name, knob in knobs.items()
     }
     study = optuna.create_study(sampler=sampler)
-    losses = level([t.loss for t in task.tried]) if in_cube else [t.loss for t in task.tried]
-    for tried, loss in zip(task.tried, losses, strict=True):
+    losses = [t.loss for t in task.tried]
+    for tried, loss in zip(task.tried, scores(losses) if ranked else losses, strict=True):
         trial = create_trial(
             state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
             value=loss,

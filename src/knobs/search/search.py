@@ -243,13 +243,13 @@ class Search:
         """
         if self.unit == "minutes":
             return self._clock() / self.budget
-        left = self.budget / len(self._arms) - spent
-        return 1.0 if spent and left < 0.5 - EPSILON else 1 - left / (left + spent)
+        part = self.budget / len(self._arms)
+        return 1.0 if spent and part - spent < 0.5 - EPSILON else spent / part
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
         default = self.defaults.get(arm)
-        phase = methods.phase(self.method, spent, not before, default is not None)
+        phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
         values = PHASES[phase](Task(knobs, self._tried(arm, before), default, self.seed, runs))
         if values is None:
