@@ -1,6 +1,5 @@
 """W&B for the runs of a stack: one process, a W&B run each, and no harm when it dies."""
 
-# ruff: noqa: F811 (fixtures of test_sweep.py)
 import os
 import signal
 

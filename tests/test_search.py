@@ -144,8 +144,8 @@ def test_a_model_finds_the_best_of_a_smooth_knob(method):
     search = one(method=method, budget=14, defaults={"": {"lr": 1e-4}}, seed=2)
     run(search)
     values, value = search.best("")
-    assert value > -0.001
-    assert values["lr"] == pytest.approx(10**-2.5, rel=0.1)
+    assert value > -0.01  # a tenth of a decade
+    assert values["lr"] == pytest.approx(10**-2.5, rel=0.26)
 
 
 def test_a_batch_of_the_model_is_spread():

@@ -276,3 +276,19 @@ def test_other_values_to_ask_about_come_from_the_command_line():
     ]
     with pytest.raises(ConfigError, match="list them"):
         told(["model.width=tag(log,int(interval(8,64)))"], study)
+
+
+def test_arms_that_are_not_asked_about_take_their_ranges_along():
+    study = {
+        "scientific": {"optimizer": ["adam", "sgd"]},
+        "space": {
+            "optimizer=adam": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}},
+            "optimizer=sgd": {"optimizer.lr": {"low": 1e-2, "high": 1.0, "scale": "log"}},
+        },
+    }
+    found = told(["optimizer=sgd,adam"], study)
+    assert list(found.knobs) == ["optimizer=sgd", "optimizer=adam"]
+    found = told(["optimizer=choice(sgd)"], study)
+    assert {arm: knobs["optimizer.lr"].low for arm, knobs in found.knobs.items()} == {
+        "optimizer=sgd": 1e-2
+    }

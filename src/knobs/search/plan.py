@@ -77,6 +77,7 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         raise ConfigError(f"study.{wrong[0]}: no such key; a study has {', '.join(sorted(KEYS))}")
     told = {line.partition("=")[0] for line in fixed}
     scientific = _scientific(study.get("scientific") or {})
+    asked = {arm for arm, _ in _arms(scientific)}
     for key in [key for key in own if key in scientific]:  # other values to ask about
         if isinstance(own[key], Range):
             raise ConfigError(f"{key}: this study compares values; list them: {key}=A,B")
@@ -87,7 +88,10 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     if "walk" in study and not walk:
         raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
     if not walk:
-        searched = Space.from_yaml(study.get("space") or {}, list(arms)).arms
+        ranges = {
+            k: v for k, v in (study.get("space") or {}).items() if k in arms or k not in asked
+        }
+        searched = Space.from_yaml(ranges, list(arms)).arms
         knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
     runs, seeds = study.get("runs"), study.get("seeds", 0)
     for key, value in (("runs", runs), ("seeds", seeds)):
