@@ -269,24 +269,27 @@ class Seen:
 Arm = Generator[Values, Curve, Seen]  # yields settings to train, and is sent their curves
 
 
-def knobs_arm(problem: Problem, method: str, budget: int, seed: int) -> Arm:
-    """Our search. `best` prunes where there are curves."""
+def knobs_arm(problem: Problem, method: str, budget: int, seed: int, width: int) -> Arm:
+    """Our search, asked for `width` runs at a time. `best` prunes where there are curves."""
     seen, asha = Seen(), "asha" if method == "best" and problem.epochs > 1 else "none"
     options = {"epochs": problem.epochs, "seed": seed, "defaults": {"": problem.default}}
     search = Search(None, Space.of(problem.knobs), method=method, budget=budget, **options)
     with tempfile.TemporaryDirectory() as folder:
         pruner = Pruner(asha, Path(folder))
-        while batch := search.ask():
-            trial = batch[0]
-            curve, best, status = (yield trial.values), -math.inf, "finished"
-            for epoch, value in enumerate(curve, 1):
-                best = max(best, value)
-                if trial.prunable and pruner.stop(trial.run, epoch, problem.epochs, best):
-                    status = "pruned"
-                    break
-            diverged = curve[epoch - 1] == -math.inf and status == "finished"
-            search.tell(trial, None if diverged else best, status, epoch)
-            seen.add(best, trial.values, epoch / problem.epochs if status == "pruned" else 1)
+        while batch := search.ask(width):
+            ends = []
+            for trial in batch:
+                curve, best, status = (yield trial.values), -math.inf, "finished"
+                for epoch, value in enumerate(curve, 1):
+                    best = max(best, value)
+                    if trial.prunable and pruner.stop(trial.run, epoch, problem.epochs, best):
+                        status = "pruned"
+                        break
+                diverged = curve[epoch - 1] == -math.inf and status == "finished"
+                ends.append((trial, None if diverged else best, status, epoch))
+                seen.add(best, trial.values, epoch / problem.epochs if status == "pruned" else 1)
+            for end in ends:  # not before: trained at the same time, they do not know each other
+                search.tell(*end)
     return seen
 
 
@@ -325,14 +328,16 @@ def optuna_arm(problem: Problem, name: str, budget: int, seed: int) -> Arm:
 
 
 # ------------------------------------------------------------------ searches -> rows
-def rows_of(problem: Problem, arms: list[str], budgets: list[int], seeds: list[int]) -> list[dict]:
+def rows_of(
+    problem: Problem, arms: list[str], budgets: list[int], seeds: list[int], width: int = 1
+) -> list[dict]:
     """Every arm and seed on a problem; what they ask for at the same time trains together."""
     keys: dict[tuple[str, int, int], Arm] = {}
     for seed in seeds:
         for name in arms:
             if name in METHODS and name in OURS:
                 for b in budgets:
-                    keys[name, b, seed] = knobs_arm(problem, name, b, seed)
+                    keys[name, b, seed] = knobs_arm(problem, name, b, seed, width)
             else:
                 keys[name, max(budgets), seed] = optuna_arm(problem, name, max(budgets), seed)
     asked, seen = {key: next(arm) for key, arm in keys.items()}, {}
@@ -430,6 +435,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--problems", nargs="+", help="of the part; else all")
     parser.add_argument("--piece", type=int, default=5, help="seeds that train together")
+    parser.add_argument("--width", type=int, default=1, help="runs that ours asks for at a time")
     parser.add_argument("--out", type=Path, help="rows go here; those that are here are not redone")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after about so many")
     parser.add_argument("--show", type=Path, help="only print what is here")
@@ -453,7 +459,7 @@ def main() -> None:
                 left = [s for s in seeds[i : i + args.piece] if not done(rows, problem, args, s)]
                 if not left or time.perf_counter() - began > 60 * args.minutes:
                     continue
-                new = rows_of(problem, args.arms, args.budgets, left)
+                new = rows_of(problem, args.arms, args.budgets, left, args.width)
                 rows += [row | {"part": part} for row in new]
                 print(
                     f"  {problem.name} {left} {time.perf_counter() - began:.0f} s", file=sys.stderr
