@@ -10,7 +10,6 @@ import json
 import math
 import statistics
 import warnings
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +101,11 @@ def default(task: Task) -> Values:
 
 def random(task: Task) -> Values:
     """Uniform in the unit cube."""
-    return task.new(lambda: task.values(task.rng.random(len(task.knobs))))
+    return task.new(lambda: _uniform(task))
+
+
+def _uniform(task: Task) -> Values:
+    return task.values(task.rng.random(len(task.knobs)))
 
 
 def sobol(task: Task) -> Values:
@@ -214,23 +217,38 @@ def gp(task: Task) -> Values:
     """The point with the highest expected improvement under a Gaussian process.
 
     Matern 5/2, a lengthscale a knob; trials under way are drawn from the process and integrated
-    out (Ament et al. 2023, Unexpected Improvements to Expected Improvement, q-log-EI).
+    out (Ament et al. 2023, Unexpected Improvements to Expected Improvement, q-log-EI). Once three
+    runs were whole, those that were ended early are left out: what they would have reached is not
+    known, and where good and slow are neighbours their values mislead.
     """
-    finished = [t for t in task.tried if t.loss is not None]
-    if not finished:
+    told = [t for t in task.tried if t.loss is not None]
+    if not told:
         return random(task)
+    whole = [t for t in task.tried if not t.pruned]
+    if sum(t.loss is not None for t in whole) < 3:
+        whole = task.tried
     sampler = optuna.samplers.GPSampler(
         seed=int(task.rng.integers(2**31)), n_startup_trials=1, warn_independent_sampling=False
     )
-    values = _ask(task, sampler, in_cube=True, ranked=True)
-    if any(_key(t.values) == _key(values) for t in task.tried):
-        values = mix(task)  # the same values again would tell nothing
-    return values
+    values = _ask(task, sampler, whole, in_cube=True)
+    known = {_key(t.values) for t in task.tried}
+    return near_best(task) if _key(values) in known else values  # the same would tell nothing
+
+
+def near_best(task: Task) -> Values:
+    """A step from the best so far, or anywhere where all nearby was tried."""
+    told = [t for t in task.tried if t.loss is not None]
+    best = min(told, key=lambda t: t.loss)
+    nearby = iter(range(TRIES // 2))
+    return task.new(
+        lambda: _uniform(task) if next(nearby, None) is None else _near(task, best.values)
+    )
 
 
 def tpe(task: Task) -> Values:
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
-    return _ask(task, optuna.samplers.TPESampler(seed=int(task.rng.integers(2**31))))
+    sampler = optuna.samplers.TPESampler(seed=int(task.rng.integers(2**31)))
+    return _ask(task, sampler, task.tried)
 
 
 # ------------------------------------------------------------------ names
@@ -309,45 +327,42 @@ def from_optuna(knobs: Knobs, params: Values) -> Values:
 
 
 def scores(losses: Sequence[float | None]) -> list[float | None]:
-    """Losses as a model takes them: the normal quantile of each one's rank, equal ones alike.
+    """Losses as a model takes them: none further above the middle one than that is above the best.
 
-    A loss of 1e9 is then no more than the worst; accuracy and error, a loss and its log are one
-    (Salinas et al. 2020, A Quantile-based Approach for Hyperparameter Transfer Learning, sec. 3).
+    How bad a bad setting is would drown what tells the good ones apart: a loss may be 1e9.
     """
-    known = sorted(loss for loss in losses if loss is not None)
-    middle = {x: (bisect_left(known, x) + bisect_right(known, x)) / 2 for x in known}
-    normal = statistics.NormalDist()
-    return [None if x is None else normal.inv_cdf(middle[x] / len(known)) for x in losses]
+    known = [loss for loss in losses if loss is not None]
+    middle = statistics.median(known)
+    most = 2 * middle - min(known)
+    return [None if loss is None else min(loss, most) for loss in losses]
 
 
 def _ask(
-    task: Task, sampler: optuna.samplers.BaseSampler, in_cube: bool = False, ranked: bool = False
+    task: Task,
+    sampler: optuna.samplers.BaseSampler,
+    history: Sequence[Tried],
+    in_cube: bool = False,
 ) -> Values:
     """What an Optuna sampler suggests after this history, in few digits.
 
     Args:
-        in_cube: it sees ranges as [0, 1]: whole numbers cost GPSampler many times as much.
-        ranked: it sees `scores`, not losses.
+        in_cube: it sees ranges as [0, 1], where whole numbers cost GPSampler many times as much,
+            and `scores` for losses.
     """
     knobs = task.knobs
-
-    def seen(values: Values) -> Values:
-        labelled = to_optuna(knobs, values)
-        cube = {name: knob.to_unit(values[name]) for name, knob in ranges.items()}
-        return labelled | cube
-
     ranges = {n: k for n, k in knobs.items() if isinstance(k, Range)} if in_cube else {}
     distributions = {
         name: FloatDistribution(0, 1) if name in ranges else distribution(knob)
         for name, knob in knobs.items()
     }
+    losses = [t.loss for t in history]
     study = optuna.create_study(sampler=sampler)
-    losses = [t.loss for t in task.tried]
-    for tried, loss in zip(task.tried, scores(losses) if ranked else losses, strict=True):
+    for tried, loss in zip(history, scores(losses) if in_cube else losses, strict=True):
+        cube = {name: knob.to_unit(tried.values[name]) for name, knob in ranges.items()}
         trial = create_trial(
             state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
             value=loss,
-            params=seen(tried.values),
+            params=to_optuna(knobs, tried.values) | cube,
             distributions=distributions,
         )
         study.add_trial(trial)
