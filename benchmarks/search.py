@@ -50,8 +50,8 @@ from knobs.search.space import Choice, Knobs, Range, Space
 DATA = Path(os.environ.get("KNOBS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BUDGETS = (5, 10, 20, 40)
 OURS = ("auto", "best")
-PAIR = "optuna pair"
-ARMS = (*OURS, PAIR, "random", "tpe", "gp")
+PAIR, TOLD = "optuna pair", "pair, default first"  # TPE and MedianPruner, as Optuna comes
+ARMS = (*OURS, PAIR, TOLD, "random", "tpe", "gp")
 RANDOM = 200  # settings whose middle a regret of 1 is, where there is no table
 JUDGES = 3  # further training seeds of a setting that a search found
 Values = dict[str, Any]
@@ -297,12 +297,15 @@ def optuna_arm(problem: Problem, name: str, budget: int, seed: int) -> Arm:
     """Optuna's own, as its documentation uses it: ask, report, should_prune, tell."""
     sampler = {
         PAIR: optuna.samplers.TPESampler,
+        TOLD: optuna.samplers.TPESampler,
         "tpe": optuna.samplers.TPESampler,
         "random": optuna.samplers.RandomSampler,
         "gp": optuna.samplers.GPSampler,
     }[name](seed=seed)
-    pruner = optuna.pruners.MedianPruner() if name == PAIR else optuna.pruners.NopPruner()
+    pruner = optuna.pruners.MedianPruner() if name in (PAIR, TOLD) else optuna.pruners.NopPruner()
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    if name == TOLD:
+        study.enqueue_trial(problem.default)
     space = {name: distribution(knob) for name, knob in problem.knobs.items()}
     seen = Seen()
     while seen.spent <= budget - 0.5:
@@ -409,11 +412,11 @@ def show(rows: list[dict], part: str) -> None:
     }
     counts = {len(seeds) for seeds in cells.values() if seeds}
     print(f"\n{part}: {', '.join(names)}; seeds {min(counts)}")
-    print(f"  {'regret after':<14}" + "".join(f"{b:>16} runs" for b in budgets))
+    print(f"  {'regret after':<20}" + "".join(f"{b:>16} runs" for b in budgets))
     for arm in ARMS:
         if any(cells[arm, b] for b in budgets):
             told = [interval(list(cells[arm, b].values())) for b in budgets]
-            print(f"  {arm:<14}" + "".join(f"{m:>12.3f} ± {h:.3f}  " for m, h in told))
+            print(f"  {arm:<20}" + "".join(f"{m:>12.3f} ± {h:.3f}  " for m, h in told))
     for own in OURS:
         print(f"  {own} less ...")
         for arm in ARMS:
@@ -422,7 +425,7 @@ def show(rows: list[dict], part: str) -> None:
                     interval([cells[own, b][s] - cells[arm, b][s] for s in cells[arm, b]])
                     for b in budgets
                 ]
-                print(f"    {arm:<12}" + "".join(f"{m:>+12.3f} ± {h:.3f}  " for m, h in told))
+                print(f"    {arm:<18}" + "".join(f"{m:>+12.3f} ± {h:.3f}  " for m, h in told))
 
 
 def main() -> None:
