@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from wandb_server import KEY, WandbServer
+from wandb_server import KEY, SILENT, WandbServer
 
 from knobs.errors import UserError
 from knobs.report import wandb_report
@@ -151,6 +151,7 @@ def test_no_secret_is_sent_or_kept(published):
     [
         ("refusing", "Failed to verify credentials"),
         ("saving", "giving up after 2 attempt(s)"),
+        ("silent", "Failed to verify credentials"),
         ("down", "127.0.0.1 does not answer"),
         ("no account", "no W&B account here (wandb login makes one)"),
         ("offline", "W&B is offline here, as asked"),
@@ -158,7 +159,7 @@ def test_no_secret_is_sent_or_kept(published):
 )
 def test_what_went_wrong_is_said_and_the_spec_stays(tmp_path, fault, reason):
     write_sweep(tmp_path / "sweep")
-    status = 500 if fault == "refusing" else 200
+    status = {"refusing": 500, "silent": SILENT}.get(fault, 200)
     with WandbServer(status, broken=("upsertView",) if fault == "saving" else ()) as server:
         env = server.env | {"WANDB_HTTP_TIMEOUT": "3"}
         if fault == "no account":
@@ -178,6 +179,13 @@ def test_what_went_wrong_is_said_and_the_spec_stays(tmp_path, fault, reason):
     assert [block["type"] for block in kept(tmp_path)["spec"]["blocks"]].count("panel-grid") == 1
     assert kept(tmp_path)["id"] == ""
     assert server.views == {}
+
+
+def test_a_client_that_hangs_is_ended(tmp_path, monkeypatch):
+    write_sweep(tmp_path / "sweep")
+    monkeypatch.setattr(wandb_report, "DEADLINE", 0.1)
+    with pytest.raises(UserError, match=r"not done after 0\.1 s; the same command tries again$"):
+        wandb_report.publish(tmp_path / "sweep", SUMMARY)
 
 
 # ------------------------------------------------------------------ without W&B

@@ -8,6 +8,9 @@ import contextlib
 import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -26,11 +29,14 @@ TOP = 20  # lines of the leaderboard
 MAX_TEXT = 20_000  # characters of a text that the summary brings
 WIDE = 10.0  # a knob whose largest value is this many times its smallest has a log axis
 KNOCK = 5.0  # seconds to wait for the server at first
+DEADLINE = 60.0  # seconds for all of it
 VIEW_ID = re.compile(r"[\w=+/-]{1,200}")
 
 
 def publish(folder: Path, summary: dict[str, Any]) -> str:
     """Make the sweep's W&B Report, or renew the one made before; its URL.
+
+    A process of its own does it: there is a bound on W&B's client as a whole only from outside.
 
     Args:
         folder: the sweep's.
@@ -39,26 +45,54 @@ def publish(folder: Path, summary: dict[str, Any]) -> str:
     Raises:
         UserError: W&B did not take it; why, and how to go on.
     """
+    command = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
+    with tempfile.TemporaryFile("w+") as told:
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=told, text=True, start_new_session=True
+        )
+        try:
+            with child.stdin as asked, contextlib.suppress(BrokenPipeError):
+                asked.write(json.dumps(public(summary)))
+            child.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise _refused(f"it was not done after {DEADLINE:g} s", folder) from None
+        finally:
+            child.kill()  # what the client started ends with it
+            child.wait()
+        told.seek(0)
+        answer = json.loads(told.read() or "{}")
+    if "url" not in answer:
+        raise UserError(answer.get("error") or "the W&B report ended with the error above")
+    return answer["url"]
+
+
+def _publish(folder: Path, summary: dict[str, Any]) -> str:
+    """The same, in this process, for as long as it takes."""
     os.environ.update(BOUNDED | QUIET | dict(os.environ))  # before the import, which reads them
     import wandb
 
     runs = read_runs(folder)
     about = place(runs) | {"server": str(wandb.setup().settings.base_url)}
-    report = compose(about, runs, public(summary))
+    report = compose(about, runs, summary)
     kept = about | {"title": report.title, "id": _earlier(folder, about), "spec": _spec(report)}
-    path = folder / SPEC
-    _write(path, kept)
+    _write(folder / SPEC, kept)
     try:
         report.id = kept["id"]
         url = _save(report)
     except Exception as error:  # as many kinds as there are layers below
-        why = public(_printable(first_line(error)))
-        again = f"the same command tries again, its spec is in {path}"
-        if kept["id"]:
-            again += " (delete that if the report was deleted)"
-        raise UserError(f"W&B did not take the report: {why}; {again}") from None
-    _write(path, kept | {"id": report.id, "url": url})
+        raise _refused(public(_printable(first_line(error))), folder) from None
+    _write(folder / SPEC, kept | {"id": report.id, "url": url})
     return url
+
+
+def _refused(why: str, folder: Path) -> UserError:
+    """What is said where there is no report."""
+    path, again = folder / SPEC, "the same command tries again"
+    with contextlib.suppress(OSError, ValueError):
+        made = json.loads(path.read_text())["id"]
+        again += f", its spec is in {path}"
+        again += " (delete that if the report was deleted)" if made else ""
+    return UserError(f"W&B did not take the report: {why}; {again}")
 
 
 def unsent(folder: Path) -> str:
@@ -259,3 +293,19 @@ def _escape(text: str) -> str:
 def _printable(text: str) -> str:
     """Text that says nothing to a terminal but itself."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _main() -> None:
+    """In a process of its own: the summary comes on stdin, the URL or what is wrong leaves."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the client prints is no answer
+    try:
+        said = {"url": _publish(Path(sys.argv[1]), json.load(sys.stdin))}
+    except UserError as error:
+        said = {"error": str(error)}
+    with answer:
+        json.dump(said, answer)
+
+
+if __name__ == "__main__":
+    _main()
