@@ -14,6 +14,7 @@ from knobs import config
 from knobs.cli import first_comment
 from knobs.identity import differences
 from knobs.limits import RULES
+from knobs.search.methods import METHODS
 
 CONF = config.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -47,6 +48,10 @@ def test_an_option_names_its_source(group):
     for path in (CONF / group).glob("*.yaml"):
         head = [line for line in path.read_text().splitlines() if line.startswith("#")]
         assert "Source" in " ".join(head) or path.stem == "none", path
+
+
+def test_the_search_methods_are_those_there_are():
+    assert RULES["search.method"].says == "one of " + ", ".join(METHODS)
 
 
 def leaves(node, path):
