@@ -15,6 +15,8 @@ from knobs.errors import ConfigError
 from knobs.record import read_config, read_study, read_summary
 from knobs.search.plan import plan
 from knobs.search.search import JOURNAL
+from knobs.sweep.grid import Source, Task
+from knobs.sweep.screen import Screen
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 QUICK = ["tracking=local", "training.epochs=2", "sweep=s"]
@@ -138,6 +140,14 @@ def test_pruned_places_are_refilled(sweep):
     assert [t.state is TrialState.PRUNED for t in trials()] == [
         s["status"] == "pruned" for _, s in runs().values()
     ]
+
+
+def test_progress_counts_the_runs_to_come():
+    source = Source()
+    source.coming = 30
+    screen = Screen({n: Task([f"seed={n}"], None) for n in range(10)}, [], source)
+    screen.done["finished"] = 8
+    assert screen._line().startswith("runs 8/40  ")  # a fifth of all, 80 % of those handed out
 
 
 STUDY = """# Which of two optimizers?

@@ -55,6 +55,8 @@ class Task:
 class Source:
     """Where further jobs come from while others run: a search. This one has none."""
 
+    coming = 0  # jobs that there will be beside those handed out, as far as is known
+
     def more(self, count: int | None = None) -> dict[int, Task]:
         """Number -> job, at most `count`; none when the search is over."""
         return {}

@@ -62,7 +62,7 @@ def launch(
 
     source, timed = source or Source(), {}
     groups = grouped(tasks, read, width, timed)
-    with Screen(tasks, groups) as screen, run.stop_signals() as stopped:
+    with Screen(tasks, groups, source) as screen, run.stop_signals() as stopped:
         work = Work(screen, stopped, read, job, source)
         while tasks:
             for group in groups:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from knobs.errors import for_a_person
-from knobs.sweep.grid import Task
+from knobs.sweep.grid import Source, Task
 from knobs.sweep.jobs import Job
 from knobs.sweep.plan import Group
 from knobs.training.loop import Run
@@ -25,16 +25,17 @@ SOON = 0.02  # of the work done before a rate says anything
 
 
 class Screen:
-    """The sweep's face: `with Screen(jobs, groups) as screen`.
+    """The sweep's face: `with Screen(jobs, groups, source) as screen`.
 
     Args:
         tasks: number -> job.
         groups: what was planned.
+        source: knows how many more there will be.
     """
 
-    def __init__(self, tasks: dict[int, Task], groups: list[Group]):
+    def __init__(self, tasks: dict[int, Task], groups: list[Group], source: Source):
         self.out = Console(highlight=False, soft_wrap=True)
-        self.labels, self.groups = labels(tasks), groups
+        self.labels, self.groups, self.source = labels(tasks), groups, source
         self.count, self.done = len(tasks), Counter()
         self.best: dict[int, tuple[float, float, int]] = {}  # number: rank key, value, epoch
         self.metric = ""
@@ -130,11 +131,13 @@ class Screen:
 
     def _line(self) -> str:
         done, seconds = sum(self.done.values()), time.perf_counter() - self._began
-        share = min(1.0, self._steps / self._total) if self._total else done / self.count
-        parts = [f"runs {done}/{self.count}"]
+        count = self.count + self.source.coming
+        known = min(1.0, self._steps / self._total) if self._total else done / self.count
+        share = known * self.count / count
+        parts = [f"runs {done}/{count}"]
         parts += [f"{name} {n}" for name in ("failed", "diverged") if (n := self.done[name])]
         if share > SOON:
-            rate = self.count * share / seconds
+            rate = count * share / seconds
             parts.append(f"{rate:.1f} runs/s" if rate >= 1 else f"{60 * rate:.1f} runs/min")
             parts.append(f"{duration(seconds * (1 - share) / share)} left")
         if self.best:

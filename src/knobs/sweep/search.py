@@ -275,6 +275,8 @@ class Trials(Source):
                     self._tell(trial.run)  # killed between the run's end and its being told
                 else:
                     tasks[trial.run] = self._task(trial, run)
+        if self.search.unit == "runs" and math.isfinite(self.search.budget):
+            self.coming = max(0, round(self.search.budget - self.search.spent()))
         return tasks
 
     def ended(self, number: int, returned: JobReturn) -> None:
