@@ -216,13 +216,78 @@ def best_of(name):
         (["+study=confirm"], "study.walk"),
         (["hydra/sweeper=search"], "no knob to search"),
         (["hydra/sweeper=search", LR, "search.epochs=100", "search.runs=5"], "keep one"),
+        (["hydra/sweeper=search", LR, "search.runs=null"], "no budget; give search.runs=40"),
+        (["hydra/sweeper=search", LR, "search.runs=1.5"], "search.runs=1.5: must be one of null, or a whole"),
+        (["hydra/sweeper=search", LR, "search.pruner=asah"], "search.pruner=asah: must be one of auto"),
+        (["hydra/sweeper=search", LR, "search.width=0"], "search.width=0: must be a whole number >= 1"),
+        (["hydra/sweeper=search", LR, "search.seed=-1"], "search.seed=-1: must be a whole number >= 0"),
+        (["hydra/sweeper=search", LR, "search.rns=2"], "search.rns=2: no such key; did you mean search.runs?"),
+        (["hydra/sweeper=search", LR, "search.method=tpe,gp"], "search.method=tpe,gp: no knob to search"),
+        (["hydra/sweeper=search", LR, "seed=0,1"], "seed=0,1: no knob to search"),
+        (["hydra/sweeper=search", LR, "test=true"], "test=true: a search does not look at the test"),
+        (["hydra/sweeper=search", LR, "optimizer.lr=0.01"], "no knob to search"),
+        (["hydra/sweeper=search", "optimizer.rho=tag(linear,interval(0,1))"], "optimizer=adam has no such key"),
+        (["+study=lr,width"], "+study=lr,width: no knob to search, study has one value"),
+        (["study=lr"], "study=lr: write +study=lr"),
+        (["+study=lr", "study.sede=2"], "study.sede=2: no such key; did you mean study.seeds?"),
+        (["+study=confirm", "study.walk=nowhere"], "study.walk=nowhere: no such folder"),
+        (["+study=lr", "++optimizer.lr=0.01"], "no knob to search"),
     ],
 )  # fmt: skip
 def test_faults_before_anything_runs(sweep, lines, words):
-    code, out = sweep(*lines, *QUICK)
+    code, out = sweep(*QUICK, *lines)
     assert code == 2
     assert words in out
-    assert not list(Path("outputs").glob("**/config.json"))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ("space: [optimizer.lr]", "study.space=['optimizer.lr']: must give each knob"),
+        ("scientific: {optimizer: [adam, adam]}", "each once"),
+        ("scientific: {optimizer: [adam, momntum]}", "did you mean momentum"),
+        (
+            "scientific: {optimizer.lr: [0.1, 0.2]}",
+            "optimizer.lr: asked about and searched as well",
+        ),
+        ("space: {seed: {choices: [1, 2]}}", "seed is no knob to search"),
+        ("space: {}", "no knob to search"),
+        ("runs: 0", "study.runs=0: must be a whole number >= 1"),
+        ("set: [data]", "data: cannot be read"),
+        ("set: ['seed=1,2']", "seed=1,2: no knob to search"),
+        ("space: {optimizer.lr: {low: 1e-3", "mine.yaml, line 3: cannot be read as YAML"),
+    ],
+)
+def test_faults_of_a_study_of_ones_own(sweep, tmp_path, node, words):
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    known = "# Mine?\nspace: {optimizer.lr: {low: 1e-3, high: 1e-1, scale: log}}\n"
+    text = "# Mine?\n\n" + node if node.startswith("space") else known + node
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(text)
+    # Flags may stand behind overrides.
+    code, out = sweep(*QUICK, "--config-dir", str(tmp_path / "conf"), "+study=mine")
+    assert code == 2
+    assert words in out
+    assert not Path("outputs").exists()
+
+
+def test_a_studys_ranges_see_what_it_sets(sweep, tmp_path):
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(
+        "# Mine?\nset: [optimizer=momentum]\nspace:\n"
+        "  optimizer.lr: {low: '${optimizer.lr}', high: 1.0, scale: log}\n"
+    )
+    code, _ = sweep(*QUICK, "--config-dir", str(tmp_path / "conf"), "+study=mine", "search.runs=1")
+    assert code == 0
+    assert read_study(FOLDER)["arms"][""]["space"]["optimizer.lr"]["low"] == 0.01
+
+
+def test_a_search_of_all_there_is_ends_early(sweep):
+    code, out = sweep("hydra/sweeper=search", "activation=relu,tanh", "search.runs=5", *QUICK)
+    assert code == 0
+    assert "all 2 combinations were tried" in out
+    assert {about["choices"]["activation"] for about, _ in runs().values()} == {"relu", "tanh"}
+    assert len(runs()) == 2
 
 
 def test_the_command_line_has_the_last_word_over_a_study():
@@ -288,7 +353,8 @@ def test_arms_that_are_not_asked_about_take_their_ranges_along():
     }
     found = told(["optimizer=sgd,adam"], study)
     assert list(found.knobs) == ["optimizer=sgd", "optimizer=adam"]
-    found = told(["optimizer=choice(sgd)"], study)
-    assert {arm: knobs["optimizer.lr"].low for arm, knobs in found.knobs.items()} == {
-        "optimizer=sgd": 1e-2
-    }
+    for line in ("optimizer=choice(sgd)", "optimizer=sgd"):
+        found = told([line], study)
+        assert {arm: knobs["optimizer.lr"].low for arm, knobs in found.knobs.items()} == {
+            "optimizer=sgd": 1e-2
+        }

@@ -16,6 +16,7 @@ What a trial is told as, since a dropped one would be tried again and bias every
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from knobs.errors import ConfigError
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
-from knobs.search.space import Space, knobs_to_json
+from knobs.search.space import Knobs, Space, knobs_to_json
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 UNITS = ("runs", "epochs", "minutes")
@@ -109,7 +110,7 @@ class Search:
         self.budget = budget / epochs if unit == "epochs" else budget
         self.defaults = {a: d for a, d in (defaults or {}).items() if not self._outside(a, d)}
         self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
-        self.exhausted: set[str] = set()  # arms of a grid that is done
+        self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._mine: set[int] = set()  # runs that this process was handed
         self._lock = _Lock(folder / LOCK if folder else None)
         try:
@@ -248,6 +249,9 @@ class Search:
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
+        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= _size(knobs):
+            self.exhausted.add(arm)  # once more would tell the same
+            return None
         default = self.defaults.get(arm)
         phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
@@ -319,6 +323,11 @@ class Search:
             if end > start:
                 total, reached = total + (end - start).total_seconds() / 60, end
         return total
+
+
+def _size(knobs: Knobs) -> float:
+    """How many combinations there are."""
+    return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
 
 
 def _lost(trial: FrozenTrial) -> bool:

@@ -43,9 +43,10 @@ def search(
     """
     out = Console(highlight=False, soft_wrap=True)
     try:
-        folder = grid.prepared(master)
         plan = config.plan([*master.hydra.overrides.hydra, *arguments])
+        folder = Path(str(master.hydra.sweep.dir))
         desk = Desk(folder, plan, launcher, context, master, out)
+        grid.prepared(master)  # now that nothing is wrong with what was asked
         returns, stopped = ([], 0) if plan.walk else desk.search()
         if not stopped:
             more, stopped = desk.confirm()
@@ -80,6 +81,7 @@ class Desk:
         }
         plain = grid.plain_config(next(iter(base.values())))
         self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
+        self.unit, self.budget = self._budget()
         self.seed = plain["seed"]
         self.others = 0  # trials that another process has under way
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
@@ -87,14 +89,12 @@ class Desk:
     # -------------------------------------------------------------- searching
     def search(self) -> tuple[list[JobReturn], int]:
         """Trials until the budget is spent; their jobs' returns, and a signal's exit code or 0."""
-        unit, budget = self._budget()
-        method = self.options["method"]
         with Search(
             self.folder,
             self.plan.space,
-            method=method,
-            budget=budget,
-            unit=unit,
+            method=self.options["method"],
+            budget=self.budget,
+            unit=self.unit,
             epochs=self.epochs,
             seed=self.options["seed"],
             mode=self.objective["mode"],
@@ -111,6 +111,9 @@ class Desk:
             while not stopped and (tasks := trials.more()):
                 more, stopped = grid.run_all(tasks, self.launcher, trials)
                 returns += more
+            for arm in found.exhausted:
+                told = f"{arm}: " * bool(arm)
+                self.out.print(f"{told}all {len(found.trials(arm))} combinations were tried")
             self.best = {arm: found.best(arm) for arm in self.plan.arms}
             self.others = sum(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in found.trials(arm)
@@ -127,6 +130,8 @@ class Desk:
         given = named or given
         if len(given) > 1:
             raise ConfigError(f"search: a budget in {' and in '.join(given)}; keep one")
+        if not given and self.options["method"] != "grid" and not self.plan.walk:
+            raise ConfigError("search: no budget; give search.runs=40, or epochs, or minutes")
         if not given:
             return "runs", math.inf
         return next(iter(given.items()))
