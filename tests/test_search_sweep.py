@@ -4,17 +4,21 @@ import json
 import os
 import signal
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
 import pytest
+from conftest import TRAIN
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.search.plan import plan
 from knobs.search.search import JOURNAL
+from knobs.sweep import search
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 QUICK = ["tracking=local", "training.epochs=2", "sweep=s"]
@@ -88,6 +92,82 @@ def test_an_interrupted_search_goes_on_without_lost_trials(sweep, at_epoch):
     assert len(rates()) == 8
 
 
+def test_a_search_goes_on_with_what_it_began_with(sweep):
+    sweep(*SEARCH, "search.runs=2")
+    before = runs()
+    for changed in ("model.width=16", "optimizer.lr=tag(log,interval(1e-4,1))", "seed=1"):
+        code, out = sweep(*SEARCH, "search.runs=3", changed)
+        assert code == 2
+        assert "other ranges, another mode or other fixed knobs" in out
+    assert runs() == before
+    code, _ = sweep(*SEARCH, "search.runs=3", "search.method=random", "training.threads=1")
+    assert code == 0
+    assert len(runs()) == 3
+
+
+def test_a_grid_and_a_search_do_not_share_a_folder(sweep):
+    grid = ["optimizer.lr=1e-3,1e-2", *QUICK]
+    sweep(*grid, cwd="a")
+    code, out = sweep(*SEARCH, cwd="a")
+    assert code == 2
+    assert "holds a grid; name another sweep" in out
+    assert not (FOLDER / JOURNAL).exists()
+    sweep(*SEARCH, "search.runs=2", cwd="b")
+    code, out = sweep(*grid, cwd="b")
+    assert code == 2
+    assert "holds a search or a study; name another sweep" in out
+    assert len(runs()) == 2
+
+
+TWO = """
+import os, sys
+sys.argv = ["train.py", "-m", *sys.argv[1:]]
+import runpy
+runpy.run_path(os.environ["TRAIN"], run_name="__main__")
+"""
+
+
+def test_two_processes_share_a_study(tmp_path):
+    """Each trial runs once, the seeds of the best too, and whoever ends last reports."""
+    words = ["+study=lr", "search.runs=6", "search.width=2", "study.seeds=2", *QUICK]
+    env = os.environ | {"TRAIN": TRAIN, "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, *words],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [one.communicate(timeout=120)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], told
+    ends = [text.strip().splitlines()[-1] for text in told]
+    assert any(end == "page: outputs/sweeps/s/report.html" for end in ends)
+    found, places = runs(tmp_path / FOLDER), read_study(tmp_path / FOLDER)["runs"]
+    assert {int(n) for n in places} == set(found)
+    roles = [place["role"] for place in places.values()]
+    assert roles.count("default") + roles.count("search") == 6
+    assert roles.count("confirm") == 2
+    assert roles.count("test") == 1
+
+
+def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
+    monkeypatch.setattr(search.Desk, "_confirm", lambda self, jobs: held())
+    code, out = sweep("+study=lr", "search.runs=2", "study.seeds=1", *QUICK)
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "done here; another process goes on with the last runs, and reports"
+    )
+    assert not (FOLDER / "report.html").exists()
+
+
+def held():
+    raise LockedError("held by another process")
+
+
 def test_a_diverged_trial_is_told_as_the_worst(sweep):
     code, _ = sweep(
         *SEARCH, "optimizer.lr=tag(log,interval(1e-3,1e30))", "optimizer=sgd", "search.method=sobol"
@@ -99,6 +179,14 @@ def test_a_diverged_trial_is_told_as_the_worst(sweep):
     lost = [t.value for t in trials() if t.user_attrs["status"] == "diverged"]
     assert lost
     assert all(value <= min(good) or value == -1e9 for value in lost)
+
+
+def test_a_study_of_which_every_run_diverged_confirms_nothing(sweep):
+    lines = ["optimizer=sgd", "optimizer.lr=tag(log,interval(1e28,1e30))", "search.runs=2"]
+    code, out = sweep("+study=lr", *lines, *QUICK)
+    assert code == 0
+    assert "No run finished with a value. 2 runs: 2 diverged." in out
+    assert {summary["status"] for _, summary in runs().values()} == {"diverged"}
 
 
 @pytest.mark.parametrize("launcher", ["stack", "basic"])

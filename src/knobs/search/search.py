@@ -80,6 +80,7 @@ class Search:
         mode: max or min.
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
+        fixed: arm -> a word for all that is not searched; a search goes on with the same only.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
@@ -97,6 +98,7 @@ class Search:
         seed: int = 0,
         mode: str = "max",
         defaults: dict[str, Values] | None = None,
+        fixed: dict[str, str] | None = None,
     ):
         _one_of("search.method", method, METHODS)
         _one_of("search budget's unit", unit, UNITS)
@@ -110,6 +112,7 @@ class Search:
         self.budget = budget / epochs if unit == "epochs" else budget
         self.defaults = {a: d for a, d in (defaults or {}).items() if not self._outside(a, d)}
         self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
+        self.fixed = fixed or {}
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._mine: set[int] = set()  # runs that this process was handed
         self._lock = _Lock(folder / LOCK if folder else None)
@@ -200,17 +203,20 @@ class Search:
     def _study(self, arm: str) -> int:
         """The arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
+        about = {"space": space, "fixed": self.fixed.get(arm, "")}
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
         known = {s.study_name: s for s in self._storage.get_all_studies()}
         if name not in known:
             made = self._storage.create_new_study([direction], name)
-            self._storage.set_study_user_attr(made, "space", space)
+            for key, value in about.items():
+                self._storage.set_study_user_attr(made, key, value)
             return made
         found = known[name]
-        if found.user_attrs.get("space") != space or found.directions != [direction]:
+        before = {key: found.user_attrs.get(key) for key in about}
+        if before != about or found.directions != [direction]:
             raise ConfigError(
-                f"{name}: this folder's {JOURNAL} holds a search of other ranges or another mode; "
-                "name another sweep, or give the command as it was"
+                f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
+                "other fixed knobs; name another sweep, or give the command as it was"
             )
         return found._study_id
 

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from knobs import cli, config, ledger
-from knobs.errors import ConfigError, UserError
+from knobs.errors import ConfigError, LockedError, UserError
+from knobs.identity import identity
 from knobs.record import STUDY, read_study, read_summary, write_whole
 from knobs.report import leaderboard
 from knobs.search import space
@@ -46,15 +47,23 @@ def search(
         plan = config.plan([*master.hydra.overrides.hydra, *arguments])
         folder = Path(str(master.hydra.sweep.dir))
         desk = Desk(folder, plan, launcher, context, master, out)
+        _not_a_grids(folder)
         grid.prepared(master)  # now that nothing is wrong with what was asked
         returns, stopped = ([], 0) if plan.walk else desk.search()
         if not stopped:
             more, stopped = desk.confirm()
             returns += more
-        grid.conclude(folder, returns, stopped, out, answer=True)
+        grid.conclude(folder, returns, stopped, out, answer=True, others=desk.others)
         return [returns]
     except UserError as error:
         sys.exit(cli.report(error))
+
+
+def _not_a_grids(folder: Path) -> None:
+    """Refuse a folder whose runs a search would take for its own, which it knows by number."""
+    known = ledger.read(folder)
+    if known and min(known.jobs, default=FIRST_CONFIRMED) < FIRST_CONFIRMED:
+        raise ConfigError(f"{folder}: holds a grid; name another sweep")
 
 
 class Desk:
@@ -83,7 +92,7 @@ class Desk:
         self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
         self.unit, self.budget = self._budget()
         self.seed = plain["seed"]
-        self.others = 0  # trials that another process has under way
+        self.others = False  # whether another process has runs under way
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
     # -------------------------------------------------------------- searching
@@ -99,6 +108,7 @@ class Desk:
             seed=self.options["seed"],
             mode=self.objective["mode"],
             defaults=self.defaults,
+            fixed={arm: identity(grid.plain_config(made)) for arm, made in self.base.items()},
         ) as found:
             for arm, names in found.left_out.items():
                 if names:
@@ -115,7 +125,7 @@ class Desk:
                 told = f"{arm}: " * bool(arm)
                 self.out.print(f"{told}all {len(found.trials(arm))} combinations were tried")
             self.best = {arm: found.best(arm) for arm in self.plan.arms}
-            self.others = sum(
+            self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in found.trials(arm)
             )
             return returns, stopped
@@ -140,23 +150,31 @@ class Desk:
     def confirm(self) -> tuple[list[JobReturn], int]:
         """The best of each arm with paired seeds of their own, then the winner's test split."""
         jobs = self._walk() if self.plan.walk else self._finals()
-        if not jobs:
+        if not jobs or self.others:
             return [], 0
-        if self.others:
-            self.out.print(f"{self.others} runs are under way in another process, which goes on")
+        try:
+            with ledger.held(self.folder):
+                return self._confirm(jobs)
+        except LockedError:
+            if self.plan.walk:
+                raise
+            self.others = True  # both came to the end of the search at once
             return [], 0
-        with ledger.held(self.folder):
-            returns, stopped = self._run(jobs)
-            winner = self._winner(jobs)
-            if not stopped and winner:
-                lines, place = winner
-                more, stopped = self._run([([*lines, "test=true"], place)])
-                returns += more
+
+    def _confirm(self, jobs: list[Job]) -> tuple[list[JobReturn], int]:
+        returns, stopped = self._run(jobs)
+        winner = self._winner(jobs)
+        if not stopped and winner:
+            lines, place = winner
+            more, stopped = self._run([([*lines, "test=true"], place)])
+            returns += more
         return returns, stopped
 
     def _finals(self) -> list[Job]:
         """The best values of each arm, once a seed; where there is one arm, the default as well."""
         jobs: list[Job] = []
+        if not any(self.best.values()):
+            return jobs  # every run diverged or failed: there is nothing to hold to the default
         single = len(self.plan.arms) == 1
         for i in range(1, self.plan.seeds + 1):
             seed = f"seed={self.seed + i}"
