@@ -268,9 +268,10 @@ def test_a_study_of_ones_own_is_one_yaml(sweep, tmp_path):
 
 def test_a_walk_changes_one_knob_at_a_time(sweep):
     grid = ["optimizer.lr=1e-3,1e-2", "model.width=16,48", "tracking=local", "training.epochs=2"]
-    sweep("sweep=before", *grid)
-    code, _ = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
+    sweep("sweep=before", "training.batch_size=64", *grid)
+    code, out = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
     assert code == 0
+    assert "! every run there had training.batch_size=64, which this walk leaves out" in out
     best = read_config(Path("outputs/sweeps/before") / best_of("before"))["config"]
     steps = {}
     for number, place in read_study(FOLDER)["runs"].items():

@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from knobs import cli, config, ledger
 from knobs.errors import ConfigError, LockedError, UserError
-from knobs.identity import identity
+from knobs.identity import NOT_IDENTITY, identity, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
 from knobs.report import leaderboard
 from knobs.search import space
@@ -192,6 +193,7 @@ class Desk:
         best = next((e for e in leaderboard.leaderboard(runs) if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
+        self._tell_apart(runs, best.knobs)
         jobs: list[Job] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
@@ -204,6 +206,14 @@ class Desk:
                 own = place | {"role": "step", "step": step, "knob": name}
                 jobs.append((self.plan.job("", walked, seed), own))
         return jobs
+
+    def _tell_apart(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
+        """Say what all runs there have in common that this command line does not say."""
+        told = {key_of(line) for line in self.plan.common}
+        silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")
+        lines = [line for line in runs[0].overrides if not under(key_of(line), silent)]
+        if shared := [line for line in lines if all(line in run.overrides for run in runs)]:
+            self.out.print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
 
     def _winner(self, jobs: list[Job]) -> Job | None:
         """The candidate with the best mean over its seeds, at the first of them."""
