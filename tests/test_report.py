@@ -457,7 +457,8 @@ def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):
     about = {"study": "search", "arms": {"": arm}, "runs": runs}
     (tmp_path / "s" / "study.json").write_text(json.dumps(about))
     confirm, wider, _ = (shlex.split(advice.command) for advice in make([tmp_path / "s"]).advice)
-    assert confirm[3:] == ["+study=confirm", f"study.walk={tmp_path / 's'}"]
+    # Under the conditions of the search, which its runs have in common.
+    assert confirm[3:] == ["training.epochs=20", "+study=confirm", f"study.walk={tmp_path / 's'}"]
     assert wider[3:] == [
         "hydra/sweeper=search",
         "training.epochs=20",

@@ -290,9 +290,9 @@ def test_a_larger_budget_goes_on(tmp_path):
 
 def test_another_search_in_the_folder_is_refused(tmp_path):
     one(tmp_path).close()
-    with pytest.raises(ConfigError, match="other ranges or another mode"):
+    with pytest.raises(ConfigError, match="other ranges, another mode or"):
         one(tmp_path, space={"lr": Range(1e-3, 1, True)})
-    with pytest.raises(ConfigError, match="other ranges or another mode"):
+    with pytest.raises(ConfigError, match="other ranges, another mode or"):
         one(tmp_path, mode="min")
 
 

@@ -4,17 +4,21 @@ import json
 import os
 import signal
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
 import pytest
+from conftest import TRAIN
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.search.plan import plan
 from knobs.search.search import JOURNAL
+from knobs.sweep import search
 from knobs.sweep.grid import Source, Task
 from knobs.sweep.screen import Screen
 
@@ -90,6 +94,82 @@ def test_an_interrupted_search_goes_on_without_lost_trials(sweep, at_epoch):
     assert len(rates()) == 8
 
 
+def test_a_search_goes_on_with_what_it_began_with(sweep):
+    sweep(*SEARCH, "search.runs=2")
+    before = runs()
+    for changed in ("model.width=16", "optimizer.lr=tag(log,interval(1e-4,1))", "seed=1"):
+        code, out = sweep(*SEARCH, "search.runs=3", changed)
+        assert code == 2
+        assert "other ranges, another mode or other fixed knobs" in out
+    assert runs() == before
+    code, _ = sweep(*SEARCH, "search.runs=3", "search.method=random", "training.threads=1")
+    assert code == 0
+    assert len(runs()) == 3
+
+
+def test_a_grid_and_a_search_do_not_share_a_folder(sweep):
+    grid = ["optimizer.lr=1e-3,1e-2", *QUICK]
+    sweep(*grid, cwd="a")
+    code, out = sweep(*SEARCH, cwd="a")
+    assert code == 2
+    assert "holds a grid; name another sweep" in out
+    assert not (FOLDER / JOURNAL).exists()
+    sweep(*SEARCH, "search.runs=2", cwd="b")
+    code, out = sweep(*grid, cwd="b")
+    assert code == 2
+    assert "holds a search or a study; name another sweep" in out
+    assert len(runs()) == 2
+
+
+TWO = """
+import os, sys
+sys.argv = ["train.py", "-m", *sys.argv[1:]]
+import runpy
+runpy.run_path(os.environ["TRAIN"], run_name="__main__")
+"""
+
+
+def test_two_processes_share_a_study(tmp_path):
+    """Each trial runs once, the seeds of the best too, and whoever ends last reports."""
+    words = ["+study=lr", "search.runs=6", "search.width=2", "study.seeds=2", *QUICK]
+    env = os.environ | {"TRAIN": TRAIN, "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, *words],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [one.communicate(timeout=120)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], told
+    ends = [text.strip().splitlines()[-1] for text in told]
+    assert any(end == "page: outputs/sweeps/s/report.html" for end in ends)
+    found, places = runs(tmp_path / FOLDER), read_study(tmp_path / FOLDER)["runs"]
+    assert {int(n) for n in places} == set(found)
+    roles = [place["role"] for place in places.values()]
+    assert roles.count("default") + roles.count("search") == 6
+    assert roles.count("confirm") == 2
+    assert roles.count("test") == 1
+
+
+def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
+    monkeypatch.setattr(search.Desk, "_confirm", lambda self, jobs: held())
+    code, out = sweep("+study=lr", "search.runs=2", "study.seeds=1", *QUICK)
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "done here; another process goes on with the last runs, and reports"
+    )
+    assert not (FOLDER / "report.html").exists()
+
+
+def held():
+    raise LockedError("held by another process")
+
+
 def test_a_diverged_trial_is_told_as_the_worst(sweep):
     code, _ = sweep(
         *SEARCH, "optimizer.lr=tag(log,interval(1e-3,1e30))", "optimizer=sgd", "search.method=sobol"
@@ -101,6 +181,14 @@ def test_a_diverged_trial_is_told_as_the_worst(sweep):
     lost = [t.value for t in trials() if t.user_attrs["status"] == "diverged"]
     assert lost
     assert all(value <= min(good) or value == -1e9 for value in lost)
+
+
+def test_a_study_of_which_every_run_diverged_confirms_nothing(sweep):
+    lines = ["optimizer=sgd", "optimizer.lr=tag(log,interval(1e28,1e30))", "search.runs=2"]
+    code, out = sweep("+study=lr", *lines, *QUICK)
+    assert code == 0
+    assert "No run finished with a value. 2 runs: 2 diverged." in out
+    assert {summary["status"] for _, summary in runs().values()} == {"diverged"}
 
 
 @pytest.mark.parametrize("launcher", ["stack", "basic"])
@@ -196,9 +284,10 @@ def test_a_study_of_ones_own_is_one_yaml(sweep, tmp_path):
 
 def test_a_walk_changes_one_knob_at_a_time(sweep):
     grid = ["optimizer.lr=1e-3,1e-2", "model.width=16,48", "tracking=local", "training.epochs=2"]
-    sweep("sweep=before", *grid)
-    code, _ = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
+    sweep("sweep=before", "training.batch_size=64", *grid)
+    code, out = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
     assert code == 0
+    assert "! every run there had training.batch_size=64, which this walk leaves out" in out
     best = read_config(Path("outputs/sweeps/before") / best_of("before"))["config"]
     steps = {}
     for number, place in read_study(FOLDER)["runs"].items():
@@ -232,13 +321,78 @@ def best_of(name):
         (["+study=confirm"], "study.walk"),
         (["hydra/sweeper=search"], "no knob to search"),
         (["hydra/sweeper=search", LR, "search.epochs=100", "search.runs=5"], "keep one"),
+        (["hydra/sweeper=search", LR, "search.runs=null"], "no budget; give search.runs=40"),
+        (["hydra/sweeper=search", LR, "search.runs=1.5"], "search.runs=1.5: must be one of null, or a whole"),
+        (["hydra/sweeper=search", LR, "search.pruner=asah"], "search.pruner=asah: must be one of auto"),
+        (["hydra/sweeper=search", LR, "search.width=0"], "search.width=0: must be a whole number >= 1"),
+        (["hydra/sweeper=search", LR, "search.seed=-1"], "search.seed=-1: must be a whole number >= 0"),
+        (["hydra/sweeper=search", LR, "search.rns=2"], "search.rns=2: no such key; did you mean search.runs?"),
+        (["hydra/sweeper=search", LR, "search.method=tpe,gp"], "search.method=tpe,gp: no knob to search"),
+        (["hydra/sweeper=search", LR, "seed=0,1"], "seed=0,1: no knob to search"),
+        (["hydra/sweeper=search", LR, "test=true"], "test=true: a search does not look at the test"),
+        (["hydra/sweeper=search", LR, "optimizer.lr=0.01"], "no knob to search"),
+        (["hydra/sweeper=search", "optimizer.rho=tag(linear,interval(0,1))"], "optimizer=adam has no such key"),
+        (["+study=lr,width"], "+study=lr,width: no knob to search, study has one value"),
+        (["study=lr"], "study=lr: write +study=lr"),
+        (["+study=lr", "study.sede=2"], "study.sede=2: no such key; did you mean study.seeds?"),
+        (["+study=confirm", "study.walk=nowhere"], "study.walk=nowhere: no such folder"),
+        (["+study=lr", "++optimizer.lr=0.01"], "no knob to search"),
     ],
 )  # fmt: skip
 def test_faults_before_anything_runs(sweep, lines, words):
-    code, out = sweep(*lines, *QUICK)
+    code, out = sweep(*QUICK, *lines)
     assert code == 2
     assert words in out
-    assert not list(Path("outputs").glob("**/config.json"))
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ("space: [optimizer.lr]", "study.space=['optimizer.lr']: must give each knob"),
+        ("scientific: {optimizer: [adam, adam]}", "each once"),
+        ("scientific: {optimizer: [adam, momntum]}", "did you mean momentum"),
+        (
+            "scientific: {optimizer.lr: [0.1, 0.2]}",
+            "optimizer.lr: asked about and searched as well",
+        ),
+        ("space: {seed: {choices: [1, 2]}}", "seed is no knob to search"),
+        ("space: {}", "no knob to search"),
+        ("runs: 0", "study.runs=0: must be a whole number >= 1"),
+        ("set: [data]", "data: cannot be read"),
+        ("set: ['seed=1,2']", "seed=1,2: no knob to search"),
+        ("space: {optimizer.lr: {low: 1e-3", "mine.yaml, line 3: cannot be read as YAML"),
+    ],
+)
+def test_faults_of_a_study_of_ones_own(sweep, tmp_path, node, words):
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    known = "# Mine?\nspace: {optimizer.lr: {low: 1e-3, high: 1e-1, scale: log}}\n"
+    text = "# Mine?\n\n" + node if node.startswith("space") else known + node
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(text)
+    # Flags may stand behind overrides.
+    code, out = sweep(*QUICK, "--config-dir", str(tmp_path / "conf"), "+study=mine")
+    assert code == 2
+    assert words in out
+    assert not Path("outputs").exists()
+
+
+def test_a_studys_ranges_see_what_it_sets(sweep, tmp_path):
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "mine.yaml").write_text(
+        "# Mine?\nset: [optimizer=momentum]\nspace:\n"
+        "  optimizer.lr: {low: '${optimizer.lr}', high: 1.0, scale: log}\n"
+    )
+    code, _ = sweep(*QUICK, "--config-dir", str(tmp_path / "conf"), "+study=mine", "search.runs=1")
+    assert code == 0
+    assert read_study(FOLDER)["arms"][""]["space"]["optimizer.lr"]["low"] == 0.01
+
+
+def test_a_search_of_all_there_is_ends_early(sweep):
+    code, out = sweep("hydra/sweeper=search", "activation=relu,tanh", "search.runs=5", *QUICK)
+    assert code == 0
+    assert "all 2 combinations were tried" in out
+    assert {about["choices"]["activation"] for about, _ in runs().values()} == {"relu", "tanh"}
+    assert len(runs()) == 2
 
 
 def test_the_command_line_has_the_last_word_over_a_study():
@@ -304,7 +458,8 @@ def test_arms_that_are_not_asked_about_take_their_ranges_along():
     }
     found = told(["optimizer=sgd,adam"], study)
     assert list(found.knobs) == ["optimizer=sgd", "optimizer=adam"]
-    found = told(["optimizer=choice(sgd)"], study)
-    assert {arm: knobs["optimizer.lr"].low for arm, knobs in found.knobs.items()} == {
-        "optimizer=sgd": 1e-2
-    }
+    for line in ("optimizer=choice(sgd)", "optimizer=sgd"):
+        found = told([line], study)
+        assert {arm: knobs["optimizer.lr"].low for arm, knobs in found.knobs.items()} == {
+            "optimizer=sgd": 1e-2
+        }

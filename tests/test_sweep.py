@@ -337,3 +337,13 @@ def test_any_launcher_runs_a_grid(launcher, sweep, tmp_path):
     assert (code, "1 run ended before and left alone" in told) == (0, True), told
     assert [(e["rank"], e["n"]) for e in leaderboard(folder)] == [("1", "2")]
     assert len(json.loads((folder / "sweep.json").read_text())["jobs"]) == 2
+
+
+def test_a_run_too_large_for_memory_fails_alone(sweep):
+    """1e13 units: more than any address space, which shows only when the model is built."""
+    code, out = sweep("model.width=8,10000000000000", "training.epochs=1", "tracking=local")
+    assert code == 10
+    assert "1 failed" in out
+    assert "out of memory" in out
+    [done] = Path("outputs/sweeps").glob("*/*/*/summary.json")
+    assert read_summary(done.parent)["status"] == "finished"

@@ -57,7 +57,7 @@ def prepare(argv: list[str]) -> list[str]:
 
     from knobs import config, ledger
 
-    args = get_args_parser().parse_args(argv)
+    args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:

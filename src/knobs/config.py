@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from knobs.conflicts import conflicts
 from knobs.errors import ConfigError, UserError
 from knobs.identity import leaves
 from knobs.limits import RULES
-from knobs.search.plan import Plan
+from knobs.search.plan import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.search.plan import plan as make_plan
 from knobs.trust import did_you_mean
 
@@ -34,6 +35,7 @@ MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first r
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
+NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 # ------------------------------------------------------------------ words for the YAML files
@@ -127,7 +129,7 @@ def check_overrides(
         parsed = [o for o in parsed if not wrong[o.input_line]]
         every: Iterable[list[str]] = [[o.input_line for o in parsed]]
         if grid and search:
-            asked, more = _plan(composer, parsed)
+            asked, more = _plan(composer, parsed, folders)
             faults += more
             every = asked.probes() if asked else []
         elif grid:
@@ -193,20 +195,30 @@ def plan(overrides: Sequence[str]) -> Plan:
     return asked
 
 
-def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list[str]]:
+def _plan(
+    composer: Composer, parsed: list[Override], folders: Sequence[Path] = ()
+) -> tuple[Plan | None, list[str]]:
     """A search's plan and its faults."""
-    single = [o.input_line for o in parsed if not o.is_sweep_override()]
-    named = [o.value() for o in parsed if o.get_key_element().lstrip("+") == "study"]
+    single = [o for o in parsed if not o.is_sweep_override()]
+    lines = [*(o.input_line for o in single), MULTIRUN]
     try:
+        made = composer(lines)
+        if faults := list(_rule_faults({"search": _raw(made.search)})):
+            return None, faults
         study = None
-        if named:
-            made = composer([*single, MULTIRUN])
+        if "study" in made:
+            told = OmegaConf.to_container(made.study, resolve=False)
+            own = told.get("set") if isinstance(told, dict) else None
+            if isinstance(own, list) and all(isinstance(line, str) for line in own):
+                lines = last_of_each([*own, *lines])  # of which its ranges may speak
+                made = composer(lines)
             study = OmegaConf.to_container(made.study, resolve=True, throw_on_missing=True)
-        return make_plan(parsed, study, str(named[-1]) if named else "search"), []
+        name = next((str(o.value()) for o in single if root(o) == "study"), "search")
+        return make_plan(parsed, study, name), []
     except UserError as error:
         return None, [str(error)]
-    except (HydraException, OmegaConfBaseException) as error:
-        return None, [_first_line(error)]
+    except NOT_COMPOSED as error:
+        return None, _compose_without_faults(composer, lines, folders, error)[1]
 
 
 def composed(overrides: Sequence[str]) -> DictConfig | None:
@@ -242,18 +254,23 @@ def check(plain: dict) -> list[str]:
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
     config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}
-    for path, value in leaves(config):
-        rule = RULES.get(path)
-        if rule and not rule.accepts(value):
-            faults.append(f"{path}={_show(value)}: must be {rule.says}")
-        elif not rule and not _inside_target(config, path):
-            faults.append(f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}")
+    faults = list(_rule_faults(config))
     if not faults:
         faults = conflicts(config)
     from knobs import build  # late: it imports torch
 
     faults += build.argument_faults(config)
     return faults or build.rehearse(config)
+
+
+def _rule_faults(config: dict) -> Iterator[str]:
+    """Values that the table of rules does not accept, and keys that it does not know."""
+    for path, value in leaves(config):
+        rule = RULES.get(path)
+        if rule and not rule.accepts(value):
+            yield f"{path}={_show(value)}: must be {rule.says}"
+        elif not rule and not _inside_target(config, path):
+            yield f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}"
 
 
 def resolve(config: DictConfig) -> dict:
@@ -295,8 +312,12 @@ def _override_faults(
     """Several values for one run, and options that do not exist, with the nearest that does."""
     if override.is_sweep_override() and not grid:
         yield f"{override.input_line}: several values are a grid; put -m first"
+    elif search and override.is_sweep_override() and root(override) in NOT_SEARCHED:
+        yield f"{override.input_line}: no knob to search, {root(override)} has one value"
     elif override.is_interval_sweep() and not search:
         yield f"{override.input_line}: a range is searched, not listed; add hydra/sweeper=search"
+    if override.key_or_group == "study" and not override.is_add():
+        yield f"{override.input_line}: write +{override.input_line}"
     known = _options(override, folders)
     if override.is_delete() or not known:
         return
@@ -347,7 +368,7 @@ def _compose(
     """One job: its resolved plain config and its faults."""
     try:
         config = composer(overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except NOT_COMPOSED as error:
         return _compose_without_faults(composer, overrides, folders, error)
     raw = _raw(config)
     unset = [path for path, value in leaves(raw) if value == "???"]
@@ -365,16 +386,20 @@ def _compose_without_faults(
     composer: Composer, overrides: list[str], folders: list[Path], error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Hydra stops at the first bad override: find all of them, then check what is left."""
-    parsed, _ = _parse(overrides)
+    parsed, faults = _parse(overrides)
+    faults += [f for o in parsed for f in _override_faults(o, folders, grid=True, search=True)]
+    if faults:  # of a study's YAML: those of the command line were found before
+        return None, faults
     choices = [o.input_line for o in parsed if _options(o, folders)]
     try:
         base = composer(choices)
-    except (HydraException, OmegaConfBaseException):
+    except NOT_COMPOSED:
         return None, [_first_line(error)]
+    chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
     known = sorted({*RULES, *_paths(base)})
-    good, faults = [], []
+    good = []
     for override in parsed:
         path = override.key_or_group.replace("/", ".")
         if override.is_add() or path.startswith("hydra") or path in known or path in base:
@@ -382,8 +407,16 @@ def _compose_without_faults(
         else:
             near = did_you_mean(path, _paths(base)) or did_you_mean(path, base)
             faults.append(f"{override.input_line}: no such key{near}")
-    if not faults:
-        return None, [_first_line(error)]
+    if not faults:  # a key of another option of its group
+        faults = [
+            f"{o.input_line}: {group}={chosen[group]} has no such key"
+            for o in parsed
+            if not o.is_add()
+            and (group := root(o)) in chosen
+            and o.key_or_group != group
+            and OmegaConf.select(base, o.key_or_group, default=base) is base
+        ]
+        return None, faults or [_first_line(error)]
     plain, more = _compose(composer, good, folders)
     return plain, faults + more
 
@@ -457,4 +490,6 @@ def _show(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
     return str(error).strip().splitlines()[0]

@@ -65,3 +65,8 @@ def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
 def under(path: str, roots: tuple[str, ...]) -> bool:
     """Whether a path is one of the roots or lies below one."""
     return any(path == root or path.startswith(root + ".") for root in roots)
+
+
+def key_of(line: str) -> str:
+    """What an override sets: `optimizer.lr` of `+optimizer.lr=1`."""
+    return line.partition("=")[0].partition("@")[0].lstrip("+~").replace("/", ".")

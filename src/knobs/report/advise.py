@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from knobs.identity import under
+from knobs.identity import key_of, under
 from knobs.report.checks import Finding
 from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, knob_of
@@ -86,8 +86,7 @@ def overrides(run: Run, drop: Iterable[str] = ("seed",)) -> list[str]:
     """A run's overrides that say what it computes."""
     kept = []
     for line in run.row.overrides:
-        key = line.lstrip("+~").partition("=")[0].partition("@")[0]
-        if not under(key.replace("/", "."), (*NOT_REPEATED, *drop)):
+        if not under(key_of(line), (*NOT_REPEATED, *drop)):
             kept.append(line)
     return kept
 
@@ -106,7 +105,10 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
         return
     folder = _folder(sweep)
     if sweep.study and folder and verdict.default:
-        walk = command(["+study=confirm", f"study.walk={folder}"], many=True)
+        # What all its runs have in common is part of the question: the data, the epochs.
+        walked = {name for entry in sweep.entries for name in entry.knobs}
+        shared = [line for line in overrides(winner.runs[0]) if key_of(line) not in walked]
+        walk = command([*shared, "+study=confirm", f"study.walk={folder}"], many=True)
         yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
         return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]

@@ -110,8 +110,9 @@ def headline(
     level = groups["level"]
     seeds = _seeds(winner.values)
     if not compared:
+        name = BEST.capitalize() if winner.name == BEST else winner.name
         return (
-            f"{winner.name}: {objective.metric} {objective.value(winner.mean)} ({seeds}); "
+            f"{name}: {objective.metric} {objective.value(winner.mean)} ({seeds}); "
             "there is nothing to compare it with."
         )
     clauses = []

@@ -3,15 +3,22 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from knobs.errors import ConfigError
+from knobs.identity import under
 from knobs.search import space
 from knobs.search.space import Choice, Knobs, Range, Space
 
 KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
 # Of a command line: what a search is, not what each of its runs is.
 NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed")
+# What has one value for a whole search: no best seed is known to be best again.
+NOT_SEARCHED = (
+    *("hydra", *NOT_OF_RUNS, "seed", "test", "task", "objective"),
+    *("tracking", "name", "silence", "resume"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,10 @@ class Plan:
     seeds: int = 0
     walk: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.walk:
+            Space(self.knobs)  # complains of an arm with nothing to search
+
     @property
     def space(self) -> Space:
         """The same for a Search."""
@@ -47,7 +58,7 @@ class Plan:
         """The overrides of one run, each key once: of a key given twice the last one counts."""
         chosen = [space.override(name, value) for name, value in values.items()]
         lines = [*self.common, *self.arms[arm], *chosen, *more]
-        return list({line.partition("=")[0].lstrip("+"): line for line in lines}.values())
+        return last_of_each(lines)
 
     def probes(self) -> Iterator[list[str]]:
         """Jobs in which every fault of the plan shows: each knob at its ends, by itself."""
@@ -69,34 +80,45 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     Raises:
         ConfigError: a part of the study or a range that cannot be.
     """
-    kept = [o for o in overrides if _key(o.input_line) not in NOT_OF_RUNS]
-    own, fixed = space.from_overrides(o for o in kept if _key(o.input_line) != "hydra")
+    kept = [o for o in overrides if root(o) not in ("hydra", *NOT_OF_RUNS)]
+    kept = list({o.get_key_element().lstrip("+"): o for o in kept}.values())  # the last one counts
+    if any(root(o) == "test" and o.value() is True for o in kept):
+        raise ConfigError("test=true: a search does not look at the test split; a study's end does")
+    own, fixed = space.from_overrides(kept)
     if study is None:
         return Plan(tuple(fixed), {"": ()}, {"": own})
     if wrong := sorted(set(study) - KEYS):
         raise ConfigError(f"study.{wrong[0]}: no such key; a study has {', '.join(sorted(KEYS))}")
-    told = {line.partition("=")[0] for line in fixed}
+    told = {o.get_key_element().lstrip("+"): o.value() for o in kept if not o.is_sweep_override()}
     scientific = _scientific(study.get("scientific") or {})
     asked = {arm for arm, _ in _arms(scientific)}
     for key in [key for key in own if key in scientific]:  # other values to ask about
         if isinstance(own[key], Range):
             raise ConfigError(f"{key}: this study compares values; list them: {key}=A,B")
         scientific[key] = list(own.pop(key).options)
-    arms = dict(_arms({key: v for key, v in scientific.items() if key not in told}))
+    # A value that the command line fixes is the only one asked about, and keeps its own ranges.
+    arms = dict(_arms({k: [told[k]] if k in told else v for k, v in scientific.items()}))
     walk = study.get("walk")
     knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if "walk" in study and not walk:
         raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
+    if walk and not Path(str(walk)).is_dir():
+        raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
     if not walk:
-        ranges = {
-            k: v for k, v in (study.get("space") or {}).items() if k in arms or k not in asked
-        }
+        ranges = study.get("space") or {}
+        if not isinstance(ranges, Mapping):
+            raise ConfigError(f"study.space={ranges!r}: must give each knob a range or choices")
+        ranges = {k: v for k, v in ranges.items() if k in arms or k not in asked}
         searched = Space.from_yaml(ranges, list(arms)).arms
         knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
+        for arm, key in ((arm, key) for arm in arms for key in scientific if key in knobs[arm]):
+            raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
+        for key in (k for found in knobs.values() for k in found if under(k, NOT_SEARCHED)):
+            raise ConfigError(f"study.space: {key} is no knob to search, it has one value")
     runs, seeds = study.get("runs"), study.get("seeds", 0)
-    for key, value in (("runs", runs), ("seeds", seeds)):
-        if value is not None and (type(value) is not int or value < 0):
-            raise ConfigError(f"study.{key}={value}: must be a whole number >= 0")
+    for key, value, least in (("runs", runs, 1), ("seeds", seeds, 0)):
+        if value is not None and (type(value) is not int or value < least):
+            raise ConfigError(f"study.{key}={value}: must be a whole number >= {least}")
     common = (*_strings("study.set", study.get("set")), *fixed)
     return Plan(
         common=common,
@@ -115,6 +137,8 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
 def _scientific(node: Any) -> dict[str, list]:
     if not isinstance(node, Mapping) or not all(isinstance(v, list) and v for v in node.values()):
         raise ConfigError(f"study.scientific={node!r}: must give each knob a list of values")
+    for values in node.values():
+        Choice(tuple(values))  # each once
     return dict(node)
 
 
@@ -131,5 +155,11 @@ def _strings(what: str, node: Any) -> list[str]:
     return list(node or [])
 
 
-def _key(line: str) -> str:
-    return line.lstrip("+~").partition("=")[0].replace("/", ".").partition(".")[0]
+def last_of_each(lines: Sequence[str]) -> list[str]:
+    """Overrides, each key once: of a key given twice the last one counts."""
+    return list({line.partition("=")[0].lstrip("+"): line for line in lines}.values())
+
+
+def root(override: Any) -> str:
+    """The section or group of an override: hydra of hydra/launcher=basic, optimizer of its lr."""
+    return override.key_or_group.replace("/", ".").partition(".")[0]

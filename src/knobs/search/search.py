@@ -16,6 +16,7 @@ What a trial is told as, since a dropped one would be tried again and bias every
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from knobs.errors import ConfigError
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
-from knobs.search.space import Space, knobs_to_json
+from knobs.search.space import Knobs, Space, knobs_to_json
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 UNITS = ("runs", "epochs", "minutes")
@@ -79,6 +80,7 @@ class Search:
         mode: max or min.
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
+        fixed: arm -> a word for all that is not searched; a search goes on with the same only.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
@@ -96,6 +98,7 @@ class Search:
         seed: int = 0,
         mode: str = "max",
         defaults: dict[str, Values] | None = None,
+        fixed: dict[str, str] | None = None,
     ):
         _one_of("search.method", method, METHODS)
         _one_of("search budget's unit", unit, UNITS)
@@ -109,7 +112,8 @@ class Search:
         self.budget = budget / epochs if unit == "epochs" else budget
         self.defaults = {a: d for a, d in (defaults or {}).items() if not self._outside(a, d)}
         self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
-        self.exhausted: set[str] = set()  # arms of a grid that is done
+        self.fixed = fixed or {}
+        self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._mine: set[int] = set()  # runs that this process was handed
         self._lock = _Lock(folder / LOCK if folder else None)
         try:
@@ -199,17 +203,20 @@ class Search:
     def _study(self, arm: str) -> int:
         """The arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
+        about = {"space": space, "fixed": self.fixed.get(arm, "")}
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
         known = {s.study_name: s for s in self._storage.get_all_studies()}
         if name not in known:
             made = self._storage.create_new_study([direction], name)
-            self._storage.set_study_user_attr(made, "space", space)
+            for key, value in about.items():
+                self._storage.set_study_user_attr(made, key, value)
             return made
         found = known[name]
-        if found.user_attrs.get("space") != space or found.directions != [direction]:
+        before = {key: found.user_attrs.get(key) for key in about}
+        if before != about or found.directions != [direction]:
             raise ConfigError(
-                f"{name}: this folder's {JOURNAL} holds a search of other ranges or another mode; "
-                "name another sweep, or give the command as it was"
+                f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
+                "other fixed knobs; name another sweep, or give the command as it was"
             )
         return found._study_id
 
@@ -248,6 +255,9 @@ class Search:
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
+        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= _size(knobs):
+            self.exhausted.add(arm)  # once more would tell the same
+            return None
         default = self.defaults.get(arm)
         phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
@@ -319,6 +329,11 @@ class Search:
             if end > start:
                 total, reached = total + (end - start).total_seconds() / 60, end
         return total
+
+
+def _size(knobs: Knobs) -> float:
+    """How many combinations there are."""
+    return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
 
 
 def _lost(trial: FrozenTrial) -> bool:

@@ -161,8 +161,9 @@ class Space:
     arms: dict[str, Knobs]
 
     def __post_init__(self) -> None:
-        if not self.arms or not all(self.arms.values()):
-            raise ConfigError("search: no knob to search; give one a range: lr=tag(log,interval())")
+        for arm in [arm for arm, knobs in (self.arms or {"": {}}).items() if not knobs]:
+            form = "optimizer.lr='tag(log,interval(1e-4,1e-1))'"
+            raise ConfigError(f"{arm or 'search'}: no knob to search; give one a range: {form}")
 
     @classmethod
     def of(cls, knobs: Knobs) -> "Space":

@@ -21,7 +21,7 @@ from knobs import cli, config, ledger
 from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
 from knobs.identity import FILES, identity, under
 from knobs.ledger import Entry, Ledger
-from knobs.record import CONFIG
+from knobs.record import CONFIG, STUDY
 from knobs.report import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
@@ -77,6 +77,8 @@ def sweep(
     out = Console(highlight=False, soft_wrap=True)
     try:
         folder = prepared(master)
+        if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
+            raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
         with ledger.held(folder):
             return _sweep(arguments, launcher, context, master, folder, out)
     except UserError as error:
@@ -133,15 +135,23 @@ def run_all(
 
 
 def conclude(
-    folder: Path, returns: list[JobReturn], stopped: int, out: Console, answer: bool = False
+    folder: Path,
+    returns: list[JobReturn],
+    stopped: int,
+    out: Console,
+    answer: bool = False,
+    others: bool = False,
 ) -> None:
     """The leaderboard, what failed, how to go on; and the exit code that follows.
 
     Args:
         answer: whether something was asked: then the report takes the leaderboard's place.
+        others: another process still works on it, and will say how it ended.
     """
     runs = leaderboard.read_runs(folder)
-    if runs:
+    if others and not stopped:
+        out.print("done here; another process goes on with the last runs, and reports")
+    elif runs:
         entries = leaderboard.leaderboard(runs)
         leaderboard.write_csv(folder / leaderboard.CSV, entries)
         if answer and not stopped:

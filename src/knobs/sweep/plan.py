@@ -14,7 +14,7 @@ import torch
 
 from knobs import build
 from knobs.data import Data, Stream
-from knobs.errors import UserError
+from knobs.errors import MemoryShortage, for_a_person
 from knobs.sweep import stack
 from knobs.sweep.slices import LINEAR_IN_LR
 from knobs.sweep.stacked import CannotStack
@@ -143,12 +143,12 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
         read = data(group.plain)
         device = build.device(group.plain["training"]["device"])
         run = assemble(group.plain | {"resume": None}, read, device)
-    except UserError as error:  # each job will say it of itself
-        group.reason = str(error)
+        solo = time_solo(run)
+    except Exception as error:  # each job will say it of itself
+        group.reason = str(for_a_person(error)).partition("\n")[0]
         return
     group.epoch_steps = steps_per_epoch(len(read.train), group.plain["training"])
     group.steps = group.epoch_steps * _epochs(group, configs)
-    solo = time_solo(run)
     group.seconds = group.steps * solo
     rows = min(len(group.jobs), most or len(group.jobs))
     if group.reason or rows == 1:
@@ -159,8 +159,10 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
     try:
         rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / row_bytes(run))))
         timed = time_widths(run, rows, solo)
-    except CannotStack as error:
-        group.reason = str(error)
+    except Exception as error:
+        if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage):
+            raise
+        group.reason = str(fault)
         return
     fastest = min(timed.values())
     # The widest that is nearly as fast: what an epoch costs beside its steps is shared by more.

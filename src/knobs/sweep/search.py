@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from knobs import cli, config, ledger
-from knobs.errors import ConfigError, UserError
+from knobs.errors import ConfigError, LockedError, UserError
+from knobs.identity import NOT_IDENTITY, identity, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
 from knobs.report import leaderboard
 from knobs.search import space
@@ -43,17 +45,26 @@ def search(
     """
     out = Console(highlight=False, soft_wrap=True)
     try:
-        folder = grid.prepared(master)
         plan = config.plan([*master.hydra.overrides.hydra, *arguments])
+        folder = Path(str(master.hydra.sweep.dir))
         desk = Desk(folder, plan, launcher, context, master, out)
+        _not_a_grids(folder)
+        grid.prepared(master)  # now that nothing is wrong with what was asked
         returns, stopped = ([], 0) if plan.walk else desk.search()
         if not stopped:
             more, stopped = desk.confirm()
             returns += more
-        grid.conclude(folder, returns, stopped, out, answer=True)
+        grid.conclude(folder, returns, stopped, out, answer=True, others=desk.others)
         return [returns]
     except UserError as error:
         sys.exit(cli.report(error))
+
+
+def _not_a_grids(folder: Path) -> None:
+    """Refuse a folder whose runs a search would take for its own, which it knows by number."""
+    known = ledger.read(folder)
+    if known and min(known.jobs, default=FIRST_CONFIRMED) < FIRST_CONFIRMED:
+        raise ConfigError(f"{folder}: holds a grid; name another sweep")
 
 
 class Desk:
@@ -80,25 +91,25 @@ class Desk:
         }
         plain = grid.plain_config(next(iter(base.values())))
         self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
+        self.unit, self.budget = self._budget()
         self.seed = plain["seed"]
-        self.others = 0  # trials that another process has under way
+        self.others = False  # whether another process has runs under way
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
     # -------------------------------------------------------------- searching
     def search(self) -> tuple[list[JobReturn], int]:
         """Trials until the budget is spent; their jobs' returns, and a signal's exit code or 0."""
-        unit, budget = self._budget()
-        method = self.options["method"]
         with Search(
             self.folder,
             self.plan.space,
-            method=method,
-            budget=budget,
-            unit=unit,
+            method=self.options["method"],
+            budget=self.budget,
+            unit=self.unit,
             epochs=self.epochs,
             seed=self.options["seed"],
             mode=self.objective["mode"],
             defaults=self.defaults,
+            fixed={arm: identity(grid.plain_config(made)) for arm, made in self.base.items()},
         ) as found:
             for arm, names in found.left_out.items():
                 if names:
@@ -111,8 +122,11 @@ class Desk:
             while not stopped and (tasks := trials.more()):
                 more, stopped = grid.run_all(tasks, self.launcher, trials)
                 returns += more
+            for arm in found.exhausted:
+                told = f"{arm}: " * bool(arm)
+                self.out.print(f"{told}all {len(found.trials(arm))} combinations were tried")
             self.best = {arm: found.best(arm) for arm in self.plan.arms}
-            self.others = sum(
+            self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in found.trials(arm)
             )
             return returns, stopped
@@ -127,6 +141,8 @@ class Desk:
         given = named or given
         if len(given) > 1:
             raise ConfigError(f"search: a budget in {' and in '.join(given)}; keep one")
+        if not given and self.options["method"] != "grid" and not self.plan.walk:
+            raise ConfigError("search: no budget; give search.runs=40, or epochs, or minutes")
         if not given:
             return "runs", math.inf
         return next(iter(given.items()))
@@ -135,23 +151,31 @@ class Desk:
     def confirm(self) -> tuple[list[JobReturn], int]:
         """The best of each arm with paired seeds of their own, then the winner's test split."""
         jobs = self._walk() if self.plan.walk else self._finals()
-        if not jobs:
+        if not jobs or self.others:
             return [], 0
-        if self.others:
-            self.out.print(f"{self.others} runs are under way in another process, which goes on")
+        try:
+            with ledger.held(self.folder):
+                return self._confirm(jobs)
+        except LockedError:
+            if self.plan.walk:
+                raise
+            self.others = True  # both came to the end of the search at once
             return [], 0
-        with ledger.held(self.folder):
-            returns, stopped = self._run(jobs)
-            winner = self._winner(jobs)
-            if not stopped and winner:
-                lines, place = winner
-                more, stopped = self._run([([*lines, "test=true"], place)])
-                returns += more
+
+    def _confirm(self, jobs: list[Job]) -> tuple[list[JobReturn], int]:
+        returns, stopped = self._run(jobs)
+        winner = self._winner(jobs)
+        if not stopped and winner:
+            lines, place = winner
+            more, stopped = self._run([([*lines, "test=true"], place)])
+            returns += more
         return returns, stopped
 
     def _finals(self) -> list[Job]:
         """The best values of each arm, once a seed; where there is one arm, the default as well."""
         jobs: list[Job] = []
+        if not any(self.best.values()):
+            return jobs  # every run diverged or failed: there is nothing to hold to the default
         single = len(self.plan.arms) == 1
         for i in range(1, self.plan.seeds + 1):
             seed = f"seed={self.seed + i}"
@@ -169,6 +193,7 @@ class Desk:
         best = next((e for e in leaderboard.leaderboard(runs) if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
+        self._tell_apart(runs, best.knobs)
         jobs: list[Job] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
@@ -181,6 +206,14 @@ class Desk:
                 own = place | {"role": "step", "step": step, "knob": name}
                 jobs.append((self.plan.job("", walked, seed), own))
         return jobs
+
+    def _tell_apart(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
+        """Say what all runs there have in common that this command line does not say."""
+        told = {key_of(line) for line in self.plan.common}
+        silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")
+        lines = [line for line in runs[0].overrides if not under(key_of(line), silent)]
+        if shared := [line for line in lines if all(line in run.overrides for run in runs)]:
+            self.out.print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
 
     def _winner(self, jobs: list[Job]) -> Job | None:
         """The candidate with the best mean over its seeds, at the first of them."""
