@@ -6,6 +6,7 @@ import shlex
 import shutil
 from io import StringIO
 
+import numpy as np
 import pytest
 from fake_sweeps import add_run, fake_grid, fake_search, fake_study, tried
 from rich.console import Console
@@ -232,6 +233,54 @@ def test_less_is_better_where_the_objective_says_so(tmp_path):
     assert report.verdict.noise.floor is None
 
 
+def test_what_chose_a_setting_does_not_count_for_it(tmp_path):
+    values = {"adam": [0.90, 0.91, 0.90, 0.92, 0.90], "sgd": [0.88, 0.89, 0.88, 0.90, 0.88]}
+    sweep = arms(tmp_path / "s", values)
+    study = json.loads((sweep / "study.json").read_text())
+    for name, lr, value in (("adam", 1e-3, 0.99), ("sgd", 1e-3, 0.98), ("adam", 2e-3, 0.97)):
+        run = add_run(sweep, {"optimizer": name, "optimizer.lr": lr}, 0, value=value)
+        study["runs"][run.name] = {"arm": f"optimizer={name}", "role": "search"}
+    (sweep / "study.json").write_text(json.dumps(study))
+    report = make([sweep])
+    board = [(e.rank, e.mean, e.n, e.confirmed) for e in report.sweep.entries]
+    assert board == [
+        (1, pytest.approx(0.906), 5, True),
+        (2, pytest.approx(0.886), 5, True),
+        (3, 0.97, 1, False),
+    ]
+    lines = screen(report, height=50).splitlines()
+    assert any(line.split()[:5] == ["1", "0.9060", "±", "0.0089", "(5)"] for line in lines)
+    told = "2 settings ran again with fresh seeds and rank by these alone; 1 other behind"
+    assert told in " ".join(lines)
+    page = write(report, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        shown = page.with_name(name).read_text()
+        assert told in shown
+        assert "0.9060 ± 0.0089 (5)" in shown
+        assert "(6)" not in shown
+    rows = json.loads(page.with_name("report.json").read_text())["leaderboard"]
+    assert [(row["n"], row["confirmed"]) for row in rows] == [(5, True), (5, True), (1, False)]
+    assert "Run 3: expect val/accuracy 0.9200, the best of 5 seeds (mean 0.9060)." in (
+        page.with_name("report.md").read_text()
+    )
+
+
+def test_the_best_of_many_equal_arms_beats_none_of_them(tmp_path):
+    drawn = (
+        0.9 + 0.01 * np.random.default_rng(i).standard_normal((7, 5)).round(1) for i in range(20)
+    )
+    ordered = (table[np.argsort(-table.mean(1))] for table in drawn)
+    apart = next(t for t in ordered if (t[0] > t[-1]).all())  # which happens to equal arms
+    names = [f"a{i}" for i in range(7)]
+    two = make([arms(tmp_path / "two", {"a0": list(apart[0]), "a6": list(apart[-1])})])
+    assert [c.relation for c in two.verdict.comparisons] == ["beaten"]
+    seven = dict(zip(names, map(list, apart), strict=True))
+    many = make([arms(tmp_path / "many", seven)]).verdict
+    assert [c.relation for c in many.comparisons] == ["level"] * 6
+    assert many.comparisons[-1].paired.p > 0.1
+    assert many.comparisons[-1].paired.differences == two.verdict.comparisons[0].paired.differences
+
+
 def test_where_nothing_finished_that_is_the_verdict(tmp_path):
     for lr in (0.1, 1.0):
         add_run(tmp_path / "s", {"optimizer.lr": lr}, status="diverged")
@@ -247,7 +296,7 @@ def test_one_run_is_not_compared(tmp_path):
     report = make([tmp_path / "s"])
     assert (
         report.verdict.headline
-        == "the setting: val/accuracy 0.9000 (one run); there is nothing to compare it with."
+        == "The setting: val/accuracy 0.9000 (one run); there is nothing to compare it with."
     )
     assert write(report, tmp_path / "out").is_file()
 
@@ -300,7 +349,7 @@ def test_a_walk_may_end_below_where_it_began(tmp_path):
     worse = [0.75, 0.76, 0.77, 0.75, 0.74]
     report = make([walked(tmp_path / "s", start=[0.80, 0.81, 0.82, 0.81, 0.80], lr=worse)])
     assert report.verdict.headline == (
-        "the default is the best with val/accuracy 0.8080 (mean of 5 seeds); it beats the best "
+        "The default is the best with val/accuracy 0.8080 (mean of 5 seeds); it beats the best "
         "config by 5.4 points on 5 paired seeds."
     )
 
@@ -405,6 +454,23 @@ def test_the_noise_floor_is_told_with_what_it_swallows(tmp_path):
     assert noise.floor == pytest.approx(((1 - best) / 800) ** 0.5, rel=1e-12)
     (finding,) = found(report, "noise floor")
     assert f"{100 * 8**0.5 * noise.seeds:.1f} points to be told apart" in finding.text
+
+
+def test_the_validation_split_is_as_large_as_the_records_say(tmp_path):
+    sweep = fake_grid(tmp_path / "s", rates=(1e-3, 3e-3, 1e-2))
+
+    def size(told):
+        for folder, examples in zip(sorted(sweep.glob("[0-9]*")), told, strict=False):
+            summary = json.loads((folder / "summary.json").read_text())
+            (folder / "summary.json").write_text(
+                json.dumps(summary | {"validation_examples": examples})
+            )
+        return make([sweep]).verdict.noise.size
+
+    assert size([]) == 400  # an older record: what its accuracies fit
+    assert size([800]) == 800
+    assert size([800, 400]) is None  # not one split
+    assert size(["x", None]) == 400
 
 
 # ------------------------------------------------------------------ what to run

@@ -1,13 +1,14 @@
 """Which settings of a sweep are compared, and what their seeds allow to say.
 
 Settings are compared seed by seed (see stats.py). One beats another where the 95 % interval of the
-mean difference lies above 0 and the sign-flip test agrees, which takes 5 paired seeds; with fewer
-it is ahead at most. Everything else is indistinguishable, and said so.
+mean difference lies above 0 and a test agrees that allows for how many settings it was the best of,
+which takes 5 paired seeds; with fewer it is ahead at most. Everything else is indistinguishable,
+and said so.
 """
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from knobs.report import leaderboard
@@ -175,11 +176,23 @@ def _by_seed(runs: Iterable[Run]) -> dict[int, float]:
 
 
 # ------------------------------------------------------------------ compared
-def compare(winner: Candidate, other: Candidate, objective: Objective, noise: Noise) -> Comparison:
-    """What the paired seeds allow to say of two settings."""
+def compare(
+    winner: Candidate,
+    other: Candidate,
+    objective: Objective,
+    noise: Noise,
+    between: Sequence[Candidate] = (),
+) -> Comparison:
+    """What the paired seeds allow to say of two settings.
+
+    Args:
+        between: those that lie between the two, of which the winner was the best as well.
+    """
     pairs = paired(winner.values, other.values, objective.sign)
     if pairs is None:
         return Comparison(other, None, "unknown")
+    if pairs.beats:
+        pairs = pairs.among([c.values for c in (winner, *between, other)])
     if pairs.n >= 3:
         relation = "level" if not pairs.apart else "beaten" if pairs.beats else "ahead"
         return Comparison(other, pairs, "level" if _mixed(pairs) else relation)
@@ -201,11 +214,18 @@ def measure_noise(sweep: Sweep) -> Noise:
     seeds = math.sqrt(statistics.mean(variances)) if variances else None
     if not sweep.objective.metric.endswith("accuracy") or not best:
         return Noise(seeds=seeds)
-    metric = sweep.objective.metric
-    shares = [row.get(metric) for run in sweep.runs[:64] if run.ok for row in curve(run)[:64]]
-    size = split_size([share for share in shares if share is not None])
+    size = _validation_examples(sweep)
     floor = noise_floor(1 - best[0].mean, size) if size and best[0].mean <= 1 else None
     return Noise(floor, size, seeds)
+
+
+def _validation_examples(sweep: Sweep) -> int | None:
+    """As the runs say, if they agree; of older records the size that their accuracies fit."""
+    if said := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
+        return said.pop() if len(said) == 1 else None
+    metric = sweep.objective.metric
+    shares = [row.get(metric) for run in sweep.runs[:64] if run.ok for row in curve(run)[:64]]
+    return split_size([share for share in shares if share is not None])
 
 
 def walk(sweep: Sweep, winner: Candidate) -> tuple[Step, ...]:

@@ -25,7 +25,7 @@ from knobs.report.gather import Sweep, what_ran
 from knobs.report.importance import Estimate
 from knobs.report.leaderboard import Entry
 from knobs.report.plots import sections
-from knobs.report.text import COLUMNS, MARKS, decided, effects
+from knobs.report.text import COLUMNS, MARKS, decided, effects, expected, ranked
 from knobs.report.words import count, duration, listed, number, printable
 
 SHOWN = 12  # lines of the leaderboard before "show all"
@@ -119,7 +119,7 @@ def _json(payload: Any) -> str:
 def _body(report: Report, plots: Sequence[Section]) -> Iterator[ElementTree.Element]:
     sweep = report.sweep
     made = [
-        ("leaderboard", "Leaderboard", [_leaderboard(report)]),
+        ("leaderboard", "Leaderboard", [*_ranked(report), _leaderboard(report)]),
         ("importance", "Which knob matters", _importance(report)),
         *((s.name, s.title, _section(s, report)) for s in plots),
         ("checks", "Checks of the sweep itself", [_findings(report.findings)]),
@@ -173,6 +173,11 @@ def _facts(sweep: Sweep) -> Iterator[ElementTree.Element]:
 
 
 # ------------------------------------------------------------------ leaderboard
+def _ranked(report: Report) -> Iterator[ElementTree.Element]:
+    if told := ranked(report):
+        yield tag("p", told, class_="see")
+
+
 def _leaderboard(report: Report) -> ElementTree.Element:
     """A line a setting, each seed a dot; a star at the verdict's winner."""
     sweep, winner = report.sweep, report.verdict.winner
@@ -345,11 +350,12 @@ def _comparisons(report: Report) -> ElementTree.Element:
     for c in report.verdict.comparisons:
         if c.paired:
             body.append(tag("tr", *(tag("td", cell) for cell in _row(c, say))))
-    heads = ("", "lead", "95 % interval", "sign-flip p", "seeds", "so it is")
+    heads = ("", "lead", "95 % interval", "p", "seeds", "so it is")
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     note = (
-        "Intervals are BCa bootstrap intervals of the mean paired difference, p is exact and "
-        "two-sided; neither is corrected for how many settings are compared."
+        "Intervals are Student's, of the mean paired difference, each for itself. p is two-sided, "
+        "by shuffling within seeds; where an interval lies above 0 it allows for all settings down "
+        "to that one, of which the winner was picked as the best."
     )
     table = tag("div", tag("table", tag("thead", head), body), class_="scroll", tabindex="0")
     return tag("details", tag("summary", "In numbers"), tag("p", note, class_="see"), table)
@@ -399,9 +405,8 @@ def _reproduce(report: Report) -> list[ElementTree.Element]:
     found = report.recipe
     if found is None:
         return []
-    objective = report.sweep.objective
-    expected = f"Run {found.run}: expect {objective.metric} {objective.value(found.value)}"
-    made = [tag("p", f"{expected}, on the versions below; on others nearly so.", class_="see")]
+    on = "on the versions below; on others nearly so."
+    made = [tag("p", f"{expected(report)}; {on}", class_="see")]
     if found.command:
         made.append(_command(found.command))
     else:

@@ -70,8 +70,9 @@ def verdict(sweep: Sweep) -> Verdict:
     if default and not any(other.runs == default.runs for other in others):
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
+    rivals = [other for other in others if other is not default][:MOST]
     compared = tuple(
-        compare(winner, other, objective, noise) for other in others[:MOST] if other is not default
+        compare(winner, other, objective, noise, rivals[:i]) for i, other in enumerate(rivals)
     )
     beside = compare(winner, default, objective, noise) if default else None
     steps = walk(sweep, winner)
@@ -110,9 +111,9 @@ def headline(
     level = groups["level"]
     seeds = _seeds(winner.values)
     if not compared:
-        return (
+        return _sentence(
             f"{winner.name}: {objective.metric} {objective.value(winner.mean)} ({seeds}); "
-            "there is nothing to compare it with."
+            "there is nothing to compare it with"
         )
     clauses = []
     value = f"{objective.metric} {objective.value(winner.mean)}"
@@ -144,19 +145,26 @@ def headline(
             if all(c.paired for c in groups["unknown"])
             else "nothing else ran with the same seeds"
         )
-    text = "; ".join(clauses)
-    return f"{text}."
+    return _sentence("; ".join(clauses))
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, and a capital unless it begins with what is typed as it is."""
+    return f"{text[:1].upper() if text.startswith('the ') else text[:1]}{text[1:]}."
 
 
 def _extent(level: list[Comparison], objective: Objective, noise: Noise) -> str:
     """`difference 0.1 ± 0.4 points, 5 paired seeds`."""
     pairs = [c.paired for c in level if c.paired]
-    largest = max(abs(p.mean) for p in pairs)
-    margins = [p.margin for p in pairs if p.margin is not None]
+    largest = max(pairs, key=lambda p: abs(p.mean))
+    margin, far = largest.margin, abs(largest.mean)
+    told = margin is not None and margin >= far  # else the interval lies above 0, but p is large
     many = len(pairs) > 1
-    text = f"difference{'s up to' if many else ''} {objective.amount(largest, unit=not margins)}"
-    if margins:
-        text += f" ± {objective.amount(max(margins))}"
+    text = f"difference{'s up to' if many else ''} {objective.amount(far, unit=not told)}"
+    if told:
+        text += f" ± {objective.amount(margin)}"
+    elif margin is not None:
+        text += f", p = {number(largest.p, 2)}"
     elif noise.sd is not None:
         text += f", noise of a run {objective.amount(noise.sd)}"
     return f"{text}, {_fewest(level)}"
