@@ -403,6 +403,44 @@ def test_a_best_value_at_a_bound_is_found_with_the_next_grid(tmp_path):
     assert any("optimizer.lr=0.01,0.032,0.1" in command for command in commands)
 
 
+def test_a_penalty_at_its_lower_bound_is_tried_without_and_not_widened(tmp_path):
+    runs = {}
+    for i, l2 in enumerate([1e-7, 1e-6, 1e-5, 1e-4, 1e-3]):
+        add_run(tmp_path / "s", {"regularization.l2": l2}, value=0.9 - i / 10)
+        runs[str(i)] = {"arm": "", "role": "search"}
+    space = {"regularization.l2": {"low": 1e-7, "high": 1e-2, "log": True}}
+    about = {"study": "search", "arms": {"": {"overrides": [], "space": space}}, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    report = make([tmp_path / "s"])
+    (finding,) = found(report, "boundary")
+    assert (finding.level, finding.do) == ("note", "Try regularization.l2=0 as well.")
+    assert not any("1e-08" in advice.command for advice in report.advice)
+
+
+def test_several_bounds_are_widened_in_one_search(tmp_path):
+    runs = {}
+    for i, (lr, width) in enumerate([(1e-4, 32), (3e-4, 64), (1e-3, 128), (1e-2, 256)]):
+        add_run(tmp_path / "s", {"optimizer.lr": lr, "model.width": width}, value=0.5 + i / 10)
+        runs[str(i)] = {"arm": "", "role": "search"}
+    space = {
+        "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "model.width": {"low": 32, "high": 256, "log": True, "int": True},
+        "activation": {"choices": ["relu", "gelu"]},
+    }
+    about = {"study": "search", "arms": {"": {"overrides": [], "space": space}}, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    (wider,) = (a for a in make([tmp_path / "s"]).advice if a.why.startswith("Search"))
+    assert wider.why == "Search optimizer.lr from 0.0001 to 0.1 and model.width from 32 to 724"
+    assert shlex.split(wider.command)[3:] == [
+        "hydra/sweeper=search",
+        "training.epochs=20",
+        "optimizer.lr=tag(log,interval(0.0001,0.1))",
+        "model.width=tag(log,int(interval(32,724)))",
+        "activation=relu,gelu",
+        "search.runs=4",
+    ]
+
+
 def test_failures_are_counted_and_confined(tmp_path):
     for i, lr in enumerate([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0]):
         broke = lr >= 0.1
@@ -566,8 +604,9 @@ def test_the_terminals_report_is_one_screen(tmp_path, kind, size):
     lines = screen(report, width, height, tmp_path / "report.html").splitlines()
     assert sum(-(-max(1, len(line)) // width) for line in lines) <= height
     shown = " ".join(" ".join(lines).split())
-    for expected in (report.verdict.headline, "rank", "worth tuning", "next: ", "page: "):
+    for expected in (report.verdict.headline, "rank", "moves it", "next: ", "page: "):
         assert expected in shown
+    assert ("worth tuning" in shown) == (kind is not fake_grid)  # which has no default to gain over
 
 
 def hostile_sweep(folder):

@@ -4,13 +4,15 @@ import json
 
 import pytest
 from browser import browser, find
-from fake_sweeps import fake_search, fake_study
+from fake_sweeps import add_run, fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
 from knobs.report import plots_of_runs
 from knobs.report.assemble import make
+from knobs.report.gather import gather
 from knobs.report.plots import sections
+from knobs.report.plots_of_knobs import interaction_section
 from knobs.report.stats import Paired
 from knobs.report.write import write
 
@@ -166,3 +168,36 @@ def test_printed_it_is_light_and_whole(pages, tab):
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+
+
+def test_a_knob_of_one_run_a_value_is_not_drawn_twice(tmp_path):
+    for i in range(8):
+        add_run(tmp_path / "s", {"optimizer.lr": 10.0 ** -(1 + i / 2)}, value=0.5 + i / 100)
+    report = make([tmp_path / "s"])
+    made = [s.name for s in sections(report.sweep, report.verdict, report.sweep.knobs)]
+    assert "axis" in made
+    assert "isolation" not in made
+
+
+def test_options_are_smoothed_each_for_itself(tmp_path):
+    for i in range(40):
+        name = ("adam", "sgd")[i % 2]
+        lr = 10.0 ** -(1 + i / 13)
+        add_run(tmp_path / "s", {"optimizer": name, "optimizer.lr": lr}, value=0.9 - i % 2 / 2)
+    sweep = gather([tmp_path / "s"])
+    lr, optimizer = (
+        next(k for k in sweep.space if k.name == n) for n in ("optimizer.lr", "optimizer")
+    )
+    (figure,) = interaction_section(sweep, (lr, optimizer), sweep.runs).figures
+    cells = figure.data[0]
+    assert (cells["type"], cells["y"]) == ("heatmap", [0.25, 0.75])
+    assert {z for z in cells["z"][0] if z is not None} == {0.9}
+    assert {z for z in cells["z"][1] if z is not None} == {0.4}
+
+
+def test_the_sections_say_whose_runs_they_show(tmp_path):
+    report = make([fake_study(tmp_path / "s")])
+    winner = report.verdict.winner.arm
+    see = {s.name: s.see for s in sections(report.sweep, report.verdict, report.sweep.knobs)}
+    about = {name for name, text in see.items() if text.startswith(f"The runs of {winner}. ")}
+    assert about == {"axis", "isolation", "interaction", "tuning-curve"}

@@ -14,8 +14,9 @@ from knobs.report.checks import Finding
 from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, knob_of
 from knobs.report.importance import Knob
+from knobs.report.leaderboard import short as typed
 from knobs.report.verdict import Verdict
-from knobs.report.words import count
+from knobs.report.words import count, listed
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
 NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
@@ -136,30 +137,24 @@ def _folder(sweep: Sweep) -> str:
 
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    """The ranges that checks propose."""
-    for finding in findings:
-        if finding.level != "act" or finding.knob is None:
-            continue
-        run = verdict.winner.runs[0]
-        words = overrides(run, drop=("seed", finding.knob.name, *_searched(sweep, verdict)))
-        why = finding.do.rstrip(".")
-        if sweep.study:
-            space = [finding.knob.name, *_searched(sweep, verdict)]
-            knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)}
-            knobs[finding.knob.name] = finding.knob
-            ranges = [range_of(knobs[name]) for name in dict.fromkeys(space) if name in knobs]
-            budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
-            words = ["hydra/sweeper=search", *words, *ranges, budget]
-            yield Advice(why, command(words, many=True))
-        elif finding.check == "boundary":
+    """The ranges that checks propose: a study's in one search, a grid's each for itself."""
+    found = [f for f in findings if f.level == "act" and f.knob is not None]
+    run = verdict.winner.runs[0]
+    if sweep.study and found:
+        new = {f.knob.name: f.knob for f in reversed(found)}  # failures give way to bounds
+        knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
+        words = overrides(run, drop=("seed", *knobs))
+        budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
+        words = ["hydra/sweeper=search", *words, *map(range_of, knobs.values()), budget]
+        told = [f"{k.name} from {typed(k.low)} to {typed(k.high)}" for k in new.values()]
+        yield Advice(f"Search {listed(told[::-1], 8)}", command(words, many=True))
+        return
+    for finding in found:
+        if finding.check == "boundary":
+            words = overrides(run, drop=("seed", finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
             words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]
-            yield Advice(why, command(words, many=True))
-
-
-def _searched(sweep: Sweep, verdict: Verdict) -> list[str]:
-    """The winner's nuisance knobs: a search's own to set."""
-    return [knob.name for knob in sweep.space_of(verdict.winner.arm)] if sweep.study else []
+            yield Advice(finding.do.rstrip("."), command(words, many=True))
 
 
 def range_of(knob: Knob) -> str:

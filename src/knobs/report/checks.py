@@ -91,7 +91,10 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
             f"The best {short.get(knob.name, knob.name)}, {typed(value)}, lies within 5 % of the "
             f"{'upper' if upper else 'lower'} bound {typed(bound)}."
         )
-        if inside:
+        if knob.log and not upper and _may_be_off(knob):
+            do = f"Try {knob.name}=0 as well."
+            yield Finding("boundary", "note", f"{text} So little is next to none.", do)
+        elif inside:
             yield Finding(
                 "boundary",
                 "note",
@@ -121,6 +124,11 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
     if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
+
+
+def _may_be_off(knob: Knob) -> bool:
+    rule = limits.RULES.get(knob.name)
+    return rule is not None and rule.accepts(0.0)
 
 
 def _inside(knob: Knob, value: float | None) -> bool:

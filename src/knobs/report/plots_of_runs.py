@@ -1,5 +1,6 @@
 """Plots of runs: their curves, how many were enough, seed by seed, from the default to the best."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
@@ -51,7 +52,8 @@ def curves_section(sweep: Sweep) -> Section | None:
         "curves",
         "Learning curves of the best five",
         "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
-        "turning up while training loss (thin dotted lines) falls: regularise, or stop earlier.",
+        "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
+        "falls: regularise, or stop earlier.",
         figures[:1] if metric in ("val/loss", "train/loss") else figures,
     )
 
@@ -74,7 +76,9 @@ def _curves(
     values = [y for line in data for y in line["y"]]
     vertical: dict[str, Any] = {"title": {"text": safe(title)}}
     if title != sweep.objective.metric:
-        vertical |= {"type": "log", "dtick": "D2"} if min(values) > 0 else {}
+        if min(values) > 0:
+            decades = math.log10(max(values) / min(values))
+            vertical |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
     elif max(map(len, (line["x"] for line in data))) > 1:
         vertical = objective_axis(sweep, *scale(sweep, values))
     layout = {
@@ -159,12 +163,10 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
             **EXPLAINED,
         ),
     ]
-    ends = scale(sweep, [*table[:, 0]])
+    ends = so_far[-1], statistics.median(good)
     layout = {
         "xaxis": {"title": {"text": "runs"}},
-        "yaxis": objective_axis(
-            sweep, max(ends[0], *so_far) if sign > 0 else min(ends[0], *so_far), ends[1]
-        ),
+        "yaxis": objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good))),
         "showlegend": True,
     }
     says = f"expected best {sweep.objective.metric} by number of runs"
@@ -282,8 +284,9 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     return Section(
         "paired-seeds",
         "Seed by seed",
-        "Right of the line the winner is ahead. A bar (95 % interval) that crosses the line: the "
-        "two cannot be told apart. The shaded stripe is the noise of a single run.",
+        "Right of the line the winner is ahead. An open diamond: the two cannot be told apart, be "
+        "it that the bar (95 % interval) crosses the line or that the best of so many is often as "
+        "far ahead. The shaded stripe is the noise of a single run.",
         (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
     )
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from knobs.report import leaderboard
 from knobs.report.assemble import Report
 from knobs.report.gather import what_ran
-from knobs.report.importance import Estimate, KnobImportance
+from knobs.report.importance import Estimate, Importance, KnobImportance
 from knobs.report.words import count, number, printable
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
@@ -25,6 +25,11 @@ COLUMNS = ("breaks it", "moves it", "worth tuning")
 def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
     """A knob's three answers, in the order of COLUMNS."""
     return knob.breaks, knob.moves, knob.gain
+
+
+def answered(found: Importance) -> tuple[str, ...]:
+    """COLUMNS, without the gain where no default was run that lies within the ranges."""
+    return COLUMNS if any(knob.gain for knob in found.knobs) else COLUMNS[:2]
 
 
 def decided(report: Report) -> str:
@@ -126,10 +131,12 @@ def _line(text: str) -> Text:
 def _importance_table(report: Report, most: int) -> Table:
     found, short = report.importance, report.sweep.short()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, head in enumerate(("knob", *COLUMNS)):
+    columns = answered(found)
+    for i, head in enumerate(("knob", *columns)):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for knob in found.knobs[:most]:
-        table.add_row(_line(short.get(knob.name, knob.name)), *map(_line, _effects(report, knob)))
+        cells = [short.get(knob.name, knob.name), *_effects(report, knob)]
+        table.add_row(*map(_line, cells[: 1 + len(columns)]))
     return table
 
 
@@ -164,8 +171,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from ("", "## Which knob matters", "")
         within = f"Among the runs of {report.about}. " if report.about else ""
         yield escaped(f"{within}{decided(report)}")
-        rows = [[knob.name, *_effects(report, knob)] for knob in report.importance.knobs]
-        yield from ("", *_table(["knob", *COLUMNS], rows))
+        heads = ["knob", *answered(report.importance)]
+        cells = ([knob.name, *_effects(report, knob)] for knob in report.importance.knobs)
+        yield from ("", *_table(heads, [row[: len(heads)] for row in cells]))
     yield from ("", "## Checks", "")
     for finding in report.findings:
         do = f" **{escaped(finding.do)}**" if finding.do else ""
