@@ -265,6 +265,26 @@ def test_what_chose_a_setting_does_not_count_for_it(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("knob", "values", "names"),
+    [
+        ("optimizer", ("adam", "sgd"), ["adam", "sgd"]),
+        ("training.batch_size", (16, 32), ["batch_size=16", "batch_size=32"]),
+        ("regularization.l2", ("null", 1e-4), ["l2=null", "l2=0.0001"]),
+    ],
+)
+def test_a_number_is_called_by_its_knob(tmp_path, knob, values, names):
+    runs = {}
+    for i, value in enumerate(values):
+        add_run(tmp_path / "s", {knob: value}, value=0.9 - i / 10)
+        runs[str(i)] = {"arm": f"{knob}={value}", "role": "search"}
+    arms = {f"{knob}={value}": {"overrides": [], "space": {}} for value in values}
+    about = {"study": "s", "scientific": [knob], "arms": arms, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    answer = make([tmp_path / "s"]).verdict
+    assert [answer.winner.name, *(c.other.name for c in answer.comparisons)] == names
+
+
 def test_the_best_of_many_equal_arms_beats_none_of_them(tmp_path):
     drawn = (
         0.9 + 0.01 * np.random.default_rng(i).standard_normal((7, 5)).round(1) for i in range(20)
@@ -537,11 +557,34 @@ def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
     }
 
 
+def test_settings_that_differ_in_one_value_are_confirmed_by_one_grid(tmp_path):
+    for lr, value in ((1e-4, 0.900), (1e-3, 0.901), (1e-2, 0.902)):
+        add_run(tmp_path / "s", {"optimizer": "adam", "optimizer.lr": lr}, value=value)
+    (confirm,) = (a for a in make([tmp_path / "s"]).advice if a.why.startswith("Confirm"))
+    assert confirm.why == "Confirm lr=0.01, lr=0.001 and lr=0.0001 with 5 seeds"
+    assert shlex.split(confirm.command)[3:7] == [
+        "optimizer=adam",
+        "optimizer.lr=0.01,0.001,0.0001",
+        "training.epochs=20",
+        "seed=0,1,2,3,4",
+    ]
+    for name, lr, value in (("adam", 1e-3, 0.901), ("sgd", 1e-1, 0.9)):
+        add_run(tmp_path / "two", {"optimizer": name, "optimizer.lr": lr}, value=value)
+    apart = [a.why for a in make([tmp_path / "two"]).advice if a.why.startswith("Confirm")]
+    assert apart == [
+        "Confirm optimizer=adam lr=0.001 with 5 seeds",
+        "Confirm optimizer=sgd lr=0.1 with 5 seeds",
+    ]
+
+
 def test_a_range_is_one_that_a_search_reads():
     words = {
         "optimizer.lr=tag(log,interval(0.0001,0.1))": Knob("optimizer.lr", 1e-4, 0.1, log=True),
         "model.depth=tag(linear,int(interval(1,5)))": Knob("model.depth", 1.0, 5.0, integer=True),
         "activation=relu,gelu": Knob("activation", choices=("relu", "gelu")),
+        "model.depth=1,2": Knob("model.depth", choices=("1", "2")),
+        "regularization.l1=0.0,1e-06": Knob("regularization.l1", choices=("0", "1e-06")),
+        "regularization.l2=null,0.0001": Knob("regularization.l2", choices=("null", "0.0001")),
     }
     assert [range_of(knob) for knob in words.values()] == list(words)
 
@@ -568,6 +611,18 @@ def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):
         "optimizer.lr=tag(log,interval(0.0001,0.1))",
         "search.runs=5",
     ]
+
+
+def test_what_a_search_found_is_confirmed_by_seeds_that_did_not_choose_it(tmp_path):
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, 2, value=0.9, epochs=1)
+    arm = {"overrides": [], "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}}}
+    about = {"study": "search", "arms": {"": arm}, "runs": {"0": {"arm": "", "role": "search"}}}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    report = make([tmp_path / "s"])
+    assert [a.command.split()[-1] for a in report.advice] == ["seed=0,1,3,4,5"]
+    assert found(report, "too short")[0].text == (
+        "1 epoch is too few to tell whether training was long enough."
+    )
 
 
 def test_the_test_split_is_offered_to_the_confirmed_alone(tmp_path):
@@ -704,11 +759,12 @@ def test_numbers_are_said_with_the_digits_they_have():
         "2.50e+09",
     ]
     points, loss = Objective("val/accuracy"), Objective("val/loss", "min")
-    assert [points.amount(v) for v in (0.023, 0.01, 0.0003, -0.004)] == [
+    assert [points.amount(v) for v in (0.023, 0.01, 0.0003, -0.004, 3e-6)] == [
         "2.3 points",
-        "1.0 point",
+        "1.0 points",
         "0.03 points",
         "-0.4 points",
+        "0 points",
     ]
     assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"

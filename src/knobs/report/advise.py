@@ -23,6 +23,8 @@ NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "
 SEEDS = 5
 MOST = 5
 LONGEST = 2000
+INTEGER = re.compile(r"-?\d+")
+PLAIN_VALUE = re.compile(r"[\w.+-]+")
 PLAIN_PATH = re.compile(r"[\w./-]+")
 
 
@@ -112,16 +114,36 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
         return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
     rivals = [c for c in open_ if c is not verdict.default][:2]
-    for candidate in (winner, *rivals):
-        why = f"Confirm {candidate.name} with {SEEDS} seeds"
-        yield Advice(why, _seeds(sweep, candidate))
+    several = (winner, *rivals)
+    together = _one_grid([overrides(c.runs[0]) for c in several])
+    for group, words in (
+        [(several, together)] if together else [((c,), overrides(c.runs[0])) for c in several]
+    ):
+        why = f"Confirm {listed([c.name for c in group])} with {SEEDS} seeds"
+        yield Advice(why, _seeds(sweep, group, words))
 
 
-def _seeds(sweep: Sweep, candidate: Candidate) -> str:
-    """A setting with the seeds that the others get too, in the same sweep."""
-    words = overrides(candidate.runs[0])
-    seeds = ",".join(map(str, sorted({*range(SEEDS), *candidate.values})))
-    return command([*words, f"seed={seeds}", *_same_sweep(sweep)], many=True)
+def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides of settings that differ in one plain value, as those of a grid; else none."""
+    keyed = [dict(word.partition("=")[::2] for word in words) for words in settings]
+    if len({tuple(words) for words in keyed}) != 1:
+        return []
+    found = {key: list(dict.fromkeys(words[key] for words in keyed)) for key in keyed[0]}
+    differ = [values for values in found.values() if len(values) > 1]
+    if len(differ) != 1 or not all(map(PLAIN_VALUE.fullmatch, differ[0])):
+        return []
+    return [f"{key}={','.join(values)}" for key, values in found.items()]
+
+
+def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> str:
+    """Settings with the seeds that the others get too, in the same sweep."""
+    used = {seed for c in group for seed in c.values}
+    if sweep.study:  # the run that a search chose a setting by flatters it
+        seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
+    else:
+        seeds = sorted({*range(SEEDS), *used})
+    told = f"seed={','.join(map(str, seeds))}"
+    return command([*words, told, *_same_sweep(sweep)], many=True)
 
 
 def _same_sweep(sweep: Sweep) -> list[str]:
@@ -160,7 +182,9 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
 def range_of(knob: Knob) -> str:
     """A knob's range as a search takes it: `optimizer.lr=tag(log,interval(0.0001,0.01))`."""
     if knob.choices is not None:
-        return f"{knob.name}={','.join(knob.choices)}"
+        whole = all(map(INTEGER.fullmatch, knob.choices))  # 0, 0.1: the first is 0.0
+        texts = [c if whole or not INTEGER.fullmatch(c) else f"{c}.0" for c in knob.choices]
+        return f"{knob.name}={','.join(texts)}"
     scale = "log" if knob.log else "linear"
     if knob.integer:
         return f"{knob.name}=tag({scale},int(interval({round(knob.low)},{round(knob.high)})))"

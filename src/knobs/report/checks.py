@@ -206,7 +206,8 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     if not shares:
         return
     if epochs < LEAST_EPOCHS:
-        text = f"{count(epochs, 'epoch')} are too few to tell whether training was long enough."
+        verb = "is" if epochs == 1 else "are"
+        text = f"{count(epochs, 'epoch')} {verb} too few to tell whether training was long enough."
         yield Finding("too short", "note", text)
         return
     late = sum(share > LATE for share in shares)

@@ -100,11 +100,7 @@ def candidates(sweep: Sweep) -> list[Candidate]:
     """Best first: the arms of a study, each by its best setting, or the settings of a grid."""
     arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
     if len(arms) > 1:
-        shared = {arm.partition("=")[0] for arm in arms}
-        found = [
-            _of_arm(sweep, arm, arm.partition("=")[2] if len(shared) == 1 and "=" in arm else arm)
-            for arm in arms
-        ]
+        found = [_of_arm(sweep, arm, name) for arm, name in _named(arms).items()]
     elif sweep.study:
         found = [_of_arm(sweep, arms[0] if arms else "", BEST)]
     else:
@@ -117,6 +113,16 @@ def candidates(sweep: Sweep) -> list[Candidate]:
         seeds = max((len(candidate.values) for candidate in ready), default=0)
         ready = [candidate for candidate in ready if len(candidate.values) >= min(3, seeds)]
     return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
+
+
+def _named(arms: Sequence[str]) -> dict[str, str]:
+    """Arm -> what to call it: adam for optimizer=adam, but width=64 for model.width=64."""
+    pairs = [arm.partition("=") for arm in arms]
+    if len({knob for knob, _, _ in pairs}) > 1 or not all(value for _, _, value in pairs):
+        return {arm: arm for arm in arms}
+    words = all(value.isidentifier() and value != "null" for _, _, value in pairs)
+    names = [value if words else f"{knob.rpartition('.')[2]}={value}" for knob, _, value in pairs]
+    return dict(zip(arms, names, strict=True))
 
 
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
