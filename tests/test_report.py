@@ -365,6 +365,13 @@ def test_a_walk_alone_is_a_verdict_too(tmp_path):
     assert report.advice[-1].command.endswith("test=true")
 
 
+def test_a_walk_of_one_knob_says_its_gain_once(tmp_path):
+    start, lr = [0.80, 0.81, 0.82, 0.81, 0.80], [0.85, 0.86, 0.86, 0.85, 0.85]
+    answer = make([walked(tmp_path / "s", start=start, lr=lr)]).verdict
+    assert "beats the default by 4.6 points" in answer.headline
+    assert not any("4.6 points" in sentence for sentence in answer.more)
+
+
 def test_a_walk_may_end_below_where_it_began(tmp_path):
     worse = [0.75, 0.76, 0.77, 0.75, 0.74]
     report = make([walked(tmp_path / "s", start=[0.80, 0.81, 0.82, 0.81, 0.80], lr=worse)])
@@ -474,7 +481,7 @@ def test_failures_are_counted_and_confined(tmp_path):
     assert finding.level == "act"
     assert (
         finding.text
-        == "4 of 10 runs diverged or failed (40 %). 4 of them lie at optimizer.lr >= 0.1."
+        == "4 of 10 runs diverged or failed (40 %). All of them lie at optimizer.lr >= 0.1."
     )
     assert (finding.knob.low, finding.knob.high) == (1e-4, 3e-2)
 
@@ -604,7 +611,8 @@ def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):
     about = {"study": "search", "arms": {"": arm}, "runs": runs}
     (tmp_path / "s" / "study.json").write_text(json.dumps(about))
     confirm, wider, _ = (shlex.split(advice.command) for advice in make([tmp_path / "s"]).advice)
-    assert confirm[3:] == ["+study=confirm", f"study.walk={tmp_path / 's'}"]
+    walk = f"study.walk={tmp_path / 's'}"
+    assert confirm[3:] == ["+study=confirm", walk, "training.epochs=20"]  # what all runs share
     assert wider[3:] == [
         "hydra/sweeper=search",
         "training.epochs=20",

@@ -109,7 +109,8 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
         return
     folder = _folder(sweep)
     if sweep.study and folder and verdict.default:
-        walk = command(["+study=confirm", f"study.walk={folder}"], many=True)
+        shared = overrides(winner.runs[0], drop=("seed", *sweep.entries[0].knobs))  # data, epochs
+        walk = command(["+study=confirm", f"study.walk={folder}", *shared], many=True)
         yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
         return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]

@@ -187,7 +187,8 @@ def confined(sweep: Sweep, ended: list[Run]) -> tuple[Knob, str] | None:
                 kept = replace(knob, high=inner) if upper else replace(knob, low=outer)
                 if kept.low < kept.high:
                     side = f">= {typed(outer)}" if upper else f"<= {typed(inner)}"
-                    words = f"{caught} of them lie at {knob.name} {side}."
+                    of = "All" if caught == broke else caught
+                    words = f"{of} of them lie at {knob.name} {side}."
                     best = score, kept, words
     return best and best[1:]
 

@@ -200,8 +200,9 @@ def interaction_section(sweep: Sweep, two: Sequence[Knob], runs: Sequence[Run]) 
     return Section(
         "interaction",
         f"{a.name} and {b.name} together",
-        "A ridge along an axis: each can be set by itself. A slanted ridge or a lone peak: the "
-        "best value of one depends on the other, so tune them together.",
+        "The stronger the colour, the better. A ridge along an axis: each can be set by itself. A "
+        "slanted ridge, or a best place that shifts from row to row: the best value of one depends "
+        "on the other, so tune them together.",
         (figure,),
     )
 

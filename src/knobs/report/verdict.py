@@ -247,7 +247,7 @@ def _walked(sweep: Sweep, steps: tuple[Step, ...]) -> str:
     """Which knob gave what."""
     objective, short = sweep.objective, sweep.short()
     gains = [(step.gain.mean, short.get(step.knob, step.knob)) for step in steps if step.gain]
-    if not gains:
+    if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
     told = [f"{knob} {objective.amount(gain)}" for gain, knob in sorted(gains, reverse=True)]
     return f"One knob at a time from the default: {listed(told)}."
