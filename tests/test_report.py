@@ -427,7 +427,7 @@ def test_a_best_value_at_a_bound_is_found_with_the_next_grid(tmp_path):
     assert finding.text == "The best lr, 0.01, lies within 5 % of the upper bound 0.01."
     assert (finding.level, finding.do) == ("act", "Search optimizer.lr from 0.0001 to 0.1.")
     commands = [advice.command for advice in report.advice]
-    assert any("optimizer.lr=0.01,0.032,0.1" in command for command in commands)
+    assert any("optimizer.lr=0.01,0.032,0.1 seed=0,1,2 " in command for command in commands)
 
 
 def test_a_penalty_at_its_lower_bound_is_tried_without_and_not_widened(tmp_path):

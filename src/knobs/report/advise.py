@@ -176,7 +176,8 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
         if finding.check == "boundary":
             words = overrides(run, drop=("seed", finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
-            words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]
+            seeds = ",".join(map(str, sorted(verdict.winner.values)))  # else nothing compares
+            words = [*words, f"{finding.knob.name}={values}", f"seed={seeds}", *_same_sweep(sweep)]
             yield Advice(finding.do.rstrip("."), command(words, many=True))
 
 
