@@ -372,6 +372,29 @@ def test_a_walk_of_one_knob_says_its_gain_once(tmp_path):
     assert not any("4.6 points" in sentence for sentence in answer.more)
 
 
+def test_a_walk_that_is_under_way_says_so(tmp_path):
+    sweep = walked(tmp_path / "s", start=[0.80, 0.81], lr=[0.85, 0.86])
+    for run in (2, 3):
+        (sweep / str(run) / "summary.json").unlink()
+    report = make([sweep])
+    assert report.verdict.headline == (
+        "The runs that decide did not end yet. 4 runs: 2 finished, 2 interrupted."
+    )
+    assert found(report, "noise floor") == []
+
+
+def test_a_walk_names_what_was_lost_on_the_way(tmp_path):
+    start = [0.80, 0.81, 0.82, 0.81, 0.80]
+    gains = {"a": 0.05, "b": 0.001, "c": 0.001, "d": 0.001, "e": 0.001, "f": -0.04}
+    values, so_far = {}, 0.0
+    for name, gain in gains.items():
+        so_far += gain
+        values[name] = [value + so_far for value in start]
+    answer = make([walked(tmp_path / "s", start=start, **values)]).verdict
+    told = next(s for s in answer.more if s.startswith("One knob at a time"))
+    assert told.startswith("One knob at a time from the default: a 5.0 points, f -4.0 points, ")
+
+
 def test_a_walk_may_end_below_where_it_began(tmp_path):
     worse = [0.75, 0.76, 0.77, 0.75, 0.74]
     report = make([walked(tmp_path / "s", start=[0.80, 0.81, 0.82, 0.81, 0.80], lr=worse)])

@@ -284,7 +284,7 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """What differences mean anything."""
     noise, objective = verdict.noise, sweep.objective
     best = next((entry for entry in sweep.entries if entry.mean is not None), None)
-    if best is None:
+    if best is None or verdict.winner is None:
         return
     if noise.of_a_pair is None:
         text = "The noise of a run is unknown: no setting ran with two seeds."

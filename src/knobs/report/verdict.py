@@ -61,7 +61,9 @@ def verdict(sweep: Sweep) -> Verdict:
     objective = sweep.objective
     found = candidates(sweep)
     if not found:
-        return Verdict(f"No run finished with a value. {what_ran(sweep)}.")
+        ended = any(run.ok for run in sweep.runs)  # of a walk, but none at its end
+        why = "The runs that decide did not end yet" if ended else "No run finished with a value"
+        return Verdict(f"{why}. {what_ran(sweep)}.")
     noise = measure_noise(sweep)
     winner, *others = found
     default = default_of(sweep, winner)
@@ -249,7 +251,8 @@ def _walked(sweep: Sweep, steps: tuple[Step, ...]) -> str:
     gains = [(step.gain.mean, short.get(step.knob, step.knob)) for step in steps if step.gain]
     if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
-    told = [f"{knob} {objective.amount(gain)}" for gain, knob in sorted(gains, reverse=True)]
+    gains.sort(key=lambda pair: -abs(pair[0]))  # what was lost on the way is not to hide at the end
+    told = [f"{knob} {objective.amount(gain)}" for gain, knob in gains]
     return f"One knob at a time from the default: {listed(told)}."
 
 
