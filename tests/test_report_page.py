@@ -10,6 +10,7 @@ from test_report import HOSTILE, hostile_sweep
 
 from knobs.report import plots_of_runs
 from knobs.report.assemble import make
+from knobs.report.figures import objective_axis
 from knobs.report.gather import gather
 from knobs.report.plots import sections
 from knobs.report.plots_of_knobs import interaction_section
@@ -74,6 +75,22 @@ def test_whiskers_follow_the_direction_of_the_metric():
     assert plots_of_runs._whisker(gain, 1) == pytest.approx((0.2, 0.3))
     assert plots_of_runs._whisker(gain, -1) == pytest.approx((0.3, 0.2))
     assert plots_of_runs._whisker(None, 1) == (0.0, 0.0)
+
+
+def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
+    report = make([fake_study(tmp_path / "s")])
+    walk = next(s for s in sections(report.sweep, report.verdict, []) if s.name == "ablation")
+    (figure,) = walk.figures
+    bars, rows = figure.data[0], figure.layout["yaxis"]
+    assert (bars["orientation"], bars["y"]) == ("h", [1, 2, 3])  # names of any length fit a phone
+    assert rows["range"] == [4.5, -0.5]
+    assert bars["base"][0] + sum(bars["x"]) == pytest.approx(figure.data[2]["x"][1], abs=1e-5)
+
+
+def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
+    sweep = fake_search(tmp_path / "s", n=4)
+    low, high = objective_axis(gather([sweep]), 0.5, 0.5)["range"]
+    assert 0.4 < low < 0.5 < high < 0.6
 
 
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):

@@ -304,18 +304,20 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     ]
     signed = [f"{'+' if g > 0 else ''}{objective.amount(g, unit=False)}" for g in gains]
     knobs = [safe(short.get(step.knob, step.knob)) for step in steps[1:]]
-    changes = [f"{knob}<br>{gain}" for knob, gain in zip(knobs, signed, strict=True)]
+    changes = [f"{knob}  {gain}" for knob, gain in zip(knobs, signed, strict=True)]
     names = ["default", *changes, "best"]
     up = [objective.sign * g >= 0 for g in gains]
     whiskers = [_whisker(step.gain, objective.sign) for step in steps[1:]]
     lows = [m - below for m, (below, _) in zip(means[1:], whiskers, strict=True)]
     highs = [m + above for m, (_, above) in zip(means[1:], whiskers, strict=True)]
     low, high = min(*means, *lows), max(*means, *highs)
+    ends = means[0], means[-1]
     data = [
         {
             "type": "bar",
-            "x": list(range(1, len(steps))),
-            "y": [short_number(g) for g in gains],
+            "orientation": "h",
+            "y": list(range(1, len(steps))),
+            "x": [short_number(g) for g in gains],
             "base": [short_number(m) for m in means[:-1]],
             "marker": {
                 "color": ["$3" if u else "$bad" for u in up],
@@ -326,10 +328,10 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         {
             "type": "scatter",
             "mode": "markers",
-            "x": list(range(1, len(steps))),
-            "y": [short_number(m) for m in means[1:]],
-            "marker": {"symbol": "line-ew", "size": 1, "color": "$ink"},
-            "error_y": {
+            "y": list(range(1, len(steps))),
+            "x": [short_number(m) for m in means[1:]],
+            "marker": {"symbol": "line-ns", "size": 1, "color": "$ink"},
+            "error_x": {
                 "type": "data",
                 "symmetric": False,
                 "array": [short_number(above) for _, above in whiskers],
@@ -347,25 +349,24 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         {
             "type": "scatter",
             "mode": "markers+text",
-            "x": [0, len(steps)],
-            "y": [short_number(means[0]), short_number(means[-1])],
+            "y": [0, len(steps)],
+            "x": [short_number(means[0]), short_number(means[-1])],
             "marker": {"symbol": "diamond", "size": 12, "color": "$1"},
             "text": [objective.value(means[0]), objective.value(means[-1])],
-            "textposition": "top center",
+            "textposition": ["middle right" if 2 * m < low + high else "middle left" for m in ends],
             "hoverinfo": "skip",
         },
     ]
     room = 0.08 * (high - low or 0.01)
     layout = {
-        "xaxis": {
+        "yaxis": {
             "tickvals": list(range(len(names))),
             "ticktext": names,
-            "range": [-0.5, len(names) - 0.5],
-            "tickangle": 0,
+            "range": [len(names) - 0.5, -0.5],
             "showgrid": False,
         },
-        "yaxis": {
-            "range": [low - room, high + 1.5 * room],
+        "xaxis": {
+            "range": [low - room, high + room],
             "title": {"text": safe(objective.metric)},
         },
     }
@@ -376,7 +377,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         "From the default to the best, one knob at a time",
         f"Each bar is what one more change gave, over {count(seeds, 'paired seed')}; the whisker "
         "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
-        (Figure("ablation", "", says, data, layout, 340),),
+        (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
 
 
