@@ -35,6 +35,7 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
         "value": max(r["val/accuracy"] for r in rows),
     }
     assert summary["steps"] == 102
+    assert summary["validation_examples"] == 360
     assert summary["test"] is None
     assert summary["versions"]["torch"].startswith("2.")
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from io import StringIO
 
+import numpy as np
 import pytest
 from fake_sweeps import add_run, fake_grid, fake_search, fake_study, tried
 from rich.console import Console
@@ -232,6 +233,74 @@ def test_less_is_better_where_the_objective_says_so(tmp_path):
     assert report.verdict.noise.floor is None
 
 
+def test_what_chose_a_setting_does_not_count_for_it(tmp_path):
+    values = {"adam": [0.90, 0.91, 0.90, 0.92, 0.90], "sgd": [0.88, 0.89, 0.88, 0.90, 0.88]}
+    sweep = arms(tmp_path / "s", values)
+    study = json.loads((sweep / "study.json").read_text())
+    for name, lr, value in (("adam", 1e-3, 0.99), ("sgd", 1e-3, 0.98), ("adam", 2e-3, 0.97)):
+        run = add_run(sweep, {"optimizer": name, "optimizer.lr": lr}, 0, value=value)
+        study["runs"][run.name] = {"arm": f"optimizer={name}", "role": "search"}
+    (sweep / "study.json").write_text(json.dumps(study))
+    report = make([sweep])
+    board = [(e.rank, e.mean, e.n, e.confirmed) for e in report.sweep.entries]
+    assert board == [
+        (1, pytest.approx(0.906), 5, True),
+        (2, pytest.approx(0.886), 5, True),
+        (3, 0.97, 1, False),
+    ]
+    lines = screen(report, height=50).splitlines()
+    assert any(line.split()[:5] == ["1", "0.9060", "±", "0.0089", "(5)"] for line in lines)
+    told = "2 settings ran again with fresh seeds and rank by these alone; 1 other behind"
+    assert told in " ".join(lines)
+    page = write(report, tmp_path / "out")
+    for name in ("report.html", "report.md"):
+        shown = page.with_name(name).read_text()
+        assert told in shown
+        assert "0.9060 ± 0.0089 (5)" in shown
+        assert "(6)" not in shown
+    rows = json.loads(page.with_name("report.json").read_text())["leaderboard"]
+    assert [(row["n"], row["confirmed"]) for row in rows] == [(5, True), (5, True), (1, False)]
+    assert "Run 3: expect val/accuracy 0.9200, the best of 5 seeds (mean 0.9060)." in (
+        page.with_name("report.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("knob", "values", "names"),
+    [
+        ("optimizer", ("adam", "sgd"), ["adam", "sgd"]),
+        ("training.batch_size", (16, 32), ["batch_size=16", "batch_size=32"]),
+        ("regularization.l2", ("null", 1e-4), ["l2=null", "l2=0.0001"]),
+    ],
+)
+def test_a_number_is_called_by_its_knob(tmp_path, knob, values, names):
+    runs = {}
+    for i, value in enumerate(values):
+        add_run(tmp_path / "s", {knob: value}, value=0.9 - i / 10)
+        runs[str(i)] = {"arm": f"{knob}={value}", "role": "search"}
+    arms = {f"{knob}={value}": {"overrides": [], "space": {}} for value in values}
+    about = {"study": "s", "scientific": [knob], "arms": arms, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    answer = make([tmp_path / "s"]).verdict
+    assert [answer.winner.name, *(c.other.name for c in answer.comparisons)] == names
+
+
+def test_the_best_of_many_equal_arms_beats_none_of_them(tmp_path):
+    drawn = (
+        0.9 + 0.01 * np.random.default_rng(i).standard_normal((7, 5)).round(1) for i in range(20)
+    )
+    ordered = (table[np.argsort(-table.mean(1))] for table in drawn)
+    apart = next(t for t in ordered if (t[0] > t[-1]).all())  # which happens to equal arms
+    names = [f"a{i}" for i in range(7)]
+    two = make([arms(tmp_path / "two", {"a0": list(apart[0]), "a6": list(apart[-1])})])
+    assert [c.relation for c in two.verdict.comparisons] == ["beaten"]
+    seven = dict(zip(names, map(list, apart), strict=True))
+    many = make([arms(tmp_path / "many", seven)]).verdict
+    assert [c.relation for c in many.comparisons] == ["level"] * 6
+    assert many.comparisons[-1].paired.p > 0.1
+    assert many.comparisons[-1].paired.differences == two.verdict.comparisons[0].paired.differences
+
+
 def test_where_nothing_finished_that_is_the_verdict(tmp_path):
     for lr in (0.1, 1.0):
         add_run(tmp_path / "s", {"optimizer.lr": lr}, status="diverged")
@@ -247,7 +316,7 @@ def test_one_run_is_not_compared(tmp_path):
     report = make([tmp_path / "s"])
     assert (
         report.verdict.headline
-        == "the setting: val/accuracy 0.9000 (one run); there is nothing to compare it with."
+        == "The setting: val/accuracy 0.9000 (one run); there is nothing to compare it with."
     )
     assert write(report, tmp_path / "out").is_file()
 
@@ -296,11 +365,41 @@ def test_a_walk_alone_is_a_verdict_too(tmp_path):
     assert report.advice[-1].command.endswith("test=true")
 
 
+def test_a_walk_of_one_knob_says_its_gain_once(tmp_path):
+    start, lr = [0.80, 0.81, 0.82, 0.81, 0.80], [0.85, 0.86, 0.86, 0.85, 0.85]
+    answer = make([walked(tmp_path / "s", start=start, lr=lr)]).verdict
+    assert "beats the default by 4.6 points" in answer.headline
+    assert not any("4.6 points" in sentence for sentence in answer.more)
+
+
+def test_a_walk_that_is_under_way_says_so(tmp_path):
+    sweep = walked(tmp_path / "s", start=[0.80, 0.81], lr=[0.85, 0.86])
+    for run in (2, 3):
+        (sweep / str(run) / "summary.json").unlink()
+    report = make([sweep])
+    assert report.verdict.headline == (
+        "The runs that decide did not end yet. 4 runs: 2 finished, 2 interrupted."
+    )
+    assert found(report, "noise floor") == []
+
+
+def test_a_walk_names_what_was_lost_on_the_way(tmp_path):
+    start = [0.80, 0.81, 0.82, 0.81, 0.80]
+    gains = {"a": 0.05, "b": 0.001, "c": 0.001, "d": 0.001, "e": 0.001, "f": -0.04}
+    values, so_far = {}, 0.0
+    for name, gain in gains.items():
+        so_far += gain
+        values[name] = [value + so_far for value in start]
+    answer = make([walked(tmp_path / "s", start=start, **values)]).verdict
+    told = next(s for s in answer.more if s.startswith("One knob at a time"))
+    assert told.startswith("One knob at a time from the default: a 5.0 points, f -4.0 points, ")
+
+
 def test_a_walk_may_end_below_where_it_began(tmp_path):
     worse = [0.75, 0.76, 0.77, 0.75, 0.74]
     report = make([walked(tmp_path / "s", start=[0.80, 0.81, 0.82, 0.81, 0.80], lr=worse)])
     assert report.verdict.headline == (
-        "the default is the best with val/accuracy 0.8080 (mean of 5 seeds); it beats the best "
+        "The default is the best with val/accuracy 0.8080 (mean of 5 seeds); it beats the best "
         "config by 5.4 points on 5 paired seeds."
     )
 
@@ -351,7 +450,45 @@ def test_a_best_value_at_a_bound_is_found_with_the_next_grid(tmp_path):
     assert finding.text == "The best lr, 0.01, lies within 5 % of the upper bound 0.01."
     assert (finding.level, finding.do) == ("act", "Search optimizer.lr from 0.0001 to 0.1.")
     commands = [advice.command for advice in report.advice]
-    assert any("optimizer.lr=0.01,0.032,0.1" in command for command in commands)
+    assert any("optimizer.lr=0.01,0.032,0.1 seed=0,1,2 " in command for command in commands)
+
+
+def test_a_penalty_at_its_lower_bound_is_tried_without_and_not_widened(tmp_path):
+    runs = {}
+    for i, l2 in enumerate([1e-7, 1e-6, 1e-5, 1e-4, 1e-3]):
+        add_run(tmp_path / "s", {"regularization.l2": l2}, value=0.9 - i / 10)
+        runs[str(i)] = {"arm": "", "role": "search"}
+    space = {"regularization.l2": {"low": 1e-7, "high": 1e-2, "log": True}}
+    about = {"study": "search", "arms": {"": {"overrides": [], "space": space}}, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    report = make([tmp_path / "s"])
+    (finding,) = found(report, "boundary")
+    assert (finding.level, finding.do) == ("note", "Try regularization.l2=0 as well.")
+    assert not any("1e-08" in advice.command for advice in report.advice)
+
+
+def test_several_bounds_are_widened_in_one_search(tmp_path):
+    runs = {}
+    for i, (lr, width) in enumerate([(1e-4, 32), (3e-4, 64), (1e-3, 128), (1e-2, 256)]):
+        add_run(tmp_path / "s", {"optimizer.lr": lr, "model.width": width}, value=0.5 + i / 10)
+        runs[str(i)] = {"arm": "", "role": "search"}
+    space = {
+        "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "model.width": {"low": 32, "high": 256, "log": True, "int": True},
+        "activation": {"choices": ["relu", "gelu"]},
+    }
+    about = {"study": "search", "arms": {"": {"overrides": [], "space": space}}, "runs": runs}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    (wider,) = (a for a in make([tmp_path / "s"]).advice if a.why.startswith("Search"))
+    assert wider.why == "Search optimizer.lr from 0.0001 to 0.1 and model.width from 32 to 724"
+    assert shlex.split(wider.command)[3:] == [
+        "hydra/sweeper=search",
+        "training.epochs=20",
+        "optimizer.lr=tag(log,interval(0.0001,0.1))",
+        "model.width=tag(log,int(interval(32,724)))",
+        "activation=relu,gelu",
+        "search.runs=4",
+    ]
 
 
 def test_failures_are_counted_and_confined(tmp_path):
@@ -367,7 +504,7 @@ def test_failures_are_counted_and_confined(tmp_path):
     assert finding.level == "act"
     assert (
         finding.text
-        == "4 of 10 runs diverged or failed (40 %). 4 of them lie at optimizer.lr >= 0.1."
+        == "4 of 10 runs diverged or failed (40 %). All of them lie at optimizer.lr >= 0.1."
     )
     assert (finding.knob.low, finding.knob.high) == (1e-4, 3e-2)
 
@@ -407,6 +544,23 @@ def test_the_noise_floor_is_told_with_what_it_swallows(tmp_path):
     assert f"{100 * 8**0.5 * noise.seeds:.1f} points to be told apart" in finding.text
 
 
+def test_the_validation_split_is_as_large_as_the_records_say(tmp_path):
+    sweep = fake_grid(tmp_path / "s", rates=(1e-3, 3e-3, 1e-2))
+
+    def size(told):
+        for folder, examples in zip(sorted(sweep.glob("[0-9]*")), told, strict=False):
+            summary = json.loads((folder / "summary.json").read_text())
+            (folder / "summary.json").write_text(
+                json.dumps(summary | {"validation_examples": examples})
+            )
+        return make([sweep]).verdict.noise.size
+
+    assert size([]) == 400  # an older record: what its accuracies fit
+    assert size([800]) == 800
+    assert size([800, 400]) is None  # not one split
+    assert size(["x", None]) == 400
+
+
 # ------------------------------------------------------------------ what to run
 def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
     extra = (
@@ -433,11 +587,34 @@ def test_commands_repeat_what_ran_and_nothing_of_where(tmp_path):
     }
 
 
+def test_settings_that_differ_in_one_value_are_confirmed_by_one_grid(tmp_path):
+    for lr, value in ((1e-4, 0.900), (1e-3, 0.901), (1e-2, 0.902)):
+        add_run(tmp_path / "s", {"optimizer": "adam", "optimizer.lr": lr}, value=value)
+    (confirm,) = (a for a in make([tmp_path / "s"]).advice if a.why.startswith("Confirm"))
+    assert confirm.why == "Confirm lr=0.01, lr=0.001 and lr=0.0001 with 5 seeds"
+    assert shlex.split(confirm.command)[3:7] == [
+        "optimizer=adam",
+        "optimizer.lr=0.01,0.001,0.0001",
+        "training.epochs=20",
+        "seed=0,1,2,3,4",
+    ]
+    for name, lr, value in (("adam", 1e-3, 0.901), ("sgd", 1e-1, 0.9)):
+        add_run(tmp_path / "two", {"optimizer": name, "optimizer.lr": lr}, value=value)
+    apart = [a.why for a in make([tmp_path / "two"]).advice if a.why.startswith("Confirm")]
+    assert apart == [
+        "Confirm optimizer=adam lr=0.001 with 5 seeds",
+        "Confirm optimizer=sgd lr=0.1 with 5 seeds",
+    ]
+
+
 def test_a_range_is_one_that_a_search_reads():
     words = {
         "optimizer.lr=tag(log,interval(0.0001,0.1))": Knob("optimizer.lr", 1e-4, 0.1, log=True),
         "model.depth=tag(linear,int(interval(1,5)))": Knob("model.depth", 1.0, 5.0, integer=True),
         "activation=relu,gelu": Knob("activation", choices=("relu", "gelu")),
+        "model.depth=1,2": Knob("model.depth", choices=("1", "2")),
+        "regularization.l1=0.0,1e-06": Knob("regularization.l1", choices=("0", "1e-06")),
+        "regularization.l2=null,0.0001": Knob("regularization.l2", choices=("null", "0.0001")),
     }
     assert [range_of(knob) for knob in words.values()] == list(words)
 
@@ -457,14 +634,26 @@ def test_a_search_is_confirmed_by_a_walk_and_widened_as_a_search(tmp_path):
     about = {"study": "search", "arms": {"": arm}, "runs": runs}
     (tmp_path / "s" / "study.json").write_text(json.dumps(about))
     confirm, wider, _ = (shlex.split(advice.command) for advice in make([tmp_path / "s"]).advice)
-    # Under the conditions of the search, which its runs have in common.
-    assert confirm[3:] == ["training.epochs=20", "+study=confirm", f"study.walk={tmp_path / 's'}"]
+    walk = f"study.walk={tmp_path / 's'}"
+    assert confirm[3:] == ["+study=confirm", walk, "training.epochs=20"]  # what all runs share
     assert wider[3:] == [
         "hydra/sweeper=search",
         "training.epochs=20",
         "optimizer.lr=tag(log,interval(0.0001,0.1))",
         "search.runs=5",
     ]
+
+
+def test_what_a_search_found_is_confirmed_by_seeds_that_did_not_choose_it(tmp_path):
+    add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, 2, value=0.9, epochs=1)
+    arm = {"overrides": [], "space": {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}}}
+    about = {"study": "search", "arms": {"": arm}, "runs": {"0": {"arm": "", "role": "search"}}}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    report = make([tmp_path / "s"])
+    assert [a.command.split()[-1] for a in report.advice] == ["seed=0,1,3,4,5"]
+    assert found(report, "too short")[0].text == (
+        "1 epoch is too few to tell whether training was long enough."
+    )
 
 
 def test_the_test_split_is_offered_to_the_confirmed_alone(tmp_path):
@@ -501,8 +690,9 @@ def test_the_terminals_report_is_one_screen(tmp_path, kind, size):
     lines = screen(report, width, height, tmp_path / "report.html").splitlines()
     assert sum(-(-max(1, len(line)) // width) for line in lines) <= height
     shown = " ".join(" ".join(lines).split())
-    for expected in (report.verdict.headline, "rank", "worth tuning", "next: ", "page: "):
+    for expected in (report.verdict.headline, "rank", "moves it", "next: ", "page: "):
         assert expected in shown
+    assert ("worth tuning" in shown) == (kind is not fake_grid)  # which has no default to gain over
 
 
 def hostile_sweep(folder):
@@ -600,11 +790,12 @@ def test_numbers_are_said_with_the_digits_they_have():
         "2.50e+09",
     ]
     points, loss = Objective("val/accuracy"), Objective("val/loss", "min")
-    assert [points.amount(v) for v in (0.023, 0.01, 0.0003, -0.004)] == [
+    assert [points.amount(v) for v in (0.023, 0.01, 0.0003, -0.004, 3e-6)] == [
         "2.3 points",
-        "1.0 point",
+        "1.0 points",
         "0.03 points",
         "-0.4 points",
+        "0 points",
     ]
     assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"

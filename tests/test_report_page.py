@@ -4,13 +4,16 @@ import json
 
 import pytest
 from browser import browser, find
-from fake_sweeps import fake_search, fake_study
+from fake_sweeps import add_run, fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
 from knobs.report import plots_of_runs
 from knobs.report.assemble import make
+from knobs.report.figures import objective_axis
+from knobs.report.gather import gather
 from knobs.report.plots import sections
+from knobs.report.plots_of_knobs import interaction_section
 from knobs.report.stats import Paired
 from knobs.report.write import write
 
@@ -74,6 +77,22 @@ def test_whiskers_follow_the_direction_of_the_metric():
     assert plots_of_runs._whisker(None, 1) == (0.0, 0.0)
 
 
+def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
+    report = make([fake_study(tmp_path / "s")])
+    walk = next(s for s in sections(report.sweep, report.verdict, []) if s.name == "ablation")
+    (figure,) = walk.figures
+    bars, rows = figure.data[0], figure.layout["yaxis"]
+    assert (bars["orientation"], bars["y"]) == ("h", [1, 2, 3])  # names of any length fit a phone
+    assert rows["range"] == [4.5, -0.5]
+    assert bars["base"][0] + sum(bars["x"]) == pytest.approx(figure.data[2]["x"][1], abs=1e-5)
+
+
+def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
+    sweep = fake_search(tmp_path / "s", n=4)
+    low, high = objective_axis(gather([sweep]), 0.5, 0.5)["range"]
+    assert 0.4 < low < 0.5 < high < 0.6
+
+
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):
     page = pages["study"].read_text()
     policy = page.split('content="')[1].split('"')[0]
@@ -102,6 +121,9 @@ def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
             "[...document.querySelectorAll('.plot')].filter((p) => p.scrollWidth > p.clientWidth + 1).length"
         )
         == 0
+    )
+    assert tab.run(
+        "[...document.querySelectorAll('.bars')].every((t) => t.offsetWidth <= t.parentElement.clientWidth)"
     )
     assert tab.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(20, 23, 26)" if dark else "rgb(252, 252, 250)"
@@ -166,3 +188,36 @@ def test_printed_it_is_light_and_whole(pages, tab):
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+
+
+def test_a_knob_of_one_run_a_value_is_not_drawn_twice(tmp_path):
+    for i in range(8):
+        add_run(tmp_path / "s", {"optimizer.lr": 10.0 ** -(1 + i / 2)}, value=0.5 + i / 100)
+    report = make([tmp_path / "s"])
+    made = [s.name for s in sections(report.sweep, report.verdict, report.sweep.knobs)]
+    assert "axis" in made
+    assert "isolation" not in made
+
+
+def test_options_are_smoothed_each_for_itself(tmp_path):
+    for i in range(40):
+        name = ("adam", "sgd")[i % 2]
+        lr = 10.0 ** -(1 + i / 13)
+        add_run(tmp_path / "s", {"optimizer": name, "optimizer.lr": lr}, value=0.9 - i % 2 / 2)
+    sweep = gather([tmp_path / "s"])
+    lr, optimizer = (
+        next(k for k in sweep.space if k.name == n) for n in ("optimizer.lr", "optimizer")
+    )
+    (figure,) = interaction_section(sweep, (lr, optimizer), sweep.runs).figures
+    cells = figure.data[0]
+    assert (cells["type"], cells["y"]) == ("heatmap", [0.25, 0.75])
+    assert {z for z in cells["z"][0] if z is not None} == {0.9}
+    assert {z for z in cells["z"][1] if z is not None} == {0.4}
+
+
+def test_the_sections_say_whose_runs_they_show(tmp_path):
+    report = make([fake_study(tmp_path / "s")])
+    winner = report.verdict.winner.arm
+    see = {s.name: s.see for s in sections(report.sweep, report.verdict, report.sweep.knobs)}
+    about = {name for name, text in see.items() if text.startswith(f"The runs of {winner}. ")}
+    assert about == {"axis", "isolation", "interaction", "tuning-curve"}

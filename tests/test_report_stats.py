@@ -8,11 +8,12 @@ import pytest
 from scipy import stats as scipy_stats
 
 from knobs.report.stats import (
-    RESAMPLES,
+    ALPHA,
     expected_best,
     interval,
     noise_floor,
     paired,
+    range_test,
     sign_flip,
     split_size,
 )
@@ -47,13 +48,44 @@ def test_sign_flip_of_many_pairs_is_the_normal_test_nearly():
     assert sign_flip(list(values)) == pytest.approx(expected, abs=4e-3)
 
 
-def test_interval_is_scipys_bca():
+def test_interval_is_students():
     values = (0.010, 0.021, 0.004, 0.013, 0.030)
-    found = scipy_stats.bootstrap(
-        (values,), np.mean, method="BCa", n_resamples=RESAMPLES, rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert interval(values) == (found.low, found.high)
-    assert min(values) < found.low < np.mean(values) < found.high < max(values)
+    found = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert interval(values) == pytest.approx((found.low, found.high), rel=1e-12)
+
+
+def test_interval_holds_the_truth_as_often_as_it_says():
+    drawn = np.random.default_rng(0).normal(0.3, 1.0, (4000, 5))
+    held = np.mean([low <= 0.3 <= high for low, high in map(interval, drawn)])
+    assert held == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 4000))
+
+
+def test_range_test_of_two_is_the_sign_flip_test():
+    a, b = (0.95, 0.97, 0.96, 0.99), (0.94, 0.98, 0.93, 0.95)
+    assert range_test([a, b]) == sign_flip([x - y for x, y in zip(a, b, strict=True)])
+
+
+def test_range_test_of_three_by_hand():
+    # Each of two seeds orders 0, 1, 2 in six ways; the sums lie 4 apart in the one in six that agree.
+    table = [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0)]
+    assert range_test(table) == pytest.approx(1 / 6, abs=0.02)
+    assert range_test(table[::-1]) == range_test(table)
+
+
+def test_the_best_of_seven_equal_settings_seldom_beats_another():
+    drawn = np.random.default_rng(0).normal(0.0, 1.0, (200, 7, 5))
+    false = {"pair": 0, "range": 0}
+    for table in drawn:
+        ordered = table[np.argsort(-table.mean(1))]
+        beaten = [i for i in range(1, 7) if paired_rows(ordered[0], ordered[i]).beats]
+        false["pair"] += bool(beaten)
+        false["range"] += any(range_test(ordered[: i + 1]) <= ALPHA for i in beaten)
+    assert false["pair"] > 40
+    assert false["range"] < 30  # 10 % of 200, and three standard errors
+
+
+def paired_rows(a, b):
+    return paired(dict(enumerate(a)), dict(enumerate(b)))
 
 
 def test_interval_where_there_is_nothing_to_resample():

@@ -67,6 +67,8 @@ def test_a_job_leaves_what_hydras_own_launcher_leaves(sweep, tmp_path):
         assert hydra_node(ours) == hydra_node(theirs)
         assert read_summary(ours).keys() == read_summary(theirs).keys()
         assert read_summary(ours)["config_hash"] == read_summary(theirs)["config_hash"]
+        sizes = {read_summary(run)["validation_examples"] for run in (ours, theirs)}
+        assert sizes == {360}
         assert len(read_metrics(ours)) == 2
         for row, expected in zip(read_metrics(ours), read_metrics(theirs), strict=True):
             assert list(row) == list(expected)

@@ -14,14 +14,17 @@ from knobs.report.checks import Finding
 from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, knob_of
 from knobs.report.importance import Knob
+from knobs.report.leaderboard import short as typed
 from knobs.report.verdict import Verdict
-from knobs.report.words import count
+from knobs.report.words import count, listed
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
 NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
 SEEDS = 5
 MOST = 5
 LONGEST = 2000
+INTEGER = re.compile(r"-?\d+")
+PLAIN_VALUE = re.compile(r"[\w.+-]+")
 PLAIN_PATH = re.compile(r"[\w./-]+")
 
 
@@ -105,24 +108,42 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
         return
     folder = _folder(sweep)
     if sweep.study and folder and verdict.default:
-        # What all its runs have in common is part of the question: the data, the epochs.
-        walked = {name for entry in sweep.entries for name in entry.knobs}
-        shared = [line for line in overrides(winner.runs[0]) if key_of(line) not in walked]
-        walk = command([*shared, "+study=confirm", f"study.walk={folder}"], many=True)
+        shared = overrides(winner.runs[0], drop=("seed", *sweep.entries[0].knobs))  # data, epochs
+        walk = command(["+study=confirm", f"study.walk={folder}", *shared], many=True)
         yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
         return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
     rivals = [c for c in open_ if c is not verdict.default][:2]
-    for candidate in (winner, *rivals):
-        why = f"Confirm {candidate.name} with {SEEDS} seeds"
-        yield Advice(why, _seeds(sweep, candidate))
+    several = (winner, *rivals)
+    together = _one_grid([overrides(c.runs[0]) for c in several])
+    for group, words in (
+        [(several, together)] if together else [((c,), overrides(c.runs[0])) for c in several]
+    ):
+        why = f"Confirm {listed([c.name for c in group])} with {SEEDS} seeds"
+        yield Advice(why, _seeds(sweep, group, words))
 
 
-def _seeds(sweep: Sweep, candidate: Candidate) -> str:
-    """A setting with the seeds that the others get too, in the same sweep."""
-    words = overrides(candidate.runs[0])
-    seeds = ",".join(map(str, sorted({*range(SEEDS), *candidate.values})))
-    return command([*words, f"seed={seeds}", *_same_sweep(sweep)], many=True)
+def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides of settings that differ in one plain value, as those of a grid; else none."""
+    keyed = [dict(word.partition("=")[::2] for word in words) for words in settings]
+    if len({tuple(words) for words in keyed}) != 1:
+        return []
+    found = {key: list(dict.fromkeys(words[key] for words in keyed)) for key in keyed[0]}
+    differ = [values for values in found.values() if len(values) > 1]
+    if len(differ) != 1 or not all(map(PLAIN_VALUE.fullmatch, differ[0])):
+        return []
+    return [f"{key}={','.join(values)}" for key, values in found.items()]
+
+
+def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> str:
+    """Settings with the seeds that the others get too, in the same sweep."""
+    used = {seed for c in group for seed in c.values}
+    if sweep.study:  # the run that a search chose a setting by flatters it
+        seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
+    else:
+        seeds = sorted({*range(SEEDS), *used})
+    told = f"seed={','.join(map(str, seeds))}"
+    return command([*words, told, *_same_sweep(sweep)], many=True)
 
 
 def _same_sweep(sweep: Sweep) -> list[str]:
@@ -138,36 +159,33 @@ def _folder(sweep: Sweep) -> str:
 
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    """The ranges that checks propose."""
-    for finding in findings:
-        if finding.level != "act" or finding.knob is None:
-            continue
-        run = verdict.winner.runs[0]
-        words = overrides(run, drop=("seed", finding.knob.name, *_searched(sweep, verdict)))
-        why = finding.do.rstrip(".")
-        if sweep.study:
-            space = [finding.knob.name, *_searched(sweep, verdict)]
-            knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)}
-            knobs[finding.knob.name] = finding.knob
-            ranges = [range_of(knobs[name]) for name in dict.fromkeys(space) if name in knobs]
-            budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
-            words = ["hydra/sweeper=search", *words, *ranges, budget]
-            yield Advice(why, command(words, many=True))
-        elif finding.check == "boundary":
+    """The ranges that checks propose: a study's in one search, a grid's each for itself."""
+    found = [f for f in findings if f.level == "act" and f.knob is not None]
+    run = verdict.winner.runs[0]
+    if sweep.study and found:
+        new = {f.knob.name: f.knob for f in reversed(found)}  # failures give way to bounds
+        knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
+        words = overrides(run, drop=("seed", *knobs))
+        budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
+        words = ["hydra/sweeper=search", *words, *map(range_of, knobs.values()), budget]
+        told = [f"{k.name} from {typed(k.low)} to {typed(k.high)}" for k in new.values()]
+        yield Advice(f"Search {listed(told[::-1], 8)}", command(words, many=True))
+        return
+    for finding in found:
+        if finding.check == "boundary":
+            words = overrides(run, drop=("seed", finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
-            words = [*words, f"{finding.knob.name}={values}", *_same_sweep(sweep)]
-            yield Advice(why, command(words, many=True))
-
-
-def _searched(sweep: Sweep, verdict: Verdict) -> list[str]:
-    """The winner's nuisance knobs: a search's own to set."""
-    return [knob.name for knob in sweep.space_of(verdict.winner.arm)] if sweep.study else []
+            seeds = ",".join(map(str, sorted(verdict.winner.values)))  # else nothing compares
+            words = [*words, f"{finding.knob.name}={values}", f"seed={seeds}", *_same_sweep(sweep)]
+            yield Advice(finding.do.rstrip("."), command(words, many=True))
 
 
 def range_of(knob: Knob) -> str:
     """A knob's range as a search takes it: `optimizer.lr=tag(log,interval(0.0001,0.01))`."""
     if knob.choices is not None:
-        return f"{knob.name}={','.join(knob.choices)}"
+        whole = all(map(INTEGER.fullmatch, knob.choices))  # 0, 0.1: the first is 0.0
+        texts = [c if whole or not INTEGER.fullmatch(c) else f"{c}.0" for c in knob.choices]
+        return f"{knob.name}={','.join(texts)}"
     scale = "log" if knob.log else "linear"
     if knob.integer:
         return f"{knob.name}=tag({scale},int(interval({round(knob.low)},{round(knob.high)})))"

@@ -100,6 +100,7 @@ def plain(report: Report) -> dict[str, Any]:
                 "mean": entry.mean,
                 "sd": entry.sd,
                 "n": entry.n,
+                "confirmed": entry.confirmed,
                 "knobs": entry.knobs,
                 "best_epoch": entry.best_epoch,
                 "seconds": entry.seconds,

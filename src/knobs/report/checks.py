@@ -91,7 +91,10 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
             f"The best {short.get(knob.name, knob.name)}, {typed(value)}, lies within 5 % of the "
             f"{'upper' if upper else 'lower'} bound {typed(bound)}."
         )
-        if inside:
+        if knob.log and not upper and _may_be_off(knob):
+            do = f"Try {knob.name}=0 as well."
+            yield Finding("boundary", "note", f"{text} So little is next to none.", do)
+        elif inside:
             yield Finding(
                 "boundary",
                 "note",
@@ -121,6 +124,11 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
     if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
+
+
+def _may_be_off(knob: Knob) -> bool:
+    rule = limits.RULES.get(knob.name)
+    return rule is not None and rule.accepts(0.0)
 
 
 def _inside(knob: Knob, value: float | None) -> bool:
@@ -179,7 +187,8 @@ def confined(sweep: Sweep, ended: list[Run]) -> tuple[Knob, str] | None:
                 kept = replace(knob, high=inner) if upper else replace(knob, low=outer)
                 if kept.low < kept.high:
                     side = f">= {typed(outer)}" if upper else f"<= {typed(inner)}"
-                    words = f"{caught} of them lie at {knob.name} {side}."
+                    of = "All" if caught == broke else caught
+                    words = f"{of} of them lie at {knob.name} {side}."
                     best = score, kept, words
     return best and best[1:]
 
@@ -198,7 +207,8 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     if not shares:
         return
     if epochs < LEAST_EPOCHS:
-        text = f"{count(epochs, 'epoch')} are too few to tell whether training was long enough."
+        verb = "is" if epochs == 1 else "are"
+        text = f"{count(epochs, 'epoch')} {verb} too few to tell whether training was long enough."
         yield Finding("too short", "note", text)
         return
     late = sum(share > LATE for share in shares)
@@ -274,7 +284,7 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """What differences mean anything."""
     noise, objective = verdict.noise, sweep.objective
     best = next((entry for entry in sweep.entries if entry.mean is not None), None)
-    if best is None:
+    if best is None or verdict.winner is None:
         return
     if noise.of_a_pair is None:
         text = "The noise of a run is unknown: no setting ran with two seeds."

@@ -1,13 +1,14 @@
 """Which settings of a sweep are compared, and what their seeds allow to say.
 
 Settings are compared seed by seed (see stats.py). One beats another where the 95 % interval of the
-mean difference lies above 0 and the sign-flip test agrees, which takes 5 paired seeds; with fewer
-it is ahead at most. Everything else is indistinguishable, and said so.
+mean difference lies above 0 and a test agrees that allows for how many settings it was the best of,
+which takes 5 paired seeds; with fewer it is ahead at most. Everything else is indistinguishable,
+and said so.
 """
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from knobs.report import leaderboard
@@ -99,11 +100,7 @@ def candidates(sweep: Sweep) -> list[Candidate]:
     """Best first: the arms of a study, each by its best setting, or the settings of a grid."""
     arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
     if len(arms) > 1:
-        shared = {arm.partition("=")[0] for arm in arms}
-        found = [
-            _of_arm(sweep, arm, arm.partition("=")[2] if len(shared) == 1 and "=" in arm else arm)
-            for arm in arms
-        ]
+        found = [_of_arm(sweep, arm, name) for arm, name in _named(arms).items()]
     elif sweep.study:
         found = [_of_arm(sweep, arms[0] if arms else "", BEST)]
     else:
@@ -116,6 +113,16 @@ def candidates(sweep: Sweep) -> list[Candidate]:
         seeds = max((len(candidate.values) for candidate in ready), default=0)
         ready = [candidate for candidate in ready if len(candidate.values) >= min(3, seeds)]
     return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
+
+
+def _named(arms: Sequence[str]) -> dict[str, str]:
+    """Arm -> what to call it: adam for optimizer=adam, but width=64 for model.width=64."""
+    pairs = [arm.partition("=") for arm in arms]
+    if len({knob for knob, _, _ in pairs}) > 1 or not all(value for _, _, value in pairs):
+        return {arm: arm for arm in arms}
+    words = all(value.isidentifier() and value != "null" for _, _, value in pairs)
+    names = [value if words else f"{knob.rpartition('.')[2]}={value}" for knob, _, value in pairs]
+    return dict(zip(arms, names, strict=True))
 
 
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
@@ -175,11 +182,23 @@ def _by_seed(runs: Iterable[Run]) -> dict[int, float]:
 
 
 # ------------------------------------------------------------------ compared
-def compare(winner: Candidate, other: Candidate, objective: Objective, noise: Noise) -> Comparison:
-    """What the paired seeds allow to say of two settings."""
+def compare(
+    winner: Candidate,
+    other: Candidate,
+    objective: Objective,
+    noise: Noise,
+    between: Sequence[Candidate] = (),
+) -> Comparison:
+    """What the paired seeds allow to say of two settings.
+
+    Args:
+        between: those that lie between the two, of which the winner was the best as well.
+    """
     pairs = paired(winner.values, other.values, objective.sign)
     if pairs is None:
         return Comparison(other, None, "unknown")
+    if pairs.beats:
+        pairs = pairs.among([c.values for c in (winner, *between, other)])
     if pairs.n >= 3:
         relation = "level" if not pairs.apart else "beaten" if pairs.beats else "ahead"
         return Comparison(other, pairs, "level" if _mixed(pairs) else relation)
@@ -201,11 +220,18 @@ def measure_noise(sweep: Sweep) -> Noise:
     seeds = math.sqrt(statistics.mean(variances)) if variances else None
     if not sweep.objective.metric.endswith("accuracy") or not best:
         return Noise(seeds=seeds)
-    metric = sweep.objective.metric
-    shares = [row.get(metric) for run in sweep.runs[:64] if run.ok for row in curve(run)[:64]]
-    size = split_size([share for share in shares if share is not None])
+    size = _validation_examples(sweep)
     floor = noise_floor(1 - best[0].mean, size) if size and best[0].mean <= 1 else None
     return Noise(floor, size, seeds)
+
+
+def _validation_examples(sweep: Sweep) -> int | None:
+    """As the runs say, if they agree; of older records the size that their accuracies fit."""
+    if said := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
+        return said.pop() if len(said) == 1 else None
+    metric = sweep.objective.metric
+    shares = [row.get(metric) for run in sweep.runs[:64] if run.ok for row in curve(run)[:64]]
+    return split_size([share for share in shares if share is not None])
 
 
 def walk(sweep: Sweep, winner: Candidate) -> tuple[Step, ...]:

@@ -110,7 +110,7 @@ def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
 
 def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
     """The objective's axis, with room at the edge for what lies beyond."""
-    room = 0.1 * (best - edge)
+    room = 0.1 * (best - edge) or (0.01 * abs(best) or 1.0) * sweep.objective.sign
     ends = sorted([best + room, edge - 1.6 * room])
     return {"range": ends, "title": {"text": safe(sweep.objective.metric)}}
 

@@ -23,6 +23,7 @@ from knobs.report.leaderboard import BROKEN, GOOD, Entry, RunRow, finite, knob_v
 from knobs.report.words import Objective, count
 
 ROLES = ("default", "search", "confirm", "baseline", "step", "test")
+FRESH = ("confirm", "baseline", "step")  # runs with seeds that chose nothing
 EXPLORED = ("default", "search")  # runs that spread over the space, from which importance is told
 MOST_CHOICES = 64
 MOST_ROWS = 100_000  # of a curve
@@ -83,6 +84,12 @@ class Run:
         return {str(name): v for name, value in items if (v := finite(value)) is not None}
 
     @property
+    def validation_examples(self) -> int | None:
+        """The size of its validation split; None in records that do not tell."""
+        size = finite(self.row.summary.get("validation_examples"))
+        return int(size) if size and size >= 1 else None
+
+    @property
     def versions(self) -> dict[str, str]:
         """Package -> version that it ran with."""
         found = self.row.summary.get("versions")
@@ -118,7 +125,8 @@ class Sweep:
         folders: as given.
         name: to show.
         runs: those of the objective, in the order of their numbers.
-        entries: the leaderboard of all but the test runs.
+        entries: the leaderboard of all but the test runs; a setting that was confirmed stands there
+            with its fresh runs alone, as the one that chose it flatters it.
         study: None for a grid.
         space: the knobs that were searched, over all arms.
         others: how many runs have another objective and are left out.
@@ -189,7 +197,7 @@ def gather(folders: Sequence[Path]) -> Sweep:
         )
     objective = _objective(runs)
     kept = [run for run in runs if run.row.metric in ("", objective.metric)]
-    entries = leaderboard.leaderboard([run.row for run in kept if run.role != "test"])
+    entries = _entries(kept)
     study = _merged(studies)
     return Sweep(
         folders=tuple(folders),
@@ -223,6 +231,16 @@ def knob_of(run: Run, knob: Knob) -> Any:
         text = leaderboard.short(value)
         return text if text in knob.choices else None
     return finite(value)
+
+
+def _entries(runs: Sequence[Run]) -> list[Entry]:
+    fresh = {run.row.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
+    counted = [
+        run.row
+        for run in runs
+        if run.role != "test" and not (run.role in EXPLORED and run.row.setting in fresh)
+    ]
+    return leaderboard.leaderboard(counted, fresh)
 
 
 def _rows(folder: Path) -> list[RunRow]:

@@ -21,7 +21,7 @@ import stat
 import statistics
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ class Entry:
         knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
         seconds: mean over the runs that finished, or over all if none did.
         runs: all of the entry's.
+        confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
     """
 
     rank: int | None
@@ -97,6 +98,7 @@ class Entry:
     seconds: float | None
     status: str
     runs: tuple[RunRow, ...]
+    confirmed: bool = False
 
 
 # ------------------------------------------------------------------ folders -> runs
@@ -189,13 +191,20 @@ def finite(value: Any) -> float | None:
 
 
 # ------------------------------------------------------------------ runs -> entries
-def leaderboard(runs: list[RunRow]) -> list[Entry]:
-    """Runs of the same setting as one entry each, best first (see the top of this file)."""
+def leaderboard(runs: list[RunRow], confirmed: Collection[str] = ()) -> list[Entry]:
+    """Runs of the same setting as one entry each, best first (see the top of this file).
+
+    Args:
+        confirmed: settings that rank ahead of the others: those stand on the runs that chose them.
+    """
     knobs = differing(runs)
     settings: dict[str, list[RunRow]] = {}
     for run in runs:
         settings.setdefault(run.setting or str(run.folder), []).append(run)
-    entries = sorted((_entry(same, knobs) for same in settings.values()), key=_order)
+    made = [
+        replace(_entry(same, knobs), confirmed=name in confirmed) for name, same in settings.items()
+    ]
+    entries = sorted(made, key=_order)
     keys = [_order(entry) for entry in entries]
     return [replace(entry, rank=_rank(key, keys)) for entry, key in zip(entries, keys, strict=True)]
 
@@ -273,7 +282,8 @@ def _order(entry: Entry) -> tuple:
     mode = next((run.mode for run in entry.runs if run.metric), "max")
     unknown = entry.mean is None
     score = 0.0 if unknown else entry.mean if mode == "min" else -entry.mean
-    return unknown and not diverged, entry.metric, mode, diverged, unknown, score
+    unconfirmed = not entry.confirmed
+    return unknown and not diverged, entry.metric, mode, diverged, unconfirmed, unknown, score
 
 
 def _rank(key: tuple, keys: list[tuple]) -> int | None:

@@ -25,7 +25,7 @@ from knobs.report.gather import Sweep, what_ran
 from knobs.report.importance import Estimate
 from knobs.report.leaderboard import Entry
 from knobs.report.plots import sections
-from knobs.report.text import COLUMNS, MARKS, decided, effects
+from knobs.report.text import COLUMNS, MARKS, answered, decided, effects, expected, ranked
 from knobs.report.words import count, duration, listed, number, printable
 
 SHOWN = 12  # lines of the leaderboard before "show all"
@@ -119,7 +119,7 @@ def _json(payload: Any) -> str:
 def _body(report: Report, plots: Sequence[Section]) -> Iterator[ElementTree.Element]:
     sweep = report.sweep
     made = [
-        ("leaderboard", "Leaderboard", [_leaderboard(report)]),
+        ("leaderboard", "Leaderboard", [*_ranked(report), _leaderboard(report)]),
         ("importance", "Which knob matters", _importance(report)),
         *((s.name, s.title, _section(s, report)) for s in plots),
         ("checks", "Checks of the sweep itself", [_findings(report.findings)]),
@@ -173,6 +173,11 @@ def _facts(sweep: Sweep) -> Iterator[ElementTree.Element]:
 
 
 # ------------------------------------------------------------------ leaderboard
+def _ranked(report: Report) -> Iterator[ElementTree.Element]:
+    if told := ranked(report):
+        yield tag("p", told, class_="see")
+
+
 def _leaderboard(report: Report) -> ElementTree.Element:
     """A line a setting, each seed a dot; a star at the verdict's winner."""
     sweep, winner = report.sweep, report.verdict.winner
@@ -180,6 +185,7 @@ def _leaderboard(report: Report) -> ElementTree.Element:
     short = sweep.short()
     names = list(entries[0].knobs) if entries else []
     told = any(entry.status != "finished" for entry in entries)
+    any_confirmed = any(entry.confirmed for entry in entries)
     heads = ["rank", sweep.objective.metric, "", *(short[n] for n in names), "epoch", "seconds"]
     heads += ["status"] if told else []
     first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
@@ -188,7 +194,7 @@ def _leaderboard(report: Report) -> ElementTree.Element:
     for i, entry in enumerate(entries):
         cells = [
             ("num", "-" if entry.rank is None else str(entry.rank)),
-            ("num strong", _mean(sweep, entry)),
+            ("num strong" if entry.confirmed or not any_confirmed else "num", _mean(sweep, entry)),
             ("strip", _strip(entry, low, high)),
             *(("knob", leaderboard.short(entry.knobs[name])) for name in names),
             ("num", "" if entry.best_epoch is None else str(entry.best_epoch)),
@@ -254,22 +260,25 @@ def _importance(report: Report) -> list[ElementTree.Element]:
         text = "Too few runs, or no knob that differs: nothing can be said of importance."
         return [tag("p", text, class_="see")]
     short = report.sweep.short()
+    columns = answered(found)
     see = (
         "Breaks it: the share of a knob in which runs diverge or fail. Moves it: its share in how "
-        "good the runs are that work, together with other knobs. Worth tuning: what freeing this "
-        "knob alone is predicted to gain over the default. Thin lines are 90 % intervals."
+        "good the runs are that work, together with other knobs. "
     )
+    if len(columns) == len(COLUMNS):
+        see += "Worth tuning: what freeing this knob alone is predicted to gain over the default. "
+    see += "Thin lines are 90 % intervals."
     gains = [knob.gain.high for knob in found.knobs if knob.gain]
     tops = (1.0, 1.0, max(gains, default=0.0) or 1.0)
     says = (_share, _share, report.sweep.objective.amount)
     body = tag("tbody")
     for knob in found.knobs:
         name = short.get(knob.name, knob.name)
-        bars = map(_bar, effects(knob), tops, says)
+        bars = map(_bar, effects(knob)[: len(columns)], tops, says)
         row = tag("tr", tag("th", name, scope="row", title=printable(knob.name)))
         row.extend(tag("td", bar) for bar in bars)
         body.append(row)
-    heads = ("knob", *COLUMNS)
+    heads = ("knob", *columns)
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     table = tag("table", tag("thead", head), body, class_="bars")
     within = f"Among the runs of {report.about}. " if report.about else ""
@@ -345,11 +354,12 @@ def _comparisons(report: Report) -> ElementTree.Element:
     for c in report.verdict.comparisons:
         if c.paired:
             body.append(tag("tr", *(tag("td", cell) for cell in _row(c, say))))
-    heads = ("", "lead", "95 % interval", "sign-flip p", "seeds", "so it is")
+    heads = ("", "lead", "95 % interval", "p", "seeds", "so it is")
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
     note = (
-        "Intervals are BCa bootstrap intervals of the mean paired difference, p is exact and "
-        "two-sided; neither is corrected for how many settings are compared."
+        "Intervals are Student's, of the mean paired difference, each for itself. p is two-sided, "
+        "by shuffling within seeds; where an interval lies above 0 it allows for all settings down "
+        "to that one, of which the winner was picked as the best."
     )
     table = tag("div", tag("table", tag("thead", head), body), class_="scroll", tabindex="0")
     return tag("details", tag("summary", "In numbers"), tag("p", note, class_="see"), table)
@@ -399,9 +409,8 @@ def _reproduce(report: Report) -> list[ElementTree.Element]:
     found = report.recipe
     if found is None:
         return []
-    objective = report.sweep.objective
-    expected = f"Run {found.run}: expect {objective.metric} {objective.value(found.value)}"
-    made = [tag("p", f"{expected}, on the versions below; on others nearly so.", class_="see")]
+    on = "on the versions below; on others nearly so."
+    made = [tag("p", f"{expected(report)}; {on}", class_="see")]
     if found.command:
         made.append(_command(found.command))
     else:

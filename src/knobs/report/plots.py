@@ -1,6 +1,7 @@
 """All plots of a report for which there are records."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from knobs.report.figures import Section
@@ -31,13 +32,19 @@ def sections(
     order = [space[name] for name in dict.fromkeys([*knobs, *space]) if name in space][:MOST_KNOBS]
     runs = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
     two = [space[name] for name in pair or [knob.name for knob in order[:2]] if name in space]
-    made = [
-        paired_section(sweep, verdict),
-        ablation_section(sweep, verdict),
+    explored = [
         axis_section(sweep, verdict, order, runs),
         isolation_section(sweep, order, runs),
         interaction_section(sweep, two, runs),
-        curves_section(sweep),
         tuning_section(sweep, runs),
+    ]
+    within = f"The runs of {arm}. " if arm else ""
+    *knobwise, enough = (s and replace(s, see=f"{within}{s.see}") for s in explored)
+    made = [
+        paired_section(sweep, verdict),
+        ablation_section(sweep, verdict),
+        *knobwise,
+        curves_section(sweep),
+        enough,
     ]
     return [section for section in made if section and section.figures]

@@ -28,6 +28,10 @@ from knobs.report.words import count, number
 
 BUCKETS = 6
 CELLS = 25  # of a smoothed surface, a side
+CONTOURS = {
+    "contours": {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}},
+    "line": {"width": 0.7, "color": "$line"},
+}
 BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 
 
@@ -153,8 +157,8 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
             x = place(knob, value)
             middle = x if few else (min(int(x * BUCKETS), BUCKETS - 1) + 0.5) / BUCKETS
             buckets.setdefault(middle, []).append(run.value)
-    if len(buckets) < 2:
-        return None
+    if len(buckets) < 2 or max(map(len, buckets.values())) < 2:
+        return None  # with a run a value it would be the axis plot again
     xs = sorted(buckets)
     tops = [max(buckets[x], key=lambda v: sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
@@ -196,8 +200,9 @@ def interaction_section(sweep: Sweep, two: Sequence[Knob], runs: Sequence[Run]) 
     return Section(
         "interaction",
         f"{a.name} and {b.name} together",
-        "A ridge along an axis: each can be set by itself. A slanted ridge or a lone peak: the "
-        "best value of one depends on the other, so tune them together.",
+        "The stronger the colour, the better. A ridge along an axis: each can be set by itself. A "
+        "slanted ridge, or a best place that shifts from row to row: the best value of one depends "
+        "on the other, so tune them together.",
         (figure,),
     )
 
@@ -250,31 +255,39 @@ def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
     return Figure("interaction", "", says, data, layout, 340)
 
 
+def _nodes(knob: Knob) -> np.ndarray:
+    """Where a smoothed surface is computed along a knob: its options, or evenly."""
+    if knob.choices is not None:
+        return np.array([place(knob, choice) for choice in knob.choices])
+    return np.linspace(0, 1, CELLS)
+
+
 def _surface(sweep: Sweep, a: Knob, b: Knob, good: Sequence[Run], runs: Sequence[Run]) -> Figure:
     """Scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
     points = np.array([[place(a, knob_of(r, a)), place(b, knob_of(r, b))] for r in good])
     values = np.array([r.value for r in good])
     best, edge = scale(sweep, list(values))
     low, high = sorted([best, edge])
-    ticks = np.linspace(0, 1, CELLS)
-    nodes = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 1, 2)
-    weights = np.exp(-((nodes - points) ** 2).sum(-1) / (2 * BANDWIDTH**2))
+    xs, ys = ticks = [_nodes(knob) for knob in (a, b)]
+    nodes = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 1, 2)
+    ordered = [knob.choices is None for knob in (a, b)]
+    width = np.where(ordered, BANDWIDTH, 1e-3)  # options have no neighbours to borrow from
+    weights = np.exp(-(((nodes - points) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
     smooth = (weights @ values.clip(low, high)) / np.maximum(total, 1e-12)
     z = [None if t < 0.3 else short_number(s) for s, t in zip(smooth, total, strict=True)]
     broke = [r for r in runs if r.broke and all(knob_of(r, k) is not None for k in (a, b))]
     data = [
         {
-            "type": "contour",
-            "x": [short_number(t) for t in ticks],
-            "y": [short_number(t) for t in ticks],
-            "z": [z[i : i + CELLS] for i in range(0, len(z), CELLS)],
+            "type": "contour" if all(ordered) else "heatmap",
+            "x": [short_number(t) for t in xs],
+            "y": [short_number(t) for t in ys],
+            "z": [z[i : i + len(xs)] for i in range(0, len(z), len(xs))],
             "zmin": low,
             "zmax": high,
             "colorscale": _colours(sweep),
             "showscale": False,
-            "contours": {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}},
-            "line": {"width": 0.7, "color": "$line"},
+            **(CONTOURS if all(ordered) else {"ygap": 3} if ordered[0] else {"xgap": 3}),
             "hoverinfo": "skip",
         },
         *(

@@ -1,5 +1,6 @@
 """Plots of runs: their curves, how many were enough, seed by seed, from the default to the best."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
@@ -51,7 +52,8 @@ def curves_section(sweep: Sweep) -> Section | None:
         "curves",
         "Learning curves of the best five",
         "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
-        "turning up while training loss (thin dotted lines) falls: regularise, or stop earlier.",
+        "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
+        "falls: regularise, or stop earlier.",
         figures[:1] if metric in ("val/loss", "train/loss") else figures,
     )
 
@@ -74,7 +76,9 @@ def _curves(
     values = [y for line in data for y in line["y"]]
     vertical: dict[str, Any] = {"title": {"text": safe(title)}}
     if title != sweep.objective.metric:
-        vertical |= {"type": "log", "dtick": "D2"} if min(values) > 0 else {}
+        if min(values) > 0:
+            decades = math.log10(max(values) / min(values))
+            vertical |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
     elif max(map(len, (line["x"] for line in data))) > 1:
         vertical = objective_axis(sweep, *scale(sweep, values))
     layout = {
@@ -159,12 +163,10 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
             **EXPLAINED,
         ),
     ]
-    ends = scale(sweep, [*table[:, 0]])
+    ends = so_far[-1], statistics.median(good)
     layout = {
         "xaxis": {"title": {"text": "runs"}},
-        "yaxis": objective_axis(
-            sweep, max(ends[0], *so_far) if sign > 0 else min(ends[0], *so_far), ends[1]
-        ),
+        "yaxis": objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good))),
         "showlegend": True,
     }
     says = f"expected best {sweep.objective.metric} by number of runs"
@@ -282,8 +284,9 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     return Section(
         "paired-seeds",
         "Seed by seed",
-        "Right of the line the winner is ahead. A bar (95 % interval) that crosses the line: the "
-        "two cannot be told apart. The shaded stripe is the noise of a single run.",
+        "Right of the line the winner is ahead. An open diamond: the two cannot be told apart, be "
+        "it that the bar (95 % interval) crosses the line or that the best of so many is often as "
+        "far ahead. The shaded stripe is the noise of a single run.",
         (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
     )
 
@@ -301,18 +304,20 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     ]
     signed = [f"{'+' if g > 0 else ''}{objective.amount(g, unit=False)}" for g in gains]
     knobs = [safe(short.get(step.knob, step.knob)) for step in steps[1:]]
-    changes = [f"{knob}<br>{gain}" for knob, gain in zip(knobs, signed, strict=True)]
+    changes = [f"{knob}  {gain}" for knob, gain in zip(knobs, signed, strict=True)]
     names = ["default", *changes, "best"]
     up = [objective.sign * g >= 0 for g in gains]
     whiskers = [_whisker(step.gain, objective.sign) for step in steps[1:]]
     lows = [m - below for m, (below, _) in zip(means[1:], whiskers, strict=True)]
     highs = [m + above for m, (_, above) in zip(means[1:], whiskers, strict=True)]
     low, high = min(*means, *lows), max(*means, *highs)
+    ends = means[0], means[-1]
     data = [
         {
             "type": "bar",
-            "x": list(range(1, len(steps))),
-            "y": [short_number(g) for g in gains],
+            "orientation": "h",
+            "y": list(range(1, len(steps))),
+            "x": [short_number(g) for g in gains],
             "base": [short_number(m) for m in means[:-1]],
             "marker": {
                 "color": ["$3" if u else "$bad" for u in up],
@@ -323,10 +328,10 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         {
             "type": "scatter",
             "mode": "markers",
-            "x": list(range(1, len(steps))),
-            "y": [short_number(m) for m in means[1:]],
-            "marker": {"symbol": "line-ew", "size": 1, "color": "$ink"},
-            "error_y": {
+            "y": list(range(1, len(steps))),
+            "x": [short_number(m) for m in means[1:]],
+            "marker": {"symbol": "line-ns", "size": 1, "color": "$ink"},
+            "error_x": {
                 "type": "data",
                 "symmetric": False,
                 "array": [short_number(above) for _, above in whiskers],
@@ -344,25 +349,24 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         {
             "type": "scatter",
             "mode": "markers+text",
-            "x": [0, len(steps)],
-            "y": [short_number(means[0]), short_number(means[-1])],
+            "y": [0, len(steps)],
+            "x": [short_number(means[0]), short_number(means[-1])],
             "marker": {"symbol": "diamond", "size": 12, "color": "$1"},
             "text": [objective.value(means[0]), objective.value(means[-1])],
-            "textposition": "top center",
+            "textposition": ["middle right" if 2 * m < low + high else "middle left" for m in ends],
             "hoverinfo": "skip",
         },
     ]
     room = 0.08 * (high - low or 0.01)
     layout = {
-        "xaxis": {
+        "yaxis": {
             "tickvals": list(range(len(names))),
             "ticktext": names,
-            "range": [-0.5, len(names) - 0.5],
-            "tickangle": 0,
+            "range": [len(names) - 0.5, -0.5],
             "showgrid": False,
         },
-        "yaxis": {
-            "range": [low - room, high + 1.5 * room],
+        "xaxis": {
+            "range": [low - room, high + room],
             "title": {"text": safe(objective.metric)},
         },
     }
@@ -373,7 +377,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         "From the default to the best, one knob at a time",
         f"Each bar is what one more change gave, over {count(seeds, 'paired seed')}; the whisker "
         "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
-        (Figure("ablation", "", says, data, layout, 340),),
+        (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
 
 

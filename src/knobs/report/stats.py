@@ -1,19 +1,19 @@
 """The arithmetic of a verdict: paired differences, their interval and test, noise, expected best.
 
-Sources: Efron 1987, "Better bootstrap confidence intervals" (BCa); Fisher 1935, "The design of
-experiments", section 21 (the sign-flip test); Dodge et al. 2019, "Show your work" (expected best).
+Sources: Student 1908, "The probable error of a mean"; Fisher 1935, "The design of experiments",
+section 21 (the sign-flip test); Keuls 1952, "The use of the studentized range" (a difference is
+held against the range of as many settings); Dodge et al. 2019, "Show your work" (expected best).
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 EXACT = 14  # so many pairs have 16,384 sign patterns: all are counted
-RESAMPLES = 9999
+SHUFFLES = 4000  # the standard error of a p of 0.1 is 0.005
 LEAST_PAIRS = 5  # fewer cannot reach a p of 1/16, the smallest of 5 pairs
 ALPHA = 0.1  # 5 pairs that all agree in sign pass it, 4 cannot
 
@@ -26,7 +26,7 @@ class Paired:
         seeds: that both have run.
         differences: one for each of them.
         low, high: ends of the 95 % interval of the mean; None below 3 pairs.
-        p: of the sign-flip test, two-sided.
+        p: of the sign-flip test, two-sided, or as `among` has it.
     """
 
     seeds: tuple[int, ...]
@@ -56,6 +56,16 @@ class Paired:
         """Whether the first is the better: an interval above 0, and a p that says so too."""
         return self.apart and self.p <= ALPHA
 
+    def among(self, tables: Sequence[Mapping[int, float]]) -> "Paired":
+        """The same, its p no smaller than that of `range_test`.
+
+        Args:
+            tables: seed -> value: of the first, of settings that lie between the two, and of the
+                second, in this order; those without one of the seeds are left out.
+        """
+        whole = [[table[s] for s in self.seeds] for table in tables if {*self.seeds} <= {*table}]
+        return replace(self, p=max(self.p, range_test(whole)))
+
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Paired | None:
     """Two settings' values by seed, compared on the seeds that both have; None if there are none.
@@ -75,25 +85,20 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Pai
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
-    """BCa interval of a mean; (None, None) below 3 values."""
+    """Student's t interval of a mean; (None, None) below 3 values.
+
+    Of five differences between two equal settings it held the true one 95 times in 100, the BCa
+    bootstrap 85 times.
+    """
     if len(values) < 3:
         return None, None
     if np.ptp(values) <= 1e-12 * max(1e-300, float(np.abs(values).max())):
         return float(np.mean(values)), float(np.mean(values))  # no spread, nothing to resample
-    from scipy.stats import bootstrap  # 0.3 s
+    from scipy.special import stdtrit  # 0.1 s
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a degenerate sample comes back as nan
-        found = bootstrap(
-            (np.asarray(values),),
-            np.mean,
-            confidence_level=level,
-            n_resamples=RESAMPLES,
-            method="BCa",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    return (low, high) if math.isfinite(low + high) else (float(min(values)), float(max(values)))
+    n, mean = len(values), float(np.mean(values))
+    reach = float(stdtrit(n - 1, (1 + level) / 2) * np.std(values, ddof=1) / math.sqrt(n))
+    return mean - reach, mean + reach
 
 
 def sign_flip(differences: Sequence[float]) -> float:
@@ -110,6 +115,26 @@ def sign_flip(differences: Sequence[float]) -> float:
         signs[0] = 1  # the pattern that was seen
     means = np.abs(signs @ values)
     return float(np.mean(means >= means[0] * (1 - 1e-9)))
+
+
+def range_test(values: Sequence[Sequence[float]]) -> float:
+    """p of the lead of the first of some settings over the last, picked as the best and the worst.
+
+    The share of shuffles of the settings within each seed in which any two means lie as far apart:
+    of seven equal settings the best and some other always look different, which a test of the pair
+    alone takes for a finding in 29 of 100 studies. Of two settings it is the sign-flip test.
+
+    Args:
+        values: settings x seeds.
+    """
+    table = np.asarray(values, float)
+    if len(table) == 2:
+        return sign_flip(list(table[0] - table[1]))
+    seen = abs(float(np.mean(table[0] - table[-1])))
+    order = np.random.default_rng(0).random((SHUFFLES, *table.shape)).argsort(1)
+    means = np.take_along_axis(table[None], order, 1).mean(2)  # (shuffles, settings)
+    wider = int(np.sum(np.ptp(means, 1) >= seen * (1 - 1e-9)))
+    return (1 + wider) / (1 + SHUFFLES)
 
 
 def noise_floor(error: float, size: int) -> float:

@@ -12,7 +12,7 @@ from rich.text import Text
 from knobs.report import leaderboard
 from knobs.report.assemble import Report
 from knobs.report.gather import what_ran
-from knobs.report.importance import Estimate, KnobImportance
+from knobs.report.importance import Estimate, Importance, KnobImportance
 from knobs.report.words import count, number, printable
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
@@ -27,10 +27,17 @@ def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Est
     return knob.breaks, knob.moves, knob.gain
 
 
+def answered(found: Importance) -> tuple[str, ...]:
+    """COLUMNS, without the gain where no default was run that lies within the ranges."""
+    return COLUMNS if any(knob.gain for knob in found.knobs) else COLUMNS[:2]
+
+
 def decided(report: Report) -> str:
     """`lr moves the result most`, or `not decided; about 40 more runs`."""
     found, short = report.importance, report.sweep.short()
     first = found.knobs[0]
+    if len(found.knobs) == 1:
+        return f"{short.get(first.name, first.name)} is the only knob that was searched."
     name, share = (
         short.get(first.name, first.name),
         f"probability {min(99, round(100 * first.p_top))} %",
@@ -41,6 +48,28 @@ def decided(report: Report) -> str:
         return f"{name} probably moves the result most ({share})."
     more = f"about {count(found.more, 'more run')} would tell" if found.more else "about equal"
     return f"Which knob moves the result most is not decided; {more}."
+
+
+def ranked(report: Report) -> str:
+    """What the ranks of a study rest on; "" where nothing was confirmed."""
+    entries = [entry for entry in report.sweep.entries if entry.rank is not None]
+    first = sum(entry.confirmed for entry in entries)
+    if not first or first == len(entries):
+        return ""
+    return (
+        f"{count(first, 'setting')} ran again with fresh seeds and rank{'s' * (first == 1)} by "
+        f"these alone; {count(len(entries) - first, 'other')} behind, by the search's own runs."
+    )
+
+
+def expected(report: Report) -> str:
+    """`Run 3: expect val/accuracy 0.9722`, and how lucky that run was."""
+    found, objective = report.recipe, report.sweep.objective
+    text = f"Run {found.run}: expect {objective.metric} {objective.value(found.value)}"
+    winner = report.verdict.winner
+    if len(winner.values) < 2:
+        return text
+    return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
 
 
 # ------------------------------------------------------------------ the terminal
@@ -71,6 +100,8 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
         console.print(_line(sentence))
     gap()
     leaderboard.show(console, list(sweep.entries[:depth]))
+    if depth == TOP and (told := ranked(report)):
+        console.print(_line(told), style="dim")
     if report.importance:
         gap()
         console.print(_importance_table(report, depth))
@@ -100,10 +131,12 @@ def _line(text: str) -> Text:
 def _importance_table(report: Report, most: int) -> Table:
     found, short = report.importance, report.sweep.short()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, head in enumerate(("knob", *COLUMNS)):
+    columns = answered(found)
+    for i, head in enumerate(("knob", *columns)):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for knob in found.knobs[:most]:
-        table.add_row(_line(short.get(knob.name, knob.name)), *map(_line, _effects(report, knob)))
+        cells = [short.get(knob.name, knob.name), *_effects(report, knob)]
+        table.add_row(*map(_line, cells[: 1 + len(columns)]))
     return table
 
 
@@ -138,8 +171,9 @@ def _markdown(report: Report) -> Iterator[str]:
         yield from ("", "## Which knob matters", "")
         within = f"Among the runs of {report.about}. " if report.about else ""
         yield escaped(f"{within}{decided(report)}")
-        rows = [[knob.name, *_effects(report, knob)] for knob in report.importance.knobs]
-        yield from ("", *_table(["knob", *COLUMNS], rows))
+        heads = ["knob", *answered(report.importance)]
+        cells = ([knob.name, *_effects(report, knob)] for knob in report.importance.knobs)
+        yield from ("", *_table(heads, [row[: len(heads)] for row in cells]))
     yield from ("", "## Checks", "")
     for finding in report.findings:
         do = f" **{escaped(finding.do)}**" if finding.do else ""
@@ -163,15 +197,16 @@ def _leaderboard(report: Report) -> Iterator[str]:
         spread = "" if entry.sd is None else f" ± {number(entry.sd, 2)} ({entry.n})"
         knobs = [leaderboard.short(entry.knobs[name]) for name in names]
         rows.append([str(entry.rank or "-"), f"{mean}{spread}", *knobs, entry.status])
+    if told := ranked(report):
+        yield from (escaped(told), "")
     yield from _table(["rank", sweep.objective.metric, *names, "status"], rows)
     if len(sweep.entries) > FULL:
         yield from ("", f"and {len(sweep.entries) - FULL:,} more: leaderboard.csv")
 
 
 def _again(report: Report) -> Iterator[str]:
-    found, objective = report.recipe, report.sweep.objective
-    value = objective.value(found.value)
-    yield from (escaped(f"Run {found.run}: expect {objective.metric} {value}."), "")
+    found = report.recipe
+    yield from (escaped(f"{expected(report)}."), "")
     if found.command:
         yield from (*_code(found.command), "")
     versions = [f"{name} {version}" for name, version in found.versions.items()]

@@ -61,7 +61,9 @@ def verdict(sweep: Sweep) -> Verdict:
     objective = sweep.objective
     found = candidates(sweep)
     if not found:
-        return Verdict(f"No run finished with a value. {what_ran(sweep)}.")
+        ended = any(run.ok for run in sweep.runs)  # of a walk, but none at its end
+        why = "The runs that decide did not end yet" if ended else "No run finished with a value"
+        return Verdict(f"{why}. {what_ran(sweep)}.")
     noise = measure_noise(sweep)
     winner, *others = found
     default = default_of(sweep, winner)
@@ -70,8 +72,9 @@ def verdict(sweep: Sweep) -> Verdict:
     if default and not any(other.runs == default.runs for other in others):
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
+    rivals = [other for other in others if other is not default][:MOST]
     compared = tuple(
-        compare(winner, other, objective, noise) for other in others[:MOST] if other is not default
+        compare(winner, other, objective, noise, rivals[:i]) for i, other in enumerate(rivals)
     )
     beside = compare(winner, default, objective, noise) if default else None
     steps = walk(sweep, winner)
@@ -110,10 +113,9 @@ def headline(
     level = groups["level"]
     seeds = _seeds(winner.values)
     if not compared:
-        name = BEST.capitalize() if winner.name == BEST else winner.name
-        return (
-            f"{name}: {objective.metric} {objective.value(winner.mean)} ({seeds}); "
-            "there is nothing to compare it with."
+        return _sentence(
+            f"{winner.name}: {objective.metric} {objective.value(winner.mean)} ({seeds}); "
+            "there is nothing to compare it with"
         )
     clauses = []
     value = f"{objective.metric} {objective.value(winner.mean)}"
@@ -145,19 +147,26 @@ def headline(
             if all(c.paired for c in groups["unknown"])
             else "nothing else ran with the same seeds"
         )
-    text = "; ".join(clauses)
-    return f"{text}."
+    return _sentence("; ".join(clauses))
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, and a capital unless it begins with what is typed as it is."""
+    return f"{text[:1].upper() if text.startswith('the ') else text[:1]}{text[1:]}."
 
 
 def _extent(level: list[Comparison], objective: Objective, noise: Noise) -> str:
     """`difference 0.1 ± 0.4 points, 5 paired seeds`."""
     pairs = [c.paired for c in level if c.paired]
-    largest = max(abs(p.mean) for p in pairs)
-    margins = [p.margin for p in pairs if p.margin is not None]
+    largest = max(pairs, key=lambda p: abs(p.mean))
+    margin, far = largest.margin, abs(largest.mean)
+    told = margin is not None and margin >= far  # else the interval lies above 0, but p is large
     many = len(pairs) > 1
-    text = f"difference{'s up to' if many else ''} {objective.amount(largest, unit=not margins)}"
-    if margins:
-        text += f" ± {objective.amount(max(margins))}"
+    text = f"difference{'s up to' if many else ''} {objective.amount(far, unit=not told)}"
+    if told:
+        text += f" ± {objective.amount(margin)}"
+    elif margin is not None:
+        text += f", p = {number(largest.p, 2)}"
     elif noise.sd is not None:
         text += f", noise of a run {objective.amount(noise.sd)}"
     return f"{text}, {_fewest(level)}"
@@ -240,9 +249,10 @@ def _walked(sweep: Sweep, steps: tuple[Step, ...]) -> str:
     """Which knob gave what."""
     objective, short = sweep.objective, sweep.short()
     gains = [(step.gain.mean, short.get(step.knob, step.knob)) for step in steps if step.gain]
-    if not gains:
+    if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
-    told = [f"{knob} {objective.amount(gain)}" for gain, knob in sorted(gains, reverse=True)]
+    gains.sort(key=lambda pair: -abs(pair[0]))  # what was lost on the way is not to hide at the end
+    told = [f"{knob} {objective.amount(gain)}" for gain, knob in gains]
     return f"One knob at a time from the default: {listed(told)}."
 
 

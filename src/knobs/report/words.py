@@ -33,9 +33,9 @@ class Objective:
         if not self.in_points:
             return number(difference, 2)
         points = 100 * difference
-        text = f"{points:.1f}" if abs(points) >= 0.095 or points == 0 else f"{points:.1g}"
-        text = text.removesuffix(".0") if text in ("0.0", "-0.0") else text
-        return f"{text} point{'s' * (text != '1.0')}" if unit else text
+        text = f"{points:.1f}" if abs(points) >= 0.095 else f"{points:.2f}"
+        text = "0" if float(text) == 0 else text
+        return f"{text} points" if unit else text
 
 
 def number(value: float, digits: int = 3) -> str:

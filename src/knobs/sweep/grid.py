@@ -152,14 +152,16 @@ def conclude(
     if others and not stopped:
         out.print("done here; another process goes on with the last runs, and reports")
     elif runs:
-        entries = leaderboard.leaderboard(runs)
-        leaderboard.write_csv(folder / leaderboard.CSV, entries)
         if answer and not stopped:
             from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
 
             report = assemble.make([folder])
+            entries = list(report.sweep.entries)
+            leaderboard.write_csv(folder / leaderboard.CSV, entries)
             text.show(out, report, write.write(report, folder))
         else:
+            entries = leaderboard.leaderboard(runs)
+            leaderboard.write_csv(folder / leaderboard.CSV, entries)
             leaderboard.show(out, entries, path=folder / leaderboard.CSV)
             out.print(escape(f"what it says: python -m knobs.report {_near(folder)}"))
     failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
