@@ -123,7 +123,7 @@ def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
         == 0
     )
     assert tab.run(
-        "[...document.querySelectorAll('.bars')].every((t) => t.offsetWidth <= t.parentElement.clientWidth)"
+        "[...document.querySelectorAll('table.bars')].every((t) => t.offsetWidth <= t.parentElement.clientWidth)"
     )
     assert tab.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(20, 23, 26)" if dark else "rgb(252, 252, 250)"
