@@ -301,6 +301,33 @@ def test_a_walk_changes_one_knob_at_a_time(sweep):
     assert steps["step", 2] == steps["test", None] | {(lr, wide)}
 
 
+def test_a_walk_ends_at_what_was_confirmed(sweep, tmp_path):
+    """Not at the run of the search that flatters its setting."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "two.yaml").write_text(STUDY)
+    sweep("--config-dir", str(tmp_path), "+study=two", *QUICK, "sweep=before")
+    before = Path("outputs/sweeps/before")
+
+    def tested(folder):
+        [number] = [n for n, place in read_study(folder)["runs"].items() if place["role"] == "test"]
+        return rate(folder / number)
+
+    def rate(run):
+        return read_config(run)["config"]["optimizer"]["lr"]
+
+    places = read_study(before)["runs"].items()
+    confirmed = {rate(before / n) for n, place in places if place["role"] == "confirm"}
+    lucky = next(before / n for n in "0123" if rate(before / n) not in {1e-3, *confirmed})
+    summary = read_summary(lucky)
+    summary["objective"]["value"] = 1.0
+    (lucky / "summary.json").write_text(json.dumps(summary))
+    code, _ = sweep("+study=confirm", f"study.walk={before}", "study.seeds=1", *QUICK)
+    assert code == 0
+    walked = {rate(FOLDER / n) for n in read_study(FOLDER)["runs"]}
+    assert tested(before) in walked
+    assert rate(lucky) not in walked
+
+
 def best_of(name):
     found = {
         n: s["objective"]["value"] for n, (_, s) in runs(Path("outputs/sweeps") / name).items()

@@ -23,7 +23,7 @@ from knobs import cli, config, ledger
 from knobs.errors import ConfigError, LockedError, UserError
 from knobs.identity import NOT_IDENTITY, identity, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
-from knobs.report import leaderboard
+from knobs.report import gather, leaderboard
 from knobs.search import space
 from knobs.search.plan import Plan
 from knobs.search.search import UNITS, Search, Trial
@@ -113,7 +113,10 @@ class Desk:
         ) as found:
             for arm, names in found.left_out.items():
                 if names:
-                    told = f"{', '.join(names)} of the default config lies outside its range"
+                    lies = (
+                        "lies outside its range" if len(names) == 1 else "lie outside their ranges"
+                    )
+                    told = f"{', '.join(names)} of the default config {lies}"
                     self.out.print(f"{arm or 'search'}: {told}; the search begins without it")
             trials = Trials(found, self)
             returns: list[JobReturn] = []
@@ -189,11 +192,11 @@ class Desk:
 
     def _walk(self) -> list[Job]:
         """From the default to the best run of another sweep, a knob at a time, once a seed."""
-        runs = leaderboard.read_runs(Path(self.plan.walk))
-        best = next((e for e in leaderboard.leaderboard(runs) if e.rank == 1), None)
+        found = gather.gather([Path(self.plan.walk)])
+        best = next((e for e in found.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
-        self._tell_apart(runs, best.knobs)
+        self._tell_apart([run.row for run in found.runs], best.knobs)
         jobs: list[Job] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
