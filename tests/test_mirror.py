@@ -74,7 +74,7 @@ def test_a_mirror_that_dies_neither_ends_nor_holds_up_a_sweep(
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=3", "hydra.launcher.width=1")
     assert code == 0, told
     early = "W&B's process ended early; the records are whole"
-    assert f"W&B {early}  (and 1 more runs)" in told
+    assert f"W&B {early}  (and 1 more run)" in told
     assert [mirrors[0].line(run) for run in (1, 2)] == [early, early]  # one began after its death
     for n in "01":
         assert len(read_metrics(tmp_path / SWEEPS / "s" / n)) == 3

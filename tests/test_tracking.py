@@ -287,7 +287,7 @@ def test_a_server_that_never_answers_is_waited_for_once_a_sweep(train, tmp_path)
         done = train(tmp_path, "tracking.timeout=2", env=server.env, command=command)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("offline: 127.0.0.1 let no run start (Timed out") == 1
-    assert "(and 1 more runs)" in done.stdout
+    assert "(and 1 more run; all of them: make sync)" in done.stdout
     assert len(server.requests) == 1
     assert done.seconds < NO_HANG
     for job in "01":

@@ -110,9 +110,11 @@ class Screen:
 
     def mirrored(self, lines: list[str]) -> None:
         """What W&B has to say: the same thing of all runs once."""
+        if len(lines) > 1:
+            upload = "; all of them: make sync" * ("wandb sync" in lines[0])
+            lines = [f"{lines[0]}  (and {plural(len(lines) - 1, 'more run')}{upload})"]
         if lines:
-            more = f"  (and {len(lines) - 1} more runs)" if len(lines) > 1 else ""
-            self.note(f"W&B {lines[0]}{more}")
+            self.note(f"W&B {lines[0]}")
 
     def _rank(self, number: int, objective: dict, value: float, epoch: int) -> None:
         self.metric = objective["metric"]
