@@ -16,6 +16,7 @@ BASH = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
+STUDY = 'make sweep ARGS="+study=optimizer"'
 COMMANDS = list(dict.fromkeys(line for line in BASH if line.startswith("python train.py")))
 
 
@@ -24,7 +25,15 @@ def test_every_command_is_known():
     assert set(BASH) - set(COMMANDS) == {
         "make train",
         "make test",
+        STUDY,
     }
+
+
+def test_a_study_by_make_is_a_study():
+    done = subprocess.run(
+        ["make", "-sn", *shlex.split(STUDY)[1:]], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1].endswith("python train.py -m +study=optimizer")
 
 
 @pytest.fixture

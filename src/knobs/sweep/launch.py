@@ -69,9 +69,10 @@ def launch(
                 for numbers in group.chunks:
                     if not stopped:
                         work.run({number: tasks[number] for number in numbers})
-            tasks = {} if stopped else work.waiting or source.more()
-            groups, work.waiting = grouped(tasks, read, width, timed), {}
-            screen.add(tasks, sum(group.steps for group in groups))
+            waiting, work.waiting = work.waiting, {}  # the screen knows of them
+            tasks = {} if stopped else waiting or source.more()
+            groups = grouped(tasks, read, width, timed)
+            screen.add({} if waiting else tasks, sum(group.steps for group in groups))
         work.wait()
     return [returned for _, returned in sorted(work.returns.items())]
 
@@ -253,7 +254,7 @@ class Work:
             fit = {n: t for n, t in new.items() if t.plain and joins(t.plain, like.plain)}
             self.waiting |= {n: t for n, t in new.items() if n not in fit}
             steps = steps_per_epoch(len(first.data.train), first.training)
-            self.screen.add(fit, sum(steps * t.plain["training"]["epochs"] for t in fit.values()))
+            self.screen.add(new, sum(steps * t.plain["training"]["epochs"] for t in fit.values()))
             opened = self._opened(self._begun(fit), first.device, first.data)
             by_run.update({session.run: (job, session) for job, session in opened.items()})
             return [session.run for session in opened.values()]

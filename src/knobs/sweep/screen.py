@@ -70,7 +70,7 @@ class Screen:
         return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
 
     def add(self, tasks: dict[int, Task], steps: int) -> None:
-        """Further jobs, and the optimizer steps of all of them."""
+        """Further jobs, and further optimizer steps, as far as they are known."""
         self.labels |= labels(tasks)
         self.count += len(tasks)
         self._total += steps
