@@ -96,10 +96,16 @@ def test_a_range_that_cannot_be(args, words):
         Range(*args)
 
 
-@pytest.mark.parametrize("options", [(), ("a", "a"), ([1], [1])])
+@pytest.mark.parametrize("options", [(), ("a", "a"), ([1], [1]), (0, 0.0)])
 def test_a_choice_that_cannot_be(options):
     with pytest.raises(ConfigError, match="each once"):
         Choice(options)
+
+
+def test_whole_and_other_numbers_are_one():
+    knob = Choice((0, 0.1, True, "1"))
+    assert [knob.contains(value) for value in (0.0, 0.1, True, 1, 1.0)] == [1, 1, 1, 0, 0]
+    assert knob.index(0.0) == 0
 
 
 # ------------------------------------------------------------------ Hydra

@@ -120,7 +120,7 @@ class Choice:
     options: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        texts = [json.dumps(option) for option in self.options]
+        texts = [_text(option) for option in self.options]
         if not texts or len(set(texts)) < len(texts):
             raise ConfigError(f"choices [{', '.join(texts)}]: must be one or more, each once")
 
@@ -138,12 +138,16 @@ class Choice:
         return self.options[min(int(max(u, 0.0) * len(self.options)), len(self.options) - 1)]
 
     def index(self, value: Any) -> int:
-        """Which option a value is; True is not 1."""
-        return [json.dumps(option) for option in self.options].index(json.dumps(value))
+        """Which option a value is; 0 is 0.0, True is not 1."""
+        return [_text(option) for option in self.options].index(_text(value))
 
     def contains(self, value: Any) -> bool:
         """Whether a value is an option."""
-        return json.dumps(value) in [json.dumps(option) for option in self.options]
+        return _text(value) in [_text(option) for option in self.options]
+
+
+def _text(option: Any) -> str:
+    return json.dumps(float(option) if type(option) is int else option)
 
 
 Knob = Range | Choice
