@@ -120,7 +120,7 @@ class Choice:
     options: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        texts = [_text(option) for option in self.options]
+        texts = [_same(option) for option in self.options]
         if not texts or len(set(texts)) < len(texts):
             raise ConfigError(f"choices [{', '.join(texts)}]: must be one or more, each once")
 
@@ -139,14 +139,15 @@ class Choice:
 
     def index(self, value: Any) -> int:
         """Which option a value is; 0 is 0.0, True is not 1."""
-        return [_text(option) for option in self.options].index(_text(value))
+        return [_same(option) for option in self.options].index(_same(value))
 
     def contains(self, value: Any) -> bool:
         """Whether a value is an option."""
-        return _text(value) in [_text(option) for option in self.options]
+        return _same(value) in [_same(option) for option in self.options]
 
 
-def _text(option: Any) -> str:
+def _same(option: Any) -> str:
+    """A text that equal options share."""
     return json.dumps(float(option) if type(option) is int else option)
 
 
