@@ -8,7 +8,7 @@ from fake_sweeps import add_run, fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
-from knobs.report import plots_of_runs
+from knobs.report import plots_of_seeds
 from knobs.report.assemble import make
 from knobs.report.figures import objective_axis
 from knobs.report.gather import gather
@@ -72,9 +72,9 @@ def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
 
 def test_whiskers_follow_the_direction_of_the_metric():
     gain = Paired((0, 1, 2), (0.1, 0.2, 0.6), 0.3, 0.1, 0.6, 0.25)
-    assert plots_of_runs._whisker(gain, 1) == pytest.approx((0.2, 0.3))
-    assert plots_of_runs._whisker(gain, -1) == pytest.approx((0.3, 0.2))
-    assert plots_of_runs._whisker(None, 1) == (0.0, 0.0)
+    assert plots_of_seeds._reach(gain, 1) == pytest.approx((0.2, 0.3))
+    assert plots_of_seeds._reach(gain, -1) == pytest.approx((0.3, 0.2))
+    assert plots_of_seeds._reach(None, 1) == (0.0, 0.0)
 
 
 def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
@@ -83,7 +83,7 @@ def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
     (figure,) = walk.figures
     bars, rows = figure.data[0], figure.layout["yaxis"]
     assert (bars["orientation"], bars["y"]) == ("h", [1, 2, 3])  # names of any length fit a phone
-    assert rows["range"] == [4.5, -0.5]
+    assert rows["range"] == [4.6, -0.6]
     assert bars["base"][0] + sum(bars["x"]) == pytest.approx(figure.data[2]["x"][1], abs=1e-5)
 
 

@@ -7,12 +7,8 @@ from typing import Any
 from knobs.report.figures import Section
 from knobs.report.gather import Sweep
 from knobs.report.plots_of_knobs import axis_section, interaction_section, isolation_section
-from knobs.report.plots_of_runs import (
-    ablation_section,
-    curves_section,
-    paired_section,
-    tuning_section,
-)
+from knobs.report.plots_of_runs import curves_section, tuning_section
+from knobs.report.plots_of_seeds import ablation_section, paired_section
 from knobs.report.verdict import Verdict
 
 MOST_KNOBS = 8  # with plots of their own

@@ -1,0 +1,221 @@
+"""Plots of what was confirmed: seed by seed, and from the default to the best."""
+
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from knobs.report.compare import Comparison, Step
+from knobs.report.figures import EXPLAINED, Figure, Section, band, safe, short_number
+from knobs.report.gather import Sweep
+from knobs.report.stats import Paired
+from knobs.report.verdict import Verdict
+from knobs.report.words import count, listed
+
+MOST_LANES = 12
+
+
+# ------------------------------------------------------------------ seed by seed
+def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
+    """The winner's lead, seed by seed."""
+    shown = _shown(verdict)
+    if not shown:
+        return None
+    unit = 100 if sweep.objective.in_points else 1
+    data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
+    ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
+    room = 0.05 * (max(ends) - min(ends) or 1)
+    title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
+    zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}}
+    noise = verdict.noise.sd
+    layout = {
+        "xaxis": {"range": [min(ends) - room, max(ends) + room], "title": {"text": title}},
+        "yaxis": _lanes([safe(c.other.name) for c in shown]),
+        "shapes": [zero, *([band(-unit * noise, unit * noise)] if noise else [])],
+        "showlegend": True,
+    }
+    others = listed([c.other.name for c in shown])
+    says = f"difference of {verdict.winner.name} to each of {others}, seed by seed"
+    return Section(
+        "paired-seeds",
+        "Seed by seed",
+        "Right of the line the winner is ahead. An open diamond: the two cannot be told apart, be "
+        "it that the bar (95 % interval) crosses the line or that the best of so many is often as "
+        "far ahead. The shaded stripe is the noise of a single run.",
+        (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
+    )
+
+
+def _shown(verdict: Verdict) -> list[Comparison]:
+    """The nearest settings, and always the default, which comes last."""
+    paired = [c for c in verdict.comparisons if c.paired and c.paired.n > 1]
+    default = [c for c in paired if c.other is verdict.default]
+    rest = [c for c in paired if c.other is not verdict.default]
+    return [*rest[: MOST_LANES - len(default)], *default]
+
+
+def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
+    points = [
+        (unit * d, lane, f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}")
+        for lane, c in enumerate(shown)
+        for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "one seed",
+        "marker": {"symbol": "circle-open", "size": 7, "color": "$muted"},
+        "x": [short_number(x) for x, _, _ in points],
+        "y": [lane for _, lane, _ in points],
+        "text": [safe(text) for _, _, text in points],
+        **EXPLAINED,
+    }
+
+
+def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
+    reaches = [_reach(c.paired) for c in shown]
+    apart = [c.relation in ("beaten", "ahead") for c in shown]
+    symbols = ["diamond" if yes else "diamond-open" for yes in apart]
+    says = [f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "mean and 95 % interval",
+        "x": [short_number(unit * c.paired.mean) for c in shown],
+        "y": list(range(len(shown))),
+        "error_x": _whiskers([(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3),
+        "marker": {"symbol": symbols, "size": 11, "color": "$1"},
+        "text": list(map(safe, says)),
+        **EXPLAINED,
+    }
+
+
+# ------------------------------------------------------------------ from the default to the best
+def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
+    """From the default to the best, one knob at a time."""
+    steps = verdict.steps
+    if not steps:
+        return None
+    objective, short = sweep.objective, sweep.short()
+    means = [statistics.mean(step.values.values()) for step in steps]
+    gains = _gains(steps, means, objective.sign)
+    reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
+    names = ["default"]
+    for step, gain in zip(steps[1:], gains, strict=True):
+        signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
+        names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
+    told = [
+        safe(f"{step.knob}: {objective.amount(gain)}")
+        for step, gain in zip(steps[1:], gains, strict=True)
+    ]
+    spans = [(m - a, m + b) for m, (a, b) in zip(means[1:], reaches, strict=True)]
+    low, high = min(*means, *(a for a, _ in spans)), max(*means, *(b for _, b in spans))
+    room = 0.08 * (high - low or 0.01)
+    ends = means[0], means[-1]
+    data = [
+        _bars(means, gains, objective.sign),
+        _ends_of_bars(means[1:], reaches, told),
+        {
+            "type": "scatter",
+            "mode": "markers+text",
+            "y": [0, len(steps)],
+            "x": [short_number(m) for m in ends],
+            "marker": {"symbol": "diamond", "size": 12, "color": "$1"},
+            "text": [objective.value(m) for m in ends],
+            "textposition": ["middle right" if 2 * m < low + high else "middle left" for m in ends],
+            "hoverinfo": "skip",
+        },
+    ]
+    names.append("best")
+    layout = {
+        "xaxis": {"range": [low - room, high + room], "title": {"text": safe(objective.metric)}},
+        "yaxis": _lanes(names),
+    }
+    seeds = min(len(step.values) for step in steps)
+    says = f"{objective.metric} from the default to the best config, one knob at a time"
+    return Section(
+        "ablation",
+        "From the default to the best, one knob at a time",
+        f"Each bar is what one more change gave, over {count(seeds, 'paired seed')}; the whisker "
+        "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
+        (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
+    )
+
+
+def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[float]:
+    """What each step added to the metric, over the seeds that both have where there are any."""
+    return [
+        sign * step.gain.mean if step.gain else after - before
+        for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
+    ]
+
+
+def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str, Any]:
+    better = [sign * gain >= 0 for gain in gains]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(range(1, len(means))),
+        "x": [short_number(gain) for gain in gains],
+        "base": [short_number(mean) for mean in means[:-1]],
+        "marker": {
+            "color": ["$3" if yes else "$bad" for yes in better],
+            "pattern": {"shape": ["" if yes else "/" for yes in better]},
+        },
+        "hoverinfo": "skip",
+    }
+
+
+def _ends_of_bars(
+    means: Sequence[float], reaches: Sequence[tuple[float, float]], told: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "y": list(range(1, len(means) + 1)),
+        "x": [short_number(mean) for mean in means],
+        "marker": {"symbol": "line-ns", "size": 1, "color": "$ink"},
+        "error_x": _whiskers(reaches, color="$ink", thickness=1.5, width=5),
+        "text": list(told),
+        **EXPLAINED,
+    }
+
+
+# ------------------------------------------------------------------ both
+def _lanes(names: Sequence[str]) -> dict[str, Any]:
+    """A vertical axis with a lane a name, the first on top."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": list(names),
+        "range": [len(names) - 0.4, -0.6],
+        "showgrid": False,
+    }
+
+
+def _whiskers(
+    reaches: Sequence[tuple[float, float]], color: str, thickness: float, width: int = 0
+) -> dict[str, Any]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [short_number(above) for _, above in reaches],
+        "arrayminus": [short_number(below) for below, _ in reaches],
+        "color": color,
+        "thickness": thickness,
+        "width": width,
+    }
+
+
+def _interval(pairs: Paired) -> tuple[float, float]:
+    """Its ends; the mean twice where there are too few pairs for one."""
+    known = pairs.low is not None and pairs.high is not None
+    return (pairs.low, pairs.high) if known else (pairs.mean, pairs.mean)
+
+
+def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
+    """How far an interval reaches below and above its mean, as the metric counts."""
+    if pairs is None:
+        return 0.0, 0.0
+    low, high = _interval(pairs)
+    reach = pairs.mean - low, high - pairs.mean
+    return reach if sign > 0 else reach[::-1]
