@@ -26,7 +26,7 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
     room = 0.05 * (max(ends) - min(ends) or 1)
     title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
-    zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}}
+    zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}, "layer": "above"}
     noise = verdict.noise.sd
     layout = {
         "xaxis": {"range": [min(ends) - room, max(ends) + room], "title": {"text": title}},
