@@ -147,11 +147,24 @@ def test_a_model_finds_the_best_of_a_smooth_knob(method):
     assert values["lr"] == pytest.approx(10**-2.5, rel=0.26)
 
 
+def test_a_model_is_asked_for_few_at_a_time():
+    """A quarter as many as were told; what needs no model comes at once."""
+    search, sizes = one(method="auto", budget=32, defaults={"": {"lr": 1e-3}}), []
+    while batch := search.ask(16):
+        sizes.append(len(batch))
+        for trial in batch:
+            search.tell(trial, -abs(math.log10(trial.values["lr"]) + 2))
+    assert sizes == [16, 4, 5, 6, 1]
+    assert sum(sizes) == 32
+
+
 def test_a_batch_of_the_model_is_spread():
-    search = one(method="gp", budget=20)
-    run(search, most=6)
-    lrs = [LR.to_unit(t.values["lr"]) for t in search.ask(5)]
-    assert min(abs(a - b) for i, a in enumerate(lrs) for b in lrs[:i]) > 0.005
+    search = one(method="auto", budget=40, space=MIXED)
+    run(search, most=20)
+    batch = search.ask(5)
+    assert [trial.phase for trial in batch] == ["gp"] * 5
+    points = [np.array([k.to_unit(t.values[n]) for n, k in MIXED.items()]) for t in batch]
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]) > 0.02
 
 
 def test_the_model_tries_nothing_twice():

@@ -138,7 +138,8 @@ class Search:
     def ask(self, n: int = 1) -> list[Trial]:
         """Up to n trials to run at the same time; none when the budget is spent or given out.
 
-        First come those of processes that have ended, as they were.
+        First come those of processes that have ended, as they were. While a model is asked, there
+        are fewer, or none until those that this process has under way were told.
         """
         with self._lock.writing():
             handed = self._orphans(n)
@@ -260,6 +261,11 @@ class Search:
             return None
         default = self.defaults.get(arm)
         phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
+        ours = sum(
+            t.state is TrialState.RUNNING and t.user_attrs["run"] in self._mine for t in before
+        )
+        if ours >= methods.at_once(phase, sum(t.state.is_finished() for t in before)):
+            return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
         values = PHASES[phase](Task(knobs, self._tried(arm, before), default, self.seed, runs))
         if values is None:
