@@ -13,7 +13,7 @@ SRC = REPO / "src" / "knobs"
 LAYERS = [
     {"__init__"}, {"sweep"}, {"report"}, {"training"},
     {"advice", "tracking", "mirror", "sync"}, {"cli"},
-    {"config"}, {"build", "compose"}, {"ledger", "search"}, {"record"},
+    {"config"}, {"build", "compose", "resolvers"}, {"ledger", "search"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, base, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs import ledger, trust
+from knobs import ledger, resolvers, trust
 from knobs.compose import Composer
 from knobs.conflicts import conflicts
 from knobs.errors import ConfigError, UserError
@@ -30,62 +29,14 @@ from knobs.search.plan import plan as make_plan
 from knobs.trust import did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
-RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
-
-# ------------------------------------------------------------------ words for the YAML files
-def _free_dir(path: str) -> str:
-    """`path`, or `path-2`, `path-3`, ... where that folder exists already."""
-    names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
-    return next(name for name in names if not Path(name).exists())
-
-
-def _sweep_dir(name: str | None, otherwise: str) -> str:
-    """The folder of a named sweep, which may be there already, or a new one."""
-    return f"outputs/sweeps/{name}" if name else _free_dir(f"outputs/sweeps/{otherwise}")
-
-
-def _l2(default: float, *, _root_: DictConfig) -> float:
-    """regularization.l2 where it is set, else the optimizer's own default."""
-    l2 = OmegaConf.select(_root_, "regularization.l2")
-    return default if l2 is None else l2
-
-
-def _objective_metric(task: str) -> str:
-    return "val/r2" if task == "regression" else "val/accuracy"
-
-
-def _objective_mode(metric: str) -> str:
-    return "max" if metric.split("/")[-1] in RISING else "min"
-
-
-def register_resolvers() -> None:
-    """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
-    for name, function, cached in (
-        ("free_dir", _free_dir, True),
-        ("sweep_dir", _sweep_dir, True),
-        ("l2", _l2, False),
-        ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
-        ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
-        ("objective_metric", _objective_metric, False),
-        ("objective_mode", _objective_mode, False),
-    ):
-        OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
-
-
-def remember_interpolations() -> None:
-    """Let OmegaConf parse each `${...}` once; a grid resolves the same few thousands of times."""
-    if not hasattr(base.parse, "cache_info"):
-        base.parse = functools.lru_cache(maxsize=4096)(base.parse)
-
-
-register_resolvers()
-remember_interpolations()
+resolvers.register()
+resolvers.remember_interpolations()
 _composer: Composer | None = None  # of the last command line that was checked
 _checked: dict[tuple[str, ...], dict] = {}  # its jobs, resolved
 _source: Path | None = None  # where its configs lie
