@@ -19,7 +19,7 @@ known, 1 the middle of random ones and the most that is counted; found is the se
 then. A run that was pruned is charged for the epochs it had. `auto` and `best` plan for their
 budget, so each budget is a search of its own; the other arms' budgets are the beginnings of one
 search. Printed: mean over seeds (a seed is the mean over the part's problems) and a 90 %
-t-interval; then the paired differences.
+t-interval; then the paired differences, and the same of all parts together.
 Data: tuner_tables/ and FashionMNIST/ in the folder KNOBS_DATA, else ../shared/data.
 """
 
@@ -55,6 +55,7 @@ ARMS = (*OURS, PAIR, TOLD, "random", "tpe", "gp")
 RANDOM = 200  # settings whose middle a regret of 1 is, where there is no table
 JUDGES = 3  # further training seeds of a setting that a search found
 Values = dict[str, Any]
+Cells = dict[tuple[str, int], dict[int, float]]
 Curve = list[float]  # the objective after each epoch, higher is better; -inf once it diverged
 
 
@@ -399,19 +400,32 @@ def normalise(rows: list[dict], problem: str) -> None:
             row["regret"] = min((best - row["truth"]) / (best - row["middle"]), 1)
 
 
-def show(rows: list[dict], part: str) -> None:
-    """A table of regrets, and the paired differences of ours to every other arm."""
-    names = sorted({row["problem"] for row in rows})
-    for name in names:
+def table(rows: list[dict]) -> Cells:
+    """Arm and budget -> seed -> regret."""
+    for name in {row["problem"] for row in rows}:
         normalise(rows, name)
-    budgets = sorted({row["budget"] for row in rows})
-    cells = {
+    return {
         (arm, b): by_seed(row for row in rows if (row["arm"], row["budget"]) == (arm, b))
         for arm in ARMS
-        for b in budgets
+        for b in sorted({row["budget"] for row in rows})
     }
+
+
+def together(tables: list[Cells]) -> Cells:
+    """Several parts as one, each as much as another, on the budgets and seeds that all have."""
+    whole: Cells = {}
+    for key in set.intersection(*map(set, tables)):
+        found = [cells[key] for cells in tables]
+        seeds = set.intersection(*map(set, found))
+        whole[key] = {seed: statistics.mean(cells[seed] for cells in found) for seed in seeds}
+    return whole
+
+
+def show(cells: Cells, title: str) -> None:
+    """Regrets, and the paired differences of ours to every other arm."""
+    budgets = sorted({b for _, b in cells})
     counts = {len(seeds) for seeds in cells.values() if seeds}
-    print(f"\n{part}: {', '.join(names)}; seeds {min(counts)}")
+    print(f"\n{title}; seeds {min(counts)}")
     print(f"  {'regret after':<20}" + "".join(f"{b:>16} runs" for b in budgets))
     for arm in ARMS:
         if any(cells[arm, b] for b in budgets):
@@ -471,9 +485,11 @@ def main() -> None:
                     with args.out.open("a") as file:
                         file.writelines(json.dumps(r | {"part": part}) + "\n" for r in new)
         parts[part] = [row for row in rows if row["part"] == part]
-    for part, own in parts.items():
-        if own:
-            show(own, part)
+    tables = {part: table(own) for part, own in parts.items() if own}
+    for part, cells in tables.items():
+        show(cells, f"{part}: {', '.join(sorted({row['problem'] for row in parts[part]}))}")
+    if len(tables) > 1:
+        show(together(list(tables.values())), "all of them")
 
 
 def done(rows: list[dict], problem: Problem, args: argparse.Namespace, seed: int) -> bool:
