@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knobs.errors import LockedError
-from knobs.identity import under
+from knobs.identity import key_of, under
 from knobs.record import read_summary, write_whole
 
 LEDGER, LOCK = "sweep.json", "sweep.lock"
@@ -92,10 +92,7 @@ def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
 
 def job_of(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that make a job what it is."""
-    keys = (line.partition("=")[0].lstrip("+~").replace("/", ".") for line in overrides)
-    return tuple(
-        line for line, key in zip(overrides, keys, strict=True) if not under(key, NOT_THE_JOB)
-    )
+    return tuple(line for line in overrides if not under(key_of(line), NOT_THE_JOB))
 
 
 def digest(folders: Sequence[Path]) -> str:

@@ -105,16 +105,10 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     if walk and not Path(str(walk)).is_dir():
         raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
     if not walk:
-        ranges = study.get("space") or {}
-        if not isinstance(ranges, Mapping):
-            raise ConfigError(f"study.space={ranges!r}: must give each knob a range or choices")
-        ranges = {k: v for k, v in ranges.items() if k in arms or k not in asked}
-        searched = Space.from_yaml(ranges, list(arms)).arms
+        searched = _searched(study.get("space") or {}, list(arms), asked)
         knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
         for arm, key in ((arm, key) for arm in arms for key in scientific if key in knobs[arm]):
             raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
-        for key in (k for found in knobs.values() for k in found if under(k, NOT_SEARCHED)):
-            raise ConfigError(f"study.space: {key} is no knob to search, it has one value")
     runs, seeds = study.get("runs"), study.get("seeds", 0)
     for key, value, least in (("runs", runs, 1), ("seeds", seeds, 0)):
         if value is not None and (type(value) is not int or value < least):
@@ -147,6 +141,17 @@ def _arms(scientific: Mapping[str, list]) -> Iterator[tuple[str, tuple[str, ...]
     for values in itertools.product(*scientific.values()):
         lines = tuple(space.override(k, v) for k, v in zip(scientific, values, strict=True))
         yield " ".join(lines), lines
+
+
+def _searched(node: Any, arms: list[str], asked: set[str]) -> dict[str, Knobs]:
+    """What a study searches in each arm, without the conditions of arms that are left out."""
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"study.space={node!r}: must give each knob a range or choices")
+    ranges = {key: value for key, value in node.items() if key in arms or key not in asked}
+    found = Space.from_yaml(ranges, arms).arms
+    for key in (key for knobs in found.values() for key in knobs if under(key, NOT_SEARCHED)):
+        raise ConfigError(f"study.space: {key} is no knob to search, it has one value")
+    return found
 
 
 def _strings(what: str, node: Any) -> list[str]:

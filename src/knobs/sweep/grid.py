@@ -19,7 +19,7 @@ from rich.table import Table
 
 from knobs import cli, config, ledger
 from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
-from knobs.identity import FILES, identity, under
+from knobs.identity import FILES, identity, key_of, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG, STUDY
 from knobs.report import leaderboard
@@ -239,7 +239,7 @@ def outstanding(
 
 def own_identity(plain: dict[str, Any], job: Sequence[str]) -> str:
     """A run's identity within a sweep, where files that the command line names are told apart."""
-    files = [line for line in job if under(line.partition("=")[0].lstrip("+"), FILES)]
+    files = [line for line in job if under(key_of(line), FILES)]
     return " ".join([identity(plain), *files])
 
 
