@@ -21,7 +21,7 @@ report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEE
 	@$(BIN)/python -m knobs.report $(SWEEP) $(if $(filter-out 0,$(WANDB)),--wandb)
 
 sync: $(INSTALLED)  ## upload offline W&B runs and verify what arrived: make sync SWEEP=outputs/sweeps/a
-	@$(BIN)/python -m knobs.sync $(SWEEP)
+	@$(BIN)/python -m knobs.tracking.sync $(SWEEP)
 
 test: $(INSTALLED)  ## the test suite, on every core
 	@$(PYTEST) -m "not slow"

@@ -44,8 +44,8 @@ from scipy import stats
 
 from knobs.search.methods import METHODS, distribution
 from knobs.search.pruning import Pruner
-from knobs.search.search import Search
 from knobs.search.space import Choice, Knobs, Range, Space
+from knobs.search.trials import Search
 
 DATA = Path(os.environ.get("KNOBS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BUDGETS = (5, 10, 20, 40)
@@ -205,12 +205,13 @@ def real(name: str, overrides: list[str], examples: int | None) -> Problem:
 
     import torch
 
-    from knobs import build, config
+    from knobs import build
+    from knobs.config import command
     from knobs.data import Tensors
-    from knobs.sweep import stack
-    from knobs.training.assemble import assemble
+    from knobs.stack import loop as stack
+    from knobs.training.setup import assemble
 
-    plain = config.checked(["tracking=local", *overrides])
+    plain = command.checked(["tracking=local", *overrides])
     data = build.data(plain)
     if examples:
         part = Tensors(data.train.x[:examples], data.train.y[:examples])

@@ -26,13 +26,14 @@ import torch
 from torch.nn import functional as F
 
 import knobs.torchvision_shim  # noqa: F401  (lightning imports torchvision)
-from knobs import build, config
+from knobs import build
+from knobs.config import command
 from knobs.data import Data, Tensors
 from knobs.errors import DataError
 from knobs.shape import Shape
 from knobs.training import loop
-from knobs.training.assemble import assemble
 from knobs.training.loop import Run
+from knobs.training.setup import assemble
 
 REPO = Path(__file__).parents[1]
 # name: (overrides, training examples, epochs a turn)
@@ -175,7 +176,7 @@ def measure(case: str, rounds: int) -> None:
     """Every arm of one case, in turns."""
     overrides, examples, epochs = CASES[case]
     print(f"\n{case}: {rounds} rounds of {epochs} epochs of {examples:,} examples")
-    plain = config.checked([*overrides, f"training.epochs={epochs}"])
+    plain = command.checked([*overrides, f"training.epochs={epochs}"])
     arms = {a: how for a, how in ARMS.items() if how[1] or plain["model"]["name"] == "cnn"}
     data = load(plain, examples)
     steps = epochs * -(-examples // plain["training"]["batch_size"])

@@ -26,13 +26,15 @@ from shell import timed
 from solo import spread
 from stack_speed import CPU, assembled, micros, prepared, rows, stack_epoch
 
-from knobs import config, ledger
+from knobs import ledger
+from knobs.config import command
 from knobs.identity import identity
 from knobs.record import CONFIG, METRICS, SUMMARY, read_config, read_summary
 from knobs.report import leaderboard
-from knobs.sweep import plan, stack
-from knobs.sweep.stack import Stack
-from knobs.training.assemble import assemble
+from knobs.stack import loop as stack
+from knobs.stack.loop import Stack
+from knobs.sweep import groups
+from knobs.training.setup import assemble
 
 TASK = ["model.width=128", "training.batch_size=64", "training.device=cpu"]
 COUNTS = (1, 4, 16, 64, 256, 1024)
@@ -44,7 +46,8 @@ READ = """
 import sys
 from pathlib import Path
 from knobs.report import leaderboard
-from knobs.sweep import plan, stack
+from knobs.sweep import groups
+from knobs.stack import loop as stack
 folder = Path(sys.argv[1])
 entries = leaderboard.leaderboard(leaderboard.read_runs(folder))
 leaderboard.write_csv(folder / leaderboard.CSV, entries)
@@ -64,7 +67,7 @@ def peak() -> float:
 def cost_of(count: int, least: float) -> tuple[float, float, float]:
     """Milliseconds of a step of so many rows; MiB they needed, and MiB that knobs expected."""
     run = assembled(TASK)
-    expected = plan.row_bytes(run) * count / 2**20
+    expected = groups.row_bytes(run) * count / 2**20
     before = peak()
     stacked = Stack(rows(run, count))
     stack_epoch(stacked)
@@ -121,7 +124,7 @@ def epochs_cost(args: argparse.Namespace) -> None:
 
 
 # ------------------------------------------------------------------ 3. runs of a folder
-def command(folder: Path, rates: int, seeds: int, reverse: bool = False) -> list[str]:
+def command_line(folder: Path, rates: int, seeds: int, reverse: bool = False) -> list[str]:
     """What a person types after `python train.py -m`.
 
     Args:
@@ -135,13 +138,13 @@ def command(folder: Path, rates: int, seeds: int, reverse: bool = False) -> list
 
 def fill(folder: Path, rates: int, seeds: int) -> None:
     """A folder in which the whole grid has ended, from a sweep of its first jobs."""
-    timed(["train.py", "-m", *command(folder, 1, 2)], folder.with_name("log"))
+    timed(["train.py", "-m", *command_line(folder, 1, 2)], folder.with_name("log"))
     about, summary = read_config(folder / "0"), read_summary(folder / "0")
     metrics = (folder / "0" / METRICS).read_text()
     book = ledger.read(folder)
     if book is None or len(book.jobs) != 2:
         raise ValueError(f"{folder}: the first sweep left no ledger of 2 jobs")
-    jobs = [ledger.job_of(job) for job in config.jobs(command(folder, rates, seeds))]
+    jobs = [ledger.job_of(job) for job in command.jobs(command_line(folder, rates, seeds))]
     for number, job in enumerate(jobs):
         values = dict(line.split("=") for line in job)
         plain = about["config"]
@@ -160,7 +163,7 @@ def fill(folder: Path, rates: int, seeds: int) -> None:
         (run / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
         (run / METRICS).write_text(metrics)
     book.write(folder)
-    if ledger.done(folder, ledger.digest([config.CONF]), False) != set(jobs):
+    if ledger.done(folder, ledger.digest([command.CONF]), False) != set(jobs):
         print("  overrides alone do not tell that every job is over", file=sys.stderr)
 
 
@@ -173,7 +176,7 @@ def folder_cost(args: argparse.Namespace) -> None:
         folder, log = Path(parent) / "sweep", Path(parent) / "log"
         fill(folder, rates, seeds)
         again, other = (
-            ["train.py", "-m", *command(folder, rates, seeds, r)] for r in (False, True)
+            ["train.py", "-m", *command_line(folder, rates, seeds, r)] for r in (False, True)
         )
         commands = [["-c", "import torch"], ["-c", READ, str(folder)], again]
         turns = [*zip(names, commands, strict=False)] * (args.rounds + 1)

@@ -31,13 +31,15 @@ import torch
 from solo import ratio, spread
 from torch import Tensor
 
-from knobs import build, config
+from knobs import build
+from knobs.config import command
 from knobs.data import Data, Tensors
-from knobs.sweep import plan, stack
-from knobs.sweep.stack import Stack
+from knobs.stack import loop as stack
+from knobs.stack.loop import Stack
+from knobs.sweep import groups
 from knobs.training import loop
-from knobs.training.assemble import assemble
 from knobs.training.loop import Run
+from knobs.training.setup import assemble
 
 CPU = torch.device("cpu")
 EXAMPLES = 1024  # a multiple of every batch size here
@@ -73,7 +75,7 @@ SMALL = Size(((16, 64), (16, 32)), (1, 8), 0.02)
 # ------------------------------------------------------------------ runs, stacks, their epochs
 def prepared(overrides: list[str]) -> tuple[dict, Data]:
     """A checked config and its data, the training split cut to whole batches."""
-    plain = config.checked(overrides)
+    plain = command.checked(overrides)
     data = build.data(plain)
     part = Tensors(data.train.x[:EXAMPLES], data.train.y[:EXAMPLES])
     return plain, dataclasses.replace(data, train=part)
@@ -86,7 +88,7 @@ def assembled(overrides: list[str], device: torch.device = CPU) -> Run:
 
 def rows(run: Run, count: int) -> list[Run]:
     """Copies of a run, each with a seed of its own, so that no two see one order."""
-    copies = plan.clones(run, count)
+    copies = groups.clones(run, count)
     for k, copy in enumerate(copies):
         copy.seed = k
     return copies
@@ -203,7 +205,7 @@ def products(count: int, batch: int, widths: list[int]) -> Callable[[], int]:
 
 def fitting(run: Run, counts: tuple[int, ...]) -> list[int]:
     """Those stacks that there is memory for, all at once."""
-    free, each = plan.free_memory(run.device) * plan.MEMORY_SHARE, plan.row_bytes(run)
+    free, each = groups.free_memory(run.device) * groups.MEMORY_SHARE, groups.row_bytes(run)
     kept: list[int] = []
     for count in counts:
         if (sum(kept) + count) * each <= free:

@@ -13,11 +13,11 @@ os.environ["WANDB_MODE"] = (
 import pytest
 import torch
 
-from knobs import build, cli, config
-from knobs.sweep import plan
-from knobs.training.assemble import assemble
+from knobs import build, cli
+from knobs.config import command
 from knobs.training.run import Outcome, execute
 from knobs.training.session import Session
+from knobs.training.setup import assemble
 
 REPO = Path(__file__).parents[1]
 TRAIN = str(REPO / "train.py")
@@ -34,7 +34,7 @@ def make_run():
     """Overrides -> an assembled Run at its first step."""
 
     def make(*overrides):
-        plain = config.checked(list(overrides))
+        plain = command.checked(list(overrides))
         return assemble(plain, build.data(plain), torch.device("cpu"))
 
     return make
@@ -45,7 +45,7 @@ def train(tmp_path):
     """Overrides -> the Outcome of a whole run, recorded in `folder`."""
 
     def run(*overrides, folder="run") -> Outcome:
-        return execute(config.checked(["tracking=local", *overrides]), tmp_path / folder)
+        return execute(command.checked(["tracking=local", *overrides]), tmp_path / folder)
 
     return run
 
@@ -75,7 +75,7 @@ def sweep(tmp_path, monkeypatch, capsys, hydra_restore_singletons):
         told = capsys.readouterr()
         return ended.value.code, told.out + told.err
 
-    monkeypatch.setattr(plan, "LEAST_GAIN", float("inf"))  # a stack, however fast it seems to be
+    monkeypatch.setattr(groups, "LEAST_GAIN", float("inf"))  # a stack, however fast it seems to be
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield run

@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
-from knobs import config
-from knobs.compose import Composer
+from knobs.config import command
+from knobs.config.compose import Composer
 
 CONF = REPO / "conf"
 
@@ -289,14 +289,14 @@ def test_the_check_composes_a_grid_once_a_choice(monkeypatch):
         count += 1
         return compose(*args, **kwargs)
 
-    monkeypatch.setattr(config, "compose", counted)
+    monkeypatch.setattr(command, "compose", counted)
     grid = ["optimizer=adam,sgd", "scheduler=constant,one_cycle", "seed=0,1,2", "training.epochs=2"]
-    configs, faults = config.check_overrides(grid, grid=True)
+    configs, faults = command.check_overrides(grid, grid=True)
     assert faults == []
     assert count == 2  # each group's first option, then each group's second
     assert len(configs) == 12
-    for plain, job in zip(configs, config.jobs(grid), strict=True):
-        alone = config.checked(job)
+    for plain, job in zip(configs, command.jobs(grid), strict=True):
+        alone = command.checked(job)
         assert {name: node for name, node in plain.items() if name != "hydra"} == alone
 
 
@@ -305,55 +305,55 @@ def test_the_check_resolves_what_may_name_code_in_every_job():
         "+hydra.callbacks.x._target_=${name}",
         "name=hydra.experimental.callback.Callback,os.system",
     ]
-    _, faults = config.check_overrides(axes, grid=True)
+    _, faults = command.check_overrides(axes, grid=True)
     assert any("hydra.callbacks.x._target_=os.system: not allowed" in fault for fault in faults)
 
 
 def test_a_vanished_file_is_seen_by_the_second_check(tmp_path):
     path = tmp_path / "weights.pt"
     path.touch()
-    plain = config.checked(["init=tensor", f"init.path={path}"])
+    plain = command.checked(["init=tensor", f"init.path={path}"])
     path.unlink()
-    assert config.check(plain) == [f"init.path={path}: no such file"]
+    assert command.check(plain) == [f"init.path={path}: no such file"]
 
 
 def test_faults_of_a_rehearsal_come_back_every_time():
     overrides = ["optimizer=nesterov", "optimizer.momentum=0"]
-    first = config.check_overrides(overrides)[1]
-    assert first == config.check_overrides(overrides)[1]
+    first = command.check_overrides(overrides)[1]
+    assert first == command.check_overrides(overrides)[1]
     assert first[0].startswith("optimizer: Nesterov momentum requires a momentum")
 
 
 # ------------------------------------------------------------------ what a launcher asks for
 def test_a_checked_job_is_composed_again_without_hydra():
     grid = ["optimizer=adam,sgd", "scheduler=constant,one_cycle", "seed=0,1", "hydra.job.name=here"]
-    config.check_overrides(grid, grid=True)
+    command.check_overrides(grid, grid=True)
     assert not GlobalHydra.instance().is_initialized()
-    for job in config.jobs(grid):
+    for job in command.jobs(grid):
         hydra = [o for o in job if o.startswith("hydra.")]
-        asked = [*hydra, config.MULTIRUN, *(o for o in job if o not in hydra)]
-        mine = config.composed(asked)
+        asked = [*hydra, command.MULTIRUN, *(o for o in job if o not in hydra)]
+        mine = command.composed(asked)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             assert_same(mine, compose("config", asked, return_hydra_config=True))
 
 
 def test_what_was_not_composed_is_not_made_up(monkeypatch):
-    config.check_overrides(["optimizer=adam,sgd"], grid=True)
-    assert config.composed(["optimizer=momentum", config.MULTIRUN]) is None
-    assert config.composed(["experiment=california", config.MULTIRUN]) is None
-    assert config.composed(["optimizer=sgd", config.MULTIRUN]) is not None
-    monkeypatch.setattr(config, "_composer", None)
-    assert config.composed(["optimizer=sgd", config.MULTIRUN]) is None
+    command.check_overrides(["optimizer=adam,sgd"], grid=True)
+    assert command.composed(["optimizer=momentum", command.MULTIRUN]) is None
+    assert command.composed(["experiment=california", command.MULTIRUN]) is None
+    assert command.composed(["optimizer=sgd", command.MULTIRUN]) is not None
+    monkeypatch.setattr(command, "_composer", None)
+    assert command.composed(["optimizer=sgd", command.MULTIRUN]) is None
 
 
 def test_the_jobs_of_a_command_line():
-    assert config.jobs(["optimizer=adam,sgd", "seed=range(2)", "name=x"]) == [
+    assert command.jobs(["optimizer=adam,sgd", "seed=range(2)", "name=x"]) == [
         ["optimizer=adam", "seed=0", "name=x"],
         ["optimizer=adam", "seed=1", "name=x"],
         ["optimizer=sgd", "seed=0", "name=x"],
         ["optimizer=sgd", "seed=1", "name=x"],
     ]
-    with pytest.raises(config.ConfigError, match="optimizer.lr: cannot be read"):
-        config.jobs(["optimizer.lr"])
+    with pytest.raises(command.ConfigError, match="optimizer.lr: cannot be read"):
+        command.jobs(["optimizer.lr"])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert ["tracking=wandb"] in config.jobs(["tracking=glob(*)"])
+        assert ["tracking=wandb"] in command.jobs(["tracking=glob(*)"])

@@ -10,13 +10,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from knobs import config
 from knobs.cli import first_comment
+from knobs.config import command
+from knobs.config.rules import RULES
 from knobs.identity import differences
-from knobs.limits import RULES
 from knobs.search.methods import METHODS
 
-CONF = config.CONF
+CONF = command.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = [
     "activation", "init", "optimizer", "scheduler", "regularization", "training", "tracking",
@@ -140,11 +140,11 @@ def test_every_option_trains_an_epoch(group, option, inputs, train):
 
 def test_an_option_changes_only_its_own_group():
     """conf/ has no option that moves another group's values behind the user's back."""
-    base = config.checked([])
+    base = command.checked([])
     for group, option in OPTIONS:
         if group in ("data", "model", "tracking") or option == "tensor":
             continue  # these rename the run or need values
-        other = config.checked([f"{group}={option}"])
+        other = command.checked([f"{group}={option}"])
         moved = {p.split(".")[0] for p in differences(base, other)}
         linked = {"optimizer"} if group == "regularization" else {"scheduler"}
         assert moved <= {group} | linked, (group, option)
@@ -152,17 +152,17 @@ def test_an_option_changes_only_its_own_group():
 
 def test_regularization_options_hold_the_same_keys_and_compose():
     keys = {
-        o: set(config.checked([f"regularization={o}"])["regularization"])
+        o: set(command.checked([f"regularization={o}"])["regularization"])
         for g, o in OPTIONS
         if g == "regularization"
     }
     assert len(set(map(frozenset, keys.values()))) == 1
-    both = config.checked(["regularization=dropout", "regularization.l2=1e-4"])
+    both = command.checked(["regularization=dropout", "regularization.l2=1e-4"])
     assert both["regularization"]["dropout"] == 0.2
     assert both["optimizer"]["weight_decay"] == 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
 def test_experiments_compose(name):
-    plain = config.checked([f"experiment={name}"])
+    plain = command.checked([f"experiment={name}"])
     assert plain["name"] != "digits-mlp-adam"

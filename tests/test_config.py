@@ -2,14 +2,14 @@
 
 import pytest
 
-from knobs import config
+from knobs.config import command
+from knobs.config.rules import RULES, percent
 from knobs.errors import ConfigError
 from knobs.identity import identity, public
-from knobs.limits import RULES, percent
 
 
 def faults(*overrides, grid=False):
-    return config.check_overrides(list(overrides), grid=grid)[1]
+    return command.check_overrides(list(overrides), grid=grid)[1]
 
 
 @pytest.mark.parametrize(("override", "message"), [
@@ -87,7 +87,7 @@ def test_a_whole_grid_is_checked_and_faults_name_their_jobs():
     assert len(found) == 1
     assert "LBFGS takes no weight decay" in found[0]
     assert "[jobs 4, 5 of 8, the first: optimizer=lbfgs regularization.l2=0.001 seed=0]" in found[0]
-    configs, none = config.check_overrides(["optimizer=adam,sgd", "seed=0,1,2"], grid=True)
+    configs, none = command.check_overrides(["optimizer=adam,sgd", "seed=0,1,2"], grid=True)
     assert not none
     assert len(configs) == 6
 
@@ -96,18 +96,18 @@ def test_checked_raises_with_every_fault():
     with pytest.raises(
         ConfigError, match=r"(?s)seed=-1.*training.epochs=0|training.epochs=0.*seed=-1"
     ):
-        config.checked(["seed=-1", "training.epochs=0"])
+        command.checked(["seed=-1", "training.epochs=0"])
 
 
 def test_the_default_config_has_no_fault_and_seed_0_is_kept():
     assert faults() == []
-    assert config.checked(["seed=0"])["seed"] == 0
-    assert config.checked(["seed=0"]) == config.checked([])
+    assert command.checked(["seed=0"])["seed"] == 0
+    assert command.checked(["seed=0"]) == command.checked([])
 
 
 def test_identity_is_what_a_run_computes():
     """Frozen: a change of these hashes makes finished runs of a sweep run again."""
-    base = config.checked([])
+    base = command.checked([])
     for same in (
         ["name=other"],
         ["tracking=local"],
@@ -115,18 +115,18 @@ def test_identity_is_what_a_run_computes():
         ["training.threads=1"],
         ["optimizer.lr=0.001"],
     ):
-        assert identity(config.checked(same)) == identity(base), same
+        assert identity(command.checked(same)) == identity(base), same
     others = [
-        identity(config.checked([o]))
+        identity(command.checked([o]))
         for o in ("seed=1", "optimizer.lr=2e-3", "training.epochs=3", "optimizer=sgd")
     ]
     assert len({*others, identity(base)}) == 5
 
 
 def test_objective_follows_the_task():
-    assert config.checked([])["objective"] == {"metric": "val/accuracy", "mode": "max"}
-    assert config.checked(["data=diabetes"])["objective"] == {"metric": "val/r2", "mode": "max"}
-    assert config.checked(["objective.metric=val/loss"])["objective"]["mode"] == "min"
+    assert command.checked([])["objective"] == {"metric": "val/accuracy", "mode": "max"}
+    assert command.checked(["data=diabetes"])["objective"] == {"metric": "val/r2", "mode": "max"}
+    assert command.checked(["objective.metric=val/loss"])["objective"]["mode"] == "min"
 
 
 def test_a_secret_cannot_name_a_folder(monkeypatch):
@@ -157,7 +157,7 @@ def test_rules_say_what_they_accept():
 
 
 def test_a_glob_is_a_grid_over_a_group():
-    configs, found = config.check_overrides(
+    configs, found = command.check_overrides(
         ["scheduler=glob(*)", "optimizer=glob(ada*)"], grid=True
     )
     assert not found

@@ -8,13 +8,14 @@ from conftest import needs_real_data, real_data
 from PIL import Image
 from sklearn import datasets
 
-from knobs import build, config, rng
+from knobs import build, rng
+from knobs.config import command
 from knobs.data import Augment, prepare
 from knobs.errors import DataError
 
 
 def load(*overrides):
-    return build.data(config.checked(list(overrides)))
+    return build.data(command.checked(list(overrides)))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.25, 0.5])

@@ -98,15 +98,15 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
     [
         "knobs",
         "knobs.cli",
-        "knobs.limits",
-        "knobs.trust",
+        "knobs.config.rules",
+        "knobs.targets",
         "knobs.identity",
-        "knobs.config",
+        "knobs.config.command",
         "knobs.report.leaderboard",
         "knobs.search.space",
         "knobs.search.pruning",
         "knobs.report.wandb_report",
-        "knobs.sync",
+        "knobs.tracking.sync",
         "knobs.report.__main__",
         "knobs.report.page",
         "knobs.report.plots",
@@ -127,5 +127,5 @@ def test_a_report_loads_what_is_slow_only_when_it_is_needed():
 def test_only_build_calls_targets():
     """Hydra's instantiate, which calls whatever a config names, is used nowhere."""
     assert [p for p in FILES if any("hydra.utils" in m for m in imports(p))] == []
-    users = [p for p in FILES if "trust.resolve(" in p.read_text()]
+    users = [p for p in FILES if "targets.resolve(" in p.read_text()]
     assert [p.name for p in users] == ["build.py"]

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from knobs import build, config, init
+from knobs import build, init
+from knobs.config import command
 from knobs.errors import ConfigError
 
 FAN_IN, FAN_OUT = 300, 500
@@ -23,7 +24,7 @@ def initialized(*overrides, activation="relu"):
         nn.Embedding(50, 16),
     )
     net[2].weight.data.fill_(3), net[0].bias.data.fill_(3)
-    build.initialize(config.checked([f"activation={activation}", *overrides]), net, torch.zeros(1))
+    build.initialize(command.checked([f"activation={activation}", *overrides]), net, torch.zeros(1))
     return net
 
 
@@ -118,7 +119,7 @@ GAINS = {
 
 @pytest.mark.parametrize("activation", sorted(GAINS))
 def test_gain_follows_the_activation(activation):
-    plain = config.checked([f"activation={activation}"])
+    plain = command.checked([f"activation={activation}"])
     assert init.gain(build.make("activation", plain["activation"])()) == pytest.approx(
         GAINS[activation], abs=2e-3
     )
@@ -129,7 +130,7 @@ def test_gain_follows_the_activation(activation):
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "selu", "mish", "elu"])
 def test_gain_keeps_the_variance_from_layer_to_layer(activation):
     """z ~ N(0, 1) -> activation -> layer: what comes out has variance 1 again."""
-    plain = config.checked([f"activation={activation}", "init=kaiming_normal"])
+    plain = command.checked([f"activation={activation}", "init=kaiming_normal"])
     act, layer = build.make("activation", plain["activation"])(), nn.Sequential(nn.Linear(900, 900))
     torch.manual_seed(0)
     build.initialize(plain, layer, torch.zeros(1))
@@ -139,7 +140,7 @@ def test_gain_keeps_the_variance_from_layer_to_layer(activation):
 
 
 def test_head_has_gain_one():
-    plain = config.checked(["init=kaiming_normal", "activation=relu"])
+    plain = command.checked(["init=kaiming_normal", "activation=relu"])
     net = nn.Sequential()
     net.add_module("head", nn.Linear(FAN_IN, FAN_OUT))
     build.initialize(plain, net, torch.zeros(1))
@@ -147,7 +148,7 @@ def test_head_has_gain_one():
 
 
 def test_lstm_gates_have_fans_of_their_own():
-    plain = config.checked(
+    plain = command.checked(
         ["init=xavier_normal", "init.gain=1", "data=python_docs", "model=text_lstm"]
     )
     net = nn.LSTM(100, 60)

@@ -8,11 +8,12 @@ import sys
 import pytest
 import torch
 
-from knobs import build, config, rng
+from knobs import build, rng
+from knobs.config import command
 from knobs.training import loop
-from knobs.training.assemble import assemble, steps_per_epoch
 from knobs.training.checkpoint import load, load_last, restore, snapshot
 from knobs.training.run import execute
+from knobs.training.setup import assemble, steps_per_epoch
 
 NOISY = [
     "regularization=dropout",
@@ -42,7 +43,7 @@ def assert_same_bits(a, b):
 )
 def test_same_seed_identical_bits(overrides, tmp_path):
     def final(seed):
-        plain = config.checked(["tracking=local", "training.epochs=2", *overrides, f"seed={seed}"])
+        plain = command.checked(["tracking=local", "training.epochs=2", *overrides, f"seed={seed}"])
         folder = tmp_path / f"{seed}-{len(list(tmp_path.iterdir()))}"
         execute(plain, folder)
         return load_last(folder / "checkpoints")["model"]
@@ -60,8 +61,8 @@ def interrupt_at(step):
     return watch
 
 
-SCHEDULERS = sorted(p.stem for p in (config.CONF / "scheduler").glob("*.yaml"))
-OPTIMIZERS = sorted(p.stem for p in (config.CONF / "optimizer").glob("*.yaml"))
+SCHEDULERS = sorted(p.stem for p in (command.CONF / "scheduler").glob("*.yaml"))
+OPTIMIZERS = sorted(p.stem for p in (command.CONF / "optimizer").glob("*.yaml"))
 CASES = [
     *[[f"scheduler={s}", "optimizer=momentum"] for s in SCHEDULERS],
     *[[f"optimizer={o}", "training.batch_size=256"] for o in OPTIMIZERS],
@@ -94,7 +95,7 @@ def test_resume_is_bitwise_an_uninterrupted_run(overrides, make_run, tmp_path):
 
 def test_resume_of_a_recorded_run(tmp_path):
     """The folder of a run that stopped early by Ctrl-C ends as that of one that did not."""
-    plain = config.checked(["tracking=local", "training.epochs=4", *NOISY])
+    plain = command.checked(["tracking=local", "training.epochs=4", *NOISY])
     execute(plain, tmp_path / "whole")
     run = assemble(plain, build.data(plain), torch.device("cpu"))
     (tmp_path / "broken").mkdir()
@@ -117,7 +118,7 @@ def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
         "training.epochs=5", "regularization=batchnorm", "model.width=[32,16]", "activation=gelu"
     )
     model = load(tmp_path / "run")
-    data = build.data(config.checked([]))
+    data = build.data(command.checked([]))
     with torch.no_grad():
         right = (model(data.val.x).argmax(1) == data.val.y).float().mean().item()
     assert right == pytest.approx(outcome.value)
@@ -277,9 +278,9 @@ def test_a_seed_at_each_step_where_anything_can_draw(overrides, draws, make_run)
 
 def test_every_activation_without_parameters_is_drawless():
     """None of conf/activation draws; those listed need no seed."""
-    for path in (config.CONF / "activation").glob("*.yaml"):
+    for path in (command.CONF / "activation").glob("*.yaml"):
         module = build.make(
-            "activation", config.checked([f"activation={path.stem}"])["activation"]
+            "activation", command.checked([f"activation={path.stem}"])["activation"]
         )()
         before = torch.default_generator.get_state()
         module(torch.randn(4, 8, generator=rng.generator(0, "x")))

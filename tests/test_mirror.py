@@ -7,9 +7,9 @@ import pytest
 from test_sweep import SWEEPS
 from wandb_server import WandbServer
 
-from knobs.mirror import Mirror
 from knobs.record import read_metrics, read_summary
 from knobs.sweep import launch
+from knobs.tracking.remote import Mirror
 
 GRID = ["sweep=s", "optimizer=sgd", "optimizer.lr=0.1,1e30", "seed=0,1", "training.epochs=2"]
 
@@ -82,7 +82,7 @@ def test_a_mirror_that_dies_neither_ends_nor_holds_up_a_sweep(
 
 
 def test_a_mirror_that_cannot_start_is_one_line(online, sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr("knobs.mirror.sys.executable", str(tmp_path / "no-python"))
+    monkeypatch.setattr("knobs.tracking.remote.sys.executable", str(tmp_path / "no-python"))
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=1")
     assert code == 0, told
     assert "W&B W&B's process did not start (" in told

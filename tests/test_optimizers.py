@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from knobs import config, optimizers
+from knobs import optimizers
+from knobs.config import command
 from knobs.training.loop import epoch_batches, train_step
 
 O = torch.optim  # noqa: E741
@@ -33,7 +34,7 @@ BY_HAND = {
 
 
 def test_every_optimizer_has_a_case():
-    assert {*BY_HAND, "muon"} == {p.stem for p in (config.CONF / "optimizer").glob("*.yaml")}
+    assert {*BY_HAND, "muon"} == {p.stem for p in (command.CONF / "optimizer").glob("*.yaml")}
 
 
 def twenty_batches(run):

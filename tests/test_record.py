@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from knobs import config
+from knobs.config import command
 from knobs.errors import LockedError
 from knobs.identity import identity
 from knobs.record import Record, read_config, read_metrics, read_summary
@@ -47,7 +47,7 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
 
 def test_the_config_is_there_before_the_run_ends_and_hides_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "sk-123456")
-    plain = config.checked(["tracking=local", "training.epochs=1", "optimizer.lr=1e-2"])
+    plain = command.checked(["tracking=local", "training.epochs=1", "optimizer.lr=1e-2"])
     plain["name"] = "sk-123456"
     overrides = ["optimizer=adam", "optimizer.lr=1e-2", "+my.token=abc", "name=sk-123456"]
     choices = {"optimizer": "adam", "experiment": None}

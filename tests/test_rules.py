@@ -2,15 +2,15 @@
 
 import pytest
 
-from knobs import config
-from knobs.advice.rules import hints
+from knobs.config import command
+from knobs.hints import hints
 from knobs.shape import Shape
 
 DIGITS = Shape((1, 8, 8), 10)
 
 
 def rules(*overrides, shape=DIGITS):
-    return [h.rule for h in hints(config.checked(list(overrides)), shape)]
+    return [h.rule for h in hints(command.checked(list(overrides)), shape)]
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [
@@ -48,12 +48,12 @@ def test_rules(overrides, expected):
 
 
 def test_every_optimizers_own_default_is_usual():
-    for path in (config.CONF / "optimizer").glob("*.yaml"):
+    for path in (command.CONF / "optimizer").glob("*.yaml"):
         assert "lr" not in rules(f"optimizer={path.stem}"), path.stem
 
 
 def test_a_hint_names_its_source_and_how_to_silence_it():
-    (hint,) = hints(config.checked(["optimizer.lr=0.5"]), DIGITS)
+    (hint,) = hints(command.checked(["optimizer.lr=0.5"]), DIGITS)
     assert str(hint) == (
         "lr 0.5 is outside 0.0001 .. 0.01, usual for Adam "
         "(Godbole et al. 2023, Deep Learning Tuning Playbook; silence=[lr])"
@@ -70,7 +70,7 @@ def test_at_most_three_are_shown(train, tmp_path):
     from knobs.training.run import execute
 
     out = Console(file=io.StringIO(), width=300)
-    plain = config.checked([
+    plain = command.checked([
         "tracking=local", "training.epochs=1", "optimizer.lr=0.5", "model.width=[500,50]",
         "regularization.dropout=0.7", "regularization.norm=batch", "training.batch_size=100",
     ])  # fmt: skip

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from knobs import build, config, schedulers
+from knobs import build, schedulers
+from knobs.config import command
 from knobs.training.preview import rates
 
 EPOCHS, STEPS = 20, 7
@@ -16,7 +17,7 @@ LR = 0.1
 
 def curve(*overrides):
     """The rate of every optimizer step of 20 epochs of 7 steps, base rate 0.1."""
-    plain = config.checked([
+    plain = command.checked([
         "optimizer=sgd", f"optimizer.lr={LR}", f"training.epochs={EPOCHS}", *overrides
     ])  # fmt: skip
     found = rates(plain, STEPS)
@@ -73,7 +74,7 @@ CASES = {
 
 
 def test_every_scheduler_has_a_case():
-    assert set(CASES) == {p.stem for p in (config.CONF / "scheduler").glob("*.yaml")}
+    assert set(CASES) == {p.stem for p in (command.CONF / "scheduler").glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -106,7 +107,7 @@ def test_interval_changes_the_unit_and_lengths_follow():
 
 def test_a_schedule_leaves_momentum_alone():
     for name in ("one_cycle", "cyclic"):
-        plain = config.checked(["optimizer=momentum", f"scheduler={name}"])
+        plain = command.checked(["optimizer=momentum", f"scheduler={name}"])
         net = torch.nn.Linear(2, 2)
         optimizer = build.optimizer(plain, net)
         scheduler = build.scheduler(plain, optimizer, 10)

@@ -17,8 +17,8 @@ from knobs.errors import ConfigError
 from knobs.search import methods
 from knobs.search.methods import METHODS, Task, Tried
 from knobs.search.pruning import FILE, Pruner
-from knobs.search.search import JOURNAL, WORST, Search, _Lock
 from knobs.search.space import Choice, Range, Space
+from knobs.search.trials import JOURNAL, WORST, Search, _Lock
 
 LR = Range(1e-4, 1e-1, True)
 MIXED = {"lr": LR, "width": Range(16, 256, True, True), "act": Choice(("relu", None, [1, 2]))}
@@ -334,7 +334,7 @@ def test_half_a_line_of_a_killed_process(tmp_path):
 WORKER = """
 import sys, time
 from pathlib import Path
-from knobs.search.search import Search
+from knobs.search.trials import Search
 from knobs.search.space import Range, Space
 space = Space.of({"lr": Range(1e-4, 1e-1, True)})
 with Search(Path(sys.argv[1]), space, method="random", budget=24) as search:

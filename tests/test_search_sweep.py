@@ -14,11 +14,10 @@ from conftest import TRAIN
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
+from knobs.config.question import plan
 from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
-from knobs.search.plan import plan
-from knobs.search.search import JOURNAL
-from knobs.sweep import search
+from knobs.search.trials import JOURNAL
 from knobs.sweep.grid import Source, Task
 from knobs.sweep.screen import Screen
 
@@ -157,7 +156,7 @@ def test_two_processes_share_a_study(tmp_path):
 
 
 def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
-    monkeypatch.setattr(search.Desk, "_confirm", lambda self, jobs: held())
+    monkeypatch.setattr(study.Desk, "_confirm", lambda self, jobs: held())
     code, out = sweep("+study=lr", "search.runs=2", "study.seeds=1", *QUICK)
     assert code == 0
     assert out.splitlines()[-1] == (

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from knobs import build, config, rng
+from knobs import build, rng
+from knobs.config import command
 from knobs.models.layers import Dropout
-from knobs.sweep import stack
-from knobs.sweep.stacked import CannotStack, Noise
-from knobs.sweep.stacked import stack as stacked
+from knobs.stack import loop as stack
+from knobs.stack.layers import CannotStack, Noise
+from knobs.stack.layers import stack as stacked
 from knobs.training import checkpoint, loop
-from knobs.training.assemble import assemble
+from knobs.training.setup import assemble
 
 CPU = torch.device("cpu")
 OPTIMIZERS = [
@@ -34,7 +35,7 @@ IMAGE = ["training.batch_size=256", "training.epochs=3"]
 
 def make(overrides, dtype):
     """An assembled run in `dtype`, its data too."""
-    plain = config.checked([*overrides, "tracking=local"])
+    plain = command.checked([*overrides, "tracking=local"])
     run = assemble(plain, build.data(plain), CPU)
     run.model.to(dtype)
 
@@ -235,7 +236,7 @@ def test_every_model_float64(shape, free):
 def test_image_augmentation_is_each_rows_own():
     crops = ["data.augment.crop=2", "data.augment.flip=true"]
     settings = [["model=cnn", "model.width=4", *IMAGE, f"seed={i}"] for i in range(2)]
-    plains = [config.checked(setting) for setting in settings]
+    plains = [command.checked(setting) for setting in settings]
     if "augment" not in plains[0]["data"]:
         from knobs.data import Augment
 

@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
-from knobs import trust
+from knobs import targets
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.sweep import launch
 
@@ -27,9 +27,9 @@ SWEEPS = Path("outputs/sweeps")
 # A sweep as a process of its own, whose checkpoints are never old.
 EAGER = f"""
 import runpy, sys
-from knobs.sweep import launch, plan
+from knobs.sweep import launch, groups
 launch.SAVE_SECONDS = launch.SAVE_SHARE = 0
-plan.LEAST_GAIN = float("inf")
+groups.LEAST_GAIN = float("inf")
 sys.argv[0] = {TRAIN!r}
 runpy.run_path({TRAIN!r}, run_name="__main__")
 """
@@ -116,7 +116,7 @@ class Watch(Callback):
 
 
 def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(trust, "_ADMITTED", ("test_sweep.",))
+    monkeypatch.setattr(targets, "_ADMITTED", ("test_sweep.",))
     monkeypatch.setattr(Watch, "told", [])
     monkeypatch.setattr(Watch, "home", tmp_path, raising=False)
     monkeypatch.setenv("COPIED", "as before")

@@ -13,8 +13,8 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
 
-from knobs import sync
 from knobs.record import read_metrics, read_summary
+from knobs.tracking import sync
 
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
 ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN, name)} | {
@@ -23,7 +23,7 @@ ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN
     "WANDB_X_FILE_STREAM_RETRY_MAX": "1",
     "PYTHONWARNINGS": "error::UserWarning",
 }
-SYNC = [sys.executable, "-m", "knobs.sync"]
+SYNC = [sys.executable, "-m", "knobs.tracking.sync"]
 SWEEP = [sys.executable, str(REPO / "train.py"), "-m", "sweep=s", "optimizer=sgd",
          "optimizer.lr=0.1,1e12", "training.epochs=2", "tracking.mode=offline"]  # fmt: skip
 
@@ -39,7 +39,7 @@ def run(cwd, *command, env=None):
 RESUMED = [sys.executable, "-c", """
 import pathlib, time
 from knobs.record import read_metrics
-from knobs.tracking import Tracker
+from knobs.tracking.tracker import Tracker
 settings = {"mode": "online", "project": "knobs", "entity": None, "group": None, "tags": [],
             "run_name": "bare", "artifact": False, "timeout": 60}
 folder = pathlib.Path("outputs/a")

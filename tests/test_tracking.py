@@ -17,7 +17,7 @@ from conftest import REPO
 from wandb_server import KEY, SILENT, WandbServer, plain
 
 from knobs.record import read_metrics, read_summary
-from knobs.tracking import Tracker, answers, git_revision
+from knobs.tracking.tracker import Tracker, answers, git_revision
 
 SECRET = "supersecretvalue"
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -31,7 +31,7 @@ WANDB = [sys.executable, "-m", "wandb"]
 # One epoch mirrored from FOLDER without training it: TRACKER FOLDER EPOCH TIMEOUT.
 TRACKER = [sys.executable, "-c", """
 import pathlib, sys
-from knobs.tracking import Tracker
+from knobs.tracking.tracker import Tracker
 settings = {"mode": "auto", "project": "knobs", "entity": None, "group": None, "tags": [],
             "run_name": "bare", "artifact": False, "timeout": float(sys.argv[3])}
 tracker = Tracker(settings, {}, pathlib.Path(sys.argv[1]))

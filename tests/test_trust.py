@@ -2,7 +2,8 @@
 
 import pytest
 
-from knobs import build, config, trust
+from knobs import build, targets
+from knobs.config import command
 
 WICKED = ["torch.load", "os.system", "builtins.open", "torch.hub.load", "builtins.eval", "pathlib.Path.write_text",
           "torch.utils.cpp_extension.load_inline", "subprocess.run", "hydra.utils.get_method", "knobs.data.vision.os.system",
@@ -27,7 +28,7 @@ WICKED = ["torch.load", "os.system", "builtins.open", "torch.hub.load", "builtin
 )
 def test_refused_in_every_group(group, target):
     with pytest.raises(ValueError, match="not allowed here|no module|has no"):
-        trust.resolve(group, target)
+        targets.resolve(group, target)
 
 
 @pytest.mark.parametrize("override", [
@@ -45,13 +46,15 @@ def test_refused_before_anything_runs(override, monkeypatch):
 
     monkeypatch.setattr("os.system", called)
     monkeypatch.setattr("torch.load", called)
-    _, faults = config.check_overrides([override])
+    _, faults = command.check_overrides([override])
     assert faults
     assert len(faults) <= 2
 
 
 def test_a_target_reached_by_interpolation_is_seen():
-    _, faults = config.check_overrides(["+evil={_target_:os.system}", "+hydra.callbacks.x=${evil}"])
+    _, faults = command.check_overrides(
+        ["+evil={_target_:os.system}", "+hydra.callbacks.x=${evil}"]
+    )
     assert any("evil._target_=os.system: not allowed here; no target is" in f for f in faults)
 
 
@@ -74,11 +77,11 @@ def test_what_conf_uses_is_allowed():
         ("init", "torch.nn.init.xavier_normal_"),
         ("activation", "torch.nn.ReLU"),
     ]:
-        assert trust.resolve(group, target).__name__ == target.split(".")[-1]
+        assert targets.resolve(group, target).__name__ == target.split(".")[-1]
 
 
 def test_an_admitted_package_comes_from_the_environment_only(monkeypatch):
-    monkeypatch.setattr(trust, "_ADMITTED", ("fractions.",))
-    assert trust.resolve("data", "fractions.Fraction").__name__ == "Fraction"
+    monkeypatch.setattr(targets, "_ADMITTED", ("fractions.",))
+    assert targets.resolve("data", "fractions.Fraction").__name__ == "Fraction"
     with pytest.raises(ValueError, match=r"must be a torch.optim.Optimizer"):
-        trust.resolve("optimizer", "fractions.Fraction")
+        targets.resolve("optimizer", "fractions.Fraction")

@@ -52,9 +52,9 @@ ConfigStore.instance().store(
 
 
 class SearchSweeper(GridSweeper):
-    """A thin adapter: knobs.sweep.search does the work, with any launcher."""
+    """A thin adapter: knobs.sweep.study does the work, with any launcher."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        from knobs.sweep.search import search
+        from knobs.sweep.study import search
 
         return search(arguments, self.launcher, self.context, self.config)

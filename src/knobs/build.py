@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, late_compiler, optimizers, schedulers, trust
+from knobs import init, late_compiler, optimizers, schedulers, targets
 from knobs.data import Data
 from knobs.shape import Shape
 
@@ -40,7 +40,7 @@ def make(path: str, node: dict) -> Any:
     }
     if "_target_" not in node:
         return arguments
-    target = trust.resolve(path, node["_target_"])
+    target = targets.resolve(path, node["_target_"])
     return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
 
 
@@ -95,15 +95,15 @@ def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRS
 def argument_faults(config: dict) -> list[str]:
     """Arguments that targets do not take, and those they need and are not given."""
     faults = []
-    for path, target, node in trust.targets(config):
-        takes = _signature(trust.resolve(path, target)).parameters
+    for path, target, node in targets.targets(config):
+        takes = _signature(targets.resolve(path, target)).parameters
         own = OWN_KEYS.get(path, set())
         if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             continue  # such a target says itself what it does not take; see rehearse
         given = {k for k in node if k not in own and k not in ("_target_", "_partial_")}
         faults += [
             f"{path}.{name}={node[name]}: {target} takes no argument {name}"
-            + trust.did_you_mean(name, takes)
+            + targets.did_you_mean(name, takes)
             for name in sorted(given - set(takes))
         ]
         faults += [

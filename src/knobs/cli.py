@@ -55,7 +55,8 @@ def prepare(argv: list[str]) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    from knobs import config, ledger
+    from knobs import ledger
+    from knobs.config import command
 
     args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
@@ -67,7 +68,7 @@ def prepare(argv: list[str]) -> list[str]:
     settled: set[tuple[str, ...]] = set()
     config_dir = Path(args.config_path).resolve() if args.config_path else CONF
     also = Path(args.config_dir) if args.config_dir else None
-    grid = args.multirun or config.MULTIRUN in overrides
+    grid = args.multirun or command.MULTIRUN in overrides
     named = [o for o in args.overrides if o.startswith(("sweep=", "retry_failed="))]
     if several := [o for o in named if "," in o]:
         raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
@@ -79,11 +80,11 @@ def prepare(argv: list[str]) -> list[str]:
     if grid:
         # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
-        if not config.is_search(overrides):
+        if not command.is_search(overrides):
             settled = _settled(overrides, [config_dir, *([also] if also else [])])
     elif named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
-    configs, faults = config.check_overrides(
+    configs, faults = command.check_overrides(
         overrides,
         config_dir=config_dir,
         config_name=args.config_name or "config",
@@ -136,11 +137,11 @@ def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
     from omegaconf import OmegaConf
 
-    from knobs import config
+    from knobs.config import command
 
     recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
     recorded.name = ""  # it names Hydra's choices, which are not in this file
-    recorded = config.resolve(recorded)
+    recorded = command.resolve(recorded)
     now = {name: node for name, node in now.items() if name != "hydra"}
     changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
     if changed:

@@ -7,7 +7,7 @@ the base rate is multiplied by.
 import math
 from typing import Any
 
-from knobs.limits import percent
+from knobs.config.rules import percent
 
 
 def inverse_time(t: int, *, rate: float) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from knobs import limits
+from knobs.config import rules
 from knobs.report import leaderboard
 from knobs.report.compare import Candidate
 from knobs.report.gather import Run, Sweep, curve, knob_of, position
@@ -120,14 +120,14 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
         if not upper and knob.low >= 0 > new:
             new = knob.low / 2
     new = round(new) if knob.integer else float(f"{new:.2g}")
-    rule = limits.RULES.get(knob.name)
+    rule = rules.RULES.get(knob.name)
     if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
 
 
 def _may_be_off(knob: Knob) -> bool:
-    rule = limits.RULES.get(knob.name)
+    rule = rules.RULES.get(knob.name)
     return rule is not None and rule.accepts(0.0)
 
 

@@ -17,12 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from knobs import sync
 from knobs.errors import UserError
 from knobs.identity import leaves, public
 from knobs.record import write_whole
 from knobs.report.leaderboard import Entry, RunRow, differing, leaderboard, read_runs
-from knobs.tracking import BOUNDED, QUIET, first_line, kept_offline, no_account, no_server
+from knobs.tracking import sync
+from knobs.tracking.tracker import BOUNDED, QUIET, first_line, kept_offline, no_account, no_server
 
 SPEC = "wandb_report.json"
 TOP = 20  # lines of the leaderboard

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from knobs import cli, config, ledger
+from knobs import cli, ledger
+from knobs.config import command
 from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
 from knobs.identity import FILES, identity, key_of, under
 from knobs.ledger import Entry, Ledger
@@ -46,7 +47,7 @@ class Task:
     @classmethod
     def of(cls, overrides: list[str], context: HydraContext, master: DictConfig) -> "Task":
         """A task, from what was checked before, or by composing its config."""
-        plain = config.resolved(overrides) if config.was_checked(master) else None
+        plain = command.resolved(overrides) if command.was_checked(master) else None
         if plain is None:
             plain = plain_config(compose(overrides, context, master))
         return cls(overrides, plain if plain and plain["task"] == "train" else None)
@@ -111,7 +112,7 @@ def _sweep(
     folder: Path,
     out: Console,
 ) -> list[Sequence[JobReturn]]:
-    jobs = config.jobs(arguments)
+    jobs = command.jobs(arguments)
     if not jobs:
         raise ConfigError("the grid is empty: one of its overrides has no values")
     todo = outstanding(jobs, folder, context, master, out)
@@ -266,7 +267,7 @@ def launch(
 def compose(overrides: Sequence[str], context: HydraContext, master: DictConfig) -> DictConfig:
     """A job's config: from what was checked before, or as Hydra's own launchers get it."""
     hydra = OmegaConf.to_container(master.hydra.overrides.hydra)
-    made = config.composed([*hydra, *overrides]) if config.was_checked(master) else None
+    made = command.composed([*hydra, *overrides]) if command.was_checked(master) else None
     if made is None:
         return context.config_loader.load_sweep_config(master, list(overrides))
     OmegaConf.copy_cache(master, made)  # the time stamps of the sweep's folder

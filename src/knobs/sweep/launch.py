@@ -13,17 +13,18 @@ from rich.console import Console
 from knobs import build
 from knobs.data import Data
 from knobs.errors import ConfigError, MemoryShortage, for_a_person
-from knobs.mirror import Mirror, Remote
-from knobs.sweep import plan, stack
+from knobs.stack import loop as stack
+from knobs.stack.layers import CannotStack
+from knobs.sweep import groups
 from knobs.sweep.grid import Source, Task, compose
+from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
-from knobs.sweep.plan import Group
 from knobs.sweep.screen import Screen
-from knobs.sweep.stacked import CannotStack
+from knobs.tracking.remote import Mirror, Remote
 from knobs.training import run
-from knobs.training.assemble import machine, steps_per_epoch
 from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune
+from knobs.training.setup import machine, steps_per_epoch
 
 log = logging.getLogger("knobs")
 SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
@@ -78,14 +79,14 @@ def launch(
 
 
 def grouped(
-    tasks: dict[int, Task], read: plan.Reader, width: int | None, timed: dict[str, Group]
+    tasks: dict[int, Task], read: groups.Reader, width: int | None, timed: dict[str, Group]
 ) -> list[Group]:
     """Runs of knobs as they train together; any other job by itself; in the order of jobs."""
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's metrics and its log
     configs = {n: task.plain for n, task in tasks.items() if task.plain}
-    groups = plan.plan(configs, read, width, timed)
-    groups += [Group([number]) for number, task in tasks.items() if not task.plain]
-    return sorted(groups, key=lambda group: group.jobs[0])
+    planned = groups.plan(configs, read, width, timed)
+    planned += [Group([number]) for number, task in tasks.items() if not task.plain]
+    return sorted(planned, key=lambda group: group.jobs[0])
 
 
 def open_files() -> int:
@@ -116,7 +117,7 @@ class Work:
         self,
         screen: Screen,
         stopped: list[int],
-        read: plan.Reader,
+        read: groups.Reader,
         job: Callable[[int, Task], Job],
         source: Source,
     ):
@@ -288,7 +289,7 @@ class Work:
 def joins(plain: dict, other: dict) -> bool:
     """Whether a run can take a place in the stack of another."""
     whole = plain["resume"] is None  # one that goes on may stand in the middle of an epoch
-    return whole and not plan.alone(plain) and plan.shared(plain) == plan.shared(other)
+    return whole and not groups.alone(plain) and groups.shared(plain) == groups.shared(other)
 
 
 class Clock:

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from knobs.errors import for_a_person
 from knobs.sweep.grid import Source, Task
+from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
-from knobs.sweep.plan import Group
 from knobs.training.loop import Run
 
 LEADERS = 3

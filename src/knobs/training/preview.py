@@ -8,7 +8,7 @@ from torch import nn
 
 from knobs import build
 from knobs.optimizers import training_mode
-from knobs.training.assemble import steps_per_epoch
+from knobs.training.setup import steps_per_epoch
 
 
 def rates(config: dict, steps_per_epoch: int) -> list[float]:

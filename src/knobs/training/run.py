@@ -15,14 +15,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from knobs import cli, config
-from knobs.advice.rules import hints
+from knobs import cli
+from knobs.config import command
 from knobs.errors import ConfigError, UserError, for_a_person
+from knobs.hints import hints
 from knobs.identity import public
 from knobs.training import loop, screen
-from knobs.training.assemble import machine
 from knobs.training.loop import Run
 from knobs.training.session import Outcome, Session, prune
+from knobs.training.setup import machine
 
 MAX_TAG = 64  # characters, W&B's limit
 log = logging.getLogger("knobs")
@@ -43,8 +44,8 @@ def start(cfg: DictConfig) -> float | None:
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     out = Console(highlight=False, soft_wrap=True)
     try:
-        plain = config.resolve(cfg)
-        if faults := config.check(plain):  # again: a sweep may compose what nobody looked at
+        plain = command.resolve(cfg)
+        if faults := command.check(plain):  # again: a sweep may compose what nobody looked at
             raise ConfigError("\n  ".join(["faults in the config", *faults]))
         if plain["task"] == "preview":
             from knobs.training.preview import preview
@@ -103,7 +104,7 @@ def execute(
     """Train one checked config in `folder` and leave its record there.
 
     Args:
-        plain: resolved, as config.checked gives it.
+        plain: resolved, as command.checked gives it.
         out: where a person watches; nowhere if None.
         about: the overrides and choices that made the config; none if None.
 

@@ -19,10 +19,10 @@ from knobs.errors import DIVERGED, CheckpointError, for_a_person
 from knobs.identity import identity, public
 from knobs.record import Record
 from knobs.search.pruning import Pruner
-from knobs.tracking import Tracker, versions
+from knobs.tracking.tracker import Tracker, versions
 from knobs.training import checkpoint, loop
-from knobs.training.assemble import assemble
 from knobs.training.loop import Run
+from knobs.training.setup import assemble
 
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a crash can cost

@@ -26,7 +26,7 @@ from rich.text import Text
 from knobs import cli, record
 from knobs.errors import INTERRUPTED, ConfigError, UserError
 from knobs.identity import public
-from knobs.tracking import BOUNDED, QUIET, first_line, no_account, no_server
+from knobs.tracking.tracker import BOUNDED, QUIET, first_line, no_account, no_server
 
 ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
 FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
@@ -360,9 +360,10 @@ def _printable(text: str) -> Text:
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """`python -m knobs.sync [FOLDER]`; the exit code."""
+    """`python -m knobs.tracking.sync [FOLDER]`; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m knobs.sync", description="upload offline W&B runs and verify what arrived"
+        prog="python -m knobs.tracking.sync",
+        description="upload offline W&B runs and verify what arrived",
     )
     parser.add_argument(
         "folder", nargs="?", default="outputs", type=Path, help="holds runs (default: outputs)"

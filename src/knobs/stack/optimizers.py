@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from knobs.sweep.stacked import Pair, per_row
+from knobs.stack.layers import Pair, per_row
 from knobs.training.loop import Run
 
 LINEAR_IN_LR = (

@@ -19,14 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 from rich.console import Console
 
-from knobs import cli, config, ledger
+from knobs import cli, ledger
+from knobs.config import command
+from knobs.config.question import Plan
 from knobs.errors import ConfigError, LockedError, UserError
 from knobs.identity import NOT_IDENTITY, identity, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
 from knobs.report import gather, leaderboard
 from knobs.search import space
-from knobs.search.plan import Plan
-from knobs.search.search import UNITS, Search, Trial
+from knobs.search.trials import UNITS, Search, Trial
 from knobs.sweep import grid
 from knobs.sweep.grid import Source, Task
 
@@ -45,7 +46,7 @@ def search(
     """
     out = Console(highlight=False, soft_wrap=True)
     try:
-        plan = config.plan([*master.hydra.overrides.hydra, *arguments])
+        plan = command.plan([*master.hydra.overrides.hydra, *arguments])
         folder = Path(str(master.hydra.sweep.dir))
         desk = Desk(folder, plan, launcher, context, master, out)
         _not_a_grids(folder)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.record import read_metrics
-from knobs.tracking import FINISH_TIMEOUT, Tracker, enabled
+from knobs.tracking.tracker import FINISH_TIMEOUT, Tracker, enabled
 
 NICE = 10  # what the operating system leaves over is enough
 
@@ -61,7 +61,7 @@ class Mirror:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "knobs.mirror"],
+                [sys.executable, "-m", "knobs.tracking.remote"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from knobs import rng
 from knobs.data import Tensors
 from knobs.regularization import mixup
-from knobs.sweep.slices import Slice, kind
-from knobs.sweep.stacked import Noise, Stacked, per_row, stack
+from knobs.stack.layers import Noise, Stacked, per_row, stack
+from knobs.stack.optimizers import Slice, kind
 from knobs.training import metrics
 from knobs.training.loop import (
     CHECK_EVERY,

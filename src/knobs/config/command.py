@@ -18,17 +18,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs import ledger, resolvers, trust
-from knobs.compose import Composer
+from knobs import ledger, targets
+from knobs.config import resolvers
+from knobs.config.compose import Composer
+from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
+from knobs.config.question import plan as make_plan
+from knobs.config.rules import RULES
 from knobs.conflicts import conflicts
 from knobs.errors import ConfigError, UserError
 from knobs.identity import leaves
-from knobs.limits import RULES
-from knobs.search.plan import NOT_SEARCHED, Plan, last_of_each, root
-from knobs.search.plan import plan as make_plan
-from knobs.trust import did_you_mean
+from knobs.targets import did_you_mean
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults
@@ -201,7 +202,7 @@ def was_checked(config: DictConfig) -> bool:
 
 def check(plain: dict) -> list[str]:
     """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
-    faults = trust.faults(plain)
+    faults = targets.faults(plain)
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
     config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}

@@ -15,12 +15,12 @@ import torch
 from knobs import build
 from knobs.data import Data, Stream
 from knobs.errors import MemoryShortage, for_a_person
-from knobs.sweep import stack
-from knobs.sweep.slices import LINEAR_IN_LR
-from knobs.sweep.stacked import CannotStack
+from knobs.stack import loop as stack
+from knobs.stack.layers import CannotStack
+from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.training import loop
-from knobs.training.assemble import assemble, steps_per_epoch
 from knobs.training.loop import Run
+from knobs.training.setup import assemble, steps_per_epoch
 
 STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}

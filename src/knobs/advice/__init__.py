@@ -1,1 +1,0 @@
-"""Advice: rules of thumb about a config. Reads configs and shapes; changes nothing."""
