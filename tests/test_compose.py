@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
 from knobs.config import command
+from knobs.config.check import check
 from knobs.config.compose import Composer
 
 CONF = REPO / "conf"
@@ -314,7 +315,7 @@ def test_a_vanished_file_is_seen_by_the_second_check(tmp_path):
     path.touch()
     plain = command.checked(["init=tensor", f"init.path={path}"])
     path.unlink()
-    assert command.check(plain) == [f"init.path={path}: no such file"]
+    assert check(plain) == [f"init.path={path}: no such file"]
 
 
 def test_faults_of_a_rehearsal_come_back_every_time():
@@ -332,18 +333,18 @@ def test_a_checked_job_is_composed_again_without_hydra():
     for job in command.jobs(grid):
         hydra = [o for o in job if o.startswith("hydra.")]
         asked = [*hydra, command.MULTIRUN, *(o for o in job if o not in hydra)]
-        mine = command.composed(asked)
+        mine = command.LAST.compose(asked)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             assert_same(mine, compose("config", asked, return_hydra_config=True))
 
 
 def test_what_was_not_composed_is_not_made_up(monkeypatch):
     command.check_overrides(["optimizer=adam,sgd"], grid=True)
-    assert command.composed(["optimizer=momentum", command.MULTIRUN]) is None
-    assert command.composed(["experiment=california", command.MULTIRUN]) is None
-    assert command.composed(["optimizer=sgd", command.MULTIRUN]) is not None
-    monkeypatch.setattr(command, "_composer", None)
-    assert command.composed(["optimizer=sgd", command.MULTIRUN]) is None
+    assert command.LAST.compose(["optimizer=momentum", command.MULTIRUN]) is None
+    assert command.LAST.compose(["experiment=california", command.MULTIRUN]) is None
+    assert command.LAST.compose(["optimizer=sgd", command.MULTIRUN]) is not None
+    monkeypatch.setattr(command.LAST, "composer", None)
+    assert command.LAST.compose(["optimizer=sgd", command.MULTIRUN]) is None
 
 
 def test_the_jobs_of_a_command_line():

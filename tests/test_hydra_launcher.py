@@ -11,7 +11,7 @@ from hydra.test_utils.launcher_common_tests import (
     LauncherTestSuite,
 )
 
-from knobs import cli
+from knobs.config import command
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +50,7 @@ def test_a_job_that_raises_or_exits_ends_alone(
             sys.exit(3)
         return cfg.a
 
-    monkeypatch.setattr(command, "_composer", None)  # as in an app that is not knobs
-    monkeypatch.setattr(cli, "_ends_with", 0)
+    monkeypatch.setattr(command.LAST, "composer", None)  # as in an app that is not knobs
     sweep = hydra_sweep_runner(
         None, "hydra.test_utils.a_module", task, "configs", "compose.yaml",
         ["hydra/launcher=stack", "hydra/sweeper=grid", "+a=0,1,2,3"], tmpdir,

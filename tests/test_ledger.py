@@ -4,6 +4,7 @@ import pytest
 
 from knobs import ledger
 from knobs.errors import LockedError
+from knobs.identity import job_of
 from knobs.ledger import Entry, Ledger
 
 BOOK = Ledger("abc", {0: Entry(("seed=0",), "id0"), 7: Entry(("seed=1", "model=cnn"), "id7")})
@@ -70,7 +71,7 @@ def test_done_jobs_are_those_of_the_same_files(tmp_path):
 def test_what_makes_a_job():
     lines = ["+seed=0", "sweep=s", "hydra.launcher.width=3", "hydra/launcher=basic",
              "retry_failed=true", "sweeper=x", "~model.width", "tracking.group=a"]  # fmt: skip
-    assert ledger.job_of(lines) == ("+seed=0", "sweeper=x", "~model.width", "tracking.group=a")
+    assert job_of(lines) == ("+seed=0", "sweeper=x", "~model.width", "tracking.group=a")
 
 
 def test_the_digest_is_of_names_and_contents_below(tmp_path):

@@ -77,16 +77,16 @@ def test_resume_is_bitwise_an_uninterrupted_run(overrides, make_run, tmp_path):
     """Stopped in the middle of an epoch, saved, loaded into fresh objects, gone on with."""
     overrides = ["training.epochs=3", *overrides]
     whole, rows = make_run(*overrides), []
-    loop.fit(whole, record(rows), quiet)
+    rows += loop.fit(whole)
     broken, seen = make_run(*overrides), []
     steps = steps_per_epoch(len(broken.data.train), broken.training)
     with pytest.raises(loop.Interrupted):
-        loop.fit(broken, record(seen), interrupt_at(steps + steps // 2))
+        seen.extend(loop.fit(broken, interrupt_at(steps + steps // 2)))
     path = tmp_path / "last.pt"
     torch.save(snapshot(broken), path)
     resumed = make_run(*overrides)
     restore(resumed, torch.load(path, weights_only=True))
-    loop.fit(resumed, record(seen), quiet)
+    seen += loop.fit(resumed)
     assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
     assert_same_bits(resumed.best_weights, whole.best_weights)
     assert seen == rows
@@ -101,7 +101,7 @@ def test_resume_of_a_recorded_run(tmp_path):
     (tmp_path / "broken").mkdir()
     rows = []
     with pytest.raises(loop.Interrupted):
-        loop.fit(run, record(rows), interrupt_at(50))
+        rows.extend(loop.fit(run, interrupt_at(50)))
     from knobs.training.checkpoint import save_last
 
     (tmp_path / "broken" / "metrics.jsonl").write_text(
@@ -171,7 +171,7 @@ def test_early_stopping_waits_patience_epochs(train):
 def test_divergence_names_the_step_and_stops(make_run, train):
     run = make_run("optimizer=sgd", "optimizer.lr=1e12")
     with pytest.raises(loop.Diverged, match="step [1-9]") as error:
-        loop.fit(run, lambda *_: None, quiet)
+        list(loop.fit(run))
     assert 1 < error.value.step < 10
     outcome = train("optimizer=sgd", "optimizer.lr=1e12")
     assert (outcome.status, outcome.exit_code) == ("diverged", 5)

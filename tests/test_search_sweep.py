@@ -18,7 +18,9 @@ from knobs.config.question import plan
 from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.search.trials import JOURNAL
-from knobs.sweep.grid import Source, Task
+from knobs.sweep import study
+from knobs.sweep.grid import Supply
+from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
@@ -156,7 +158,7 @@ def test_two_processes_share_a_study(tmp_path):
 
 
 def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
-    monkeypatch.setattr(study.Desk, "_confirm", lambda self, jobs: held())
+    monkeypatch.setattr(study.StudyRunner, "_confirm", lambda self, jobs: held())
     code, out = sweep("+study=lr", "search.runs=2", "study.seeds=1", *QUICK)
     assert code == 0
     assert out.splitlines()[-1] == (
@@ -230,9 +232,9 @@ def test_pruned_places_are_refilled(sweep):
 
 
 def test_progress_counts_the_runs_to_come():
-    source = Source()
-    source.coming = 30
-    screen = Screen({n: Task([f"seed={n}"], None) for n in range(10)}, [], source)
+    supply = Supply()
+    supply.coming = 30
+    screen = Screen({n: Job(n, [f"seed={n}"], None) for n in range(10)}, [], supply)
     screen.done["finished"] = 8
     assert screen._line().startswith("runs 8/40  ")  # a fifth of all, 80 % of those handed out
 

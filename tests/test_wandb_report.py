@@ -22,13 +22,12 @@ ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN
 }
 PUBLISH = [sys.executable, "-c", """
 import json, pathlib, sys
-from knobs import cli
-from knobs.errors import UserError
+from knobs.errors import UserError, tell
 from knobs.report.wandb_report import publish
 try:
     print(publish(pathlib.Path("sweep"), json.loads(sys.argv[1])))
 except UserError as error:
-    sys.exit(cli.report(error))
+    sys.exit(tell(error))
 """]  # fmt: skip
 SUMMARY = {"question": "Which optimizer?", "verdict": f"Use **adam**, not {SECRET}"}
 

@@ -43,16 +43,17 @@ class StackLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from knobs.sweep.grid import Task
+        from knobs.sweep.grid import job
 
-        tasks = (Task.of(list(lines), self.context, self.config) for lines in job_overrides)
-        return self.launch_numbered(dict(enumerate(tasks, initial_job_idx)))
+        numbers = enumerate(job_overrides, initial_job_idx)
+        jobs = {n: job(list(lines), self.context, self.config, number=n) for n, lines in numbers}
+        return self.launch_numbered(jobs)
 
-    def launch_numbered(self, tasks: dict[int, Any], source: Any = None) -> Sequence[JobReturn]:
-        """Jobs under numbers of the caller's choice; `source` has more where some have ended."""
+    def launch_numbered(self, jobs: dict[int, Any], supply: Any = None) -> Sequence[JobReturn]:
+        """Launch jobs under numbers of the caller's; the supply has more where some have ended."""
         from knobs.sweep.launch import launch  # late: it imports torch
 
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
         Path(str(hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        return launch(tasks, self.context, self.task_function, self.config, self.width, source)
+        return launch(jobs, self.context, self.task_function, self.config, self.width, supply)

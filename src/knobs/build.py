@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import init, late_compiler, optimizers, schedulers, targets
 from knobs.data import Data
+from knobs.errors import did_you_mean, first_line
 from knobs.shape import Shape
 
 late_compiler.install()
@@ -103,7 +104,7 @@ def argument_faults(config: dict) -> list[str]:
         given = {k for k in node if k not in own and k not in ("_target_", "_partial_")}
         faults += [
             f"{path}.{name}={node[name]}: {target} takes no argument {name}"
-            + targets.did_you_mean(name, takes)
+            + did_you_mean(name, takes)
             for name in sorted(given - set(takes))
         ]
         faults += [
@@ -131,7 +132,7 @@ def rehearse(config: dict) -> list[str]:
         try:
             return build()
         except Exception as error:  # torch raises ValueError, TypeError, RuntimeError, ...
-            faults.append(f"{path}: {str(error).splitlines()[0]}")
+            faults.append(f"{path}: {first_line(error)}")
         return None
 
     attempt("activation", lambda: make("activation", config["activation"])())

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from knobs.errors import CheckpointError, ConfigError, UserError
-from knobs.identity import differences, under
+from knobs.config.check import resolve
+from knobs.errors import CheckpointError, ConfigError, UserError, tell
+from knobs.identity import differences, job_of, under
 
 CONF = Path(__file__).parents[2] / "conf"
 # What may change when a run goes on; anything else would make it another run.
-_ends_with = 0  # the exit code where nothing was raised
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
 
@@ -24,24 +24,11 @@ def main(train: Callable[[], None]) -> None:
             return show_help()
         sys.argv[1:] = prepare(sys.argv[1:])
         train()
-        sys.exit(_ends_with)
     except UserError as error:
-        sys.exit(report(error))
+        sys.exit(tell(error))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def end_with(exit_code: int) -> None:
-    """What the process is to end with once Hydra has come to its end: a sweep's result."""
-    global _ends_with
-    _ends_with = exit_code
-
-
-def report(error: UserError) -> int:
-    """Print a fault to stderr; its exit code."""
-    print(f"knobs: {error}", file=sys.stderr)
-    return error.exit_code
 
 
 def prepare(argv: list[str]) -> list[str]:
@@ -55,7 +42,6 @@ def prepare(argv: list[str]) -> list[str]:
     """
     from hydra._internal.utils import get_args_parser
 
-    from knobs import ledger
     from knobs.config import command
 
     args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
@@ -90,7 +76,7 @@ def prepare(argv: list[str]) -> list[str]:
         config_name=args.config_name or "config",
         also=also,
         grid=grid,
-        skip=lambda job: ledger.job_of(job) in settled,
+        skip=lambda job: job_of(job) in settled,
     )
     if faults:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
@@ -137,11 +123,9 @@ def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
     from omegaconf import OmegaConf
 
-    from knobs.config import command
-
     recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
     recorded.name = ""  # it names Hydra's choices, which are not in this file
-    recorded = command.resolve(recorded)
+    recorded = resolve(recorded)
     now = {name: node for name, node in now.items() if name != "hydra"}
     changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
     if changed:

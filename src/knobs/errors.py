@@ -1,7 +1,10 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
 import errno
+import sys
+from collections.abc import Iterable
 
+BUG = 1  # a fault of knobs itself
 DIVERGED = 5  # the loss left the finite numbers: a result, not an error
 SWEEP_FAILED = 10  # a sweep of which some runs failed
 INTERRUPTED = 130  # Ctrl-C; a SIGTERM ends in 143
@@ -49,16 +52,33 @@ class LockedError(UserError):
     exit_code = 9
 
 
+def tell(error: UserError) -> int:
+    """Print a fault to stderr; return its exit code."""
+    print(f"knobs: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or the name of its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def did_you_mean(word: str, words: Iterable) -> str:
+    """Return `; did you mean X?`, or nothing where none of the words is near."""
+    import difflib
+
+    near = difflib.get_close_matches(str(word), [str(w) for w in words], n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def for_a_person(error: Exception) -> Exception:
-    """The same fault as a UserError where a user can mend it; any other comes back as it is."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the same fault as a UserError where a user can mend it, else the error itself."""
+    why = first_line(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StorageError(
-            f"the disk cannot be written to ({first_line}); free space, then resume"
-        )
+        return StorageError(f"the disk cannot be written to ({why}); free space, then resume")
     # torch's own class on an accelerator; on a CPU a RuntimeError with these words.
-    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in first_line
+    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in why
     if starved or isinstance(error, MemoryError):
         smaller = "a smaller training.batch_size, or training.accumulate=2, may fit"
-        return MemoryShortage(f"out of memory ({first_line}); {smaller}")
+        return MemoryShortage(f"out of memory ({why}); {smaller}")
     return error

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Where a run is kept and shown, not what it computes: no part of its identity.
@@ -15,6 +15,8 @@ NOT_IDENTITY = (
 )
 # Of these, what tells one run from another within a sweep: data sets under other names.
 FILES = ("data.root", "data.path", "data.test_path", "init.path")
+# Overrides that say how a sweep goes about its jobs, not what a job is.
+NOT_THE_JOB = ("hydra", "sweep", "retry_failed")
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 
@@ -70,3 +72,8 @@ def under(path: str, roots: tuple[str, ...]) -> bool:
 def key_of(line: str) -> str:
     """What an override sets: `optimizer.lr` of `+optimizer.lr=1`."""
     return line.partition("=")[0].partition("@")[0].lstrip("+~").replace("/", ".")
+
+
+def job_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that make a job what it is."""
+    return tuple(line for line in overrides if not under(key_of(line), NOT_THE_JOB))

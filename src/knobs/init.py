@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, first_line
 
 LINEAR = (nn.Linear, nn.LSTM, nn.MultiheadAttention)
 CONV = (nn.Conv1d, nn.Conv2d)
@@ -185,5 +185,5 @@ def _read(path: str) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both readers raise many kinds
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"init.path={path}: not a file of weights ({reason})") from None

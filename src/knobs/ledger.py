@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from knobs.errors import LockedError
-from knobs.identity import key_of, under
 from knobs.record import read_summary, write_whole
 
 LEDGER, LOCK = "sweep.json", "sweep.lock"
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
-# Overrides that say how a sweep goes about its jobs, not what a job is.
-NOT_THE_JOB = ("hydra", "sweep", "retry_failed")
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,6 @@ def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
         for number, entry in ledger.jobs.items()
         if entry.identity and settled(status(folder / str(number)), retry_failed)
     }
-
-
-def job_of(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides that make a job what it is."""
-    return tuple(line for line in overrides if not under(key_of(line), NOT_THE_JOB))
 
 
 def digest(folders: Sequence[Path]) -> str:

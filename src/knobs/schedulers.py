@@ -5,9 +5,10 @@ the base rate is multiplied by.
 """
 
 import math
+import re
 from typing import Any
 
-from knobs.config.rules import percent
+_PERCENT = re.compile(r"(\d+(\.\d+)?)%")
 
 
 def inverse_time(t: int, *, rate: float) -> float:
@@ -44,6 +45,12 @@ def wsd(t: int, *, warmup: int, decay: int, total: int, floor: float) -> float:
     if t < warmup:
         return _warm(t, warmup)
     return floor + (1 - floor) * min(1.0, left / decay) if decay else 1.0
+
+
+def percent(value: Any) -> float | None:
+    """The share that `30%` stands for, 0.3; None where the value is not such a word."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else None
 
 
 def lengths(node: Any, total: int) -> Any:

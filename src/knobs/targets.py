@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from knobs.errors import did_you_mean
+
 # Read once, before any config is: hydra.job.env_set cannot widen it later.
 _ADMITTED = tuple(p for p in os.environ.get("KNOBS_ALLOW", "").split(",") if p)
 
@@ -130,11 +132,3 @@ def _named_code(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(node, list):
         for i, child in enumerate(node):
             yield from _named_code({str(i): child}, path)
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """`; did you mean X?`, or nothing where no known word is near."""
-    import difflib
-
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
-    return f"; did you mean {near[0]}?" if near else ""

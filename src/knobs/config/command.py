@@ -1,9 +1,10 @@
-"""From overrides to one checked config: names, types, ranges and sense, all faults at once."""
+"""A command line -> checked jobs: everything it asks for is composed before anything runs."""
 
 import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs import ledger, targets
 from knobs.config import resolvers
+from knobs.config.check import check, rule_faults
 from knobs.config.compose import Composer
 from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
 from knobs.config.rules import RULES
-from knobs.conflicts import conflicts
-from knobs.errors import ConfigError, UserError
-from knobs.identity import leaves
-from knobs.targets import did_you_mean
+from knobs.errors import ConfigError, UserError, did_you_mean, first_line
+from knobs.identity import job_of, leaves
 
 CONF = Path(__file__).parents[3] / "conf"
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
@@ -38,9 +37,49 @@ NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 resolvers.register()
 resolvers.remember_interpolations()
-_composer: Composer | None = None  # of the last command line that was checked
-_checked: dict[tuple[str, ...], dict] = {}  # its jobs, resolved
-_source: Path | None = None  # where its configs lie
+
+
+@dataclass
+class Checked:
+    """What was composed and checked of one command line; its sweep need not compose it again.
+
+    Args:
+        composer: of its configs; None before there was a command line.
+        source: the folder of its configs.
+        jobs: its jobs, resolved.
+    """
+
+    composer: Composer | None = None
+    source: Path | None = None
+    jobs: dict[tuple[str, ...], dict] = field(default_factory=dict)
+
+    def covers(self, composed: DictConfig) -> bool:
+        """Return whether a composed config is of the app whose command line was checked."""
+        sources = composed.hydra.runtime.config_sources
+        return any(s.schema == "file" and Path(s.path).resolve() == self.source for s in sources)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig | None:
+        """Return a job's config as Hydra composes it, from what was composed before.
+
+        Args:
+            overrides: all of the job's, those of `hydra` too; a job of a grid has MULTIRUN.
+
+        Returns:
+            A config of the caller's own with its `hydra` node; None where only Hydra can say.
+
+        Raises:
+            HydraException: as Hydra's compose would.
+        """
+        return self.composer.kept(list(overrides)) if self.composer else None
+
+    def resolved(self, overrides: Sequence[str]) -> dict | None:
+        """Return a job, resolved, its hydra node left out; None if it was not checked."""
+        config = self.jobs.get(job_of(overrides))
+        return config and {name: node for name, node in config.items() if name != "hydra"}
+
+
+# Of the last command line: Hydra makes the sweeper and the launcher, which look here.
+LAST = Checked()
 
 
 # ------------------------------------------------------------------ compose and check
@@ -68,12 +107,10 @@ def check_overrides(
     """
     folders = [config_dir, *([also] if also else [])]
     searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
-    global _composer, _source
-    _checked.clear()
-    _source = config_dir.resolve()
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         whole = functools.partial(compose, config_name, return_hydra_config=True)
-        _composer = composer = Composer(lambda lines: whole(overrides=lines), folders)
+        composer = Composer(lambda lines: whole(overrides=lines), folders)
+        LAST.composer, LAST.source, LAST.jobs = composer, config_dir.resolve(), {}
         parsed, faults = _parse(searched + overrides)
         search = is_search(overrides)
         wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
@@ -104,7 +141,7 @@ def _check_jobs(
         plain, faults = _compose(composer, job + mode, folders)
         if plain:
             configs.append(plain)
-            _checked[ledger.job_of(job)] = plain
+            LAST.jobs[job_of(job)] = plain
         for fault in faults:
             found.setdefault(fault, []).append(number)
         faulty += bool(faults)
@@ -141,7 +178,7 @@ def plan(overrides: Sequence[str]) -> Plan:
         ConfigError: naming all that is wrong with it.
     """
     parsed, faults = _parse(list(overrides))
-    asked, more = _plan(_composer, parsed) if not faults else (None, [])
+    asked, more = _plan(LAST.composer, parsed) if not faults else (None, [])
     if asked is None:
         raise ConfigError("\n".join(faults + more))
     return asked
@@ -155,7 +192,7 @@ def _plan(
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
         made = composer(lines)
-        if faults := list(_rule_faults({"search": _raw(made.search)})):
+        if faults := list(rule_faults({"search": _raw(made.search)})):
             return None, faults
         study = None
         if "study" in made:
@@ -171,63 +208,6 @@ def _plan(
         return None, [str(error)]
     except NOT_COMPOSED as error:
         return None, _compose_without_faults(composer, lines, folders, error)[1]
-
-
-def composed(overrides: Sequence[str]) -> DictConfig | None:
-    """A job's config as Hydra composes it, from what the last check_overrides composed.
-
-    Args:
-        overrides: all of the job's, those of `hydra` too; a job of a grid has MULTIRUN.
-
-    Returns:
-        A config of the caller's own with its `hydra` node; None where only Hydra can say.
-
-    Raises:
-        HydraException: as Hydra's compose would.
-    """
-    return _composer.kept(list(overrides)) if _composer else None
-
-
-def resolved(overrides: Sequence[str]) -> dict | None:
-    """A job of the last check_overrides, resolved, its hydra node left out; None if it had none."""
-    plain = _checked.get(ledger.job_of(overrides))
-    return plain and {name: node for name, node in plain.items() if name != "hydra"}
-
-
-def was_checked(config: DictConfig) -> bool:
-    """Whether a composed config is of the app that the last check_overrides looked at."""
-    sources = config.hydra.runtime.config_sources
-    return any(s.schema == "file" and Path(s.path).resolve() == _source for s in sources)
-
-
-def check(plain: dict) -> list[str]:
-    """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
-    faults = targets.faults(plain)
-    if faults:
-        return faults  # what a config names is not even looked at before it is trusted
-    config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}
-    faults = list(_rule_faults(config))
-    if not faults:
-        faults = conflicts(config)
-    from knobs import build  # late: it imports torch
-
-    faults += build.argument_faults(config)
-    return faults or build.rehearse(config)
-
-
-def _rule_faults(config: dict) -> Iterator[str]:
-    """Values that the table of rules does not accept, and keys that it does not know."""
-    for path, value in leaves(config):
-        rule = RULES.get(path)
-        if rule and not rule.accepts(value):
-            yield f"{path}={_show(value)}: must be {rule.says}"
-        elif not rule and not _inside_target(config, path):
-            yield f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}"
-
-
-def resolve(config: DictConfig) -> dict:
-    """The plain, resolved form of a composed config."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 def checked(overrides: list[str]) -> dict:
@@ -253,7 +233,7 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
             parsed.append(parser.parse_override(line))
             parsed[-1].config_loader = loader
         except HydraException as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             faults.append(f"{line}: cannot be read ({reason}); write KEY=VALUE, -m goes first")
     return parsed, faults
 
@@ -330,7 +310,7 @@ def _compose(
     try:
         plain = _plain(config, raw)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}"]
+        return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_reason(error)}"]
     return plain, check(plain)
 
 
@@ -346,7 +326,7 @@ def _compose_without_faults(
     try:
         base = composer(choices)
     except NOT_COMPOSED:
-        return None, [_first_line(error)]
+        return None, [_reason(error)]
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
@@ -368,7 +348,7 @@ def _compose_without_faults(
             and o.key_or_group != group
             and OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
-        return None, faults or [_first_line(error)]
+        return None, faults or [_reason(error)]
     plain, more = _compose(composer, good, folders)
     return plain, faults + more
 
@@ -425,23 +405,7 @@ def _raw(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=False)
 
 
-def _inside_target(config: dict, path: str) -> bool:
-    """Whether a key stands in a node with a `_target_`, whose signature then judges it."""
-    node: Any = config
-    for part in path.split(".")[:-1]:
-        node = node[part]
-        if "_target_" in node:
-            return True
-    return False
-
-
-def _show(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
-
-
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
         return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
-    return str(error).strip().splitlines()[0]
+    return first_line(error)

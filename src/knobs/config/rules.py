@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from knobs.schedulers import percent
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -75,15 +77,6 @@ def pair(first: Rule, second: Rule) -> Rule:
             isinstance(v, list) and len(v) == 2 and first.accepts(v[0]) and second.accepts(v[1])
         ),
     )
-
-
-_PERCENT = re.compile(r"(\d+(\.\d+)?)%")
-
-
-def percent(value: Any) -> float | None:
-    """The share that `30%` stands for, 0.3; None where the value is not such a word."""
-    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    return float(match[1]) / 100 if match else None
 
 
 null = one_of(None)

@@ -1,10 +1,12 @@
 """A grid in a folder of its own: what is done is left, what is not goes on, the rest begins."""
 
+import contextlib
+import logging
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,296 +19,331 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from knobs import cli, ledger
+from knobs import ledger
 from knobs.config import command
-from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for_a_person
-from knobs.identity import FILES, identity, key_of, under
+from knobs.errors import (
+    BUG,
+    SWEEP_FAILED,
+    ConfigError,
+    StorageError,
+    UserError,
+    first_line,
+    for_a_person,
+    tell,
+)
+from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG, STUDY
 from knobs.report import leaderboard
+from knobs.sweep.jobs import Job
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
 SUBDIR = "${hydra.job.num}"
 SIGNALS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
+log = logging.getLogger("knobs")
 
 
-@dataclass
-class Task:
-    """A job that is to run.
-
-    Args:
-        overrides: all of the job's but hydra's own.
-        plain: what it trains, resolved; None where it is no training run of knobs.
-        label: what sets it apart from others, for a person; empty: its overrides say it.
-    """
-
-    overrides: list[str]
-    plain: dict[str, Any] | None
-    label: str = ""
-
-    @classmethod
-    def of(cls, overrides: list[str], context: HydraContext, master: DictConfig) -> "Task":
-        """A task, from what was checked before, or by composing its config."""
-        plain = command.resolved(overrides) if command.was_checked(master) else None
-        if plain is None:
-            plain = plain_config(compose(overrides, context, master))
-        return cls(overrides, plain if plain and plain["task"] == "train" else None)
-
-
-class Source:
-    """Where further jobs come from while others run: a search. This one has none."""
+class Supply:
+    """Has further jobs while others run: a search. This one has none."""
 
     coming = 0  # jobs that there will be beside those handed out, as far as is known
 
-    def more(self, count: int | None = None) -> dict[int, Task]:
-        """Number -> job, at most `count`; none when the search is over."""
+    def more(self, count: int | None = None) -> dict[int, Job]:
+        """Return number -> job, at most `count`; none when the search is over."""
         return {}
 
     def ended(self, number: int, returned: JobReturn) -> None:
-        """A job has ended; its record is complete."""
+        """Note that a job has ended; its record is complete."""
+
+
+@dataclass
+class SweepContext:
+    """A sweep under way: what Hydra hands to a sweeper, its folder, and what became of its jobs.
+
+    Args:
+        launcher, context, master: as Hydra hands them to a sweeper.
+        returns: of the jobs that have run.
+        stopped: the exit code of a signal that ended it early, or 0.
+    """
+
+    launcher: Launcher
+    context: HydraContext
+    master: DictConfig
+    out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
+    returns: list[JobReturn] = field(default_factory=list)
+    stopped: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Return the sweep's folder."""
+        return Path(str(self.master.hydra.sweep.dir))
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Print a fault of what is done inside, and end the process in its exit code."""
+        try:
+            yield
+        except UserError as error:
+            sys.exit(tell(error))
+
+    # -------------------------------------------------------------- jobs
+    def make_folder(self) -> None:
+        """Make the sweep's folder, with its multirun.yaml.
+
+        Raises:
+            StorageError: it cannot be made. ConfigError: its runs could not be found again.
+        """
+        subdir = OmegaConf.to_container(self.master.hydra.sweep)["subdir"]
+        if subdir != SUBDIR:
+            raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        OmegaConf.save(self.master, self.folder / "multirun.yaml")
+
+    def job(self, overrides: list[str], label: str = "", number: int = -1) -> Job:
+        """Return a job of overrides."""
+        return job(overrides, self.context, self.master, label, number)
+
+    def outstanding(self, jobs: list[list[str]], first: int = 0) -> dict[int, Job]:
+        """Return the jobs that are to run, by their numbers; all are in sweep.json then.
+
+        Args:
+            first: the least number of a new job.
+        """
+        folder, retry = self.folder, bool(self.master.get("retry_failed"))
+        sources = self.master.hydra.runtime.config_sources
+        digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
+        done = ledger.done(folder, digest, retry)
+        book = ledger.read(folder) or Ledger(digest)
+        book.conf = digest
+        numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
+        runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
+        todo: dict[int, Job] = {}
+        skipped, failed, resumed, twice = 0, 0, 0, 0
+        for lines in jobs:
+            key = job_of(lines)
+            if key in done:
+                skipped += 1
+                continue
+            job = self.job(lines)
+            own = own_identity(job.config, key) if job.config else ""
+            job.number = numbers.get(own, last + 1)
+            last = max(last, job.number)
+            if job.number in todo:
+                twice += 1
+                continue
+            run = folder / str(job.number)
+            status = ledger.status(run) if own in numbers else ""
+            if own in numbers and ledger.settled(status, retry):
+                skipped += 1
+                failed += status == "failed"
+            else:
+                if own in numbers and has_checkpoint(run) and status != "failed":
+                    job.config = job.config | {"resume": str(run)}
+                    job.overrides = [*lines, f"resume='{run}'"]
+                    resumed += 1
+                todo[job.number] = job
+            book.jobs[job.number] = Entry(key, own)
+            if own:
+                numbers[own] = job.number
+        book.write(folder)
+        for count, what in (
+            (skipped, "ended before and left alone"),
+            (failed, "of them failed; retry_failed=true runs those again"),
+            (resumed, "resumed from checkpoints"),
+            (twice, "stated twice, run once"),
+        ):
+            if count:
+                self.out.print(f"{count:,} run{'s' * (count > 1)} {what}")
+        return todo
+
+    def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
+        """Run jobs, and those of the supply; note their returns, and a signal that stopped them."""
+        try:
+            returns = _launch(jobs, self.launcher, supply) if jobs else []
+        except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
+            code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
+            if code not in SIGNALS:
+                raise
+            self.stopped = code
+            return
+        self.returns += returns
+        self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+
+    # -------------------------------------------------------------- the end
+    def conclude(self, report: bool = False, others: bool = False) -> list[list[JobReturn]]:
+        """Show the leaderboard, what failed and how to go on; end in the exit code that follows.
+
+        Args:
+            report: whether something was asked: then a report takes the leaderboard's place.
+            others: another process still works on the sweep, and will say how it ended.
+        """
+        code, runs = 0, leaderboard.read_runs(self.folder)
+        if others and not self.stopped:
+            self.out.print("done here; another process goes on with the last runs, and reports")
+        elif runs:
+            code = self._answer(runs, report and not self.stopped)
+        failed = [
+            r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS
+        ]
+        show_failures(self.out, failed)
+        if self.stopped:
+            words, where = sys.argv[1:], f"hydra.sweep.dir={self.folder}"
+            named = any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words)
+            line = shlex.join(words if named else [*words, where])
+            self.out.print(escape(f"interrupted; go on with: python train.py {line}"))
+            code = self.stopped
+        elif failed or any(run.status == "failed" for run in runs):
+            code = SWEEP_FAILED
+        if code:  # Hydra's last callback, which it would call if the process did not end here
+            name = self.master.hydra.job.config_name
+            self.context.callbacks.on_multirun_end(config=self.master, config_name=name)
+            sys.exit(code)
+        return [self.returns]
+
+    def _answer(self, runs: list[leaderboard.RunRow], report: bool) -> int:
+        """Write leaderboard.csv, then show it, or the report; return the exit code."""
+        entries, path = leaderboard.leaderboard(runs), self.folder / leaderboard.CSV
+        leaderboard.write_csv(path, entries)
+        if not report:
+            leaderboard.show(self.out, entries, path=path)
+            self.out.print(escape(f"what it says: python -m knobs.report {_near(self.folder)}"))
+            return 0
+        from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
+
+        try:
+            made = assemble.make([self.folder])
+            leaderboard.write_csv(path, list(made.sweep.entries))  # confirmed settings come first
+            text.show(self.out, made, write.write(made, self.folder))
+        except StorageError:
+            raise
+        except Exception as error:  # the report's own: the runs and their leaderboard are whole
+            log.debug("the report failed", exc_info=error)
+            leaderboard.show(self.out, entries, path=path)
+            why = f"{type(error).__name__}: {first_line(error)}"
+            self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
+            return BUG
+        return 0
 
 
 def sweep(
     arguments: list[str], launcher: Launcher, context: HydraContext, master: DictConfig
-) -> list[Sequence[JobReturn]]:
+) -> list[list[JobReturn]]:
     """Run a grid; the exit code follows from how its runs ended.
 
     Args:
         arguments: the command line's overrides, hydra's own left out.
         launcher, context, master: as Hydra hands them to a sweeper.
     """
-    out = Console(highlight=False, soft_wrap=True)
-    try:
-        folder = prepared(master)
+    under_way = SweepContext(launcher, context, master)
+    with under_way.ending():
+        under_way.make_folder()
+        folder = under_way.folder
         if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
             raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
         with ledger.held(folder):
-            return _sweep(arguments, launcher, context, master, folder, out)
-    except UserError as error:
-        sys.exit(cli.report(error))
+            jobs = command.jobs(arguments)
+            if not jobs:
+                raise ConfigError("the grid is empty: one of its overrides has no values")
+            under_way.run(under_way.outstanding(jobs))
+            return under_way.conclude()
 
 
-def prepared(master: DictConfig) -> Path:
-    """The sweep's folder, there and with its multirun.yaml.
-
-    Raises:
-        StorageError: it cannot be made. ConfigError: its runs could not be found again.
-    """
-    folder = Path(str(master.hydra.sweep.dir))
-    subdir = OmegaConf.to_container(master.hydra.sweep)["subdir"]
-    if subdir != SUBDIR:
-        raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from None
-    OmegaConf.save(master, folder / "multirun.yaml")
-    return folder
+def has_checkpoint(run: Path) -> bool:
+    """Return whether a run can go on from where it was."""
+    return (run / "checkpoints" / "last.pt").is_file()
 
 
-def _sweep(
-    arguments: list[str],
-    launcher: Launcher,
-    context: HydraContext,
-    master: DictConfig,
-    folder: Path,
-    out: Console,
-) -> list[Sequence[JobReturn]]:
-    jobs = command.jobs(arguments)
-    if not jobs:
-        raise ConfigError("the grid is empty: one of its overrides has no values")
-    todo = outstanding(jobs, folder, context, master, out)
-    returns, stopped = run_all(todo, launcher) if todo else ([], 0)
-    conclude(folder, returns, stopped, out)
-    return [returns]
-
-
-def run_all(
-    tasks: dict[int, Task], launcher: Launcher, source: Source | None = None
-) -> tuple[list[JobReturn], int]:
-    """What became of the jobs, and the exit code of a signal that ended them early, or 0."""
-    try:
-        returns = launch(tasks, launcher, source)
-    except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
-        stopped = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
-        if stopped not in SIGNALS:
-            raise
-        return [], stopped
-    return returns, next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
-
-
-def conclude(
-    folder: Path,
-    returns: list[JobReturn],
-    stopped: int,
-    out: Console,
-    answer: bool = False,
-    others: bool = False,
-) -> None:
-    """The leaderboard, what failed, how to go on; and the exit code that follows.
-
-    Args:
-        answer: whether something was asked: then the report takes the leaderboard's place.
-        others: another process still works on it, and will say how it ended.
-    """
-    runs = leaderboard.read_runs(folder)
-    if others and not stopped:
-        out.print("done here; another process goes on with the last runs, and reports")
-    elif runs:
-        if answer and not stopped:
-            from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
-
-            report = assemble.make([folder])
-            entries = list(report.sweep.entries)
-            leaderboard.write_csv(folder / leaderboard.CSV, entries)
-            text.show(out, report, write.write(report, folder))
-        else:
-            entries = leaderboard.leaderboard(runs)
-            leaderboard.write_csv(folder / leaderboard.CSV, entries)
-            leaderboard.show(out, entries, path=folder / leaderboard.CSV)
-            out.print(escape(f"what it says: python -m knobs.report {_near(folder)}"))
-    failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
-    show_failures(out, failed)
-    if stopped:
-        words, where = sys.argv[1:], f"hydra.sweep.dir={folder}"
-        named = any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words)
-        line = shlex.join(words if named else [*words, where])
-        out.print(escape(f"interrupted; go on with: python train.py {line}"))
-        cli.end_with(stopped)
-    elif failed or any(run.status == "failed" for run in runs):
-        cli.end_with(SWEEP_FAILED)
-
-
-def outstanding(
-    jobs: list[list[str]],
-    folder: Path,
-    context: HydraContext,
-    master: DictConfig,
-    out: Console,
-    first: int = 0,
-) -> dict[int, Task]:
-    """The jobs that are to run, under their numbers, each composed; all are in sweep.json then.
-
-    Args:
-        first: the least number of a new job.
-    """
-    retry = bool(master.get("retry_failed"))
-    sources = master.hydra.runtime.config_sources
-    digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
-    known = ledger.done(folder, digest, retry)
-    book = ledger.read(folder) or Ledger(digest)
-    book.conf = digest
-    numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
-    runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
-    last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
-    todo: dict[int, Task] = {}
-    skipped, failed, resumed, twice = 0, 0, 0, 0
-    for lines in jobs:
-        job = ledger.job_of(lines)
-        if job in known:
-            skipped += 1
-            continue
-        task = Task.of(lines, context, master)
-        own = own_identity(task.plain, job) if task.plain else ""
-        number = numbers.get(own, last + 1)
-        last = max(last, number)
-        if number in todo:
-            twice += 1
-            continue
-        run = folder / str(number)
-        if own in numbers and ledger.settled(status := ledger.status(run), retry):
-            skipped += 1
-            failed += status == "failed"
-        elif own in numbers and (run / "checkpoints" / "last.pt").is_file() and status != "failed":
-            plain = task.plain | {"resume": str(run)}
-            todo[number] = Task([*lines, f"resume='{run}'"], plain)
-            resumed += 1
-        else:
-            todo[number] = task
-        book.jobs[number] = Entry(job, own)
-        if own:
-            numbers[own] = number
-    book.write(folder)
-    for count, what in (
-        (skipped, "ended before and left alone"),
-        (failed, "of them failed; retry_failed=true runs those again"),
-        (resumed, "resumed from checkpoints"),
-        (twice, "stated twice, run once"),
-    ):
-        if count:
-            out.print(f"{count:,} run{'s' * (count > 1)} {what}")
-    return todo
-
-
-def own_identity(plain: dict[str, Any], job: Sequence[str]) -> str:
-    """A run's identity within a sweep, where files that the command line names are told apart."""
+def own_identity(config: dict[str, Any], job: Sequence[str]) -> str:
+    """Return a run's identity within a sweep, where files named on the command line differ."""
     files = [line for line in job if under(key_of(line), FILES)]
-    return " ".join([identity(plain), *files])
+    return " ".join([identity(config), *files])
 
 
-def launch(
-    tasks: dict[int, Task], launcher: Launcher, source: Source | None = None
-) -> list[JobReturn]:
+def _launch(jobs: dict[int, Job], launcher: Launcher, supply: Supply | None) -> list[JobReturn]:
     """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers."""
     if hasattr(launcher, "launch_numbered"):
-        return list(launcher.launch_numbered(tasks, source))
+        return list(launcher.launch_numbered(jobs, supply))
     returns: list[JobReturn] = []
     batch: list[list[str]] = []
-    for number, task in sorted(tasks.items()):
-        batch.append(task.overrides)
-        if number + 1 not in tasks:
+    for number, job in sorted(jobs.items()):
+        batch.append(job.overrides)
+        if number + 1 not in jobs:
             first = number + 1 - len(batch)
             for i, returned in enumerate(launcher.launch(batch, initial_job_idx=first)):
                 returns.append(returned)
-                if source:
-                    source.ended(first + i, returned)
+                if supply:
+                    supply.ended(first + i, returned)
             batch = []
     return returns
 
 
+def job(
+    overrides: list[str],
+    context: HydraContext,
+    master: DictConfig,
+    label: str = "",
+    number: int = -1,
+) -> Job:
+    """Return a job, its config from what was checked before, or composed."""
+    config = command.LAST.resolved(overrides) if command.LAST.covers(master) else None
+    if config is None:
+        config = resolved(compose(overrides, context, master))
+    trains = config and config["task"] == "train"
+    return Job(number, overrides, config if trains else None, label)
+
+
 def compose(overrides: Sequence[str], context: HydraContext, master: DictConfig) -> DictConfig:
-    """A job's config: from what was checked before, or as Hydra's own launchers get it."""
+    """Return a job's config: from what was checked before, or as Hydra's own launchers get it."""
     hydra = OmegaConf.to_container(master.hydra.overrides.hydra)
-    made = command.composed([*hydra, *overrides]) if command.was_checked(master) else None
-    if made is None:
+    checked = command.LAST.covers(master)
+    composed = command.LAST.compose([*hydra, *overrides]) if checked else None
+    if composed is None:
         return context.config_loader.load_sweep_config(master, list(overrides))
-    OmegaConf.copy_cache(master, made)  # the time stamps of the sweep's folder
-    return made
+    OmegaConf.copy_cache(master, composed)  # the time stamps of the sweep's folder
+    return composed
 
 
-def plain_config(made: DictConfig) -> dict[str, Any] | None:
-    """What a job will train, resolved; None where it is no training run of knobs."""
-    if not {*SECTIONS, "training", "task"} <= set(made):
+def resolved(composed: DictConfig) -> dict[str, Any] | None:
+    """Return what a job will train, resolved; None where it is no training run of knobs."""
+    if not {*SECTIONS, "training", "task"} <= set(composed):
         return None
     before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = made
+    HydraConfig.instance().cfg = composed
     try:
-        kept = OmegaConf.masked_copy(made, [key for key in made if key != "hydra"])
-        return OmegaConf.to_container(kept, resolve=True)
+        rest = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        return OmegaConf.to_container(rest, resolve=True)
     finally:
         HydraConfig.instance().cfg = before
 
 
 def show_failures(out: Console, failed: list[JobReturn]) -> None:
-    """One line for each job that failed, and where its traceback is."""
+    """Print a line for each job that failed, and where its traceback is."""
     if not failed:
         return
     table = Table(box=None, title=f"{len(failed)} failed", title_justify="left", title_style="red")
     for column in ("job", "error", "log"):
         table.add_column(column, overflow="fold")
     for returned in failed:
-        job = returned.hydra_cfg.hydra if returned.hydra_cfg else None
-        number = str(job.job.num) if job else "?"
+        hydra = returned.hydra_cfg.hydra if returned.hydra_cfg else None
+        number = str(hydra.job.num) if hydra else "?"
         error = returned._return_value
-        first = str(for_a_person(error)).strip().partition("\n")[0]
-        log = Path(str(job.runtime.get("output_dir"))) / f"{job.job.name}.log" if job else Path()
+        first = first_line(for_a_person(error))
+        log = (
+            Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
+            if hydra
+            else Path()
+        )
         where = _near(log) if log.is_file() else ""
         table.add_row(number, escape(f"{type(error).__name__}: {first}"), escape(where))
     out.print(table)
 
 
 def _near(path: Path) -> str:
-    """A path as seen from here."""
+    """Return a path as seen from here."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from knobs import build
 from knobs.data import Data, Stream
-from knobs.errors import MemoryShortage, for_a_person
+from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
@@ -59,7 +59,7 @@ class Group:
     steps: int = 0
     seconds: float = 0.0
     epoch_steps: int = 0
-    plain: dict = field(default_factory=dict, repr=False)
+    config: dict = field(default_factory=dict, repr=False)
 
     @property
     def chunks(self) -> list[list[int]]:
@@ -68,7 +68,7 @@ class Group:
         return [self.jobs[i::count] for i in range(count)]
 
 
-def plan(
+def plan_groups(
     configs: dict[int, dict],
     data: Reader,
     width: int | None,
@@ -77,17 +77,17 @@ def plan(
     """Group the jobs of a sweep by what their computations share, and time a few steps of each.
 
     Args:
-        configs: number -> plain config.
+        configs: number -> config config.
         data: a config -> its data.
         width: most rows of a stack; None leaves it to the measurement.
         timed: what was measured before, kept up to date; a search plans again and again.
     """
     timed = {} if timed is None else timed
     groups: dict[str, Group] = {}
-    for number, plain in configs.items():
-        reason = alone(plain)
-        key = f"{reason} {shared(plain)}"
-        groups.setdefault(key, Group([], reason=reason, plain=plain)).jobs.append(number)
+    for number, config in configs.items():
+        reason = alone(config)
+        key = f"{reason} {shared(config)}"
+        groups.setdefault(key, Group([], reason=reason, config=config)).jobs.append(number)
     for key, group in groups.items():
         known = timed.get(key)
         if known and (known.width == 1 or len(group.jobs) <= len(known.jobs)):
@@ -104,9 +104,9 @@ def plan(
     return list(groups.values())
 
 
-def alone(plain: dict) -> str:
+def alone(config: dict) -> str:
     """Why a run cannot be a row of a stack; empty if nothing in its config is against it."""
-    optimizer, training, model = plain["optimizer"], plain["training"], plain["model"]["name"]
+    optimizer, training, model = config["optimizer"], config["training"], config["model"]["name"]
     name = optimizer["_target_"].rpartition(".")[2]
     if optimizer["_target_"] not in STACKABLE:
         return f"{name}'s update is not proportional to the learning rate, or mixes weights"
@@ -124,30 +124,30 @@ def alone(plain: dict) -> str:
     return ""
 
 
-def shared(plain: dict) -> str:
+def shared(config: dict) -> str:
     """What the runs of one stack have in common, as a text to compare.
 
     Whether they drop anything as well: masks take time, which runs without need not share.
     """
     kept = {
-        section: {k: v for k, v in plain[section].items() if k not in FREE.get(section, ())}
+        section: {k: v for k, v in config[section].items() if k not in FREE.get(section, ())}
         for section in SHARED
     }
-    kept["drops"] = plain["regularization"]["dropout"] > 0
+    kept["drops"] = config["regularization"]["dropout"] > 0
     return json.dumps(kept, sort_keys=True)
 
 
 def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | None) -> None:
     """Choose the group's width by timing a few steps, and say what it will cost."""
     try:
-        read = data(group.plain)
-        device = build.device(group.plain["training"]["device"])
-        run = assemble(group.plain | {"resume": None}, read, device)
+        read = data(group.config)
+        device = build.device(group.config["training"]["device"])
+        run = assemble(group.config | {"resume": None}, read, device)
         solo = time_solo(run)
     except Exception as error:  # each job will say it of itself
-        group.reason = str(for_a_person(error)).partition("\n")[0]
+        group.reason = first_line(for_a_person(error))
         return
-    group.epoch_steps = steps_per_epoch(len(read.train), group.plain["training"])
+    group.epoch_steps = steps_per_epoch(len(read.train), group.config["training"])
     group.steps = group.epoch_steps * _epochs(group, configs)
     group.seconds = group.steps * solo
     rows = min(len(group.jobs), most or len(group.jobs))

@@ -1,4 +1,4 @@
-"""Hydra's side of a job, which waits while its run trains with others.
+"""A job of a sweep, and Hydra's side of it, which waits while its run trains with others.
 
 A job runs its task function in a thread of its own, as Hydra's run_job would, with its folder, its
 .hydra/, its log, its callbacks. Where the task function asks for its run to be trained, the thread
@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,6 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, en
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
-
-from knobs.training.run import executor
-from knobs.training.session import Outcome
 
 ROOT = logging.getLogger()
 
@@ -38,17 +35,8 @@ _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
 @dataclass(frozen=True)
-class Request:
-    """A run that a job wants trained: the arguments of training.run.execute."""
-
-    plain: dict
-    folder: Path
-    about: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class World:
-    """What a job has of its own and the process has one of."""
+class ProcessState:
+    """What each job has of its own and the process has one of."""
 
     hydra: DictConfig | None
     handlers: list[logging.Handler]
@@ -57,12 +45,10 @@ class World:
     variables: dict[str, str | None]
 
     @classmethod
-    def here(cls, names: Iterable[str]) -> "World":
-        """The process as it is now, with those environment variables that a job sets."""
-        hydra, variables = (
-            HydraConfig.instance().cfg,
-            {name: os.environ.get(name) for name in names},
-        )
+    def now(cls, names: Iterable[str]) -> "ProcessState":
+        """Return the process as it is, with those environment variables that a job sets."""
+        variables = {name: os.environ.get(name) for name in names}
+        hydra = HydraConfig.instance().cfg
         return cls(hydra, ROOT.handlers[:], ROOT.level, os.getcwd(), variables)
 
     def enter(self) -> None:
@@ -77,63 +63,77 @@ class World:
                 os.environ[name] = value
 
 
+@dataclass(eq=False)
 class Job:
-    """One job of a sweep: `begin` it, and if it then has a `request`, `end` it with an answer.
+    """One job of a sweep: `begin` it, and if it is then `waiting`, `end` it with an answer.
 
     Args:
         number: in the sweep; its folder's name unless the config says otherwise.
-        config: composed, with its hydra node.
-        context: of the sweep; the job has callbacks of its own.
-        task_function: the user's.
+        overrides: all but hydra's own.
+        config: what it trains, resolved; None where it is no training run of knobs.
+        label: what sets it apart from others, for a person; empty: its overrides say it.
+        waiting: whether its run is to be trained: `config`, `folder` and `about` then are the
+            arguments of training.run.execute.
+        outcome: of its run (training.session.Outcome); None where it had none, or it failed.
+        returned: when it has ended.
     """
 
-    def __init__(
-        self, number: int, config: DictConfig, context: HydraContext, task_function: TaskFunction
-    ):
-        self.number, self.config, self.task_function = number, config, task_function
-        self.callbacks = copy.deepcopy(context.callbacks)
-        self.request: Request | None = None  # while it waits
-        self.returned: JobReturn | None = None  # when it has ended
-        self._answer: Outcome | BaseException | None = None
-        self._world: World | None = None
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._work, name=f"job {number}", daemon=True)
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How its run ended; None where it had none, or it failed."""
-        return self._answer if isinstance(self._answer, Outcome) else None
+    number: int
+    overrides: list[str]
+    config: dict[str, Any] | None
+    label: str = ""
+    waiting: bool = False
+    folder: Path = Path()
+    about: dict[str, Any] = field(default_factory=dict)
+    outcome: Any = None
+    returned: JobReturn | None = None
 
     @property
     def error(self) -> BaseException | None:
-        """What the task function raised."""
+        """Return what the task function raised."""
         failed = self.returned and self.returned.status is JobStatus.FAILED
         return self.returned._return_value if failed else None
 
-    def begin(self) -> None:
-        """Run until the job wants its run trained, or has ended."""
-        outside = self._here()
-        with open_dict(self.config):
-            self.config.hydra.job.id = self.config.hydra.job.num = self.number
-        self._thread.start()
+    def begin(
+        self, composed: DictConfig, context: HydraContext, task_function: TaskFunction
+    ) -> None:
+        """Run until the job wants its run trained, or has ended.
+
+        Args:
+            composed: its config with its hydra node.
+            context: of the sweep; the job has callbacks of its own.
+            task_function: the user's.
+        """
+        self._names = list(composed.hydra.job.env_set)
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        outside = ProcessState.now(self._names)
+        with open_dict(composed):
+            composed.hydra.job.id = composed.hydra.job.num = self.number
+        work = (composed, copy.deepcopy(context.callbacks), task_function)
+        thread = threading.Thread(
+            target=self._work, args=work, name=f"job {self.number}", daemon=True
+        )
+        thread.train = self._hand_over  # which training.run.start looks for
+        thread.start()
         self._stopped.acquire()
-        self._world = self._here()
+        self._state = ProcessState.now(self._names)
         outside.enter()
         self._close_log()
 
-    def end(self, answer: Outcome | BaseException) -> None:
+    def end(self, answer: Any) -> None:
         """Hand the job its run's outcome, or what its run raised, and let it end."""
-        with self.world():
-            self.request, self._answer = None, answer
+        with self.environment():
+            self.waiting, self._answer = False, answer
+            self.outcome = None if isinstance(answer, BaseException) else answer
             self._go.release()
             self._stopped.acquire()
         self._close_log()
 
     @contextmanager
-    def world(self) -> Iterator[None]:
-        """The job's own log, working directory and environment."""
-        outside = self._here()
-        self._world.enter()
+    def environment(self) -> Iterator[None]:
+        """Enter the job's own log, working directory and environment."""
+        outside = ProcessState.now(self._names)
+        self._state.enter()
         try:
             yield
         finally:
@@ -141,9 +141,9 @@ class Job:
 
     @contextmanager
     def log(self) -> Iterator[None]:
-        """The job's own log alone: cheap enough for every epoch."""
+        """Enter the job's own log alone: cheap enough for every epoch."""
         outside = ROOT.handlers
-        ROOT.handlers = self._world.handlers
+        ROOT.handlers = self._state.handlers
         try:
             yield
         finally:
@@ -151,27 +151,25 @@ class Job:
 
     def _close_log(self) -> None:
         """Close the files of its log; one that is written again opens by itself."""
-        for handler in self._world.handlers:
+        for handler in self._state.handlers:
             if handler not in ROOT.handlers:
                 handler.close()
 
-    def _here(self) -> World:
-        return World.here(self.config.hydra.job.env_set)
-
-    def _work(self) -> None:
+    def _work(self, composed: DictConfig, callbacks: Any, task_function: TaskFunction) -> None:
         try:
-            executor.set(self._wait)
-            self.returned = run_job(self.config, self.callbacks, self.task_function)
+            self.returned = run_job(composed, callbacks, task_function)
         except BaseException as error:  # a folder that cannot be made, a callback that exits
-            overrides = list(self.config.hydra.overrides.task)
-            self.returned = JobReturn(overrides=overrides, hydra_cfg=self.config)
+            overrides = list(composed.hydra.overrides.task)
+            self.returned = JobReturn(overrides=overrides, hydra_cfg=composed)
             self.returned.return_value, self.returned.status = error, JobStatus.FAILED
         finally:
             self._stopped.release()
 
-    def _wait(self, plain: dict, folder: Path, _out: object, about: dict[str, Any]) -> Outcome:
-        """In place of training.run.execute."""
-        self.request = Request(plain, folder.absolute(), about)  # the job may have gone elsewhere
+    def _hand_over(self, config: dict, folder: Path, _out: object, about: dict[str, Any]) -> Any:
+        """Wait for the outcome, in place of training.run.execute."""
+        self.config, self.about = config, about
+        self.folder = folder.absolute()  # the job may have gone elsewhere
+        self.waiting = True
         self._stopped.release()
         self._go.acquire()
         if isinstance(self._answer, BaseException):
@@ -180,7 +178,7 @@ class Job:
 
 
 def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], Any]) -> JobReturn:
-    """Hydra's run_job, with a faster writer of .hydra/ and no way out for a SystemExit."""
+    """Do what Hydra's run_job does; write .hydra/ faster, and let no SystemExit out."""
     HydraConfig.instance().cfg = config  # which the folder's name may read
     folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):

@@ -1,4 +1,4 @@
-"""The jobs of a sweep -> their JobReturns: begun, trained together or one by one, ended."""
+"""The jobs of a sweep -> their JobReturns: begun, trained as stacks or one by one, ended."""
 
 import logging
 import time
@@ -16,14 +16,14 @@ from knobs.errors import ConfigError, MemoryShortage, for_a_person
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.sweep import groups
-from knobs.sweep.grid import Source, Task, compose
+from knobs.sweep.grid import Supply, compose
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
 from knobs.tracking.remote import Mirror, Remote
-from knobs.training import run
+from knobs.training import loop
 from knobs.training.loop import Run
-from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune
+from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
 from knobs.training.setup import machine, steps_per_epoch
 
 log = logging.getLogger("knobs")
@@ -32,65 +32,65 @@ FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of the
 
 
 def launch(
-    tasks: dict[int, Task],
+    jobs: dict[int, Job],
     context: HydraContext,
     task_function: TaskFunction,
     master: DictConfig,
     width: int | None = None,
-    source: Source | None = None,
+    supply: Supply | None = None,
 ) -> list[JobReturn]:
     """Run jobs, those that can share a computation as stacks.
 
     Args:
-        tasks: number -> job.
+        jobs: by their numbers.
         context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
-        source: has further jobs when some have ended; none if None.
+        supply: has further jobs when some have ended; none if None.
     """
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
     sets: dict[str, Data] = {}
 
-    def read(plain: dict) -> Data:
-        key = str(plain["data"])
+    def read(config: dict) -> Data:
+        key = str(config["data"])
         if key not in sets:
-            sets[key] = build.data(plain)
+            sets[key] = build.data(config)
         return sets[key]
 
-    def job(number: int, task: Task) -> Job:
-        return Job(number, compose(task.overrides, context, master), context, task_function)
+    def begin(job: Job) -> None:
+        job.begin(compose(job.overrides, context, master), context, task_function)
 
-    source, timed = source or Source(), {}
-    groups = grouped(tasks, read, width, timed)
-    with Screen(tasks, groups, source) as screen, run.stop_signals() as stopped:
-        work = Work(screen, stopped, read, job, source)
-        while tasks:
-            for group in groups:
+    supply, timed = supply or Supply(), {}
+    planned = grouped(jobs, read, width, timed)
+    with Screen(jobs, planned, supply) as screen, stop_signals() as stopped:
+        launched = Launch(screen, stopped, read, begin, supply)
+        while jobs:
+            for group in planned:
                 for numbers in group.chunks:
                     if not stopped:
-                        work.run({number: tasks[number] for number in numbers})
-            waiting, work.waiting = work.waiting, {}  # the screen knows of them
-            tasks = {} if stopped else waiting or source.more()
-            groups = grouped(tasks, read, width, timed)
-            screen.add({} if waiting else tasks, sum(group.steps for group in groups))
-        work.wait()
-    return [returned for _, returned in sorted(work.returns.items())]
+                        launched.run([jobs[number] for number in numbers])
+            waiting, launched.waiting = launched.waiting, {}  # the screen knows of them
+            jobs = {} if stopped else waiting or supply.more()
+            planned = grouped(jobs, read, width, timed)
+            screen.add({} if waiting else jobs, sum(group.steps for group in planned))
+        launched.wait()
+    return [returned for _, returned in sorted(launched.returns.items())]
 
 
 def grouped(
-    tasks: dict[int, Task], read: groups.Reader, width: int | None, timed: dict[str, Group]
+    jobs: dict[int, Job], read: groups.Reader, width: int | None, timed: dict[str, Group]
 ) -> list[Group]:
-    """Runs of knobs as they train together; any other job by itself; in the order of jobs."""
+    """Return runs of knobs as they train together, any other job by itself, in order."""
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's metrics and its log
-    configs = {n: task.plain for n, task in tasks.items() if task.plain}
-    planned = groups.plan(configs, read, width, timed)
-    planned += [Group([number]) for number, task in tasks.items() if not task.plain]
+    configs = {number: job.config for number, job in jobs.items() if job.config}
+    planned = groups.plan_groups(configs, read, width, timed)
+    planned += [Group([number]) for number, job in jobs.items() if not job.config]
     return sorted(planned, key=lambda group: group.jobs[0])
 
 
 def open_files() -> int:
-    """How many files this process may have open, after asking for as many as it may have."""
+    """Return how many files this process may have open, once it asked for as many as it may."""
     try:
         import resource
     except ImportError:  # not on Windows, which sets no such limit
@@ -102,15 +102,15 @@ def open_files() -> int:
     return FILES if soft == resource.RLIM_INFINITY else soft
 
 
-class Work:
-    """Trains what jobs ask for.
+class Launch:
+    """Trains the runs that jobs hand over.
 
     Args:
         screen: what a person watches.
         stopped: signals that asked the sweep to stop; more may come.
         read: a config -> its data.
-        job: makes a job of a task.
-        source: of jobs that take the places of those that have left a stack.
+        begin: lets a job run until it waits for its run, or has ended.
+        supply: of jobs that take the places of those that have left a stack.
     """
 
     def __init__(
@@ -118,54 +118,57 @@ class Work:
         screen: Screen,
         stopped: list[int],
         read: groups.Reader,
-        job: Callable[[int, Task], Job],
-        source: Source,
+        begin: Callable[[Job], None],
+        supply: Supply,
     ):
         self.screen, self.stopped, self.read = screen, stopped, read
-        self.job, self.source = job, source
-        self.waiting: dict[int, Task] = {}  # handed out by the source, of no stack under way
+        self.begin, self.supply = begin, supply
+        self.waiting: dict[int, Job] = {}  # handed out by the supply, of no stack under way
         self.returns: dict[int, JobReturn] = {}
         self._mirror = Mirror()
         self._trackers: list[Remote] = []
 
-    def run(self, tasks: dict[int, Task]) -> None:
-        """Jobs that train together, from their beginning to their end."""
-        if jobs := self._begun(tasks):
-            with machine(jobs[0].request.plain["training"]) as device:
-                self._trained(jobs, device)
+    def run(self, jobs: list[Job]) -> None:
+        """Run jobs that train together, from their beginning to their end."""
+        jobs = self._begun(jobs)
+        if jobs:
+            with machine(jobs[0].config["training"]) as device:
+                sessions = self._opened(jobs, device)
+                places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch
+                for job, session in sessions.items():
+                    places.setdefault(session.run.progress.batch, {})[job] = session
+                for group in places.values():
+                    self._train(group)
 
-    def _begun(self, tasks: dict[int, Task]) -> list[Job]:
-        """Jobs up to where they want their runs trained, without those that want none."""
-        jobs = [self.job(number, task) for number, task in tasks.items()]
+    def wait(self) -> None:
+        """Wait until W&B has everything."""
+        lines = [tracker.wait() for tracker in self._trackers]
+        self._mirror.close()
+        self.screen.mirrored([line for line in lines if line])
+
+    def _begun(self, jobs: list[Job]) -> list[Job]:
+        """Begin jobs; return those that wait for their runs to be trained."""
         for job in jobs:
-            job.begin()
-            if not job.request:
+            self.begin(job)
+            if not job.waiting:
                 self._ended(job)
-        return [job for job in jobs if job.request]
-
-    def _trained(self, jobs: list[Job], device: torch.device) -> None:
-        sessions = self._opened(jobs, device)
-        places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch of its epochs
-        for job, session in sessions.items():
-            places.setdefault(session.run.progress.batch, {})[job] = session
-        for group in places.values():
-            self._train(group)
+        return [job for job in jobs if job.waiting]
 
     def _opened(
         self, jobs: list[Job], device: torch.device, data: Data | None = None
     ) -> dict[Job, Session]:
-        """Each job's session; one that cannot be opened ends its job.
+        """Return each job's session; one that cannot be opened ends its job.
 
         Args:
             data: on the device already; one copy serves all.
         """
         sessions: dict[Job, Session] = {}
         for job in jobs:
-            ask, track = job.request, self._mirror.tracker
             try:
-                with job.world():
-                    data = data or self.read(ask.plain)
-                    session = Session(ask.plain, ask.folder, device, ask.about, data, track)
+                with job.environment():
+                    data = data or self.read(job.config)
+                    track = self._mirror.tracker
+                    session = Session(job.config, job.folder, device, job.about, data, track)
             except Exception as error:
                 self._end(job, error)
             else:
@@ -173,14 +176,8 @@ class Work:
                 self._trackers.append(session.tracker)
         return sessions
 
-    def wait(self) -> None:
-        """Until W&B has everything."""
-        lines = [tracker.wait() for tracker in self._trackers]
-        self._mirror.close()
-        self.screen.mirrored([line for line in lines if line])
-
     def _train(self, sessions: dict[Job, Session]) -> None:
-        """As a stack where there are several; else, or where that fails, one by one."""
+        """Train runs as a stack where there are several; else, or where that fails, one by one."""
         if len(sessions) == 1:
             return self._alone(sessions)
         try:
@@ -215,8 +212,12 @@ class Work:
                 self._end(job, session.close("interrupted", None, self.stopped[0]))
                 continue
             try:
-                with job.world():
-                    answer = run.complete(session, Console(quiet=True))
+                with job.environment(), session.fitting(Console(quiet=True)) as face:
+                    for metrics in loop.fit(session.run, face.step):
+                        session.epoch(metrics)
+                        prune([session])
+                        session.save_when_due()
+                answer = session.outcome
             except Exception as error:
                 answer = error
             if session.outcome and session.outcome.status == "interrupted":
@@ -226,7 +227,7 @@ class Work:
 
     def _together(self, sessions: dict[Job, Session]) -> None:
         by_run = {session.run: (job, session) for job, session in sessions.items()}
-        saved = Clock()
+        saved = SaveTimer()
         unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
 
         def on_epoch(one: Run, metrics: dict) -> None:
@@ -251,12 +252,15 @@ class Work:
 
         def refill(places: int) -> list[Run]:
             first, (_, like) = next(iter(by_run.items()))
-            new = {} if self.stopped else self.source.more(places)
-            fit = {n: t for n, t in new.items() if t.plain and joins(t.plain, like.plain)}
-            self.waiting |= {n: t for n, t in new.items() if n not in fit}
+            new = {} if self.stopped else self.supply.more(places)
+            fit = {
+                n: job for n, job in new.items() if job.config and joins(job.config, like.config)
+            }
+            self.waiting |= {n: job for n, job in new.items() if n not in fit}
             steps = steps_per_epoch(len(first.data.train), first.training)
-            self.screen.add(new, sum(steps * t.plain["training"]["epochs"] for t in fit.values()))
-            opened = self._opened(self._begun(fit), first.device, first.data)
+            epochs = sum(job.config["training"]["epochs"] for job in fit.values())
+            self.screen.add(new, steps * epochs)
+            opened = self._opened(self._begun(list(fit.values())), first.device, first.data)
             by_run.update({session.run: (job, session) for job, session in opened.items()})
             return [session.run for session in opened.values()]
 
@@ -283,23 +287,23 @@ class Work:
     def _ended(self, job: Job) -> None:
         self.returns[job.number] = job.returned
         self.screen.ended(job)
-        self.source.ended(job.number, job.returned)
+        self.supply.ended(job.number, job.returned)
 
 
-def joins(plain: dict, other: dict) -> bool:
-    """Whether a run can take a place in the stack of another."""
-    whole = plain["resume"] is None  # one that goes on may stand in the middle of an epoch
-    return whole and not groups.alone(plain) and groups.shared(plain) == groups.shared(other)
+def joins(config: dict, other: dict) -> bool:
+    """Return whether a run can take a place in the stack of another."""
+    whole = config["resume"] is None  # one that goes on may stand in the middle of an epoch
+    return whole and not groups.alone(config) and groups.shared(config) == groups.shared(other)
 
 
-class Clock:
-    """When a stack's checkpoints are due: not too often for what they take."""
+class SaveTimer:
+    """Says when a stack's checkpoints are due: not too often for what they take."""
 
     def __init__(self) -> None:
         self._last, self._took = time.perf_counter(), 0.0
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """Return whether it is time."""
         pause = max(SAVE_SECONDS, SAVE_SHARE * self._took)
         return time.perf_counter() - self._last > pause
 

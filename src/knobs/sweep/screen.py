@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from knobs.errors import for_a_person
-from knobs.sweep.grid import Source, Task
+from knobs.errors import first_line, for_a_person
+from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.training.loop import Run
@@ -25,18 +25,18 @@ SOON = 0.02  # of the work done before a rate says anything
 
 
 class Screen:
-    """The sweep's face: `with Screen(jobs, groups, source) as screen`.
+    """The sweep's face: `with Screen(jobs, groups, supply) as screen`.
 
     Args:
-        tasks: number -> job.
+        jobs: number -> job.
         groups: what was planned.
-        source: knows how many more there will be.
+        supply: knows how many more there will be.
     """
 
-    def __init__(self, tasks: dict[int, Task], groups: list[Group], source: Source):
+    def __init__(self, jobs: dict[int, Job], groups: list[Group], supply: Supply):
         self.out = Console(highlight=False, soft_wrap=True)
-        self.labels, self.groups, self.source = labels(tasks), groups, source
-        self.count, self.done = len(tasks), Counter()
+        self.labels, self.groups, self.supply = labels(jobs), groups, supply
+        self.count, self.done = len(jobs), Counter()
         self.best: dict[int, tuple[float, float, int]] = {}  # number: rank key, value, epoch
         self.metric = ""
         self._steps, self._total = 0, sum(group.steps for group in groups)
@@ -69,10 +69,10 @@ class Screen:
     def __rich__(self) -> Lines:
         return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
 
-    def add(self, tasks: dict[int, Task], steps: int) -> None:
+    def add(self, jobs: dict[int, Job], steps: int) -> None:
         """Further jobs, and further optimizer steps, as far as they are known."""
-        self.labels |= labels(tasks)
-        self.count += len(tasks)
+        self.labels |= labels(jobs)
+        self.count += len(jobs)
         self._total += steps
 
     def note(self, line: str) -> None:
@@ -94,15 +94,14 @@ class Screen:
 
     def ended(self, job: Job) -> None:
         """A job has ended; a failure is told at once."""
-        outcome = job.outcome
-        if outcome:
+        if outcome := job.outcome:
             self.done[outcome.status] += 1
             if not math.isnan(outcome.value):
                 objective = outcome.summary["objective"]
                 self._rank(job.number, objective, outcome.value, outcome.summary["best_epoch"])
         elif error := job.error:
             self.done["failed"] += 1
-            first = str(for_a_person(error)).strip().partition("\n")[0]
+            first = first_line(for_a_person(error))
             what = f"job {job.number} failed: {type(error).__name__}: {first}"
             self.out.print(f"[red]{escape(what)}[/]  [dim]{escape(self.labels[job.number])}[/]")
         else:
@@ -133,7 +132,7 @@ class Screen:
 
     def _line(self) -> str:
         done, seconds = sum(self.done.values()), time.perf_counter() - self._began
-        count = self.count + self.source.coming
+        count = self.count + self.supply.coming
         known = min(1.0, self._steps / self._total) if self._total else done / self.count
         share = known * self.count / count
         parts = [f"runs {done}/{count}"]
@@ -155,13 +154,13 @@ class Screen:
         ]
 
 
-def labels(tasks: dict[int, Task]) -> dict[int, str]:
+def labels(jobs: dict[int, Job]) -> dict[int, str]:
     """What sets each job apart: its overrides without those that all share."""
-    count = Counter(line for task in tasks.values() for line in task.overrides)
-    shared = {line for line, n in count.items() if n == len(tasks) > 1}
+    count = Counter(line for job in jobs.values() for line in job.overrides)
+    shared = {line for line, n in count.items() if n == len(jobs) > 1}
     return {
-        number: task.label or " ".join(line for line in task.overrides if line not in shared)
-        for number, task in tasks.items()
+        number: job.label or " ".join(line for line in job.overrides if line not in shared)
+        for number, job in jobs.items()
     }
 
 

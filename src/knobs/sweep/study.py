@@ -7,7 +7,6 @@ asked and which run belongs where, for the report.
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,89 +16,72 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
-from rich.console import Console
 
-from knobs import cli, ledger
+from knobs import ledger
 from knobs.config import command
 from knobs.config.question import Plan
-from knobs.errors import ConfigError, LockedError, UserError
-from knobs.identity import NOT_IDENTITY, identity, key_of, under
+from knobs.errors import ConfigError, LockedError
+from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
 from knobs.report import gather, leaderboard
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
-from knobs.sweep import grid
-from knobs.sweep.grid import Source, Task
+from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, resolved
+from knobs.sweep.jobs import Job
 
 FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
-Job = tuple[list[str], dict[str, Any]]  # overrides, and the run's place in study.json
+PlacedJob = tuple[list[str], dict[str, Any]]  # overrides, and the run's place in study.json
 
 
 def search(
     arguments: list[str], launcher: Launcher, context: HydraContext, master: DictConfig
 ) -> list[list[JobReturn]]:
-    """Search, confirm what was found, and report; the exit code follows from how runs ended.
+    """Search, confirm the best, and report; the exit code follows from how runs ended.
 
     Args:
         arguments: the command line's overrides, hydra's own left out.
         launcher, context, master: as Hydra hands them to a sweeper.
     """
-    out = Console(highlight=False, soft_wrap=True)
-    try:
-        plan = command.plan([*master.hydra.overrides.hydra, *arguments])
-        folder = Path(str(master.hydra.sweep.dir))
-        desk = Desk(folder, plan, launcher, context, master, out)
-        _not_a_grids(folder)
-        grid.prepared(master)  # now that nothing is wrong with what was asked
-        returns, stopped = ([], 0) if plan.walk else desk.search()
-        if not stopped:
-            more, stopped = desk.confirm()
-            returns += more
-        grid.conclude(folder, returns, stopped, out, answer=True, others=desk.others)
-        return [returns]
-    except UserError as error:
-        sys.exit(cli.report(error))
+    sweep = SweepContext(launcher, context, master)
+    with sweep.ending():
+        study = StudyRunner(sweep, command.plan([*master.hydra.overrides.hydra, *arguments]))
+        if ledger.read(sweep.folder) and not (sweep.folder / STUDY).exists():
+            raise ConfigError(f"{sweep.folder}: holds a grid; name another sweep")
+        sweep.make_folder()  # now that nothing is wrong with what was asked
+        if not study.plan.walk:
+            study.search()
+        if not sweep.stopped:
+            study.confirm()
+        return sweep.conclude(report=True, others=study.others)
 
 
-def _not_a_grids(folder: Path) -> None:
-    """Refuse a folder whose runs a search would take for its own, which it knows by number."""
-    known = ledger.read(folder)
-    if known and min(known.jobs, default=FIRST_CONFIRMED) < FIRST_CONFIRMED:
-        raise ConfigError(f"{folder}: holds a grid; name another sweep")
+class StudyRunner:
+    """Runs a search or a study: its plan in a sweep's folder, and study.json.
 
+    Args:
+        others: whether another process has runs of it under way.
+    """
 
-class Desk:
-    """Where a search is run from: its plan, its folder, and study.json."""
-
-    def __init__(
-        self,
-        folder: Path,
-        plan: Plan,
-        launcher: Launcher,
-        context: HydraContext,
-        master: DictConfig,
-        out: Console,
-    ):
-        self.folder, self.plan, self.launcher = folder, plan, launcher
-        self.context, self.master, self.out = context, master, out
-        self.options: dict[str, Any] = OmegaConf.to_container(master.search, resolve=True)
+    def __init__(self, sweep: SweepContext, plan: Plan):
+        self.sweep, self.plan, self.folder = sweep, plan, sweep.folder
+        self.options: dict[str, Any] = OmegaConf.to_container(sweep.master.search, resolve=True)
         if self.options["pruner"] == "auto":
             self.options["pruner"] = "asha" if self.options["method"] == "best" else "none"
-        self.base = base = {arm: self._config(plan.job(arm, {})) for arm in plan.arms}
+        self.base = base = {arm: self._compose(plan.job(arm, {})) for arm in plan.arms}
         self.defaults = {
             arm: {name: _value(base[arm], name) for name in knobs}
             for arm, knobs in plan.knobs.items()
         }
-        plain = grid.plain_config(next(iter(base.values())))
-        self.objective, self.epochs = plain["objective"], plain["training"]["epochs"]
+        config = resolved(next(iter(base.values())))
+        self.objective, self.epochs = config["objective"], config["training"]["epochs"]
         self.unit, self.budget = self._budget()
-        self.seed = plain["seed"]
-        self.others = False  # whether another process has runs under way
+        self.seed = config["seed"]
+        self.others = False
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
     # -------------------------------------------------------------- searching
-    def search(self) -> tuple[list[JobReturn], int]:
-        """Trials until the budget is spent; their jobs' returns, and a signal's exit code or 0."""
+    def search(self) -> None:
+        """Run trials until the budget is spent."""
         with Search(
             self.folder,
             self.plan.space,
@@ -110,36 +92,32 @@ class Desk:
             seed=self.options["seed"],
             mode=self.objective["mode"],
             defaults=self.defaults,
-            fixed={arm: identity(grid.plain_config(made)) for arm, made in self.base.items()},
-        ) as found:
-            for arm, names in found.left_out.items():
+            fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
+        ) as search:
+            for arm, names in search.left_out.items():
                 if names:
                     lies = (
                         "lies outside its range" if len(names) == 1 else "lie outside their ranges"
                     )
-                    told = f"{', '.join(names)} of the default config {lies}"
-                    self.out.print(f"{arm or 'search'}: {told}; the search begins without it")
-            trials = Trials(found, self)
-            returns: list[JobReturn] = []
-            stopped = 0
+                    line = f"{', '.join(names)} of the default config {lies}"
+                    self._print(f"{arm or 'search'}: {line}; the search begins without it")
+            trials = Trials(search, self)
             # Ours asks for more as places become free; others are handed a batch after the other.
-            while not stopped and (tasks := trials.more()):
-                more, stopped = grid.run_all(tasks, self.launcher, trials)
-                returns += more
-            for arm in found.exhausted:
-                told = f"{arm}: " * bool(arm)
-                self.out.print(f"{told}all {len(found.trials(arm))} combinations were tried")
-            self.best = {arm: found.best(arm) for arm in self.plan.arms}
+            while not self.sweep.stopped and (jobs := trials.more()):
+                self.sweep.run(jobs, trials)
+            for arm in search.exhausted:
+                prefix = f"{arm}: " * bool(arm)
+                self._print(f"{prefix}all {len(search.trials(arm))} combinations were tried")
+            self.best = {arm: search.best(arm) for arm in self.plan.arms}
             self.others = any(
-                t.state is TrialState.RUNNING for arm in self.plan.arms for t in found.trials(arm)
+                t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
             )
-            return returns, stopped
 
     def _budget(self) -> tuple[str, float]:
-        """Unit and amount: the command line's, else the study's, else the config's."""
-        told = {line.partition("=")[0] for line in self.master.hydra.overrides.task}
+        """Return unit and amount: the command line's, else the study's, else the config's."""
+        keys = {line.partition("=")[0] for line in self.sweep.master.hydra.overrides.task}
         given = {unit: self.options[unit] for unit in UNITS if self.options[unit] is not None}
-        named = {unit: given[unit] for unit in given if f"search.{unit}" in told}
+        named = {unit: given[unit] for unit in given if f"search.{unit}" in keys}
         if not named and self.plan.runs:
             return "runs", self.plan.runs
         given = named or given
@@ -152,32 +130,29 @@ class Desk:
         return next(iter(given.items()))
 
     # -------------------------------------------------------------- confirming
-    def confirm(self) -> tuple[list[JobReturn], int]:
-        """The best of each arm with paired seeds of their own, then the winner's test split."""
+    def confirm(self) -> None:
+        """Run the best of each arm with paired fresh seeds, then the winner's test split."""
         jobs = self._walk() if self.plan.walk else self._finals()
         if not jobs or self.others:
-            return [], 0
+            return
         try:
             with ledger.held(self.folder):
-                return self._confirm(jobs)
+                self._confirm(jobs)
         except LockedError:
             if self.plan.walk:
                 raise
             self.others = True  # both came to the end of the search at once
-            return [], 0
 
-    def _confirm(self, jobs: list[Job]) -> tuple[list[JobReturn], int]:
-        returns, stopped = self._run(jobs)
+    def _confirm(self, jobs: list[PlacedJob]) -> None:
+        self._run(jobs)
         winner = self._winner(jobs)
-        if not stopped and winner:
+        if not self.sweep.stopped and winner:
             lines, place = winner
-            more, stopped = self._run([([*lines, "test=true"], place)])
-            returns += more
-        return returns, stopped
+            self._run([([*lines, "test=true"], place)])
 
-    def _finals(self) -> list[Job]:
+    def _finals(self) -> list[PlacedJob]:
         """The best values of each arm, once a seed; where there is one arm, the default as well."""
-        jobs: list[Job] = []
+        jobs: list[PlacedJob] = []
         if not any(self.best.values()):
             return jobs  # every run diverged or failed: there is nothing to hold to the default
         single = len(self.plan.arms) == 1
@@ -191,14 +166,14 @@ class Desk:
                     jobs.append((self.plan.job(arm, {}, seed), place | {"role": "baseline"}))
         return jobs
 
-    def _walk(self) -> list[Job]:
+    def _walk(self) -> list[PlacedJob]:
         """From the default to the best run of another sweep, a knob at a time, once a seed."""
-        found = gather.gather([Path(self.plan.walk)])
-        best = next((e for e in found.entries if e.rank == 1), None)
+        walked_from = gather.gather([Path(self.plan.walk)])
+        best = next((e for e in walked_from.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
-        self._tell_apart([run.row for run in found.runs], best.knobs)
-        jobs: list[Job] = []
+        self._note_what_differs([run.row for run in walked_from.runs], best.knobs)
+        jobs: list[PlacedJob] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
             jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
@@ -211,21 +186,21 @@ class Desk:
                 jobs.append((self.plan.job("", walked, seed), own))
         return jobs
 
-    def _tell_apart(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
+    def _note_what_differs(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
         """Say what all runs there have in common that this command line does not say."""
         told = {key_of(line) for line in self.plan.common}
         silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")
         lines = [line for line in runs[0].overrides if not under(key_of(line), silent)]
         if shared := [line for line in lines if all(line in run.overrides for run in runs)]:
-            self.out.print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
+            self._print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
 
-    def _winner(self, jobs: list[Job]) -> Job | None:
+    def _winner(self, jobs: list[PlacedJob]) -> PlacedJob | None:
         """The candidate with the best mean over its seeds, at the first of them."""
         sign = 1 if self.objective["mode"] == "max" else -1
         numbers = self._numbers()
-        groups: dict[str, list[tuple[float, Job]]] = {}
+        groups: dict[str, list[tuple[float, PlacedJob]]] = {}
         for lines, place in jobs:
-            value = _objective(self.folder / str(numbers.get(ledger.job_of(lines))))
+            value = _objective(self.folder / str(numbers.get(job_of(lines))))
             score = -math.inf if value is None else sign * value
             key = json.dumps([line for line in lines if not line.startswith("seed=")])
             groups.setdefault(key, []).append((score, (lines, place)))
@@ -236,17 +211,16 @@ class Desk:
         lines, place = groups[top][0][1]
         return lines, {"arm": place["arm"], "role": "test"}
 
-    def _run(self, jobs: list[Job]) -> tuple[list[JobReturn], int]:
-        """Jobs of given overrides, those that ran before left alone; their places are written."""
+    def _run(self, jobs: list[PlacedJob]) -> None:
+        """Run jobs of given overrides, those that ran before left alone; write their places."""
+        self.write({})  # before sweep.json: a folder that has that alone is a grid's
         lines = [lines for lines, _ in jobs]
-        todo = grid.outstanding(
-            lines, self.folder, self.context, self.master, self.out, FIRST_CONFIRMED
-        )
+        todo = self.sweep.outstanding(lines, FIRST_CONFIRMED)
         numbers = self._numbers()
-        keyed = [(ledger.job_of(overrides), place) for overrides, place in jobs]
+        keyed = [(job_of(overrides), place) for overrides, place in jobs]
         # The default may be the best as well: then one run is both.
         self.write({numbers[job]: place for job, place in keyed if job in numbers})
-        return grid.run_all(todo, self.launcher) if todo else ([], 0)
+        self.sweep.run(todo)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
         known = ledger.read(self.folder)
@@ -278,43 +252,40 @@ class Desk:
         except (*ledger.BROKEN, KeyError, TypeError):
             return {}
 
-    # -------------------------------------------------------------- configs
-    def task(self, lines: list[str], label: str) -> Task:
-        """A job of overrides."""
-        found = Task.of(lines, self.context, self.master)
-        return Task(found.overrides, found.plain, label)
+    def _print(self, line: str) -> None:
+        self.sweep.out.print(line)
 
-    def _config(self, lines: list[str]) -> DictConfig:
-        return grid.compose(lines, self.context, self.master)
+    def _compose(self, lines: list[str]) -> DictConfig:
+        return compose(lines, self.sweep.context, self.sweep.master)
 
 
-class Trials(Source):
+class Trials(Supply):
     """A search as launchers see it.
 
     Args:
         search: asks and tells.
-        desk: makes jobs of trials, and writes down where they belong.
+        study: makes jobs of trials, and writes down where they belong.
     """
 
-    def __init__(self, search: Search, desk: Desk):
-        self.search, self.desk = search, desk
+    def __init__(self, search: Search, study: StudyRunner):
+        self.search, self.study = search, study
         self._under_way: dict[int, Trial] = {}
 
-    def more(self, count: int | None = None) -> dict[int, Task]:
+    def more(self, count: int | None = None) -> dict[int, Job]:
         """The next trials; one whose run has ended meanwhile is told, not run again."""
-        wanted, tasks = count or self.desk.options["width"], {}
-        while len(tasks) < wanted and (trials := self.search.ask(wanted - len(tasks))):
-            self.desk.write(self._places())
+        wanted, jobs = count or self.study.options["width"], {}
+        while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
+            self.study.write(self._places())
             for trial in trials:
                 self._under_way[trial.run] = trial
-                run = self.desk.folder / str(trial.run)
+                run = self.study.folder / str(trial.run)
                 if ledger.settled(ledger.status(run), retry_failed=False):
                     self._tell(trial.run)  # killed between the run's end and its being told
                 else:
-                    tasks[trial.run] = self._task(trial, run)
+                    jobs[trial.run] = self._job(trial, run)
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
             self.coming = max(0, round(self.search.budget - self.search.spent()))
-        return tasks
+        return jobs
 
     def ended(self, number: int, returned: JobReturn) -> None:
         """Tell the search how a trial went."""
@@ -324,25 +295,26 @@ class Trials(Source):
     def _places(self) -> dict[int, dict[str, Any]]:
         """Where every trial belongs, those of other processes too: the journal knows."""
         places = {}
-        for arm in self.desk.plan.arms:
+        for arm in self.study.plan.arms:
             for told in (trial.user_attrs for trial in self.search.trials(arm)):
                 role = "default" if told["phase"] == "default" else "search"
                 places[told["run"]] = {"arm": arm, "role": role, "phase": told["phase"]}
         return places
 
-    def _task(self, trial: Trial, run: Path) -> Task:
+    def _job(self, trial: Trial, run: Path) -> Job:
         """A trial's job; it goes on from its checkpoint if it has one."""
-        plan, pruner = self.desk.plan, self.desk.options["pruner"]
+        plan, pruner = self.study.plan, self.study.options["pruner"]
         pruned = trial.prunable and pruner != "none"
         own = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
         lines = plan.job(trial.arm, trial.values, *(own if pruned else []))
-        if (run / "checkpoints" / "last.pt").is_file():
+        if has_checkpoint(run):
             lines.append(f"resume='{run}'")
-        values = (space.override(name, value) for name, value in trial.values.items())
-        return self.desk.task(lines, " ".join([*plan.arms[trial.arm], *values]))
+        values = [space.override(name, value) for name, value in trial.values.items()]
+        label = " ".join([*plan.arms[trial.arm], *values])
+        return self.study.sweep.job(lines, label, trial.run)
 
     def _tell(self, number: int) -> None:
-        trial, run = self._under_way.pop(number), self.desk.folder / str(number)
+        trial, run = self._under_way.pop(number), self.study.folder / str(number)
         try:
             summary = read_summary(run)
             status, epochs = summary["status"], summary["epochs"]

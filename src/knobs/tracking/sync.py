@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from knobs import cli, record
-from knobs.errors import INTERRUPTED, ConfigError, UserError
+from knobs import record
+from knobs.errors import INTERRUPTED, ConfigError, UserError, tell
 from knobs.identity import public
 from knobs.tracking.tracker import BOUNDED, QUIET, first_line, no_account, no_server
 
@@ -376,7 +376,7 @@ def main(argv: Iterable[str] | None = None) -> int:
         try:
             return sync(asked.folder, Console(highlight=False, soft_wrap=True))
         except UserError as error:
-            return cli.report(error)
+            return tell(error)
         except KeyboardInterrupt:
             print("stopped; the same command goes on", file=sys.stderr)
             return INTERRUPTED

@@ -21,6 +21,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from knobs.errors import first_line
 from knobs.identity import public
 from knobs.record import read_metrics
 
@@ -271,8 +272,3 @@ def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
     except OSError:
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knobs.errors import CheckpointError
+from knobs.errors import CheckpointError, first_line
 from knobs.training.loop import Progress, Run
 
 BEST, LAST = "best.safetensors", "last.pt"
@@ -85,7 +85,7 @@ def load_last(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None
 
 

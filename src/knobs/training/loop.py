@@ -257,17 +257,16 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 
-def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], None]) -> str:
-    """Train until the epochs are done or the run should stop.
+def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[dict[str, float]]:
+    """Train until the run has ended (see `ended`); yield each epoch's row of the record.
 
     Args:
-        on_epoch: called with the run and its metrics after every epoch.
         watch: called after every step.
 
-    Returns:
-        finished, stopped_early or pruned.
+    Raises:
+        Diverged: naming the step. Interrupted: between two steps.
     """
-    while not (status := ended(run)):
+    while not ended(run):
         began = time.perf_counter()
         values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
@@ -275,12 +274,11 @@ def fit(run: Run, on_epoch: Callable[[Run, dict], None], watch: Callable[[Run], 
         row = end_epoch(run, values)
         training_mode(run.optimizer, True)
         run.progress.seconds += time.perf_counter() - began
-        on_epoch(run, row)
-    return status
+        yield row
 
 
 def ended(run: Run) -> str | None:
-    """How the run has ended; None if another epoch is due."""
+    """Return finished, pruned or stopped_early; None if another epoch is due."""
     progress, training = run.progress, run.training
     if progress.epoch >= training["epochs"]:
         return "finished"

@@ -1,27 +1,29 @@
-"""One run under way: its Run, its record, its mirror; from opening to the summary."""
+"""One run under way: its Run, its record, its W&B run; from opening to the summary."""
 
 import json
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import DIVERGED, CheckpointError, for_a_person
+from knobs.errors import DIVERGED, CheckpointError, first_line, for_a_person
 from knobs.identity import identity, public
 from knobs.record import Record
 from knobs.search.pruning import Pruner
 from knobs.tracking.tracker import Tracker, versions
 from knobs.training import checkpoint, loop
 from knobs.training.loop import Run
+from knobs.training.screen import Screen
 from knobs.training.setup import assemble
 
 log = logging.getLogger("knobs")
@@ -47,10 +49,10 @@ class Session:
     """A run that trains: the same whether alone or as a row of a stack.
 
     Args:
-        plain: a checked config, resolved.
+        config: checked and resolved.
         folder: where its record goes.
-        about: the overrides and choices that made the config.
-        data: what `plain` names, where it has been read already.
+        about: the overrides and choices that made the config; of a sweep's job also its number.
+        data: what `config` names, where it has been read already.
         track: makes the mirror.
 
     Raises:
@@ -59,27 +61,53 @@ class Session:
 
     def __init__(
         self,
-        plain: dict,
+        config: dict,
         folder: Path,
         device: torch.device,
         about: dict[str, Any] | None = None,
         data: Data | None = None,
         track: Callable[[dict, dict, Path], Any] = Tracker,
     ):
-        saved = plain["resume"] and checkpoint.load_last(folder / "checkpoints")
-        self.plain, self.folder = plain, folder
+        saved = config["resume"] and checkpoint.load_last(folder / "checkpoints")
+        self.config, self.folder = config, folder
         self.about = about or {"overrides": [], "choices": {}}
-        self.run = assemble(plain, data or build.data(plain), device)
+        self.run = assemble(config, data or build.data(config), device)
         if saved:
             _go_on(self.run, saved)
         self.record = Record(folder, self.run.progress.epoch)
         self.record.begin(
-            _public(self.about) | {"identity": identity(plain), "config": public(plain)}
+            _public(self.about) | {"identity": identity(config), "config": public(config)}
         )
-        self.tracker = track(plain["tracking"], public(plain), folder)
-        self.pruner = _pruner(plain, folder)
+        self.tracker = track(config["tracking"], public(config), folder)
+        self.pruner = _pruner(config, folder) if "run" in self.about else None
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
+
+    @contextmanager
+    def fitting(self, out: Console) -> Iterator[Screen]:
+        """Show a run that is fitted inside, stop it when asked, and close it as it ended.
+
+        Raises:
+            Exception: whatever failed the run, once the record says so.
+        """
+        try:
+            with Screen(self.run, out) as face, stop_signals(self._stop) as received:
+                try:
+                    yield face
+                    self.close(loop.ended(self.run))
+                except loop.Diverged as error:
+                    out.print(
+                        f"[red]diverged[/]: {error}; a lower lr, warm-up or clipping may help"
+                    )
+                    self.close("diverged", error)
+                except loop.Interrupted:
+                    self.close("interrupted", number=received[0])
+        except Exception as error:
+            self.close("failed", error)
+            raise
+
+    def _stop(self) -> None:
+        self.run.stop_requested = True
 
     def epoch(self, metrics: dict) -> None:
         """Write down one epoch."""
@@ -94,16 +122,18 @@ class Session:
 
     def save(self, whole: bool = True) -> None:
         """Keep the best weights so far, and if `whole` what a resume needs."""
-        run, plain = self.run, self.plain
+        run, config = self.run, self.config
         self._saved = time.perf_counter()
-        if not plain["training"]["checkpoint"]:
+        if not config["training"]["checkpoint"]:
             return
         if whole:
             checkpoint.save_last(self.record.checkpoints, checkpoint.snapshot(run))
         if run.best_weights:
             about = {
                 "shape": asdict(run.data.shape),
-                "config": {name: plain[name] for name in ("model", "activation", "regularization")},
+                "config": {
+                    name: config[name] for name in ("model", "activation", "regularization")
+                },
                 "epoch": run.progress.best_epoch,
             }
             checkpoint.save_best(self.record.checkpoints, run.best_weights, about)
@@ -127,7 +157,7 @@ class Session:
         else:
             exit_code = 128 + number if status == "interrupted" else 0
             self.save()
-        summary = _summary(self.run, self.plain, status)
+        summary = _summary(self.run, self.config, status)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
@@ -138,7 +168,7 @@ class Session:
 
     def restart(self) -> None:
         """Begin again at the first step, in the same folder."""
-        self.run = assemble(self.plain, self.run.data, self.run.device)
+        self.run = assemble(self.config, self.run.data, self.run.device)
         self.record.rewind(0)
 
 
@@ -147,19 +177,19 @@ def prune(sessions: Sequence[Session]) -> None:
     places: dict[tuple, list[Session]] = {}
     for one in sessions:
         if one.pruner and one.run.progress.best is not None:
-            moment = one.pruner, one.run.progress.epoch, one.plain["training"]["epochs"]
+            moment = one.pruner, one.run.progress.epoch, one.config["training"]["epochs"]
             places.setdefault(moment, []).append(one)
     for (pruner, epoch, epochs), some in places.items():
-        numbered = {int(one.folder.name): one for one in some}
+        numbered = {one.about["run"]["number"]: one for one in some}
         values = {number: one.run.progress.best for number, one in numbered.items()}
         for number in pruner.stops(values, epoch, epochs):
             numbered[number].run.pruned = True
 
 
-def _pruner(plain: dict, folder: Path) -> Pruner | None:
+def _pruner(config: dict, folder: Path) -> Pruner | None:
     """What ranks a run of a sweep among the others, if something does."""
-    search, mode = plain["search"], plain["objective"]["mode"]
-    if search["pruner"] not in ("asha", "hyperband") or not folder.name.isdecimal():
+    search, mode = config["search"], config["objective"]["mode"]
+    if search["pruner"] not in ("asha", "hyperband"):
         return None
     return Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
 
@@ -173,20 +203,20 @@ def _go_on(run: Run, saved: dict) -> None:
     try:
         checkpoint.restore(run, saved)
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"last.pt does not fit this config: {reason}") from None
 
 
-def _summary(run: Run, plain: dict, status: str) -> dict[str, Any]:
+def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     """summary.json; reads the test split if that was asked for and the run came to its end."""
     progress, test = run.progress, None
-    if plain["test"] and status in ("finished", "stopped_early") and run.best_weights:
+    if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
         test = loop.evaluate(run, run.data.test, "test")
     examples = progress.epoch * len(run.data.train) + progress.examples
     return {
         "status": status,
-        "objective": plain["objective"] | {"value": progress.best},
+        "objective": config["objective"] | {"value": progress.best},
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,
@@ -196,7 +226,7 @@ def _summary(run: Run, plain: dict, status: str) -> dict[str, Any]:
         "metrics": progress.best_metrics,
         "validation_examples": len(run.data.val),
         "test": test,
-        "config_hash": identity(plain),
+        "config_hash": identity(config),
         "versions": versions(),
     }
 
@@ -206,6 +236,32 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
     about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
     return best | about | {"objective": summary["objective"]["value"]} | (summary["test"] or {})
+
+
+@contextmanager
+def stop_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM; the first one asks to stop, a second one stops here.
+
+    Args:
+        on_first: called at the first.
+    """
+    received: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        on_first()
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are someone else's
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def peak_memory(device: torch.device) -> int:
