@@ -1,11 +1,22 @@
-"""knobs: which training hyperparameters should I tune, and what should I set them to?"""
+"""Which training hyperparameters should I tune, and what should I set them to?
 
+    knobs.load(folder)            a run's model with its best weights
+    knobs.sweep(*overrides)       run a grid, a search or a study; return its report
+    knobs.report(*folders)        read sweeps' folders; return what they say
+
+`knobs.sweep` and `knobs.report` are packages as well, which can be called. None is imported before
+it is asked for: the first needs torch, which the command line's help does without.
+"""
+
+import importlib
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # late: it imports torch, which the command line's help does without
+    if name == "load":
         from knobs.training.checkpoint import load
 
         return load
+    if name in ("report", "sweep"):
+        return importlib.import_module(f"knobs.{name}")
     raise AttributeError(f"module 'knobs' has no attribute {name!r}")

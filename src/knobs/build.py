@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, late_compiler, optimizers, schedulers, targets
+from knobs import init, optimizers, schedulers, targets
 from knobs.data import Data
 from knobs.errors import did_you_mean, first_line
 from knobs.shape import Shape
 
-late_compiler.install()
 # Keys that knobs reads itself, and arguments it gives besides those of the YAML.
 OWN_KEYS = {"scheduler": {"interval", "monitor"}, "model": {"name", "inputs"}}
 GIVEN = {

@@ -32,7 +32,7 @@ def main(train: Callable[[], None]) -> None:
 
 
 def prepare(argv: list[str]) -> list[str]:
-    """The command line for Hydra, after every config it asks for was composed and checked.
+    """Compose and check every config that is asked for; return the command line for Hydra.
 
     Questions that Hydra answers about a config (`--cfg`, completion, ...) go through unchecked.
 
@@ -70,6 +70,9 @@ def prepare(argv: list[str]) -> list[str]:
             settled = _settled(overrides, [config_dir, *([also] if also else [])])
     elif named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
+    from knobs import late_compiler  # late: it imports torch, as the check does
+
+    late_compiler.install()
     configs, faults = command.check_overrides(
         overrides,
         config_dir=config_dir,
@@ -88,7 +91,7 @@ def prepare(argv: list[str]) -> list[str]:
 
 
 def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
-    """The jobs of a sweep under way that are over, and need no second check."""
+    """Return the jobs of a sweep under way that are over, and need no second check."""
     from knobs import ledger
 
     values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
@@ -99,7 +102,7 @@ def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
 
 
 def _resume(folder: str, args: object) -> list[str]:
-    """The overrides that made the run in `folder`, with what the user changes and may change."""
+    """Return the overrides that made the run in `folder`, with what the user changes."""
     from omegaconf import OmegaConf
 
     path = Path(folder.strip("'\""))
@@ -136,7 +139,7 @@ def _same_run(now: dict, folder: str) -> None:
 
 
 def show_help() -> None:
-    """The knobs and their options, each with the first line of its YAML. Imports no torch."""
+    """Print the knobs and their options, each with the first line of its YAML; without torch."""
     from rich.console import Console
     from rich.table import Table
 
@@ -164,7 +167,7 @@ def show_help() -> None:
 
 
 def ordered_groups() -> dict[str, str]:
-    """Group -> default option, in the order of config.yaml's defaults list."""
+    """Return group -> default option, in the order of config.yaml's defaults list."""
     import re
 
     text = (CONF / "config.yaml").read_text()
@@ -172,6 +175,6 @@ def ordered_groups() -> dict[str, str]:
 
 
 def first_comment(path: Path) -> str:
-    """The one-line help that a YAML opens with."""
+    """Return the one-line help that a YAML opens with."""
     lines = (line.lstrip("# ").rstrip() for line in path.read_text().splitlines())
     return next(line for line in lines if not line.startswith("@package"))

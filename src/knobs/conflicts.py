@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from knobs import metrics
 from knobs.identity import public
-
-METRICS = {
-    "classification": ("val/loss", "val/accuracy", "val/f1"),
-    "regression": ("val/loss", "val/r2", "val/rmse", "val/mae"),
-}
 
 
 def conflicts(config: dict) -> list[str]:
@@ -32,8 +28,8 @@ def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
         ("objective.metric", config["objective"]["metric"]),
         ("scheduler.monitor", scheduler.get("monitor")),
     ):
-        if metric is not None and metric not in METRICS[task]:
-            yield path, metric, f"a {task} run has {', '.join(METRICS[task])}"
+        if metric is not None and metric not in metrics.of(task):
+            yield path, metric, f"a {task} run has {', '.join(metrics.of(task))}"
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":
         yield "scheduler.interval", "step", "the metric is measured once an epoch; use epoch"
 

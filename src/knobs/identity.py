@@ -20,14 +20,14 @@ NOT_THE_JOB = ("hydra", "sweep", "retry_failed")
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 
-def identity(plain: dict) -> str:
-    """Hash of what a run computes: its resolved config less NOT_IDENTITY."""
-    kept = {path: v for path, v in leaves(plain) if not under(path, NOT_IDENTITY)}
+def identity(config: dict) -> str:
+    """Hash what a run computes: its resolved config less NOT_IDENTITY."""
+    kept = {path: v for path, v in leaves(config) if not under(path, NOT_IDENTITY)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(a: dict, b: dict) -> list[str]:
-    """Paths at which two configs' identities differ."""
+    """Return the paths at which two configs' identities differ."""
     left, right = dict(leaves(a)), dict(leaves(b))
     absent = object()
     return sorted(
@@ -37,25 +37,25 @@ def differences(a: dict, b: dict) -> list[str]:
     )
 
 
-def public(plain: Any, name: str = "") -> Any:
-    """A copy without secrets: values under telling names, or of variables with such names."""
+def public(config: Any, name: str = "") -> Any:
+    """Return a copy without secrets: values under telling names, or of such variables."""
     secrets = [v for k, v in os.environ.items() if len(v) >= 6 and _SECRET_NAME.search(k)]
-    return _public(plain, name, secrets)
+    return _public(config, name, secrets)
 
 
-def _public(plain: Any, name: str, secrets: list[str]) -> Any:
-    if isinstance(plain, dict):
-        return {key: _public(value, str(key), secrets) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_public(value, name, secrets) for value in plain]
-    if not isinstance(plain, str):
-        return plain
-    telling = _SECRET_NAME.search(name) or any(secret in plain for secret in secrets)
-    return "<hidden>" if telling else plain
+def _public(config: Any, name: str, secrets: list[str]) -> Any:
+    if isinstance(config, dict):
+        return {key: _public(value, str(key), secrets) for key, value in config.items()}
+    if isinstance(config, list):
+        return [_public(value, name, secrets) for value in config]
+    if not isinstance(config, str):
+        return config
+    telling = _SECRET_NAME.search(name) or any(secret in config for secret in secrets)
+    return "<hidden>" if telling else config
 
 
 def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of everything in a plain config that is not a section."""
+    """Yield (dotted path, value) of everything in a config that is not a section."""
     for name, child in node.items():
         here = f"{path}.{name}" if path else str(name)
         if isinstance(child, dict):
@@ -65,12 +65,12 @@ def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def under(path: str, roots: tuple[str, ...]) -> bool:
-    """Whether a path is one of the roots or lies below one."""
+    """Return whether a path is one of the roots or lies below one."""
     return any(path == root or path.startswith(root + ".") for root in roots)
 
 
 def key_of(line: str) -> str:
-    """What an override sets: `optimizer.lr` of `+optimizer.lr=1`."""
+    """Return what an override sets: `optimizer.lr` of `+optimizer.lr=1`."""
     return line.partition("=")[0].partition("@")[0].lstrip("+~").replace("/", ".")
 
 

@@ -10,13 +10,13 @@ import torch
 
 
 def key(seed: int, name: str, epoch: int = 0, step: int = 0) -> int:
-    """A 63-bit seed for one moment of one stream."""
+    """Return a 63-bit seed for one moment of one stream."""
     text = f"{seed}/{name}/{epoch}/{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def generator(seed: int, name: str, epoch: int = 0, step: int = 0) -> torch.Generator:
-    """A CPU generator of its own for draws that can name one, such as the data's order."""
+    """Return a CPU generator of its own for draws that can name one, such as the data's order."""
     return torch.Generator().manual_seed(key(seed, name, epoch, step))
 
 

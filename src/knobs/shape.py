@@ -1,4 +1,4 @@
-"""What data and models agree on."""
+"""The interface between data and models."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model reads and gives.
+    """Sizes of a model's input and output.
 
     Args:
         input: shape of one example: (features,), (C, H, W), or (tokens,) of token ids.
@@ -20,5 +20,5 @@ class Shape:
 
     @property
     def features(self) -> int:
-        """Numbers in one example."""
+        """Return how many numbers one example has."""
         return math.prod(self.input)

@@ -1,4 +1,4 @@
-"""Which code a config may name. Config is data: a `_target_` runs only if its group's list has it.
+"""Code that a config may name. Config is data: a `_target_` runs only if its group's list has it.
 
 `torch.*` would be too wide (torch.load and torch.hub.load run code), and Hydra's own block-list
 lets both pass. So a target must lie under its group's prefixes, be defined in a module under
@@ -47,7 +47,7 @@ LOGGING = {
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, str, dict]]:
-    """Every (path, `_target_`, its node) of a resolved plain config, depth first."""
+    """Yield every (path, `_target_`, its node) of a resolved config, depth first."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node["_target_"], node
@@ -60,7 +60,7 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, str, dict]]:
 
 @functools.lru_cache(maxsize=512)
 def resolve(path: str, target: Any) -> Any:
-    """The class or function that `path`'s `_target_` names, if the list of its group has it.
+    """Return the class or function that `path`'s `_target_` names, if the list of its group has it.
 
     Args:
         path: where the node stands in the config, `optimizer` or `scheduler.lr_lambda`.
@@ -101,7 +101,7 @@ def resolve(path: str, target: Any) -> Any:
 
 
 def faults(config: dict) -> list[str]:
-    """What in a resolved plain config names code that is not allowed, `hydra` included."""
+    """Return what in a resolved config names code that is not allowed, `hydra` included."""
     found = []
     for path, target, _ in targets(config):
         try:
@@ -121,7 +121,7 @@ def faults(config: dict) -> list[str]:
 
 
 def _named_code(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a logging config that dictConfig would import or call."""
+    """Yield everything in a logging config that dictConfig would import or call."""
     if isinstance(node, dict):
         for name, child in node.items():
             here = f"{path}.{name}" if path else str(name)

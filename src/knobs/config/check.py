@@ -12,12 +12,12 @@ from knobs.errors import did_you_mean
 from knobs.identity import leaves
 
 
-def check(plain: dict) -> list[str]:
-    """Every fault of a resolved plain config: types and ranges, arguments, and sense."""
-    faults = targets.faults(plain)
+def check(config: dict) -> list[str]:
+    """Return every fault of a resolved config: types and ranges, arguments, and sense."""
+    faults = targets.faults(config)
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
-    config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}
+    config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
     faults = list(rule_faults(config))
     if not faults:
         faults = conflicts(config)
@@ -28,7 +28,7 @@ def check(plain: dict) -> list[str]:
 
 
 def rule_faults(config: dict) -> Iterator[str]:
-    """Values that the table of rules does not accept, and keys that it does not know."""
+    """Yield values that the rules do not accept, and keys that they do not know."""
     for path, value in leaves(config):
         rule = RULES.get(path)
         if rule and not rule.accepts(value):
@@ -38,12 +38,12 @@ def rule_faults(config: dict) -> Iterator[str]:
 
 
 def resolve(config: DictConfig) -> dict:
-    """The plain, resolved form of a composed config."""
+    """Return a composed config as plain data, resolved."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 def _inside_target(config: dict, path: str) -> bool:
-    """Whether a key stands in a node with a `_target_`, whose signature then judges it."""
+    """Return whether a key stands in a node with a `_target_`, whose signature then judges it."""
     node: Any = config
     for part in path.split(".")[:-1]:
         node = node[part]

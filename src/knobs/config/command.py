@@ -102,7 +102,7 @@ def check_overrides(
         skip: whether a job of the grid needs no look.
 
     Returns:
-        The resolved plain configs, one a job, and the faults, one line each. Faults that every
+        The resolved configs, one a job, and the faults, one line each. Faults that every
         job of a grid shares are listed once; others name the overrides of their first job.
     """
     folders = [config_dir, *([also] if also else [])]
@@ -131,17 +131,17 @@ def check_overrides(
 def _check_jobs(
     composer: Composer, every: Iterable[list[str]], mode: list[str], folders: list[Path]
 ) -> tuple[list[dict], list[str]]:
-    """Compose and check jobs; their configs, and each fault once with the jobs it hits."""
+    """Compose and check jobs; return their configs, and each fault once with the jobs it hits."""
     jobs = list(itertools.islice(every, MAX_GRID))
     composer.expect(job + mode for job in jobs)
     configs: list[dict] = []
     found: dict[str, list[int]] = {}  # fault: the jobs it hits
     faulty = 0
     for number, job in enumerate(jobs):
-        plain, faults = _compose(composer, job + mode, folders)
-        if plain:
-            configs.append(plain)
-            LAST.jobs[job_of(job)] = plain
+        config, faults = _compose(composer, job + mode, folders)
+        if config:
+            configs.append(config)
+            LAST.jobs[job_of(job)] = config
         for fault in faults:
             found.setdefault(fault, []).append(number)
         faulty += bool(faults)
@@ -152,7 +152,7 @@ def _check_jobs(
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a grid, as Hydra's own sweeper makes them.
+    """Return the overrides of each job of a grid, as Hydra's own sweeper makes them.
 
     Args:
         overrides: as on the command line; `glob(*)` only while Hydra is initialized.
@@ -167,12 +167,12 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def is_search(overrides: Iterable[str]) -> bool:
-    """Whether a command line asks for a search or a study."""
+    """Return whether a command line asks for a search or a study."""
     return any(line.startswith(("+study=", "hydra/sweeper=search")) for line in overrides)
 
 
 def plan(overrides: Sequence[str]) -> Plan:
-    """What a command line that passed check_overrides asks a search to find out.
+    """Return what a command line that passed check_overrides asks a search to find out.
 
     Raises:
         ConfigError: naming all that is wrong with it.
@@ -187,7 +187,7 @@ def plan(overrides: Sequence[str]) -> Plan:
 def _plan(
     composer: Composer, parsed: list[Override], folders: Sequence[Path] = ()
 ) -> tuple[Plan | None, list[str]]:
-    """A search's plan and its faults."""
+    """Return a search's plan and its faults."""
     single = [o for o in parsed if not o.is_sweep_override()]
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
@@ -211,7 +211,7 @@ def _plan(
 
 
 def checked(overrides: list[str]) -> dict:
-    """One config from overrides, for use from Python.
+    """Return one checked config, for use from Python.
 
     Raises:
         ConfigError: naming every fault.
@@ -241,7 +241,7 @@ def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
 def _override_faults(
     override: Override, folders: list[Path], grid: bool, search: bool
 ) -> Iterator[str]:
-    """Several values for one run, and options that do not exist, with the nearest that does."""
+    """Yield faults: several values for one run, options that do not exist."""
     if override.is_sweep_override() and not grid:
         yield f"{override.input_line}: several values are a grid; put -m first"
     elif search and override.is_sweep_override() and root(override) in NOT_SEARCHED:
@@ -269,13 +269,13 @@ def _override_faults(
 
 
 def _options(override: Override, folders: list[Path]) -> list[str]:
-    """The options of the group that an override chooses from; none where it sets a value."""
+    """Return the options that an override chooses from; none where it sets a value."""
     group = override.key_or_group.replace(".", "/")
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def expand(parsed: list[Override]) -> Iterator[list[str]]:
-    """The jobs of a grid, one list of overrides each; of a key given twice the last one counts."""
+    """Yield the jobs of a grid, a list of overrides each; of a key given twice the last counts."""
     axes: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
@@ -287,7 +287,7 @@ def expand(parsed: list[Override]) -> Iterator[list[str]]:
 
 
 def _which(hit: list[int], every: list[list[str]]) -> str:
-    """Jobs of a grid by their numbers, and what sets the first of them apart."""
+    """Name jobs of a grid by their numbers, and what sets the first of them apart."""
     numbers = ", ".join(map(str, hit[:MAX_TOLD])) + (", ..." if len(hit) > MAX_TOLD else "")
     first = " ".join(o for o in every[hit[0]] if any(o not in job for job in every))
     jobs = "job" if len(hit) == 1 else "jobs"
@@ -297,27 +297,27 @@ def _which(hit: list[int], every: list[list[str]]) -> str:
 def _compose(
     composer: Composer, overrides: list[str], folders: list[Path]
 ) -> tuple[dict | None, list[str]]:
-    """One job: its resolved plain config and its faults."""
+    """Return one job's resolved config and its faults."""
     try:
-        config = composer(overrides)
+        composed = composer(overrides)
     except NOT_COMPOSED as error:
         return _compose_without_faults(composer, overrides, folders, error)
-    raw = _raw(config)
+    raw = _raw(composed)
     unset = [path for path, value in leaves(raw) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
         return None, [f"{path}: has no default; give {path}=VALUE" for path in unset]
     try:
-        plain = _plain(config, raw)
+        config = _resolve(composed, raw)
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_reason(error)}"]
-    return plain, check(plain)
+    return config, check(config)
 
 
 def _compose_without_faults(
     composer: Composer, overrides: list[str], folders: list[Path], error: Exception
 ) -> tuple[dict | None, list[str]]:
-    """Hydra stops at the first bad override: find all of them, then check what is left."""
+    """Find all bad overrides, where Hydra stops at the first one; check what is left."""
     parsed, faults = _parse(overrides)
     faults += [f for o in parsed for f in _override_faults(o, folders, grid=True, search=True)]
     if faults:  # of a study's YAML: those of the command line were found before
@@ -349,38 +349,38 @@ def _compose_without_faults(
             and OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
         return None, faults or [_reason(error)]
-    plain, more = _compose(composer, good, folders)
-    return plain, faults + more
+    config, more = _compose(composer, good, folders)
+    return config, faults + more
 
 
-def _plain(config: DictConfig, raw: dict) -> dict:
+def _resolve(composed: DictConfig, raw: dict) -> dict:
     """Resolve everything in `raw`, with stand-ins for what Hydra fills in when a job starts.
 
     What no run reads stays as it is: Hydra's texts for `--help`, in a grid `hydra.run` too.
     """
-    with open_dict(config):
+    with open_dict(composed):
         for section, key in (("runtime", "output_dir"), ("job", "id"), ("job", "num")):
-            if OmegaConf.is_missing(config.hydra[section], key):
-                config.hydra[section][key] = 0
-                raw["hydra"][section][key] = config.hydra[section][key]
+            if OmegaConf.is_missing(composed.hydra[section], key):
+                composed.hydra[section][key] = 0
+                raw["hydra"][section][key] = composed.hydra[section][key]
     unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
     unread = {("hydra", name) for name in unread}
     places = [(path, text) for path, text in _interpolations(raw) if path[:2] not in unread]
     hydra = HydraConfig.instance()
     if any(re.search(r"hydra\s*:(?!runtime\.choices\.)", text) for _, text in places):
-        hydra.set_config(config)  # copies, so that the node is seen without the config around it
+        hydra.set_config(composed)  # copies, so that the node is seen without what is around it
     else:
-        hydra.cfg = config
+        hydra.cfg = composed
     try:
         for path, _ in places:
-            _fill(raw, config, path)
+            _fill(raw, composed, path)
     finally:
         hydra.cfg = None
     return raw
 
 
 def _interpolations(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
-    """(path, text) of every `${...}` in a plain config that is not resolved yet."""
+    """Yield (path, text) of every `${...}` in a config that is not resolved yet."""
     if isinstance(node, dict | list):
         for key, child in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _interpolations(child, (*path, key))
@@ -388,13 +388,13 @@ def _interpolations(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
         yield path, node
 
 
-def _fill(plain: Any, config: Any, path: tuple) -> None:
-    """Put into `plain` what the interpolation at a path of `config` stands for."""
+def _fill(raw: Any, composed: Any, path: tuple) -> None:
+    """Put into `raw` what the interpolation at a path of `composed` stands for."""
     for key in path[:-1]:
-        plain, config = plain[key], config[key]
-    value = config[path[-1]]
-    known = OmegaConf.is_config(value)
-    plain[path[-1]] = OmegaConf.to_container(value, resolve=True) if known else value
+        raw, composed = raw[key], composed[key]
+    value = composed[path[-1]]
+    section = OmegaConf.is_config(value)
+    raw[path[-1]] = OmegaConf.to_container(value, resolve=True) if section else value
 
 
 def _paths(config: DictConfig) -> list[str]:

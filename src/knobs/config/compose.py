@@ -61,7 +61,7 @@ class Composer:
         self._choices: dict[str, bool] = {}
 
     def __call__(self, overrides: list[str]) -> DictConfig:
-        """A config of the caller's own.
+        """Return a config of the caller's own.
 
         Raises:
             HydraException: as Hydra's compose would.
@@ -96,7 +96,7 @@ class Composer:
                 self._learn(first, changed, config)
 
     def kept(self, overrides: list[str]) -> DictConfig | None:
-        """The same from what was composed before, without Hydra; None where that is not enough."""
+        """Return the same from what was composed before; None where that is not enough."""
         try:
             return self._make(overrides, new=False)
         except Unsure:
@@ -118,7 +118,7 @@ class Composer:
 
     # -------------------------------------------------------------- what is a choice of files
     def _split(self, parsed: list[Override]) -> tuple[Structure, list[Override]]:
-        """The structure, `hydra` first, and the overrides that set values."""
+        """Return the structure, `hydra` first, and the overrides that set values."""
         hydra, groups, values = [], [], []
         for override in parsed:
             if override.is_sweep_override() or override.key_or_group == "hydra":
@@ -144,7 +144,7 @@ class Composer:
         return chosen or override.package is not None
 
     def _choice(self, override: Override) -> Choice | None:
-        """The override as a choice that keeps to its own node; None where it may not."""
+        """Return the override as a choice that keeps to its own node; None where it may not."""
         group, option, line = override.key_or_group, override.value(), override.input_line
         if not group.isidentifier() or line != f"{group}={option}" or not isinstance(option, str):
             return None
@@ -153,7 +153,7 @@ class Composer:
         return Choice(group, option) if self._choices[line] else None
 
     def _keeps_to_itself(self, group: str, option: str) -> bool:
-        """Whether an option's file, and those it is based on, write below cfg.group alone."""
+        """Return whether an option's file, and its bases, write below cfg.group alone."""
         todo, seen = [option], {"_self_"}
         while todo:
             name = todo.pop()
@@ -172,14 +172,14 @@ class Composer:
 
     @functools.cached_property
     def _references(self) -> set[str] | None:
-        """All `a.b` of the files' `${a.b}`; None where one of them may be something else."""
+        """Return all `a.b` of the files' `${a.b}`; None where one may be something else."""
         files = (file for folder in self._folders for file in folder.rglob("*.yaml"))
         text = "\n".join(file.read_text() for file in files)
         found = REFERENCE.findall(text)
         return set(found) - {""} if len(found) == text.count("${") else None
 
     def _copies_section(self, raw: Plain) -> bool:
-        """Whether a `${a.b}` of a file may stand for a section.
+        """Return whether a `${a.b}` of a file may stand for a section.
 
         Where other files add to such a key, Hydra copies the section there, and a group's node
         holds what another group's option says; in a defaults list `${group}` is an option that
@@ -197,7 +197,7 @@ class Composer:
 
     # -------------------------------------------------------------- configs of structures
     def _structured(self, structure: Structure, new: bool) -> DictConfig:
-        """A copy of the config of a structure: kept, put together, or composed by Hydra."""
+        """Return a copy of a structure's config: kept, put together, or composed by Hydra."""
         if structure in self._kept:
             return copy.deepcopy(self._kept[structure])
         if structure in self._refused:
@@ -227,7 +227,7 @@ class Composer:
         return config
 
     def _knows(self, config: DictConfig, lines: list[str]) -> bool:
-        """Whether nothing but this command line and these folders went into a config."""
+        """Return whether only this command line and these folders went into a config."""
         hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
         parsed = [_parse(line) for line in lines]
         return (
@@ -249,7 +249,7 @@ class Composer:
         self._kept[structure] = copy.deepcopy(config)
 
     def _together(self, first: Structure, changed: list[Choice], new: bool) -> DictConfig | None:
-        """`first` with the nodes of the changed choices; None where one reaches further."""
+        """Return `first` with the nodes of the changed choices; None where one reaches further."""
         nodes = {choice: self._node(first, choice, new) for choice in changed}
         if None in nodes.values():
             return None
@@ -261,7 +261,7 @@ class Composer:
         return config
 
     def _node(self, first: Structure, choice: Choice, new: bool) -> DictConfig | None:
-        """cfg.group under a choice; None where the choice changes anything else in `first`."""
+        """Return cfg.group under a choice; None where it changes anything else in `first`."""
         if (first, choice) not in self._nodes:
             own = (choice if _shape((choice,)) == _shape((part,)) else part for part in first)
             self._learn(first, [choice], self._structured(tuple(own), new))
@@ -320,7 +320,7 @@ def _set(config: DictConfig, override: Override) -> None:
 
 
 def _child(node: Any, name: str) -> Any:
-    """What lies under a name, empty where nothing does.
+    """Return what lies under a name, empty where nothing does.
 
     Raises:
         Unsure: it lies somewhere else, or the node is no section.
@@ -335,7 +335,7 @@ def _child(node: Any, name: str) -> Any:
 
 
 def _through_interpolation(hydra: Plain, override: Override) -> bool:
-    """Whether the way to a key of the `hydra` node leads elsewhere."""
+    """Return whether the way to a key of the `hydra` node leads elsewhere."""
     node: Any = hydra
     for part in override.key_or_group.split(".")[1:-1]:
         node = node.get(part) if isinstance(node, dict) else node
@@ -344,7 +344,7 @@ def _through_interpolation(hydra: Plain, override: Override) -> bool:
 
 # ------------------------------------------------------------------ structures and files
 def _shape(structure: Structure) -> Structure:
-    """A structure less its options: structures of one shape differ in choices alone."""
+    """Return a structure less its options: structures of one shape differ in choices alone."""
     return tuple(part if isinstance(part, str) else Choice(part.group, "") for part in structure)
 
 
@@ -353,7 +353,7 @@ def _raw(config: DictConfig) -> Plain:
 
 
 def _without(groups: list[str], raw: Plain) -> Plain:
-    """`raw` less the nodes of groups and the places that name the choices of them."""
+    """Return `raw` less the nodes of groups and the places that name the choices of them."""
     for group in groups:
         raw.pop(group, None)
         raw["hydra"]["runtime"]["choices"].pop(group, None)
@@ -363,7 +363,7 @@ def _without(groups: list[str], raw: Plain) -> Plain:
 
 
 def _defaults(file: Path) -> list | None:
-    """The defaults list of a YAML as it stands there; None where the file cannot be read."""
+    """Return a YAML's defaults list as it stands there; None where it cannot be read."""
     if "defaults" not in file.read_text():
         return []
     try:

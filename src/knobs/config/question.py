@@ -1,4 +1,4 @@
-"""What a search is to find out, as a command line and a study's YAML say it."""
+"""The question of a search: what a command line and a study's YAML ask for."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,17 +51,17 @@ class Plan:
 
     @property
     def space(self) -> Space:
-        """The same for a Search."""
+        """Return the same for a Search."""
         return Space(self.knobs)
 
     def job(self, arm: str, values: Mapping[str, Any], *more: str) -> list[str]:
-        """The overrides of one run, each key once: of a key given twice the last one counts."""
+        """Return the overrides of one run; of a key given twice the last one counts."""
         chosen = [space.override(name, value) for name, value in values.items()]
         lines = [*self.common, *self.arms[arm], *chosen, *more]
         return last_of_each(lines)
 
     def probes(self) -> Iterator[list[str]]:
-        """Jobs in which every fault of the plan shows: each knob at its ends, by itself."""
+        """Yield jobs in which every fault of the plan shows: each knob at its ends, by itself."""
         for arm, knobs in self.knobs.items():
             yield self.job(arm, {})
             for name, knob in knobs.items():
@@ -70,7 +70,7 @@ class Plan:
 
 
 def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = "search") -> Plan:
-    """What a command line and a study ask for; where both name a knob, the command line counts.
+    """Read what a command line and a study ask for; where both name a knob, the former counts.
 
     Args:
         overrides: of the command line, as hydra.core.override_parser.types.Override.
@@ -137,14 +137,14 @@ def _scientific(node: Any) -> dict[str, list]:
 
 
 def _arms(scientific: Mapping[str, list]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every combination of the values asked about, under its name."""
+    """Yield every combination of the values asked about, under its name."""
     for values in itertools.product(*scientific.values()):
         lines = tuple(space.override(k, v) for k, v in zip(scientific, values, strict=True))
         yield " ".join(lines), lines
 
 
 def _searched(node: Any, arms: list[str], asked: set[str]) -> dict[str, Knobs]:
-    """What a study searches in each arm, without the conditions of arms that are left out."""
+    """Return what a study searches in each arm, without conditions of arms left out."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"study.space={node!r}: must give each knob a range or choices")
     ranges = {key: value for key, value in node.items() if key in arms or key not in asked}
@@ -161,10 +161,10 @@ def _strings(what: str, node: Any) -> list[str]:
 
 
 def last_of_each(lines: Sequence[str]) -> list[str]:
-    """Overrides, each key once: of a key given twice the last one counts."""
+    """Return overrides, each key once: of a key given twice the last one counts."""
     return list({line.partition("=")[0].lstrip("+"): line for line in lines}.values())
 
 
 def root(override: Any) -> str:
-    """The section or group of an override: hydra of hydra/launcher=basic, optimizer of its lr."""
+    """Return an override's section or group: hydra of hydra/launcher=basic, optimizer of its lr."""
     return override.key_or_group.replace("/", ".").partition(".")[0]

@@ -7,32 +7,24 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, base
 
-RISING = ("accuracy", "f1", "r2")  # of these more is better, of every other metric less
+from knobs import metrics
 
 
 def _free_dir(path: str) -> str:
-    """`path`, or `path-2`, `path-3`, ... where that folder exists already."""
+    """Return `path`, or `path-2`, `path-3`, ... where that folder exists already."""
     names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
     return next(name for name in names if not Path(name).exists())
 
 
 def _sweep_dir(name: str | None, otherwise: str) -> str:
-    """The folder of a named sweep, which may be there already, or a new one."""
+    """Return the folder of a named sweep, which may be there already, or a new one."""
     return f"outputs/sweeps/{name}" if name else _free_dir(f"outputs/sweeps/{otherwise}")
 
 
 def _l2(default: float, *, _root_: DictConfig) -> float:
-    """regularization.l2 where it is set, else the optimizer's own default."""
+    """Return regularization.l2 where it is set, else the optimizer's own default."""
     l2 = OmegaConf.select(_root_, "regularization.l2")
     return default if l2 is None else l2
-
-
-def _objective_metric(task: str) -> str:
-    return "val/r2" if task == "regression" else "val/accuracy"
-
-
-def _objective_mode(metric: str) -> str:
-    return "max" if metric.split("/")[-1] in RISING else "min"
 
 
 def register() -> None:
@@ -43,8 +35,8 @@ def register() -> None:
         ("l2", _l2, False),
         ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
-        ("objective_metric", _objective_metric, False),
-        ("objective_mode", _objective_mode, False),
+        ("objective_metric", lambda task: metrics.DEFAULT.get(task, "val/accuracy"), False),
+        ("objective_mode", metrics.mode_of, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

@@ -26,7 +26,7 @@ SPEED = {"foreach", "fused"}  # how torch computes, not what
 
 
 def kind(run: Run) -> tuple:
-    """What rows that share an optimizer have in common; sorting by it makes slices."""
+    """Return what rows that share an optimizer have in common; sorting by it makes slices."""
     optimizer, scheduler = run.optimizer, run.scheduler
     # The momentum that a schedule moves is one of the shared values at every step.
     cycle = getattr(scheduler, "cycle_momentum", False)
@@ -46,7 +46,7 @@ def _takes(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
 
 
 def _options(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The arguments that this optimizer was made with, as a schedule may since have moved them."""
+    """Return this optimizer's arguments, as a schedule may since have moved them."""
     shared = _takes(type(optimizer)) - PER_ROW - SPEED
     return {k: v for k, v in optimizer.param_groups[0].items() if k in shared}
 
@@ -79,7 +79,7 @@ class Slice:
         return type(solo)(self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast)
 
     def _decay(self, t: int) -> Tensor | None:
-        """Each row's weight decay of parameter t, [rows, 1, ...]; None where no row has any."""
+        """Return each row's weight decay of parameter t, [rows, 1, ...]; None if no row has any."""
         decays = []
         for run, view in zip(self.runs, self.own[t], strict=True):
             groups = run.optimizer.param_groups
@@ -93,7 +93,7 @@ class Slice:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of these rows from the stack's gradients."""
+        """Update these rows once from the stack's gradients."""
         for t, (parameter, value, decay) in enumerate(
             zip(self.parameters, self.values, self.decays, strict=True)
         ):

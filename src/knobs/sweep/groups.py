@@ -1,4 +1,4 @@
-"""Which jobs of a sweep train together, how many at a time, and what it will cost."""
+"""Jobs of a sweep -> groups that train together, how many at a time, and at what cost."""
 
 import copy
 import dataclasses
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def chunks(self) -> list[list[int]]:
-        """The jobs of each stack, as even as can be."""
+        """Return the jobs of each stack, as even as can be."""
         count = -(-len(self.jobs) // self.width)
         return [self.jobs[i::count] for i in range(count)]
 
@@ -77,7 +77,7 @@ def plan_groups(
     """Group the jobs of a sweep by what their computations share, and time a few steps of each.
 
     Args:
-        configs: number -> config config.
+        configs: by number.
         data: a config -> its data.
         width: most rows of a stack; None leaves it to the measurement.
         timed: what was measured before, kept up to date; a search plans again and again.
@@ -105,7 +105,7 @@ def plan_groups(
 
 
 def alone(config: dict) -> str:
-    """Why a run cannot be a row of a stack; empty if nothing in its config is against it."""
+    """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
     optimizer, training, model = config["optimizer"], config["training"], config["model"]["name"]
     name = optimizer["_target_"].rpartition(".")[2]
     if optimizer["_target_"] not in STACKABLE:
@@ -125,7 +125,7 @@ def alone(config: dict) -> str:
 
 
 def shared(config: dict) -> str:
-    """What the runs of one stack have in common, as a text to compare.
+    """Return what the runs of one stack have in common, as a text to compare.
 
     Whether they drop anything as well: masks take time, which runs without need not share.
     """
@@ -178,7 +178,7 @@ def _epochs(group: Group, configs: dict[int, dict]) -> int:
 
 
 def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
-    """Width -> seconds of a step and row, up to `rows`, as long as wider is not clearly slower."""
+    """Return width -> seconds of a step and row, as long as wider is not clearly slower."""
     timed: dict[int, float] = {}
     for width in [*(w for w in WIDTHS if w < rows), rows]:
         timed[width] = time_stack(run, width)
@@ -188,14 +188,14 @@ def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
 
 
 def time_solo(run: Run) -> float:
-    """Seconds of one optimizer step of a run alone, which takes a few."""
+    """Time one optimizer step of a run alone, which takes a few; return seconds."""
     batches = list(_batches(loop.epoch_batches(run)))
     run.model.train()
     return _median([(lambda b=b: loop.train_step(run, *b)) for b in batches])
 
 
 def time_stack(run: Run, width: int) -> float:
-    """Seconds of one optimizer step and row of a stack of `width` copies of a run."""
+    """Time one step of a stack of `width` copies of a run; return seconds a row."""
     rows = stack.Stack(clones(run, width))
     batches = list(_batches(stack.epoch_batches(rows)))
     rows.model.train()
@@ -207,7 +207,7 @@ def _batches(source: Iterator) -> Iterator:
 
 
 def _median(steps: Sequence[Callable[[], object]]) -> float:
-    """Seconds of a step; the first warms up where there are several."""
+    """Return the seconds of a step; the first warms up where there are several."""
     seconds = []
     for step in steps:
         began = time.perf_counter()
@@ -217,7 +217,7 @@ def _median(steps: Sequence[Callable[[], object]]) -> float:
 
 
 def clones(run: Run, count: int) -> list[Run]:
-    """Copies of a run that share nothing but its data."""
+    """Return copies of a run that share nothing but its data."""
     copies = []
     for _ in range(count):
         # Together, so that the copied optimizer holds the copied model's weights.
@@ -238,7 +238,7 @@ def clones(run: Run, count: int) -> list[Run]:
 
 
 def row_bytes(run: Run) -> int:
-    """Bytes that one row needs: weights, gradients, optimizer state, and what a step keeps."""
+    """Return the bytes of one row: weights, gradients, optimizer state, and what a step keeps."""
     [own] = clones(run, 1)
     x, y = next(loop.epoch_batches(own))
     kept: list[int] = []
@@ -261,7 +261,7 @@ def row_bytes(run: Run) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes still to be had on a device, within this process's own limit."""
+    """Return the bytes still free on a device, within this process's own limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")

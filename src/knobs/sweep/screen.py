@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: what it will cost, its progress, its leaders, its failures."""
+"""A sweep on the screen: what it will cost, its progress, its leaders, its failures."""
 
 import math
 import time
@@ -25,7 +25,7 @@ SOON = 0.02  # of the work done before a rate says anything
 
 
 class Screen:
-    """The sweep's face: `with Screen(jobs, groups, supply) as screen`.
+    """Shows progress: `with Screen(jobs, groups, supply) as screen`.
 
     Args:
         jobs: number -> job.
@@ -70,30 +70,30 @@ class Screen:
         return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
 
     def add(self, jobs: dict[int, Job], steps: int) -> None:
-        """Further jobs, and further optimizer steps, as far as they are known."""
+        """Count further jobs, and further optimizer steps, as far as they are known."""
         self.labels |= labels(jobs)
         self.count += len(jobs)
         self._total += steps
 
     def note(self, line: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         self.out.print(escape(line))
 
     def steps(self, count: int) -> None:
-        """So many optimizer steps more, over all runs."""
+        """Count so many optimizer steps more, over all runs."""
         self._steps += count
         if not self._live and time.perf_counter() - self._looked > PLAIN_SECONDS:
             self._looked = time.perf_counter()
             self.note(self._line())
 
     def epoch(self, number: int, run: Run) -> None:
-        """A run has come to the end of an epoch."""
+        """Rank a run at the end of an epoch."""
         progress = run.progress
         if progress.best is not None:
             self._rank(number, run.objective, progress.best, progress.best_epoch)
 
     def ended(self, job: Job) -> None:
-        """A job has ended; a failure is told at once."""
+        """Count a job that has ended; print a failure at once."""
         if outcome := job.outcome:
             self.done[outcome.status] += 1
             if not math.isnan(outcome.value):
@@ -108,7 +108,7 @@ class Screen:
             self.done["finished"] += 1
 
     def mirrored(self, lines: list[str]) -> None:
-        """What W&B has to say: the same thing of all runs once."""
+        """Print what W&B has to say: the same thing of all runs once."""
         if len(lines) > 1:
             upload = "; all of them: make sync" * ("wandb sync" in lines[0])
             lines = [f"{lines[0]}  (and {plural(len(lines) - 1, 'more run')}{upload})"]
@@ -155,7 +155,7 @@ class Screen:
 
 
 def labels(jobs: dict[int, Job]) -> dict[int, str]:
-    """What sets each job apart: its overrides without those that all share."""
+    """Return what sets each job apart: its overrides without those that all share."""
     count = Counter(line for job in jobs.values() for line in job.overrides)
     shared = {line for line, n in count.items() if n == len(jobs) > 1}
     return {

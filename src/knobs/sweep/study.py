@@ -151,7 +151,7 @@ class StudyRunner:
             self._run([([*lines, "test=true"], place)])
 
     def _finals(self) -> list[PlacedJob]:
-        """The best values of each arm, once a seed; where there is one arm, the default as well."""
+        """Return the best of each arm, once a seed; where there is one arm, the default as well."""
         jobs: list[PlacedJob] = []
         if not any(self.best.values()):
             return jobs  # every run diverged or failed: there is nothing to hold to the default
@@ -167,7 +167,7 @@ class StudyRunner:
         return jobs
 
     def _walk(self) -> list[PlacedJob]:
-        """From the default to the best run of another sweep, a knob at a time, once a seed."""
+        """Return the way from the default to the best of another sweep, a knob at a time."""
         walked_from = gather.gather([Path(self.plan.walk)])
         best = next((e for e in walked_from.entries if e.rank == 1), None)
         if not best or not best.knobs:
@@ -195,7 +195,7 @@ class StudyRunner:
             self._print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
 
     def _winner(self, jobs: list[PlacedJob]) -> PlacedJob | None:
-        """The candidate with the best mean over its seeds, at the first of them."""
+        """Return the candidate with the best mean over its seeds, at the first of them."""
         sign = 1 if self.objective["mode"] == "max" else -1
         numbers = self._numbers()
         groups: dict[str, list[tuple[float, PlacedJob]]] = {}
@@ -260,7 +260,7 @@ class StudyRunner:
 
 
 class Trials(Supply):
-    """A search as launchers see it.
+    """Supplies a search's trials as jobs.
 
     Args:
         search: asks and tells.
@@ -272,7 +272,7 @@ class Trials(Supply):
         self._under_way: dict[int, Trial] = {}
 
     def more(self, count: int | None = None) -> dict[int, Job]:
-        """The next trials; one whose run has ended meanwhile is told, not run again."""
+        """Return the next trials; one whose run has ended meanwhile is told, not run again."""
         wanted, jobs = count or self.study.options["width"], {}
         while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
             self.study.write(self._places())
@@ -293,7 +293,7 @@ class Trials(Supply):
             self._tell(number)
 
     def _places(self) -> dict[int, dict[str, Any]]:
-        """Where every trial belongs, those of other processes too: the journal knows."""
+        """Return where every trial belongs, those of other processes too: the journal knows."""
         places = {}
         for arm in self.study.plan.arms:
             for told in (trial.user_attrs for trial in self.search.trials(arm)):
@@ -302,7 +302,7 @@ class Trials(Supply):
         return places
 
     def _job(self, trial: Trial, run: Path) -> Job:
-        """A trial's job; it goes on from its checkpoint if it has one."""
+        """Return a trial's job; it goes on from its checkpoint if it has one."""
         plan, pruner = self.study.plan, self.study.options["pruner"]
         pruned = trial.prunable and pruner != "none"
         own = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
@@ -324,7 +324,7 @@ class Trials(Supply):
 
 
 def _objective(run: Path) -> float | None:
-    """The objective's best value of a run; None where there is none."""
+    """Return the objective's best value of a run; None where there is none."""
     try:
         return read_summary(run)["objective"]["value"]
     except (*ledger.BROKEN, KeyError, TypeError):
@@ -332,6 +332,6 @@ def _objective(run: Path) -> float | None:
 
 
 def _value(made: DictConfig, name: str) -> Any:
-    """A knob's value in a composed config: the option of a group, or what the config holds."""
+    """Return a knob's value in a composed config: a group's option, or what stands there."""
     choices = made.hydra.runtime.choices
     return choices[name] if name in choices else OmegaConf.select(made, name)

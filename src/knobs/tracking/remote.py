@@ -22,7 +22,7 @@ NICE = 10  # what the operating system leaves over is enough
 
 
 class Mirror:
-    """The process, started with the first run that wants to be mirrored."""
+    """Owns the process, started with the first run that wants to be mirrored."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
@@ -33,7 +33,7 @@ class Mirror:
         self._count = 0
 
     def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote":
-        """In place of tracking.Tracker."""
+        """Return a run's mirror, in place of a Tracker."""
         self._count += 1
         remote = Remote(self, self._count, enabled(settings))
         if remote.enabled:
@@ -47,7 +47,7 @@ class Mirror:
         self._out.put(json.dumps({"run": run, "do": do, "with": arguments}) + "\n")
 
     def line(self, run: int) -> str:
-        """What a run's mirror has to say at its end."""
+        """Wait for what a run's mirror has to say at its end."""
         with self._told:
             self._told.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
         late = self._over or "W&B did not finish in time; the records are whole"
@@ -98,7 +98,7 @@ class Mirror:
 
 
 class Remote:
-    """One run's mirror there, with tracking.Tracker's methods."""
+    """Mirrors one run there, with Tracker's methods."""
 
     def __init__(self, mirror: Mirror, run: int, on: bool):
         self._mirror, self._run, self.enabled, self._ended = mirror, run, on, False
@@ -125,7 +125,7 @@ class Remote:
 
 
 def main() -> None:
-    """The process: a Tracker for each run, until the parent has no more to say."""
+    """Be the process: a Tracker for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
     answers = os.fdopen(os.dup(1), "w")

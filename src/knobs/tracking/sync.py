@@ -66,14 +66,14 @@ class Mirrored:
     fault: str = ""
 
     def facts(self, server: str) -> dict[str, Any]:
-        """What has to hold for an earlier look to be as good as a new one."""
+        """Return what has to hold for an earlier look to be as good as a new one."""
         about = {"server": server, "files": self.parts[-1].name, "rows": self.rows}
         return about | {"status": self.status, "objective": self.objective}
 
 
 # ------------------------------------------------------------------ folders -> runs
 def find(root: Path) -> list[Mirrored]:
-    """The runs at and below a folder that W&B's client wrote down; links are passed over."""
+    """Return the runs at and below a folder that W&B's client wrote down; links are passed over."""
     found = []
     for here, names, files in os.walk(root):
         names.sort()
@@ -86,7 +86,7 @@ def find(root: Path) -> list[Mirrored]:
 
 
 def _mirrored(folder: Path) -> Mirrored | None:
-    """One run with those of W&B's folders that hold its rows, if it has any."""
+    """Return one run with those of W&B's folders that hold its rows, if it has any."""
     if (folder / "wandb").is_symlink():
         return None
     named = [(FILES.fullmatch(path.name), path) for path in (folder / "wandb").iterdir()]
@@ -108,7 +108,7 @@ def _mirrored(folder: Path) -> Mirrored | None:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The part of a Mirrored that the run's record tells."""
+    """Return the part of a Mirrored that the run's record has."""
     tracking = record.read_config(folder)["config"]["tracking"]
     told = {"project": tracking["project"], "entity": tracking["entity"]}
     for key, name in told.items():
@@ -129,7 +129,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ asking the server
 def missing(run: Mirrored, there: Any) -> str:
-    """What of a run has not arrived; empty if all of it has.
+    """Say what of a run has not arrived; empty if all of it has.
 
     Args:
         there: the run as wandb.Api gives it; None if the server has none.
@@ -148,7 +148,7 @@ def missing(run: Mirrored, there: Any) -> str:
 
 
 class Server:
-    """The server's side, by W&B's public API.
+    """Asks the server, by W&B's public API.
 
     Raises:
         UserError: no account, or no server that takes it.
@@ -166,7 +166,7 @@ class Server:
             raise UserError(first_line(error)) from None
 
     def missing(self, run: Mirrored) -> str:
-        """What of a run has not arrived, or why that is not known; empty if all of it has."""
+        """Say what of a run has not arrived, or why that is not known; empty if all has."""
         self._api.flush()
         try:
             there = self._api.run(f"{run.entity or self.entity}/{run.project}/{run.run_id}")
@@ -178,7 +178,7 @@ class Server:
         return missing(run, there)
 
     def missing_after(self, runs: list[Mirrored], said: Container[Mirrored]) -> dict[Mirrored, str]:
-        """What has not arrived of runs just uploaded, for those that miss something.
+        """Say what has not arrived of runs just uploaded, for those that miss something.
 
         Args:
             said: runs that the client complained of, which no waiting will bring.
@@ -209,7 +209,7 @@ def upload(runs: list[Mirrored], entity: str) -> dict[Mirrored, str]:
 
 
 def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
-    """One call of the client."""
+    """Call the client once."""
     runs = list(paths)
     words = ["sync", "--no-skip-online", "--no-skip-synced", f"--entity={entity}"]
     words += [f"--project={runs[0].project}", "--", *map(str, paths.values())]
@@ -233,7 +233,7 @@ def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
 
 
 def batches(runs: list[Mirrored]) -> Iterator[list[Mirrored]]:
-    """Runs that one call of the client can take: of one project."""
+    """Yield runs that one call of the client can take: of one project."""
 
     def place(run: Mirrored) -> tuple[str, str]:
         return run.entity or "", run.project
@@ -318,7 +318,7 @@ def _note(run: Mirrored, url: str, results: dict[Mirrored, str], how: str) -> No
 
 
 def _verified(run: Mirrored, url: str) -> bool:
-    """Whether the server had all of a run before, and the record has not changed since."""
+    """Return whether the server had all of a run before, and the record is unchanged since."""
     try:
         return json.loads((run.folder / "wandb" / ARRIVED).read_text()) == run.facts(url)
     except (OSError, ValueError, RecursionError):
@@ -340,7 +340,7 @@ def _runs(count: int) -> str:
 
 
 def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
-    """A line a run that was not verified before."""
+    """Print a line for each run that was not verified before."""
     rows = [(run, result) for run, result in results.items() if result]
     if not rows:
         return
@@ -360,7 +360,7 @@ def _printable(text: str) -> Text:
 
 
 def main(argv: Iterable[str] | None = None) -> int:
-    """`python -m knobs.tracking.sync [FOLDER]`; the exit code."""
+    """Run `python -m knobs.tracking.sync [FOLDER]`; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m knobs.tracking.sync",
         description="upload offline W&B runs and verify what arrived",

@@ -40,7 +40,7 @@ BOUNDED = {
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """What ran: Python, the packages that matter, and the git revision if there is one."""
+    """Return what ran: Python, the packages that matter, and the git revision if there is one."""
     found = {"python": platform.python_version()}
     for name in VERSIONED:
         try:
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """HEAD of the checkout this code lies in, with `+changes` where files differ from it."""
+    """Return HEAD of the checkout this code lies in, with `+changes` where files differ from it."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -67,12 +67,12 @@ def git_revision() -> str | None:
 
 
 def enabled(settings: dict) -> bool:
-    """Whether a run with these tracking settings is mirrored."""
+    """Return whether a run with these tracking settings is mirrored."""
     return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
 
 
 class Tracker:
-    """One run's mirror. Calls return at once; `wait` waits for the thread.
+    """Mirrors one run. Calls return at once; `wait` waits for the thread.
 
     Args:
         settings: the config's tracking section; secrets in it are hidden.
@@ -101,7 +101,7 @@ class Tracker:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is mirrored."""
+        """Return whether anything is mirrored."""
         return enabled(self.settings)
 
     def log(self, metrics: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class Tracker:
         self._queue.put((summary, checkpoint))
 
     def wait(self) -> str:
-        """Wait until W&B has it all; the line to show."""
+        """Wait until W&B has it all; return the line to show."""
         if not self.enabled:
             return ""
         if self._exit_code is None:
@@ -162,7 +162,7 @@ class Tracker:
             self._send_artifact(run, checkpoint)
 
     def _why_offline(self) -> str:
-        """Why not online; empty if nothing is known against it."""
+        """Say why not online; empty if nothing is known against it."""
         asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
         if kept_offline(asked):
             return "as asked"
@@ -172,7 +172,7 @@ class Tracker:
         return Tracker._given_up
 
     def _start_online(self) -> tuple[Any, str]:
-        """A W&B run and no reason, or no run and the reason."""
+        """Return a W&B run and no reason, or no run and the reason."""
         import wandb
 
         before = set(self.folder.glob("wandb/run-*"))
@@ -226,20 +226,20 @@ class Tracker:
         run.log_artifact(artifact)
 
     def _id(self) -> str:
-        """The same for the same folder, so that a resumed run goes on in the same W&B run."""
+        """Return the folder's id, so that a resumed run goes on in the same W&B run."""
         text = f"{platform.node()}:{self.folder.resolve()}"
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def kept_offline(mode: str) -> bool:
-    """Whether no network was asked for: by this mode, the environment or `wandb offline`."""
+    """Return whether no network was asked for: by this mode, the environment or `wandb offline`."""
     import wandb
 
     return bool({mode, wandb.setup().settings.mode} & {"offline", "dryrun", "disabled"})
 
 
 def no_account() -> str:
-    """Why W&B knows nobody here; empty if it does. Looks on this machine only."""
+    """Say why W&B knows nobody here; empty if it does. Looks on this machine only."""
     import wandb
 
     try:
@@ -250,7 +250,7 @@ def no_account() -> str:
 
 
 def no_server(timeout: float) -> str:
-    """Why W&B's server cannot be reached; empty if nothing is known against it.
+    """Say why W&B's server cannot be reached; empty if nothing is known against it.
 
     Args:
         timeout: seconds to wait for it.
@@ -262,7 +262,7 @@ def no_server(timeout: float) -> str:
 
 
 def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
-    """Whether the server, or the proxy on the way to it, takes a connection."""
+    """Return whether the server, or the proxy on the way to it, takes a connection."""
     proxy = urllib.request.getproxies().get(server.scheme)
     if proxy and not urllib.request.proxy_bypass(server.hostname):
         server = urllib.parse.urlsplit(proxy)

@@ -40,7 +40,7 @@ def save_last(folder: Path, state: dict) -> None:
 
 
 def _compact(state: Any) -> Any:
-    """The same with a copy of every tensor that is a view: torch.save writes whole storages."""
+    """Return the same, every view of a tensor copied: torch.save writes whole storages."""
     if isinstance(state, dict):
         return {name: _compact(value) for name, value in state.items()}
     if isinstance(state, list | tuple):
@@ -51,7 +51,7 @@ def _compact(state: Any) -> Any:
 
 
 def snapshot(run: Run) -> dict:
-    """All that a resume needs, as tensors and plain data."""
+    """Return all that a resume needs, as tensors and plain data."""
     return {
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -90,7 +90,7 @@ def load_last(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: str | Path) -> nn.Module:
-    """The model of a run with its best weights, in eval mode, on the CPU.
+    """Load the model of a run with its best weights, in eval mode, on the CPU.
 
     Args:
         folder: a run's folder.

@@ -107,17 +107,17 @@ class Run:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model whose metrics count: the averaged one where there is an average."""
+        """Return the model whose metrics count: the averaged one where there is an average."""
         return self.average.module if self.average else self.model
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
 
 
 def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """One optimizer update on one batch; the loss it minimised, a scalar still on the device.
+    """Update once from one batch; return the loss, a scalar still on the device.
 
     A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
     draws the same dropout masks and mixtures.
@@ -160,7 +160,7 @@ def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
 
 
 def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of one batch, penalties included."""
+    """Return the loss of one batch, penalties included."""
     partner, weight = y, 1.0
     if run.mixup:
         x, partner, weight = mixup(x, y, run.mixup, torch.default_generator)
@@ -181,7 +181,7 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
 
 
 def epoch_order(run: Run) -> list[Tensor]:
-    """The batches that are left of the epoch under way, as indices of training examples."""
+    """Return what is left of the epoch under way, a tensor of example indices a batch."""
     data, progress = run.data, run.progress
     order = torch.randperm(
         len(data.train), generator=rng.generator(run.seed, "order", progress.epoch)
@@ -193,7 +193,7 @@ def epoch_order(run: Run) -> list[Tensor]:
 
 
 def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is left of the epoch under way, in its own order, augmented."""
+    """Yield what is left of the epoch under way, in its own order, augmented."""
     data, progress = run.data, run.progress
     for x, y in data.train.batches(epoch_order(run)):
         if data.augment:
@@ -203,7 +203,7 @@ def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
-    """What is left of one pass over the training split; its mean loss, and the rate at its end.
+    """Train for what is left of an epoch; return its mean loss, and the rate at its end.
 
     Raises:
         Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
@@ -245,7 +245,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
-    """Metrics of one split, as `name/metric`."""
+    """Return the metrics of one split, as `name/metric`."""
     model = run.evaluated.eval()
     outputs, targets = [], []
     for x, y in split.in_order(EVAL_BATCH):
@@ -319,7 +319,7 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
 
 
 def move_schedule(run: Run, values: dict[str, float]) -> None:
-    """The schedule's step at the end of an epoch, if it moves per epoch."""
+    """Step the schedule at the end of an epoch, if it moves per epoch."""
     if isinstance(run.scheduler, ReduceLROnPlateau):
         run.scheduler.step(values[run.monitor])
     elif run.interval == "epoch":

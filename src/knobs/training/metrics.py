@@ -1,4 +1,4 @@
-"""What a split's outputs are worth, by task. All are means over the whole split.
+"""The metrics of a split, by task. All are means over the whole split.
 
 Each function takes the outputs of one run, or of the K runs of a stack at once.
 """
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def evaluation(task: str, outputs: Tensor, targets: Tensor, target_std: float) -> list[dict]:
-    """The metrics of K runs on one split.
+    """Return the metrics of K runs on one split.
 
     Args:
         outputs: [K, N, outputs].
@@ -24,7 +24,7 @@ def evaluation(task: str, outputs: Tensor, targets: Tensor, target_std: float) -
 
 
 def classification(outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
-    """Cross-entropy, accuracy, and macro F1 over the classes that occur.
+    """Return cross-entropy, accuracy, and macro F1 over the classes that occur.
 
     Args:
         outputs: [K, N, classes] logits.
@@ -46,7 +46,7 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
 
 
 def regression(outputs: Tensor, targets: Tensor, target_std: float = 1.0) -> dict[str, list[float]]:
-    """Mean squared error of standardised targets, R2, and RMSE and MAE in the target's own unit.
+    """Return the MSE of standardised targets, R2, and RMSE and MAE in the target's own unit.
 
     Args:
         outputs: [K, N, 1].

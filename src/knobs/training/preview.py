@@ -12,7 +12,7 @@ from knobs.training.setup import steps_per_epoch
 
 
 def rates(config: dict, steps_per_epoch: int) -> list[float]:
-    """The rate of every optimizer step of the run, from the real schedule on a stand-in network.
+    """Return the rate of every step of the run, from the real schedule on a stand-in network.
 
     A plateau schedule is shown as it is while its metric keeps improving.
     """
@@ -50,7 +50,7 @@ def preview(config: dict, folder: Path, out: Console) -> None:
 
 
 def draw(epochs: list[float], values: list[float], title: str) -> str:
-    """The curve in characters, 72 wide."""
+    """Draw the curve in characters, 72 wide."""
     import plotext
 
     plotext.clear_figure()
@@ -62,7 +62,7 @@ def draw(epochs: list[float], values: list[float], title: str) -> str:
 
 
 def save(epochs: list[float], values: list[float], title: str, path: Path) -> None:
-    """The curve as a PNG."""
+    """Write the curve as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from knobs import late_compiler
 from knobs.config.check import check, resolve
 from knobs.errors import ConfigError, UserError, for_a_person, tell
 from knobs.hints import hints
@@ -27,11 +28,12 @@ log = logging.getLogger("knobs")
 
 
 def start(cfg: DictConfig) -> float | None:
-    """What train.py does with a composed config; the objective, for a sweep.
+    """Do what train.py is asked for by a composed config; return the objective, for a sweep.
 
     Alone, a run that did not end well ends the process with its exit code; as a job of a sweep it
     returns or raises, so that the other jobs go on.
     """
+    late_compiler.install()  # for a sweep's process of its own, in which nothing was checked
     job = HydraConfig.get()
     alone = job.mode == RunMode.RUN
     folder = Path(job.runtime.output_dir)
@@ -79,7 +81,7 @@ def _about(job: DictConfig) -> dict[str, Any]:
 
 
 def _as_one_of_many(config: dict, job: DictConfig) -> dict:
-    """The config of a sweep's job: its place in W&B, and its share of the cores.
+    """Return the config of a sweep's job: with its place in W&B, and its share of the cores.
 
     Processes that run side by side and share cores are many times slower than each on its own.
     """

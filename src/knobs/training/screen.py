@@ -1,4 +1,4 @@
-"""What a person sees of a run: a block before, a bar during, a block after.
+"""A run on the screen: a block before, a bar during, a block after.
 
 On a terminal the bar is rich's; elsewhere one plain line at most every few seconds.
 """
@@ -21,7 +21,7 @@ BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
 
 
 class Screen:
-    """The run's face: `with Screen(run) as screen`, then `epoch` and `step` as it goes."""
+    """Shows progress: `with Screen(run) as screen`, then `epoch` and `step` as it goes."""
 
     def __init__(self, run: Run, console: Console | None = None):
         self.out = console or Console(highlight=False, soft_wrap=True)
@@ -62,14 +62,14 @@ class Screen:
             self._bar.stop()
 
     def step(self, run: Run) -> None:
-        """After every optimizer step: moves the bar, at most ten times a second."""
+        """Move the bar after an optimizer step, at most ten times a second."""
         if self._bar and time.perf_counter() - self._last > BAR_SECONDS:
             self._last = time.perf_counter()
             done = run.progress.epoch * self._steps + run.progress.batch
             self._bar.update(self._task, completed=done, lr=f"{run.lr:.2e}")
 
     def epoch(self, run: Run, metrics: dict[str, Any]) -> None:
-        """After every epoch."""
+        """Show an epoch's metrics."""
         loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
         epoch, epochs = metrics["epoch"], run.training["epochs"]
         if self._bar:
@@ -86,7 +86,7 @@ class Screen:
 
 
 def block(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
-    """A title and named rows; empty rows are left out."""
+    """Print a title and named rows; empty rows are left out."""
     out.print(f"[bold]{escape(title)}[/]")
     for name, value in rows:
         if value:
@@ -94,7 +94,7 @@ def block(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[str]) -> None:
-    """What will run, what differs from the defaults first."""
+    """Print what will run, what differs from the defaults first."""
     data, training = run.data, run.training
     splits = f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test"
     unread = "" if config["test"] else " (not read)"
@@ -118,7 +118,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
 
 
 def hints(out: Console, found: list[Any]) -> None:
-    """At most three of them."""
+    """Print at most three hints."""
     for hint in found[:MAX_HINTS]:
         out.print(f"  [yellow]{'hint':<10}[/] {escape(str(hint))}")
     if len(found) > MAX_HINTS:
@@ -127,7 +127,7 @@ def hints(out: Console, found: list[Any]) -> None:
 
 
 def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float) -> None:
-    """How the run ended, what it cost, where its files are and what to do next."""
+    """Print how the run ended, what it cost, where its files are and what to do next."""
     objective, status = summary["objective"], summary["status"]
     value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
     speed = f"{summary['samples_per_second']:,} samples/s"
@@ -147,7 +147,7 @@ def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float
 
 
 def _short(node: dict) -> str:
-    """The name of what a node builds; a scheme of several parts goes by its parts."""
+    """Return the name of what a node builds; a scheme of several parts goes by its parts."""
     if "lr_lambda" in node:
         return _short(node["lr_lambda"])
     if "_target_" in node:
@@ -156,6 +156,6 @@ def _short(node: dict) -> str:
 
 
 def _values(node: dict) -> str:
-    """An optimizer's own numbers, without torch's switches."""
+    """Return an optimizer's own numbers, without torch's switches."""
     shown = {k: v for k, v in node.items() if not k.startswith("_") and v not in (None, False, 0)}
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())

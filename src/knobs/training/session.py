@@ -187,7 +187,7 @@ def prune(sessions: Sequence[Session]) -> None:
 
 
 def _pruner(config: dict, folder: Path) -> Pruner | None:
-    """What ranks a run of a sweep among the others, if something does."""
+    """Return what ranks a run of a sweep among the others, if something does."""
     search, mode = config["search"], config["objective"]["mode"]
     if search["pruner"] not in ("asha", "hyperband"):
         return None
@@ -195,7 +195,7 @@ def _pruner(config: dict, folder: Path) -> Pruner | None:
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
-    """The same, without the overrides that tell a secret."""
+    """Return the same, without the overrides that tell a secret."""
     return about | {"overrides": [public(o, o.partition("=")[0]) for o in about["overrides"]]}
 
 
@@ -208,7 +208,7 @@ def _go_on(run: Run, saved: dict) -> None:
 
 
 def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
-    """summary.json; reads the test split if that was asked for and the run came to its end."""
+    """Make summary.json; read the test split if that was asked for and the run came to its end."""
     progress, test = run.progress, None
     if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
@@ -232,7 +232,7 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
 
 
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
-    """What W&B's summary shows beside the last metrics."""
+    """Return what W&B's summary shows beside the last metrics."""
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
     about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
     return best | about | {"objective": summary["objective"]["value"]} | (summary["test"] or {})
@@ -265,7 +265,7 @@ def stop_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[list[i
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most the device's allocator held, or on a CPU the most the process ever used."""
+    """Return the most bytes that the device's allocator held; on a CPU, that the process used."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -17,7 +17,7 @@ CONVOLUTIONAL = ("cnn", "resnet18")
 
 
 def assemble(config: dict, data: Data, device: torch.device) -> Run:
-    """Everything of a run, on its device.
+    """Build everything of a run, on its device.
 
     Raises:
         ConfigError: the data leave a batch that the model cannot take.
@@ -63,7 +63,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
 
 
 def steps_per_epoch(examples: int, training: dict) -> int:
-    """Optimizer steps in one pass over the training split."""
+    """Count the optimizer steps in one pass over the training split."""
     full, left = divmod(examples, training["batch_size"])
     return full + (1 if left and not training["drop_last"] else 0)
 
@@ -86,7 +86,7 @@ def _check_last_batch(config: dict, examples: int, steps: int) -> None:
 
 @contextlib.contextmanager
 def machine(training: dict) -> Iterator[torch.device]:
-    """The device, with threads and determinism as asked, both put back afterwards."""
+    """Enter the device, with threads and determinism as asked; put both back afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     switch = training["deterministic"] != deterministic  # else unasked: it imports the compiler
     torch.set_num_threads(training["threads"] or threads)
