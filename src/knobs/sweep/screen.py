@@ -3,7 +3,6 @@
 import math
 import time
 from collections import Counter
-from types import TracebackType
 
 from rich.console import Console
 from rich.console import Group as Lines
@@ -16,6 +15,7 @@ from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.training.loop import Run
+from knobs.words import count, duration
 
 LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
@@ -48,7 +48,7 @@ class Screen:
         alone = Counter(group.reason for group in self.groups if group.reason)
         for reason, _ in alone.most_common(MAX_REASONS):
             runs = sum(len(group.jobs) for group in self.groups if group.reason == reason)
-            self.note(f"  {plural(runs, 'run')} one by one: {reason}")
+            self.note(f"  {count(runs, 'run')} one by one: {reason}")
         if len(alone) > MAX_REASONS:
             self.note(f"  and more for {len(alone) - MAX_REASONS} other reasons")
         if self.out.is_terminal:
@@ -57,12 +57,7 @@ class Screen:
         self._began = self._looked = time.perf_counter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
 
@@ -111,7 +106,7 @@ class Screen:
         """Print what W&B has to say: the same thing of all runs once."""
         if len(lines) > 1:
             upload = "; all of them: make sync" * ("wandb sync" in lines[0])
-            lines = [f"{lines[0]}  (and {plural(len(lines) - 1, 'more run')}{upload})"]
+            lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')}{upload})"]
         if lines:
             self.note(f"W&B {lines[0]}")
 
@@ -123,10 +118,8 @@ class Screen:
     def _cost(self) -> str:
         stacks = sum(len(g.chunks) for g in self.groups if g.width > 1)
         singles = sum(len(g.jobs) for g in self.groups if g.width == 1)
-        parts = [f"{plural(self.count - singles, 'run')} in {plural(stacks, 'stack')}"] * bool(
-            stacks
-        )
-        parts += [f"{plural(singles, 'run')} one by one"] * bool(singles)
+        parts = [f"{count(self.count - singles, 'run')} in {count(stacks, 'stack')}"] * bool(stacks)
+        parts += [f"{count(singles, 'run')} one by one"] * bool(singles)
         seconds = sum(group.seconds for group in self.groups)
         return f"{', '.join(parts)}, about {duration(seconds)}" if seconds else ", ".join(parts)
 
@@ -162,15 +155,3 @@ def labels(jobs: dict[int, Job]) -> dict[int, str]:
         number: job.label or " ".join(line for line in job.overrides if line not in shared)
         for number, job in jobs.items()
     }
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def plural(count: int, thing: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{count:,} {thing}" + ("s" if count != 1 else "")

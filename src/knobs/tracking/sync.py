@@ -24,9 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from knobs import record
-from knobs.errors import INTERRUPTED, ConfigError, UserError, tell
+from knobs.errors import INTERRUPTED, ConfigError, UserError, first_line, tell
 from knobs.identity import public
-from knobs.tracking.tracker import BOUNDED, QUIET, first_line, no_account, no_server
+from knobs.tracking.tracker import BOUNDED, QUIET, no_account, no_server
+from knobs.words import count, printable
 
 ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
 FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
@@ -265,7 +266,7 @@ def sync(root: Path, out: Console) -> int:
         if waiting:
             _sync(waiting, results, url, out)
     except UserError as error:
-        raise UserError(f"{error}; {_runs(len(waiting))} still to upload") from None
+        raise UserError(f"{error}; {count(len(waiting), 'run')} still to upload") from None
     finally:
         _show(out, root, results)
     before, failed = len(runs) - len(results), _starting(results, "failed")
@@ -275,8 +276,8 @@ def sync(root: Path, out: Console) -> int:
         "verified before": before,
         "failed": failed,
     }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    out.print(f"{_runs(len(runs))} mirrored below {root}" + (f": {told}" if told else ""))
+    told = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    out.print(f"{count(len(runs), 'run')} mirrored below {root}" + (f": {told}" if told else ""))
     return 1 if failed else 0
 
 
@@ -335,10 +336,6 @@ def _starting(results: dict[Mirrored, str], word: str) -> int:
     return sum(result.startswith(word) for result in results.values())
 
 
-def _runs(count: int) -> str:
-    return f"{count} run" + ("" if count == 1 else "s")
-
-
 def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
     """Print a line for each run that was not verified before."""
     rows = [(run, result) for run, result in results.items() if result]
@@ -350,13 +347,8 @@ def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
     for run, result in rows:
         cells = (os.path.relpath(run.folder, root), str(run.rows), result)
         style = "red" if result.startswith("failed") else ""
-        table.add_row(*map(_printable, cells), style=style)
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
     out.print(table)
-
-
-def _printable(text: str) -> Text:
-    """Text that says nothing to a terminal but itself."""
-    return Text("".join(c if c.isprintable() else "?" for c in text))
 
 
 def main(argv: Iterable[str] | None = None) -> int:
