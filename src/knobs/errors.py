@@ -49,16 +49,19 @@ class LockedError(UserError):
     exit_code = 9
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class name if that is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def for_a_person(error: Exception) -> Exception:
     """The same fault as a UserError where a user can mend it; any other comes back as it is."""
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = first_line(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StorageError(
-            f"the disk cannot be written to ({first_line}); free space, then resume"
-        )
+        return StorageError(f"the disk cannot be written to ({line}); free space, then resume")
     # torch's own class on an accelerator; on a CPU a RuntimeError with these words.
-    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in first_line
+    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in line
     if starved or isinstance(error, MemoryError):
         smaller = "a smaller training.batch_size, or training.accumulate=2, may fit"
-        return MemoryShortage(f"out of memory ({first_line}); {smaller}")
+        return MemoryShortage(f"out of memory ({line}); {smaller}")
     return error

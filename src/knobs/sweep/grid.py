@@ -22,7 +22,6 @@ from knobs.errors import SWEEP_FAILED, ConfigError, StorageError, UserError, for
 from knobs.identity import FILES, identity, key_of, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG, STUDY
-from knobs.report import leaderboard
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
 SUBDIR = "${hydra.job.num}"
@@ -148,21 +147,21 @@ def conclude(
         answer: whether something was asked: then the report takes the leaderboard's place.
         others: another process still works on it, and will say how it ended.
     """
-    runs = leaderboard.read_runs(folder)
+    from knobs.report import leaderboard, read, terminal
+
+    runs = read.read_runs(folder)
     if others and not stopped:
         out.print("done here; another process goes on with the last runs, and reports")
     elif runs:
         if answer and not stopped:
-            from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
+            from knobs.report import analysis, write  # late: scipy, plotly
 
-            report = assemble.make([folder])
-            entries = list(report.sweep.entries)
-            leaderboard.write_csv(folder / leaderboard.CSV, entries)
-            text.show(out, report, write.write(report, folder))
+            report = analysis.make([folder])
+            terminal.show(out, report, write.write(report, folder))
         else:
             entries = leaderboard.leaderboard(runs)
             leaderboard.write_csv(folder / leaderboard.CSV, entries)
-            leaderboard.show(out, entries, path=folder / leaderboard.CSV)
+            terminal.leaderboard(out, entries, path=folder / leaderboard.CSV)
             out.print(escape(f"what it says: python -m knobs.report {_near(folder)}"))
     failed = [r for r in returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS]
     show_failures(out, failed)

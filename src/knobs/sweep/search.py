@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from knobs import cli, config, ledger
 from knobs.errors import ConfigError, LockedError, UserError
 from knobs.identity import NOT_IDENTITY, identity, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
-from knobs.report import gather, leaderboard
+from knobs.report.read import read_sweep
+from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.plan import Plan
 from knobs.search.search import UNITS, Search, Trial
@@ -192,25 +193,25 @@ class Desk:
 
     def _walk(self) -> list[Job]:
         """From the default to the best run of another sweep, a knob at a time, once a seed."""
-        found = gather.gather([Path(self.plan.walk)])
+        found = read_sweep([Path(self.plan.walk)])
         best = next((e for e in found.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
-        self._tell_apart([run.row for run in found.runs], best.knobs)
+        self._tell_apart(found.runs, best.knobs)
         jobs: list[Job] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
             jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
             walked: dict[str, Any] = {}
             for step, (name, value) in enumerate(best.knobs.items(), 1):
-                if value in (leaderboard.ABSENT, _value(self.base[""], name)):
+                if value in (ABSENT, _value(self.base[""], name)):
                     continue
                 walked[name] = value
                 own = place | {"role": "step", "step": step, "knob": name}
                 jobs.append((self.plan.job("", walked, seed), own))
         return jobs
 
-    def _tell_apart(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
+    def _tell_apart(self, runs: Sequence[RunRecord], walked: Iterable[str]) -> None:
         """Say what all runs there have in common that this command line does not say."""
         told = {key_of(line) for line in self.plan.common}
         silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")

@@ -7,42 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from knobs.errors import ConfigError
+from knobs.report.records import Knob
 
 Array = np.ndarray
 BEYOND = 0.25  # how far outside its range, in ranges, a value may lie and be told from the bound
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One axis of the search space.
-
-    Args:
-        low, high: of a numeric knob.
-        log: whether equal ratios, not equal differences, are equally far.
-        choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
-        integer: whether only whole numbers exist.
-
-    Raises:
-        ConfigError: neither choices nor a range, or one that a log scale cannot show.
-    """
-
-    name: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: Sequence[Any] | None = None
-    integer: bool = False
-
-    def __post_init__(self) -> None:
-        if self.choices is not None:
-            return
-        if self.low is None or self.high is None or not self.low < self.high:
-            raise ConfigError(
-                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
-            )
-        if self.log and self.low <= 0:
-            raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
 
 
 class Space:

@@ -2,37 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs.report.advise import Advice, Recipe, advise, recipe
-from knobs.report.checks import Finding, checks
-from knobs.report.compare import Comparison
-from knobs.report.gather import Sweep, gather, knob_of
-from knobs.report.importance import Importance, importance
-from knobs.report.verdict import Verdict, tested, verdict
+from knobs.report.checks import checks
+from knobs.report.conclusions import Comparison, Importance, Report
+from knobs.report.importance.effects import importance
+from knobs.report.next_steps import next_steps, recipe
+from knobs.report.read import read_sweep
+from knobs.report.records import Sweep
+from knobs.report.sentences import tested
+from knobs.report.verdict import verdict
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
 VERSION = 1  # of report.json
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that is said of a sweep.
-
-    Args:
-        importance: None where there were too few runs or knobs to tell.
-        about: the arm that importance is of; "" where the runs have no arms.
-    """
-
-    sweep: Sweep
-    verdict: Verdict
-    importance: Importance | None
-    about: str
-    findings: tuple[Finding, ...]
-    advice: tuple[Advice, ...]
-    recipe: Recipe | None
 
 
 def make(folders: Sequence[Path]) -> Report:
@@ -41,11 +24,11 @@ def make(folders: Sequence[Path]) -> Report:
     Raises:
         ConfigError: there is no run in these folders.
     """
-    sweep = gather(folders)
+    sweep = read_sweep(folders)
     answer = verdict(sweep)
-    arm = answer.winner.arm if answer.winner else ""
-    ranked, about = rank(sweep, arm), arm
-    if ranked is None and arm:  # few runs an arm: all arms together, the question a knob too
+    about = answer.winner.arm if answer.winner else ""
+    ranked = rank(sweep, about)
+    if ranked is None and about:  # few runs an arm: all arms together, the question a knob too
         ranked, about = rank(sweep, None), ""
     findings = checks(sweep, answer, ranked)
     return Report(
@@ -54,43 +37,42 @@ def make(folders: Sequence[Path]) -> Report:
         importance=ranked,
         about=about,
         findings=tuple(findings),
-        advice=tuple(advise(sweep, answer, findings)),
+        advice=tuple(next_steps(sweep, answer, findings)),
         recipe=recipe(sweep, answer),
     )
 
 
 def rank(sweep: Sweep, arm: str | None) -> Importance | None:
-    """Which knob matters, from the runs of an arm, or of all, that spread over its space."""
+    """Rank the knobs by the runs of an arm, or of all, that spread over its space."""
     knobs = list(sweep.questions() + sweep.space if arm is None else sweep.space_of(arm))
-    ended = [r for r in sweep.explored(arm) if r.value is not None or r.broke]
-    rows = [{k.name: v for k in knobs if (v := knob_of(run, k)) is not None} for run in ended]
+    ended = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
     if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
         return None
+    columns = {knob.name: sweep.column(knob) for knob in knobs}
+    rows = [{name: of[run.id] for name, of in columns.items() if run.id in of} for run in ended]
     starts = (row for run, row in zip(ended, rows, strict=True) if run.role == "default")
     start = None if arm is None else next(starts, None)  # each arm has a default of its own
     values = [run.value for run in ended]
-    pruned = [run.row.status == "pruned" for run in ended]
+    pruned = [run.status == "pruned" for run in ended]
     return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
+# ------------------------------------------------------------------ report.json
 def plain(report: Report) -> dict[str, Any]:
-    """report.json: the same for programs. Numbers are in the objective's own unit."""
+    """Return report.json: the same for programs. Numbers are in the objective's own unit."""
     sweep, answer = report.sweep, report.verdict
     return {
         "version": VERSION,
         "sweeps": [str(folder) for folder in sweep.folders],
         "objective": dataclasses.asdict(sweep.objective),
-        "question": sweep.study.question if sweep.study else "",
+        "question": sweep.question,
         "verdict": {
             "headline": answer.headline,
             "more": list(answer.more),
             "winner": answer.winner and answer.winner.name,
             "confirmed": bool(answer.winner and answer.winner.confirmed),
             "comparisons": [_comparison(c) for c in answer.comparisons],
-            "steps": [
-                {"knob": s.knob, "values": s.values, "gain": s.gain and dataclasses.asdict(s.gain)}
-                for s in answer.steps
-            ],
+            "steps": [dataclasses.asdict(step) for step in answer.steps],
             "noise": dataclasses.asdict(answer.noise),
             "test": tested(sweep, answer.winner),
         },
@@ -122,12 +104,11 @@ def _comparison(c: Comparison) -> dict[str, Any]:
 
 
 def _importance(report: Report) -> dict[str, Any] | None:
-    found = report.importance
-    if found is None:
+    if report.importance is None:
         return None
     pairs = [
         {"knobs": list(pair), **dataclasses.asdict(estimate)}
-        for pair, estimate in found.interactions.items()
+        for pair, estimate in report.importance.interactions.items()
     ]
-    flat = dataclasses.replace(found, interactions={})
-    return {"arm": report.about, **dataclasses.asdict(flat), "interactions": pairs}
+    flat = dataclasses.asdict(dataclasses.replace(report.importance, interactions={}))
+    return {"arm": report.about, **flat, "interactions": pairs}

@@ -42,7 +42,9 @@ from typing import Any
 import numpy as np
 
 from knobs.errors import ConfigError
-from knobs.report.space import Knob, Space
+from knobs.report.conclusions import Estimate, Importance, KnobImportance
+from knobs.report.importance.space import Space
+from knobs.report.records import Knob
 
 Array = np.ndarray
 Functions = Callable[[Array], Array]  # points [m, C] -> one function's values a resample, [r, m]
@@ -61,57 +63,7 @@ HUGE = 1e100  # a value beyond it is a run that diverged
 FURTHEST = 20  # times the runs at hand: more than that is no advice
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 90 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 UNKNOWN, NONE = Estimate(0.0, 0.0, 1.0), Estimate(0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class KnobImportance:
-    """One knob's three answers (see the top of this file).
-
-    Args:
-        gain: larger is better in either mode; may be negative; None without a default or runs.
-        p_top: probability that no other knob moves the objective more.
-    """
-
-    name: str
-    breaks: Estimate
-    moves: Estimate
-    gain: Estimate | None
-    p_top: float
-
-
-@dataclass(frozen=True)
-class Importance:
-    """What a table of runs says about its knobs.
-
-    Args:
-        knobs: the one that moves the objective most comes first.
-        interactions: (knob, knob) -> share of the variance that is due to both together, largest
-            first, among the leading knobs.
-        decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no".
-        more: where not decided, about how many more settings would decide it; None where that is
-            beyond reason, which means that the leading knobs are about equal.
-        settings: different ones among the runs that worked.
-        worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
-    """
-
-    knobs: tuple[KnobImportance, ...]
-    interactions: dict[tuple[str, str], Estimate]
-    decided: str
-    more: int | None
-    settings: int
-    worked: int
-    broke: int
-    pruned: int
 
 
 def importance(
@@ -307,7 +259,7 @@ def _functions(x: Array, owner: Array, targets: Array, rng: np.random.Generator)
     Args:
         x: [n, C]; targets: [n, resamples].
     """
-    from knobs.report import gp
+    from knobs.report.importance import gp
 
     middle = targets.mean(1)
     shift, scale = middle.mean(), middle.std() or 1.0
