@@ -14,7 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from knobs.errors import UserError, first_line
 from knobs.identity import leaves, public
 from knobs.record import write_whole
 from knobs.report.conclusions import Report
-from knobs.report.records import RunRecord
+from knobs.report.records import RunRecord, Sweep
 from knobs.tracking import BOUNDED, QUIET, kept_offline, no_account, no_server
 from knobs.words import printable
 
 SPEC = "wandb_report.json"
-WIDE = 10.0  # a knob whose largest value is this many times its smallest has a log axis
 KNOCK = 5.0  # seconds to wait for the server at first
 DEADLINE = 60.0  # seconds for all of it
 VIEW_ID = re.compile(r"[\w=+/-]{1,200}")
@@ -62,12 +61,11 @@ def contents(report: Report, text: str) -> Contents:
         UserError: none of the runs is in a W&B group.
     """
     sweep = report.sweep
-    knobs = list(sweep.entries[0].knobs) if sweep.entries else []
     return Contents(
         place=place(sweep.runs),
         metric=sweep.objective.metric,
         mode=sweep.objective.mode,
-        axes=axes(sweep.runs, knobs),
+        axes=axes(sweep),
         question=public(printable(sweep.question, 500)),
         lines=public(text.splitlines()),
     )
@@ -87,19 +85,18 @@ def publish(report: Report, text: str) -> str:
     folder = report.sweep.folders[0]
     request = json.dumps(dataclasses.asdict(contents(report, text)))
     command = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
-    with tempfile.TemporaryFile("w+") as reply:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=reply, text=True, start_new_session=True
-        )
+    with tempfile.TemporaryFile("w+") as reply:  # no pipe, which a service of W&B's may keep open
         try:
-            with child.stdin as stdin, contextlib.suppress(BrokenPipeError):
-                stdin.write(request)
-            child.wait(DEADLINE)
+            subprocess.run(
+                command,
+                input=request,
+                stdout=reply,
+                text=True,
+                start_new_session=True,
+                timeout=DEADLINE,
+            )
         except subprocess.TimeoutExpired:
             raise _refused(f"it was not done after {DEADLINE:g} s", folder) from None
-        finally:
-            child.kill()  # what the client started ends with it
-            child.wait()
         reply.seek(0)
         answer = json.loads(reply.read() or "{}")
     if "url" not in answer:
@@ -190,33 +187,25 @@ def place(runs: Sequence[RunRecord]) -> dict[str, str]:
     return dict(zip(("group", "project", "entity"), places.most_common(1)[0][0], strict=True))
 
 
-def axes(runs: Sequence[RunRecord], knobs: Sequence[str]) -> dict[str, bool]:
+def axes(sweep: Sweep) -> dict[str, bool]:
     """Return paths in the runs' configs that tell their knobs apart -> whether on a log axis.
 
     A knob that is an option of a group is shown by what tells its options apart best.
     """
-    readable = [run for run in runs if run.setting]
-    configs = [dict(leaves(run.config)) for run in readable]
+    knobs = list(sweep.entries[0].knobs) if sweep.entries else []
+    log = {knob.name for knob in sweep.space if knob.log}
+    configs = [dict(leaves(run.config)) for run in sweep.runs if run.setting]
     paths = {}
     for knob in knobs:
         if all(knob in config for config in configs):
-            paths[knob] = _wide(config[knob] for config in configs)
-        elif any(knob in run.choices for run in readable):
-            below = [p for p in configs[0] if p.startswith(f"{knob}.") and p not in knobs]
-            counts = {p: len({json.dumps(config.get(p)) for config in configs}) for p in below}
-            if max(counts.values(), default=1) > 1:
-                named = (f"{knob}.name", f"{knob}._target_")
-                best = max(counts, key=lambda p: (counts[p], p in named))
-                paths[best] = _wide(config.get(best) for config in configs)
+            paths[knob] = knob in log
+            continue
+        below = [p for p in configs[0] if p.startswith(f"{knob}.") and p not in knobs]
+        counts = {p: len({json.dumps(config.get(p)) for config in configs}) for p in below}
+        if max(counts.values(), default=1) > 1:
+            named = (f"{knob}.name", f"{knob}._target_")
+            paths[max(counts, key=lambda p: (counts[p], p in named))] = False
     return paths
-
-
-def _wide(values: Iterable[Any]) -> bool:
-    """Whether numbers span so much that only a log axis shows them all."""
-    numbers = list(values)
-    if not all(type(v) in (int, float) and 0 < v < float("inf") for v in numbers):
-        return False
-    return max(numbers) >= WIDE * min(numbers)
 
 
 # ------------------------------------------------------------------ contents -> report
