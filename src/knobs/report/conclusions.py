@@ -101,11 +101,6 @@ class Verdict:
     steps: tuple[Step, ...] = ()
     noise: Noise = field(default_factory=Noise)
 
-    @property
-    def gain(self) -> Paired | None:
-        """Of the winner over the default."""
-        return next((c.paired for c in self.comparisons if c.other is self.default), None)
-
 
 # ------------------------------------------------------------------ importance
 @dataclass(frozen=True)

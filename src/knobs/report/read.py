@@ -39,7 +39,6 @@ from knobs.report.records import (
     GOOD,
     MOST_CHOICES,
     ROLES,
-    Arm,
     Entry,
     Knob,
     Objective,
@@ -221,18 +220,16 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
     if not isinstance(raw, dict):
         return None, {}
     study = Study(
-        name=_word(raw.get("study")),
-        question=_word(raw.get("question")),
-        scientific=_words(raw.get("scientific")),
-        fixed=_words(raw.get("fixed")),
-        pruner=_word(raw.get("pruner")) or "none",
+        question=_of(raw, "question", str),
+        scientific=_words(raw, "scientific"),
+        fixed=_words(raw, "fixed"),
         arms={
-            name: Arm(_words(arm.get("overrides")), tuple(_knobs(_section(arm, "space"))))
-            for name, arm in _section(raw, "arms").items()
+            name: tuple(_knobs(_of(arm, "space", dict)))
+            for name, arm in _of(raw, "arms", dict).items()
             if isinstance(arm, dict)
         },
     )
-    return study, {number: _place(run) for number, run in _section(raw, "runs").items()}
+    return study, {number: _place(run) for number, run in _of(raw, "runs", dict).items()}
 
 
 def _place(node: Any) -> dict[str, Any]:
@@ -241,8 +238,8 @@ def _place(node: Any) -> dict[str, Any]:
     number, step = (v if type(v) is int else None for v in map(about.get, ("number", "step")))
     place: dict[str, Any] = {} if number is None else {"number": number}
     if about.get("role") in ROLES:
-        place |= {"role": about["role"], "arm": _word(about.get("arm"))}
-        place |= {"step": step, "knob": _word(about.get("knob"))}
+        place |= {"role": about["role"], "arm": _of(about, "arm", str)}
+        place |= {"step": step, "knob": _of(about, "knob", str)}
     return place
 
 
@@ -266,16 +263,14 @@ def _merged(studies: list[Study]) -> Study | None:
     """Several machines' parts of a study as one."""
     if not studies:
         return None
-    arms: dict[str, Arm] = {}
-    for study in studies:
-        arms = study.arms | arms
+    arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
     return replace(studies[0], arms=arms)
 
 
 def _union(study: Study | None) -> tuple[Knob, ...]:
     """The knobs of all arms; where they differ in bounds, the widest."""
     union: dict[str, Knob] = {}
-    for knob in (knob for arm in (study.arms.values() if study else ()) for knob in arm.space):
+    for knob in (knob for space in (study.arms.values() if study else ()) for knob in space):
         old = union.get(knob.name, knob)
         if (old.choices is None) != (knob.choices is None):
             continue
@@ -288,17 +283,14 @@ def _union(study: Study | None) -> tuple[Knob, ...]:
     return tuple(union.values())
 
 
-def _section(node: dict, name: str) -> dict[str, Any]:
-    section = node.get(name)
-    return section if isinstance(section, dict) else {}
+def _of(node: dict, name: str, kind: type) -> Any:
+    """An entry of a JSON object; an empty one where it is not of the kind expected."""
+    value = node.get(name)
+    return value if isinstance(value, kind) else kind()
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
+def _words(node: dict, name: str) -> tuple[str, ...]:
+    return tuple(word for word in _of(node, name, list) if isinstance(word, str))
 
 
 # ------------------------------------------------------------------ a grid's space

@@ -241,23 +241,17 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One scientific value: what sets it, and the space searched under it."""
-
-    overrides: tuple[str, ...] = ()
-    space: tuple[Knob, ...] = ()
-
-
-@dataclass(frozen=True)
 class Study:
-    """What was asked; a plain search asks nothing and has one arm, named ""."""
+    """What was asked; a plain search asks nothing and has one arm, named "".
 
-    name: str = ""
+    Args:
+        arms: scientific value -> the space searched under it.
+    """
+
     question: str = ""
     scientific: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    pruner: str = "none"
-    arms: dict[str, Arm] = field(default_factory=dict)
+    arms: dict[str, tuple[Knob, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -328,8 +322,7 @@ class Sweep:
 
     def space_of(self, arm: str) -> tuple[Knob, ...]:
         """Return the knobs searched under an arm."""
-        part = self.study.arms.get(arm) if self.study else None
-        return part.space if part and part.space else self.space
+        return (self.study.arms.get(arm) if self.study else None) or self.space
 
     def name_of(self, entry: Entry, rank: int) -> str:
         """Call a setting by the knobs that differ, or by its place if these are many."""
