@@ -1,4 +1,4 @@
-"""`python -m knobs.report DIR [DIR ...]`: what sweeps found, on the screen and as a page."""
+"""`python -m knobs.report DIR [DIR ...]`: report on sweeps, on the screen and as a page."""
 
 import argparse
 import sys

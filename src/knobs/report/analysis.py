@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.report.checks import checks
-from knobs.report.conclusions import Comparison, Importance, Report
+from knobs.report.conclusions import Importance, Report
 from knobs.report.importance.effects import importance
 from knobs.report.next_steps import next_steps, recipe
 from knobs.report.read import read_sweep
@@ -16,6 +16,7 @@ from knobs.report.verdict import verdict
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
 VERSION = 1  # of report.json
+OF_AN_ENTRY = ("rank", "mean", "sd", "n", "confirmed", "knobs", "best_epoch", "seconds", "status")
 
 
 def make(folders: Sequence[Path]) -> Report:
@@ -71,24 +72,18 @@ def plain(report: Report) -> dict[str, Any]:
             "more": list(answer.more),
             "winner": answer.winner and answer.winner.name,
             "confirmed": bool(answer.winner and answer.winner.confirmed),
-            "comparisons": [_comparison(c) for c in answer.comparisons],
+            "comparisons": [
+                {"other": c.other.name, "relation": c.relation}
+                | (dataclasses.asdict(c.paired) if c.paired else {})
+                for c in answer.comparisons
+            ],
             "steps": [dataclasses.asdict(step) for step in answer.steps],
             "noise": dataclasses.asdict(answer.noise),
             "test": tested(sweep, answer.winner),
         },
         "leaderboard": [
-            {
-                "rank": entry.rank,
-                "mean": entry.mean,
-                "sd": entry.sd,
-                "n": entry.n,
-                "confirmed": entry.confirmed,
-                "knobs": entry.knobs,
-                "best_epoch": entry.best_epoch,
-                "seconds": entry.seconds,
-                "status": entry.status,
-                "runs": [run.folder.name for run in entry.runs],
-            }
+            {name: getattr(entry, name) for name in OF_AN_ENTRY}
+            | {"runs": [run.folder.name for run in entry.runs]}
             for entry in sweep.entries
         ],
         "importance": _importance(report),
@@ -96,11 +91,6 @@ def plain(report: Report) -> dict[str, Any]:
         "next": [dataclasses.asdict(advice) for advice in report.advice],
         "reproduce": report.recipe and dataclasses.asdict(report.recipe),
     }
-
-
-def _comparison(c: Comparison) -> dict[str, Any]:
-    pairs = dataclasses.asdict(c.paired) if c.paired else {}
-    return {"other": c.other.name, "relation": c.relation, **pairs}
 
 
 def _importance(report: Report) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a sweep's runs say about the sweep itself: its space, its length, its noise.
+"""Check the sweep itself by its runs: its space, its length, its noise.
 
 Thresholds: Godbole et al. 2023, "Deep Learning Tuning Playbook": bad search space boundaries, and
 how long to train.
@@ -65,7 +65,7 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
             f"The best {sweep.short.get(knob.name, knob.name)}, {short(value)}, lies within "
             f"{percent(EDGE)} of the {side} bound {short(bound)}."
         )
-        if knob.log and not upper and _may_be_off(knob):
+        if knob.log and not upper and _accepts(knob, 0.0, unruled=False):
             do = f"Try {knob.name}=0 as well."
             yield Finding("boundary", "note", f"{text} So little is next to none.", do)
         elif inside:
@@ -92,15 +92,14 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
         if not upper and knob.low >= 0 > new:
             new = knob.low / 2
     new = round(new) if knob.integer else float(f"{new:.2g}")
-    rule = limits.RULES.get(knob.name)
-    if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
+    if new in (knob.low, knob.high) or not _accepts(knob, new, unruled=True):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
 
 
-def _may_be_off(knob: Knob) -> bool:
+def _accepts(knob: Knob, value: float, unruled: bool) -> bool:
     rule = limits.RULES.get(knob.name)
-    return rule is not None and rule.accepts(0.0)
+    return rule.accepts(value) if rule else unruled
 
 
 def _inside(knob: Knob, value: float | None) -> bool:
@@ -215,7 +214,7 @@ def _too_short(
 
 
 def _last_quarter(rows: list[dict[str, float]], metric: str, sign: int) -> float | None:
-    """What the best of a curve gained over its last quarter."""
+    """The gain of a curve's best over its last quarter."""
     values = [sign * row[metric] for row in rows if metric in row]
     before = values[: max(1, math.floor(LATE * len(values)))]
     return max(values) - max(before) if len(values) >= LEAST_EPOCHS else None

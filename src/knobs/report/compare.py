@@ -1,4 +1,4 @@
-"""Which settings of a sweep are compared, and what their seeds allow to say.
+"""Choose the settings to compare, and compare them as far as their seeds allow.
 
 Settings are compared seed by seed (see stats.py). One beats another where the 95 % interval of the
 mean difference lies above 0 and a test agrees that allows for how many settings it was the best of,
@@ -115,7 +115,7 @@ def compare(
 
 
 def measure_noise(sweep: Sweep) -> Noise:
-    """Measure on the best settings: one with poor values spreads for reasons of its own."""
+    """Measure on the best settings: one with poor values spreads for other reasons."""
     best = [entry for entry in sweep.entries if entry.mean is not None][:TOP]
     variances = [entry.sd**2 for entry in best if entry.sd]
     seeds = math.sqrt(statistics.mean(variances)) if variances else None

@@ -1,4 +1,4 @@
-"""What is concluded of a sweep: verdict, importance, findings, advice. Plain data, no sentences."""
+"""Conclusions as plain data: verdict, importance, findings, advice."""
 
 import math
 import statistics
@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far two runs of one setting lie apart.
+    """The distance between two runs of one setting.
 
     Args:
         floor: what the size of the validation split alone makes (accuracy only).
@@ -76,7 +76,7 @@ class Noise:
 
     @property
     def of_a_pair(self) -> float | None:
-        """What tells two single runs apart: twice the deviation of their difference."""
+        """Twice the standard deviation of the difference between two single runs."""
         return None if self.sd is None else 2 * math.sqrt(2) * self.sd
 
 
@@ -86,11 +86,11 @@ class Verdict:
 
     Args:
         headline: one sentence.
-        more: what else is to be known of it, a sentence each.
+        more: the sentences below it.
         winner: None where no run finished.
         default: the config that the study started from, where it was run.
         comparisons: the winner with each other candidate, best first.
-        steps: the walk from the default to the best config; empty where it was not made.
+        steps: the walk from the default to the best config; empty where there was none.
     """
 
     headline: str
@@ -131,7 +131,7 @@ class KnobImportance:
 
 @dataclass(frozen=True)
 class Importance:
-    """What a table of runs says about its knobs.
+    """The knobs of a table of runs, ranked.
 
     Args:
         knobs: the one with the largest total-order effect comes first.
@@ -157,11 +157,11 @@ class Importance:
 # ------------------------------------------------------------------ findings and advice
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Args:
         check: its name.
-        level: act (something is to be done), note (to be known), or ok.
+        level: act (something is to be done), note, or ok.
         text: with numbers.
         do: what to do; "" where nothing is.
         knob: that it is about, with the bounds or the value to take instead.
@@ -184,7 +184,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to run the best again.
+    """The best run, to be run again.
 
     Args:
         run: its id.
@@ -203,7 +203,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is said of a sweep.
+    """Everything that a report shows.
 
     Args:
         importance: None where there were too few runs or knobs to tell.

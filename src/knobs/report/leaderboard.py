@@ -28,7 +28,7 @@ from knobs.report.records import UNREADABLE, Entry, RunRecord, knob_value
 from knobs.words import as_text
 
 CSV = "leaderboard.csv"
-BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are told
+BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
 NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed", "test")
 
 
@@ -50,7 +50,7 @@ def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> l
 
 @functools.lru_cache(4096)  # the same few paths in every run
 def is_knob(path: str) -> bool:
-    """Whether a run that differs here is of another setting."""
+    """Tell whether a run that differs here is of another setting."""
     return not under(path, NO_KNOBS)
 
 
@@ -107,7 +107,7 @@ def _status(runs: list[RunRecord]) -> str:
 
 
 def _order(entry: Entry) -> tuple:
-    """What entries are sorted by; the first three tell which of them are ranked together."""
+    """The sort key; entries that agree in the first three of it are ranked together."""
     diverged = sum(run.status == "diverged" for run in entry.runs) / len(entry.runs)
     mode = next((run.mode for run in entry.runs if run.metric), "max")
     unknown = entry.mean is None

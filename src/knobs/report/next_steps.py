@@ -1,7 +1,7 @@
-"""What to run next, and how to run the best again: commands to copy, made from records.
+"""Commands to copy, made from records: the next runs, and the best run again.
 
 A record may be anyone's, so a word of it reaches a command only in a shell's quotes, and a command
-with a word that cannot be shown as it is (line breaks, control characters) is not made at all.
+with a word that cannot be shown as it is (line breaks, control characters) is left out.
 """
 
 import re

@@ -196,7 +196,7 @@ def _curve(folder: Path) -> list[dict[str, float]]:
 
 
 def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """What the reader reads, unless the file is a link, a pipe or huge."""
+    """Read a file, unless it is a link, a pipe or huge."""
     about = path.lstat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
         raise ValueError(f"{path}: not a file that a run writes")
@@ -213,7 +213,7 @@ def _get(node: Any, name: str, kind: type) -> Any:
 
 # ------------------------------------------------------------------ study.json
 def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
-    """What was asked, and each run's place by its number; as much as is well-formed."""
+    """The question, and each run's place by its number; as much as is well-formed."""
     raw: Any = None
     with contextlib.suppress(*BROKEN):
         raw = _load(folder / STUDY, read_study)
@@ -233,7 +233,7 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
 
 
 def _place(node: Any) -> dict[str, Any]:
-    """A run's number, arm and role, as study.json or its own config.json states them."""
+    """A run's number, arm and role, as study.json or its config.json states them."""
     about = node if isinstance(node, dict) else {}
     number, step = (v if type(v) is int else None for v in map(about.get, ("number", "step")))
     place: dict[str, Any] = {} if number is None else {"number": number}
@@ -310,7 +310,7 @@ def _spaces(runs: Sequence[RunRecord], entries: Sequence[Entry]) -> Iterator[Kno
 
 
 def _log(numbers: list[float]) -> bool:
-    """Whether values lie more evenly by their ratios than by their differences."""
+    """Tell whether values lie more evenly by their ratios than by their differences."""
     if numbers[0] <= 0:
         return False
     if len(numbers) < 3:

@@ -1,4 +1,4 @@
-"""What was run: knobs, runs, settings, the study that asked for them. Plain data, no disk."""
+"""Plain data of what was run: knobs, runs, settings, the study that asked for them."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ UNREADABLE = "unreadable"
 GOOD = ("finished", "stopped_early")
 ROLES = ("default", "search", "confirm", "baseline", "step", "test")
 FRESH = ("confirm", "baseline", "step")  # runs with seeds that chose nothing
-EXPLORED = ("default", "search")  # runs that spread over the space, from which importance is told
+EXPLORED = ("default", "search")  # runs that spread over the space, for importance
 ABSENT = ""  # the value of a knob that a run's config does not have
 POINTS = ("accuracy", "f1")  # shares of 1, whose differences are given in hundredths
 HUGE = 1e300  # beyond it a variance overflows
@@ -30,7 +30,7 @@ def finite(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a sweep looks for: a metric and whether more of it is better ("max") or less ("min")."""
+    """The metric that a sweep optimizes: more of it is better ("max") or less ("min")."""
 
     metric: str = "objective"
     mode: str = "max"
@@ -42,7 +42,7 @@ class Objective:
 
     @property
     def in_points(self) -> bool:
-        """Whether differences are given in hundredths."""
+        """True where differences are given in hundredths."""
         return self.metric.rpartition("/")[2] in POINTS
 
     def value(self, value: float | None) -> str:
@@ -140,12 +140,12 @@ class RunRecord:
 
     @property
     def ok(self) -> bool:
-        """Whether it ended with a value."""
+        """True where it ended with a value."""
         return self.status in GOOD
 
     @property
     def broke(self) -> bool:
-        """Whether it diverged or failed."""
+        """True where it diverged or failed."""
         return self.status in ("diverged", "failed")
 
     @functools.cached_property
@@ -172,7 +172,7 @@ class RunRecord:
 
     @property
     def tests(self) -> dict[str, float]:
-        """What it read on the test split; empty where it did not."""
+        """Metrics on the test split; empty where it was not read."""
         items = self._of_summary("test")
         return {name: v for name, value in items if (v := finite(value)) is not None}
 
@@ -242,7 +242,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Study:
-    """What was asked; a plain search asks nothing and has one arm, named "".
+    """The question of a study; a plain search asks nothing and has one arm, named "".
 
     Args:
         arms: scientific value -> the space searched under it.
@@ -285,7 +285,7 @@ class Sweep:
 
     @property
     def question(self) -> str:
-        """What the study asks; empty where nothing was."""
+        """The question of the study; empty without one."""
         return self.study.question if self.study else ""
 
     @functools.cached_property

@@ -39,7 +39,7 @@ class Paired:
 
     @property
     def n(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(self.differences)
 
     @property
@@ -49,12 +49,12 @@ class Paired:
 
     @property
     def apart(self) -> bool:
-        """Whether the first is ahead by more than the seeds' noise, were there seeds enough."""
+        """True where the interval lies above 0, were there seeds enough."""
         return self.low is not None and self.low > 0
 
     @property
     def beats(self) -> bool:
-        """Whether the first is the better: an interval above 0, and a p that says so too."""
+        """True where the first is the better: an interval above 0, and p at most ALPHA."""
         return self.apart and self.p <= ALPHA
 
     def among(self, tables: Sequence[Mapping[int, float]]) -> "Paired":

@@ -21,7 +21,7 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
     """Show verdict, best settings, importance, findings and the next command in one screen.
 
     Args:
-        console: of any size; less is told where there is little room.
+        console: of any size; less is shown where there is little room.
         page: where report.html was written.
     """
     for depth in range(TOP, 0, -1):

@@ -159,7 +159,7 @@ def _by(group: Sequence[Comparison], objective: Objective) -> str:
 
 
 def _fewest(group: Sequence[Comparison]) -> str:
-    """How many seeds are behind a statement: the least of the pairs in it."""
+    """The number of seeds behind a statement: the least of the pairs in it."""
     n = min((c.paired.n for c in group if c.paired), default=0)
     return "one run each" if n == 1 else f"{n} paired seeds"
 
@@ -170,7 +170,7 @@ def _seeds(values: dict[int, float]) -> str:
 
 # ------------------------------------------------------------------ the sentences below it
 def _reached(sweep: Sweep, winner: Candidate) -> str:
-    """What the winner is made of and came to."""
+    """The winner's knobs and its mean."""
     objective, values = sweep.objective, list(winner.values.values())
     spread = f" ± {sd(statistics.stdev(values))}" if len(values) > 1 else ""
     knobs = [
@@ -202,7 +202,7 @@ def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str
 
 
 def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
-    """Which knob gave what."""
+    """The gain of each knob."""
     gains = [(step.gain.mean, sweep.short.get(step.knob, step.knob)) for step in steps if step.gain]
     if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
@@ -212,7 +212,7 @@ def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
 
 
 def _caveats(sweep: Sweep, winner: Candidate, others: Sequence[Candidate]) -> str:
-    """What keeps the verdict from being more."""
+    """The limits of the verdict."""
     caveats = []
     if sweep.study and not winner.confirmed:
         tried = sum(run.ok for run in sweep.explored(winner.arm))

@@ -36,7 +36,7 @@ VIEW_ID = re.compile(r"[\w=+/-]{1,200}")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a W&B report shows, as it crosses to the process that sends it.
+    """The contents of a W&B report, as they cross to the process that sends it.
 
     Args:
         place: group, project, and entity, empty for the account's own.
@@ -111,14 +111,18 @@ def _publish(folder: Path, shown: Contents) -> str:
 
     about = shown.place | {"server": str(wandb.setup().settings.base_url)}
     report = compose(shown)
-    spec = about | {"title": report.title, "id": _earlier(folder, about), "spec": _spec(report)}
-    _write(folder / SPEC, spec)
+    plain = json.loads(  # as W&B stores it; there is no public way to it
+        report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+    )
+    spec = about | {"title": report.title, "id": _earlier(folder, about), "spec": plain}
+    write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
     try:
         report.id = spec["id"]
         url = _save(report)
     except Exception as error:  # as many kinds as there are layers below
         raise _refused(public(printable(first_line(error))), folder) from None
-    _write(folder / SPEC, spec | {"id": report.id, "url": url})
+    spec |= {"id": report.id, "url": url}
+    write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
     return url
 
 
@@ -152,10 +156,6 @@ def _save(report: Any) -> str:
     report.entity = report.entity or api.settings["entity"] or api.default_entity
     report.save()
     return printable(report.url)
-
-
-def _write(path: Path, spec: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(spec, indent=1) + "\n")
 
 
 def _earlier(folder: Path, about: dict[str, str]) -> str:
@@ -248,11 +248,6 @@ def compose(shown: Contents) -> Any:
         ],
         width="fluid",
     )
-
-
-def _spec(report: Any) -> dict[str, Any]:
-    """What W&B stores of a report; there is no public way to it."""
-    return json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
 def _accessor(path: str) -> str:

@@ -1,1 +1,1 @@
-"""Which knob matters: the search space, a Gaussian process of the runs, effects drawn from it."""
+"""Rank knobs: the search space, a Gaussian process of the runs, effects drawn from it."""

@@ -1,8 +1,8 @@
-"""Which knob matters? From a table of runs, three answers a knob, each with a 90 % interval.
+"""Rank knobs by a table of runs: three effects of each, with 90 % intervals.
 
-breaks   its total effect on whether a run fails or diverges
-moves    its total effect on the objective among the runs that worked
-gain     what freeing this knob alone promises over the default, in the objective's unit
+breaks   failure effect: its total effect on whether a run fails or diverges
+moves    total-order effect: its total effect on the objective among the runs that worked
+gain     expected gain of freeing this knob alone over the default, in the objective's unit
 
 The total effect is the share of the variance that is left when all other knobs are known: the
 knob's own effect and every interaction it takes part in, so shares may add up to more than 1. It is
@@ -171,7 +171,7 @@ def _what_moves(
 
 # ------------------------------------------------------------------ runs -> functions
 def _targets(y: Array, bound: Array, rng: Rng, resamples: int) -> Array:
-    """What each resample takes the runs to have reached, [n, resamples]; larger is better."""
+    """The values that each resample takes the runs to have reached, [n, resamples]."""
     if not len(y):
         return np.zeros((0, resamples))
     first, third = np.quantile(y, [0.25, 0.75])
@@ -279,7 +279,7 @@ def _share(draws: Array) -> Estimate:
 
 
 def _more(total: Array, settings: int) -> int | None:
-    """How many more settings would decide which knob is first.
+    """The number of further settings that would decide which knob is first.
 
     The spread of the draws shrinks with the square root of the settings; their means stay.
     """
