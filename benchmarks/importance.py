@@ -27,7 +27,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau, qmc
 
-from knobs.report.importance import Importance, Knob, importance
+from knobs.report.conclusions import Importance
+from knobs.report.importance.effects import importance
+from knobs.report.records import Knob
 
 DATA = Path(os.environ.get("KNOBS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SEEDS = 5

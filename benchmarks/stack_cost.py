@@ -45,11 +45,11 @@ TARGET = 5.0  # seconds
 READ = """
 import sys
 from pathlib import Path
-from knobs.report import leaderboard
+from knobs.report import leaderboard, read
 from knobs.sweep import groups
 from knobs.stack import loop as stack
 folder = Path(sys.argv[1])
-entries = leaderboard.leaderboard(leaderboard.read_runs(folder))
+entries = leaderboard.leaderboard(read.read_runs(folder))
 leaderboard.write_csv(folder / leaderboard.CSV, entries)
 """
 

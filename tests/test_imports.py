@@ -15,7 +15,7 @@ LAYERS = [
     {"advice", "tracking", "mirror", "sync"}, {"cli"},
     {"config"}, {"build", "compose", "resolvers"}, {"ledger", "search"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
-    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors"},
+    {"trust", "conflicts", "identity", "limits", "rng", "shape", "torchvision_shim", "late_compiler", "errors", "words"},
 ]  # fmt: skip
 EDGE = {"hydra", "omegaconf", "wandb"}
 

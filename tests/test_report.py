@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from fake_sweeps import add_run, fake_grid, fake_search, fake_study, tried
 from rich.console import Console
+from test_imports import FILES, SRC, imports
 
 from knobs.errors import ConfigError, StorageError
-from knobs.report import text
+from knobs.report import terminal
 from knobs.report.__main__ import main
-from knobs.report.advise import range_of
-from knobs.report.assemble import make, plain
+from knobs.report.analysis import make, plain
 from knobs.report.checks import widened
-from knobs.report.gather import curve, gather, position
-from knobs.report.importance import Knob
-from knobs.report.words import Objective, listed, number
+from knobs.report.next_steps import range_of
+from knobs.report.read import read_sweep
+from knobs.report.records import Knob, Objective, position
 from knobs.report.write import where, write
+from knobs.words import listed, number
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -54,7 +55,7 @@ def found(report, check):
 
 def screen(report, width=80, height=24, page=None):
     out = Console(file=StringIO(), width=width, height=height)
-    text.show(out, report, page)
+    terminal.show(out, report, page)
     return out.file.getvalue()
 
 
@@ -65,7 +66,7 @@ def test_a_grids_space_is_what_differs_on_the_scale_it_was_spread_on(tmp_path):
             for name in ("adam", "sgd"):
                 knobs = {"optimizer": name, "optimizer.lr": lr, "regularization.dropout": drop}
                 tried(tmp_path / "s", knobs)
-    sweep = gather([tmp_path / "s"])
+    sweep = read_sweep([tmp_path / "s"])
     assert sweep.space == (
         Knob("optimizer", choices=("adam", "sgd")),
         Knob("optimizer.lr", low=1e-4, high=1e-2, log=True),
@@ -75,7 +76,7 @@ def test_a_grids_space_is_what_differs_on_the_scale_it_was_spread_on(tmp_path):
 
 
 def test_a_studys_space_and_places_are_its_own(tmp_path):
-    sweep = gather([fake_study(tmp_path / "s", n=4)])
+    sweep = read_sweep([fake_study(tmp_path / "s", n=4)])
     assert {k.name: (k.low, k.high, k.log) for k in sweep.space_of("optimizer=sgd")} == {
         "optimizer.lr": (0.01, 5.0, True),
         "model.width": (32, 256, True),
@@ -84,9 +85,38 @@ def test_a_studys_space_and_places_are_its_own(tmp_path):
     roles = [run.role for run in sweep.runs]
     assert roles.count("confirm") == 15
     assert roles.count("test") == 1
-    assert all(
-        run.role != "test" or run.row not in e.runs for run in sweep.runs for e in sweep.entries
-    )
+    assert all(run.role != "test" or run not in e.runs for run in sweep.runs for e in sweep.entries)
+
+
+def test_a_runs_place_is_what_its_records_state_whatever_its_folder_is_called(tmp_path):
+    sweep = arms(tmp_path / "s", {"adam": [0.9, 0.8], "sgd": [0.7, 0.6]})
+    about = json.loads((sweep / "study.json").read_text())
+    del about["runs"]["3"]
+    (sweep / "study.json").write_text(json.dumps(about))
+    for i, stated in {
+        0: {"number": 2},  # study.json knows it by its number
+        3: {"number": 3, "role": "baseline", "arm": "optimizer=sgd"},  # which it does not list
+        1: {"number": True, "role": ["x"], "arm": 3},  # nothing that a run writes
+    }.items():
+        path = sweep / str(i) / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"run": stated}))
+    places = [(r.id, r.number, r.role, r.arm) for r in read_sweep([sweep]).runs]
+    assert places == [
+        ("0", 2, "confirm", "optimizer=sgd"),
+        ("1", None, "confirm", "optimizer=adam"),
+        ("2", None, "confirm", "optimizer=sgd"),
+        ("3", 3, "baseline", "optimizer=sgd"),
+    ]
+
+
+def test_a_column_holds_the_runs_that_have_the_knob(tmp_path):
+    for name, lr in (("adam", 1e-3), ("sgd", 0.1), ("lion", 0.1)):
+        add_run(tmp_path / "s", {"optimizer": name, "optimizer.lr": lr}, value=0.5)
+    sweep = read_sweep([tmp_path / "s"])
+    lr = Knob("optimizer.lr", low=1e-3, high=0.1)
+    assert sweep.column(lr) == {"0": 1e-3, "1": 0.1, "2": 0.1}
+    assert sweep.column(Knob("optimizer", choices=("adam", "sgd"))) == {"0": "adam", "1": "sgd"}
+    assert sweep.column(lr) is sweep.column(Knob("optimizer.lr", low=1e-3, high=0.1))
 
 
 BROKEN_STUDIES = [
@@ -134,8 +164,8 @@ def test_hostile_folders_are_survived(tmp_path):
     (sweep / "7" / "summary.json").unlink()
     report = make([sweep])
     runs = report.sweep.runs
-    assert [curve(runs[i]) for i in range(4)] == [[{"epoch": 1.0}], [], [], []]
-    assert [runs[i].row.status for i in (4, 5, 7)] == ["unreadable", "unreadable", "interrupted"]
+    assert [runs[i].curve for i in range(4)] == [[{"epoch": 1.0}], [], [], []]
+    assert [runs[i].status for i in (4, 5, 7)] == ["unreadable", "unreadable", "interrupted"]
     assert {f.text for f in found(report, "unfinished")} == {
         "1 run did not end.",
         "2 runs cannot be read: 4 and 5.",
@@ -154,7 +184,7 @@ def test_several_sweeps_are_one_and_a_copy_counts_once(tmp_path):
     fake_grid(tmp_path / "a" / "s", rates=(1e-3, 1e-2))
     fake_grid(tmp_path / "b" / "s", rates=(1e-4, 1e-3))
     folders = [tmp_path / "a" / "s", tmp_path / "b" / "s", tmp_path / "a" / ".." / "a" / "s"]
-    sweep = gather(folders)
+    sweep = read_sweep(folders)
     assert sweep.name == "a/s, b/s"
     assert len(sweep.runs) == 24
     assert {run.id for run in sweep.runs} >= {"a/s/0", "b/s/11"}
@@ -171,6 +201,7 @@ def test_reading_changes_nothing(tmp_path):
     write(make([sweep]), sweep)
     after = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
     assert {path.name for path in after.keys() - before.keys()} == {
+        "leaderboard.csv",
         "report.html",
         "report.md",
         "report.json",
@@ -186,7 +217,7 @@ def test_the_verdict_is_a_sentence_with_numbers(tmp_path):
     report = make([arms(tmp_path / "s", {"nadam": nadam, "sgd": sgd, "adamw": adamw})])
     level, beaten = report.verdict.comparisons
     assert report.verdict.headline == (
-        "adamw and nadam are indistinguishable at this budget "
+        "adamw and nadam are not significantly different at this budget "
         f"(difference 0.1 ± {50 * (level.paired.high - level.paired.low):.1f} points, "
         "5 paired seeds); both beat sgd by 2.4 points."
     )
@@ -330,7 +361,7 @@ def test_the_walk_from_the_default_says_which_knob_gave_what(tmp_path):
         "model.width",
         "regularization.dropout",
     ]
-    total = report.verdict.gain
+    total = report.verdict.comparisons[-1].paired  # with the default
     assert sum(step.gain.mean for step in steps[1:]) == pytest.approx(total.mean)
     assert total.beats
     assert any(s.startswith("One knob at a time from the default: ") for s in report.verdict.more)
@@ -509,6 +540,21 @@ def test_failures_are_counted_and_confined(tmp_path):
     assert (finding.knob.low, finding.knob.high) == (1e-4, 3e-2)
 
 
+def test_a_grid_of_which_the_lowest_value_alone_works_is_reported(tmp_path, capsys):
+    for lr, value in ((1e-2, 0.9), (1e5, None), (1e6, None)):
+        knobs = {"optimizer": "sgd", "optimizer.lr": lr}
+        add_run(tmp_path / "s", knobs, value=value, status="finished" if value else "diverged")
+    assert main([str(tmp_path / "s")]) == 0
+    assert "67 %" in capsys.readouterr().out
+    (finding,) = found(make([tmp_path / "s"]), "failures")
+    assert (finding.level, finding.do, finding.knob) == (
+        "act",
+        "Search optimizer.lr below 100000.",
+        None,
+    )
+    assert finding.text.endswith("(67 %). All of them lie at optimizer.lr >= 100000.")
+
+
 @pytest.mark.parametrize(
     ("best", "ends", "short", "long"),
     [
@@ -541,7 +587,7 @@ def test_the_noise_floor_is_told_with_what_it_swallows(tmp_path):
     assert noise.size == 400
     assert noise.floor == pytest.approx(((1 - best) / 800) ** 0.5, rel=1e-12)
     (finding,) = found(report, "noise floor")
-    assert f"{100 * 8**0.5 * noise.seeds:.1f} points to be told apart" in finding.text
+    assert f"{100 * 8**0.5 * noise.seeds:.1f} points to be significantly different" in finding.text
 
 
 def test_the_validation_split_is_as_large_as_the_records_say(tmp_path):
@@ -690,9 +736,11 @@ def test_the_terminals_report_is_one_screen(tmp_path, kind, size):
     lines = screen(report, width, height, tmp_path / "report.html").splitlines()
     assert sum(-(-max(1, len(line)) // width) for line in lines) <= height
     shown = " ".join(" ".join(lines).split())
-    for expected in (report.verdict.headline, "rank", "moves it", "next: ", "page: "):
+    for expected in (report.verdict.headline, "rank", "total-order effect", "next: ", "page: "):
         assert expected in shown
-    assert ("worth tuning" in shown) == (kind is not fake_grid)  # which has no default to gain over
+    assert ("expected gain" in shown) == (
+        kind is not fake_grid
+    )  # which has no default to gain over
 
 
 def hostile_sweep(folder):
@@ -773,13 +821,36 @@ def test_the_command_writes_shows_and_ends_well(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "36 runs: 36 finished" in shown
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "leaderboard.csv",
         "report.html",
         "report.md",
         "report.json",
     }
 
 
+def test_the_leaderboard_that_the_report_names_is_there(tmp_path):
+    for i in range(40):
+        add_run(tmp_path / "s", {"optimizer.lr": (i + 1) / 1000}, value=i / 100)
+    assert main([str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 0
+    assert "and 10 more: leaderboard.csv" in (tmp_path / "out" / "report.md").read_text()
+    rows = (tmp_path / "out" / "leaderboard.csv").read_text().splitlines()
+    assert (len(rows), rows[1].split(",")[:2]) == (41, ["1", "0.39"])
+
+
 # ------------------------------------------------------------------ words
+def test_a_mean_and_its_deviation_are_written_alike_everywhere(tmp_path):
+    for seed, value in enumerate((0.5, 0.25, 0.75)):
+        add_run(tmp_path / "s", {"optimizer.lr": 1e-3}, seed, value=value)
+        add_run(tmp_path / "s", {"optimizer.lr": 1e-2}, seed, value=value / 2)
+    report = make([tmp_path / "s"])
+    write(report, tmp_path / "out")
+    texts = [
+        screen(report),
+        *((tmp_path / "out" / f"report.{e}").read_text() for e in ("md", "html")),
+    ]
+    assert all("0.5000 ± 0.25 (3)" in text and "0.2500 ± 0.12 (3)" in text for text in texts)
+
+
 def test_numbers_are_said_with_the_digits_they_have():
     assert [number(v) for v in (0.0, 1.0, 1234.5, 0.000123, 1e-7, 2.5e9)] == [
         "0",
@@ -799,3 +870,22 @@ def test_numbers_are_said_with_the_digits_they_have():
     ]
     assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"
+
+
+# ------------------------------------------------------------------ the house
+def test_the_report_is_at_most_seven_floors_high():
+    """A file's floor is one above the highest floor of what it imports here."""
+    files = {p for p in FILES if "report" in p.relative_to(SRC).parts}
+    names = {
+        ".".join(("knobs", *p.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__"): p
+        for p in files
+    }
+    floors = {}
+
+    def floor(name):
+        below = (imports(names[name]) & names.keys()) - {name}
+        floors[name] = 1 + max(map(floor, below), default=0)
+        return floors[name]
+
+    assert max(map(floor, names)) == floors["knobs.report.__main__"] == 7
+    assert {floors["knobs.report.records"], floors["knobs.report.stats"]} == {1}

@@ -8,12 +8,12 @@ from fake_sweeps import add_run, fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
-from knobs.report import plots_of_seeds
-from knobs.report.assemble import make
-from knobs.report.figures import objective_axis
-from knobs.report.gather import gather
-from knobs.report.plots import sections
-from knobs.report.plots_of_knobs import interaction_section
+from knobs.report.analysis import make
+from knobs.report.plots import seeds
+from knobs.report.plots.figures import objective_axis
+from knobs.report.plots.knobs import interaction_section
+from knobs.report.plots.sections import sections
+from knobs.report.read import read_sweep
 from knobs.report.stats import Paired
 from knobs.report.write import write
 
@@ -72,9 +72,9 @@ def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
 
 def test_whiskers_follow_the_direction_of_the_metric():
     gain = Paired((0, 1, 2), (0.1, 0.2, 0.6), 0.3, 0.1, 0.6, 0.25)
-    assert plots_of_seeds._reach(gain, 1) == pytest.approx((0.2, 0.3))
-    assert plots_of_seeds._reach(gain, -1) == pytest.approx((0.3, 0.2))
-    assert plots_of_seeds._reach(None, 1) == (0.0, 0.0)
+    assert seeds._reach(gain, 1) == pytest.approx((0.2, 0.3))
+    assert seeds._reach(gain, -1) == pytest.approx((0.3, 0.2))
+    assert seeds._reach(None, 1) == (0.0, 0.0)
 
 
 def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
@@ -89,7 +89,7 @@ def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
 
 def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
     sweep = fake_search(tmp_path / "s", n=4)
-    low, high = objective_axis(gather([sweep]), 0.5, 0.5)["range"]
+    low, high = objective_axis(read_sweep([sweep]), 0.5, 0.5)["range"]
     assert 0.4 < low < 0.5 < high < 0.6
 
 
@@ -204,7 +204,7 @@ def test_options_are_smoothed_each_for_itself(tmp_path):
         name = ("adam", "sgd")[i % 2]
         lr = 10.0 ** -(1 + i / 13)
         add_run(tmp_path / "s", {"optimizer": name, "optimizer.lr": lr}, value=0.9 - i % 2 / 2)
-    sweep = gather([tmp_path / "s"])
+    sweep = read_sweep([tmp_path / "s"])
     lr, optimizer = (
         next(k for k in sweep.space if k.name == n) for n in ("optimizer.lr", "optimizer")
     )

@@ -7,11 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from fake_sweeps import add_run, fake_study
 from wandb_server import KEY, SILENT, WandbServer
 
 from knobs.errors import UserError
 from knobs.report import wandb_report
-from knobs.report.leaderboard import leaderboard, read_runs
+from knobs.report.analysis import make
+from knobs.report.markdown import answer
+from knobs.report.read import read_runs
 
 SECRET = "supersecretvalue"
 GROUP = "a'b\" =<5> within_last 5 days é\\"  # the filter's language would rewrite most of it
@@ -19,43 +22,44 @@ UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and 
 ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN, name)} | {
     "PYTHONWARNINGS": "error::DeprecationWarning:wandb_workspaces",
     "MY_API_TOKEN": SECRET,
+    "COLUMNS": "1000",
 }
-PUBLISH = [sys.executable, "-c", """
-import json, pathlib, sys
-from knobs.errors import UserError, tell
-from knobs.report.wandb_report import publish
-try:
-    print(publish(pathlib.Path("sweep"), json.loads(sys.argv[1])))
-except UserError as error:
-    sys.exit(tell(error))
-"""]  # fmt: skip
-SUMMARY = {"question": "Which optimizer?", "verdict": f"Use **adam**, not {SECRET}"}
 
 
-def write_sweep(folder, group=GROUP, mode="auto"):
-    """Four runs: two optimizers by two rates."""
-    runs = [("adam", "torch.optim.Adam", 1e-3, 0.75), ("adam", "torch.optim.Adam", 1e-1, 0.5),
-            ("momentum", "torch.optim.SGD", 1e-3, 0.25), ("momentum", "torch.optim.SGD", 1e-1, 0.9)]  # fmt: skip
-    for number, (option, target, lr, value) in enumerate(runs):
-        run = folder / str(number)
-        run.mkdir(parents=True)
+def tracked(sweep, group=GROUP, mode="auto"):
+    """A sweep whose runs are in a W&B group."""
+    for path in sweep.glob("*/config.json"):
+        about = json.loads(path.read_text())
         tracking = {"mode": mode, "project": "knobs", "entity": None, "group": group}
-        config = {
-            "overrides": [f"optimizer={option}", f"optimizer.lr={lr}"],
-            "choices": {"optimizer": option},
-            "config": {"optimizer": {"_target_": target, "lr": lr}, "tracking": tracking},
-        }
-        objective = {"metric": "val/accuracy", "mode": "max", "value": value}
-        summary = {"status": "finished", "objective": objective, "best_epoch": 2, "seconds": 1.0}
-        (run / "config.json").write_text(json.dumps(config))
-        (run / "summary.json").write_text(json.dumps(summary))
-    return folder
+        about["config"]["tracking"] = tracking
+        path.write_text(json.dumps(about))
+    return sweep
 
 
-def publish(cwd, env, summary=SUMMARY):
+def small(sweep, group=GROUP, mode="auto"):
+    """Four runs: two optimizers by two rates."""
+    for name, values in {"adam": (0.75, 0.5), "momentum": (0.25, 0.9)}.items():
+        for lr, value in zip((1e-3, 1e-1), values, strict=True):
+            add_run(sweep, {"optimizer": name, "optimizer.lr": lr}, value=value)
+    return tracked(sweep, group, mode)
+
+
+def study(sweep):
+    """A confirmed study in which one run of the search was luckier than all that confirm."""
+    fake_study(sweep, n=4)
+    about = json.loads((sweep / "study.json").read_text())
+    run = add_run(sweep, {"optimizer": "sgd", "optimizer.lr": 0.5}, value=0.999)
+    about["runs"][run.name] = {"arm": "optimizer=sgd", "role": "search"}
+    about["question"] += f" {SECRET}"
+    (sweep / "study.json").write_text(json.dumps(about))
+    return tracked(sweep)
+
+
+def publish(cwd, env):
     return subprocess.run(
-        [*PUBLISH, json.dumps(summary)], cwd=cwd, env=ENV | {"HOME": str(cwd)} | env, text=True,
-        capture_output=True, stdin=subprocess.DEVNULL, timeout=120,
+        [sys.executable, "-m", "knobs.report", "sweep", "--wandb"], cwd=cwd,
+        env=ENV | {"HOME": str(cwd)} | env, text=True, capture_output=True,
+        stdin=subprocess.DEVNULL, timeout=120,
     )  # fmt: skip
 
 
@@ -65,13 +69,14 @@ def kept(cwd):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A report made, and made again with another verdict."""
+    """A study's report made, and made again when it had one run more."""
     cwd = tmp_path_factory.mktemp("published")
-    write_sweep(cwd / "sweep")
+    study(cwd / "sweep")
     with WandbServer() as server:
         first = publish(cwd, server.env)
         first.spec = kept(cwd)
-        second = publish(cwd, server.env, SUMMARY | {"verdict": "Use momentum"})
+        add_run(cwd / "sweep", {"optimizer": "sgd"}, status="failed")
+        second = publish(cwd, server.env)
     return first, second, server, cwd
 
 
@@ -79,22 +84,26 @@ def blocks(spec, kind):
     return [block for block in spec["blocks"] if block["type"] == kind]
 
 
-def test_the_report_is_there_under_the_url_told(published):
+def url(done):
+    return done.stdout.splitlines()[-1].removeprefix("W&B   ")
+
+
+def test_the_report_is_there_under_the_url_that_is_printed(published):
     first, _, server, _ = published
     assert (first.returncode, first.stderr) == (0, "")
-    assert (
-        first.stdout == f"{server.url}/me/knobs/reports/a-b-5-within_last-5-days-é-sweep--view0\n"
-    )
-    assert first.spec["url"] == first.stdout.strip()
+    assert url(first) == f"{server.url}/me/knobs/reports/a-b-5-within_last-5-days-é-sweep--view0"
+    assert first.spec["url"] == url(first)
 
 
 def test_the_same_command_renews_the_report(published):
     first, second, server, cwd = published
-    assert second.stdout == first.stdout
+    assert url(second) == url(first)
     ((name, view),) = server.views.items()
     assert (name, view["entityName"], view["projectName"]) == ("view0", "me", "knobs")
     assert json.loads(view["spec"]) == kept(cwd)["spec"]
-    assert blocks(kept(cwd)["spec"], "markdown-block")[0]["content"] == "Use momentum"
+    (before,), (after,) = (blocks(s["spec"], "markdown-block") for s in (first.spec, kept(cwd)))
+    assert "1 failed" not in before["content"]
+    assert "1 failed" in after["content"]
 
 
 def test_it_shows_the_runs_of_the_group_best_first(published):
@@ -105,8 +114,12 @@ def test_it_shows_the_runs_of_the_group_best_first(published):
     assert (group["op"], group["value"], group["disabled"]) == ("=", GROUP, False)
     (order,) = runset["sort"]["keys"]
     assert order == {"key": {"section": "summary", "name": "objective"}, "ascending": False}
-    pinned = ["summary:objective", "config:optimizer.value._target_", "config:optimizer.value.lr"]
-    assert list(runset["runFeed"]["columnPinned"]) == pinned
+    assert list(runset["runFeed"]["columnPinned"]) == [
+        "summary:objective",
+        "config:optimizer.value._target_",
+        "config:optimizer.value.lr",
+        "config:model.value.width",
+    ]
 
 
 def test_it_has_every_panel(published):
@@ -117,24 +130,28 @@ def test_it_has_every_panel(published):
         *("Parallel Coordinates Plot", "Parameter Importance", line, line, line, "Run Comparer")
     ]
     axes = [(axis["accessor"], axis["log"]) for axis in panels[0]["config"]["columns"][:-1]]
-    assert axes == [("config:optimizer.value._target_", False), ("config:optimizer.value.lr", True)]
+    assert axes == [
+        ("config:optimizer.value._target_", False),
+        ("config:optimizer.value.lr", True),
+        ("config:model.value.width", True),
+    ]
     assert panels[0]["config"]["columns"][-1]["accessor"] == "summary:objective"
     assert panels[1]["config"]["targetKey"] == "objective"
     drawn = [panel["config"]["metrics"] for panel in panels[2:5]]
     assert drawn == [["train/loss"], ["val/loss"], ["val/accuracy"]]
 
 
-def test_the_verdict_and_the_leaderboard_are_text(published):
-    verdict, table = blocks(published[0].spec["spec"], "markdown-block")
-    assert verdict["content"] == "\\<hidden\\>"
-    assert table["content"].splitlines() == [
-        "| rank | val/accuracy | optimizer | optimizer.lr | epoch | status |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| 1 | 0.9 | momentum | 0.1 | 2 | finished |",
-        "| 2 | 0.75 | adam | 0.001 | 2 | finished |",
-        "| 3 | 0.5 | adam | 0.1 | 2 | finished |",
-        "| 4 | 0.25 | momentum | 0.001 | 2 | finished |",
-    ]
+def test_the_verdict_is_the_reports_and_a_lucky_run_does_not_lead(published):
+    (block,) = blocks(published[0].spec["spec"], "markdown-block")
+    report = json.loads((published[3] / "sweep" / "report.json").read_text())
+    assert block["content"].splitlines()[0] == f"**{report['verdict']['headline']}**"
+    assert re.search(r"both beat|beats|not significantly different", block["content"])
+    rows = [line for line in block["content"].splitlines() if line.startswith("| ")]
+    mean = report["leaderboard"][0]["mean"]
+    assert rows[1].startswith(f"| 1 | {mean:.4f} ± ")
+    assert rows[1].split(" | ")[1].endswith(" (5)")
+    lucky = next(row for row in rows if "0.9990" in row)
+    assert rows.index(lucky) > 3
 
 
 def test_no_secret_is_sent_or_kept(published):
@@ -143,6 +160,12 @@ def test_no_secret_is_sent_or_kept(published):
     assert "hidden" in "\n".join(server.requests)
     assert SECRET not in everything
     assert KEY not in everything
+
+
+def test_only_the_line_with_a_secret_is_hidden(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_API_TOKEN", SECRET)
+    shown = wandb_report.contents(make([small(tmp_path / "s")]), f"one\ntwo {SECRET}\nthree")
+    assert shown.lines == ["one", "<hidden>", "three"]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +179,8 @@ def test_no_secret_is_sent_or_kept(published):
         ("offline", "W&B is offline here, as asked"),
     ],
 )
-def test_what_went_wrong_is_said_and_the_spec_stays(tmp_path, fault, reason):
-    write_sweep(tmp_path / "sweep")
+def test_what_went_wrong_is_stated_and_the_spec_stays(tmp_path, fault, reason):
+    small(tmp_path / "sweep")
     status = {"refusing": 500, "silent": SILENT}.get(fault, 200)
     with WandbServer(status, broken=("upsertView",) if fault == "saving" else ()) as server:
         env = server.env | {"WANDB_HTTP_TIMEOUT": "3"}
@@ -169,8 +192,8 @@ def test_what_went_wrong_is_said_and_the_spec_stays(tmp_path, fault, reason):
             done = publish(tmp_path, env)
     if fault == "down":
         done = publish(tmp_path, env)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("knobs: W&B did not take the report: ")
+    assert (done.returncode, "W&B" in done.stdout) == (1, False)
+    assert done.stderr.startswith("W&B did not take the report: ")
     assert reason in done.stderr
     assert f"its spec is in sweep/{wandb_report.SPEC}" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -181,34 +204,34 @@ def test_what_went_wrong_is_said_and_the_spec_stays(tmp_path, fault, reason):
 
 
 def test_a_client_that_hangs_is_ended(tmp_path, monkeypatch):
-    write_sweep(tmp_path / "sweep")
+    report = make([small(tmp_path / "sweep")])
     monkeypatch.setattr(wandb_report, "DEADLINE", 0.1)
     with pytest.raises(UserError, match=r"not done after 0\.1 s; the same command tries again$"):
-        wandb_report.publish(tmp_path / "sweep", SUMMARY)
+        wandb_report.publish(report, "")
 
 
 # ------------------------------------------------------------------ without W&B
 def test_the_place_is_where_most_runs_are(tmp_path):
-    runs = read_runs(write_sweep(tmp_path / "sweep", "one"))
-    runs += read_runs(write_sweep(tmp_path / "other", "two"))[:1]
+    runs = read_runs(small(tmp_path / "sweep", "one"))
+    runs += read_runs(small(tmp_path / "other", "two"))[:1]
     assert wandb_report.place(runs) == {"group": "one", "project": "knobs", "entity": ""}
 
 
 @pytest.mark.parametrize(("group", "mode"), [(None, "auto"), ("one", "disabled"), (["x"], "auto")])
 def test_runs_without_a_group_make_no_report(tmp_path, group, mode):
-    runs = read_runs(write_sweep(tmp_path / "sweep", group, mode))
+    report = make([small(tmp_path / "sweep", group, mode)])
     with pytest.raises(UserError, match="none of the runs is in a W&B group"):
-        wandb_report.place(runs)
+        wandb_report.publish(report, "")
 
 
-def test_what_records_say_is_no_markup(tmp_path):
-    folder = write_sweep(tmp_path / "sweep")
+def test_what_records_hold_is_no_markup(tmp_path):
+    folder = small(tmp_path / "sweep")
     config = (folder / "0" / "config.json").read_text()
     foreign = config.replace(
-        '"optimizer": "adam"', '"optimizer": "<b>|![x](http://y)\\n\\u001b[1m"'
+        '"optimizer": "adam"', '"optimizer": "<b>|![x](http://y)$a$\\n\\u001b[1m"'
     )
     (folder / "0" / "config.json").write_text(foreign)
-    table = wandb_report._table(leaderboard(read_runs(folder)), "val/accuracy")
-    assert r"| \<b\>\|\!\[x\]\(http\://y\)  \[1m |" in table
-    assert len(table.splitlines()) == 6
-    assert "\x1b" not in table
+    text = "\n".join(answer(make([folder])))
+    assert r"| &lt;b&gt;\|!\[x\](http\://y)\$a\$��\[1m |" in text
+    assert sum(line.startswith("|") for line in text.splitlines()) == 6
+    assert "\x1b" not in text

@@ -1,14 +1,14 @@
-"""`python -m knobs.report DIR [DIR ...]`: what sweeps found, on the screen and as a page."""
+"""`python -m knobs.report DIR [DIR ...]`: report on sweeps, on the screen and as a page."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from knobs.errors import UserError
-from knobs.report import assemble, text, write
+from knobs.report import analysis, markdown, terminal, write
+from knobs.report.conclusions import Report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,25 +24,25 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     out = Console(highlight=False)
     try:
-        report = assemble.make(given.dir)
+        report = analysis.make(given.dir)
         folder = given.out or write.where(report.sweep)
         page = write.write(report, folder)
-        text.show(out, report, page)
+        terminal.show(out, report, page)
         if given.wandb:
-            _publish(given.dir[0], folder, out)
+            _publish(report, out)
     except UserError as error:
         Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
         return error.exit_code
     return 0
 
 
-def _publish(sweep: Path, folder: Path, out: Console) -> None:
+def _publish(report: Report, out: Console) -> None:
     """Make or renew the W&B report, and say where it is."""
     from knobs.report.wandb_report import publish, unsent
 
-    url = publish(sweep, json.loads((folder / write.JSON).read_text()))
+    url = publish(report, "\n".join(markdown.answer(report)))
     out.print(f"W&B   {url}", markup=False, soft_wrap=True)
-    if line := unsent(sweep):
+    if line := unsent(report.sweep.folders[0]):
         out.print(line, markup=False, soft_wrap=True)
 
 

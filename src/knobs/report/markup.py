@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from knobs.report.words import printable
+from knobs.words import printable
 
 LONGEST = 4000  # letters of a text
 Child = ElementTree.Element | str | None

@@ -17,14 +17,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from knobs.report import tables
-from knobs.report.assemble import Report
-from knobs.report.checks import Finding
-from knobs.report.figures import Section
-from knobs.report.gather import Sweep, what_ran
+from knobs.report.conclusions import Finding, Report
 from knobs.report.markup import tag
-from knobs.report.plots import sections
-from knobs.report.text import MARKS, expected
-from knobs.report.words import duration, listed
+from knobs.report.plots.figures import Section
+from knobs.report.plots.sections import sections
+from knobs.report.records import Sweep
+from knobs.report.sentences import MARKS, expected, what_ran
+from knobs.words import duration, listed
 
 
 def page(report: Report) -> str:
@@ -128,13 +127,13 @@ def _header(report: Report, links: Sequence[tuple[str, str]]) -> ElementTree.Ele
 
 
 def _facts(sweep: Sweep) -> Iterator[ElementTree.Element]:
-    runs = [run for run in sweep.runs if run.row.seconds]
-    trained = sum(run.row.seconds or 0.0 for run in runs)
+    runs = [run for run in sweep.runs if run.seconds]
+    trained = sum(run.seconds or 0.0 for run in runs)
     seeds = {run.seed for run in sweep.runs}
     facts = [
         ("objective", f"{sweep.objective.metric}, {sweep.objective.mode}"),
         ("runs", what_ran(sweep).partition(": ")[2] if len(sweep.runs) else "none"),
-        ("knobs", listed(list(sweep.short()[name] for name in sweep.knobs), 8) or "none differ"),
+        ("knobs", listed(list(sweep.short[name] for name in sweep.knobs), 8) or "none differ"),
         ("seeds", str(len(seeds))),
         ("training time", duration(trained)),
     ]

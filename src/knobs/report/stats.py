@@ -15,6 +15,7 @@ import numpy as np
 EXACT = 14  # so many pairs have 16,384 sign patterns: all are counted
 SHUFFLES = 4000  # the standard error of a p of 0.1 is 0.005
 LEAST_PAIRS = 5  # fewer cannot reach a p of 1/16, the smallest of 5 pairs
+LEVEL = 0.95  # of an interval
 ALPHA = 0.1  # 5 pairs that all agree in sign pass it, 4 cannot
 
 
@@ -38,7 +39,7 @@ class Paired:
 
     @property
     def n(self) -> int:
-        """How many pairs."""
+        """The number of pairs."""
         return len(self.differences)
 
     @property
@@ -48,12 +49,12 @@ class Paired:
 
     @property
     def apart(self) -> bool:
-        """Whether the first is ahead by more than the seeds' noise, were there seeds enough."""
+        """True where the interval lies above 0, were there seeds enough."""
         return self.low is not None and self.low > 0
 
     @property
     def beats(self) -> bool:
-        """Whether the first is the better: an interval above 0, and a p that says so too."""
+        """True where the first is the better: an interval above 0, and p at most ALPHA."""
         return self.apart and self.p <= ALPHA
 
     def among(self, tables: Sequence[Mapping[int, float]]) -> "Paired":
@@ -68,7 +69,7 @@ class Paired:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Paired | None:
-    """Two settings' values by seed, compared on the seeds that both have; None if there are none.
+    """Compare two settings' values on the seeds that both have; None if there are none.
 
     Args:
         a, b: seed -> value.
@@ -84,8 +85,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Pai
     )
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
-    """Student's t interval of a mean; (None, None) below 3 values.
+def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:
+    """Return Student's t interval of a mean; (None, None) below 3 values.
 
     Of five differences between two equal settings it held the true one 95 times in 100, the BCa
     bootstrap 85 times.
@@ -102,7 +103,9 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of a mean difference: the share of sign patterns with a mean as far from 0.
+    """Return the two-sided p of a mean difference.
+
+    It is the share of sign patterns with a mean as far from 0.
 
     Exact up to 14 pairs, by 65,536 drawn patterns beyond. The smallest p of n pairs is 2 / 2**n.
     """
@@ -118,7 +121,7 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 
 def range_test(values: Sequence[Sequence[float]]) -> float:
-    """p of the lead of the first of some settings over the last, picked as the best and the worst.
+    """Return p of the lead of the first of some settings over the last, of best over worst.
 
     The share of shuffles of the settings within each seed in which any two means lie as far apart:
     of seven equal settings the best and some other always look different, which a test of the pair
@@ -138,7 +141,7 @@ def range_test(values: Sequence[Sequence[float]]) -> float:
 
 
 def noise_floor(error: float, size: int) -> float:
-    """Standard deviation of a run's accuracy from one seed to the next, as the split alone sets it.
+    """Return the seed standard deviation of an accuracy as the size of the split alone sets it.
 
     sqrt(error / (2 size)).
 
@@ -150,7 +153,7 @@ def noise_floor(error: float, size: int) -> float:
 
 
 def split_size(accuracies: Sequence[float], most: int = 50_000) -> int | None:
-    """The smallest split of which every accuracy is a whole number of examples; None if unclear.
+    """Find the smallest split on which every accuracy is a whole number of examples, or None.
 
     Args:
         accuracies: 0 to 1, as computed in float32 or better.
@@ -170,7 +173,7 @@ def split_size(accuracies: Sequence[float], most: int = 50_000) -> int | None:
 
 
 def expected_best(values: Sequence[float], low: float = 0.1, high: float = 0.9) -> np.ndarray:
-    """The best of k of these values drawn at random, for each k: mean and two quantiles.
+    """Return the best of k of these values drawn at random: mean and two quantiles for each k.
 
     P(best of k <= i-th smallest) = C(i, k) / C(n, k), so all three are exact.
 
@@ -180,9 +183,11 @@ def expected_best(values: Sequence[float], low: float = 0.1, high: float = 0.9) 
 
     Returns: an array (n, 3) of mean, low and high for k = 1 to n.
     """
+    from scipy.special import gammaln
+
     ordered = np.sort(np.asarray(values, float))
     n = len(ordered)
-    log = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # of factorials
+    log = gammaln(np.arange(n + 1) + 1.0)  # of factorials
     i = np.arange(1, n + 1)
     rows = []
     for k in range(1, n + 1):

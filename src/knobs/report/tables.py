@@ -4,15 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from knobs.report import leaderboard as board
-from knobs.report.assemble import Report
-from knobs.report.compare import Comparison
-from knobs.report.gather import Sweep
-from knobs.report.importance import Estimate
-from knobs.report.leaderboard import Entry
+from knobs.report.conclusions import Comparison, Estimate, Report
 from knobs.report.markup import tag
-from knobs.report.text import COLUMNS, answered, decided, effects, ranked
-from knobs.report.words import count, listed, number, printable
+from knobs.report.records import Entry
+from knobs.report.sentences import COLUMNS, answered, decided, effects, ranked
+from knobs.words import count, listed, number, printable, score
+from knobs.words import short as typed
 
 SHOWN = 12  # lines of the leaderboard before "show all"
 MOST = 1000  # lines in all
@@ -29,7 +26,7 @@ def leaderboard(report: Report) -> list[ElementTree.Element]:
 def _lines(report: Report) -> ElementTree.Element:
     sweep, winner = report.sweep, report.verdict.winner
     entries = sweep.entries[:MOST]
-    short = sweep.short()
+    short = sweep.short
     names = list(entries[0].knobs) if entries else []
     told = any(entry.status != "finished" for entry in entries)
     any_confirmed = any(entry.confirmed for entry in entries)
@@ -41,15 +38,18 @@ def _lines(report: Report) -> ElementTree.Element:
     for i, entry in enumerate(entries):
         cells = [
             ("num", "-" if entry.rank is None else str(entry.rank)),
-            ("num strong" if entry.confirmed or not any_confirmed else "num", _mean(sweep, entry)),
+            (
+                "num strong" if entry.confirmed or not any_confirmed else "num",
+                score(entry.mean, entry.sd, entry.n),
+            ),
             ("strip", _strip(entry, low, high)),
-            *(("knob", board.short(entry.knobs[name])) for name in names),
+            *(("knob", typed(entry.knobs[name])) for name in names),
             ("num", "" if entry.best_epoch is None else str(entry.best_epoch)),
             ("num", "" if entry.seconds is None else number(entry.seconds, 2)),
             *([("", entry.status)] if told else []),
         ]
         row = tag("tr", *(tag("td", cell, class_=kind) for kind, cell in cells))
-        won = winner and entry.runs[0].setting == winner.runs[0].row.setting
+        won = winner and entry.runs[0].setting == winner.runs[0].setting
         kinds = {"late": i >= SHOWN, "gone": entry.rank is None, "won": won}
         row.set("class", " ".join(kind for kind, so in kinds.items() if so))
         body.append(row)
@@ -65,16 +65,9 @@ def _lines(report: Report) -> ElementTree.Element:
     return content
 
 
-def _mean(sweep: Sweep, entry: Entry) -> str:
-    if entry.mean is None:
-        return ""
-    mean = sweep.objective.value(entry.mean)
-    return mean if entry.sd is None else f"{mean} ± {number(entry.sd, 2)} ({entry.n})"
-
-
 def _values(entry: Entry) -> list[float]:
     """Of the runs that finished."""
-    return [r.value for r in entry.runs if r.status in board.GOOD and r.value is not None]
+    return [run.value for run in entry.runs if run.ok]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -106,7 +99,7 @@ def importance(report: Report) -> list[ElementTree.Element]:
     if found is None:
         text = "Too few runs, or no knob that differs: nothing can be said of importance."
         return [tag("p", text, class_="see")]
-    short = report.sweep.short()
+    short = report.sweep.short
     columns = answered(found)
     see = (
         "Breaks it: the share of a knob in which runs diverge or fail. Moves it: its share in how "
@@ -139,7 +132,7 @@ def importance(report: Report) -> list[ElementTree.Element]:
 
 def _together(report: Report) -> Iterator[ElementTree.Element]:
     """The pairs of knobs that matter as pairs."""
-    short = report.sweep.short()
+    short = report.sweep.short
     pairs = [(pair, e) for pair, e in report.importance.interactions.items() if e.low > 0][:3]
     if pairs:
         told = [

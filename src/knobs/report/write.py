@@ -1,4 +1,4 @@
-"""A report's three files: report.html, report.md and report.json."""
+"""A report's four files: leaderboard.csv, report.json, report.md and report.html."""
 
 import json
 import os
@@ -7,28 +7,31 @@ from typing import Any
 
 from knobs.errors import StorageError
 from knobs.record import write_whole
-from knobs.report.assemble import Report, plain
-from knobs.report.gather import Sweep
+from knobs.report.analysis import plain
+from knobs.report.conclusions import Report
+from knobs.report.leaderboard import CSV, as_csv
+from knobs.report.markdown import markdown
 from knobs.report.page import page
-from knobs.report.text import markdown
+from knobs.report.records import Sweep
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
 
 def where(sweep: Sweep) -> Path:
-    """The folder that a report of these sweeps belongs in: the sweep's, or that around them all."""
+    """Return the folder of a report: the sweep's, or that around all of its sweeps."""
     if len(sweep.folders) == 1:
         return sweep.folders[0]
     return Path(os.path.commonpath([os.path.abspath(folder) for folder in sweep.folders]))
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write report.html, report.md and report.json; the page's path comes back.
+    """Write the report's files; the page's path comes back.
 
     Raises:
         StorageError: the folder cannot be written to.
     """
     texts = {
+        CSV: as_csv(report.sweep.entries),  # the others name it
         JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
         MARKDOWN: markdown(report),
         HTML: page(report),

@@ -34,7 +34,6 @@ from knobs.errors import (
 from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG, STUDY
-from knobs.report import leaderboard
 from knobs.sweep.jobs import Job
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
@@ -181,7 +180,9 @@ class SweepContext:
             report: whether something was asked: then a report takes the leaderboard's place.
             others: another process still works on the sweep, and will say how it ended.
         """
-        code, runs = 0, leaderboard.read_runs(self.folder)
+        from knobs.report.read import read_runs
+
+        code, runs = 0, read_runs(self.folder)
         if others and not self.stopped:
             self.out.print("done here; another process goes on with the last runs, and reports")
         elif runs:
@@ -204,29 +205,29 @@ class SweepContext:
             sys.exit(code)
         return [self.returns]
 
-    def _answer(self, runs: list[leaderboard.RunRow], report: bool) -> int:
+    def _answer(self, runs: list[Any], report: bool) -> int:
         """Write leaderboard.csv, then show it, or the report; return the exit code."""
+        from knobs.report import leaderboard, terminal  # late, and the report's numpy and plotly
+
         entries, path = leaderboard.leaderboard(runs), self.folder / leaderboard.CSV
         leaderboard.write_csv(path, entries)
-        if not report:
-            leaderboard.show(self.out, entries, path=path)
-            self.out.print(escape(f"what it says: python -m knobs.report {_near(self.folder)}"))
-            return 0
-        from knobs.report import assemble, text, write  # late: numpy, scikit-learn, plotly
-
         try:
-            made = assemble.make([self.folder])
-            leaderboard.write_csv(path, list(made.sweep.entries))  # confirmed settings come first
-            text.show(self.out, made, write.write(made, self.folder))
+            if report:
+                from knobs.report import analysis, write
+
+                made = analysis.make([self.folder])
+                terminal.show(self.out, made, write.write(made, self.folder))
+                return 0
         except StorageError:
             raise
         except Exception as error:  # the report's own: the runs and their leaderboard are whole
             log.debug("the report failed", exc_info=error)
-            leaderboard.show(self.out, entries, path=path)
             why = f"{type(error).__name__}: {first_line(error)}"
             self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
-            return BUG
-        return 0
+        terminal.leaderboard(self.out, entries, path=path)
+        again = f"python -m knobs.report {_near(self.folder)}"
+        self.out.print(escape(f"what it says: {again}"))
+        return BUG if report else 0
 
 
 def sweep(

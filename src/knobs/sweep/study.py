@@ -7,7 +7,7 @@ asked and which run belongs where, for the report.
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from knobs.config.question import Plan
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import STUDY, read_study, read_summary, write_whole
-from knobs.report import gather, leaderboard
+from knobs.report.read import read_sweep
+from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
 from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, resolved
@@ -168,25 +169,25 @@ class StudyRunner:
 
     def _walk(self) -> list[PlacedJob]:
         """Return the way from the default to the best of another sweep, a knob at a time."""
-        walked_from = gather.gather([Path(self.plan.walk)])
+        walked_from = read_sweep([Path(self.plan.walk)])
         best = next((e for e in walked_from.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
-        self._note_what_differs([run.row for run in walked_from.runs], best.knobs)
+        self._note_what_differs(walked_from.runs, best.knobs)
         jobs: list[PlacedJob] = []
         for i in range(1, self.plan.seeds + 1):
             place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
             jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
             walked: dict[str, Any] = {}
             for step, (name, value) in enumerate(best.knobs.items(), 1):
-                if value in (leaderboard.ABSENT, _value(self.base[""], name)):
+                if value in (ABSENT, _value(self.base[""], name)):
                     continue
                 walked[name] = value
                 own = place | {"role": "step", "step": step, "knob": name}
                 jobs.append((self.plan.job("", walked, seed), own))
         return jobs
 
-    def _note_what_differs(self, runs: list[leaderboard.RunRow], walked: Iterable[str]) -> None:
+    def _note_what_differs(self, runs: Sequence[RunRecord], walked: Iterable[str]) -> None:
         """Say what all runs there have in common that this command line does not say."""
         told = {key_of(line) for line in self.plan.common}
         silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.compare import name_of
-from knobs.report.figures import (
+from knobs.report.plots.figures import (
     EXPLAINED,
     MOST_POINTS,
     Figure,
@@ -18,9 +17,9 @@ from knobs.report.figures import (
     scale,
     short_number,
 )
-from knobs.report.gather import Run, Sweep, curve
+from knobs.report.records import RunRecord, Sweep
 from knobs.report.stats import expected_best
-from knobs.report.words import number
+from knobs.words import number
 
 TOP = 5
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
@@ -30,15 +29,14 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 # ------------------------------------------------------------------ curves
 def curves_section(sweep: Sweep) -> Section | None:
     """The best five settings over their epochs."""
-    rows = {run.row.folder: run for run in sweep.runs}
     sign, metric = sweep.objective.sign, sweep.objective.metric
     lines = []
     for i, entry in enumerate(e for e in sweep.entries[:TOP] if e.mean is not None):
-        good = [rows[row.folder] for row in entry.runs if rows[row.folder].ok]
-        run = max(good, key=lambda run: sign * run.row.value)
-        points = curve(run)
+        good = [run for run in entry.runs if run.ok]
+        run = max(good, key=lambda run: sign * run.value)
+        points = run.curve
         step = -(-len(points) // MOST_POINTS) if points else 1
-        lines.append((i, name_of(sweep, entry, i + 1), [*points[:-1:step], *points[-1:]]))
+        lines.append((i, sweep.name_of(entry, i + 1), [*points[:-1:step], *points[-1:]]))
     made = [
         _curves(sweep, metric, lines, [(metric, 0)]),
         _curves(sweep, "loss", lines, [("val/loss", 0), ("train/loss", 1)]),
@@ -111,7 +109,7 @@ def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[s
 
 
 # ------------------------------------------------------------------ tuning curve
-def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
+def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     """Whether more runs would have found better."""
     sign = sweep.objective.sign
     good = [run.value for run in runs if run.value is not None]

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from knobs.report import leaderboard
-from knobs.report.gather import Run, Sweep, position
-from knobs.report.importance import Knob
-from knobs.report.words import printable
+from knobs.report.records import Knob, RunRecord, Sweep, knob_value, position
+from knobs.words import printable
+from knobs.words import short as typed
 
 MOST_POINTS = 200  # of a curve
 EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
@@ -115,13 +114,13 @@ def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
     return {"range": ends, "title": {"text": safe(sweep.objective.metric)}}
 
 
-def told(sweep: Sweep, run: Run, knobs: Sequence[Knob]) -> str:
+def told(sweep: Sweep, run: RunRecord, knobs: Sequence[Knob]) -> str:
     """What a run shows when pointed at."""
-    short = sweep.short()
-    value = sweep.objective.value(run.value) if run.value is not None else run.row.status
+    short = sweep.short
+    value = sweep.objective.value(run.value) if run.value is not None else run.status
     lines = [f"run {run.id}: {value}"]
     for knob in knobs[:6]:
-        setting = leaderboard.short(leaderboard.knob_value(run.row, knob.name))
+        setting = typed(knob_value(run, knob.name))
         lines.append(f"{short.get(knob.name, knob.name)} {setting}")
     return "<br>".join(map(safe, lines))
 

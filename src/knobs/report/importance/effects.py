@@ -1,8 +1,8 @@
-"""Which knob matters? From a table of runs, three answers a knob, each with a 90 % interval.
+"""Rank knobs by a table of runs: three effects of each, with 90 % intervals.
 
-breaks   its total effect on whether a run fails or diverges
-moves    its total effect on the objective among the runs that worked
-gain     what freeing this knob alone promises over the default, in the objective's unit
+breaks   failure effect: its total effect on whether a run fails or diverges
+moves    total-order effect: its total effect on the objective among the runs that worked
+gain     expected gain of freeing this knob alone over the default, in the objective's unit
 
 The total effect is the share of the variance that is left when all other knobs are known: the
 knob's own effect and every interaction it takes part in, so shares may add up to more than 1. It is
@@ -36,15 +36,16 @@ Sources: Homma and Saltelli 1996 (total effects), Jansen 1999 (their estimator),
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from knobs.errors import ConfigError
-from knobs.report.space import Knob, Space
+from knobs.report.conclusions import Estimate, Importance, KnobImportance
+from knobs.report.importance.space import Space
+from knobs.report.records import Knob
 
-Array = np.ndarray
+Array, Rng = np.ndarray, np.random.Generator
+Points = tuple[Array, Array]
 Functions = Callable[[Array], Array]  # points [m, C] -> one function's values a resample, [r, m]
 SURE, SAID = 0.9, 0.6  # probability of being first: no doubt; enough to say so
 LEVELS = (0.05, 0.95)
@@ -59,59 +60,7 @@ TINY = 1e-300
 FENCE = 3.0  # interquartile ranges
 HUGE = 1e100  # a value beyond it is a run that diverged
 FURTHEST = 20  # times the runs at hand: more than that is no advice
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 90 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 UNKNOWN, NONE = Estimate(0.0, 0.0, 1.0), Estimate(0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class KnobImportance:
-    """One knob's three answers (see the top of this file).
-
-    Args:
-        gain: larger is better in either mode; may be negative; None without a default or runs.
-        p_top: probability that no other knob moves the objective more.
-    """
-
-    name: str
-    breaks: Estimate
-    moves: Estimate
-    gain: Estimate | None
-    p_top: float
-
-
-@dataclass(frozen=True)
-class Importance:
-    """What a table of runs says about its knobs.
-
-    Args:
-        knobs: the one that moves the objective most comes first.
-        interactions: (knob, knob) -> share of the variance that is due to both together, largest
-            first, among the leading knobs.
-        decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no".
-        more: where not decided, about how many more settings would decide it; None where that is
-            beyond reason, which means that the leading knobs are about equal.
-        settings: different ones among the runs that worked.
-        worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
-    """
-
-    knobs: tuple[KnobImportance, ...]
-    interactions: dict[tuple[str, str], Estimate]
-    decided: str
-    more: int | None
-    settings: int
-    worked: int
-    broke: int
-    pruned: int
 
 
 def importance(
@@ -124,7 +73,7 @@ def importance(
     resamples: int = 100,
     seed: int = 0,
 ) -> Importance:
-    """Which knobs matter, and how sure that is (see the top of this file).
+    """Rank knobs by what they do, and say how sure that is (see the top of this file).
 
     Args:
         knobs: the search space.
@@ -135,12 +84,12 @@ def importance(
         default: what `gain` is measured from.
         pruned: True where the run was stopped for being behind.
         resamples: functions drawn, >= 16.
-
-    Raises:
-        ConfigError: arguments that do not fit together.
     """
     pruned = [False] * len(rows) if pruned is None else pruned
-    _check(knobs, rows, values, mode, pruned, resamples)
+    assert len({knob.name for knob in knobs}) == len(knobs), "a knob is there twice"
+    assert len(rows) == len(values) == len(pruned), "one of each a run"
+    assert mode in ("min", "max"), mode
+    assert resamples >= GROUPS, resamples
     y = np.array([np.nan if value is None else value for value in values], float)
     works = np.abs(y) < HUGE
     bound = np.array(pruned, bool) & works
@@ -151,24 +100,18 @@ def importance(
     breaks, working = _what_breaks(space, x, works, points, rng, resamples)
     better = y[works] if mode == "max" else -y[works]
     targets = _targets(better, bound[works], rng, resamples)
-    moves = _what_moves(space, x[works], targets, working, points, rng)
-    of = {k: i for i, k in enumerate(space.varied)}
-    found = [
-        KnobImportance(
-            knob.name, breaks[of[k]], moves.moves[of[k]], moves.gain[of[k]], moves.first[of[k]]
-        )
-        if k in of
-        else KnobImportance(knob.name, UNKNOWN, UNKNOWN, None, 0.0)
-        for k, knob in enumerate(knobs)
-    ]
-    found.sort(key=lambda knob: (-knob.moves.value, knob.moves.high, -knob.breaks.value))
+    moves, gain, first, pairs, more = _what_moves(space, x[works], targets, working, points, rng)
     names = [knobs[k].name for k in space.varied]
-    top = max(moves.first, default=0.0)
+    answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
+    still = (UNKNOWN, UNKNOWN, None, 0.0)
+    ranked = [KnobImportance(knob.name, *answers.get(knob.name, still)) for knob in knobs]
+    ranked.sort(key=lambda knob: (-knob.moves.value, knob.moves.high, -knob.breaks.value))
+    top = max(first, default=0.0)
     return Importance(
-        knobs=tuple(found),
-        interactions={(names[i], names[j]): share for (i, j), share in moves.pairs.items()},
+        knobs=tuple(ranked),
+        interactions={(names[i], names[j]): share for (i, j), share in pairs.items()},
         decided="sure" if top >= SURE else "said" if top >= SAID else "no",
-        more=moves.more,
+        more=more,
         settings=len(np.unique(x[works], axis=0)),
         worked=int(works.sum()),
         broke=int((~works).sum()),
@@ -177,18 +120,13 @@ def importance(
 
 
 def _what_breaks(
-    space: Space,
-    x: Array,
-    works: Array,
-    points: tuple[Array, Array] | None,
-    rng: np.random.Generator,
-    resamples: int,
+    space: Space, x: Array, works: Array, points: Points | None, rng: Rng, resamples: int
 ) -> tuple[list[Estimate], Functions]:
     """`breaks` of each knob that varied, and the probability that a setting works."""
     d = len(space.varied)
-    if len(np.unique(x, axis=0)) < FEWEST or works.all() or not works.any():
-        known = len(np.unique(x, axis=0)) >= FEWEST
-        return [NONE if known else UNKNOWN] * d, lambda at: np.ones((resamples, len(at)))
+    few = len(np.unique(x, axis=0)) < FEWEST
+    if few or works.all() or not works.any():
+        return [UNKNOWN if few else NONE] * d, lambda at: np.ones((resamples, len(at)))
     drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, resamples, 1), rng)
 
     def working(at: Array) -> Array:
@@ -200,32 +138,19 @@ def _what_breaks(
     return [_share(draws) for draws in total.T], working
 
 
-@dataclass(frozen=True)
-class _Moves:
-    """What is said of the runs that worked: lists [d] over the knobs that varied."""
-
-    moves: list[Estimate]
-    gain: list[Estimate | None]
-    first: list[float]
-    pairs: dict[tuple[int, int], Estimate]
-    more: int | None
-
-
 def _what_moves(
-    space: Space,
-    x: Array,
-    targets: Array,
-    working: Functions,
-    points: tuple[Array, Array] | None,
-    rng: np.random.Generator,
-) -> _Moves:
-    """Effects on the objective, gains and who is first, from runs x [n, C] that worked."""
+    space: Space, x: Array, targets: Array, working: Functions, points: Points | None, rng: Rng
+) -> tuple[list[Estimate], list[Estimate | None], list[float], dict, int | None]:
+    """Effects on the objective, from runs x [n, C] that worked.
+
+    Returns: `moves`, `gain` and the probability to be first, [d] each; the pairs' interactions,
+        (k, k) -> share; and how many more settings would decide which knob is first.
+    """
     d = len(space.varied)
     if len(np.unique(x, axis=0)) < FEWEST or not d:
-        return _Moves([UNKNOWN] * d, [None] * d, [0.0] * d, {}, None)
+        return [UNKNOWN] * d, [None] * d, [0.0] * d, {}, None
     if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
-        gain = [None if space.default is None else NONE] * d
-        return _Moves([NONE] * d, gain, [0.0] * d, {}, None)
+        return [NONE] * d, [None if space.default is None else NONE] * d, [0.0] * d, {}, None
     objective = _objective(x, space.owner, targets, rng)
     changes = [(), *((k,) for k in range(d))]
     at = _blocks(space, points, changes)
@@ -241,34 +166,12 @@ def _what_moves(
         shares = {pair: _share(draws) for pair, draws in zip(pairs, both.T, strict=True)}
         shares = dict(sorted(shares.items(), key=lambda pair: -pair[1].value))
     gain = [None] * d if space.default is None else _gains(objective, working, space)
-    return _Moves([_share(draws) for draws in total.T], gain, first.tolist(), shares, more)
-
-
-def _check(
-    knobs: Sequence[Knob],
-    rows: Sequence,
-    values: Sequence,
-    mode: str,
-    pruned: Sequence,
-    resamples: int,
-) -> None:
-    """Arguments that do not fit together are said before anything is computed."""
-    names = [knob.name for knob in knobs]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"knobs: {', '.join(names)}: each name may be there once")
-    if not len(rows) == len(values) == len(pruned):
-        raise ConfigError(
-            f"rows, values, pruned: {len(rows)}, {len(values)}, {len(pruned)}: one of each a run"
-        )
-    if mode not in ("min", "max"):
-        raise ConfigError(f"mode={mode}: must be min or max")
-    if resamples < GROUPS:
-        raise ConfigError(f"resamples={resamples}: must be at least {GROUPS}")
+    return [_share(draws) for draws in total.T], gain, first.tolist(), shares, more
 
 
 # ------------------------------------------------------------------ runs -> functions
-def _targets(y: Array, bound: Array, rng: np.random.Generator, resamples: int) -> Array:
-    """What each resample takes the runs to have reached, [n, resamples]; larger is better."""
+def _targets(y: Array, bound: Array, rng: Rng, resamples: int) -> Array:
+    """The values that each resample takes the runs to have reached, [n, resamples]."""
     if not len(y):
         return np.zeros((0, resamples))
     first, third = np.quantile(y, [0.25, 0.75])
@@ -279,7 +182,7 @@ def _targets(y: Array, bound: Array, rng: np.random.Generator, resamples: int) -
     return y[:, None] + rest[:, None] * rng.random(resamples)
 
 
-def _objective(x: Array, owner: Array, targets: Array, rng: np.random.Generator) -> Functions:
+def _objective(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
     """Functions drawn on a scale on which the targets are not skewed, and brought back."""
     from scipy import special, stats
 
@@ -301,13 +204,13 @@ def _objective(x: Array, owner: Array, targets: Array, rng: np.random.Generator)
     return lambda at: shift + scale * inverse(drawn(at))
 
 
-def _functions(x: Array, owner: Array, targets: Array, rng: np.random.Generator) -> Functions:
+def _functions(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
     """A Gaussian process's functions, each group under its own hyperparameters and settings.
 
     Args:
         x: [n, C]; targets: [n, resamples].
     """
-    from knobs.report import gp
+    from knobs.report.importance import gp
 
     middle = targets.mean(1)
     shift, scale = middle.mean(), middle.std() or 1.0
@@ -315,9 +218,8 @@ def _functions(x: Array, owner: Array, targets: Array, rng: np.random.Generator)
     _, setting = np.unique(x, axis=0, return_inverse=True)
     setting = setting.ravel()
     count, groups = setting.max() + 1, []
-    for theta, part in zip(
-        thetas, np.array_split((targets - shift) / scale, GROUPS, 1), strict=True
-    ):
+    parts = np.array_split((targets - shift) / scale, GROUPS, 1)
+    for theta, part in zip(thetas, parts, strict=True):
         rows = np.flatnonzero(np.isin(setting, rng.integers(count, size=count)))
         if len(rows) > MOST:
             rows = rng.choice(rows, MOST, replace=False)
@@ -326,7 +228,7 @@ def _functions(x: Array, owner: Array, targets: Array, rng: np.random.Generator)
 
 
 # ------------------------------------------------------------------ functions -> answers
-def _blocks(space: Space, points: tuple[Array, Array], changes: list[tuple]) -> Array:
+def _blocks(space: Space, points: Points, changes: list[tuple]) -> Array:
     """The first sample, with the second one's columns of the knobs in each change: [c m, C]."""
     blocks = []
     for change in changes:
@@ -336,7 +238,7 @@ def _blocks(space: Space, points: tuple[Array, Array], changes: list[tuple]) -> 
     return space.encode(np.concatenate(blocks))
 
 
-def _effects(f: Array, w: Array, changes: list[tuple], rng: np.random.Generator) -> Array:
+def _effects(f: Array, w: Array, changes: list[tuple], rng: Rng) -> Array:
     """Total effects of knobs and pairs, [resamples, effects]: shares of the variance.
 
     With f(A) at the first sample and f(A_k) with knob k's column of the second,
@@ -377,7 +279,7 @@ def _share(draws: Array) -> Estimate:
 
 
 def _more(total: Array, settings: int) -> int | None:
-    """How many more settings would decide which knob is first.
+    """The number of further settings that would decide which knob is first.
 
     The spread of the draws shrinks with the square root of the settings; their means stay.
     """
@@ -389,11 +291,7 @@ def _more(total: Array, settings: int) -> int | None:
     return None
 
 
-def _gains(
-    objective: Functions,
-    working: Functions,
-    space: Space,
-) -> list[Estimate]:
+def _gains(objective: Functions, working: Functions, space: Space) -> list[Estimate]:
     """From the default to the best value of each knob alone.
 
     The best value is chosen by one group of functions and priced by another, or the gain would

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from knobs.report.figures import Section
-from knobs.report.gather import Sweep
-from knobs.report.plots_of_knobs import axis_section, interaction_section, isolation_section
-from knobs.report.plots_of_runs import curves_section, tuning_section
-from knobs.report.plots_of_seeds import ablation_section, paired_section
-from knobs.report.verdict import Verdict
+from knobs.report.conclusions import Verdict
+from knobs.report.plots.figures import Section
+from knobs.report.plots.knobs import axis_section, interaction_section, isolation_section
+from knobs.report.plots.runs import curves_section, tuning_section
+from knobs.report.plots.seeds import ablation_section, paired_section
+from knobs.report.records import Sweep
 
 MOST_KNOBS = 8  # with plots of their own
 

@@ -1,26 +1,21 @@
-"""What to run next, and how to run the best again: commands to copy, made from records.
+"""Commands to copy, made from records: the next runs, and the best run again.
 
 A record may be anyone's, so a word of it reaches a command only in a shell's quotes, and a command
-with a word that cannot be shown as it is (line breaks, control characters) is not made at all.
+with a word that cannot be shown as it is (line breaks, control characters) is left out.
 """
 
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from knobs.identity import key_of, under
-from knobs.report.checks import Finding
-from knobs.report.compare import Candidate
-from knobs.report.gather import Run, Sweep, knob_of
-from knobs.report.importance import Knob
-from knobs.report.leaderboard import short as typed
-from knobs.report.verdict import Verdict
-from knobs.report.words import count, listed
+from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
+from knobs.report.records import Knob, RunRecord, Sweep
+from knobs.report.stats import LEAST_PAIRS as SEEDS
+from knobs.words import count, listed, short
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
 NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
-SEEDS = 5
 MOST = 5
 LONGEST = 2000
 INTEGER = re.compile(r"-?\d+")
@@ -28,81 +23,49 @@ PLAIN_VALUE = re.compile(r"[\w.+-]+")
 PLAIN_PATH = re.compile(r"[\w./-]+")
 
 
-@dataclass(frozen=True)
-class Advice:
-    """Why, and the command."""
-
-    why: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to run the best again.
-
-    Args:
-        run: its id.
-        command: empty where its overrides cannot be shown as a command.
-        value: to expect.
-        config_hash: of its config.
-        versions: package -> version.
-    """
-
-    run: str
-    command: str
-    value: float | None
-    config_hash: str
-    versions: dict[str, str]
-
-
-def advise(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
-    """The next commands, the most useful first."""
+def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
+    """Return the next commands, the most useful first."""
     if verdict.winner is None:
         return []
-    made = [
+    steps = [
         *_confirm(sweep, verdict),
         *_rebound(sweep, verdict, findings),
         *_longer(verdict, findings),
         *_test(sweep, verdict),
     ]
-    return [advice for advice in made if advice.command][:MOST]
+    return [advice for advice in steps if advice.command][:MOST]
 
 
 def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
-    """The winner's best run, again."""
+    """Return how to run the winner's best run again."""
     if verdict.winner is None:
         return None
-    sign = sweep.objective.sign
-    run = max(verdict.winner.runs, key=lambda run: sign * (run.row.value or 0.0))
-    digest = run.row.summary.get("config_hash")
-    words = overrides(run, drop=())
+    run = max(verdict.winner.runs, key=lambda run: sweep.objective.sign * run.value)
+    digest = run.summary.get("config_hash")
     return Recipe(
         run=run.id,
-        command=command([*words]),
-        value=run.row.value,
+        command=command(overrides(run, drop=())),
+        value=run.value,
         config_hash=digest if isinstance(digest, str) else "",
         versions=run.versions,
     )
 
 
-def overrides(run: Run, drop: Iterable[str] = ("seed",)) -> list[str]:
-    """A run's overrides that say what it computes."""
-    kept = []
-    for line in run.row.overrides:
-        if not under(key_of(line), (*NOT_REPEATED, *drop)):
-            kept.append(line)
-    return kept
+def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
+    """Return a run's overrides that say what it computes."""
+    dropped = (*NOT_REPEATED, *drop)
+    return [line for line in run.overrides if not under(key_of(line), dropped)]
 
 
 def command(words: Sequence[str], many: bool = False) -> str:
-    """`python train.py ...`, quoted for a shell; "" where a word cannot be shown as it is."""
+    """Return `python train.py ...`, quoted for a shell; empty where it cannot be shown as it is."""
     line = shlex.join(["python", "train.py", *(["-m"] if many else []), *words])
     return line if line.isprintable() and len(line) <= LONGEST else ""
 
 
 # ------------------------------------------------------------------ what next
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
-    """More seeds for the best and for what cannot be told from it."""
+    """More seeds for the best and for what is not significantly different from it."""
     winner = verdict.winner
     if len(winner.values) >= SEEDS:
         return
@@ -115,10 +78,9 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
     rivals = [c for c in open_ if c is not verdict.default][:2]
     several = (winner, *rivals)
-    together = _one_grid([overrides(c.runs[0]) for c in several])
-    for group, words in (
-        [(several, together)] if together else [((c,), overrides(c.runs[0])) for c in several]
-    ):
+    apart = [((c,), overrides(c.runs[0])) for c in several]
+    together = _one_grid([words for _, words in apart])
+    for group, words in [(several, together)] if together else apart:
         why = f"Confirm {listed([c.name for c in group])} with {SEEDS} seeds"
         yield Advice(why, _seeds(sweep, group, words))
 
@@ -128,22 +90,22 @@ def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
     keyed = [dict(word.partition("=")[::2] for word in words) for words in settings]
     if len({tuple(words) for words in keyed}) != 1:
         return []
-    found = {key: list(dict.fromkeys(words[key] for words in keyed)) for key in keyed[0]}
-    differ = [values for values in found.values() if len(values) > 1]
+    grid = {key: list(dict.fromkeys(words[key] for words in keyed)) for key in keyed[0]}
+    differ = [values for values in grid.values() if len(values) > 1]
     if len(differ) != 1 or not all(map(PLAIN_VALUE.fullmatch, differ[0])):
         return []
-    return [f"{key}={','.join(values)}" for key, values in found.items()]
+    return [f"{key}={','.join(values)}" for key, values in grid.items()]
 
 
 def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> str:
     """Settings with the seeds that the others get too, in the same sweep."""
     used = {seed for c in group for seed in c.values}
-    if sweep.study:  # the run that a search chose a setting by flatters it
+    if sweep.study:  # the seed that a search chose a setting by is biased in its favour
         seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
     else:
         seeds = sorted({*range(SEEDS), *used})
-    told = f"seed={','.join(map(str, seeds))}"
-    return command([*words, told, *_same_sweep(sweep)], many=True)
+    seed = f"seed={','.join(map(str, seeds))}"
+    return command([*words, seed, *_same_sweep(sweep)], many=True)
 
 
 def _same_sweep(sweep: Sweep) -> list[str]:
@@ -160,18 +122,18 @@ def _folder(sweep: Sweep) -> str:
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
     """The ranges that checks propose: a study's in one search, a grid's each for itself."""
-    found = [f for f in findings if f.level == "act" and f.knob is not None]
+    asked = [f for f in findings if f.level == "act" and f.knob is not None]
     run = verdict.winner.runs[0]
-    if sweep.study and found:
-        new = {f.knob.name: f.knob for f in reversed(found)}  # failures give way to bounds
+    if sweep.study and asked:
+        new = {f.knob.name: f.knob for f in reversed(asked)}  # failures give way to bounds
         knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
         words = overrides(run, drop=("seed", *knobs))
         budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
         words = ["hydra/sweeper=search", *words, *map(range_of, knobs.values()), budget]
-        told = [f"{k.name} from {typed(k.low)} to {typed(k.high)}" for k in new.values()]
-        yield Advice(f"Search {listed(told[::-1], 8)}", command(words, many=True))
+        ranges = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in new.values()]
+        yield Advice(f"Search {listed(ranges[::-1], 8)}", command(words, many=True))
         return
-    for finding in found:
+    for finding in asked:
         if finding.check == "boundary":
             words = overrides(run, drop=("seed", finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
@@ -181,7 +143,7 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
 
 
 def range_of(knob: Knob) -> str:
-    """A knob's range as a search takes it: `optimizer.lr=tag(log,interval(0.0001,0.01))`."""
+    """Return a knob's range as a search takes it: `optimizer.lr=tag(log,interval(0.0001,0.01))`."""
     if knob.choices is not None:
         whole = all(map(INTEGER.fullmatch, knob.choices))  # 0, 0.1: the first is 0.0
         texts = [c if whole or not INTEGER.fullmatch(c) else f"{c}.0" for c in knob.choices]
@@ -194,7 +156,7 @@ def range_of(knob: Knob) -> str:
 
 def _grid(sweep: Sweep, wider: Knob) -> list[str]:
     """The bound that was best and two values beyond it."""
-    tried = sorted({v for run in sweep.runs if (v := knob_of(run, wider)) is not None})
+    tried = sorted({*sweep.column(wider).values()})
     upper = wider.high > tried[-1]
     old, new = (tried[-1], wider.high) if upper else (tried[0], wider.low)
     between = (old * new) ** 0.5 if wider.log else (old + new) / 2

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from knobs.report.compare import Comparison, Step
-from knobs.report.figures import EXPLAINED, Figure, Section, band, safe, short_number
-from knobs.report.gather import Sweep
+from knobs.report.conclusions import Comparison, Step, Verdict
+from knobs.report.plots.figures import EXPLAINED, Figure, Section, band, safe, short_number
+from knobs.report.records import Sweep
 from knobs.report.stats import Paired
-from knobs.report.verdict import Verdict
-from knobs.report.words import count, listed
+from knobs.words import count, listed
 
 MOST_LANES = 12
 
@@ -96,7 +95,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     steps = verdict.steps
     if not steps:
         return None
-    objective, short = sweep.objective, sweep.short()
+    objective, short = sweep.objective, sweep.short
     means = [statistics.mean(step.values.values()) for step in steps]
     gains = _gains(steps, means, objective.sign)
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]

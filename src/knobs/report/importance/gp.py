@@ -141,20 +141,14 @@ def hyperparameters(
     z = rng.standard_normal((CANDIDATES, d + 3))
     z *= WIDER / np.sqrt(rng.chisquare(TAILS, (CANDIDATES, 1)) / TAILS)
     which = rng.choice(len(modes), CANDIDATES, p=share)
-    thetas = np.array(
-        [
-            modes[m][0] + modes[m][3] @ (move / np.sqrt(modes[m][2]))
-            for m, move in zip(which, z, strict=True)
-        ]
-    )
-    proposed = [
-        np.log(part)
-        + np.log(curves).sum() / 2
-        - (TAILS + d + 3)
-        / 2
-        * np.log1p((((thetas - mode) @ axes) ** 2 @ curves) / WIDER**2 / TAILS)
-        for part, (mode, _, curves, axes) in zip(share, modes, strict=True)
-    ]
+    thetas = np.empty_like(z)
+    for i, m in enumerate(which):
+        mode, _, curves, axes = modes[m]
+        thetas[i] = mode + axes @ (z[i] / np.sqrt(curves))
+    proposed = []
+    for part, (mode, _, curves, axes) in zip(share, modes, strict=True):
+        tail = np.log1p((((thetas - mode) @ axes) ** 2 @ curves) / WIDER**2 / TAILS)
+        proposed.append(np.log(part) + np.log(curves).sum() / 2 - (TAILS + d + 3) / 2 * tail)
     thetas = np.clip(thetas, BOUNDS[0] - 2, BOUNDS[1] + 2)
     weight = np.array([-objective(theta, gradient=False)[0] for theta in thetas])
     weight -= logsumexp(proposed, axis=0)

@@ -7,42 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from knobs.errors import ConfigError
+from knobs.report.records import Knob
 
 Array = np.ndarray
 BEYOND = 0.25  # how far outside its range, in ranges, a value may lie and be told from the bound
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One axis of the search space.
-
-    Args:
-        low, high: of a numeric knob.
-        log: whether equal ratios, not equal differences, are equally far.
-        choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
-        integer: whether only whole numbers exist.
-
-    Raises:
-        ConfigError: neither choices nor a range, or one that a log scale cannot show.
-    """
-
-    name: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: Sequence[Any] | None = None
-    integer: bool = False
-
-    def __post_init__(self) -> None:
-        if self.choices is not None:
-            return
-        if self.low is None or self.high is None or not self.low < self.high:
-            raise ConfigError(
-                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
-            )
-        if self.log and self.low <= 0:
-            raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
 
 
 class Space:
@@ -64,25 +32,19 @@ class Space:
         default: dict[str, Any] | None,
     ):
         seen = [*rows, *([] if default is None else [default])]
-        scales = [_scale(knob, [row.get(knob.name) for row in seen]) for knob in knobs]
-        at = np.array(
-            [
-                [scale.position(row.get(k.name)) for k, scale in zip(knobs, scales, strict=True)]
-                for row in seen
-            ]
-        )
-        at = at.reshape(len(seen), len(knobs))
+        at, scales = np.zeros((len(seen), len(knobs))), []
+        for k, knob in enumerate(knobs):
+            values = [row.get(knob.name) for row in seen]
+            scales.append(_scale(knob, values))
+            at[:, k] = list(map(scales[k].position, values))
         runs = at[: len(rows)]
-        varied = [
-            k for k in range(len(knobs)) if len(np.unique(runs[:, k][~np.isnan(runs[:, k])])) > 1
-        ]
-        self.varied = varied
-        self.scales = [scales[k] for k in varied]
-        self.rows = runs[:, varied]
-        self.default = None if default is None else at[-1, varied]
+        self.varied = [k for k, x in enumerate(runs.T) if len(np.unique(x[~np.isnan(x)])) > 1]
+        self.scales = [scales[k] for k in self.varied]
+        self.rows = runs[:, self.varied]
+        self.default = None if default is None else at[-1, self.varied]
         widths = [scale.levels or 1 for scale in self.scales]
-        self.owner = np.repeat(np.arange(len(varied)), widths)
-        self.rules = [self._rule(k) for k in range(len(varied))]
+        self.owner = np.repeat(np.arange(len(self.varied)), widths)
+        self.rules = [self._rule(k) for k in range(len(self.varied))]
 
     def _rule(self, k: int) -> tuple[int, list[float]] | None:
         """The first knob with choices that tells where knob k is inactive, and by which values."""
@@ -108,11 +70,9 @@ class Space:
         """Columns [m, C] in the unit cube; two choices are as far apart as low and high."""
         columns = [np.zeros((len(at), 0))]
         for k, scale in enumerate(self.scales):
-            own = at[:, k, None]
-            if scale.levels:
-                columns.append((own == np.arange(scale.levels)) / math.sqrt(2))
-            else:
-                columns.append(np.where(np.isnan(own), 0.5, own))
+            x = at[:, k, None]
+            category = (x == np.arange(scale.levels)) / math.sqrt(2)
+            columns.append(category if scale.levels else np.where(np.isnan(x), 0.5, x))
         return np.concatenate(columns, 1)
 
     def points(self, rng: np.random.Generator, log2: int) -> tuple[Array, Array]:
@@ -127,7 +87,7 @@ class Space:
 
 @dataclass(frozen=True)
 class _Scale:
-    """How a knob's values become positions; `levels` is 0 unless they are categories."""
+    """A knob's values as positions; `levels` is 0 unless they are categories."""
 
     position: Callable[[Any], float]
     spread: Callable[[Array], Array]  # uniform in [0, 1) -> positions of the search space
@@ -185,5 +145,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _key(value: Any) -> str:
-    """What tells choices apart: 1 is 1.0, True is not."""
+    """A text that equal choices share: 1 is 1.0, True is not."""
     return repr(float(value)) if _is_number(value) else repr(value)

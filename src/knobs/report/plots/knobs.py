@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report import leaderboard
-from knobs.report.figures import (
+from knobs.report.conclusions import Verdict
+from knobs.report.plots.figures import (
     EXPLAINED,
     Figure,
     Section,
@@ -21,10 +21,8 @@ from knobs.report.figures import (
     short_number,
     told,
 )
-from knobs.report.gather import Run, Sweep, knob_of
-from knobs.report.importance import Knob
-from knobs.report.verdict import Verdict
-from knobs.report.words import count, number
+from knobs.report.records import Knob, RunRecord, Sweep, knob_of
+from knobs.words import count, number, short
 
 BUCKETS = 6
 CELLS = 25  # of a smoothed surface, a side
@@ -37,7 +35,7 @@ BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 
 # ------------------------------------------------------------------ axis and isolation
 def axis_section(
-    sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[Run]
+    sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[RunRecord]
 ) -> Section | None:
     """Every run over each knob."""
     good = [run.value for run in runs if run.value is not None]
@@ -61,8 +59,8 @@ def _axis(
     sweep: Sweep,
     knob: Knob,
     knobs: Sequence[Knob],
-    runs: Sequence[Run],
-    winner: Run | None,
+    runs: Sequence[RunRecord],
+    winner: RunRecord | None,
     best: float,
     edge: float,
 ) -> Figure:
@@ -81,9 +79,9 @@ def _axis(
             y, kind = bottom, "broke"
         elif sign * (y - edge) < 0:
             y, kind = bottom, "beyond"
-        elif winner and run.row.setting == winner.row.setting:
+        elif winner and run.setting == winner.setting:
             x, kind = place(knob, value), "best"
-        elif run.row.status == "pruned":
+        elif run.status == "pruned":
             kind = "pruned"
         groups.setdefault(kind, []).append((x, y, told(sweep, run, knobs)))
     marks = {
@@ -132,7 +130,9 @@ def _axis(
     )
 
 
-def isolation_section(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[Run]) -> Section | None:
+def isolation_section(
+    sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[RunRecord]
+) -> Section | None:
     """The best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
     figures = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
@@ -146,7 +146,7 @@ def isolation_section(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[Run]) 
     )
 
 
-def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
+def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | None:
     sign = sweep.objective.sign
     buckets: dict[float, list[float]] = {}
     values = {knob_of(run, knob) for run in runs} - {None}
@@ -189,7 +189,9 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
 
 
 # ------------------------------------------------------------------ interaction
-def interaction_section(sweep: Sweep, two: Sequence[Knob], runs: Sequence[Run]) -> Section | None:
+def interaction_section(
+    sweep: Sweep, two: Sequence[Knob], runs: Sequence[RunRecord]
+) -> Section | None:
     """Two knobs at once."""
     good = [r for r in runs if r.value is not None and all(knob_of(r, k) is not None for k in two)]
     if len(two) < 2 or len(good) < 4:
@@ -215,7 +217,7 @@ def _colours(sweep: Sweep) -> list[list[Any]]:
     ]
 
 
-def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
+def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[RunRecord]) -> Figure:
     """A grid's means."""
     xs, ys = (sorted({place(k, knob_of(run, k)) for run in runs}) for k in (a, b))
     cells: dict[tuple[float, float], list[float]] = {}
@@ -223,9 +225,7 @@ def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
         cells.setdefault((place(a, knob_of(run, a)), place(b, knob_of(run, b))), []).append(
             run.value
         )
-    names = [
-        {place(k, v): leaderboard.short(v) for r in runs for v in (knob_of(r, k),)} for k in (a, b)
-    ]
+    names = [{place(k, v): short(v) for r in runs for v in (knob_of(r, k),)} for k in (a, b)]
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
     flat = [m for row in means for m in row if m is not None]
     best, edge = scale(sweep, flat)
@@ -262,7 +262,9 @@ def _nodes(knob: Knob) -> np.ndarray:
     return np.linspace(0, 1, CELLS)
 
 
-def _surface(sweep: Sweep, a: Knob, b: Knob, good: Sequence[Run], runs: Sequence[Run]) -> Figure:
+def _surface(
+    sweep: Sweep, a: Knob, b: Knob, good: Sequence[RunRecord], runs: Sequence[RunRecord]
+) -> Figure:
     """Scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
     points = np.array([[place(a, knob_of(r, a)), place(b, knob_of(r, b))] for r in good])
     values = np.array([r.value for r in good])

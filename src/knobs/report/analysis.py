@@ -1,0 +1,104 @@
+"""A sweep's folders -> what its report says, be it the page, the terminal or report.json."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from knobs.report.checks import checks
+from knobs.report.conclusions import Importance, Report
+from knobs.report.importance.effects import importance
+from knobs.report.next_steps import next_steps, recipe
+from knobs.report.read import read_sweep
+from knobs.report.records import Sweep
+from knobs.report.sentences import tested
+from knobs.report.verdict import verdict
+
+LEAST_RUNS = 8  # fewer say nothing of which knob matters
+VERSION = 1  # of report.json
+OF_AN_ENTRY = ("rank", "mean", "sd", "n", "confirmed", "knobs", "best_epoch", "seconds", "status")
+
+
+def make(folders: Sequence[Path]) -> Report:
+    """Read sweeps and draw the conclusions.
+
+    Raises:
+        ConfigError: there is no run in these folders.
+    """
+    sweep = read_sweep(folders)
+    answer = verdict(sweep)
+    about = answer.winner.arm if answer.winner else ""
+    ranked = rank(sweep, about)
+    if ranked is None and about:  # few runs an arm: all arms together, the question a knob too
+        ranked, about = rank(sweep, None), ""
+    findings = checks(sweep, answer, ranked)
+    return Report(
+        sweep=sweep,
+        verdict=answer,
+        importance=ranked,
+        about=about,
+        findings=tuple(findings),
+        advice=tuple(next_steps(sweep, answer, findings)),
+        recipe=recipe(sweep, answer),
+    )
+
+
+def rank(sweep: Sweep, arm: str | None) -> Importance | None:
+    """Rank the knobs by the runs of an arm, or of all, that spread over its space."""
+    knobs = list(sweep.questions() + sweep.space if arm is None else sweep.space_of(arm))
+    ended = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
+    if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
+        return None
+    columns = {knob.name: sweep.column(knob) for knob in knobs}
+    rows = [{name: of[run.id] for name, of in columns.items() if run.id in of} for run in ended]
+    starts = (row for run, row in zip(ended, rows, strict=True) if run.role == "default")
+    start = None if arm is None else next(starts, None)  # each arm has a default of its own
+    values = [run.value for run in ended]
+    pruned = [run.status == "pruned" for run in ended]
+    return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
+
+
+# ------------------------------------------------------------------ report.json
+def plain(report: Report) -> dict[str, Any]:
+    """Return report.json: the same for programs. Numbers are in the objective's own unit."""
+    sweep, answer = report.sweep, report.verdict
+    return {
+        "version": VERSION,
+        "sweeps": [str(folder) for folder in sweep.folders],
+        "objective": dataclasses.asdict(sweep.objective),
+        "question": sweep.question,
+        "verdict": {
+            "headline": answer.headline,
+            "more": list(answer.more),
+            "winner": answer.winner and answer.winner.name,
+            "confirmed": bool(answer.winner and answer.winner.confirmed),
+            "comparisons": [
+                {"other": c.other.name, "relation": c.relation}
+                | (dataclasses.asdict(c.paired) if c.paired else {})
+                for c in answer.comparisons
+            ],
+            "steps": [dataclasses.asdict(step) for step in answer.steps],
+            "noise": dataclasses.asdict(answer.noise),
+            "test": tested(sweep, answer.winner),
+        },
+        "leaderboard": [
+            {name: getattr(entry, name) for name in OF_AN_ENTRY}
+            | {"runs": [run.folder.name for run in entry.runs]}
+            for entry in sweep.entries
+        ],
+        "importance": _importance(report),
+        "checks": [dataclasses.asdict(finding) for finding in report.findings],
+        "next": [dataclasses.asdict(advice) for advice in report.advice],
+        "reproduce": report.recipe and dataclasses.asdict(report.recipe),
+    }
+
+
+def _importance(report: Report) -> dict[str, Any] | None:
+    if report.importance is None:
+        return None
+    pairs = [
+        {"knobs": list(pair), **dataclasses.asdict(estimate)}
+        for pair, estimate in report.importance.interactions.items()
+    ]
+    flat = dataclasses.asdict(dataclasses.replace(report.importance, interactions={}))
+    return {"arm": report.about, **flat, "interactions": pairs}

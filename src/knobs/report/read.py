@@ -1,0 +1,320 @@
+"""Folders of runs -> one plain Sweep. All that a report knows of the disk is here.
+
+Folders may be half-written, foreign or hostile: what cannot be read is left out and counted, links
+are not followed, files larger than a run writes are not opened, and nothing in them is executed.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import stat
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from knobs.errors import ConfigError
+from knobs.identity import leaves
+from knobs.record import (
+    CONFIG,
+    METRICS,
+    STATUSES,
+    STUDY,
+    SUMMARY,
+    read_config,
+    read_metrics,
+    read_study,
+    read_summary,
+)
+from knobs.report.leaderboard import is_knob, leaderboard
+from knobs.report.records import (
+    ABSENT,
+    EXPLORED,
+    FRESH,
+    GOOD,
+    MOST_CHOICES,
+    ROLES,
+    Entry,
+    Knob,
+    Objective,
+    RunRecord,
+    Study,
+    Sweep,
+    finite,
+    knob_value,
+)
+from knobs.words import short
+
+MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
+MOST_ROWS = 100_000  # of a curve
+BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
+
+
+def read_sweep(folders: Sequence[Path]) -> Sweep:
+    """Read sweeps' folders as one sweep.
+
+    Args:
+        folders: of sweeps, each with its runs in 0/, 1/, ...; at least one.
+
+    Raises:
+        ConfigError: a folder is not there, or none of them holds a run.
+    """
+    folders = list({os.path.realpath(folder): folder for folder in folders}.values())
+    labels = _labels(folders)
+    runs: list[RunRecord] = []
+    studies: list[Study] = []
+    for folder, label in zip(folders, labels, strict=True):
+        study, places = _read_study(folder)
+        studies += [study] if study else []
+        try:
+            for run in read_runs(folder):
+                place = places.get(run.id if run.number is None else str(run.number), {})
+                name = f"{label}/{run.id}" if len(folders) > 1 else run.id
+                runs.append(replace(run, **place | {"id": name}))
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
+    if not runs:
+        raise ConfigError(
+            f"{', '.join(map(str, folders))}: no runs in it; a sweep's folder holds its runs as "
+            f"0/, 1/, ..., each with a {CONFIG}"
+        )
+    ends = Counter((run.metric, run.mode) for run in runs if run.metric)
+    objective = Objective(*ends.most_common(1)[0][0]) if ends else Objective()
+    comparable = [run for run in runs if run.metric in ("", objective.metric)]
+    entries = _entries(comparable)
+    study = _merged(studies)
+    return Sweep(
+        folders=tuple(folders),
+        name=", ".join(labels),
+        objective=objective,
+        runs=tuple(comparable),
+        entries=tuple(entries),
+        study=study,
+        space=_union(study) or tuple(_spaces(comparable, entries)),
+        others=len(runs) - len(comparable),
+    )
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Each folder's last parts, as many as tell it from the others."""
+    whole = [Path(os.path.abspath(folder)) for folder in folders]
+    parts = 1
+    while len({path.parts[-parts:] for path in whole}) < len({*whole}):
+        parts += 1
+    return ["/".join(path.parts[-parts:]) for path in whole]
+
+
+def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
+    """The leaderboard, where a confirmed setting stands on its fresh runs alone."""
+    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
+    counted = [
+        run
+        for run in runs
+        if run.role != "test" and not (run.role in EXPLORED and run.setting in fresh)
+    ]
+    return leaderboard(counted, fresh)
+
+
+# ------------------------------------------------------------------ runs
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Return the runs directly below a sweep's folder, in the order of their numbers.
+
+    A run without summary.json is interrupted; one whose files are not what a run writes is
+    unreadable. Passed over: names that are no numbers, links, folders without config.json.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    with os.scandir(folder) as items:
+        names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
+    numbers = [name for name in names if name.isascii() and name.isdecimal()]
+    numbers.sort(key=lambda name: (int(name), name))
+    runs = (folder / name for name in numbers)
+    return [_read_run(run) for run in runs if os.path.lexists(run / CONFIG)]
+
+
+def _read_run(folder: Path) -> RunRecord:
+    """As much of a run as can be read."""
+    run = RunRecord(folder, folder.name, load_curve=functools.partial(_curve, folder))
+    with contextlib.suppress(*BROKEN):
+        run = replace(run, **_what_ran(folder))
+        run = replace(run, **_how_it_went(folder))
+    return run
+
+
+def _what_ran(folder: Path) -> dict[str, Any]:
+    """The part of a RunRecord that config.json tells."""
+    about = _load(folder / CONFIG, read_config)
+    config = _get(about, "config", dict)
+    setting = {path: value for path, value in leaves(config) if is_knob(path)}
+    return {
+        "setting": json.dumps(setting, sort_keys=True),
+        "overrides": tuple(map(str, _get(about, "overrides", list))),
+        "choices": _get(about, "choices", dict),
+        "config": config,
+        **_place(about.get("run")),
+    }
+
+
+def _how_it_went(folder: Path) -> dict[str, Any]:
+    """The part of a RunRecord that summary.json tells."""
+    if not os.path.lexists(folder / SUMMARY):
+        return {"status": "interrupted"}
+    summary = _load(folder / SUMMARY, read_summary)
+    objective, status = _get(summary, "objective", dict), _get(summary, "status", str)
+    metric, mode = _get(objective, "metric", str), _get(objective, "mode", str)
+    if status not in STATUSES or mode not in ("min", "max"):
+        raise ValueError(f"{status} {mode}")
+    value = finite(objective.get("value"))
+    return {
+        "status": "diverged" if status in GOOD and value is None else status,
+        "metric": metric,
+        "mode": mode,
+        "value": value if status in (*GOOD, "pruned") else None,
+        "best_epoch": finite(summary.get("best_epoch")),
+        "seconds": finite(summary.get("seconds")),
+        "summary": summary,
+    }
+
+
+def _curve(folder: Path) -> list[dict[str, float]]:
+    """A run's metrics by epoch: what is a finite number, of rows that have an epoch."""
+    rows: Any = []
+    with contextlib.suppress(*BROKEN):
+        rows = _load(folder / METRICS, read_metrics)
+    numbers = (
+        {name: v for name, value in row.items() if (v := finite(value)) is not None}
+        for row in rows[:MOST_ROWS]
+        if isinstance(row, dict)
+    )
+    return [row for row in numbers if "epoch" in row]
+
+
+def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """Read a file, unless it is a link, a pipe or huge."""
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
+        raise ValueError(f"{path}: not a file that a run writes")
+    return reader(path.parent)
+
+
+def _get(node: Any, name: str, kind: type) -> Any:
+    """An entry of a JSON object, if it is of the kind expected."""
+    value = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: no {kind.__name__}")
+    return value
+
+
+# ------------------------------------------------------------------ study.json
+def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
+    """The question, and each run's place by its number; as much as is well-formed."""
+    raw: Any = None
+    with contextlib.suppress(*BROKEN):
+        raw = _load(folder / STUDY, read_study)
+    if not isinstance(raw, dict):
+        return None, {}
+    study = Study(
+        question=_of(raw, "question", str),
+        scientific=_words(raw, "scientific"),
+        fixed=_words(raw, "fixed"),
+        arms={
+            name: tuple(_knobs(_of(arm, "space", dict)))
+            for name, arm in _of(raw, "arms", dict).items()
+            if isinstance(arm, dict)
+        },
+    )
+    return study, {number: _place(run) for number, run in _of(raw, "runs", dict).items()}
+
+
+def _place(node: Any) -> dict[str, Any]:
+    """A run's number, arm and role, as study.json or its config.json states them."""
+    about = node if isinstance(node, dict) else {}
+    number, step = (v if type(v) is int else None for v in map(about.get, ("number", "step")))
+    place: dict[str, Any] = {} if number is None else {"number": number}
+    if about.get("role") in ROLES:
+        place |= {"role": about["role"], "arm": _of(about, "arm", str)}
+        place |= {"step": step, "knob": _of(about, "knob", str)}
+    return place
+
+
+def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
+    """The knobs of an arm's space that are well-formed."""
+    for name, about in space.items():
+        if not isinstance(about, dict):
+            continue
+        choices = about.get("choices")
+        if isinstance(choices, list) and 0 < len(choices) <= MOST_CHOICES:
+            yield Knob(name, choices=tuple(dict.fromkeys(map(short, choices))))
+            continue
+        low, high = finite(about.get("low")), finite(about.get("high"))
+        if low is not None and high is not None:
+            with contextlib.suppress(ConfigError):
+                log, integer = about.get("log") is True, about.get("int") is True
+                yield Knob(name, low=low, high=high, log=log, integer=integer)
+
+
+def _merged(studies: list[Study]) -> Study | None:
+    """Several machines' parts of a study as one."""
+    if not studies:
+        return None
+    arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
+    return replace(studies[0], arms=arms)
+
+
+def _union(study: Study | None) -> tuple[Knob, ...]:
+    """The knobs of all arms; where they differ in bounds, the widest."""
+    union: dict[str, Knob] = {}
+    for knob in (knob for space in (study.arms.values() if study else ()) for knob in space):
+        old = union.get(knob.name, knob)
+        if (old.choices is None) != (knob.choices is None):
+            continue
+        if knob.choices is not None:
+            choices = tuple(dict.fromkeys([*old.choices, *knob.choices]))
+            union[knob.name] = replace(knob, choices=choices)
+        else:
+            low, high = min(old.low, knob.low), max(old.high, knob.high)
+            union[knob.name] = replace(knob, low=low, high=high, log=old.log and knob.log)
+    return tuple(union.values())
+
+
+def _of(node: dict, name: str, kind: type) -> Any:
+    """An entry of a JSON object; an empty one where it is not of the kind expected."""
+    value = node.get(name)
+    return value if isinstance(value, kind) else kind()
+
+
+def _words(node: dict, name: str) -> tuple[str, ...]:
+    return tuple(word for word in _of(node, name, list) if isinstance(word, str))
+
+
+# ------------------------------------------------------------------ a grid's space
+def _spaces(runs: Sequence[RunRecord], entries: Sequence[Entry]) -> Iterator[Knob]:
+    """The knobs of a grid: what differs between its runs, from the least to the largest value."""
+    for name in entries[0].knobs if entries else ():
+        values = [knob_value(run, name) for run in runs if run.setting]
+        values = [value for value in values if value != ABSENT]
+        numbers = sorted({v for value in values if (v := finite(value)) is not None})
+        if len(numbers) > 1 and all(finite(value) is not None for value in values):
+            integer = all(isinstance(value, int) for value in values)
+            yield Knob(name, low=numbers[0], high=numbers[-1], log=_log(numbers), integer=integer)
+            continue
+        choices = tuple(dict.fromkeys(map(short, values)))
+        if 1 < len(choices) <= MOST_CHOICES:
+            yield Knob(name, choices=choices)
+
+
+def _log(numbers: list[float]) -> bool:
+    """Tell whether values lie more evenly by their ratios than by their differences."""
+    if numbers[0] <= 0:
+        return False
+    if len(numbers) < 3:
+        return numbers[-1] / numbers[0] > 2
+    gaps = [[b - a for a, b in pairwise(values)] for values in (map(math.log, numbers), numbers)]
+    ratios, steps = (statistics.pstdev(gap) / statistics.fmean(gap) for gap in gaps)
+    return ratios < steps

@@ -1,0 +1,334 @@
+"""Plain data of what was run: knobs, runs, settings, the study that asked for them."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from knobs.errors import ConfigError
+from knobs.words import number, short, short_names
+
+UNREADABLE = "unreadable"
+GOOD = ("finished", "stopped_early")
+ROLES = ("default", "search", "confirm", "baseline", "step", "test")
+FRESH = ("confirm", "baseline", "step")  # runs with seeds that chose nothing
+EXPLORED = ("default", "search")  # runs that spread over the space, for importance
+ABSENT = ""  # the value of a knob that a run's config does not have
+POINTS = ("accuracy", "f1")  # shares of 1, whose differences are given in hundredths
+HUGE = 1e300  # beyond it a variance overflows
+MOST_CHOICES = 64
+NAMED = 4  # knobs of a setting that is called by their values
+
+
+def finite(value: Any) -> float | None:
+    """Return a number that can be averaged; None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < HUGE else None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The metric that a sweep optimizes: more of it is better ("max") or less ("min")."""
+
+    metric: str = "objective"
+    mode: str = "max"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is: a gain is `sign * (a - b)`."""
+        return -1 if self.mode == "min" else 1
+
+    @property
+    def in_points(self) -> bool:
+        """True where differences are given in hundredths."""
+        return self.metric.rpartition("/")[2] in POINTS
+
+    def value(self, value: float | None) -> str:
+        """Format a value of the metric."""
+        return "none" if value is None else number(value, 4)
+
+    def amount(self, difference: float, unit: bool = True) -> str:
+        """Format a difference between two values of the metric."""
+        if not self.in_points:
+            return number(difference, 2)
+        points = 100 * difference
+        text = f"{points:.1f}" if abs(points) >= 0.095 else f"{points:.2f}"
+        text = "0" if float(text) == 0 else text
+        return f"{text} points" if unit else text
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One axis of the search space.
+
+    Args:
+        low, high: of a numeric knob.
+        log: whether equal ratios, not equal differences, are equally far.
+        choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
+        integer: whether only whole numbers exist.
+
+    Raises:
+        ConfigError: neither choices nor a range, or one that a log scale cannot show.
+    """
+
+    name: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: Sequence[Any] | None = None
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.choices is not None:
+            return
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ConfigError(
+                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
+            )
+        if self.log and self.low <= 0:
+            raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
+
+
+def position(knob: Knob, value: float) -> float:
+    """Return where a value lies between a knob's bounds, 0 to 1 on the knob's scale."""
+    if knob.log:
+        return math.log(value / knob.low) / math.log(knob.high / knob.low) if value > 0 else -1.0
+    return (value - knob.low) / (knob.high - knob.low)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as its folder and its study record it.
+
+    Args:
+        id: the folder's name, behind its sweep's name where there are several sweeps; a label.
+        status: one of record.STATUSES, or unreadable.
+        setting: what the run computes, its seed aside; empty where config.json is broken.
+        choices: group -> option.
+        metric: of the objective; empty without a summary.
+        value: the objective's best; of a pruned run what it had reached when it was stopped; None
+            where the run broke or did not end.
+        summary: summary.json as it is.
+        number: in its sweep, as config.json records it; None in older records.
+        arm: the scientific value it belongs to; "" where nothing was asked.
+        role: one of ROLES.
+        step, knob: of a walk from the default to the best config: the index of the change, of what.
+        load_curve: reads metrics.jsonl.
+    """
+
+    folder: Path
+    id: str = ""
+    status: str = UNREADABLE
+    setting: str = ""
+    overrides: tuple[str, ...] = ()
+    choices: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    metric: str = ""
+    mode: str = "max"
+    value: float | None = None
+    best_epoch: float | None = None
+    seconds: float | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    arm: str = ""
+    role: str = "search"
+    step: int | None = None
+    knob: str = ""
+    load_curve: Callable[[], list[dict[str, float]]] = field(default=list, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """True where it ended with a value."""
+        return self.status in GOOD
+
+    @property
+    def broke(self) -> bool:
+        """True where it diverged or failed."""
+        return self.status in ("diverged", "failed")
+
+    @functools.cached_property
+    def curve(self) -> list[dict[str, float]]:
+        """The metrics by epoch, read when they are first asked for."""
+        return self.load_curve()
+
+    @property
+    def seed(self) -> int:
+        """The seed, 0 if the config has none."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+    @property
+    def planned(self) -> int | None:
+        """Epochs that the config asks for."""
+        training = self.config.get("training")
+        return _size(training.get("epochs")) if isinstance(training, dict) else None
+
+    @property
+    def validation_examples(self) -> int | None:
+        """The size of its validation split; None in records that do not state it."""
+        return _size(self.summary.get("validation_examples"))
+
+    @property
+    def tests(self) -> dict[str, float]:
+        """Metrics on the test split; empty where it was not read."""
+        items = self._of_summary("test")
+        return {name: v for name, value in items if (v := finite(value)) is not None}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> version that it ran with."""
+        return {name: v for name, v in self._of_summary("versions") if isinstance(v, str)}
+
+    def _of_summary(self, name: str) -> list[tuple[str, Any]]:
+        section = self.summary.get(name)
+        return list(section.items()) if isinstance(section, dict) else []
+
+
+def _size(value: Any) -> int | None:
+    size = finite(value)
+    return int(size) if size and size >= 1 else None
+
+
+def knob_value(run: RunRecord, name: str) -> Any:
+    """Return a knob's value: the option of a group, or what the resolved config has there."""
+    if name in run.choices:
+        return run.choices[name]
+    node: Any = run.config
+    for part in name.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return ABSENT
+        node = node[part]
+    return node
+
+
+def knob_of(run: RunRecord, knob: Knob) -> Any:
+    """Return a run's number or the text of its choice on a knob's axis; None if it has none."""
+    value = knob_value(run, knob.name)
+    if knob.choices is not None:
+        text = short(value)
+        return text if text in knob.choices else None
+    return finite(value)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the leaderboard: a setting of the knobs, whose runs differ in `seed` alone.
+
+    Args:
+        rank: 1 is the best; None where no run finished or diverged.
+        mean: of the objective over the runs that finished, None if none did; so best_epoch.
+        sd: sample standard deviation; None below two runs.
+        n: how many runs are behind the mean.
+        knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
+        seconds: mean over the runs that finished, or over all if none did.
+        runs: all of the entry's.
+        confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
+    """
+
+    rank: int | None
+    metric: str
+    mean: float | None
+    sd: float | None
+    n: int
+    knobs: dict[str, Any]
+    best_epoch: int | None
+    seconds: float | None
+    status: str
+    runs: tuple[RunRecord, ...]
+    confirmed: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """The question of a study; a plain search asks nothing and has one arm, named "".
+
+    Args:
+        arms: scientific value -> the space searched under it.
+    """
+
+    question: str = ""
+    scientific: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    arms: dict[str, tuple[Knob, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything a report is made from.
+
+    Args:
+        folders: as given.
+        name: to show.
+        runs: those of the objective, in the order of their numbers.
+        entries: the leaderboard of all but the test runs; a setting that was confirmed stands there
+            with its fresh runs alone, as the one that chose it is biased.
+        study: None for a grid.
+        space: the knobs that were searched, over all arms.
+        others: how many runs have another objective and are left out.
+    """
+
+    folders: tuple[Path, ...]
+    name: str
+    objective: Objective
+    runs: tuple[RunRecord, ...]
+    entries: tuple[Entry, ...]
+    study: Study | None
+    space: tuple[Knob, ...]
+    others: int = 0
+
+    @property
+    def knobs(self) -> list[str]:
+        """The names of the space."""
+        return [knob.name for knob in self.space]
+
+    @property
+    def question(self) -> str:
+        """The question of the study; empty without one."""
+        return self.study.question if self.study else ""
+
+    @functools.cached_property
+    def short(self) -> dict[str, str]:
+        """Knob -> its name in few letters: optimizer.lr is lr."""
+        differing = self.entries[0].knobs if self.entries else ()
+        return short_names(list(dict.fromkeys([*self.knobs, *differing])))
+
+    def column(self, knob: Knob) -> dict[str, Any]:
+        """Return a column of the table of runs: run id -> value, runs without one left out."""
+        if knob not in self._table:
+            values = {run.id: knob_of(run, knob) for run in self.runs}
+            self._table[knob] = {run: value for run, value in values.items() if value is not None}
+        return self._table[knob]
+
+    @functools.cached_property
+    def _table(self) -> dict[Knob, dict[str, Any]]:
+        """The columns, each computed once."""
+        return {}
+
+    def explored(self, arm: str | None = None) -> list[RunRecord]:
+        """Return the runs that were spread over the space, of one arm or of all."""
+        return [r for r in self.runs if r.role in EXPLORED and arm in (None, r.arm)]
+
+    def questions(self) -> tuple[Knob, ...]:
+        """Return what a study asks about, as knobs with choices."""
+        asked = []
+        for name in self.study.scientific if self.study else ():
+            values = (knob_value(run, name) for run in self.runs if run.setting)
+            choices = tuple(dict.fromkeys(map(short, values)))
+            if 1 < len(choices) <= MOST_CHOICES and name not in self.knobs:
+                asked.append(Knob(name, choices=choices))
+        return tuple(asked)
+
+    def space_of(self, arm: str) -> tuple[Knob, ...]:
+        """Return the knobs searched under an arm."""
+        return (self.study.arms.get(arm) if self.study else None) or self.space
+
+    def name_of(self, entry: Entry, rank: int) -> str:
+        """Call a setting by the knobs that differ, or by its place if these are many."""
+        knobs = {name: value for name, value in entry.knobs.items() if value != ABSENT}
+        if not knobs:
+            return "the setting"
+        if len(knobs) > NAMED:
+            return f"setting {rank}"
+        return " ".join(f"{self.short[name]}={short(value)}" for name, value in knobs.items())

@@ -1,0 +1,100 @@
+"""Sentences and cells that the page, the terminal, Markdown and W&B share."""
+
+from collections import Counter
+
+from knobs.report.conclusions import Candidate, Estimate, Importance, KnobImportance, Report
+from knobs.report.records import Sweep
+from knobs.words import count, listed, number, percent
+
+MARKS = {"act": "!", "note": "·", "ok": "✓"}
+COLUMNS = ("failure effect", "total-order effect", "expected gain")
+
+
+def what_ran(sweep: Sweep) -> str:
+    """Return `45 runs: 43 finished, 2 diverged`."""
+    ends = Counter(run.status for run in sweep.runs)
+    parts = ", ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in ends.most_common())
+    return f"{count(len(sweep.runs), 'run')}: {parts}"
+
+
+def tested(sweep: Sweep, winner: Candidate | None) -> str:
+    """Say which runs read the test split, and what stood there."""
+    read = [run for run in sweep.runs if run.tests]
+    if not read:
+        return "The test split has not been read."
+    if len(read) > 1:
+        return (
+            f"The test split was read by {len(read)} runs: a figure chosen among them is "
+            f"{biased(len(read))}. Read it once, for the winner alone."
+        )
+    figures = [f"{name} {number(value, 4)}" for name, value in list(read[0].tests.items())[:3]]
+    whom = "for the confirmed winner" if winner and winner.confirmed else "by one run"
+    return f"The test split was read once, {whom}: {listed(figures)} (run {read[0].id})."
+
+
+def biased(n: int) -> str:
+    """Return what a value that was chosen among n is."""
+    return f"optimistically biased (selected as the best of {n})"
+
+
+def ranked(report: Report) -> str:
+    """Say what the ranks of a study rest on; empty where nothing was confirmed."""
+    entries = [entry for entry in report.sweep.entries if entry.rank is not None]
+    first = sum(entry.confirmed for entry in entries)
+    if not first or first == len(entries):
+        return ""
+    return (
+        f"{count(first, 'setting')} ran again with fresh seeds and rank{'s' * (first == 1)} by "
+        f"these alone; {count(len(entries) - first, 'other')} behind, by the search's own runs."
+    )
+
+
+def expected(report: Report) -> str:
+    """Return `Run 3: expect val/accuracy 0.9722`, and of how many seeds that run is the best."""
+    recipe, objective, winner = report.recipe, report.sweep.objective, report.verdict.winner
+    text = f"Run {recipe.run}: expect {objective.metric} {objective.value(recipe.value)}"
+    if len(winner.values) < 2:
+        return text
+    return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
+
+
+# ------------------------------------------------------------------ importance
+def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+    """Return a knob's three answers, in the order of COLUMNS."""
+    return knob.breaks, knob.moves, knob.gain
+
+
+def answered(importance: Importance) -> tuple[str, ...]:
+    """Return COLUMNS, without the gain where no default was run that lies within the ranges."""
+    return COLUMNS if any(knob.gain for knob in importance.knobs) else COLUMNS[:2]
+
+
+def cells(report: Report, knob: KnobImportance) -> list[str]:
+    """Return a knob's answers as text: `34 % (10 to 51)`."""
+    amount = report.sweep.objective.amount
+    texts = []
+    for effect, column in zip(effects(knob), answered(report.importance), strict=False):
+        if effect is None:
+            texts.append("-")
+        elif column != COLUMNS[2]:
+            span = f"{100 * effect.low:.0f} to {100 * effect.high:.0f}"
+            texts.append(f"{percent(effect.value)} ({span})")
+        else:
+            span = f"{amount(effect.low, unit=False)} to {amount(effect.high, unit=False)}"
+            texts.append(f"{amount(effect.value)} ({span})")
+    return texts
+
+
+def decided(report: Report) -> str:
+    """Say which knob matters most, or how many more runs would tell."""
+    importance, first = report.importance, report.importance.knobs[0]
+    name = report.sweep.short.get(first.name, first.name)
+    if len(importance.knobs) == 1:
+        return f"{name} is the only knob that was searched."
+    if importance.decided == "no":
+        more = importance.more
+        rest = f"about {count(more, 'more run')} would tell" if more else "about equal"
+        return f"Which knob has the largest total-order effect is not decided; {rest}."
+    has = "has" if importance.decided == "sure" else "probably has"
+    share = f"probability {min(99, round(100 * first.p_top))} %"
+    return f"{name} {has} the largest total-order effect ({share})."
