@@ -7,7 +7,7 @@ searched on the scale it was searched on. Strings are escaped: plotly reads a fe
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,22 +126,26 @@ def told(sweep: Sweep, run: Run, knobs: Sequence[Knob]) -> str:
     return "<br>".join(map(safe, lines))
 
 
+# ------------------------------------------------------------------ traces and shapes
+def scatter(
+    x: Iterable[float], y: Iterable[float], text: Iterable[str] | None = None, **look: Any
+) -> dict[str, Any]:
+    """Return a trace of points, or of lines by `mode`; each shows its escaped text if pointed at.
+
+    Args:
+        look: further keys as plotly takes them.
+    """
+    hover = {"hoverinfo": "skip"} if text is None else {"text": list(text), **EXPLAINED}
+    xs, ys = (list(map(short_number, values)) for values in (x, y))
+    return {"type": "scatter", "mode": "markers", "x": xs, "y": ys, **hover, **look}
+
+
 def band(x0: float, x1: float) -> dict[str, Any]:
-    """A shaded stripe behind the points."""
-    return {
-        "type": "rect",
-        "xref": "x",
-        "yref": "paper",
-        "x0": x0,
-        "x1": x1,
-        "y0": 0,
-        "y1": 1,
-        "fillcolor": "$edge",
-        "line": {"width": 0},
-        "layer": "below",
-    }
+    """Return a shaded stripe behind the points."""
+    place = {"xref": "x", "yref": "paper", "x0": x0, "x1": x1, "y0": 0, "y1": 1}
+    return {"type": "rect", **place, "fillcolor": "$edge", "line": {"width": 0}, "layer": "below"}
 
 
 def short_number(value: float) -> float:
-    """Six digits: a page is as large as its numbers are long."""
-    return float(f"{float(value):.6g}")
+    """Return six digits, for a page is as large as its numbers are long; counts as they are."""
+    return value if isinstance(value, int) else float(f"{float(value):.6g}")

@@ -9,7 +9,6 @@ import numpy as np
 
 from knobs.report import leaderboard
 from knobs.report.figures import (
-    EXPLAINED,
     Figure,
     Section,
     axis,
@@ -18,6 +17,7 @@ from knobs.report.figures import (
     place,
     safe,
     scale,
+    scatter,
     short_number,
     told,
 )
@@ -86,14 +86,12 @@ def _axis(
         elif run.row.status == "pruned":
             kind = "pruned"
         groups.setdefault(kind, []).append((x, y, told(sweep, run, knobs)))
+    triangle = f"triangle-{'down' if sign > 0 else 'up'}-open"
+    outline = {"width": 1, "color": "$ink"}
     marks = {
         "run": {"symbol": "circle", "size": 6, "color": "$1", "opacity": 0.55},
         "pruned": {"symbol": "circle-open", "size": 6, "color": "$1"},
-        "beyond": {
-            "symbol": "triangle-down-open" if sign > 0 else "triangle-up-open",
-            "size": 6,
-            "color": "$muted",
-        },
+        "beyond": {"symbol": triangle, "size": 6, "color": "$muted"},
         "broke": {"symbol": "x", "size": 7, "color": "$bad"},
         "best": {
             "symbol": "star",
@@ -103,16 +101,7 @@ def _axis(
         },
     }
     data = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": kind,
-            "x": [short_number(x) for x, _, _ in groups[kind]],
-            "y": [short_number(y) for _, y, _ in groups[kind]],
-            "text": [text for _, _, text in groups[kind]],
-            "marker": marker,
-            **EXPLAINED,
-        }
+        scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
         for kind, marker in marks.items()
         if kind in groups
     ]
@@ -123,13 +112,8 @@ def _axis(
         "shapes": [band(x0, x1) for x0, x1 in edges],
     }
     n = sum(map(len, groups.values()))
-    return Figure(
-        f"axis-{knob.name}",
-        knob.name,
-        f"{n} runs' {sweep.objective.metric} over {knob.name}",
-        data,
-        layout,
-    )
+    says = f"{n} runs' {sweep.objective.metric} over {knob.name}"
+    return Figure(f"axis-{knob.name}", knob.name, says, data, layout)
 
 
 def isolation_section(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[Run]) -> Section | None:
@@ -147,7 +131,7 @@ def isolation_section(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[Run]) 
 
 
 def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
-    sign = sweep.objective.sign
+    objective = sweep.objective
     buckets: dict[float, list[float]] = {}
     values = {knob_of(run, knob) for run in runs} - {None}
     few = knob.choices is not None or len(values) <= BUCKETS + 2
@@ -160,31 +144,26 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
     if len(buckets) < 2 or max(map(len, buckets.values())) < 2:
         return None  # with a run a value it would be the axis plot again
     xs = sorted(buckets)
-    tops = [max(buckets[x], key=lambda v: sign * v) for x in xs]
+    tops = [max(buckets[x], key=lambda v: objective.sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
     best, edge = scale(sweep, [*tops, *middles])
     counts = [count(len(buckets[x]), "run") for x in xs]
-    shared = {"type": "scatter", "mode": "lines+markers", "x": [short_number(x) for x in xs]}
     data = [
-        shared
-        | {
-            "name": name,
-            "y": [short_number(y) for y in ys],
-            "line": {"color": color, "dash": dash, "width": 2},
-            "marker": {"symbol": symbol, "size": 8, "color": color},
-            "text": [
-                f"{name} of {n}: {sweep.objective.value(y)}"
-                for n, y in zip(counts, ys, strict=True)
-            ],
-            **EXPLAINED,
-        }
+        scatter(
+            *(xs, ys),
+            (f"{name} of {n}: {objective.value(y)}" for n, y in zip(counts, ys, strict=True)),
+            mode="lines+markers",
+            name=name,
+            line={"color": color, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 8, "color": color},
+        )
         for name, ys, color, dash, symbol in (
             ("best", tops, "$1", "solid", "circle"),
             ("median", middles, "$muted", "dot", "circle-open"),
         )
     ]
     layout = {"xaxis": axis(knob, list(values)), "yaxis": objective_axis(sweep, best, edge)}
-    says = f"best and median {sweep.objective.metric} by {knob.name}"
+    says = f"best and median {objective.metric} by {knob.name}"
     return Figure(f"isolation-{knob.name}", knob.name, says, data, layout)
 
 
@@ -207,52 +186,46 @@ def interaction_section(sweep: Sweep, two: Sequence[Knob], runs: Sequence[Run]) 
     )
 
 
-def _colours(sweep: Sweep) -> list[list[Any]]:
-    shades = ["$low", "$middle", "$high"]
-    return [
-        [i / 2, shade]
-        for i, shade in enumerate(shades if sweep.objective.sign > 0 else shades[::-1])
-    ]
+def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
+    """Return what a map of the objective shows of values, the better the stronger."""
+    low, high = sorted(scale(sweep, values))
+    shades = ("$low", "$middle", "$high")[:: sweep.objective.sign]
+    colours = [[i / 2, shade] for i, shade in enumerate(shades)]
+    look = {"colorscale": colours, "showscale": False, "hoverinfo": "skip"}
+    return {"zmin": low, "zmax": high, **look}
 
 
 def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
     """A grid's means."""
-    xs, ys = (sorted({place(k, knob_of(run, k)) for run in runs}) for k in (a, b))
-    cells: dict[tuple[float, float], list[float]] = {}
+    cells: dict[tuple[float, ...], list[float]] = {}
+    names: tuple[dict[float, str], ...] = ({}, {})
     for run in runs:
-        cells.setdefault((place(a, knob_of(run, a)), place(b, knob_of(run, b))), []).append(
-            run.value
-        )
-    names = [
-        {place(k, v): leaderboard.short(v) for r in runs for v in (knob_of(r, k),)} for k in (a, b)
-    ]
+        values = [knob_of(run, knob) for knob in (a, b)]
+        places = tuple(map(place, (a, b), values))
+        cells.setdefault(places, []).append(run.value)
+        for of_knob, where, value in zip(names, places, values, strict=True):
+            of_knob[where] = safe(leaderboard.short(value))
+    xs, ys = map(sorted, names)
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
-    flat = [m for row in means for m in row if m is not None]
-    best, edge = scale(sweep, flat)
-    low, high = sorted([best, edge])
     data = [
         {
             "type": "heatmap",
-            "x": [safe(names[0][x]) for x in xs],
-            "y": [safe(names[1][y]) for y in ys],
+            "x": [names[0][x] for x in xs],
+            "y": [names[1][y] for y in ys],
             "z": [[None if m is None else short_number(m) for m in row] for row in means],
-            "zmin": low,
-            "zmax": high,
             "text": [["" if m is None else number(m, 3) for m in row] for row in means],
             "texttemplate": "%{text}",
-            "hoverinfo": "skip",
-            "colorscale": _colours(sweep),
-            "showscale": False,
             "xgap": 3,
             "ygap": 3,
+            **_colours(sweep, [m for row in means for m in row if m is not None]),
         }
     ]
-    layout = {
-        "xaxis": {"type": "category", "title": {"text": safe(a.name)}, "showgrid": False},
-        "yaxis": {"type": "category", "title": {"text": safe(b.name)}, "showgrid": False},
-    }
+    xaxis, yaxis = (
+        {"type": "category", "title": {"text": safe(knob.name)}, "showgrid": False}
+        for knob in (a, b)
+    )
     says = f"mean {sweep.objective.metric} of each pair of {a.name} and {b.name}"
-    return Figure("interaction", "", says, data, layout, 340)
+    return Figure("interaction", "", says, data, {"xaxis": xaxis, "yaxis": yaxis}, 340)
 
 
 def _nodes(knob: Knob) -> np.ndarray:
@@ -264,42 +237,33 @@ def _nodes(knob: Knob) -> np.ndarray:
 
 def _surface(sweep: Sweep, a: Knob, b: Knob, good: Sequence[Run], runs: Sequence[Run]) -> Figure:
     """Scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
-    points = np.array([[place(a, knob_of(r, a)), place(b, knob_of(r, b))] for r in good])
-    values = np.array([r.value for r in good])
-    best, edge = scale(sweep, list(values))
-    low, high = sorted([best, edge])
+    at = [[place(knob, knob_of(run, knob)) for knob in (a, b)] for run in good]
+    values = np.array([run.value for run in good])
+    colours = _colours(sweep, list(values))
     xs, ys = ticks = [_nodes(knob) for knob in (a, b)]
     nodes = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 1, 2)
     ordered = [knob.choices is None for knob in (a, b)]
     width = np.where(ordered, BANDWIDTH, 1e-3)  # options have no neighbours to borrow from
-    weights = np.exp(-(((nodes - points) / width) ** 2).sum(-1) / 2)
+    weights = np.exp(-(((nodes - np.array(at)) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
-    smooth = (weights @ values.clip(low, high)) / np.maximum(total, 1e-12)
+    smooth = (weights @ values.clip(colours["zmin"], colours["zmax"])) / np.maximum(total, 1e-12)
     z = [None if t < 0.3 else short_number(s) for s, t in zip(smooth, total, strict=True)]
     broke = [r for r in runs if r.broke and all(knob_of(r, k) is not None for k in (a, b))]
     data = [
         {
             "type": "contour" if all(ordered) else "heatmap",
-            "x": [short_number(t) for t in xs],
-            "y": [short_number(t) for t in ys],
+            "x": list(map(short_number, xs)),
+            "y": list(map(short_number, ys)),
             "z": [z[i : i + len(xs)] for i in range(0, len(z), len(xs))],
-            "zmin": low,
-            "zmax": high,
-            "colorscale": _colours(sweep),
-            "showscale": False,
             **(CONTOURS if all(ordered) else {"ygap": 3} if ordered[0] else {"xgap": 3}),
-            "hoverinfo": "skip",
+            **colours,
         },
         *(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [short_number(place(a, knob_of(r, a))) for r in group],
-                "y": [short_number(place(b, knob_of(r, b))) for r in group],
-                "marker": marker,
-                "text": [told(sweep, r, (a, b)) for r in group],
-                **EXPLAINED,
-            }
+            scatter(
+                *([place(knob, knob_of(run, knob)) for run in group] for knob in (a, b)),
+                [told(sweep, run, (a, b)) for run in group],
+                marker=marker,
+            )
             for group, marker in (
                 (good, {"symbol": "circle", "size": 4, "color": "$ink", "opacity": 0.45}),
                 (broke, {"symbol": "x", "size": 7, "color": "$bad"}),

@@ -9,14 +9,13 @@ import numpy as np
 
 from knobs.report.compare import name_of
 from knobs.report.figures import (
-    EXPLAINED,
     MOST_POINTS,
     Figure,
     Section,
     objective_axis,
     safe,
     scale,
-    short_number,
+    scatter,
 )
 from knobs.report.gather import Run, Sweep, curve
 from knobs.report.stats import expected_best
@@ -88,26 +87,18 @@ def _curves(
 
 
 def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[str, Any]:
-    color = f"${i + 1}"
-    every = max(1, len(points) // 6)
-    return {
-        "type": "scatter",
-        "mode": "lines" if thin else "lines+markers",
-        "name": safe(setting),
-        "legendgroup": str(i),
-        "showlegend": not thin,
-        "x": [short_number(x) for x, _ in points],
-        "y": [short_number(y) for _, y in points],
-        "line": {"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
-        "marker": {
-            "symbol": SYMBOLS[i],
-            "size": 7,
-            "color": color,
-            "maxdisplayed": len(points) // every,
-        },
-        "text": [safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points],
-        **EXPLAINED,
-    }
+    color, every = f"${i + 1}", max(1, len(points) // 6)
+    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": len(points) // every}
+    return scatter(
+        *zip(*points, strict=True),
+        (safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),
+        mode="lines" if thin else "lines+markers",
+        name=safe(setting),
+        legendgroup=str(i),
+        showlegend=not thin,
+        line={"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
+        marker=marks,
+    )
 
 
 # ------------------------------------------------------------------ tuning curve
@@ -121,42 +112,30 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
     values = [sign * (worst if run.value is None else run.value) for run in runs]
     table = sign * expected_best(values)
     so_far = sign * np.maximum.accumulate(values)
-    ks = list(range(1, len(values) + 1))
-    keep = sorted({round(k) for k in np.linspace(0, len(ks) - 1, min(len(ks), MOST_POINTS))})
-    xs = [ks[k] for k in keep]
+    keep = sorted(
+        {round(k) for k in np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS))}
+    )
 
-    def line(ys: np.ndarray, **look: Any) -> dict[str, Any]:
-        return {
-            "type": "scatter",
-            "mode": "lines",
-            "x": xs,
-            "y": [short_number(ys[k]) for k in keep],
-            **look,
-        }
+    def line(ys: np.ndarray, about: str = "", **look: Any) -> dict[str, Any]:
+        texts = [f"{about} {k + 1}: {sweep.objective.value(ys[k])}" for k in keep]
+        xs = [k + 1 for k in keep]
+        return scatter(xs, ys[keep], texts if about else None, mode="lines", **look)
 
+    edge = {"width": 0, "color": "$band"}
+    expected, reached = "expected best of so many runs", "best so far, in the order run"
+    shade = {"fill": "tonexty", "fillcolor": "$band", "name": "80 % of orders"}
     data = [
-        line(table[:, 1], line={"width": 0, "color": "$band"}, hoverinfo="skip", showlegend=False),
+        line(table[:, 1], line=edge, showlegend=False),
+        line(table[:, 2], line=edge, **shade),
         line(
-            table[:, 2],
-            line={"width": 0, "color": "$band"},
-            fill="tonexty",
-            fillcolor="$band",
-            hoverinfo="skip",
-            name="80 % of orders",
-        ),
-        line(
-            table[:, 0],
+            *(table[:, 0], "best of"),
             line={"color": "$1", "width": 2, "dash": "dash"},
-            name="expected best of so many runs",
-            text=[f"best of {k}: {sweep.objective.value(table[k - 1, 0])}" for k in xs],
-            **EXPLAINED,
+            name=expected,
         ),
         line(
-            so_far,
+            *(so_far, "after"),
             line={"color": "$2", "width": 2, "shape": "hv"},
-            name="best so far, in the order run",
-            text=[f"after {k}: {sweep.objective.value(so_far[k - 1])}" for k in xs],
-            **EXPLAINED,
+            name=reached,
         ),
     ]
     ends = so_far[-1], statistics.median(good)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from knobs.report.compare import Comparison, Step
-from knobs.report.figures import EXPLAINED, Figure, Section, band, safe, short_number
+from knobs.report.figures import Figure, Section, band, safe, scatter, short_number
 from knobs.report.gather import Sweep
 from knobs.report.stats import Paired
 from knobs.report.verdict import Verdict
@@ -56,38 +56,27 @@ def _shown(verdict: Verdict) -> list[Comparison]:
 
 def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
     points = [
-        (unit * d, lane, f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}")
+        (unit * d, lane, safe(f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}"))
         for lane, c in enumerate(shown)
         for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "one seed",
-        "marker": {"symbol": "circle-open", "size": 7, "color": "$muted"},
-        "x": [short_number(x) for x, _, _ in points],
-        "y": [lane for _, lane, _ in points],
-        "text": [safe(text) for _, _, text in points],
-        **EXPLAINED,
-    }
+    marker = {"symbol": "circle-open", "size": 7, "color": "$muted"}
+    return scatter(*zip(*points, strict=True), name="one seed", marker=marker)
 
 
 def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
     reaches = [_reach(c.paired) for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
     symbols = ["diamond" if yes else "diamond-open" for yes in apart]
-    says = [f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "mean and 95 % interval",
-        "x": [short_number(unit * c.paired.mean) for c in shown],
-        "y": list(range(len(shown))),
-        "error_x": _whiskers([(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3),
-        "marker": {"symbol": symbols, "size": 11, "color": "$1"},
-        "text": list(map(safe, says)),
-        **EXPLAINED,
-    }
+    says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
+    return scatter(
+        [unit * c.paired.mean for c in shown],
+        range(len(shown)),
+        map(safe, says),
+        name="mean and 95 % interval",
+        error_x=_whiskers([(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3),
+        marker={"symbol": symbols, "size": 11, "color": "$1"},
+    )
 
 
 # ------------------------------------------------------------------ from the default to the best
@@ -100,31 +89,26 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     means = [statistics.mean(step.values.values()) for step in steps]
     gains = _gains(steps, means, objective.sign)
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
-    names = ["default"]
+    names, texts = ["default"], []
     for step, gain in zip(steps[1:], gains, strict=True):
         signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
         names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
-    told = [
-        safe(f"{step.knob}: {objective.amount(gain)}")
-        for step, gain in zip(steps[1:], gains, strict=True)
-    ]
+        texts.append(safe(f"{step.knob}: {objective.amount(gain)}"))
     spans = [(m - a, m + b) for m, (a, b) in zip(means[1:], reaches, strict=True)]
     low, high = min(*means, *(a for a, _ in spans)), max(*means, *(b for _, b in spans))
     room = 0.08 * (high - low or 0.01)
     ends = means[0], means[-1]
+    beside = ["middle right" if 2 * m < low + high else "middle left" for m in ends]
+    diamond = {"symbol": "diamond", "size": 12, "color": "$1"}
     data = [
         _bars(means, gains, objective.sign),
-        _ends_of_bars(means[1:], reaches, told),
-        {
-            "type": "scatter",
-            "mode": "markers+text",
-            "y": [0, len(steps)],
-            "x": [short_number(m) for m in ends],
-            "marker": {"symbol": "diamond", "size": 12, "color": "$1"},
-            "text": [objective.value(m) for m in ends],
-            "textposition": ["middle right" if 2 * m < low + high else "middle left" for m in ends],
-            "hoverinfo": "skip",
-        },
+        scatter(
+            *(means[1:], range(1, len(steps)), texts),
+            marker={"symbol": "line-ns", "size": 1, "color": "$ink"},
+            error_x=_whiskers(reaches, color="$ink", thickness=1.5, width=5),
+        ),
+        scatter(ends, (0, len(steps)), mode="markers+text", marker=diamond)
+        | {"text": [objective.value(m) for m in ends], "textposition": beside},
     ]
     names.append("best")
     layout = {
@@ -163,21 +147,6 @@ def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str
             "pattern": {"shape": ["" if yes else "/" for yes in better]},
         },
         "hoverinfo": "skip",
-    }
-
-
-def _ends_of_bars(
-    means: Sequence[float], reaches: Sequence[tuple[float, float]], told: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "y": list(range(1, len(means) + 1)),
-        "x": [short_number(mean) for mean in means],
-        "marker": {"symbol": "line-ns", "size": 1, "color": "$ink"},
-        "error_x": _whiskers(reaches, color="$ink", thickness=1.5, width=5),
-        "text": list(told),
-        **EXPLAINED,
     }
 
 
