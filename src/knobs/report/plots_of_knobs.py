@@ -93,12 +93,7 @@ def _axis(
         "pruned": {"symbol": "circle-open", "size": 6, "color": "$1"},
         "beyond": {"symbol": triangle, "size": 6, "color": "$muted"},
         "broke": {"symbol": "x", "size": 7, "color": "$bad"},
-        "best": {
-            "symbol": "star",
-            "size": 14,
-            "color": "$2",
-            "line": {"width": 1, "color": "$ink"},
-        },
+        "best": {"symbol": "star", "size": 14, "color": "$2", "line": outline},
     }
     data = [
         scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)

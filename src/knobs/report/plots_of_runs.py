@@ -112,9 +112,8 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
     values = [sign * (worst if run.value is None else run.value) for run in runs]
     table = sign * expected_best(values)
     so_far = sign * np.maximum.accumulate(values)
-    keep = sorted(
-        {round(k) for k in np.linspace(0, len(values) - 1, min(len(values), MOST_POINTS))}
-    )
+    last = len(values) - 1
+    keep = sorted({round(k) for k in np.linspace(0, last, min(last + 1, MOST_POINTS))})
 
     def line(ys: np.ndarray, about: str = "", **look: Any) -> dict[str, Any]:
         texts = [f"{about} {k + 1}: {sweep.objective.value(ys[k])}" for k in keep]
@@ -122,21 +121,14 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
         return scatter(xs, ys[keep], texts if about else None, mode="lines", **look)
 
     edge = {"width": 0, "color": "$band"}
-    expected, reached = "expected best of so many runs", "best so far, in the order run"
     shade = {"fill": "tonexty", "fillcolor": "$band", "name": "80 % of orders"}
+    blue = {"color": "$1", "width": 2, "dash": "dash"}
+    orange = {"color": "$2", "width": 2, "shape": "hv"}
     data = [
         line(table[:, 1], line=edge, showlegend=False),
         line(table[:, 2], line=edge, **shade),
-        line(
-            *(table[:, 0], "best of"),
-            line={"color": "$1", "width": 2, "dash": "dash"},
-            name=expected,
-        ),
-        line(
-            *(so_far, "after"),
-            line={"color": "$2", "width": 2, "shape": "hv"},
-            name=reached,
-        ),
+        line(table[:, 0], "best of", line=blue, name="expected best of so many runs"),
+        line(so_far, "after", line=orange, name="best so far, in the order run"),
     ]
     ends = so_far[-1], statistics.median(good)
     layout = {
