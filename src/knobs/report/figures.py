@@ -50,6 +50,11 @@ class Section:
 
 
 # ------------------------------------------------------------------ axes
+def titled(text: str, **more: Any) -> dict[str, Any]:
+    """Return an axis with a title."""
+    return {"title": {"text": safe(text)}, **more}
+
+
 def safe(text: Any) -> str:
     """Text that plotly shows as it is."""
     return html.escape(printable(str(text), 60), quote=False)
@@ -88,10 +93,8 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
         first = math.ceil(low / step - 1e-9)
         return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
     for base in (10, 2):
-        first, last = (
-            f(math.log(v, base) + e)
-            for f, v, e in ((math.ceil, low, -1e-9), (math.floor, high, 1e-9))
-        )
+        first = math.ceil(math.log(low, base) - 1e-9)
+        last = math.floor(math.log(high, base) + 1e-9)
         if last - first + 1 >= least:
             every = max(1, math.ceil((last - first + 1) / 6))
             return [float(base) ** i for i in range(first, last + 1, every)]
@@ -112,7 +115,7 @@ def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
     """The objective's axis, with room at the edge for what lies beyond."""
     room = 0.1 * (best - edge) or (0.01 * abs(best) or 1.0) * sweep.objective.sign
     ends = sorted([best + room, edge - 1.6 * room])
-    return {"range": ends, "title": {"text": safe(sweep.objective.metric)}}
+    return titled(sweep.objective.metric, range=ends)
 
 
 def told(sweep: Sweep, run: Run, knobs: Sequence[Knob]) -> str:

@@ -19,6 +19,7 @@ from knobs.report.figures import (
     scale,
     scatter,
     short_number,
+    titled,
     told,
 )
 from knobs.report.gather import Run, Sweep, knob_of
@@ -28,10 +29,8 @@ from knobs.report.words import count, number
 
 BUCKETS = 6
 CELLS = 25  # of a smoothed surface, a side
-CONTOURS = {
-    "contours": {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}},
-    "line": {"width": 0.7, "color": "$line"},
-}
+LABELS = {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}}
+CONTOURS = {"contours": LABELS, "line": {"width": 0.7, "color": "$line"}}
 BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 
 
@@ -43,9 +42,8 @@ def axis_section(
     good = [run.value for run in runs if run.value is not None]
     if not good or not knobs:
         return None
-    best, edge = scale(sweep, good)
     winner = verdict.winner.runs[0] if verdict.winner else None
-    figures = [_axis(sweep, knob, knobs, runs, winner, best, edge) for knob in knobs]
+    figures = [_axis(sweep, knob, knobs, runs, winner, *scale(sweep, good)) for knob in knobs]
     high, beyond = ("high", "below") if sweep.objective.sign > 0 else ("low", "above")
     return Section(
         "axis",
@@ -215,10 +213,7 @@ def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
             **_colours(sweep, [m for row in means for m in row if m is not None]),
         }
     ]
-    xaxis, yaxis = (
-        {"type": "category", "title": {"text": safe(knob.name)}, "showgrid": False}
-        for knob in (a, b)
-    )
+    xaxis, yaxis = (titled(knob.name, type="category", showgrid=False) for knob in (a, b))
     says = f"mean {sweep.objective.metric} of each pair of {a.name} and {b.name}"
     return Figure("interaction", "", says, data, {"xaxis": xaxis, "yaxis": yaxis}, 340)
 

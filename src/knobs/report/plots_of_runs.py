@@ -16,6 +16,7 @@ from knobs.report.figures import (
     safe,
     scale,
     scatter,
+    titled,
 )
 from knobs.report.gather import Run, Sweep, curve
 from knobs.report.stats import expected_best
@@ -69,7 +70,7 @@ def _curves(
     if not data:
         return None
     values = [y for line in data for y in line["y"]]
-    vertical: dict[str, Any] = {"title": {"text": safe(title)}}
+    vertical = titled(title)
     if title != sweep.objective.metric:
         if min(values) > 0:
             decades = math.log10(max(values) / min(values))
@@ -77,7 +78,7 @@ def _curves(
     elif max(map(len, (line["x"] for line in data))) > 1:
         vertical = objective_axis(sweep, *scale(sweep, values))
     layout = {
-        "xaxis": {"title": {"text": "epoch"}},
+        "xaxis": titled("epoch"),
         "yaxis": vertical,
         "showlegend": title == sweep.objective.metric,
     }
@@ -132,7 +133,7 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
     ]
     ends = so_far[-1], statistics.median(good)
     layout = {
-        "xaxis": {"title": {"text": "runs"}},
+        "xaxis": titled("runs"),
         "yaxis": objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good))),
         "showlegend": True,
     }

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from knobs.report.compare import Comparison, Step
-from knobs.report.figures import Figure, Section, band, safe, scatter, short_number
+from knobs.report.figures import Figure, Section, band, safe, scatter, short_number, titled
 from knobs.report.gather import Sweep
 from knobs.report.stats import Paired
 from knobs.report.verdict import Verdict
@@ -25,17 +25,17 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
     ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
     room = 0.05 * (max(ends) - min(ends) or 1)
+    names = [c.other.name for c in shown]
     title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
     zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}, "layer": "above"}
     noise = verdict.noise.sd
     layout = {
         "xaxis": {"range": [min(ends) - room, max(ends) + room], "title": {"text": title}},
-        "yaxis": _lanes([safe(c.other.name) for c in shown]),
+        "yaxis": _lanes(list(map(safe, names))),
         "shapes": [zero, *([band(-unit * noise, unit * noise)] if noise else [])],
         "showlegend": True,
     }
-    others = listed([c.other.name for c in shown])
-    says = f"difference of {verdict.winner.name} to each of {others}, seed by seed"
+    says = f"difference of {verdict.winner.name} to each of {listed(names)}, seed by seed"
     return Section(
         "paired-seeds",
         "Seed by seed",
@@ -74,7 +74,9 @@ def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, An
         range(len(shown)),
         map(safe, says),
         name="mean and 95 % interval",
-        error_x=_whiskers([(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3),
+        error_x=_whiskers(
+            [(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3, width=0
+        ),
         marker={"symbol": symbols, "size": 11, "color": "$1"},
     )
 
@@ -94,8 +96,8 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
         names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
         texts.append(safe(f"{step.knob}: {objective.amount(gain)}"))
-    spans = [(m - a, m + b) for m, (a, b) in zip(means[1:], reaches, strict=True)]
-    low, high = min(*means, *(a for a, _ in spans)), max(*means, *(b for _, b in spans))
+    spans = [end for m, (a, b) in zip(means[1:], reaches, strict=True) for end in (m - a, m + b)]
+    low, high = min(*means, *spans), max(*means, *spans)
     room = 0.08 * (high - low or 0.01)
     ends = means[0], means[-1]
     beside = ["middle right" if 2 * m < low + high else "middle left" for m in ends]
@@ -111,10 +113,8 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         | {"text": [objective.value(m) for m in ends], "textposition": beside},
     ]
     names.append("best")
-    layout = {
-        "xaxis": {"range": [low - room, high + room], "title": {"text": safe(objective.metric)}},
-        "yaxis": _lanes(names),
-    }
+    xaxis = titled(objective.metric, range=[low - room, high + room])
+    layout = {"xaxis": xaxis, "yaxis": _lanes(names)}
     seeds = min(len(step.values) for step in steps)
     says = f"{objective.metric} from the default to the best config, one knob at a time"
     return Section(
@@ -136,16 +136,14 @@ def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[flo
 
 def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str, Any]:
     better = [sign * gain >= 0 for gain in gains]
+    colors = ["$3" if yes else "$bad" for yes in better]
     return {
         "type": "bar",
         "orientation": "h",
         "y": list(range(1, len(means))),
         "x": [short_number(gain) for gain in gains],
         "base": [short_number(mean) for mean in means[:-1]],
-        "marker": {
-            "color": ["$3" if yes else "$bad" for yes in better],
-            "pattern": {"shape": ["" if yes else "/" for yes in better]},
-        },
+        "marker": {"color": colors, "pattern": {"shape": ["" if yes else "/" for yes in better]}},
         "hoverinfo": "skip",
     }
 
@@ -153,32 +151,19 @@ def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str
 # ------------------------------------------------------------------ both
 def _lanes(names: Sequence[str]) -> dict[str, Any]:
     """A vertical axis with a lane a name, the first on top."""
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": list(names),
-        "range": [len(names) - 0.4, -0.6],
-        "showgrid": False,
-    }
+    values, ends = list(range(len(names))), [len(names) - 0.4, -0.6]
+    return {"tickvals": values, "ticktext": list(names), "range": ends, "showgrid": False}
 
 
-def _whiskers(
-    reaches: Sequence[tuple[float, float]], color: str, thickness: float, width: int = 0
-) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [short_number(above) for _, above in reaches],
-        "arrayminus": [short_number(below) for below, _ in reaches],
-        "color": color,
-        "thickness": thickness,
-        "width": width,
-    }
+def _whiskers(reaches: Sequence[tuple[float, float]], **look: Any) -> dict[str, Any]:
+    below = [short_number(reach) for reach, _ in reaches]
+    above = [short_number(reach) for _, reach in reaches]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
 
 
 def _interval(pairs: Paired) -> tuple[float, float]:
     """Its ends; the mean twice where there are too few pairs for one."""
-    known = pairs.low is not None and pairs.high is not None
-    return (pairs.low, pairs.high) if known else (pairs.mean, pairs.mean)
+    return (pairs.mean, pairs.mean) if pairs.low is None else (pairs.low, pairs.high)
 
 
 def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
