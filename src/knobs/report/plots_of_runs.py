@@ -39,10 +39,8 @@ def curves_section(sweep: Sweep) -> Section | None:
         points = curve(run)
         step = -(-len(points) // MOST_POINTS) if points else 1
         lines.append((i, name_of(sweep, entry, i + 1), [*points[:-1:step], *points[-1:]]))
-    made = [
-        _curves(sweep, metric, lines, [(metric, 0)]),
-        _curves(sweep, "loss", lines, [("val/loss", 0), ("train/loss", 1)]),
-    ]
+    losses = ("val/loss", "train/loss")
+    made = [_curves(sweep, metric, lines, (metric,)), _curves(sweep, "loss", lines, losses)]
     figures = tuple(figure for figure in made if figure)
     return Section(
         "curves",
@@ -50,40 +48,36 @@ def curves_section(sweep: Sweep) -> Section | None:
         "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
         "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
         "falls: regularise, or stop earlier.",
-        figures[:1] if metric in ("val/loss", "train/loss") else figures,
+        figures[:1] if metric in losses else figures,
     )
 
 
 def _curves(
-    sweep: Sweep,
-    title: str,
-    lines: Sequence[tuple[int, str, list]],
-    metrics: Sequence[tuple[str, int]],
+    sweep: Sweep, title: str, lines: Sequence[tuple[int, str, list]], metrics: Sequence[str]
 ) -> Figure | None:
-    """One plot of some metrics; losses on a log scale, else the better part of what was reached."""
-    data = []
-    for i, setting, rows in lines:
-        for metric, thin in metrics:
-            points = [(row["epoch"], row[metric]) for row in rows if metric in row]
-            if points:
-                data.append(_line(i, setting, metric, points, bool(thin)))
+    """Return one plot of some metrics, the first in full lines and the others in thin ones.
+
+    Losses are on a log scale; of the objective, the better part of what was reached is shown.
+    """
+    data = [
+        _line(i, setting, metric, points, thin=metric != metrics[0])
+        for i, setting, rows in lines
+        for metric in metrics
+        if (points := [(row["epoch"], row[metric]) for row in rows if metric in row])
+    ]
     if not data:
         return None
     values = [y for line in data for y in line["y"]]
-    vertical = titled(title)
-    if title != sweep.objective.metric:
-        if min(values) > 0:
-            decades = math.log10(max(values) / min(values))
-            vertical |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
-    elif max(map(len, (line["x"] for line in data))) > 1:
-        vertical = objective_axis(sweep, *scale(sweep, values))
-    layout = {
-        "xaxis": titled("epoch"),
-        "yaxis": vertical,
-        "showlegend": title == sweep.objective.metric,
-    }
+    xaxis, yaxis = titled("epoch"), titled(title)
+    is_objective = title == sweep.objective.metric
+    if not is_objective and min(values) > 0:
+        decades = math.log10(max(values) / min(values))
+        yaxis |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
+    elif is_objective and max(len(line["x"]) for line in data) > 1:
+        yaxis = objective_axis(sweep, *scale(sweep, values))
+    layout = {"xaxis": xaxis, "yaxis": yaxis, "showlegend": is_objective}
     says = f"{title} by epoch of the best {len(lines)} settings"
-    name = "curves" if title == sweep.objective.metric else "curves-loss"
+    name = "curves" if is_objective else "curves-loss"
     return Figure(name, "", says, data, layout, 340)
 
 
@@ -132,11 +126,8 @@ def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
         line(so_far, "after", line=orange, name="best so far, in the order run"),
     ]
     ends = so_far[-1], statistics.median(good)
-    layout = {
-        "xaxis": titled("runs"),
-        "yaxis": objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good))),
-        "showlegend": True,
-    }
+    yaxis = objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good)))
+    layout = {"xaxis": titled("runs"), "yaxis": yaxis, "showlegend": True}
     says = f"expected best {sweep.objective.metric} by number of runs"
     return Section(
         "tuning-curve",

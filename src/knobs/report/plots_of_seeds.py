@@ -65,7 +65,7 @@ def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str
 
 
 def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
-    reaches = [_reach(c.paired) for c in shown]
+    reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
     symbols = ["diamond" if yes else "diamond-open" for yes in apart]
     says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
@@ -74,9 +74,7 @@ def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, An
         range(len(shown)),
         map(safe, says),
         name="mean and 95 % interval",
-        error_x=_whiskers(
-            [(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3, width=0
-        ),
+        error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
         marker={"symbol": symbols, "size": 11, "color": "$1"},
     )
 
