@@ -22,21 +22,14 @@ EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot: traces and layout as plotly takes them.
+    """One plot: traces and layout as plotly takes them."""
 
-    Args:
-        name: unique on the page.
-        title: above it.
-        says: the same for who cannot see it.
-        height: pixels.
-    """
-
-    name: str
-    title: str
-    says: str
+    name: str  # unique on the page
+    title: str  # above it
+    says: str  # the same for who cannot see it
     data: list[dict[str, Any]]
     layout: dict[str, Any]
-    height: int = 260
+    height: int = 260  # pixels
 
 
 @dataclass(frozen=True)

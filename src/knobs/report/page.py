@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-from knobs.report import leaderboard as board
 from knobs.report.assemble import Report
 from knobs.report.gather import what_ran
 from knobs.report.importance import Estimate
+from knobs.report.leaderboard import GOOD, Entry, short
 from knobs.report.plots import sections
 from knobs.report.text import MARKS, answered, decided, effects, expected, ranked
 from knobs.report.words import count, duration, listed, number, printable
@@ -36,9 +36,9 @@ def page(report: Report) -> str:
         """Return the template's own markup as it is, all else cut short and printable."""
         return value if isinstance(value, Markup) else printable(str(value), LONGEST)
 
-    found = report.importance
-    names = [knob.name for knob in found.knobs] if found else []
-    pair = next(iter(found.interactions), None) if found else None
+    importance = report.importance
+    names = [knob.name for knob in importance.knobs] if importance else []
+    pair = next(iter(importance.interactions), None) if importance else None
     plots = sections(report.sweep, report.verdict, names, pair)
     figures = {
         f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
@@ -47,24 +47,12 @@ def page(report: Report) -> str:
     }
     plotly, packed = _plotly() if figures else ("", "")
     style, script = map(_file, ("page.css", "page.js"))
-    environment = Environment(
-        autoescape=True,
-        finalize=clean,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.globals |= {f.__name__: f for f in (count, number, listed, decided, expected)}
-    return environment.from_string(_file("page.html")).render(
+    env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
+    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    words = (answered, count, decided, expected, listed, number, ranked)
+    env.globals |= {f.__name__: f for f in (*words, about, leaderboard, bars, pairs)}
+    return env.from_string(_file("page.html")).render(
         report=report,
-        recipe=report.recipe,
-        about=_about(report),
-        ranked=ranked(report),
-        board=_leaderboard(report),
-        bars=_bars(report),
-        pairs=_pairs(report),
-        columns=list(answered(found)) if found else [],
         plots=plots,
         marks=MARKS,
         figures=figures,
@@ -95,34 +83,33 @@ def _hash(script: str) -> str:
 
 
 # ------------------------------------------------------------------ what the template shows
-def _about(report: Report) -> dict[str, str]:
+def about(report: Report) -> dict[str, str]:
     """Return the facts below the verdict."""
-    sweep = report.sweep
-    short = sweep.short()
+    sweep, names = report.sweep, report.sweep.short()
     return {
         "objective": f"{sweep.objective.metric}, {sweep.objective.mode}",
         "runs": what_ran(sweep).partition(": ")[2] or "none",
-        "knobs": listed([short[name] for name in sweep.knobs], 8) or "none differ",
+        "knobs": listed([names[name] for name in sweep.knobs], 8) or "none differ",
         "seeds": str(len({run.seed for run in sweep.runs})),
         "training time": duration(sum(run.row.seconds or 0.0 for run in sweep.runs)),
     }
 
 
-def _leaderboard(report: Report) -> dict[str, Any]:
+def leaderboard(report: Report) -> dict[str, Any]:
     """Return the leaderboard: its knobs, and a setting a row with the places of its runs' dots."""
     sweep, winner = report.sweep, report.verdict.winner
-    short, entries = sweep.short(), sweep.entries[:MOST]
+    names, entries = sweep.short(), sweep.entries[:MOST]
     won = winner and winner.runs[0].row.setting
     first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
     shown = [value for entry in first for value in (entry.mean, *_values(entry))] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     room = 0.08 * (high - low) or 1e-9
     return {
-        "knobs": [short[name] for name in entries[0].knobs] if entries else [],
+        "knobs": [names[name] for name in entries[0].knobs] if entries else [],
         "rows": [
             (
                 entry,
-                list(map(board.short, entry.knobs.values())),
+                list(map(short, entry.knobs.values())),
                 _dots(entry, low - room, high + room),
                 entry.runs[0].setting == won,
             )
@@ -135,12 +122,12 @@ def _leaderboard(report: Report) -> dict[str, Any]:
     }
 
 
-def _values(entry: board.Entry) -> list[float]:
+def _values(entry: Entry) -> list[float]:
     """Return those of the runs that finished."""
-    return [r.value for r in entry.runs if r.status in board.GOOD and r.value is not None]
+    return [r.value for r in entry.runs if r.status in GOOD and r.value is not None]
 
 
-def _dots(entry: board.Entry, low: float, high: float) -> list[float]:
+def _dots(entry: Entry, low: float, high: float) -> list[float]:
     """Return the places of a setting's mean and of its runs from 0 to 100, without those beyond."""
     if entry.mean is None or not low <= entry.mean <= high:
         return []
@@ -148,17 +135,15 @@ def _dots(entry: board.Entry, low: float, high: float) -> list[float]:
     return [round(100 * (value - low) / (high - low), 1) for value in values]
 
 
-def _bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:
+def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:
     """Yield each knob's name, its short name, and a bar for each of its effects."""
-    if report.importance is None:
-        return
-    short, amount = report.sweep.short(), report.sweep.objective.amount
+    names, amount = report.sweep.short(), report.sweep.objective.amount
     knobs = report.importance.knobs
     most = max((knob.gain.high for knob in knobs if knob.gain), default=0.0) or 1.0
     scales = [(1.0, _share), (1.0, _share), (most, amount)][: len(answered(report.importance))]
     for knob in knobs:
-        pairs = zip(effects(knob), scales, strict=False)
-        yield knob.name, short.get(knob.name, knob.name), [_bar(e, *scale) for e, scale in pairs]
+        scaled = zip(effects(knob), scales, strict=False)
+        yield knob.name, names.get(knob.name, knob.name), [_bar(e, *scale) for e, scale in scaled]
 
 
 def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None:
@@ -179,13 +164,11 @@ def _share(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _pairs(report: Report) -> list[str]:
+def pairs(report: Report) -> list[str]:
     """Return the three pairs of knobs that matter most as pairs."""
-    if report.importance is None:
-        return []
-    short = report.sweep.short()
+    names = report.sweep.short()
     return [
-        f"{short.get(a, a)} with {short.get(b, b)} {_share(e.value)} "
+        f"{names.get(a, a)} with {names.get(b, b)} {_share(e.value)} "
         f"({_share(e.low)} to {_share(e.high)})"
         for (a, b), e in report.importance.interactions.items()
         if e.low > 0

@@ -39,11 +39,8 @@ def axis_section(
     sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[Run]
 ) -> Section | None:
     """Every run over each knob."""
-    good = [run.value for run in runs if run.value is not None]
-    if not good or not knobs:
+    if not knobs or all(run.value is None for run in runs):
         return None
-    winner = verdict.winner.runs[0] if verdict.winner else None
-    figures = [_axis(sweep, knob, knobs, runs, winner, *scale(sweep, good)) for knob in knobs]
     high, beyond = ("high", "below") if sweep.objective.sign > 0 else ("low", "above")
     return Section(
         "axis",
@@ -51,19 +48,15 @@ def axis_section(
         f"Look where the {high} points gather: in the middle the range is right, at a shaded edge "
         f"(the outer 5 %) it is too narrow. Crosses broke, triangles lie {beyond} what is shown, "
         "the star is the best.",
-        tuple(figures),
+        tuple(_axis(sweep, verdict, knob, knobs, runs) for knob in knobs),
     )
 
 
 def _axis(
-    sweep: Sweep,
-    knob: Knob,
-    knobs: Sequence[Knob],
-    runs: Sequence[Run],
-    winner: Run | None,
-    best: float,
-    edge: float,
+    sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Sequence[Knob], runs: Sequence[Run]
 ) -> Figure:
+    winner = verdict.winner and verdict.winner.runs[0].row.setting
+    best, edge = scale(sweep, [run.value for run in runs if run.value is not None])
     sign = sweep.objective.sign
     drawn = random.Random(knob.name)
     bottom = edge - 0.08 * (best - edge)
@@ -79,7 +72,7 @@ def _axis(
             y, kind = bottom, "broke"
         elif sign * (y - edge) < 0:
             y, kind = bottom, "beyond"
-        elif winner and run.row.setting == winner.row.setting:
+        elif run.row.setting == winner:
             x, kind = place(knob, value), "best"
         elif run.row.status == "pruned":
             kind = "pruned"
@@ -200,22 +193,19 @@ def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
             of_knob[where] = safe(leaderboard.short(value))
     xs, ys = map(sorted, names)
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
-    data = [
-        {
-            "type": "heatmap",
-            "x": [names[0][x] for x in xs],
-            "y": [names[1][y] for y in ys],
-            "z": [[None if m is None else short_number(m) for m in row] for row in means],
-            "text": [["" if m is None else number(m, 3) for m in row] for row in means],
-            "texttemplate": "%{text}",
-            "xgap": 3,
-            "ygap": 3,
-            **_colours(sweep, [m for row in means for m in row if m is not None]),
-        }
-    ]
+    data = {
+        "type": "heatmap",
+        "x": [names[0][x] for x in xs],
+        "y": [names[1][y] for y in ys],
+        "z": [[None if m is None else short_number(m) for m in row] for row in means],
+        "text": [["" if m is None else number(m, 3) for m in row] for row in means],
+        "texttemplate": "%{text}",
+        **{"xgap": 3, "ygap": 3},
+        **_colours(sweep, [m for row in means for m in row if m is not None]),
+    }
     xaxis, yaxis = (titled(knob.name, type="category", showgrid=False) for knob in (a, b))
     says = f"mean {sweep.objective.metric} of each pair of {a.name} and {b.name}"
-    return Figure("interaction", "", says, data, {"xaxis": xaxis, "yaxis": yaxis}, 340)
+    return Figure("interaction", "", says, [data], {"xaxis": xaxis, "yaxis": yaxis}, 340)
 
 
 def _nodes(knob: Knob) -> np.ndarray:
