@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Plots of one kind, and in a line what to see in them."""
+    """Plots of one kind, and what to see in them."""
 
     name: str
     title: str
@@ -49,19 +49,19 @@ def titled(text: str, **more: Any) -> dict[str, Any]:
 
 
 def safe(text: Any) -> str:
-    """Text that plotly shows as it is."""
+    """Return text that plotly shows as it is."""
     return html.escape(printable(str(text), 60), quote=False)
 
 
 def place(knob: Knob, value: Any) -> float:
-    """Where a value lies on the knob's axis, 0 to 1."""
+    """Return the place of a value on the knob's axis, 0 to 1."""
     if knob.choices is not None:
         return (knob.choices.index(value) + 0.5) / len(knob.choices)
     return position(knob, value)
 
 
 def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
-    """The knob's axis: its choices, the few values tried, or round numbers."""
+    """Return the knob's axis: its choices, the few values tried, or round numbers."""
     if knob.choices is not None:
         values, texts = list(knob.choices), [safe(choice) for choice in knob.choices]
     else:
@@ -78,7 +78,7 @@ def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
 
 
 def round_numbers(knob: Knob, least: int = 3) -> list[float]:
-    """Values to label between the bounds: powers of 10 or 2 on a log scale, else even steps."""
+    """Return values to label within the bounds: powers of 10 or 2 on a log scale, or even steps."""
     low, high = knob.low, knob.high
     if not knob.log:
         step = 10 ** math.floor(math.log10((high - low) / 2))
@@ -95,7 +95,7 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
 
 
 def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
-    """What of the objective to show: the better three quarters in full, the rest at the edge."""
+    """Return the range to show: the better three quarters in full, the rest at the edge."""
     ordered = sorted(values, key=lambda value: -sweep.objective.sign * value)
     best, worst = ordered[0], ordered[-1]
     quarter = ordered[min(len(ordered) - 1, (3 * len(ordered)) // 4)]
@@ -105,14 +105,14 @@ def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
 
 
 def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
-    """The objective's axis, with room at the edge for what lies beyond."""
+    """Return the objective's axis, with room at the edge for what lies beyond."""
     room = 0.1 * (best - edge) or (0.01 * abs(best) or 1.0) * sweep.objective.sign
     ends = sorted([best + room, edge - 1.6 * room])
     return titled(sweep.objective.metric, range=ends)
 
 
 def told(sweep: Sweep, run: Run, knobs: Sequence[Knob]) -> str:
-    """What a run shows when pointed at."""
+    """Return what a run shows when pointed at."""
     short = sweep.short()
     value = sweep.objective.value(run.value) if run.value is not None else run.row.status
     lines = [f"run {run.id}: {value}"]

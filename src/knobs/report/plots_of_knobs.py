@@ -38,7 +38,7 @@ BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 def axis_section(
     sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[Run]
 ) -> Section | None:
-    """Every run over each knob."""
+    """Show every run over each knob."""
     if not knobs or all(run.value is None for run in runs):
         return None
     high, beyond = ("high", "below") if sweep.objective.sign > 0 else ("low", "above")
@@ -103,7 +103,7 @@ def _axis(
 
 
 def isolation_section(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[Run]) -> Section | None:
-    """The best that each value of a knob allows."""
+    """Show the best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
     figures = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
     return Section(
@@ -155,7 +155,7 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[Run]) -> Figure | None:
 
 # ------------------------------------------------------------------ interaction
 def interaction_section(sweep: Sweep, two: Sequence[Knob], runs: Sequence[Run]) -> Section | None:
-    """Two knobs at once."""
+    """Show two knobs at once."""
     good = [r for r in runs if r.value is not None and all(knob_of(r, k) is not None for k in two)]
     if len(two) < 2 or len(good) < 4:
         return None
@@ -182,7 +182,7 @@ def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
-    """A grid's means."""
+    """Show a grid's means."""
     cells: dict[tuple[float, ...], list[float]] = {}
     names: tuple[dict[float, str], ...] = ({}, {})
     for run in runs:
@@ -209,14 +209,14 @@ def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[Run]) -> Figure:
 
 
 def _nodes(knob: Knob) -> np.ndarray:
-    """Where a smoothed surface is computed along a knob: its options, or evenly."""
+    """Return where a smoothed surface is computed along a knob: at its options, or evenly."""
     if knob.choices is not None:
         return np.array([place(knob, choice) for choice in knob.choices])
     return np.linspace(0, 1, CELLS)
 
 
 def _surface(sweep: Sweep, a: Knob, b: Knob, good: Sequence[Run], runs: Sequence[Run]) -> Figure:
-    """Scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
+    """Show scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
     at = [[place(knob, knob_of(run, knob)) for knob in (a, b)] for run in good]
     values = np.array([run.value for run in good])
     colours = _colours(sweep, list(values))

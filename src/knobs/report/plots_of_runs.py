@@ -29,7 +29,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 # ------------------------------------------------------------------ curves
 def curves_section(sweep: Sweep) -> Section | None:
-    """The best five settings over their epochs."""
+    """Show the best five settings over their epochs."""
     rows = {run.row.folder: run for run in sweep.runs}
     sign, metric = sweep.objective.sign, sweep.objective.metric
     lines = []
@@ -98,7 +98,7 @@ def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[s
 
 # ------------------------------------------------------------------ tuning curve
 def tuning_section(sweep: Sweep, runs: Sequence[Run]) -> Section | None:
-    """Whether more runs would have found better."""
+    """Show whether more runs would have reached a better value."""
     sign = sweep.objective.sign
     good = [run.value for run in runs if run.value is not None]
     if len(good) < 4:

@@ -17,7 +17,7 @@ MOST_LANES = 12
 
 # ------------------------------------------------------------------ seed by seed
 def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
-    """The winner's lead, seed by seed."""
+    """Show the winner's lead, seed by seed."""
     shown = _shown(verdict)
     if not shown:
         return None
@@ -39,15 +39,15 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     return Section(
         "paired-seeds",
         "Seed by seed",
-        "Right of the line the winner is ahead. An open diamond: the two cannot be told apart, be "
-        "it that the bar (95 % interval) crosses the line or that the best of so many is often as "
-        "far ahead. The shaded stripe is the noise of a single run.",
+        "Right of the line the winner is ahead. An open diamond: no significant difference, as the "
+        "bar (95 % interval) crosses the line or the best of so many is often as far ahead. The "
+        "shaded stripe is one seed standard deviation to either side.",
         (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
     )
 
 
 def _shown(verdict: Verdict) -> list[Comparison]:
-    """The nearest settings, and always the default, which comes last."""
+    """Return the nearest settings, and always the default, which comes last."""
     paired = [c for c in verdict.comparisons if c.paired and c.paired.n > 1]
     default = [c for c in paired if c.other is verdict.default]
     rest = [c for c in paired if c.other is not verdict.default]
@@ -81,7 +81,7 @@ def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, An
 
 # ------------------------------------------------------------------ from the default to the best
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
-    """From the default to the best, one knob at a time."""
+    """Show the way from the default to the best, one knob at a time."""
     steps = verdict.steps
     if not steps:
         return None
@@ -125,7 +125,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
 
 
 def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[float]:
-    """What each step added to the metric, over the seeds that both have where there are any."""
+    """Return what each step added to the metric, over the seeds that both have if there are any."""
     return [
         sign * step.gain.mean if step.gain else after - before
         for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
@@ -148,7 +148,7 @@ def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str
 
 # ------------------------------------------------------------------ both
 def _lanes(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with a lane a name, the first on top."""
+    """Return a vertical axis with a lane a name, the first on top."""
     values, ends = list(range(len(names))), [len(names) - 0.4, -0.6]
     return {"tickvals": values, "ticktext": list(names), "range": ends, "showgrid": False}
 
@@ -160,12 +160,12 @@ def _whiskers(reaches: Sequence[tuple[float, float]], **look: Any) -> dict[str, 
 
 
 def _interval(pairs: Paired) -> tuple[float, float]:
-    """Its ends; the mean twice where there are too few pairs for one."""
+    """Return its ends; the mean twice where there are too few pairs for one."""
     return (pairs.mean, pairs.mean) if pairs.low is None else (pairs.low, pairs.high)
 
 
 def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
-    """How far an interval reaches below and above its mean, as the metric counts."""
+    """Return how far an interval reaches below and above its mean, as the metric counts."""
     if pairs is None:
         return 0.0, 0.0
     low, high = _interval(pairs)
