@@ -1,6 +1,10 @@
 """The page in a real browser: every figure drawn, nothing fetched, nothing said in the console."""
 
+import base64
+import hashlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from browser import browser, find
@@ -8,6 +12,7 @@ from fake_sweeps import add_run, fake_search, fake_study
 from plotly.graph_objects import Figure
 from test_report import HOSTILE, hostile_sweep
 
+from knobs.report import page as page_module
 from knobs.report.analysis import make
 from knobs.report.plots import seeds
 from knobs.report.plots.figures import objective_axis
@@ -19,6 +24,10 @@ from knobs.report.write import write
 
 TRACES = "'.cartesianlayer .trace, .cartesianlayer .hm image, .cartesianlayer .contour'"
 DRAWN = f"plots.every((plot) => plot.querySelector({TRACES}))"
+COLOUR = r'"\$(low|middle|high|[1-5]|bad|ink|muted|line|band|edge)"'
+PAPER = "getComputedStyle(document.body).backgroundColor"
+LIGHT, DARK = "rgb(252, 252, 250)", "rgb(20, 23, 26)"
+ROWS = "[...document.querySelectorAll('.sortable tbody tr')]"
 needs_browser = pytest.mark.skipif(find() is None, reason="no Chromium or Chrome found")
 
 
@@ -49,23 +58,7 @@ def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
     for section in made:
         for figure in section.figures:
             plain = json.dumps({"data": figure.data, "layout": figure.layout}, allow_nan=False)
-            for token in (
-                "low",
-                "middle",
-                "high",
-                "1",
-                "2",
-                "3",
-                "4",
-                "5",
-                "bad",
-                "ink",
-                "muted",
-                "line",
-                "band",
-                "edge",
-            ):
-                plain = plain.replace(f'"${token}"', '"#123456"')
+            plain = re.sub(COLOUR, '"#123456"', plain)
             assert '"$' not in plain
             assert len(Figure(json.loads(plain)).data) == len(figure.data)
 
@@ -96,10 +89,26 @@ def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):
     page = pages["study"].read_text()
     policy = page.split('content="')[1].split('"')[0]
+    for told in ("no significant difference", "one seed standard deviation to either side"):
+        assert told in page
     assert policy.startswith("default-src 'none'; ")
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
     assert policy.count("sha256-") == 2
     assert "http:" not in page.replace("http://www.w3.org", "")
     assert len(page) < 3_000_000
+
+
+def test_what_a_record_says_is_cut_cleaned_and_no_template(tmp_path):
+    sweep = fake_search(tmp_path / "s", n=4)
+    about = json.loads((sweep / "study.json").read_text())
+    about["question"] = "{{ 7 * 7 }}\x1b" + 5000 * "x"
+    (sweep / "study.json").write_text(json.dumps(about))
+    page = write(make([sweep]), tmp_path / "out").read_text()
+    assert '<p class="question">{{ 7 * 7 }}\ufffd' + 3987 * "x" + "…</p>" in page
+    template = Path(page_module.__file__).with_name("page.html").read_text()
+    assert not re.search(r"\|\s*safe\b|Markup", template)
 
 
 @needs_browser
@@ -116,18 +125,10 @@ def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
     tab.until(DRAWN)
     assert tab.run("plots.length") >= 7
     assert tab.run("document.documentElement.scrollWidth") <= width
-    assert (
-        tab.run(
-            "[...document.querySelectorAll('.plot')].filter((p) => p.scrollWidth > p.clientWidth + 1).length"
-        )
-        == 0
-    )
-    assert tab.run(
-        "[...document.querySelectorAll('table.bars')].every((t) => t.offsetWidth <= t.parentElement.clientWidth)"
-    )
-    assert tab.run("getComputedStyle(document.body).backgroundColor") == (
-        "rgb(20, 23, 26)" if dark else "rgb(252, 252, 250)"
-    )
+    assert tab.run("plots.every((p) => p.scrollWidth <= p.clientWidth + 1)")
+    bars = "[...document.querySelectorAll('table.bars')]"
+    assert tab.run(f"{bars}.every((t) => t.offsetWidth <= t.parentElement.clientWidth)")
+    assert tab.run(PAPER) == (DARK if dark else LIGHT)
     assert [address for address in tab.asked if not address.startswith(("file:", "data:"))] == []
     assert tab.said == []
 
@@ -140,15 +141,18 @@ def test_markup_in_a_record_is_shown_as_text(pages, tab):
     assert tab.run("document.querySelectorAll('script').length") == 4  # three and plotly's
     assert HOSTILE in tab.run("document.querySelector('.sortable').textContent")
     assert HOSTILE in tab.run("document.querySelector('#reproduce').textContent")
-    assert "alert(1)" in tab.run(
-        "[...document.querySelectorAll('.plot')].map((p) => p.textContent).join()"
-    )
-    assert (
-        tab.run(
-            "document.querySelectorAll('.plot script, .plot foreignObject, .plot iframe').length"
-        )
-        == 0
-    )
+    assert "alert(1)" in tab.run("plots.map((p) => p.textContent).join()")
+    foreign = ".plot script, .plot foreignObject, .plot iframe"
+    assert tab.run(f"document.querySelectorAll('{foreign}').length") == 0
+
+
+@needs_browser
+def test_a_command_is_copied(pages, tab):
+    tab.open(pages["study"])
+    tab.run("document.querySelector('button.copy').click()")
+    command = tab.run("document.querySelector('.command code').textContent")
+    assert command.startswith("python")
+    assert tab.run("getSelection().toString()") == command
 
 
 @needs_browser
@@ -164,19 +168,16 @@ def test_an_injected_script_is_refused(pages, tab, tmp_path):
 @needs_browser
 def test_the_leaderboard_unfolds_and_sorts(pages, tab):
     tab.open(pages["search"])
-    visible = "[...document.querySelectorAll('.sortable tbody tr')].filter((row) => row.offsetHeight).length"
+    visible = f"{ROWS}.filter((row) => row.offsetHeight).length"
     assert tab.run(visible) == 12
     tab.run("document.querySelector('button.all').click()")
     assert tab.run(visible) == 64
     tab.run("document.querySelectorAll('.sortable th')[3].click()")
-    rates = tab.run(
-        "[...document.querySelectorAll('.sortable tbody tr')].map((row) => +row.cells[3].textContent)"
-    )
-    assert rates == sorted(rates)
+    rates = f"{ROWS}.map((row) => +row.cells[3].textContent)"
+    up = tab.run(rates)
+    assert up == sorted(up)
     tab.run("document.querySelectorAll('.sortable th')[3].click()")
-    assert tab.run("+document.querySelector('.sortable tbody tr').cells[3].textContent") == max(
-        rates
-    )
+    assert tab.run(rates) == sorted(up, reverse=True)
 
 
 @needs_browser
@@ -185,9 +186,9 @@ def test_printed_it_is_light_and_whole(pages, tab):
     tab.run("unpack()")
     tab.run("dispatchEvent(new Event('beforeprint'))")
     assert tab.run(DRAWN)
-    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(252, 252, 250)"
+    assert tab.run(PAPER) == LIGHT
     tab.run("dispatchEvent(new Event('afterprint'))")
-    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+    assert tab.run(PAPER) == DARK
 
 
 def test_a_knob_of_one_run_a_value_is_not_drawn_twice(tmp_path):
@@ -205,9 +206,8 @@ def test_options_are_smoothed_each_for_itself(tmp_path):
         lr = 10.0 ** -(1 + i / 13)
         add_run(tmp_path / "s", {"optimizer": name, "optimizer.lr": lr}, value=0.9 - i % 2 / 2)
     sweep = read_sweep([tmp_path / "s"])
-    lr, optimizer = (
-        next(k for k in sweep.space if k.name == n) for n in ("optimizer.lr", "optimizer")
-    )
+    knobs = {knob.name: knob for knob in sweep.space}
+    lr, optimizer = knobs["optimizer.lr"], knobs["optimizer"]
     (figure,) = interaction_section(sweep, (lr, optimizer), sweep.runs).figures
     cells = figure.data[0]
     assert (cells["type"], cells["y"]) == ("heatmap", [0.25, 0.75])

@@ -7,7 +7,7 @@ searched on the scale it was searched on. Strings are escaped: plotly reads a fe
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,26 +21,19 @@ EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot: traces and layout as plotly takes them.
+    """One plot: traces and layout as plotly takes them."""
 
-    Args:
-        name: unique on the page.
-        title: above it.
-        says: the same for who cannot see it.
-        height: pixels.
-    """
-
-    name: str
-    title: str
-    says: str
+    name: str  # unique on the page
+    title: str  # above it
+    says: str  # the same for who cannot see it
     data: list[dict[str, Any]]
     layout: dict[str, Any]
-    height: int = 260
+    height: int = 260  # pixels
 
 
 @dataclass(frozen=True)
 class Section:
-    """Plots of one kind, and in a line what to see in them."""
+    """Plots of one kind, and what to see in them."""
 
     name: str
     title: str
@@ -49,20 +42,25 @@ class Section:
 
 
 # ------------------------------------------------------------------ axes
+def titled(text: str, **more: Any) -> dict[str, Any]:
+    """Return an axis with a title."""
+    return {"title": {"text": safe(text)}, **more}
+
+
 def safe(text: Any) -> str:
-    """Text that plotly shows as it is."""
+    """Return text that plotly shows as it is."""
     return html.escape(printable(str(text), 60), quote=False)
 
 
 def place(knob: Knob, value: Any) -> float:
-    """Where a value lies on the knob's axis, 0 to 1."""
+    """Return the place of a value on the knob's axis, 0 to 1."""
     if knob.choices is not None:
         return (knob.choices.index(value) + 0.5) / len(knob.choices)
     return position(knob, value)
 
 
 def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
-    """The knob's axis: its choices, the few values tried, or round numbers."""
+    """Return the knob's axis: its choices, the few values tried, or round numbers."""
     if knob.choices is not None:
         values, texts = list(knob.choices), [safe(choice) for choice in knob.choices]
     else:
@@ -79,7 +77,7 @@ def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
 
 
 def round_numbers(knob: Knob, least: int = 3) -> list[float]:
-    """Values to label between the bounds: powers of 10 or 2 on a log scale, else even steps."""
+    """Return values to label within the bounds: powers of 10 or 2 on a log scale, or even steps."""
     low, high = knob.low, knob.high
     if not knob.log:
         step = 10 ** math.floor(math.log10((high - low) / 2))
@@ -87,10 +85,8 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
         first = math.ceil(low / step - 1e-9)
         return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
     for base in (10, 2):
-        first, last = (
-            f(math.log(v, base) + e)
-            for f, v, e in ((math.ceil, low, -1e-9), (math.floor, high, 1e-9))
-        )
+        first = math.ceil(math.log(low, base) - 1e-9)
+        last = math.floor(math.log(high, base) + 1e-9)
         if last - first + 1 >= least:
             every = max(1, math.ceil((last - first + 1) / 6))
             return [float(base) ** i for i in range(first, last + 1, every)]
@@ -98,7 +94,7 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
 
 
 def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
-    """What of the objective to show: the better three quarters in full, the rest at the edge."""
+    """Return the range to show: the better three quarters in full, the rest at the edge."""
     ordered = sorted(values, key=lambda value: -sweep.objective.sign * value)
     best, worst = ordered[0], ordered[-1]
     quarter = ordered[min(len(ordered) - 1, (3 * len(ordered)) // 4)]
@@ -108,14 +104,14 @@ def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
 
 
 def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
-    """The objective's axis, with room at the edge for what lies beyond."""
+    """Return the objective's axis, with room at the edge for what lies beyond."""
     room = 0.1 * (best - edge) or (0.01 * abs(best) or 1.0) * sweep.objective.sign
     ends = sorted([best + room, edge - 1.6 * room])
-    return {"range": ends, "title": {"text": safe(sweep.objective.metric)}}
+    return titled(sweep.objective.metric, range=ends)
 
 
 def told(sweep: Sweep, run: RunRecord, knobs: Sequence[Knob]) -> str:
-    """What a run shows when pointed at."""
+    """Return what a run shows when pointed at."""
     short = sweep.short
     value = sweep.objective.value(run.value) if run.value is not None else run.status
     lines = [f"run {run.id}: {value}"]
@@ -125,22 +121,26 @@ def told(sweep: Sweep, run: RunRecord, knobs: Sequence[Knob]) -> str:
     return "<br>".join(map(safe, lines))
 
 
+# ------------------------------------------------------------------ traces and shapes
+def scatter(
+    x: Iterable[float], y: Iterable[float], text: Iterable[str] | None = None, **look: Any
+) -> dict[str, Any]:
+    """Return a trace of points, or of lines by `mode`; each shows its escaped text if pointed at.
+
+    Args:
+        look: further keys as plotly takes them.
+    """
+    hover = {"hoverinfo": "skip"} if text is None else {"text": list(text), **EXPLAINED}
+    xs, ys = (list(map(short_number, values)) for values in (x, y))
+    return {"type": "scatter", "mode": "markers", "x": xs, "y": ys, **hover, **look}
+
+
 def band(x0: float, x1: float) -> dict[str, Any]:
-    """A shaded stripe behind the points."""
-    return {
-        "type": "rect",
-        "xref": "x",
-        "yref": "paper",
-        "x0": x0,
-        "x1": x1,
-        "y0": 0,
-        "y1": 1,
-        "fillcolor": "$edge",
-        "line": {"width": 0},
-        "layer": "below",
-    }
+    """Return a shaded stripe behind the points."""
+    place = {"xref": "x", "yref": "paper", "x0": x0, "x1": x1, "y0": 0, "y1": 1}
+    return {"type": "rect", **place, "fillcolor": "$edge", "line": {"width": 0}, "layer": "below"}
 
 
 def short_number(value: float) -> float:
-    """Six digits: a page is as large as its numbers are long."""
-    return float(f"{float(value):.6g}")
+    """Return six digits, for a page is as large as its numbers are long; counts as they are."""
+    return value if isinstance(value, int) else float(f"{float(value):.6g}")

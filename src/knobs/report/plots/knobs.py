@@ -9,7 +9,6 @@ import numpy as np
 
 from knobs.report.conclusions import Verdict
 from knobs.report.plots.figures import (
-    EXPLAINED,
     Figure,
     Section,
     axis,
@@ -18,7 +17,9 @@ from knobs.report.plots.figures import (
     place,
     safe,
     scale,
+    scatter,
     short_number,
+    titled,
     told,
 )
 from knobs.report.records import Knob, RunRecord, Sweep, knob_of
@@ -26,10 +27,8 @@ from knobs.words import count, number, short
 
 BUCKETS = 6
 CELLS = 25  # of a smoothed surface, a side
-CONTOURS = {
-    "contours": {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}},
-    "line": {"width": 0.7, "color": "$line"},
-}
+LABELS = {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}}
+CONTOURS = {"contours": LABELS, "line": {"width": 0.7, "color": "$line"}}
 BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 
 
@@ -37,13 +36,9 @@ BANDWIDTH = 0.14  # of the smoothing, in shares of a range
 def axis_section(
     sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[RunRecord]
 ) -> Section | None:
-    """Every run over each knob."""
-    good = [run.value for run in runs if run.value is not None]
-    if not good or not knobs:
+    """Show every run over each knob."""
+    if not knobs or all(run.value is None for run in runs):
         return None
-    best, edge = scale(sweep, good)
-    winner = verdict.winner.runs[0] if verdict.winner else None
-    figures = [_axis(sweep, knob, knobs, runs, winner, best, edge) for knob in knobs]
     high, beyond = ("high", "below") if sweep.objective.sign > 0 else ("low", "above")
     return Section(
         "axis",
@@ -51,19 +46,15 @@ def axis_section(
         f"Look where the {high} points gather: in the middle the range is right, at a shaded edge "
         f"(the outer 5 %) it is too narrow. Crosses broke, triangles lie {beyond} what is shown, "
         "the star is the best.",
-        tuple(figures),
+        tuple(_axis(sweep, verdict, knob, knobs, runs) for knob in knobs),
     )
 
 
 def _axis(
-    sweep: Sweep,
-    knob: Knob,
-    knobs: Sequence[Knob],
-    runs: Sequence[RunRecord],
-    winner: RunRecord | None,
-    best: float,
-    edge: float,
+    sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Sequence[Knob], runs: Sequence[RunRecord]
 ) -> Figure:
+    winner = verdict.winner and verdict.winner.runs[0].setting
+    best, edge = scale(sweep, [run.value for run in runs if run.value is not None])
     sign = sweep.objective.sign
     drawn = random.Random(knob.name)
     bottom = edge - 0.08 * (best - edge)
@@ -79,38 +70,22 @@ def _axis(
             y, kind = bottom, "broke"
         elif sign * (y - edge) < 0:
             y, kind = bottom, "beyond"
-        elif winner and run.setting == winner.setting:
+        elif run.setting == winner:
             x, kind = place(knob, value), "best"
         elif run.status == "pruned":
             kind = "pruned"
         groups.setdefault(kind, []).append((x, y, told(sweep, run, knobs)))
+    triangle = f"triangle-{'down' if sign > 0 else 'up'}-open"
+    outline = {"width": 1, "color": "$ink"}
     marks = {
         "run": {"symbol": "circle", "size": 6, "color": "$1", "opacity": 0.55},
         "pruned": {"symbol": "circle-open", "size": 6, "color": "$1"},
-        "beyond": {
-            "symbol": "triangle-down-open" if sign > 0 else "triangle-up-open",
-            "size": 6,
-            "color": "$muted",
-        },
+        "beyond": {"symbol": triangle, "size": 6, "color": "$muted"},
         "broke": {"symbol": "x", "size": 7, "color": "$bad"},
-        "best": {
-            "symbol": "star",
-            "size": 14,
-            "color": "$2",
-            "line": {"width": 1, "color": "$ink"},
-        },
+        "best": {"symbol": "star", "size": 14, "color": "$2", "line": outline},
     }
     data = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": kind,
-            "x": [short_number(x) for x, _, _ in groups[kind]],
-            "y": [short_number(y) for _, y, _ in groups[kind]],
-            "text": [text for _, _, text in groups[kind]],
-            "marker": marker,
-            **EXPLAINED,
-        }
+        scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
         for kind, marker in marks.items()
         if kind in groups
     ]
@@ -121,19 +96,14 @@ def _axis(
         "shapes": [band(x0, x1) for x0, x1 in edges],
     }
     n = sum(map(len, groups.values()))
-    return Figure(
-        f"axis-{knob.name}",
-        knob.name,
-        f"{n} runs' {sweep.objective.metric} over {knob.name}",
-        data,
-        layout,
-    )
+    says = f"{n} runs' {sweep.objective.metric} over {knob.name}"
+    return Figure(f"axis-{knob.name}", knob.name, says, data, layout)
 
 
 def isolation_section(
     sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[RunRecord]
 ) -> Section | None:
-    """The best that each value of a knob allows."""
+    """Show the best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
     figures = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
     return Section(
@@ -147,7 +117,7 @@ def isolation_section(
 
 
 def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | None:
-    sign = sweep.objective.sign
+    objective = sweep.objective
     buckets: dict[float, list[float]] = {}
     values = {knob_of(run, knob) for run in runs} - {None}
     few = knob.choices is not None or len(values) <= BUCKETS + 2
@@ -160,31 +130,26 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | 
     if len(buckets) < 2 or max(map(len, buckets.values())) < 2:
         return None  # with a run a value it would be the axis plot again
     xs = sorted(buckets)
-    tops = [max(buckets[x], key=lambda v: sign * v) for x in xs]
+    tops = [max(buckets[x], key=lambda v: objective.sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
     best, edge = scale(sweep, [*tops, *middles])
     counts = [count(len(buckets[x]), "run") for x in xs]
-    shared = {"type": "scatter", "mode": "lines+markers", "x": [short_number(x) for x in xs]}
     data = [
-        shared
-        | {
-            "name": name,
-            "y": [short_number(y) for y in ys],
-            "line": {"color": color, "dash": dash, "width": 2},
-            "marker": {"symbol": symbol, "size": 8, "color": color},
-            "text": [
-                f"{name} of {n}: {sweep.objective.value(y)}"
-                for n, y in zip(counts, ys, strict=True)
-            ],
-            **EXPLAINED,
-        }
+        scatter(
+            *(xs, ys),
+            (f"{name} of {n}: {objective.value(y)}" for n, y in zip(counts, ys, strict=True)),
+            mode="lines+markers",
+            name=name,
+            line={"color": color, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 8, "color": color},
+        )
         for name, ys, color, dash, symbol in (
             ("best", tops, "$1", "solid", "circle"),
             ("median", middles, "$muted", "dot", "circle-open"),
         )
     ]
     layout = {"xaxis": axis(knob, list(values)), "yaxis": objective_axis(sweep, best, edge)}
-    says = f"best and median {sweep.objective.metric} by {knob.name}"
+    says = f"best and median {objective.metric} by {knob.name}"
     return Figure(f"isolation-{knob.name}", knob.name, says, data, layout)
 
 
@@ -192,7 +157,7 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | 
 def interaction_section(
     sweep: Sweep, two: Sequence[Knob], runs: Sequence[RunRecord]
 ) -> Section | None:
-    """Two knobs at once."""
+    """Show two knobs at once."""
     good = [r for r in runs if r.value is not None and all(knob_of(r, k) is not None for k in two)]
     if len(two) < 2 or len(good) < 4:
         return None
@@ -209,54 +174,44 @@ def interaction_section(
     )
 
 
-def _colours(sweep: Sweep) -> list[list[Any]]:
-    shades = ["$low", "$middle", "$high"]
-    return [
-        [i / 2, shade]
-        for i, shade in enumerate(shades if sweep.objective.sign > 0 else shades[::-1])
-    ]
+def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
+    """Return what a map of the objective shows of values, the better the stronger."""
+    low, high = sorted(scale(sweep, values))
+    shades = ("$low", "$middle", "$high")[:: sweep.objective.sign]
+    colours = [[i / 2, shade] for i, shade in enumerate(shades)]
+    look = {"colorscale": colours, "showscale": False, "hoverinfo": "skip"}
+    return {"zmin": low, "zmax": high, **look}
 
 
 def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[RunRecord]) -> Figure:
-    """A grid's means."""
-    xs, ys = (sorted({place(k, knob_of(run, k)) for run in runs}) for k in (a, b))
-    cells: dict[tuple[float, float], list[float]] = {}
+    """Show a grid's means."""
+    cells: dict[tuple[float, ...], list[float]] = {}
+    names: tuple[dict[float, str], ...] = ({}, {})
     for run in runs:
-        cells.setdefault((place(a, knob_of(run, a)), place(b, knob_of(run, b))), []).append(
-            run.value
-        )
-    names = [{place(k, v): short(v) for r in runs for v in (knob_of(r, k),)} for k in (a, b)]
+        values = [knob_of(run, knob) for knob in (a, b)]
+        places = tuple(map(place, (a, b), values))
+        cells.setdefault(places, []).append(run.value)
+        for of_knob, where, value in zip(names, places, values, strict=True):
+            of_knob[where] = safe(short(value))
+    xs, ys = map(sorted, names)
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
-    flat = [m for row in means for m in row if m is not None]
-    best, edge = scale(sweep, flat)
-    low, high = sorted([best, edge])
-    data = [
-        {
-            "type": "heatmap",
-            "x": [safe(names[0][x]) for x in xs],
-            "y": [safe(names[1][y]) for y in ys],
-            "z": [[None if m is None else short_number(m) for m in row] for row in means],
-            "zmin": low,
-            "zmax": high,
-            "text": [["" if m is None else number(m, 3) for m in row] for row in means],
-            "texttemplate": "%{text}",
-            "hoverinfo": "skip",
-            "colorscale": _colours(sweep),
-            "showscale": False,
-            "xgap": 3,
-            "ygap": 3,
-        }
-    ]
-    layout = {
-        "xaxis": {"type": "category", "title": {"text": safe(a.name)}, "showgrid": False},
-        "yaxis": {"type": "category", "title": {"text": safe(b.name)}, "showgrid": False},
+    data = {
+        "type": "heatmap",
+        "x": [names[0][x] for x in xs],
+        "y": [names[1][y] for y in ys],
+        "z": [[None if m is None else short_number(m) for m in row] for row in means],
+        "text": [["" if m is None else number(m, 3) for m in row] for row in means],
+        "texttemplate": "%{text}",
+        **{"xgap": 3, "ygap": 3},
+        **_colours(sweep, [m for row in means for m in row if m is not None]),
     }
+    xaxis, yaxis = (titled(knob.name, type="category", showgrid=False) for knob in (a, b))
     says = f"mean {sweep.objective.metric} of each pair of {a.name} and {b.name}"
-    return Figure("interaction", "", says, data, layout, 340)
+    return Figure("interaction", "", says, [data], {"xaxis": xaxis, "yaxis": yaxis}, 340)
 
 
 def _nodes(knob: Knob) -> np.ndarray:
-    """Where a smoothed surface is computed along a knob: its options, or evenly."""
+    """Return where a smoothed surface is computed along a knob: at its options, or evenly."""
     if knob.choices is not None:
         return np.array([place(knob, choice) for choice in knob.choices])
     return np.linspace(0, 1, CELLS)
@@ -265,43 +220,34 @@ def _nodes(knob: Knob) -> np.ndarray:
 def _surface(
     sweep: Sweep, a: Knob, b: Knob, good: Sequence[RunRecord], runs: Sequence[RunRecord]
 ) -> Figure:
-    """Scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
-    points = np.array([[place(a, knob_of(r, a)), place(b, knob_of(r, b))] for r in good])
-    values = np.array([r.value for r in good])
-    best, edge = scale(sweep, list(values))
-    low, high = sorted([best, edge])
+    """Show scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
+    at = [[place(knob, knob_of(run, knob)) for knob in (a, b)] for run in good]
+    values = np.array([run.value for run in good])
+    colours = _colours(sweep, list(values))
     xs, ys = ticks = [_nodes(knob) for knob in (a, b)]
     nodes = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 1, 2)
     ordered = [knob.choices is None for knob in (a, b)]
     width = np.where(ordered, BANDWIDTH, 1e-3)  # options have no neighbours to borrow from
-    weights = np.exp(-(((nodes - points) / width) ** 2).sum(-1) / 2)
+    weights = np.exp(-(((nodes - np.array(at)) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
-    smooth = (weights @ values.clip(low, high)) / np.maximum(total, 1e-12)
+    smooth = (weights @ values.clip(colours["zmin"], colours["zmax"])) / np.maximum(total, 1e-12)
     z = [None if t < 0.3 else short_number(s) for s, t in zip(smooth, total, strict=True)]
     broke = [r for r in runs if r.broke and all(knob_of(r, k) is not None for k in (a, b))]
     data = [
         {
             "type": "contour" if all(ordered) else "heatmap",
-            "x": [short_number(t) for t in xs],
-            "y": [short_number(t) for t in ys],
+            "x": list(map(short_number, xs)),
+            "y": list(map(short_number, ys)),
             "z": [z[i : i + len(xs)] for i in range(0, len(z), len(xs))],
-            "zmin": low,
-            "zmax": high,
-            "colorscale": _colours(sweep),
-            "showscale": False,
             **(CONTOURS if all(ordered) else {"ygap": 3} if ordered[0] else {"xgap": 3}),
-            "hoverinfo": "skip",
+            **colours,
         },
         *(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [short_number(place(a, knob_of(r, a))) for r in group],
-                "y": [short_number(place(b, knob_of(r, b))) for r in group],
-                "marker": marker,
-                "text": [told(sweep, r, (a, b)) for r in group],
-                **EXPLAINED,
-            }
+            scatter(
+                *([place(knob, knob_of(run, knob)) for run in group] for knob in (a, b)),
+                [told(sweep, run, (a, b)) for run in group],
+                marker=marker,
+            )
             for group, marker in (
                 (good, {"symbol": "circle", "size": 4, "color": "$ink", "opacity": 0.45}),
                 (broke, {"symbol": "x", "size": 7, "color": "$bad"}),

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from knobs.report.plots.figures import (
-    EXPLAINED,
     MOST_POINTS,
     Figure,
     Section,
     objective_axis,
     safe,
     scale,
-    short_number,
+    scatter,
+    titled,
 )
 from knobs.report.records import RunRecord, Sweep
 from knobs.report.stats import expected_best
@@ -28,7 +28,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 # ------------------------------------------------------------------ curves
 def curves_section(sweep: Sweep) -> Section | None:
-    """The best five settings over their epochs."""
+    """Show the best five settings over their epochs."""
     sign, metric = sweep.objective.sign, sweep.objective.metric
     lines = []
     for i, entry in enumerate(e for e in sweep.entries[:TOP] if e.mean is not None):
@@ -37,10 +37,8 @@ def curves_section(sweep: Sweep) -> Section | None:
         points = run.curve
         step = -(-len(points) // MOST_POINTS) if points else 1
         lines.append((i, sweep.name_of(entry, i + 1), [*points[:-1:step], *points[-1:]]))
-    made = [
-        _curves(sweep, metric, lines, [(metric, 0)]),
-        _curves(sweep, "loss", lines, [("val/loss", 0), ("train/loss", 1)]),
-    ]
+    losses = ("val/loss", "train/loss")
+    made = [_curves(sweep, metric, lines, (metric,)), _curves(sweep, "loss", lines, losses)]
     figures = tuple(figure for figure in made if figure)
     return Section(
         "curves",
@@ -48,69 +46,57 @@ def curves_section(sweep: Sweep) -> Section | None:
         "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
         "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
         "falls: regularise, or stop earlier.",
-        figures[:1] if metric in ("val/loss", "train/loss") else figures,
+        figures[:1] if metric in losses else figures,
     )
 
 
 def _curves(
-    sweep: Sweep,
-    title: str,
-    lines: Sequence[tuple[int, str, list]],
-    metrics: Sequence[tuple[str, int]],
+    sweep: Sweep, title: str, lines: Sequence[tuple[int, str, list]], metrics: Sequence[str]
 ) -> Figure | None:
-    """One plot of some metrics; losses on a log scale, else the better part of what was reached."""
-    data = []
-    for i, setting, rows in lines:
-        for metric, thin in metrics:
-            points = [(row["epoch"], row[metric]) for row in rows if metric in row]
-            if points:
-                data.append(_line(i, setting, metric, points, bool(thin)))
+    """Return one plot of some metrics, the first in full lines and the others in thin ones.
+
+    Losses are on a log scale; of the objective, the better part of what was reached is shown.
+    """
+    data = [
+        _line(i, setting, metric, points, thin=metric != metrics[0])
+        for i, setting, rows in lines
+        for metric in metrics
+        if (points := [(row["epoch"], row[metric]) for row in rows if metric in row])
+    ]
     if not data:
         return None
     values = [y for line in data for y in line["y"]]
-    vertical: dict[str, Any] = {"title": {"text": safe(title)}}
-    if title != sweep.objective.metric:
-        if min(values) > 0:
-            decades = math.log10(max(values) / min(values))
-            vertical |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
-    elif max(map(len, (line["x"] for line in data))) > 1:
-        vertical = objective_axis(sweep, *scale(sweep, values))
-    layout = {
-        "xaxis": {"title": {"text": "epoch"}},
-        "yaxis": vertical,
-        "showlegend": title == sweep.objective.metric,
-    }
+    xaxis, yaxis = titled("epoch"), titled(title)
+    is_objective = title == sweep.objective.metric
+    if not is_objective and min(values) > 0:
+        decades = math.log10(max(values) / min(values))
+        yaxis |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
+    elif is_objective and max(len(line["x"]) for line in data) > 1:
+        yaxis = objective_axis(sweep, *scale(sweep, values))
+    layout = {"xaxis": xaxis, "yaxis": yaxis, "showlegend": is_objective}
     says = f"{title} by epoch of the best {len(lines)} settings"
-    name = "curves" if title == sweep.objective.metric else "curves-loss"
+    name = "curves" if is_objective else "curves-loss"
     return Figure(name, "", says, data, layout, 340)
 
 
 def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[str, Any]:
-    color = f"${i + 1}"
-    every = max(1, len(points) // 6)
-    return {
-        "type": "scatter",
-        "mode": "lines" if thin else "lines+markers",
-        "name": safe(setting),
-        "legendgroup": str(i),
-        "showlegend": not thin,
-        "x": [short_number(x) for x, _ in points],
-        "y": [short_number(y) for _, y in points],
-        "line": {"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
-        "marker": {
-            "symbol": SYMBOLS[i],
-            "size": 7,
-            "color": color,
-            "maxdisplayed": len(points) // every,
-        },
-        "text": [safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points],
-        **EXPLAINED,
-    }
+    color, every = f"${i + 1}", max(1, len(points) // 6)
+    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": len(points) // every}
+    return scatter(
+        *zip(*points, strict=True),
+        (safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),
+        mode="lines" if thin else "lines+markers",
+        name=safe(setting),
+        legendgroup=str(i),
+        showlegend=not thin,
+        line={"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
+        marker=marks,
+    )
 
 
 # ------------------------------------------------------------------ tuning curve
 def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
-    """Whether more runs would have found better."""
+    """Show whether more runs would have reached a better value."""
     sign = sweep.objective.sign
     good = [run.value for run in runs if run.value is not None]
     if len(good) < 4:
@@ -119,50 +105,27 @@ def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     values = [sign * (worst if run.value is None else run.value) for run in runs]
     table = sign * expected_best(values)
     so_far = sign * np.maximum.accumulate(values)
-    ks = list(range(1, len(values) + 1))
-    keep = sorted({round(k) for k in np.linspace(0, len(ks) - 1, min(len(ks), MOST_POINTS))})
-    xs = [ks[k] for k in keep]
+    last = len(values) - 1
+    keep = sorted({round(k) for k in np.linspace(0, last, min(last + 1, MOST_POINTS))})
 
-    def line(ys: np.ndarray, **look: Any) -> dict[str, Any]:
-        return {
-            "type": "scatter",
-            "mode": "lines",
-            "x": xs,
-            "y": [short_number(ys[k]) for k in keep],
-            **look,
-        }
+    def line(ys: np.ndarray, about: str = "", **look: Any) -> dict[str, Any]:
+        texts = [f"{about} {k + 1}: {sweep.objective.value(ys[k])}" for k in keep]
+        xs = [k + 1 for k in keep]
+        return scatter(xs, ys[keep], texts if about else None, mode="lines", **look)
 
+    edge = {"width": 0, "color": "$band"}
+    shade = {"fill": "tonexty", "fillcolor": "$band", "name": "80 % of orders"}
+    blue = {"color": "$1", "width": 2, "dash": "dash"}
+    orange = {"color": "$2", "width": 2, "shape": "hv"}
     data = [
-        line(table[:, 1], line={"width": 0, "color": "$band"}, hoverinfo="skip", showlegend=False),
-        line(
-            table[:, 2],
-            line={"width": 0, "color": "$band"},
-            fill="tonexty",
-            fillcolor="$band",
-            hoverinfo="skip",
-            name="80 % of orders",
-        ),
-        line(
-            table[:, 0],
-            line={"color": "$1", "width": 2, "dash": "dash"},
-            name="expected best of so many runs",
-            text=[f"best of {k}: {sweep.objective.value(table[k - 1, 0])}" for k in xs],
-            **EXPLAINED,
-        ),
-        line(
-            so_far,
-            line={"color": "$2", "width": 2, "shape": "hv"},
-            name="best so far, in the order run",
-            text=[f"after {k}: {sweep.objective.value(so_far[k - 1])}" for k in xs],
-            **EXPLAINED,
-        ),
+        line(table[:, 1], line=edge, showlegend=False),
+        line(table[:, 2], line=edge, **shade),
+        line(table[:, 0], "best of", line=blue, name="expected best of so many runs"),
+        line(so_far, "after", line=orange, name="best so far, in the order run"),
     ]
     ends = so_far[-1], statistics.median(good)
-    layout = {
-        "xaxis": {"title": {"text": "runs"}},
-        "yaxis": objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good))),
-        "showlegend": True,
-    }
+    yaxis = objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good)))
+    layout = {"xaxis": titled("runs"), "yaxis": yaxis, "showlegend": True}
     says = f"expected best {sweep.objective.metric} by number of runs"
     return Section(
         "tuning-curve",

@@ -17,7 +17,7 @@ MOST_KNOBS = 8  # with plots of their own
 def sections(
     sweep: Sweep, verdict: Verdict, knobs: Sequence[str], pair: Any = None
 ) -> list[Section]:
-    """All plots for which there are records.
+    """Return all plots for which there are records.
 
     Args:
         knobs: the most important first.

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from knobs.report.conclusions import Comparison, Step, Verdict
-from knobs.report.plots.figures import EXPLAINED, Figure, Section, band, safe, short_number
+from knobs.report.plots.figures import Figure, Section, band, safe, scatter, short_number, titled
 from knobs.report.records import Sweep
 from knobs.report.stats import Paired
 from knobs.words import count, listed
@@ -16,7 +16,7 @@ MOST_LANES = 12
 
 # ------------------------------------------------------------------ seed by seed
 def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
-    """The winner's lead, seed by seed."""
+    """Show the winner's lead, seed by seed."""
     shown = _shown(verdict)
     if not shown:
         return None
@@ -24,29 +24,29 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
     ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
     room = 0.05 * (max(ends) - min(ends) or 1)
+    names = [c.other.name for c in shown]
     title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
     zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}, "layer": "above"}
     noise = verdict.noise.sd
     layout = {
         "xaxis": {"range": [min(ends) - room, max(ends) + room], "title": {"text": title}},
-        "yaxis": _lanes([safe(c.other.name) for c in shown]),
+        "yaxis": _lanes(list(map(safe, names))),
         "shapes": [zero, *([band(-unit * noise, unit * noise)] if noise else [])],
         "showlegend": True,
     }
-    others = listed([c.other.name for c in shown])
-    says = f"difference of {verdict.winner.name} to each of {others}, seed by seed"
+    says = f"difference of {verdict.winner.name} to each of {listed(names)}, seed by seed"
     return Section(
         "paired-seeds",
         "Seed by seed",
-        "Right of the line the winner is ahead. An open diamond: the two cannot be told apart, be "
-        "it that the bar (95 % interval) crosses the line or that the best of so many is often as "
-        "far ahead. The shaded stripe is the noise of a single run.",
+        "Right of the line the winner is ahead. An open diamond: no significant difference, as the "
+        "bar (95 % interval) crosses the line or the best of so many is often as far ahead. The "
+        "shaded stripe is one seed standard deviation to either side.",
         (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
     )
 
 
 def _shown(verdict: Verdict) -> list[Comparison]:
-    """The nearest settings, and always the default, which comes last."""
+    """Return the nearest settings, and always the default, which comes last."""
     paired = [c for c in verdict.comparisons if c.paired and c.paired.n > 1]
     default = [c for c in paired if c.other is verdict.default]
     rest = [c for c in paired if c.other is not verdict.default]
@@ -55,43 +55,32 @@ def _shown(verdict: Verdict) -> list[Comparison]:
 
 def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
     points = [
-        (unit * d, lane, f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}")
+        (unit * d, lane, safe(f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}"))
         for lane, c in enumerate(shown)
         for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
     ]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "one seed",
-        "marker": {"symbol": "circle-open", "size": 7, "color": "$muted"},
-        "x": [short_number(x) for x, _, _ in points],
-        "y": [lane for _, lane, _ in points],
-        "text": [safe(text) for _, _, text in points],
-        **EXPLAINED,
-    }
+    marker = {"symbol": "circle-open", "size": 7, "color": "$muted"}
+    return scatter(*zip(*points, strict=True), name="one seed", marker=marker)
 
 
 def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
-    reaches = [_reach(c.paired) for c in shown]
+    reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
     symbols = ["diamond" if yes else "diamond-open" for yes in apart]
-    says = [f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "mean and 95 % interval",
-        "x": [short_number(unit * c.paired.mean) for c in shown],
-        "y": list(range(len(shown))),
-        "error_x": _whiskers([(unit * a, unit * b) for a, b in reaches], color="$1", thickness=3),
-        "marker": {"symbol": symbols, "size": 11, "color": "$1"},
-        "text": list(map(safe, says)),
-        **EXPLAINED,
-    }
+    says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
+    return scatter(
+        [unit * c.paired.mean for c in shown],
+        range(len(shown)),
+        map(safe, says),
+        name="mean and 95 % interval",
+        error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
+        marker={"symbol": symbols, "size": 11, "color": "$1"},
+    )
 
 
 # ------------------------------------------------------------------ from the default to the best
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
-    """From the default to the best, one knob at a time."""
+    """Show the way from the default to the best, one knob at a time."""
     steps = verdict.steps
     if not steps:
         return None
@@ -99,37 +88,30 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     means = [statistics.mean(step.values.values()) for step in steps]
     gains = _gains(steps, means, objective.sign)
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
-    names = ["default"]
+    names, texts = ["default"], []
     for step, gain in zip(steps[1:], gains, strict=True):
         signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
         names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
-    told = [
-        safe(f"{step.knob}: {objective.amount(gain)}")
-        for step, gain in zip(steps[1:], gains, strict=True)
-    ]
-    spans = [(m - a, m + b) for m, (a, b) in zip(means[1:], reaches, strict=True)]
-    low, high = min(*means, *(a for a, _ in spans)), max(*means, *(b for _, b in spans))
+        texts.append(safe(f"{step.knob}: {objective.amount(gain)}"))
+    spans = [end for m, (a, b) in zip(means[1:], reaches, strict=True) for end in (m - a, m + b)]
+    low, high = min(*means, *spans), max(*means, *spans)
     room = 0.08 * (high - low or 0.01)
     ends = means[0], means[-1]
+    beside = ["middle right" if 2 * m < low + high else "middle left" for m in ends]
+    diamond = {"symbol": "diamond", "size": 12, "color": "$1"}
     data = [
         _bars(means, gains, objective.sign),
-        _ends_of_bars(means[1:], reaches, told),
-        {
-            "type": "scatter",
-            "mode": "markers+text",
-            "y": [0, len(steps)],
-            "x": [short_number(m) for m in ends],
-            "marker": {"symbol": "diamond", "size": 12, "color": "$1"},
-            "text": [objective.value(m) for m in ends],
-            "textposition": ["middle right" if 2 * m < low + high else "middle left" for m in ends],
-            "hoverinfo": "skip",
-        },
+        scatter(
+            *(means[1:], range(1, len(steps)), texts),
+            marker={"symbol": "line-ns", "size": 1, "color": "$ink"},
+            error_x=_whiskers(reaches, color="$ink", thickness=1.5, width=5),
+        ),
+        scatter(ends, (0, len(steps)), mode="markers+text", marker=diamond)
+        | {"text": [objective.value(m) for m in ends], "textposition": beside},
     ]
     names.append("best")
-    layout = {
-        "xaxis": {"range": [low - room, high + room], "title": {"text": safe(objective.metric)}},
-        "yaxis": _lanes(names),
-    }
+    xaxis = titled(objective.metric, range=[low - room, high + room])
+    layout = {"xaxis": xaxis, "yaxis": _lanes(names)}
     seeds = min(len(step.values) for step in steps)
     says = f"{objective.metric} from the default to the best config, one knob at a time"
     return Section(
@@ -142,7 +124,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
 
 
 def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[float]:
-    """What each step added to the metric, over the seeds that both have where there are any."""
+    """Return what each step added to the metric, over the seeds that both have if there are any."""
     return [
         sign * step.gain.mean if step.gain else after - before
         for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
@@ -151,68 +133,38 @@ def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[flo
 
 def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str, Any]:
     better = [sign * gain >= 0 for gain in gains]
+    colors = ["$3" if yes else "$bad" for yes in better]
     return {
         "type": "bar",
         "orientation": "h",
         "y": list(range(1, len(means))),
         "x": [short_number(gain) for gain in gains],
         "base": [short_number(mean) for mean in means[:-1]],
-        "marker": {
-            "color": ["$3" if yes else "$bad" for yes in better],
-            "pattern": {"shape": ["" if yes else "/" for yes in better]},
-        },
+        "marker": {"color": colors, "pattern": {"shape": ["" if yes else "/" for yes in better]}},
         "hoverinfo": "skip",
-    }
-
-
-def _ends_of_bars(
-    means: Sequence[float], reaches: Sequence[tuple[float, float]], told: Sequence[str]
-) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "y": list(range(1, len(means) + 1)),
-        "x": [short_number(mean) for mean in means],
-        "marker": {"symbol": "line-ns", "size": 1, "color": "$ink"},
-        "error_x": _whiskers(reaches, color="$ink", thickness=1.5, width=5),
-        "text": list(told),
-        **EXPLAINED,
     }
 
 
 # ------------------------------------------------------------------ both
 def _lanes(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis with a lane a name, the first on top."""
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": list(names),
-        "range": [len(names) - 0.4, -0.6],
-        "showgrid": False,
-    }
+    """Return a vertical axis with a lane a name, the first on top."""
+    values, ends = list(range(len(names))), [len(names) - 0.4, -0.6]
+    return {"tickvals": values, "ticktext": list(names), "range": ends, "showgrid": False}
 
 
-def _whiskers(
-    reaches: Sequence[tuple[float, float]], color: str, thickness: float, width: int = 0
-) -> dict[str, Any]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [short_number(above) for _, above in reaches],
-        "arrayminus": [short_number(below) for below, _ in reaches],
-        "color": color,
-        "thickness": thickness,
-        "width": width,
-    }
+def _whiskers(reaches: Sequence[tuple[float, float]], **look: Any) -> dict[str, Any]:
+    below = [short_number(reach) for reach, _ in reaches]
+    above = [short_number(reach) for _, reach in reaches]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
 
 
 def _interval(pairs: Paired) -> tuple[float, float]:
-    """Its ends; the mean twice where there are too few pairs for one."""
-    known = pairs.low is not None and pairs.high is not None
-    return (pairs.low, pairs.high) if known else (pairs.mean, pairs.mean)
+    """Return its ends; the mean twice where there are too few pairs for one."""
+    return (pairs.mean, pairs.mean) if pairs.low is None else (pairs.low, pairs.high)
 
 
 def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
-    """How far an interval reaches below and above its mean, as the metric counts."""
+    """Return how far an interval reaches below and above its mean, as the metric counts."""
     if pairs is None:
         return 0.0, 0.0
     low, high = _interval(pairs)
