@@ -44,9 +44,13 @@ class Lock(contextlib.AbstractContextManager):
 
     def release(self) -> None:
         """Remove the file, then unlock it: whoever locks it after that sees that it is gone."""
+        from filelock import unlock_descriptor
+
         if not self._file.closed:
-            with self._file, contextlib.suppress(OSError):  # Windows keeps a file that is open
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
                 self._path.unlink()
+            unlock_descriptor(self._file.fileno())  # in a forked reader of data too
+            self._file.close()
 
     def __exit__(self, *_: object) -> None:
         self.release()

@@ -19,7 +19,7 @@ BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown
 class Record:
     """A run's folder, held by one process at a time.
 
-    One file stays open, the lock: a stack has a thousand folders at once.
+    Of its files only the lock stays open: a stack has a thousand folders at once.
 
     Args:
         folder: of the run; made if it is not there.
@@ -30,7 +30,7 @@ class Record:
     """
 
     def __init__(self, folder: Path, epoch: int = 0):
-        self.folder = folder
+        self.folder, self._metrics = folder, folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = locks.Lock(folder / LOCK, "another process is writing this run")
         try:
@@ -41,10 +41,9 @@ class Record:
 
     def rewind(self, epoch: int) -> None:
         """Drop the metrics of later epochs, and the summary: the run is under way again."""
-        path = self.folder / METRICS
-        rows = read_metrics(self.folder) if path.exists() else []
-        lines = (json.dumps(row) + "\n" for row in rows if row["epoch"] <= epoch)
-        path.write_text("".join(lines))
+        rows = read_metrics(self.folder) if self._metrics.exists() else []
+        lines = (json.dumps(row).encode() + b"\n" for row in rows if row["epoch"] <= epoch)
+        self._metrics.write_bytes(b"".join(lines))
         (self.folder / SUMMARY).unlink(missing_ok=True)
 
     @property
@@ -58,8 +57,8 @@ class Record:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one epoch."""
-        with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        with self._metrics.open("ab") as file:
+            file.write(json.dumps(metrics).encode() + b"\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json whole, and let the folder go."""
