@@ -1,4 +1,4 @@
-"""A search's trials: asked for in batches, told how they went, kept in a journal that resumes.
+"""Keep a search's trials: asked for in batches, told how they went, kept in a journal that resumes.
 
 The journal is an Optuna study an arm, in one file that optuna-dashboard opens. It alone says what
 was tried, so a search goes on where it was, in as many processes as there are: a trial belongs to
@@ -136,7 +136,7 @@ class Search:
 
     # -------------------------------------------------------------- asking and telling
     def ask(self, n: int = 1) -> list[Trial]:
-        """Up to n trials to run at the same time; none when the budget is spent or given out.
+        """Return up to n trials to run at once; none when the budget is spent or given out.
 
         First come those of processes that have ended, as they were. While a model is asked, there
         are fewer, or none until those that this process has under way were told.
@@ -150,7 +150,7 @@ class Search:
     def tell(
         self, trial: Trial, value: float | None, status: str = "finished", epochs: int | None = None
     ) -> None:
-        """How a trial's run ended; a trial told before stays as it was told first.
+        """Tell how a trial's run ended; a trial told before stays as it was told first.
 
         Args:
             value: the objective, the best so far of a run that was ended early; None or NaN where
@@ -176,11 +176,11 @@ class Search:
                 self._storage.set_trial_state_values(id_, state, [told])
 
     def trials(self, arm: str) -> list[FrozenTrial]:
-        """An arm's, in the order of their numbers."""
+        """Return an arm's, in the order of their numbers."""
         return self._storage.get_all_trials(self._arms[arm], deepcopy=False)
 
     def best(self, arm: str) -> tuple[Values, float] | None:
-        """The best finished trial's values and objective; None where none finished."""
+        """Return the best finished trial's values and objective; None where none finished."""
         sign = self._sign
         done = [t for t in self.trials(arm) if t.user_attrs.get("status") in FINISHED]
         if not done:
@@ -189,7 +189,7 @@ class Search:
         return methods.from_optuna(self.space.arms[arm], top.params), top.value
 
     def spent(self) -> float:
-        """Of the budget, in its unit, runs under way in full."""
+        """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
         return total * self.epochs if self.unit == "epochs" else total
 
@@ -199,29 +199,29 @@ class Search:
         return 1 if self.mode == "min" else -1
 
     def _outside(self, arm: str, values: Values) -> list[str]:
-        """Knobs whose default lies outside its range, or is missing."""
+        """Return knobs whose default lies outside its range, or is missing."""
         knobs = self.space.arms[arm].items()
         return [name for name, k in knobs if name not in values or not k.contains(values[name])]
 
     def _study(self, arm: str) -> int:
-        """The arm's study, made if it is not there."""
+        """Return the arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
-        known = {s.study_name: s for s in self._storage.get_all_studies()}
-        if name not in known:
-            made = self._storage.create_new_study([direction], name)
+        studies = {s.study_name: s for s in self._storage.get_all_studies()}
+        if name not in studies:
+            id_ = self._storage.create_new_study([direction], name)
             for key, value in about.items():
-                self._storage.set_study_user_attr(made, key, value)
-            return made
-        found = known[name]
-        before = {key: found.user_attrs.get(key) for key in about}
-        if before != about or found.directions != [direction]:
+                self._storage.set_study_user_attr(id_, key, value)
+            return id_
+        study = studies[name]
+        before = {key: study.user_attrs.get(key) for key in about}
+        if before != about or study.directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
                 "other fixed knobs; name another sweep, or give the command as it was"
             )
-        return found._study_id
+        return study._study_id
 
     def _writing(self) -> contextlib.AbstractContextManager:
         """Hold the journal for this process alone."""
@@ -245,7 +245,7 @@ class Search:
         return [self._trial(arm, trial) for arm, trial in orphans]
 
     def _next(self) -> Trial | None:
-        """A new trial of the arm that is furthest behind."""
+        """Make a trial of the arm that is furthest behind."""
         spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
         for arm in sorted(spent, key=spent.get):
             share = self._share(spent[arm])
@@ -254,7 +254,7 @@ class Search:
         return None
 
     def _share(self, spent: float) -> float:
-        """Of its budget that an arm has spent; 1 where another run would be too much.
+        """Return the share of its budget an arm has spent; 1 where one more run would be too much.
 
         Pruned runs leave parts of a run over: the total is as near to the budget as can be.
         """
@@ -310,7 +310,7 @@ class Search:
         ]
 
     def _losses(self, trials: Sequence[FrozenTrial]) -> list[float | None]:
-        """What a method minimises; None under way."""
+        """Return what a method minimises; None under way."""
         own = [None if t.value is None or _lost(t) else self._sign * t.value for t in trials]
         worst = max((loss for loss in own if loss is not None), default=0.0)
         return [
@@ -319,13 +319,12 @@ class Search:
         ]
 
     def _worst(self, arm: str) -> float:
-        """What a lost run is told as."""
-        known = [t for t in self.trials(arm) if t.value is not None and not _lost(t)]
-        values = [trial.value for trial in known]
+        """Return what a lost run is told as."""
+        values = [t.value for t in self.trials(arm) if t.value is not None and not _lost(t)]
         return max(values, key=lambda value: self._sign * value, default=self._sign * WORST)
 
     def _runs(self, arm: str) -> float:
-        """What an arm has spent, in whole runs; those under way in full."""
+        """Return what an arm has spent, in whole runs; those under way in full."""
         return sum(map(self._cost, self.trials(arm)))
 
     def _cost(self, trial: FrozenTrial) -> float:
@@ -334,7 +333,7 @@ class Search:
         return trial.user_attrs["epochs"] / self.epochs if part else 1.0
 
     def _clock(self) -> float:
-        """Minutes in which a run was under way."""
+        """Return the minutes in which a run was under way."""
         now = datetime.now()
         trials = [trial for arm in self._arms for trial in self.trials(arm)]
         spans = [(_began(trial), trial.datetime_complete or now) for trial in trials]
@@ -347,17 +346,17 @@ class Search:
 
 
 def _size(knobs: Knobs) -> float:
-    """How many combinations there are."""
+    """Count the combinations."""
     return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
 
 
 def _lost(trial: FrozenTrial) -> bool:
-    """Whether a run told no value of its own."""
+    """Return whether a run told no value of its own."""
     return trial.user_attrs.get("status") in LOST
 
 
 def _began(trial: FrozenTrial) -> datetime:
-    """When the process that has or had it last began with it."""
+    """Return when the process that has or had it last began with it."""
     resumed = trial.user_attrs.get("resumed")
     return datetime.fromisoformat(resumed) if resumed else trial.datetime_start
 
@@ -368,7 +367,7 @@ def _one_of(what: str, value: str, names: Iterable[str]) -> None:
 
 
 def _storage(folder: Path | None) -> BaseStorage:
-    """The journal, opened while nobody else of ours writes, and freed of what a kill left."""
+    """Open the journal, while nobody else of ours writes, and freed of what a kill left."""
     if folder is None:
         return InMemoryStorage()
     path = folder / JOURNAL
@@ -378,7 +377,7 @@ def _storage(folder: Path | None) -> BaseStorage:
 
 
 def _drop_half_line(path: Path) -> None:
-    """Optuna refuses a journal with a line cut short, for good once another follows."""
+    """Cut half a line off a journal: Optuna refuses one, for good once another follows."""
     with path.open("a+b") as file:
         file.seek(0)
         text = file.read()
