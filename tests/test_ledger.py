@@ -98,6 +98,7 @@ def test_a_folder_is_held_by_one(tmp_path):
             ledger.held(tmp_path),
         ):
             pass
-        assert (tmp_path / "sweep.lock").read_text().startswith("process ")
+        assert (tmp_path / "sweep.lock").read_text().startswith(" process ")
     with ledger.held(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,16 @@
 """What a run leaves: metrics, summary, one writer at a time."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from knobs.config import command
 from knobs.errors import LockedError
 from knobs.identity import identity
-from knobs.record import Record, read_config, read_metrics, read_summary
+from knobs.record import Ended, Record, ended, held, read_config, read_metrics, read_summary
 from knobs.training.run import execute
 
 
@@ -80,13 +83,63 @@ def test_a_run_that_breaks_off_has_its_config(tmp_path):
     record.finish({})
 
 
-def test_a_second_writer_is_told(tmp_path):
-    first = Record(tmp_path)
-    with pytest.raises(LockedError, match="another process is writing this run") as error:
+WRITER = """
+import sys, time
+from pathlib import Path
+from knobs.record import Record
+record = Record(Path(sys.argv[1]))
+record.log({"epoch": 1})
+print("logged", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_writer_is_told_and_changes_nothing_until_the_first_is_killed(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "logged\n"
+        refusal = f"^{tmp_path}: another process is writing this run$"
+        with pytest.raises(LockedError, match=refusal) as error:
+            Record(tmp_path)
+        assert error.value.exit_code == 9
+        assert held(tmp_path)
+        assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+        first.send_signal(signal.SIGKILL)
+    assert not held(tmp_path)
+    record = Record(tmp_path, epoch=1)
+    record.log({"epoch": 2})
+    record.finish({})
+    assert read_metrics(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "summary.json"]
+
+
+def test_a_record_that_cannot_begin_lets_the_folder_go(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
         Record(tmp_path)
-    assert error.value.exit_code == 9
-    first.finish({})
-    Record(tmp_path).finish({})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_look_at_a_folder_leaves_nothing_there(tmp_path):
+    assert not held(tmp_path)
+    assert not held(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "end"), [
+    (None, None), ("", None), ("{", None), ("[]", None), ("null", None), ("{}", None),
+    ("\xff\xfe", None), ("[" * 100_000, None), ('{"status": null}', None),
+    ('{"status": "failed"}', Ended("failed", None, None)),
+    ('{"status": "failed", "objective": 3, "epochs": "x"}', Ended("failed", None, None)),
+    ('{"status": "diverged", "objective": {"value": null}, "epochs": 2}',
+     Ended("diverged", None, 2)),
+    ('{"status": "finished", "objective": {"value": "x"}}', Ended("finished", None, None)),
+    ('{"status": "finished", "objective": {"value": 0.5}, "epochs": 3}', Ended("finished", 0.5, 3)),
+])  # fmt: skip
+def test_how_a_run_ended(text, end, tmp_path):
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text, encoding="latin-1")
+    assert ended(tmp_path) == end
 
 
 def test_a_resumed_record_drops_what_will_come_again(tmp_path):

@@ -18,7 +18,7 @@ from knobs.search import methods
 from knobs.search.methods import METHODS, Task, Tried
 from knobs.search.pruning import FILE, Pruner
 from knobs.search.space import Choice, Range, Space
-from knobs.search.trials import JOURNAL, WORST, Search, _Lock
+from knobs.search.trials import JOURNAL, WORST, Search
 
 LR = Range(1e-4, 1e-1, True)
 MIXED = {"lr": LR, "width": Range(16, 256, True, True), "act": Choice(("relu", None, [1, 2]))}
@@ -381,10 +381,17 @@ def test_two_processes_share_a_search_and_a_killed_ones_trials(tmp_path):
         assert len(search.trials("")) == 24
 
 
-def test_locks_are_optional():
-    lock = _Lock(None)
-    with lock.writing():
-        assert lock.take(3)
+def test_a_trial_let_go_is_handed_out_again_and_one_under_way_is_not(tmp_path):
+    options = {"method": "random", "budget": 24}
+    with one(tmp_path, **options) as first:
+        under_way, interrupted = first.ask(2)
+        first.tell(interrupted, None, "interrupted")
+        with one(tmp_path, **options) as second:
+            assert [trial.run for trial in second.ask(2)] == [1, 2]
+        assert [trial.run for trial in first.ask(3)] == [1, 2, 3]  # the second was closed
+    with one(tmp_path, **options) as third:
+        assert third.ask(1) == [under_way]
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
 
 # ------------------------------------------------------------------ pruning

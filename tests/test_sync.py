@@ -1,6 +1,5 @@
 """Offline runs uploaded by the real W&B client to a server of the tests' own, which may cheat."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
 
+from knobs.locks import Lock
 from knobs.record import read_metrics, read_summary
 from knobs.tracking import sync
 
@@ -229,8 +229,7 @@ def test_a_run_that_cannot_be_read_is_told_and_the_others_arrive(offline):
     hostile = {"config": {"tracking": {"project": "../../x", "entity": None}}}
     (base / "3" / "config.json").write_text(json.dumps(hostile))
     (base / "4" / "summary.json").unlink()
-    with (base / "4" / "metrics.jsonl").open("a") as held, WandbServer() as server:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with Lock(base / "4" / "run.lock"), WandbServer() as server:
         done = run(offline, *SYNC, env=server.env)
     told = {line.split()[0][-1]: line for line in done.stdout.splitlines()[1:-1]}
     assert done.returncode == 1

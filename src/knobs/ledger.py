@@ -1,19 +1,15 @@
-"""sweep.json: which job of a sweep is which run, so that the same command goes on with it."""
+"""Keep sweep.json: which job of a sweep is which run, so that the same command goes on with it."""
 
-import contextlib
 import hashlib
 import json
-import os
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from knobs.errors import LockedError
-from knobs.record import read_summary, write_whole
+from knobs.locks import Lock
+from knobs.record import BROKEN, ended, write_whole
 
 LEDGER, LOCK = "sweep.json", "sweep.lock"
-BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Ledger:
 
 
 def read(folder: Path) -> Ledger | None:
-    """What the folder's sweep.json says; None where there is none that can be read."""
+    """Read a folder's sweep.json; None where there is none that can be read."""
     try:
         stored = json.loads((folder / LEDGER).read_text())
         jobs = {
@@ -61,22 +57,20 @@ def read(folder: Path) -> Ledger | None:
 
 
 def status(folder: Path) -> str:
-    """How the run in a folder ended; empty where it has not ended."""
-    try:
-        return str(read_summary(folder)["status"])
-    except (*BROKEN, KeyError, TypeError):
-        return ""
+    """Return how the run in a folder ended; empty where it has not ended."""
+    end = ended(folder)
+    return end.status if end else ""
 
 
-def settled(found: str, retry_failed: bool) -> bool:
-    """Whether a run with this status is left as it is."""
-    return found in ("finished", "stopped_early", "pruned", "diverged") or (
-        found == "failed" and not retry_failed
+def settled(status: str, retry_failed: bool) -> bool:
+    """Return whether a run with this status is left as it is."""
+    return status in ("finished", "stopped_early", "pruned", "diverged") or (
+        status == "failed" and not retry_failed
     )
 
 
 def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
-    """Overrides of the jobs that need no look: composed from the same files, and settled."""
+    """Return the overrides of jobs that need no look: composed from the same files, and settled."""
     ledger = read(folder)
     if not ledger or ledger.conf != conf:
         return set()
@@ -88,35 +82,18 @@ def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
 
 
 def digest(folders: Sequence[Path]) -> str:
-    """A hash of every YAML file in these folders: the same files compose the same configs."""
-    found = hashlib.blake2b(digest_size=8)
+    """Hash every YAML file in these folders: the same files compose the same configs."""
+    digest = hashlib.blake2b(digest_size=8)
     for folder in sorted({folder.resolve() for folder in folders}):
         for path in sorted(folder.rglob("*.yaml")):
-            found.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The sweep's folder, held by this process alone.
+def held(folder: Path) -> Lock:
+    """Hold the sweep's folder for this process alone.
 
     Raises:
         LockedError: another holds it; the message says who.
     """
-    with (folder / LOCK).open("a+") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on Windows: two sweeps in one folder are the user's to avoid
-            pass
-        except OSError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            raise LockedError(
-                f"{folder}: held by {who}; wait for it, or name another sweep"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
+    return Lock(folder / LOCK, "held by {who}; wait for it, or name another sweep")

@@ -1,20 +1,25 @@
-"""What a run leaves on disk. The only reader and writer of run folders."""
+"""Read and write run folders; nothing else does."""
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from knobs.errors import LockedError
+from knobs import locks
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
+LOCK = "run.lock"  # while a run is under way
 STUDY = "study.json"  # of a sweep that was a search or a study
 CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
+BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
 class Record:
     """A run's folder, held by one process at a time.
+
+    Of its files only the lock stays open: a stack has a thousand folders at once.
 
     Args:
         folder: of the run; made if it is not there.
@@ -25,22 +30,25 @@ class Record:
     """
 
     def __init__(self, folder: Path, epoch: int = 0):
-        self.folder = folder
+        self.folder, self._metrics = folder, folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = _locked(folder / METRICS)
-        self.rewind(epoch)
+        self._lock = locks.Lock(folder / LOCK, "another process is writing this run")
+        try:
+            self.rewind(epoch)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def rewind(self, epoch: int) -> None:
         """Drop the metrics of later epochs, and the summary: the run is under way again."""
-        kept = [row for row in read_metrics(self.folder) if row["epoch"] <= epoch]
-        self._metrics.truncate(0)
-        for row in kept:
-            self.log(row)
+        rows = read_metrics(self.folder) if self._metrics.exists() else []
+        lines = (json.dumps(row).encode() + b"\n" for row in rows if row["epoch"] <= epoch)
+        self._metrics.write_bytes(b"".join(lines))
         (self.folder / SUMMARY).unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
-        """Where best and last weights lie."""
+        """Return where best and last weights lie."""
         return self.folder / CHECKPOINTS
 
     def begin(self, config: dict[str, Any]) -> None:
@@ -49,13 +57,13 @@ class Record:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one epoch."""
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
+        with self._metrics.open("ab") as file:
+            file.write(json.dumps(metrics).encode() + b"\n")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write summary.json whole, and let the folder go."""
         write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self._metrics.close()
+        self._lock.release()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -65,38 +73,40 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _locked(path: Path) -> TextIO:
-    file = path.open("a")
-    try:
-        import fcntl
-    except ImportError:  # not on Windows, where two writers are the user's to avoid
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise LockedError(f"{path.parent}: another process is writing this run") from None
-    return file
-
-
 def held(folder: Path) -> bool:
-    """Whether another process is writing this run."""
+    """Return whether a process is writing this run."""
+    return locks.held(folder / LOCK)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run's end: one of STATUSES, the objective's best value, epochs; None where none is told."""
+
+    status: str
+    value: float | None
+    epochs: int | None
+
+
+def ended(folder: Path) -> Ended | None:
+    """Return how a run ended; None where it has not, or left no summary that can be read."""
     try:
-        _locked(folder / METRICS).close()
-    except LockedError:
-        return True
-    except OSError:
-        return False  # no run writes where nobody may
-    return False
+        summary = read_summary(folder)
+        status, epochs, objective = (summary.get(key) for key in ("status", "epochs", "objective"))
+    except (*BROKEN, AttributeError):
+        return None
+    value = objective.get("value") if isinstance(objective, dict) else None
+    value = value if isinstance(value, int | float) else None
+    epochs = epochs if isinstance(epochs, int) else None
+    return Ended(status, value, epochs) if isinstance(status, str) else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as it is: overrides, choices (group -> option), identity and resolved config."""
+    """Read config.json: overrides, choices (group -> option), identity and resolved config."""
     return json.loads((folder / CONFIG).read_text())
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """One dict an epoch. A last line cut short by a crash is left out."""
+    """Read one dict an epoch. A last line cut short by a crash is left out."""
     rows = []
     for line in (folder / METRICS).read_text().splitlines():
         try:
@@ -107,10 +117,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json as it is."""
+    """Read summary.json."""
     return json.loads((folder / SUMMARY).read_text())
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """study.json of a sweep's folder as it is: the question, the space, each run's place."""
+    """Read study.json of a sweep's folder: the question, the space, each run's place."""
     return json.loads((folder / STUDY).read_text())

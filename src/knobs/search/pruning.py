@@ -1,4 +1,4 @@
-"""Which runs of a search end early, decided by any number of processes on one folder.
+"""Decide which runs of a search end early, in any number of processes on one folder.
 
 A run is looked at after a few epochs, its rungs; at each the best 1 / eta of the runs that came as
 far go on. Nobody waits for the others: a run is ranked among those that are there. The values lie
@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from knobs.errors import ConfigError
+from knobs.locks import Lock
 
-FILE = "rungs.jsonl"
+FILE, LOCK = "rungs.jsonl", "rungs.lock"
 PRUNERS = ("asha", "hyperband", "none")
 
 
@@ -60,12 +61,12 @@ class Pruner:
             )
 
     def rungs(self, epochs: int, run: int = 0) -> list[int]:
-        """Epochs after which a run of so many epochs is looked at."""
+        """Return the epochs after which a run of so many epochs is looked at."""
         rungs = list(self._ladder(epochs))
         return rungs[self.bracket(epochs, run) :]
 
     def bracket(self, epochs: int, run: int) -> int:
-        """Which of hyperband's brackets a run is in; 0 otherwise.
+        """Return which of hyperband's brackets a run is in; 0 otherwise.
 
         A function of the run's number alone; each bracket has its share of any row of numbers.
         The last bracket has no rung: its runs are never ended.
@@ -77,11 +78,11 @@ class Pruner:
         return _turn(run, sizes)
 
     def stop(self, run: int, epoch: int, epochs: int, value: float) -> bool:
-        """Whether a run that has trained `epoch` of its `epochs` should end here; see `stops`."""
+        """Return whether a run should end here, after `epoch` of its `epochs`; see `stops`."""
         return bool(self.stops({run: value}, epoch, epochs))
 
     def stops(self, values: Mapping[int, float], epoch: int, epochs: int) -> set[int]:
-        """Those of some runs that should end here.
+        """Return those of some runs that should end here.
 
         Runs that arrive together are ranked together: a stack ends all but the best 1 / eta of
         its rows at once. Fewer than eta runs at a rung all go on; equal values go on together. A
@@ -103,17 +104,17 @@ class Pruner:
             {"run": run, "value": _json(values[run]), "bracket": bracket, **rung}
             for run, bracket in due.items()
         ]
-        with _held(self.folder / FILE) as file:
-            known = _read(file)
+        with Lock(self.folder / LOCK, wait=True), (self.folder / FILE).open("a+b") as file:
+            earlier = _read(file)
             _append(file, rows)
-        found: dict[int, dict[int, float]] = {b: {} for b in due.values()}
-        for row in known + rows:
-            if row["bracket"] in found and all(row[name] == rung[name] for name in rung):
-                found[row["bracket"]][row["run"]] = self._loss(row["value"])
-        return {run for run, b in due.items() if self._last(run, found[b])}
+        losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
+        for row in earlier + rows:
+            if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
+                losses[row["bracket"]][row["run"]] = self._loss(row["value"])
+        return {run for run, b in due.items() if self._last(run, losses[b])}
 
     def _last(self, run: int, losses: dict[int, float]) -> bool:
-        """Whether a run is not among the best of its rung."""
+        """Return whether a run is not among the best of its rung."""
         if len(losses) < self.eta:
             return False
         return losses[run] > sorted(losses.values())[len(losses) // self.eta - 1]
@@ -131,7 +132,7 @@ class Pruner:
 
 
 def _turn(run: int, sizes: list[int]) -> int:
-    """Whose turn it is, if each place has its share of turns, as evenly spread as can be."""
+    """Return whose turn it is if each place has its share of turns, as evenly as can be."""
     given = [0] * len(sizes)
     for turn in range(run % sum(sizes) + 1):
         behind = [n * (turn + 1) / sum(sizes) - got for n, got in zip(sizes, given, strict=True)]
@@ -144,19 +145,8 @@ def _json(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[BinaryIO]:
-    """The file, read and written by this process alone."""
-    with path.open("a+b") as file:
-        with contextlib.suppress(ImportError):  # Windows, where a rung may miss a value
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
 def _read(file: BinaryIO) -> list[dict[str, Any]]:
-    """Rows in the order written; what is no row is passed over."""
+    """Read rows in the order written; what is no row is passed over."""
     file.seek(0)
     rows = []
     for line in file:

@@ -1,9 +1,9 @@
-"""A search's trials: asked for in batches, told how they went, kept in a journal that resumes.
+"""Keep a search's trials: asked for in batches, told how they went, kept in a journal that resumes.
 
 The journal is an Optuna study an arm, in one file that optuna-dashboard opens. It alone says what
 was tried, so a search goes on where it was, in as many processes as there are: a trial belongs to
-the process that was handed it, by a lock which the system takes back when that process ends, and
-then goes to whoever asks next. A run of knobs keeps its folder and its checkpoint meanwhile.
+the process that was handed it, while that holds a lock file, which the system frees when it ends,
+and then goes to whoever asks next. A run of knobs keeps its folder and its checkpoint meanwhile.
 
 What a trial is told as, since a dropped one would be tried again and bias every estimate:
 
@@ -18,7 +18,8 @@ What a trial is told as, since a dropped one would be tried again and bias every
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,21 +30,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs.errors import ConfigError
+from knobs.locks import Lock, held
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import Knobs, Space, knobs_to_json
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
+PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
 FINISHED = ("finished", "stopped_early")
 LOST = ("diverged", "failed")  # told as the worst so far
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
-
-try:
-    import fcntl
-except ImportError:  # Windows, where one process a search is the user's to keep to
-    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,12 @@ class Search:
         self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
         self.fixed = fixed or {}
         self.exhausted: set[str] = set()  # arms of which every combination was tried
-        self._mine: set[int] = set()  # runs that this process was handed
-        self._lock = _Lock(folder / LOCK if folder else None)
+        self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
+        self._alive = contextlib.ExitStack()
         try:
-            with self._lock.writing():
+            with self._writing():
+                if folder:
+                    self._alive.enter_context(Lock(folder / self._process))
                 self._storage = _storage(folder)
                 self._arms = {arm: self._study(arm) for arm in space.arms}
         except BaseException:
@@ -132,16 +132,16 @@ class Search:
 
     def close(self) -> None:
         """Let go of the trials that were not told: the next to ask gets them."""
-        self._lock.close()
+        self._alive.close()
 
     # -------------------------------------------------------------- asking and telling
     def ask(self, n: int = 1) -> list[Trial]:
-        """Up to n trials to run at the same time; none when the budget is spent or given out.
+        """Return up to n trials to run at once; none when the budget is spent or given out.
 
         First come those of processes that have ended, as they were. While a model is asked, there
         are fewer, or none until those that this process has under way were told.
         """
-        with self._lock.writing():
+        with self._writing():
             handed = self._orphans(n)
             while len(handed) < n and (trial := self._next()):
                 handed.append(trial)
@@ -150,7 +150,7 @@ class Search:
     def tell(
         self, trial: Trial, value: float | None, status: str = "finished", epochs: int | None = None
     ) -> None:
-        """How a trial's run ended; a trial told before stays as it was told first.
+        """Tell how a trial's run ended; a trial told before stays as it was told first.
 
         Args:
             value: the objective, the best so far of a run that was ended early; None or NaN where
@@ -159,11 +159,14 @@ class Search:
             epochs: trained; None: all.
         """
         finite = value is not None and math.isfinite(value)
-        self._mine.discard(trial.run)
-        with self._lock.writing():
-            known = self.trials(trial.arm)[trial.number]
-            if status != "interrupted" and not known.state.is_finished():
-                id_ = known._trial_id
+        with self._writing():
+            stored = self.trials(trial.arm)[trial.number]
+            id_ = stored._trial_id
+            if stored.state.is_finished():
+                return
+            if status == "interrupted":
+                self._storage.set_trial_user_attr(id_, "process", "")
+            else:
                 status = status if finite or status in LOST else "diverged"
                 lost = status in LOST
                 told = self._worst(trial.arm) if lost else float(value)
@@ -171,14 +174,13 @@ class Search:
                 self._storage.set_trial_user_attr(id_, "status", status)
                 self._storage.set_trial_user_attr(id_, "epochs", epochs or self.epochs)
                 self._storage.set_trial_state_values(id_, state, [told])
-            self._lock.release(1 + trial.run)
 
     def trials(self, arm: str) -> list[FrozenTrial]:
-        """An arm's, in the order of their numbers."""
+        """Return an arm's, in the order of their numbers."""
         return self._storage.get_all_trials(self._arms[arm], deepcopy=False)
 
     def best(self, arm: str) -> tuple[Values, float] | None:
-        """The best finished trial's values and objective; None where none finished."""
+        """Return the best finished trial's values and objective; None where none finished."""
         sign = self._sign
         done = [t for t in self.trials(arm) if t.user_attrs.get("status") in FINISHED]
         if not done:
@@ -187,7 +189,7 @@ class Search:
         return methods.from_optuna(self.space.arms[arm], top.params), top.value
 
     def spent(self) -> float:
-        """Of the budget, in its unit, runs under way in full."""
+        """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
         return total * self.epochs if self.unit == "epochs" else total
 
@@ -197,46 +199,53 @@ class Search:
         return 1 if self.mode == "min" else -1
 
     def _outside(self, arm: str, values: Values) -> list[str]:
-        """Knobs whose default lies outside its range, or is missing."""
+        """Return knobs whose default lies outside its range, or is missing."""
         knobs = self.space.arms[arm].items()
         return [name for name, k in knobs if name not in values or not k.contains(values[name])]
 
     def _study(self, arm: str) -> int:
-        """The arm's study, made if it is not there."""
+        """Return the arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
-        known = {s.study_name: s for s in self._storage.get_all_studies()}
-        if name not in known:
-            made = self._storage.create_new_study([direction], name)
+        studies = {s.study_name: s for s in self._storage.get_all_studies()}
+        if name not in studies:
+            id_ = self._storage.create_new_study([direction], name)
             for key, value in about.items():
-                self._storage.set_study_user_attr(made, key, value)
-            return made
-        found = known[name]
-        before = {key: found.user_attrs.get(key) for key in about}
-        if before != about or found.directions != [direction]:
+                self._storage.set_study_user_attr(id_, key, value)
+            return id_
+        study = studies[name]
+        before = {key: study.user_attrs.get(key) for key in about}
+        if before != about or study.directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
                 "other fixed knobs; name another sweep, or give the command as it was"
             )
-        return found._study_id
+        return study._study_id
+
+    def _writing(self) -> contextlib.AbstractContextManager:
+        """Hold the journal for this process alone."""
+        folder = self._folder
+        return Lock(folder / LOCK, wait=True) if folder else contextlib.nullcontext()
 
     def _orphans(self, n: int) -> list[Trial]:
-        """Trials under way whose process has ended; now they are ours."""
-        found = []
-        for arm in self._arms:
-            for trial in self.trials(arm):
-                if trial.state is TrialState.RUNNING and len(found) < n:
-                    handed = self._trial(arm, trial)
-                    if handed.run not in self._mine and self._lock.take(1 + handed.run):
-                        self._mine.add(handed.run)
-                        found.append(handed)
-                        now = datetime.now().isoformat()
-                        self._storage.set_trial_user_attr(trial._trial_id, "resumed", now)
-        return found
+        """Take over trials under way whose process has ended."""
+        locks = self._folder.glob(PROCESS.format("*")) if self._folder else []
+        alive = {self._process, *(path.name for path in locks if held(path))}
+        orphans = [
+            (arm, trial)
+            for arm in self._arms
+            for trial in self.trials(arm)
+            if trial.state is TrialState.RUNNING and trial.user_attrs.get("process") not in alive
+        ][:n]
+        for _, trial in orphans:
+            now = datetime.now().isoformat()
+            self._storage.set_trial_user_attr(trial._trial_id, "process", self._process)
+            self._storage.set_trial_user_attr(trial._trial_id, "resumed", now)
+        return [self._trial(arm, trial) for arm, trial in orphans]
 
     def _next(self) -> Trial | None:
-        """A new trial of the arm that is furthest behind."""
+        """Make a trial of the arm that is furthest behind."""
         spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
         for arm in sorted(spent, key=spent.get):
             share = self._share(spent[arm])
@@ -245,7 +254,7 @@ class Search:
         return None
 
     def _share(self, spent: float) -> float:
-        """Of its budget that an arm has spent; 1 where another run would be too much.
+        """Return the share of its budget an arm has spent; 1 where one more run would be too much.
 
         Pruned runs leave parts of a run over: the total is as near to the budget as can be.
         """
@@ -261,9 +270,8 @@ class Search:
             return None
         default = self.defaults.get(arm)
         phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
-        ours = sum(
-            t.state is TrialState.RUNNING and t.user_attrs["run"] in self._mine for t in before
-        )
+        under_way = [t for t in before if t.state is TrialState.RUNNING]
+        ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
         if ours >= methods.at_once(phase, sum(t.state.is_finished() for t in before)):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
@@ -275,13 +283,14 @@ class Search:
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
             distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
-            user_attrs={"phase": phase, "run": sum(len(self.trials(a)) for a in self._arms)},
+            user_attrs={
+                "phase": phase,
+                "run": sum(len(self.trials(a)) for a in self._arms),
+                "process": self._process,
+            },
         )
         self._storage.create_new_trial(self._arms[arm], template_trial=trial)
-        made = self._trial(arm, self.trials(arm)[-1])
-        self._lock.take(1 + made.run)
-        self._mine.add(made.run)
-        return made
+        return self._trial(arm, self.trials(arm)[-1])
 
     def _trial(self, arm: str, trial: FrozenTrial) -> Trial:
         values = methods.from_optuna(self.space.arms[arm], trial.params)
@@ -301,7 +310,7 @@ class Search:
         ]
 
     def _losses(self, trials: Sequence[FrozenTrial]) -> list[float | None]:
-        """What a method minimises; None under way."""
+        """Return what a method minimises; None under way."""
         own = [None if t.value is None or _lost(t) else self._sign * t.value for t in trials]
         worst = max((loss for loss in own if loss is not None), default=0.0)
         return [
@@ -310,13 +319,12 @@ class Search:
         ]
 
     def _worst(self, arm: str) -> float:
-        """What a lost run is told as."""
-        known = [t for t in self.trials(arm) if t.value is not None and not _lost(t)]
-        values = [trial.value for trial in known]
+        """Return what a lost run is told as."""
+        values = [t.value for t in self.trials(arm) if t.value is not None and not _lost(t)]
         return max(values, key=lambda value: self._sign * value, default=self._sign * WORST)
 
     def _runs(self, arm: str) -> float:
-        """What an arm has spent, in whole runs; those under way in full."""
+        """Return what an arm has spent, in whole runs; those under way in full."""
         return sum(map(self._cost, self.trials(arm)))
 
     def _cost(self, trial: FrozenTrial) -> float:
@@ -325,7 +333,7 @@ class Search:
         return trial.user_attrs["epochs"] / self.epochs if part else 1.0
 
     def _clock(self) -> float:
-        """Minutes in which a run was under way."""
+        """Return the minutes in which a run was under way."""
         now = datetime.now()
         trials = [trial for arm in self._arms for trial in self.trials(arm)]
         spans = [(_began(trial), trial.datetime_complete or now) for trial in trials]
@@ -338,17 +346,17 @@ class Search:
 
 
 def _size(knobs: Knobs) -> float:
-    """How many combinations there are."""
+    """Count the combinations."""
     return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
 
 
 def _lost(trial: FrozenTrial) -> bool:
-    """Whether a run told no value of its own."""
+    """Return whether a run told no value of its own."""
     return trial.user_attrs.get("status") in LOST
 
 
 def _began(trial: FrozenTrial) -> datetime:
-    """When the process that has or had it last began with it."""
+    """Return when the process that has or had it last began with it."""
     resumed = trial.user_attrs.get("resumed")
     return datetime.fromisoformat(resumed) if resumed else trial.datetime_start
 
@@ -359,60 +367,19 @@ def _one_of(what: str, value: str, names: Iterable[str]) -> None:
 
 
 def _storage(folder: Path | None) -> BaseStorage:
-    """The journal, opened while nobody else of ours writes, and freed of what a kill left."""
+    """Open the journal, while nobody else of ours writes, and freed of what a kill left."""
     if folder is None:
         return InMemoryStorage()
     path = folder / JOURNAL
-    if fcntl:
-        path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
-        _drop_half_line(path)
+    path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
+    _drop_half_line(path)
     return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _drop_half_line(path: Path) -> None:
-    """Optuna refuses a journal with a line cut short, for good once another follows."""
+    """Cut half a line off a journal: Optuna refuses one, for good once another follows."""
     with path.open("a+b") as file:
         file.seek(0)
         text = file.read()
         if text and not text.endswith(b"\n"):
             file.truncate(text.rfind(b"\n") + 1)
-
-
-class _Lock:
-    """Bytes of one file, each held by a process and freed by the system when that ends.
-
-    Byte 0 is for who writes the journal, byte 1 + run for who trains that run. POSIX locks are a
-    process's: two searches in one process and folder do not keep each other out.
-    """
-
-    def __init__(self, path: Path | None):
-        self._file = path.open("a+b") if path and fcntl else None
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """The journal for this process alone."""
-        if self._file:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, 0)
-        try:
-            yield
-        finally:
-            self.release(0)
-
-    def take(self, byte: int) -> bool:
-        """Whether the byte is ours now."""
-        if self._file:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-            except OSError:
-                return False
-        return True
-
-    def release(self, byte: int) -> None:
-        """Let others have it."""
-        if self._file:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
-
-    def close(self) -> None:
-        """Let go of everything."""
-        if self._file:
-            self._file.close()

@@ -82,7 +82,7 @@ def grouped(
     jobs: dict[int, Job], read: groups.Reader, width: int | None, timed: dict[str, Group]
 ) -> list[Group]:
     """Return runs of knobs as they train together, any other job by itself, in order."""
-    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's metrics and its log
+    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
     configs = {number: job.config for number, job in jobs.items() if job.config}
     planned = groups.plan_groups(configs, read, width, timed)
     planned += [Group([number]) for number, job in jobs.items() if not job.config]

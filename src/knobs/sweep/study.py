@@ -22,7 +22,7 @@ from knobs.config import command
 from knobs.config.question import Plan
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import STUDY, read_study, read_summary, write_whole
+from knobs.record import BROKEN, STUDY, ended, read_study, write_whole
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
@@ -201,8 +201,8 @@ class StudyRunner:
         numbers = self._numbers()
         groups: dict[str, list[tuple[float, PlacedJob]]] = {}
         for lines, place in jobs:
-            value = _objective(self.folder / str(numbers.get(job_of(lines))))
-            score = -math.inf if value is None else sign * value
+            end = ended(self.folder / str(numbers.get(job_of(lines))))
+            score = -math.inf if end is None or end.value is None else sign * end.value
             key = json.dumps([line for line in lines if not line.startswith("seed=")])
             groups.setdefault(key, []).append((score, (lines, place)))
         means = {key: statistics.mean(v for v, _ in found) for key, found in groups.items()}
@@ -250,7 +250,7 @@ class StudyRunner:
     def _known(self) -> dict[str, dict[str, Any]]:
         try:
             return dict(read_study(self.folder)["runs"])
-        except (*ledger.BROKEN, KeyError, TypeError):
+        except (*BROKEN, KeyError, TypeError):
             return {}
 
     def _print(self, line: str) -> None:
@@ -315,21 +315,11 @@ class Trials(Supply):
         return self.study.sweep.job(lines, label, trial.run)
 
     def _tell(self, number: int) -> None:
-        trial, run = self._under_way.pop(number), self.study.folder / str(number)
-        try:
-            summary = read_summary(run)
-            status, epochs = summary["status"], summary["epochs"]
-        except (*ledger.BROKEN, KeyError, TypeError):  # it never began
-            status, epochs = "failed", None
-        self.search.tell(trial, _objective(run), status, epochs)
-
-
-def _objective(run: Path) -> float | None:
-    """Return the objective's best value of a run; None where there is none."""
-    try:
-        return read_summary(run)["objective"]["value"]
-    except (*ledger.BROKEN, KeyError, TypeError):
-        return None
+        trial, end = self._under_way.pop(number), ended(self.study.folder / str(number))
+        if end is None or end.epochs is None:  # it never began
+            self.search.tell(trial, end and end.value, "failed", None)
+        else:
+            self.search.tell(trial, end.value, end.status, end.epochs)
 
 
 def _value(made: DictConfig, name: str) -> Any:

@@ -1,0 +1,109 @@
+"""Lock files: one holder at a time, through kills, releases and removals."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from knobs.errors import LockedError
+from knobs.locks import Lock, held
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from knobs.locks import Lock
+lock = Lock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(600)
+"""
+COUNT = """
+import sys
+from pathlib import Path
+from knobs.locks import Lock
+lock, number = Path(sys.argv[1]), Path(sys.argv[2])
+for _ in range(100):
+    with Lock(lock, wait=True):
+        number.write_text(str(int(number.read_text()) + 1))
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds a lock file until it is killed."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "x.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_killed_holder_is_named_until_it_is_killed(tmp_path, holder):
+    path = tmp_path / "x.lock"
+    who = f"process {holder.pid} on {platform.node()}"
+    with pytest.raises(LockedError) as error:
+        Lock(path, "{who} is here")
+    assert (str(error.value), error.value.exit_code) == (f"{tmp_path}: {who} is here", 9)
+    assert path.read_text() == f" {who}\n"
+    assert held(path)
+    holder.kill()
+    holder.wait()
+    assert path.exists()
+    with Lock(path):
+        assert path.read_text() == f" process {os.getpid()} on {platform.node()}\n"
+    assert not path.exists()
+
+
+def test_what_a_killed_process_left_is_removed_by_a_look(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    assert not held(tmp_path / "x.lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_holds_what_is_not_there_or_cannot_be_written(tmp_path):
+    assert not held(tmp_path / "x.lock")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "x.lock").mkdir()
+    assert not held(tmp_path / "x.lock")
+
+
+def test_a_release_counts_once(tmp_path):
+    first = Lock(tmp_path / "x.lock")
+    first.release()
+    with Lock(tmp_path / "x.lock"):
+        first.release()  # which removes nothing of the second's
+        assert held(tmp_path / "x.lock")
+
+
+def test_a_lock_file_removed_between_opening_and_locking_is_no_lock(tmp_path, monkeypatch):
+    """B opens A's file, A releases, C makes another: B must not hold the first beside C."""
+    import filelock
+
+    first, taken = Lock(tmp_path / "x.lock"), []
+
+    def late(fd, **options):
+        if not taken:
+            taken.append(None)
+            first.release()
+            taken[0] = Lock(tmp_path / "x.lock")
+        return real(fd, **options)
+
+    real = filelock.lock_descriptor
+    monkeypatch.setattr(filelock, "lock_descriptor", late)
+    with pytest.raises(LockedError):
+        Lock(tmp_path / "x.lock")
+    taken[0].release()
+    Lock(tmp_path / "x.lock").release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_wait_for_each_other_count_exactly(tmp_path):
+    lock, number = tmp_path / "x.lock", tmp_path / "number"
+    number.write_text("0")
+    command = [sys.executable, "-c", COUNT, str(lock), str(number)]
+    for process in [subprocess.Popen(command) for _ in range(3)]:
+        assert process.wait() == 0
+    assert number.read_text() == "300"
+    assert not lock.exists()
