@@ -44,6 +44,7 @@ IGNORED = (  # file, value in it ("" is the whole file, even whether it is there
     ("*/sweep.json", "conf", "digest of conf/ as text, comments included"),
     ("*/trials.journal", "*.worker_id", "process and host"),
     ("*/trials.journal", "*.datetime_*", "date"),
+    ("*/trials.journal", "*.user_attr.resumed", "date"),
     ("*.yaml", "hydra.runtime.cwd", "path of the output folder"),
     ("*.yaml", "hydra.runtime.output_dir", "path of the output folder"),
     ("*.yaml", "hydra.runtime.config_sources.*", "path of the checkout"),
