@@ -49,7 +49,7 @@ IGNORED = (  # file, value in it ("" is the whole file, even whether it is there
     ("*.yaml", "hydra.runtime.output_dir", "path of the output folder"),
     ("*.yaml", "hydra.runtime.config_sources.*", "path of the checkout"),
 )
-# Sentences of report.json, which may be revised: compared by the numbers in them.
+# Sentences of report.json, which may be revised: compared by their numbers, in any order.
 WORDS = ("verdict.[hmt]*", "checks.*.text", "checks.*.do", "next.*.why")
 RUN = "tracking=local hydra.run.dir=run training.epochs=3"
 SWEEP = "-m tracking=local hydra.sweep.dir=sweep training.epochs=2"
@@ -245,7 +245,7 @@ def differences(a: Path, b: Path) -> Iterator[str]:
         for key in left | right:
             one, two = left.get(key, "(absent)"), right.get(key, "(absent)")
             if any(fnmatchcase(key, pattern) for pattern in words):
-                one, two = (re.findall(r"\d+(?:\.\d+)?", str(text)) for text in (one, two))
+                one, two = (sorted(re.findall(r"\d+(?:\.\d+)?", str(t))) for t in (one, two))
             if not same(one, two) and not any(fnmatchcase(key, pattern) for pattern in ignored):
                 yield f"{path}  {key}: {show(one, two)}"
 
