@@ -15,7 +15,7 @@ LAYERS = [
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
     {"targets", "identity", "locks", "metrics", "rng", "shape", "torchvision_shim", "late_compiler",
-     "words", "errors"},
+     "words", "errors", "conflicts"},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 8, 7
 EDGE = {"hydra", "omegaconf", "wandb"}

@@ -15,6 +15,7 @@ import torch
 from knobs import build
 from knobs.data import Data, Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
+from knobs.optimizers import training_mode
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
@@ -191,6 +192,7 @@ def time_solo(run: Run) -> float:
     """Time one optimizer step of a run alone, which takes a few; return seconds."""
     batches = list(_batches(loop.epoch_batches(run)))
     run.model.train()
+    training_mode(run.optimizer, True)
     return _median([(lambda b=b: loop.train_step(run, *b)) for b in batches])
 
 
