@@ -132,9 +132,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     """
     with os.scandir(folder) as items:
         names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
-    numbers = [name for name in names if name.isascii() and name.isdecimal()]
-    numbers.sort(key=lambda name: (int(name), name))
-    runs = (folder / name for name in numbers)
+    numbers = (name for name in names if name.isascii() and name.isdecimal())
+    runs = (folder / name for name in sorted(numbers, key=lambda name: (int(name), name)))
     return [_read_run(run) for run in runs if os.path.lexists(run / CONFIG)]
 
 
