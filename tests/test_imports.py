@@ -138,7 +138,7 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.tracking.sync",
         "knobs.report.__main__",
         "knobs.report.page",
-        "knobs.report.plots",
+        "knobs.report.plots.sections",
     ],
 )
 def test_start_up_imports_no_torch(module):

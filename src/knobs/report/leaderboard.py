@@ -38,7 +38,7 @@ def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> l
     Args:
         confirmed: settings that rank ahead of the others: those stand on the runs that chose them.
     """
-    names = differing(runs)
+    names = _differing(runs)
     settings: dict[str, list[RunRecord]] = {}
     for run in runs:
         settings.setdefault(run.setting or str(run.folder), []).append(run)
@@ -54,7 +54,7 @@ def is_knob(path: str) -> bool:
     return not under(path, NO_KNOBS)
 
 
-def differing(runs: Sequence[RunRecord]) -> list[str]:
+def _differing(runs: Sequence[RunRecord]) -> list[str]:
     """Return the knobs that were overridden in some run and differ, in the order given."""
     readable = [run for run in runs if run.setting]
     keys = [

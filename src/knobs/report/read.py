@@ -132,9 +132,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     """
     with os.scandir(folder) as items:
         names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
-    numbers = [name for name in names if name.isascii() and name.isdecimal()]
-    numbers.sort(key=lambda name: (int(name), name))
-    runs = (folder / name for name in numbers)
+    numbers = (name for name in names if name.isascii() and name.isdecimal())
+    runs = (folder / name for name in sorted(numbers, key=lambda name: (int(name), name)))
     return [_read_run(run) for run in runs if os.path.lexists(run / CONFIG)]
 
 
@@ -271,13 +270,11 @@ def _union(study: Study | None) -> tuple[Knob, ...]:
     """The knobs of all arms; where they differ in bounds, the widest."""
     union: dict[str, Knob] = {}
     for knob in (knob for space in (study.arms.values() if study else ()) for knob in space):
-        old = union.get(knob.name, knob)
-        if (old.choices is None) != (knob.choices is None):
-            continue
-        if knob.choices is not None:
+        old = union.setdefault(knob.name, knob)
+        if old.choices and knob.choices:
             choices = tuple(dict.fromkeys([*old.choices, *knob.choices]))
             union[knob.name] = replace(knob, choices=choices)
-        else:
+        elif not old.choices and not knob.choices:
             low, high = min(old.low, knob.low), max(old.high, knob.high)
             union[knob.name] = replace(knob, low=low, high=high, log=old.log and knob.log)
     return tuple(union.values())

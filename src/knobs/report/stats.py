@@ -103,9 +103,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float | Non
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Return the two-sided p of a mean difference.
-
-    It is the share of sign patterns with a mean as far from 0.
+    """Return the two-sided p of a mean difference: the share of sign patterns as far from 0.
 
     Exact up to 14 pairs, by 65,536 drawn patterns beyond. The smallest p of n pairs is 2 / 2**n.
     """

@@ -13,6 +13,7 @@ from knobs.words import count, listed, number, percent, sd, sentence, short
 MOST = 40  # settings compared with the winner
 MOST_PAIRS = 5  # settings of each side of which all pairs are compared
 LONG = 48  # letters of two names that a sentence can still carry
+Group = Sequence[Comparison]
 
 
 def verdict(sweep: Sweep) -> Verdict:
@@ -62,9 +63,7 @@ def verdict(sweep: Sweep) -> Verdict:
 
 
 # ------------------------------------------------------------------ the headline
-def headline(
-    winner: Candidate, compared: Sequence[Comparison], objective: Objective, noise: Noise
-) -> str:
+def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:
     """Say in one sentence who won, against whom, and on how many seeds."""
     groups: dict[str, list[Comparison]] = {"level": [], "beaten": [], "ahead": [], "unknown": []}
     for comparison in compared:
@@ -104,7 +103,7 @@ def headline(
     return sentence(text) if text.startswith("the ") else f"{text}."  # a name is typed as it is
 
 
-def _extent(level: Sequence[Comparison], objective: Objective, noise: Noise) -> str:
+def _extent(level: Group, objective: Objective, noise: Noise) -> str:
     """`difference 0.1 ± 0.4 points, 5 paired seeds`."""
     pairs = [c.paired for c in level if c.paired]
     largest = max(pairs, key=lambda p: abs(p.mean))
@@ -125,12 +124,7 @@ def _spread(objective: Objective, noise: Noise) -> str:
     return "" if noise.sd is None else f", seed standard deviation {objective.amount(noise.sd)}"
 
 
-def _beats(
-    winner: Candidate,
-    level: Sequence[Comparison],
-    beaten: Sequence[Comparison],
-    objective: Objective,
-) -> str:
+def _beats(winner: Candidate, level: Group, beaten: Group, objective: Objective) -> str:
     """`both beat sgd by 2.3 points`, where each of them does."""
     every = 0 < len(level) < MOST_PAIRS and all(
         (pairs := paired(a.other.values, b.other.values, objective.sign)) and pairs.beats
@@ -144,21 +138,18 @@ def _beats(
     return f"{who} {_by(beaten, objective)}" + ("" if level else f" on {_fewest(beaten)}")
 
 
-def _by(group: Sequence[Comparison], objective: Objective) -> str:
+def _by(group: Group, objective: Objective) -> str:
     """`sgd by 2.3 points`, `a by 1.0 and b by 2.3 points`, `the other 12 by 0.8 to 72 points`."""
     gains = [c.paired.mean if c.paired else 0.0 for c in group]
     if len(group) <= 3:
-        return listed(
-            [
-                f"{c.other.name} by {objective.amount(gain, unit=c is group[-1])}"
-                for c, gain in zip(group, gains, strict=True)
-            ]
-        )
+        units = [c is group[-1] for c in group]
+        amounts = map(objective.amount, gains, units)
+        return listed([f"{c.other.name} by {a}" for c, a in zip(group, amounts, strict=True)])
     span = f"{objective.amount(min(gains), unit=False)} to {objective.amount(max(gains))}"
     return f"{len(group)} others by {span}"
 
 
-def _fewest(group: Sequence[Comparison]) -> str:
+def _fewest(group: Group) -> str:
     """The number of seeds behind a statement: the least of the pairs in it."""
     n = min((c.paired.n for c in group if c.paired), default=0)
     return "one run each" if n == 1 else f"{n} paired seeds"

@@ -26,10 +26,7 @@ class Space:
     """
 
     def __init__(
-        self,
-        knobs: Sequence[Knob],
-        rows: Sequence[dict[str, Any]],
-        default: dict[str, Any] | None,
+        self, knobs: Sequence[Knob], rows: Sequence[dict[str, Any]], default: dict[str, Any] | None
     ):
         seen = [*rows, *([] if default is None else [default])]
         at, scales = np.zeros((len(seen), len(knobs))), []
