@@ -45,16 +45,8 @@ IGNORED = (  # file, value in it ("" is the whole file, even whether it is there
     ("*/trials.journal", "*.worker_id", "process and host"),
     ("*/trials.journal", "*.datetime_*", "date"),
     ("*/trials.journal", "*.user_attr.resumed", "date"),
-    (
-        "*/trials.journal",
-        "*.user_attr.process",
-        "which process has the trial; before, a byte's lock",
-    ),
-    (
-        "*/config.json",
-        "run.number",
-        "new: a run's number stands in its record, not in a folder's name",
-    ),
+    ("*/trials.journal", "*.user_attr.process", "who has the trial; before, a lock on a byte"),
+    ("*/config.json", "run.number", "new: before, it was read from the folder's name"),
     ("*.yaml", "hydra.runtime.cwd", "path of the output folder"),
     ("*.yaml", "hydra.runtime.output_dir", "path of the output folder"),
     ("*.yaml", "hydra.runtime.config_sources.*", "path of the checkout"),
