@@ -19,9 +19,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
+import knobs
 from knobs import targets
+from knobs.errors import ConfigError
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.sweep import launch
+from knobs.training import loop
 
 SWEEPS = Path("outputs/sweeps")
 # A sweep as a process of its own, whose checkpoints are never old.
@@ -280,6 +283,46 @@ def test_divergence_is_a_result(sweep, tmp_path):
         ("1", "0.1", "finished"),
         ("2", "1e+30", "diverged"),
     ]
+
+
+def test_a_grid_of_which_all_values_but_the_lowest_diverge_ends_well(sweep, tmp_path):
+    code, _ = sweep("sweep=s", "optimizer=sgd", "optimizer.lr=1e-2,1e5,1e6", "training.epochs=2")
+    assert code == 0
+    assert [row["status"] for row in leaderboard(tmp_path / SWEEPS / "s")] == [
+        "finished", "diverged", "diverged",
+    ]  # fmt: skip
+    report = knobs.report(SWEEPS / "s")
+    shrink = ("failures", "Search optimizer.lr below 100000.")
+    assert shrink in [(finding.check, finding.do) for finding in report.findings]
+
+
+def test_a_fault_of_the_report_costs_no_run_and_no_leaderboard(sweep, tmp_path, monkeypatch):
+    """It is told as the report's own, exit code 1; as is one that calls itself a fault of config."""
+
+    def broken(folders):
+        raise ConfigError("lr: low=0.1, high=0.1")
+
+    monkeypatch.setattr("knobs.report.analysis.make", broken)
+    code, out = sweep("sweep=s", "+study=lr", "search.runs=2", "study.seeds=1", "training.epochs=1")
+    assert code == 1
+    assert "the report failed (ConfigError: lr: low=0.1, high=0.1), a fault of its own" in out
+    assert "rank  val/accuracy" in out
+    assert {row["rank"] for row in leaderboard(tmp_path / SWEEPS / "s")} >= {"1", "2"}
+
+
+def test_an_error_without_a_word_fails_its_job_alone(sweep, monkeypatch):
+    """`str(error)` is empty: the name of its class is told."""
+    whole = loop.fit
+
+    def fit(run, *args):
+        if run.seed == 1:
+            raise AssertionError
+        return whole(run, *args)
+
+    monkeypatch.setattr(loop, "fit", fit)
+    code, out = sweep("seed=0,1", "optimizer=rprop", "training.epochs=1", "training.batch_size=512")
+    assert code == 10
+    assert "job 1 failed: AssertionError: AssertionError" in out
 
 
 def test_files_that_differ_are_jobs_that_differ(sweep, tmp_path):
