@@ -173,7 +173,7 @@ def sample(page, first):
 
 def test_the_sample_of_a_run_is_what_a_run_prints(tmp_path):
     """A change of the output needs the sample recorded anew."""
-    done = run(tmp_path, str(REPO / "train.py"), "tracking=local")
+    done = run(tmp_path, str(REPO / "train.py"))
     printed = masked(done.stdout)
     shown = [line for line in masked(sample(README, "digits-mlp-adam\n")) if line != "..."]
     assert len(shown) >= 10
