@@ -1,0 +1,243 @@
+"""README.md and docs/: every command and Python snippet runs, every link resolves, output is real."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+from PIL import Image
+
+from knobs.cli import ordered_groups
+
+# The log is a dated record: its commands are those of their day.
+PAGES = {
+    path.name: path.read_text()
+    for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))
+    if path.name != "LOG.md"
+}
+README = PAGES["README.md"]
+ENDINGS = ("finished: best val/", "nothing was trained", "rank  val/", "page: ")
+
+
+def blocks(language):
+    """(page, text) of every block in a language."""
+    return [
+        (name, block)
+        for name, page in PAGES.items()
+        for block in re.findall(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    ]
+
+
+LINES = list(
+    dict.fromkeys(
+        line
+        for _, block in blocks("bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line and not line.startswith("#")
+    )
+)
+MAKE = [line for line in LINES if line.startswith("make ")]
+COMMANDS = [line for line in LINES if line not in MAKE]
+# A block under a line that is a path in backquotes is that file; the commands find it there.
+FILE = r"^`(\S+)`:\n\n```(?:yaml|python)\n(.*?)^```"
+FILES = [found for page in PAGES.values() for found in re.findall(FILE, page, re.DOTALL | re.M)]
+SNIPPETS = [s for _, s in blocks("python") if s not in {text for _, text in FILES}]
+
+
+# ------------------------------------------------------------------ a folder to run in
+def run(cwd, *words, env=None):
+    """A command in a folder, without W&B and on one thread."""
+    paths = [str(cwd), *filter(None, [os.environ.get("PYTHONPATH")])]  # mylab lies beside train.py
+    quiet = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    env = os.environ | quiet | (env or {})
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory):
+    """outputs/ with the run and the sweep that the pages call DATE/TIME-NAME and NAME."""
+    folder, train = tmp_path_factory.mktemp("outputs"), str(REPO / "train.py")
+    for words in (
+        ["training.epochs=1", "hydra.run.dir=outputs/runs/DATE/TIME-NAME"],
+        ["-m", "sweep=NAME", "optimizer.lr=1e-3,3e-3,1e-2,3e-2", "seed=0,1", "training.epochs=1"],
+    ):
+        done = run(folder, train, *words)
+        assert done.returncode == 0, done.stderr
+    return folder / "outputs"
+
+
+@pytest.fixture
+def folder(tmp_path, request):
+    """A working folder with the files that commands and snippets name."""
+    (tmp_path / "train.py").symlink_to(REPO / "train.py")
+    rows = "".join(f"{i % 7},{'ab'[i % 2] if i % 5 else ''},{i * 1.5}\n" for i in range(80))
+    (tmp_path / "house.csv").write_text("rooms,kind,price\n" + rows)
+    rows = "".join(f"word{i % 9} and more,{'xyz'[i % 3]}\n" for i in range(90))
+    (tmp_path / "mail.csv").write_text("body,topic\n" + rows)
+    for c, name in enumerate(("cat", "dog")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (40, 40), (c * 200, i, 10)).save(
+                tmp_path / "pictures" / name / f"{i}.png"
+            )
+    for path, text in FILES:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    text = str(request.node.callspec.params) if hasattr(request.node, "callspec") else ""
+    if "NAME" in text:
+        shutil.copytree(request.getfixturevalue("outputs"), tmp_path / "outputs")
+    return tmp_path
+
+
+# ------------------------------------------------------------------ commands
+def split(line):
+    """A shell line -> its variables and its words."""
+    words = shlex.split(line)
+    count = next(i for i, word in enumerate(words) if not re.fullmatch(r"[A-Z_]+=.*", word))
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def test_every_command_is_run():
+    """A command of another kind needs a way to be tested here."""
+    assert len(COMMANDS) >= 30
+    other = [
+        c for c in COMMANDS if split(c)[1][:2] not in (["python", "train.py"], ["python", "-m"])
+    ]
+    assert other == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command, folder):
+    variables, words = split(command)
+    words = words[1:]
+    if words[0] == "train.py":
+        words = [str(REPO / "train.py"), *words[1:]]
+        given = any(word.startswith("training.epochs") for word in words)
+        words += [] if given else ["training.epochs=1"]
+    done = run(folder, *words, env=variables)
+    assert done.returncode == 0, done.stderr
+    if words[0] != "train.py":
+        assert any(ending in done.stdout for ending in ENDINGS), done.stdout
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_a_make_command_has_a_target(command):
+    done = subprocess.run(
+        ["make", "-sn", *shlex.split(command)[1:]], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "python" in done.stdout.splitlines()[-1]
+
+
+def test_a_study_by_make_is_a_study():
+    study = 'make sweep ARGS="+study=optimizer"'
+    assert study in MAKE
+    done = subprocess.run(
+        ["make", "-sn", *shlex.split(study)[1:]], cwd=REPO, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1].endswith("python train.py -m +study=optimizer")
+
+
+def test_make_lists_its_targets():
+    done = subprocess.run(["make", "-s"], cwd=REPO, capture_output=True, text=True, check=True)
+    targets = {line.split()[0] for line in done.stdout.splitlines()}
+    assert targets >= {"train", "sweep", "report", "sync", "test", "check", "bench"}
+
+
+# ------------------------------------------------------------------ snippets
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_a_snippet_runs(snippet, folder):
+    done = run(folder, "-W", "error", "-c", snippet)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------ output
+def masked(text):
+    """Lines with numbers, times and folders out of sight, and spaces as one."""
+    lines = (re.sub(r"\d[\w.,:+-]*", "#", line) for line in text.splitlines())
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def sample(page, first):
+    """The output block that begins with a line."""
+    found = re.findall(rf"^```\n({re.escape(first)}.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(found) == 1, first
+    return found[0]
+
+
+def test_the_sample_of_a_run_is_what_a_run_prints(tmp_path):
+    """A change of the output needs the sample recorded anew."""
+    done = run(tmp_path, str(REPO / "train.py"))
+    printed = masked(done.stdout)
+    shown = [line for line in masked(sample(README, "digits-mlp-adam\n")) if line != "..."]
+    assert len(shown) >= 10
+    assert [line for line in shown if line not in printed] == []
+
+
+def test_the_sample_of_faults_is_what_the_check_prints(tmp_path):
+    command = next(c for c in re.findall(r"^\$ (python train.py .*)$", README, re.MULTILINE))
+    done = run(tmp_path, str(REPO / "train.py"), *shlex.split(command)[2:])
+    assert done.returncode == 2
+    assert done.stderr.strip() == sample(README, f"$ {command}").partition("\n")[2].strip()
+
+
+@pytest.mark.parametrize("page", ["README.md", "studies.md"])
+def test_the_sample_of_a_report_has_the_columns_of_a_report(page, outputs):
+    """Of importance; a grid has no default config and so no expected gain."""
+    done = run(outputs.parent, "-m", "knobs.report", "outputs/sweeps/NAME", "--out", "report")
+    assert done.returncode == 0, done.stderr
+    head = next(line for line in masked(done.stdout) if line.startswith("knob "))
+    assert any(line.startswith(f"{head} ") for line in masked(PAGES[page])), head
+
+
+# ------------------------------------------------------------------ what is said exists
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_resolves(page):
+    """Files, and headings of pages, as GitHub names them; code in backquotes that is a path too."""
+    here = REPO if page == "README.md" else REPO / "docs"
+    links = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    for link in links:
+        if link.startswith("http"):
+            continue
+        path, _, heading = link.partition("#")
+        target = (here / path).resolve() if path else here / page
+        assert target.exists(), link
+        if heading:
+            heads = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            ids = {re.sub(r"[^\w\s-]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert heading in ids, link
+    for path in re.findall(r"`((?:tests|conf|docs|benchmarks)/[\w/.-]+)`", PAGES[page]):
+        assert (REPO / path).exists(), path
+
+
+def knobs_table():
+    """Group -> the options that the README's table names."""
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", README, re.MULTILINE)
+    return {
+        group: [o for o in options.strip().split(", ") if o != "..."] for group, options in rows
+    }
+
+
+def test_the_table_of_knobs_has_every_group():
+    groups = {p.name for p in (REPO / "conf").iterdir() if p.is_dir()} - {"hydra"}
+    assert set(knobs_table()) == groups, "a folder of conf/ is a row of the table in README.md"
+
+
+@pytest.mark.parametrize("group", knobs_table())
+def test_the_table_of_knobs_names_options_that_exist(group):
+    """The default first. It need not name them all: a new YAML changes no page."""
+    named = knobs_table()[group]
+    options = {p.stem for p in (REPO / "conf" / group).glob("*.yaml")}
+    assert [o for o in named if o not in options] == []
+    default = ordered_groups().get(group)
+    assert named[0] == default or default in (None, "null")
