@@ -2,14 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, late_compiler, optimizers, schedulers, trust
+from knobs import init, late_compiler, limits, optimizers, schedulers, trust
 from knobs.data import Data
 from knobs.shape import Shape
 
@@ -76,7 +76,7 @@ def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:
     node = config["optimizer"]
     groups = optimizers.param_groups(
         net,
-        spare_biases=not config["regularization"]["l2_biases"],
+        exclude_bias_and_norm=not config["regularization"]["l2_biases"],
         split_hidden=node["_target_"] == "knobs.optimizers.Muon",
     )
     return make("optimizer", node)(groups)
@@ -92,28 +92,28 @@ def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRS
 
 
 # ------------------------------------------------------------------ checks that need the classes
-def argument_faults(config: dict) -> list[str]:
-    """Arguments that targets do not take, and those they need and are not given."""
-    faults = []
-    for path, target, node in trust.targets(config):
-        takes = _signature(trust.resolve(path, target)).parameters
-        own = OWN_KEYS.get(path, set())
-        if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-            continue  # such a target says itself what it does not take; see rehearse
-        given = {k for k in node if k not in own and k not in ("_target_", "_partial_")}
-        faults += [
-            f"{path}.{name}={node[name]}: {target} takes no argument {name}"
-            + trust.did_you_mean(name, takes)
-            for name in sorted(given - set(takes))
-        ]
-        faults += [
-            f"{path}.{name}: {target} needs it; give {path}.{name}=VALUE"
-            for name, p in takes.items()
-            if p.default is p.empty
-            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            and name not in given | GIVEN.get(path, set())
-        ]
-    return faults
+def argument_faults(config: dict, where: limits.Where) -> list[str]:
+    """Return a line for each argument that a target does not take, lacks, or takes otherwise."""
+    return [fault for part in trust.targets(config) for fault in _argument_faults(*part, where)]
+
+
+def _argument_faults(path: str, target: str, node: dict, where: limits.Where) -> Iterator[str]:
+    takes = _signature(trust.resolve(path, target)).parameters
+    given = sorted(node.keys() - OWN_KEYS.get(path, set()) - {"_target_", "_partial_"})
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target
+        for name in given:
+            if name not in takes:
+                near = trust.did_you_mean(name, takes)
+                yield f"{path}.{name}={node[name]}: {target} takes no argument {name}{near}"
+        for name, p in takes.items():
+            named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if named and p.default is p.empty and name not in {*given, *GIVEN.get(path, ())}:
+                yield f"{path}.{name}: {target} needs it; give {path}.{name}=VALUE"
+    values = schedulers.lengths(node, 1) if path.startswith("scheduler") else node
+    for name in given:
+        rule = name in takes and limits.of_type(takes[name].annotation)
+        if rule and not rule.accepts(values[name]) and not limits.rule(f"{path}.{name}", *where):
+            yield f"{path}.{name}={node[name]}: must be {rule.says}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -121,10 +121,22 @@ def _signature(target: Callable) -> inspect.Signature:
     return inspect.signature(target)
 
 
-def rehearse(config: dict) -> list[str]:
-    """What torch itself refuses: build what needs no data, on a stand-in network."""
-    training = config["training"]
-    stand_in = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+def norm_faults(config: dict) -> Iterator[str]:
+    """Yield a line where the model's signature leaves out the normalization that is asked for."""
+    target, norm = config["model"]["_target_"], config["regularization"]["norm"]
+    takes = _signature(trust.resolve("model", target)).parameters
+    rule = "norm" in takes and limits.of_type(takes["norm"].annotation)
+    if rule and not rule.accepts(norm):
+        yield f"regularization.norm={norm}: {target} takes {rule.says}"
+
+
+def dry_build(config: dict) -> list[str]:
+    """Return what torch itself refuses: build what needs no data, on a stand-in network."""
+    training, scheme = config["training"], config["init"]
+    layers = [nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)]
+    if "conv" in scheme or config["model"]["inputs"] == ["image"]:
+        layers.append(nn.Conv2d(2, 2, 3))
+    stand_in = nn.Sequential(*layers)
     faults = []
 
     def attempt(path: str, build: Callable[[], Any]) -> Any:
@@ -135,7 +147,7 @@ def rehearse(config: dict) -> list[str]:
         return None
 
     attempt("activation", lambda: make("activation", config["activation"])())
-    if not faults and not config["init"].get("_target_", "torch.").startswith("knobs."):
+    if not faults and not scheme.get("_target_", "torch.").startswith("knobs."):
         attempt("init", functools.partial(initialize, config, stand_in, torch.zeros(1, 2)))
     made = attempt("optimizer", functools.partial(optimizer, config, stand_in))
     if made is not None:

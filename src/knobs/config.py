@@ -18,12 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs import ledger, resolvers, trust
+from knobs import ledger, limits, resolvers, trust
 from knobs.compose import Composer
 from knobs.conflicts import conflicts
 from knobs.errors import ConfigError, UserError
 from knobs.identity import leaves
-from knobs.limits import RULES
 from knobs.search.plan import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.search.plan import plan as make_plan
 from knobs.trust import did_you_mean
@@ -154,7 +153,9 @@ def _plan(
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
         made = composer(lines)
-        if faults := list(_rule_faults({"search": _raw(made.search)})):
+        if faults := list(
+            _rule_faults({"search": _raw(made.search)}, limits.where(made.hydra.runtime))
+        ):
             return None, faults
         study = None
         if "study" in made:
@@ -205,23 +206,26 @@ def check(plain: dict) -> list[str]:
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
     config = {name: node for name, node in plain.items() if name not in ("hydra", "study")}
-    faults = list(_rule_faults(config))
+    job = HydraConfig.get() if HydraConfig.initialized() else {}
+    where = limits.where(plain.get("hydra", job).get("runtime", {}))
+    faults = list(_rule_faults(config, where))
     if not faults:
         faults = conflicts(config)
     from knobs import build  # late: it imports torch
 
-    faults += build.argument_faults(config)
-    return faults or build.rehearse(config)
+    faults += [*build.argument_faults(config, where), *build.norm_faults(config)]
+    return faults or build.dry_build(config)
 
 
-def _rule_faults(config: dict) -> Iterator[str]:
-    """Values that the table of rules does not accept, and keys that it does not know."""
+def _rule_faults(config: dict, where: limits.Where) -> Iterator[str]:
+    """Values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):
-        rule = RULES.get(path)
+        rule = limits.rule(path, *where)
         if rule and not rule.accepts(value):
             yield f"{path}={_show(value)}: must be {rule.says}"
         elif not rule and not _inside_target(config, path):
-            yield f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}"
+            near = did_you_mean(path, limits.paths(where.folders))
+            yield f"{path}={_show(value)}: no such key{near}"
 
 
 def resolve(config: DictConfig) -> dict:
@@ -349,7 +353,7 @@ def _compose_without_faults(
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
-    known = sorted({*RULES, *_paths(base)})
+    known = {*limits.paths((*folders, CONF)), *_paths(base)}
     good = []
     for override in parsed:
         path = override.key_or_group.replace("/", ".")

@@ -120,14 +120,14 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
         if not upper and knob.low >= 0 > new:
             new = knob.low / 2
     new = round(new) if knob.integer else float(f"{new:.2g}")
-    rule = limits.RULES.get(knob.name)
+    rule = limits.rule(knob.name)
     if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
 
 
 def _may_be_off(knob: Knob) -> bool:
-    rule = limits.RULES.get(knob.name)
+    rule = limits.rule(knob.name)
     return rule is not None and rule.accepts(0.0)
 
 
