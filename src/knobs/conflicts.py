@@ -12,7 +12,7 @@ METRICS = {
 
 
 def conflicts(config: dict) -> list[str]:
-    """One line for each pair of values at odds, naming the one to change."""
+    """Return a line for each pair of incompatible values, naming the one to change."""
     return [f"{path}={value}: {why}" for path, value, why in _conflicts(config)]
 
 
@@ -49,8 +49,6 @@ def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
     elif l2 is not None and l2 != optimizer["weight_decay"]:
         other = f"optimizer.weight_decay={optimizer['weight_decay']}"
         yield "regularization.l2", l2, f"and {other} are the same knob; set one of them"
-    if model["name"] == "text_transformer" and reg["norm"] == "batch":
-        yield "regularization.norm", "batch", "text_transformer has layer norms; null or layer"
     if "heads" in model and model["embedding_dim"] % model["heads"]:
         why = f"must divide model.embedding_dim={model['embedding_dim']}"
         yield "model.heads", model["heads"], why
@@ -63,5 +61,5 @@ def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
     if path and not Path(path).is_file():
         yield "init.path", path, "no such file"
     if training["accumulate"] > training["batch_size"]:
-        why = f"more pieces than training.batch_size={training['batch_size']} examples"
+        why = f"more microbatches than training.batch_size={training['batch_size']} examples"
         yield "training.accumulate", training["accumulate"], why
