@@ -14,6 +14,7 @@ Without one, the group's other options say what a key of this name may hold, and
 signature of the `_target_` or the type of the default (`true`: true or false).
 """
 
+import contextlib
 import functools
 import math
 import operator
@@ -34,6 +35,7 @@ BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+(?:e-?\d+)?(?:\^\d+)?)")
 NUMBER = re.compile(rf"(whole )?(?:number)?((?: ?(?:and )?{BOUND.pattern})*)")
 EACH = re.compile(r"(?:list of )?(?:(\d+ )?items, )?each (.+)")
 LINE = re.compile(r"( *)(\w+):(?: +(.*?))??(?:\s+# ?(.*))?")
+OPEN = "[{$?"  # how a default begins that is no plain value
 NO_DEFAULTS = ("hydra", "study", "experiment")  # folders whose files set other groups' keys
 
 
@@ -118,9 +120,13 @@ NAMES = {"None": type(None), "Tensor": "Tensor"} | {
 }
 
 
-def _value(text: str) -> float:
+def _value(text: str) -> Any:
+    """Return what a plain value stands for as a YAML has it; `2^63` too."""
     base, _, power = text.partition("^")
-    return float(base) ** int(power or 1)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(base) ** int(power or 1)
+    return VALUES.get(text, text)
 
 
 # ------------------------------------------------------------------ where a rule comes from
@@ -157,8 +163,11 @@ def _part(text: str) -> Rule | None:
 def of_comment(comment: str, default: str) -> Rule | None:
     """Return the rule that a comment begins with; words that leave out the default are prose."""
     rule = parse(re.split(r"[;:(]", comment, maxsplit=1)[0].strip())
-    is_word = default.isidentifier() and default not in VALUES
-    return None if rule and is_word and not rule.accepts(default) else rule
+    if rule is None:
+        return None
+    value, choice = _value(default), not rule.parts and rule.says.startswith("one of ")
+    prose = choice or isinstance(value, str)
+    return rule if not prose or default[0] in OPEN or rule.accepts(value) else None
 
 
 def of_type(kind: Any) -> Rule | None:
@@ -178,12 +187,10 @@ def of_type(kind: Any) -> Rule | None:
 
 def of_default(text: str) -> Rule:
     """Return the rule of a default as a YAML has it."""
-    if text in ("true", "false"):
-        return flag
-    if re.fullmatch(r"[-+\d.]+(e[-+]?\d+)?", text):
-        return number(whole=text.lstrip("-").isdigit())
-    is_text = text not in ("null", "???") and text[0] not in "[{$"
-    return Rule("a word", lambda value: isinstance(value, str)) if is_text else anything
+    value = _value(text)
+    if text[0] in OPEN or value is None:
+        return anything
+    return Rule("a word", lambda v: isinstance(v, str)) if text == '""' else PLAIN[type(value)]
 
 
 # ------------------------------------------------------------------ the folders of configs
@@ -194,13 +201,13 @@ def read(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
     for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
         group = "" if file.parent == folder else f"{file.parent.name}."
         sections = [(-1, group)]  # (indentation, prefix of the keys)
-        lines = file.read_text().splitlines() if group[:-1] not in NO_DEFAULTS else []
-        for indent, name, default, comment in (m.groups() for m in map(LINE.fullmatch, lines) if m):
+        lines = map(LINE.fullmatch, file.read_text().splitlines())
+        for indent, name, default, comment in (match.groups() for match in lines if match):
             while sections[-1][0] >= len(indent):
                 sections.pop()
             path = f"{sections[-1][1]}{name}"
             sections.append((len(indent), f"{path}."))
-            if default:
+            if default and path.split(".")[0] not in NO_DEFAULTS:
                 keys.setdefault(path, {})[file.stem] = (default, comment or "")
     return keys
 
