@@ -434,7 +434,8 @@ def test_elementwise_modules_stack_as_they_are(kind):
     module = kind(0.1, 0.2) if kind is nn.Threshold else kind()
     x = torch.linspace(-4, 4, 24).view(2, 3, 4).double()
     found = stacked([module, module], Noise(2, CPU))(x.clone())
-    assert torch.equal(found, torch.stack([module(row.clone()) for row in x]))
+    expected = torch.stack([module(row.clone()) for row in x])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(("model", "kind"), [("resnet18", "ResNet"), ("text_lstm", "LSTM")])

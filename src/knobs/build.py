@@ -92,12 +92,12 @@ def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRS
 
 
 # ------------------------------------------------------------------ checks that need the classes
-def argument_faults(config: dict, where: limits.Where) -> list[str]:
+def argument_faults(config: dict, where: dict[str, Any]) -> list[str]:
     """Return a line for each argument that a target does not take, lacks, or takes otherwise."""
     return [fault for part in trust.targets(config) for fault in _argument_faults(*part, where)]
 
 
-def _argument_faults(path: str, target: str, node: dict, where: limits.Where) -> Iterator[str]:
+def _argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
     takes = _signature(trust.resolve(path, target)).parameters
     given = sorted(node.keys() - OWN_KEYS.get(path, set()) - {"_target_", "_partial_"})
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target
@@ -112,7 +112,7 @@ def _argument_faults(path: str, target: str, node: dict, where: limits.Where) ->
     values = schedulers.lengths(node, 1) if path.startswith("scheduler") else node
     for name in given:
         rule = name in takes and limits.of_type(takes[name].annotation)
-        if rule and not rule.accepts(values[name]) and not limits.rule(f"{path}.{name}", *where):
+        if rule and not rule.accepts(values[name]) and not limits.rule(f"{path}.{name}", **where):
             yield f"{path}.{name}={node[name]}: must be {rule.says}"
 
 

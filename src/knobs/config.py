@@ -217,14 +217,14 @@ def check(plain: dict) -> list[str]:
     return faults or build.dry_build(config)
 
 
-def _rule_faults(config: dict, where: limits.Where) -> Iterator[str]:
+def _rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     """Values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):
-        rule = limits.rule(path, *where)
+        rule = limits.rule(path, **where)
         if rule and not rule.accepts(value):
             yield f"{path}={_show(value)}: must be {rule.says}"
         elif not rule and not _inside_target(config, path):
-            near = did_you_mean(path, limits.paths(where.folders))
+            near = did_you_mean(path, limits.paths(where["folders"]))
             yield f"{path}={_show(value)}: no such key{near}"
 
 

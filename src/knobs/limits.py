@@ -24,11 +24,17 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import knobs
 
 CONF = Path(knobs.__file__).parents[2] / "conf"
+TEXTS = {
+    "word": "(?s).+",
+    "word of 1 to 64 characters": "(?s).{1,64}",
+    "name of letters, digits, ., - and _": r"\w[\w.-]*",
+    "percentage of the run": r"0*(\d\d?(\.\d+)?|100(\.0+)?)%",
+}
 VALUES = {"null": None, "true": True, "false": False}
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+(?:e-?\d+)?(?:\^\d+)?)")
@@ -95,26 +101,15 @@ def percent(value: Any) -> float | None:
     return float(match[1]) / 100 if match else None
 
 
-def _in_a_path(value: Any) -> bool:
-    return type(value) in (str, int, float) and bool(re.fullmatch(r"\w[\w.-]*", str(value)))
+def text(phrase: str) -> Rule:
+    """Accept the texts that one of TEXTS means; numbers name folders too."""
+    kinds = (str, int, float) if phrase.startswith("name") else (str,)
+    says = f"a {phrase}" + " such as 30%" * phrase.startswith("percentage")
+    return Rule(says, lambda v: type(v) in kinds and bool(re.fullmatch(TEXTS[phrase], str(v))))
 
 
 null, flag, anything = one_of(None), one_of(True, False), Rule("any value", lambda value: True)
-word = Rule("a word", lambda v: isinstance(v, str) and v != "")
-PHRASES = {
-    "word": word,
-    "word of 1 to 64 characters": Rule(
-        "a word of 1 to 64 characters", lambda v: word.accepts(v) and len(v) <= 64
-    ),
-    "name of letters, digits, ., - and _": Rule(
-        "a name of letters, digits, ., - and _", _in_a_path
-    ),
-    "percentage of the run": Rule(
-        "a percentage of the run such as 30%",
-        lambda v: (2 if (p := percent(v)) is None else p) <= 1,
-    ),
-}
-PLAIN = {bool: flag, int: number(whole=True), float: number(), str: word, type(None): null}
+PLAIN = {bool: flag, int: number(whole=True), float: number(), str: text("word"), type(None): null}
 NAMES = {"None": type(None), "Tensor": "Tensor"} | {
     kind.__name__: kind for kind in (bool, int, float, str)
 }
@@ -142,21 +137,21 @@ def parse(text: str) -> Rule | None:
     return None if None in rules else either(*rules)
 
 
-def _part(text: str) -> Rule | None:
+def _part(words: str) -> Rule | None:
     """Return the rule of one alternative."""
-    text = re.sub("^an? ", "", text.strip())
-    if text.startswith("null or ") and (rest := parse(text.removeprefix("null or "))):
+    words = re.sub("^an? ", "", words.strip())
+    if words.startswith("null or ") and (rest := parse(words.removeprefix("null or "))):
         return either(null, rest)
-    if text in PHRASES:
-        return PHRASES[text]
-    if text and (match := NUMBER.fullmatch(text)):
+    if words in TEXTS:
+        return text(words)
+    if words and (match := NUMBER.fullmatch(words)):
         return number(match[2].strip(), whole=bool(match[1]))
-    if match := EACH.fullmatch(text):
+    if match := EACH.fullmatch(words):
         return (item := parse(match[2])) and list_of(item, match[1] and int(match[1]))
-    if text.startswith("[") and len(halves := [parse(t) for t in text[1:-1].split(", ")]) == 2:
+    if words.startswith("[") and len(halves := [parse(t) for t in words[1:-1].split(", ")]) == 2:
         return pair(*halves) if None not in halves else None
-    if re.fullmatch(r"\w+(?:, \w+)* or \w+", text):
-        return one_of(*(VALUES.get(w, w) for w in re.split(", | or ", text)))
+    if re.fullmatch(r"\w+(?:, \w+)* or \w+", words):
+        return one_of(*(VALUES.get(w, w) for w in re.split(", | or ", words)))
     return None
 
 
@@ -217,21 +212,19 @@ def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     return sorted({path for folder in folders for path in read(folder) if "._" not in path})
 
 
-class Where(NamedTuple):
-    """What of a composed config says where its keys come from: options by group, folders."""
-
-    choices: Mapping[str, str]
-    folders: tuple[Path, ...]  # the first has the last word
-
-
-def where(runtime: Mapping[str, Any]) -> Where:
-    """Return the same from Hydra's record of what it composed."""
+def where(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `choices` and `folders` of a composed config, from Hydra's record of it."""
     files = [Path(s["path"]) for s in runtime.get("config_sources", ()) if s["schema"] == "file"]
-    return Where(runtime.get("choices", {}), (*files, CONF))
+    return {"choices": runtime.get("choices", {}), "folders": (*files, CONF)}
 
 
 def rule(path: str, choices: Mapping[str, str] = {}, folders: tuple = (CONF,)) -> Rule | None:
-    """Return the rule of a key; None where there is none, or only that of a signature."""
+    """Return the rule of a key; None where there is none, or only that of a signature.
+
+    Args:
+        choices: group -> option.
+        folders: of configs; the first has the last word.
+    """
     return _rule(path, choices.get(path.split(".")[0], ""), folders)
 
 
