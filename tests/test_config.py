@@ -188,7 +188,7 @@ def test_rules_say_what_they_accept():
     ("each whole number >= 1, or a percentage of the run",
      "a list of items, each a whole number >= 1, or a percentage of the run such as 30%",
      [[3, "50%"], ["100%"]], [["120%"], "50%", [0]]),
-    ("whole number >= 1, or a list of items, each whole number >= 1, or between or two_thirds",
+    ("whole number >= 1, or a list of them, or between or two_thirds",
      "a whole number >= 1, or a list of items, each a whole number >= 1, or one of between, two_thirds",
      [1, [1, 2], "between"], [0, [0], "wide"]),
 ])  # fmt: skip

@@ -8,6 +8,8 @@ A comment that begins with a rule, up to its first `;`, `:` or `(`, is checked:
     betas: [0.9, 0.999]    # 2 items, each >= 0 and < 1
     etas: [0.5, 1.2]       # [> 0 and < 1, > 1]
     mode: fan_in           # fan_in or fan_out
+    silence: []            # each word
+    width: 64              # whole number >= 1, or a list of them
     T_max: 100%            # whole number >= 1, or a percentage of the run
 
 Without one, the group's other options say what a key of this name may hold, and then the
@@ -127,6 +129,7 @@ def _value(text: str) -> Any:
 # ------------------------------------------------------------------ where a rule comes from
 def parse(text: str) -> Rule | None:
     """Return the rule that words such as `null or > 0` state; None where they state none."""
+    text = text.replace("list of them", f"list of items, each {text.split(', or ')[0]}")
     if EACH.fullmatch(text):
         return _part(text)  # `each` covers all that follows it
     parts = text.split(", or ")
