@@ -1,5 +1,6 @@
 """A contract over every YAML in conf/: it explains itself, its values are ruled, it trains."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from knobs import build, config, limits, trust
+from knobs import config, limits, trust
 from knobs.cli import first_comment, ordered_groups
 from knobs.identity import differences
 from knobs.search.methods import METHODS
@@ -63,7 +64,7 @@ def test_every_key_has_a_rule_that_its_default_passes(group, option, path, defau
     if rule is None:
         section, _, name = path.rpartition(".")
         target = trust.resolve(section, limits.read(CONF)[f"{section}._target_"][option][0])
-        rule = limits.of_type(build._signature(target).parameters[name].annotation)
+        rule = limits.of_type(inspect.signature(target).parameters[name].annotation)
     assert rule.says != limits.anything.says
     if default[0] not in "$?":
         assert rule.accepts(OmegaConf.to_container(OmegaConf.create(f"x: {default}"))["x"])
