@@ -1,5 +1,6 @@
 """A contract over every YAML in conf/: it explains itself, its values are ruled, it trains."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -7,29 +8,24 @@ import fake_sets
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from knobs.cli import first_comment
-from knobs.config import command
-from knobs.config.rules import RULES
+from knobs import targets
+from knobs.cli import first_comment, ordered_groups
+from knobs.config import command, rules
 from knobs.identity import differences
 from knobs.search.methods import METHODS
 
 CONF = command.CONF
 FILES = sorted(CONF.rglob("*.yaml"))
-GROUPS = [
-    "activation", "init", "optimizer", "scheduler", "regularization", "training", "tracking",
-    "model", "data",
-]  # fmt: skip
+GROUPS = [g for g, option in ordered_groups().items() if g != "search" and option != "null"]
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
 # What an option needs beside itself to train for an epoch.
 ALSO = {
-    "cnn": ["data=mnist"],
-    "resnet18": ["data=digits", "training.batch_size=256"],
     "lbfgs": ["training.batch_size=256"],
     "wandb": ["tracking.mode=disabled"],
-    "label_smoothing": [],
 }
 
 
@@ -51,22 +47,28 @@ def test_an_option_names_its_source(group):
 
 
 def test_the_search_methods_are_those_there_are():
-    assert RULES["search.method"].says == "one of " + ", ".join(METHODS)
+    assert rules.rule("search.method").says == "one of " + ", ".join(METHODS)
 
 
-def leaves(node, path):
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}"
+KEYS = [
+    (group, option, path, default)
+    for path, places in rules.read(CONF).items()
+    for option, (default, _) in places.items()
+    if (group := path.split(".")[0]) in GROUPS and "._" not in path
+]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda x: x)
-def test_every_key_has_a_rule(group, option):
-    node = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    keys = [k for k in leaves(node, group) if not k.split(".")[-1].startswith("_")]
-    assert [k for k in keys if k not in RULES and k != f"{group}.defaults"] == []
+@pytest.mark.parametrize(("group", "option", "path", "default"), KEYS, ids=lambda x: x)
+def test_every_key_has_a_rule_that_its_default_passes(group, option, path, default):
+    """By its comment, or by the signature of the target it goes to."""
+    rule = rules.rule(path, {group: option})
+    if rule is None:
+        section, _, name = path.rpartition(".")
+        target = targets.resolve(section, rules.read(CONF)[f"{section}._target_"][option][0])
+        rule = rules.of_type(inspect.signature(target).parameters[name].annotation)
+    assert rule.says != rules.anything.says
+    if default[0] not in "$?":
+        assert rule.accepts(OmegaConf.to_container(OmegaConf.create(f"x: {default}"))["x"])
 
 
 @pytest.fixture
@@ -77,11 +79,13 @@ def inputs(tmp_path, monkeypatch):
     def prepare(group, option):
         sets = torchvision.datasets
         extra = list(ALSO.get(option, []))
-        if group == "model" and option.startswith("text"):
-            extra += ["data=python_docs", "training.batch_size=256", "data.max_length=16"]
+        if group == "model":
+            inputs = yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["inputs"]
+            text = ["data=python_docs", "data.max_length=16"]
+            extra += ["training.batch_size=256", *(text if inputs == ["text"] else [])]
         if group == "regularization" and option == "none":
             extra += ["data=diabetes"]
-        if option in ("mnist", "cnn"):
+        if option == "mnist":
             fake_sets.write_mnist(sets.MNIST, tmp_path, monkeypatch)
             extra += [f"data.root={tmp_path}", "data.val=0.2"]
         elif option == "fashion_mnist":
@@ -166,3 +170,13 @@ def test_regularization_options_hold_the_same_keys_and_compose():
 def test_experiments_compose(name):
     plain = command.checked([f"experiment={name}"])
     assert plain["name"] != "digits-mlp-adam"
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "study").glob("*.yaml")))
+def test_studies_compose(name):
+    """Each composes, and asks for runs; `confirm` says what it needs."""
+    _, faults = command.check_overrides(
+        [f"+study={name}", "hydra/sweeper=search", "tracking=local"], grid=True
+    )
+    assert all("study.walk" in fault for fault in faults), faults
+    assert bool(faults) == (name == "confirm")

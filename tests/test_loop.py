@@ -10,6 +10,7 @@ import torch
 
 from knobs import build, rng
 from knobs.config import command
+from knobs.models.layers import ELEMENTWISE
 from knobs.training import loop
 from knobs.training.checkpoint import load, load_last, restore, snapshot
 from knobs.training.run import execute
@@ -22,14 +23,6 @@ NOISY = [
     "regularization.l1=1e-5",
 ]
 EVERYTHING = [*NOISY, "training.ema=0.9", "scheduler=one_cycle", "training.epochs=4"]
-
-
-def quiet(run):
-    pass
-
-
-def record(rows):
-    return lambda run, metrics: rows.append(metrics)
 
 
 def assert_same_bits(a, b):
@@ -272,20 +265,26 @@ def test_a_seed_at_each_step_where_anything_can_draw(overrides, draws, make_run)
     batch = next(loop.epoch_batches(run))
     before = torch.default_generator.get_state()
     loop.train_step(run, *batch)
-    assert run.draws == draws
+    assert run.uses_rng == draws
     assert draws or torch.equal(torch.default_generator.get_state(), before)
 
 
-def test_every_activation_without_parameters_is_drawless():
-    """None of conf/activation draws; those listed need no seed."""
-    for path in (command.CONF / "activation").glob("*.yaml"):
-        module = build.make(
-            "activation", command.checked([f"activation={path.stem}"])["activation"]
-        )()
+def test_modules_that_need_no_seed_draw_nothing():
+    """Those of conf/activation, and every elementwise one."""
+    modules = [
+        build.make("activation", command.checked([f"activation={path.stem}"])["activation"])()
+        for path in (command.CONF / "activation").glob("*.yaml")
+    ]
+    modules += [
+        torch.nn.Threshold(0.1, 0.2) if kind is torch.nn.Threshold else kind()
+        for kind in ELEMENTWISE
+    ]
+    quiet = [module for module in modules if type(module) in loop.DRAWLESS]
+    assert len(quiet) > len(ELEMENTWISE)
+    for module in quiet:
         before = torch.default_generator.get_state()
         module(torch.randn(4, 8, generator=rng.generator(0, "x")))
-        assert torch.equal(torch.default_generator.get_state(), before)
-        assert type(module) in loop.DRAWLESS, path.stem
+        assert torch.equal(torch.default_generator.get_state(), before), module
 
 
 def test_the_compiler_waits_until_something_is_compiled():

@@ -1,10 +1,12 @@
 """Weights after 20 steps, bit for bit those of a hand-written torch loop, for every optimizer."""
 
 import copy
+import importlib
+import re
 
 import pytest
-import schedulefree
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,28 +15,17 @@ from knobs.config import command
 from knobs.training.loop import epoch_batches, train_step
 
 O = torch.optim  # noqa: E741
-BY_HAND = {
-    "adam": lambda p: O.Adam(p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8),
-    "adamw": lambda p: O.AdamW(p, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),
-    "sgd": lambda p: O.SGD(p, lr=0.1),
-    "momentum": lambda p: O.SGD(p, lr=0.01, momentum=0.9),
-    "nesterov": lambda p: O.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
-    "adagrad": lambda p: O.Adagrad(p),
-    "adadelta": lambda p: O.Adadelta(p),
-    "rmsprop": lambda p: O.RMSprop(p),
-    "nadam": lambda p: O.NAdam(p),
-    "radam": lambda p: O.RAdam(p),
-    "adamax": lambda p: O.Adamax(p),
-    "adafactor": lambda p: O.Adafactor(p),
-    "asgd": lambda p: O.ASGD(p),
-    "rprop": lambda p: O.Rprop(p),
-    "lbfgs": lambda p: O.LBFGS(p, line_search_fn="strong_wolfe"),
-    "schedule_free": lambda p: schedulefree.AdamWScheduleFree(p),
-}
+YAMLS = {file.stem: file.read_text() for file in (command.CONF / "optimizer").glob("*.yaml")}
+TORCHS = sorted(name for name, text in YAMLS.items() if "_target_: knobs." not in text)
 
 
-def test_every_optimizer_has_a_case():
-    assert {*BY_HAND, "muon"} == {p.stem for p in (command.CONF / "optimizer").glob("*.yaml")}
+def from_yaml(name, parameters):
+    """The class that a YAML names, called with the YAML's values, by nothing of knobs."""
+    node = OmegaConf.create(re.sub(r"\$\{l2:(.*?)\}", r"\1", YAMLS[name]))
+    arguments = OmegaConf.to_container(node)
+    module, _, kind = arguments.pop("_target_").rpartition(".")
+    assert arguments.pop("_partial_")
+    return getattr(importlib.import_module(module), kind)(parameters, **arguments)
 
 
 def twenty_batches(run):
@@ -64,14 +55,14 @@ def assert_same_bits(a, b):
         assert torch.equal(left, right), name
 
 
-@pytest.mark.parametrize("name", sorted(BY_HAND))
+@pytest.mark.parametrize("name", TORCHS)
 def test_twenty_steps_bit_for_bit(name, make_run):
     run = make_run(f"optimizer={name}")
     before, model = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.model)
     batches = twenty_batches(run)
-    optimizer = BY_HAND[name](model.parameters())
-    if name == "schedule_free":
-        optimizer.train(), run.optimizer.train()
+    optimizer = from_yaml(name, model.parameters())
+    for each in (optimizer, run.optimizer):
+        optimizers.training_mode(each, True)
     for x, y in batches:
         train_step(run, x, y)
     by_hand(model, [optimizer], batches)
@@ -110,7 +101,7 @@ def test_muon_follows_a_schedule_and_comes_back_from_its_state(make_run):
     assert_same_bits(run.model, other.model)
 
 
-def test_spared_biases_feel_no_decay(make_run):
+def test_excluded_biases_feel_no_decay(make_run):
     run = make_run("optimizer=sgd", "regularization.l2=0.5", "regularization.l2_biases=false")
     decays = {id(p): g["weight_decay"] for g in run.optimizer.param_groups for p in g["params"]}
     for parameter in run.model.parameters():

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from knobs import rng
 from knobs.models.layers import Dropout
-from knobs.regularization import decayed, l1_norm, make_loss, mixup
+from knobs.regularization import cross_entropy, decayed, l1_norm, mixup, squared_error
 from knobs.training.loop import batch_loss, epoch_batches, train_step
 
 
@@ -28,7 +28,10 @@ def test_l1_gradient_is_coefficient_times_sign_on_weights_only(make_run):
 
 
 def test_l1_norm_value():
-    assert l1_norm([torch.tensor([1.0, -2.0]), torch.tensor([[3.0], [-0.5]])]).item() == 6.5
+    weights = [torch.tensor([[1.0, -2.0]]), torch.tensor([[3.0], [-0.5]])]
+    assert l1_norm(torch.zeros(4, 2), weights).item() == 6.5
+    rows = [torch.stack([w, -2 * w]) for w in weights]
+    assert l1_norm(torch.zeros(2, 4, 2), rows).tolist() == [6.5, 13.0]
 
 
 def test_l2_is_the_optimizers_weight_decay(make_run):
@@ -44,7 +47,7 @@ def test_l2_is_the_optimizers_weight_decay(make_run):
 
 def test_elastic_net_is_both(make_run):
     run = make_run("optimizer=sgd", "regularization=elastic_net")
-    assert run.l1 == 1e-5
+    assert run.penalties == {"l1": 1e-5}
     assert run.optimizer.defaults["weight_decay"] == 1e-4
 
 
@@ -58,12 +61,22 @@ def test_label_smoothing_formula():
     logits, y, e = torch.randn(8, 5), torch.randint(5, (8,)), 0.1
     log_p = logits.log_softmax(1)
     expected = -((1 - e) * log_p[range(8), y] + e * log_p.mean(1)).mean()
-    assert make_loss("classification", e)(logits, y).item() == pytest.approx(expected.item())
+    assert cross_entropy(logits, y, e).item() == pytest.approx(expected.item())
 
 
 def test_regression_loss_is_mse():
     outputs, y = torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0])
-    assert make_loss("regression")(outputs, y).item() == 2.5
+    assert squared_error(outputs, y).item() == 2.5
+    rows = torch.stack([outputs, outputs - 1]), torch.stack([y, y])
+    assert squared_error(*rows).tolist() == [2.5, 0.5]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_of_rows_is_that_of_each(smoothing):
+    logits, y = torch.randn(3, 8, 5).double(), torch.randint(5, (3, 8))
+    found = cross_entropy(logits, y, torch.full((3,), smoothing).double() if smoothing else 0.0)
+    alone = [cross_entropy(*pair, smoothing).item() for pair in zip(logits, y, strict=True)]
+    assert found.tolist() == pytest.approx(alone, rel=1e-6)
 
 
 def test_mixup_is_the_formula_and_follows_its_stream():

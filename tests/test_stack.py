@@ -9,24 +9,20 @@ import torch
 from torch import nn
 
 from knobs import build, rng
-from knobs.config import command
-from knobs.models.layers import Dropout
+from knobs.config import command, rules
+from knobs.models.layers import ELEMENTWISE, Dropout
+from knobs.regularization import cross_entropy
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack, Noise
 from knobs.stack.layers import stack as stacked
+from knobs.sweep import groups
 from knobs.training import checkpoint, loop
 from knobs.training.setup import assemble
 
 CPU = torch.device("cpu")
-OPTIMIZERS = [
-    *("sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "adagrad"),
-    *("adadelta", "rmsprop"),
-]
-SCHEDULERS = [
-    *("constant", "step", "multistep", "exponential", "lambda", "multiplicative", "cosine"),
-    *("plateau", "linear", "polynomial", "one_cycle", "cyclic", "cosine_restarts"),
-    *("warmup_cosine", "inverse_sqrt", "wsd"),
-]
+READ = rules.read(command.CONF)
+OPTIMIZERS = [o for o, (t, _) in READ["optimizer._target_"].items() if t in groups.STACKABLE]
+SCHEDULERS = list(READ["scheduler._target_"])
 INITS = ["common", "default", "xavier_normal", "kaiming_uniform", "orthogonal", "lsuv", "normal"]
 TABLE = ["data=wine", "training.batch_size=32", "training.epochs=50"]  # 4 steps an epoch
 TEXT = ["data=python_docs", "data.max_length=12", "training.batch_size=256", "training.epochs=2"]
@@ -257,8 +253,8 @@ def test_twenty_steps_float32():
         ["training.batch_size=64", "training.epochs=1", f"optimizer={name}", f"seed={i}"]
         for i, name in enumerate(OPTIMIZERS)
     ]
-    worst, rows = compare(settings, torch.float32, 1e-4)
-    assert worst < 1e-4
+    worst, rows = compare(settings, torch.float32, 5e-4)
+    assert worst < 5e-4  # rounding, which adagrad's first steps amplify; in float64 1e-12
     assert {run.progress.step for run in rows} == {17}
 
 
@@ -434,14 +430,80 @@ def test_what_has_no_stacked_form_is_named(module):
         stacked([module, module], Noise(2, CPU))
 
 
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_elementwise_modules_stack_as_they_are(kind):
+    """And treat each number alone: a batch of rows at once is each row by itself."""
+    module = kind(0.1, 0.2) if kind is nn.Threshold else kind()
+    x = torch.linspace(-4, 4, 24).view(2, 3, 4).double()
+    found = stacked([module, module], Noise(2, CPU))(x.clone())
+    expected = torch.stack([module(row.clone()) for row in x])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("model", "kind"), [("resnet18", "ResNet"), ("text_lstm", "LSTM")])
+def test_a_model_without_a_stacked_form_is_found_by_its_modules(model, kind):
+    data = TEXT if model.startswith("text") else ["data=digits"]
+    run = make([*data, f"model={model}"], torch.float32)
+    with pytest.raises(CannotStack, match=f"{kind} has no stacked form"):
+        stacked([run.model, run.model], Noise(2, CPU))
+
+
 def test_losses_of_rows_are_theirs_alone():
     """The mean of each row, whatever the others: ln C for equal logits."""
-    runs = [make([*TABLE, f"seed={i}"], torch.float64) for i in range(2)]
-    rows = stack.Stack(runs)
-    outputs = torch.zeros(2, 5, 3)
+    outputs = torch.zeros(2, 5, 3).double()
     outputs[1, :, 0] = 50.0
     targets = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 0, 0]])
-    assert stack.row_losses(rows, outputs, targets).tolist() == pytest.approx([math.log(3), 0.0])
+    assert cross_entropy(outputs, targets).tolist() == pytest.approx([math.log(3), 0.0])
+
+
+# A row of a stack with each knob of the step, beside one without; what is read outside the step.
+KNOBS = {
+    "training.epochs": "3",
+    "training.batch_size": "16",
+    "training.drop_last": "true",
+    "training.early_stopping.patience": "1",
+    "training.early_stopping.min_delta": "0.5",
+    "training.clip_norm": "0.1",
+    "training.clip_value": "0.01",
+    "training.accumulate": "2",
+    "training.precision": "bf16",
+    "training.channels_last": "false",
+    "regularization.dropout": "0.3",
+    "regularization.norm": "layer",
+    "regularization.l1": "1e-3",
+    "regularization.l2": "1e-2",
+    "regularization.l2_biases": "false",
+    "regularization.label_smoothing": "0.1",
+    "regularization.mixup": "0.2",
+}
+OUTSIDE_THE_STEP = {"device", "threads", "deterministic", "checkpoint"}
+SECTIONS = [key for key in rules.paths() if key.startswith(("training.", "regularization."))]
+
+
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_knob_stacks_as_it_trains_alone_or_makes_its_run_train_alone(key):
+    section, name, *_ = key.split(".")
+    if name not in groups.FREE[section] + groups.ALIKE[section]:
+        neutral = command.checked([])
+        node = {section: neutral[section] | {name: True}}
+        assert groups.alone(neutral) == ""
+        assert groups.alone(neutral | node) == f"{key} is not known to stacks"
+    elif name not in OUTSIDE_THE_STEP:
+        assert name in groups.FREE[section] or name in groups.ALIKE[section]
+        short = ["data=wine", "training.epochs=4", "regularization.l2=1e-3"]
+        changed = [*short, f"{key}={KNOBS[key]}"]
+        rows = [[*changed, "seed=1"], [*(short if name in groups.FREE[section] else changed)]]
+        loose = name == "precision"  # whose rounding is coarse
+        assert compare(rows, torch.float32 if loose else torch.float64, 0.05 if loose else 1e-8)[
+            0
+        ] < (0.05 if loose else 1e-8)
+
+
+def test_a_knob_that_a_stack_does_not_know_makes_its_run_train_alone():
+    plain = command.checked([])
+    for value, reason in ((0.1, "training.gradient_noise is not known to stacks"), (0.0, "")):
+        training = plain["training"] | {"gradient_noise": value}
+        assert groups.alone(plain | {"training": training}) == reason
 
 
 def test_a_place_that_is_filled_again_trains_as_alone():

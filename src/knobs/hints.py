@@ -1,29 +1,14 @@
 """Rules of thumb: short hints when a config leaves the usual ranges; never an error or a change."""
 
+import functools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from knobs.config import rules
 from knobs.models.layers import widths
 from knobs.shape import Shape
 
-# Where each optimizer's rate usually lies; others: 1e-3 .. 1e-2.
-USUAL_LR = {
-    "Adam": (1e-4, 1e-2),
-    "AdamW": (1e-4, 1e-2),
-    "NAdam": (1e-4, 1e-2),
-    "RAdam": (1e-4, 1e-2),
-    "Adamax": (1e-4, 1e-2),
-    "RMSprop": (1e-4, 1e-2),
-    "Muon": (1e-4, 1e-2),
-    "SGD": (1e-2, 1.0),
-    "SGD with momentum": (1e-3, 1.0),
-    "ASGD": (1e-2, 1.0),
-    "Adagrad": (1e-3, 1e-1),
-    "Adafactor": (1e-3, 1e-1),
-    "Rprop": (1e-3, 1e-1),
-    "Adadelta": (0.1, 1.0),
-    "LBFGS": (0.1, 1.0),
-}
 USUAL_BATCHES = (16, 32, 64, 128, 256)
 DEEP = 3  # hidden layers from which saturating activations starve the first ones
 
@@ -63,11 +48,25 @@ def hints(config: dict, shape: Shape) -> list[Hint]:
 def lr(config: dict, shape: Shape) -> Says:
     """Godbole et al. 2023, Deep Learning Tuning Playbook"""
     node = config["optimizer"]
-    name = _class(node)
-    name += " with momentum" if name == "SGD" and node.get("momentum") else ""
-    low, high = USUAL_LR.get(name, (1e-3, 1e-2))
-    if "lr" in node and not low <= node["lr"] <= high:
-        yield f"lr {node['lr']:g} is outside {low:g} .. {high:g}, usual for {name}"
+    usual = _usual_lr(node["_target_"], bool(node.get("momentum"))) if "lr" in node else None
+    if usual and not usual[0] <= node["lr"] <= usual[1]:
+        name = _class(node) + " with momentum" * (
+            _class(node) == "SGD" and bool(node.get("momentum"))
+        )
+        yield f"lr {node['lr']:g} is outside {usual[0]:g} .. {usual[1]:g}, usual for {name}"
+
+
+@functools.cache
+def _usual_lr(target: str, momentum: bool) -> tuple[float, float] | None:
+    """Return the range beside `lr` in the YAML of an optimizer, of the likest where several are."""
+    keys = rules.read(rules.CONF)
+    ranges: dict[bool, tuple[float, float]] = {}
+    for option, (_, comment) in keys["optimizer.lr"].items():
+        ends = re.search(r"(\S+) \.\. ([\d.e+-]+)", comment)
+        if ends and keys["optimizer._target_"][option][0] == target:
+            default = keys.get("optimizer.momentum", {}).get(option, ("0.0",))[0]
+            ranges[(default != "0.0") == momentum] = float(ends[1]), float(ends[2])
+    return ranges.get(True) or ranges.get(False)
 
 
 def deep_sigmoid(config: dict, shape: Shape) -> Says:
@@ -80,12 +79,12 @@ def deep_sigmoid(config: dict, shape: Shape) -> Says:
 
 def selu_gain(config: dict, shape: Shape) -> Says:
     """Klambauer et al. 2017, arXiv:1706.02515"""
-    node, convolves = config["init"], config["model"]["name"] in ("cnn", "resnet18")
+    node, convolves = config["init"], config["model"]["inputs"] == ["image"]
     scheme = (
         [node["linear"], *([node["conv"]] if convolves else [])] if "linear" in node else [node]
     )
     if _class(config["activation"]) == "SELU" and not all(map(_keeps_variance, scheme)):
-        yield "selu normalises itself only from gain 1: init=kaiming_normal"
+        yield "selu normalizes itself only from gain 1: init=kaiming_normal"
 
 
 def l2_with_adam(config: dict, shape: Shape) -> Says:
@@ -130,8 +129,8 @@ def multiple_of_8(config: dict, shape: Shape) -> Says:
 def width(config: dict, shape: Shape) -> Says:
     """Heaton 2008, Introduction to Neural Networks with Java"""
     model = config["model"]
-    if model["name"] != "mlp" or isinstance(model["width"], str):
-        return  # a named rule is a rule of thumb itself
+    if "table" not in model["inputs"] or isinstance(model.get("width", ""), str):
+        return  # not fully connected, or a named rule, which is a rule of thumb itself
     low, high = sorted((shape.features, shape.outputs))
     for w in widths(model["width"], model["depth"], shape.features, shape.outputs):
         if w > 2 * shape.features:

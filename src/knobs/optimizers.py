@@ -87,14 +87,14 @@ def training_mode(optimizer: torch.optim.Optimizer, on: bool) -> None:
         switch()
 
 
-def param_groups(model: nn.Module, spare_biases: bool, split_hidden: bool) -> list[Any]:
+def param_groups(model: nn.Module, exclude_bias_and_norm: bool, split_hidden: bool) -> list[Any]:
     """The model's parameters as an optimizer takes them.
 
     Args:
-        spare_biases: put biases and norm parameters in a group with weight_decay 0.
+        exclude_bias_and_norm: put both in a group with weight_decay 0.
         split_hidden: flag 2-D weights that belong to neither an embedding nor the head `hidden`.
     """
-    if not spare_biases and not split_hidden:
+    if not exclude_bias_and_norm and not split_hidden:
         return list(model.parameters())
     outer = {
         parameter
@@ -105,11 +105,11 @@ def param_groups(model: nn.Module, spare_biases: bool, split_hidden: bool) -> li
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         hidden = split_hidden and parameter.ndim == 2 and parameter not in outer
-        spared = spare_biases and parameter.ndim < 2
-        groups.setdefault((hidden, spared), []).append(parameter)
+        excluded = exclude_bias_and_norm and parameter.ndim < 2
+        groups.setdefault((hidden, excluded), []).append(parameter)
     return [
         {"params": parameters}
         | ({"hidden": hidden} if split_hidden else {})
-        | ({"weight_decay": 0.0} if spared else {})
-        for (hidden, spared), parameters in groups.items()
+        | ({"weight_decay": 0.0} if excluded else {})
+        for (hidden, excluded), parameters in groups.items()
     ]

@@ -1,12 +1,14 @@
-"""Penalties and mixtures. Dropout and norm layers stand in the models, L2 in the optimizer."""
+"""Losses, penalties and mixtures. Dropout and norm layers stand in the models, L2 in the optimizer.
 
-from collections.abc import Callable, Iterable
+A loss or a penalty is a function over any leading dimensions: of one run's tensors it is a scalar,
+of a stack's, which have one more dimension in front, it is [K].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def decayed(model: nn.Module) -> list[nn.Parameter]:
@@ -14,20 +16,59 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
 
 
-def l1_norm(weights: Iterable[Tensor]) -> Tensor:
-    """sum |w|, a scalar. Its gradient is sign(w), 0 at 0."""
-    return torch.stack([w.abs().sum() for w in weights]).sum()
+# ------------------------------------------------------------------ losses
+# Of a single run torch's own kernel: records hold its bits, which another order would round anew.
+def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
+    """Return the mean cross-entropy, (*, N, C) and (*, N) -> (*).
+
+    Args:
+        smoothing: share of each target spread over all classes; (*) where it differs.
+    """
+    if outputs.ndim == 2:
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+    logs = outputs.log_softmax(-1)
+    losses = F.nll_loss(logs.flatten(0, -2), targets.flatten(), reduction="none").view_as(targets)
+    if isinstance(smoothing, Tensor):
+        share = smoothing.unsqueeze(-1)
+        losses = (1 - share) * losses - share * logs.mean(-1)
+    return losses.mean(-1)
 
 
-def make_loss(task: str, label_smoothing: float = 0.0) -> Loss:
-    """The mean loss of (N, outputs) against targets: cross-entropy, or MSE for regression."""
-    if task == "regression":
-        return lambda outputs, targets: F.mse_loss(outputs.squeeze(1), targets)
-    return lambda outputs, targets: F.cross_entropy(
-        outputs, targets, label_smoothing=label_smoothing
-    )
+def squared_error(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
+    """Return the mean squared error, (*, N, 1) and (*, N) -> (*)."""
+    if outputs.ndim == 2:
+        return F.mse_loss(outputs.squeeze(-1), targets)
+    return ((outputs.squeeze(-1) - targets) ** 2).mean(-1)
 
 
+LOSSES = {"classification": cross_entropy, "regression": squared_error}
+
+
+# ------------------------------------------------------------------ penalties
+def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return the sum of |w|, (*). Its gradient is sign(w), 0 at 0."""
+    rows = outputs.ndim - 2
+    norms = [w.abs().flatten(rows).sum(-1) if rows else w.abs().sum() for w in weights]
+    return torch.stack(norms).sum(0)
+
+
+# By the key of `regularization` that each is multiplied by: outputs (*, N, C), weights (*, ...).
+PENALTIES: dict[str, Callable[[Tensor, Sequence[Tensor]], Tensor]] = {"l1": l1_norm}
+
+
+def penalized(
+    loss: Tensor,
+    coefficients: Mapping[str, float | Tensor],
+    outputs: Tensor,
+    weights: Sequence[Tensor],
+) -> Tensor:
+    """Return the loss, (*), with every penalty that has a coefficient."""
+    for name, coefficient in coefficients.items():
+        loss = loss + coefficient * PENALTIES[name](outputs, weights)
+    return loss
+
+
+# ------------------------------------------------------------------ mixtures
 def mixup(
     x: Tensor, y: Tensor, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:

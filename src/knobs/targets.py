@@ -33,6 +33,8 @@ ALLOWED = {
     ),
     "hydra": (("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental."), None),
 }
+# Keys that knobs reads itself, which go to no target.
+OWN_KEYS = {"scheduler": {"interval", "monitor"}, "model": {"name", "inputs"}}
 # What Hydra hands to logging.config.dictConfig, which calls whatever `class` and `()` name.
 LOGGING = {
     "logging.StreamHandler",

@@ -1,15 +1,29 @@
 """One resolved config -> its faults: names, types, ranges, arguments, and sense."""
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from knobs import targets
-from knobs.config.rules import RULES
-from knobs.conflicts import conflicts
-from knobs.errors import did_you_mean
-from knobs.identity import leaves
+from knobs import metrics, schedulers, targets
+from knobs.config import rules
+from knobs.errors import did_you_mean, first_line
+from knobs.identity import leaves, public
+
+# Arguments that knobs gives to a target, besides those of the YAML.
+GIVEN = {
+    "optimizer": {"params"},
+    "scheduler": {"optimizer"},
+    "scheduler.lr_lambda": {"t"},
+    "init": {"tensor", "model", "batch"},
+    "init.linear": {"tensor"},
+    "init.conv": {"tensor"},
+    "model": {"shape", "activation", "norm", "dropout"},
+}
 
 
 def check(config: dict) -> list[str]:
@@ -17,29 +31,29 @@ def check(config: dict) -> list[str]:
     faults = targets.faults(config)
     if faults:
         return faults  # what a config names is not even looked at before it is trusted
+    job = HydraConfig.get() if HydraConfig.initialized() else {}
+    where = rules.where(config.get("hydra", job).get("runtime", {}))
     config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
-    faults = list(rule_faults(config))
-    if not faults:
-        faults = conflicts(config)
-    from knobs import build  # late: it imports torch
-
-    faults += build.argument_faults(config)
-    return faults or build.rehearse(config)
-
-
-def rule_faults(config: dict) -> Iterator[str]:
-    """Yield values that the rules do not accept, and keys that they do not know."""
-    for path, value in leaves(config):
-        rule = RULES.get(path)
-        if rule and not rule.accepts(value):
-            yield f"{path}={_show(value)}: must be {rule.says}"
-        elif not rule and not _inside_target(config, path):
-            yield f"{path}={_show(value)}: no such key{did_you_mean(path, RULES)}"
+    faults = list(rule_faults(config, where)) or conflicts(config)
+    faults += [*argument_faults(config, where), *norm_faults(config)]
+    return faults or dry_build(config)
 
 
 def resolve(config: DictConfig) -> dict:
     """Return a composed config as plain data, resolved."""
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+# ------------------------------------------------------------------ single values
+def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
+    """Yield values that the rules do not accept, and keys that no YAML has."""
+    for path, value in leaves(config):
+        rule = rules.rule(path, **where)
+        if rule and not rule.accepts(value):
+            yield f"{path}={_show(value)}: must be {rule.says}"
+        elif not rule and not _inside_target(config, path):
+            near = did_you_mean(path, rules.paths(where["folders"]))
+            yield f"{path}={_show(value)}: no such key{near}"
 
 
 def _inside_target(config: dict, path: str) -> bool:
@@ -56,3 +70,131 @@ def _show(value: Any) -> str:
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )
+
+
+# ------------------------------------------------------------------ values that go together
+def conflicts(config: dict) -> list[str]:
+    """Return a line for each pair of incompatible values, naming the one to change."""
+    return [f"{path}={value}: {why}" for path, value, why in _conflicts(config)]
+
+
+def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
+    data, model, reg = config["data"], config["model"], config["regularization"]
+    optimizer, scheduler, training = config["optimizer"], config["scheduler"], config["training"]
+    name, kind, task = data["name"], data["kind"], data["task"]
+
+    if kind not in model["inputs"]:
+        reads = " or ".join(model["inputs"])
+        yield (
+            "model",
+            model["name"],
+            f"reads {reads}, and data={name} is {kind}; choose another model",
+        )
+    for path, metric in (
+        ("objective.metric", config["objective"]["metric"]),
+        ("scheduler.monitor", scheduler.get("monitor")),
+    ):
+        if metric is not None and metric not in metrics.of(task):
+            yield path, metric, f"a {task} run has {', '.join(metrics.of(task))}"
+    if scheduler.get("monitor") and scheduler["interval"] != "epoch":
+        yield "scheduler.interval", "step", "the metric is measured once an epoch; use epoch"
+
+    smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
+    if task == "regression" and smoothing:
+        why = f"needs classes, and {name} is a regression; set it to 0"
+        yield "regularization.label_smoothing", smoothing, why
+    if kind == "text" and mixing:
+        yield "regularization.mixup", mixing, "cannot mix words; set it to 0 for text"
+    if l2 is not None and "weight_decay" not in optimizer:
+        why = f"{optimizer['_target_']} takes no weight decay; choose another optimizer, or l2=null"
+        yield "regularization.l2", l2, why
+    elif l2 is not None and l2 != optimizer["weight_decay"]:
+        other = f"optimizer.weight_decay={optimizer['weight_decay']}"
+        yield "regularization.l2", l2, f"and {other} are the same knob; set one of them"
+    if "heads" in model and model["embedding_dim"] % model["heads"]:
+        why = f"must divide model.embedding_dim={model['embedding_dim']}"
+        yield "model.heads", model["heads"], why
+
+    if public(config["name"]) != config["name"]:
+        yield "name", "<hidden>", "holds a secret, and names folders and logs; choose another"
+    if data.get("val", 0) + data.get("test", 0) >= 1:
+        yield "data.val", data["val"], f"with data.test={data['test']} nothing is left to train on"
+    path = config["init"].get("path")
+    if path and not Path(path).is_file():
+        yield "init.path", path, "no such file"
+    if training["accumulate"] > training["batch_size"]:
+        why = f"more microbatches than training.batch_size={training['batch_size']} examples"
+        yield "training.accumulate", training["accumulate"], why
+
+
+# ------------------------------------------------------------------ what needs the classes
+def argument_faults(config: dict, where: dict[str, Any]) -> list[str]:
+    """Return a line for each argument that a target does not take, lacks, or takes otherwise."""
+    return [fault for part in targets.targets(config) for fault in _argument_faults(*part, where)]
+
+
+def _argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
+    takes = _signature(targets.resolve(path, target)).parameters
+    given = sorted(node.keys() - targets.OWN_KEYS.get(path, set()) - {"_target_", "_partial_"})
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target
+        for name in given:
+            if name not in takes:
+                near = did_you_mean(name, takes)
+                yield f"{path}.{name}={node[name]}: {target} takes no argument {name}{near}"
+        for name, p in takes.items():
+            named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if named and p.default is p.empty and name not in {*given, *GIVEN.get(path, ())}:
+                yield f"{path}.{name}: {target} needs it; give {path}.{name}=VALUE"
+    values = schedulers.lengths(node, 1) if path.startswith("scheduler") else node
+    for name in given:
+        rule = name in takes and rules.of_type(takes[name].annotation)
+        if rule and not rule.accepts(values[name]) and not rules.rule(f"{path}.{name}", **where):
+            yield f"{path}.{name}={node[name]}: must be {rule.says}"
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(target: Callable) -> inspect.Signature:
+    return inspect.signature(target)
+
+
+def norm_faults(config: dict) -> Iterator[str]:
+    """Yield a line where the model's signature leaves out the normalization that is asked for."""
+    target, norm = config["model"]["_target_"], config["regularization"]["norm"]
+    takes = _signature(targets.resolve("model", target)).parameters
+    rule = "norm" in takes and rules.of_type(takes["norm"].annotation)
+    if rule and not rule.accepts(norm):
+        yield f"regularization.norm={norm}: {target} takes {rule.says}"
+
+
+def dry_build(config: dict) -> list[str]:
+    """Return what torch itself refuses: build what needs no data, on a stand-in network."""
+    import torch  # late, and with it all that builds: help does without
+    from torch import nn
+
+    from knobs import build
+    from knobs.optimizers import training_mode
+
+    training, scheme = config["training"], config["init"]
+    layers = [nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)]
+    if "conv" in scheme or config["model"]["inputs"] == ["image"]:
+        layers.append(nn.Conv2d(2, 2, 3))
+    stand_in = nn.Sequential(*layers)
+    faults = []
+
+    def attempt(path: str, make: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return make(*arguments)
+        except Exception as error:  # torch raises ValueError, TypeError, RuntimeError, ...
+            faults.append(f"{path}: {first_line(error)}")
+        return None
+
+    attempt("activation", lambda: build.make("activation", config["activation"])())
+    if not faults and not scheme.get("_target_", "torch.").startswith("knobs."):
+        attempt("init", build.initialize, config, stand_in, torch.zeros(1, 2))
+    optimizer = attempt("optimizer", build.optimizer, config, stand_in)
+    if optimizer is not None:
+        training_mode(optimizer, True)
+        optimizer.step(lambda: torch.zeros(()))  # schedules warn when they come before any step
+        attempt("scheduler", build.scheduler, config, optimizer, training["epochs"])
+    attempt("training.device", build.device, training["device"])
+    return faults

@@ -19,12 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs.config import resolvers
+from knobs.config import resolvers, rules
 from knobs.config.check import check, rule_faults
 from knobs.config.compose import Composer
 from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
-from knobs.config.rules import RULES
 from knobs.errors import ConfigError, UserError, did_you_mean, first_line
 from knobs.identity import job_of, leaves
 
@@ -192,7 +191,9 @@ def _plan(
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
         made = composer(lines)
-        if faults := list(rule_faults({"search": _raw(made.search)})):
+        if faults := list(
+            rule_faults({"search": _raw(made.search)}, rules.where(made.hydra.runtime))
+        ):
             return None, faults
         study = None
         if "study" in made:
@@ -330,7 +331,7 @@ def _compose_without_faults(
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
-    known = sorted({*RULES, *_paths(base)})
+    known = {*rules.paths((*folders, CONF)), *_paths(base)}
     good = []
     for override in parsed:
         path = override.key_or_group.replace("/", ".")

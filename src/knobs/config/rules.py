@@ -1,296 +1,241 @@
-"""What each key of a config may hold: one table, read by config.check and by the error messages.
+"""What each key of a config may hold, read from the comment beside it in its YAML.
 
-A key that is not here is checked against the signature of the `_target_` it goes to.
+A comment that begins with a rule, up to its first `;`, `:` or `(`, is checked:
+
+    lr: 1e-3               # > 0; usually 1e-4 .. 1e-2
+    max_iters: 10          # whole number >= 1 and <= 99: tries a layer
+    clip_norm: null        # null or > 0
+    betas: [0.9, 0.999]    # 2 items, each >= 0 and < 1
+    etas: [0.5, 1.2]       # [> 0 and < 1, > 1]
+    mode: fan_in           # fan_in or fan_out
+    silence: []            # each word
+    width: 64              # whole number >= 1, or a list of them
+    T_max: 100%            # whole number >= 1, or a percentage of the run
+
+Without one, the group's other options say what a key of this name may hold, and then the
+signature of the `_target_` or the type of the default (`true`: true or false).
 """
 
+import contextlib
+import functools
 import math
+import operator
 import re
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from knobs.schedulers import percent
+import knobs
+
+CONF = Path(knobs.__file__).parents[2] / "conf"
+TEXTS = {
+    "word": "(?s).+",
+    "word of 1 to 64 characters": "(?s).{1,64}",
+    "name of letters, digits, ., - and _": r"\w[\w.-]*",
+    "percentage of the run": r"0*(\d\d?(\.\d+)?|100(\.0+)?)%",
+}
+VALUES = {"null": None, "true": True, "false": False}
+COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+(?:e-?\d+)?(?:\^\d+)?)")
+NUMBER = re.compile(rf"(whole )?(?:number)?((?: ?(?:and )?{BOUND.pattern})*)")
+EACH = re.compile(r"(?:list of )?(?:(\d+ )?items, )?each (.+)")
+LINE = re.compile(r"( *)(\w+):(?: +(.*?))??(?:\s+# ?(.*))?")
+OPEN = "[{$?"  # how a default begins that is no plain value
+NO_DEFAULTS = ("hydra", "study", "experiment")  # folders whose files set other groups' keys
 
 
+# ------------------------------------------------------------------ rules
 @dataclass(frozen=True)
 class Rule:
     """A test of one value and the words that say what passes it."""
 
     says: str
     accepts: Callable[[Any], bool]
+    parts: tuple["Rule", ...] = ()  # the alternatives
 
 
-def number(low: float = -math.inf, high: float = math.inf, ends: str = "[]") -> Rule:
-    """A finite number between low and high; `ends` as in interval notation: `(]` leaves low out."""
+def number(bounds: str = "", whole: bool = False) -> Rule:
+    """Accept finite numbers within bounds such as `>= 0 and < 1`."""
+    ends = [(COMPARE[sign], _value(text)) for sign, text in BOUND.findall(bounds)]
 
     def accepts(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        above = value > low if ends[0] == "(" else value >= low
-        below = value < high if ends[1] == ")" else value <= high
-        return math.isfinite(value) and above and below
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        return fits and math.isfinite(value) and all(test(value, end) for test, end in ends)
 
-    bounds = [f"{'>' if ends[0] == '(' else '>='} {low:g}"] if math.isfinite(low) else []
-    bounds += [f"{'<' if ends[1] == ')' else '<='} {high:g}"] if math.isfinite(high) else []
-    return Rule(f"a number {' and '.join(bounds)}".strip(), accepts)
-
-
-def whole(low: int, high: float = math.inf) -> Rule:
-    """A whole number between low and high, both included."""
-    words = f"a whole number >= {low}" + (f" and <= {high:g}" if math.isfinite(high) else "")
-    return Rule(
-        words, lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high
-    )
+    return Rule(f"a {'whole ' * whole}number {bounds}".strip(), accepts)
 
 
 def one_of(*options: Any) -> Rule:
-    """One of the words (or values) given."""
-    return Rule(
-        "one of " + ", ".join("null" if o is None else str(o) for o in options),
-        lambda v: any(v is o or (v == o and type(v) is type(o)) for o in options),
-    )
+    """Accept the words (or values) given."""
+    says = "one of " + ", ".join("null" if o is None else str(o) for o in options)
+    return Rule(says, lambda v: any(v is o or (v == o and type(v) is type(o)) for o in options))
 
 
 def list_of(rule: Rule, size: int | None = None) -> Rule:
-    """A list whose items all pass `rule`."""
-    count = f"{size} items" if size else "items"
+    """Accept a list whose items all pass `rule`."""
     return Rule(
-        f"a list of {count}, each {rule.says}",
-        lambda v: (
-            isinstance(v, list)
-            and (size is None or len(v) == size)
-            and all(rule.accepts(item) for item in v)
-        ),
+        f"a list of {f'{size} ' if size else ''}items, each {rule.says}",
+        lambda v: isinstance(v, list) and size in (None, len(v)) and all(map(rule.accepts, v)),
+    )
+
+
+def pair(first: Rule, second: Rule) -> Rule:
+    """Accept a list of two, each with a rule of its own."""
+    return Rule(
+        f"[{first.says}, {second.says}]",
+        lambda v: list_of(anything, 2).accepts(v) and first.accepts(v[0]) and second.accepts(v[1]),
     )
 
 
 def either(*rules: Rule) -> Rule:
-    """What any of the rules accepts."""
-    return Rule(", or ".join(r.says for r in rules), lambda v: any(r.accepts(v) for r in rules))
+    """Accept what any of the rules accepts."""
+    parts = tuple({p.says: p for r in rules for p in r.parts or (r,)}.values())
+    says = ", or ".join(p.says for p in parts)
+    return Rule(says, lambda v: any(p.accepts(v) for p in parts), parts) if parts[1:] else parts[0]
 
 
-def pair(first: Rule, second: Rule) -> Rule:
-    """A list of two, each with a rule of its own."""
-    return Rule(
-        f"[{first.says}, {second.says}]",
-        lambda v: (
-            isinstance(v, list) and len(v) == 2 and first.accepts(v[0]) and second.accepts(v[1])
-        ),
-    )
+def text(phrase: str) -> Rule:
+    """Accept the texts that one of TEXTS means; numbers name folders too."""
+    kinds = (str, int, float) if phrase.startswith("name") else (str,)
+    says = f"a {phrase}" + " such as 30%" * phrase.startswith("percentage")
+    return Rule(says, lambda v: type(v) in kinds and bool(re.fullmatch(TEXTS[phrase], str(v))))
 
 
-null = one_of(None)
-flag = one_of(True, False)
-text = Rule("a word", lambda v: isinstance(v, str) and v != "")
-filename = Rule(
-    "a name of letters, digits, ., - and _",
-    lambda v: type(v) in (str, int, float) and re.fullmatch(r"\w[\w.-]*", str(v)) is not None,
-)
-positive = number(0, ends="(]")
-at_least_0 = number(0)
-share = number(0, 1)
-below_1 = number(0, 1, "[)")
-some = number(0, 1, "()")
-share_of_run = Rule(
-    "a share of the run such as 30%", lambda v: percent(v) is not None and percent(v) <= 1
-)
-duration = either(whole(1), share_of_run)
-warmup = either(whole(0), share_of_run)
-width = either(whole(1), list_of(whole(1)), one_of("between", "two_thirds", "under_double"))
-switch = either(flag, null)
-gain = either(one_of("auto"), at_least_0)
-clip = either(null, positive)
-
-RULES: dict[str, Rule] = {
-    "seed": whole(0, 2**63 - 1),
-    "task": one_of("train", "preview"),
-    "test": flag,
-    "resume": either(null, text),
-    "sweep": either(null, filename),
-    "retry_failed": flag,
-    "silence": list_of(text),
-    "name": text,
-    "objective.metric": text,
-    "objective.mode": one_of("min", "max"),
-    "data.name": text,
-    "data.kind": one_of("table", "image", "text"),
-    "data.task": one_of("classification", "regression"),
-    "data.val": some,
-    "data.test": some,
-    "data.split_seed": whole(0),
-    "data.root": text,
-    "data.download": flag,
-    "data.augment.crop": whole(0, 16),
-    "data.augment.flip": flag,
-    "data.size": whole(8),
-    "data.memory_gib": at_least_0,
-    "data.workers": whole(0),
-    "data.path": text,
-    "data.test_path": either(null, text),
-    "data.target": text,
-    "data.text": text,
-    "data.label": text,
-    "data.drop": list_of(text),
-    "data.topics": whole(2),
-    "data.words": whole(1),
-    "data.ngrams": whole(1, 3),
-    "data.max_length": whole(1),
-    "data.max_vocabulary": whole(1),
-    "data.min_count": whole(1),
-    "model.name": text,
-    "model.inputs": list_of(one_of("table", "image", "text")),
-    "model.width": width,
-    "model.depth": whole(0),
-    "model.convs": either(whole(1), list_of(whole(1))),
-    "model.bias": flag,
-    "model.embedding_dim": whole(1),
-    "model.kernel_sizes": list_of(whole(1)),
-    "model.heads": whole(1),
-    "model.bidirectional": flag,
-    "activation.inplace": flag,
-    "activation.negative_slope": number(),
-    "activation.approximate": one_of("none", "tanh"),
-    "activation.alpha": positive,
-    "activation.num_parameters": whole(1),
-    "activation.init": number(),
-    "activation.beta": positive,
-    "activation.threshold": positive,
-    "init.gain": gain,
-    "init.linear.gain": gain,
-    "init.conv.a": number(),
-    "init.conv.mode": one_of("fan_in", "fan_out"),
-    "init.conv.nonlinearity": text,
-    "init.a": number(),
-    "init.b": number(),
-    "init.val": number(),
-    "init.mean": number(),
-    "init.std": at_least_0,
-    "init.mode": one_of("fan_in", "fan_out"),
-    "init.nonlinearity": text,
-    "init.tolerance": positive,
-    "init.max_iters": whole(1),
-    "init.path": text,
-    "init.layers": either(null, list_of(text)),
-    "optimizer.lr": positive,
-    "optimizer.betas": list_of(below_1, 2),
-    "optimizer.eps": either(at_least_0, pair(either(null, at_least_0), at_least_0)),
-    "optimizer.adamw_eps": at_least_0,
-    "optimizer.weight_decay": at_least_0,
-    "optimizer.momentum": below_1,
-    "optimizer.dampening": share,
-    "optimizer.nesterov": flag,
-    "optimizer.amsgrad": flag,
-    "optimizer.lr_decay": at_least_0,
-    "optimizer.initial_accumulator_value": at_least_0,
-    "optimizer.rho": share,
-    "optimizer.alpha": share,
-    "optimizer.centered": flag,
-    "optimizer.momentum_decay": at_least_0,
-    "optimizer.decoupled_weight_decay": flag,
-    "optimizer.beta2_decay": number(high=0),
-    "optimizer.d": number(1),
-    "optimizer.lambd": at_least_0,
-    "optimizer.t0": at_least_0,
-    "optimizer.etas": pair(some, number(1, ends="(]")),
-    "optimizer.step_sizes": list_of(positive, 2),
-    "optimizer.max_iter": whole(1),
-    "optimizer.max_eval": either(null, whole(1)),
-    "optimizer.tolerance_grad": at_least_0,
-    "optimizer.tolerance_change": at_least_0,
-    "optimizer.history_size": whole(1),
-    "optimizer.line_search_fn": one_of(None, "strong_wolfe"),
-    "optimizer.ns_coefficients": list_of(number(), 3),
-    "optimizer.ns_steps": whole(1, 99),
-    "optimizer.adjust_lr_fn": one_of(None, "original", "match_rms_adamw"),
-    "optimizer.warmup_steps": whole(0),
-    "optimizer.r": at_least_0,
-    "optimizer.weight_lr_power": at_least_0,
-    "optimizer.foreach": switch,
-    "optimizer.fused": switch,
-    "optimizer.maximize": flag,
-    "optimizer.capturable": flag,
-    "optimizer.differentiable": flag,
-    "scheduler.interval": one_of("epoch", "step"),
-    "scheduler.factor": positive,
-    "scheduler.gamma": positive,
-    "scheduler.step_size": duration,
-    "scheduler.milestones": list_of(duration),
-    "scheduler.T_max": duration,
-    "scheduler.T_0": duration,
-    "scheduler.T_mult": whole(1),
-    "scheduler.eta_min": at_least_0,
-    "scheduler.total_iters": either(whole(0), share_of_run),
-    "scheduler.total_steps": duration,
-    "scheduler.start_factor": number(0, 1, "(]"),
-    "scheduler.end_factor": share,
-    "scheduler.power": at_least_0,
-    "scheduler.max_lr": positive,
-    "scheduler.base_lr": at_least_0,
-    "scheduler.pct_start": share,
-    "scheduler.anneal_strategy": one_of("cos", "linear"),
-    "scheduler.cycle_momentum": flag,
-    "scheduler.base_momentum": share,
-    "scheduler.max_momentum": share,
-    "scheduler.div_factor": positive,
-    "scheduler.final_div_factor": positive,
-    "scheduler.three_phase": flag,
-    "scheduler.step_size_up": duration,
-    "scheduler.step_size_down": either(null, duration),
-    "scheduler.mode": one_of("min", "max", "triangular", "triangular2", "exp_range"),
-    "scheduler.monitor": text,
-    "scheduler.patience": whole(0),
-    "scheduler.threshold": at_least_0,
-    "scheduler.threshold_mode": one_of("rel", "abs"),
-    "scheduler.cooldown": whole(0),
-    "scheduler.min_lr": at_least_0,
-    "scheduler.eps": at_least_0,
-    "scheduler.lr_lambda.rate": positive,
-    "scheduler.lr_lambda.factor": positive,
-    "scheduler.lr_lambda.warmup": warmup,
-    "scheduler.lr_lambda.total": duration,
-    "scheduler.lr_lambda.decay": warmup,
-    "scheduler.lr_lambda.floor": share,
-    "regularization.dropout": below_1,
-    "regularization.norm": one_of(None, "batch", "layer"),
-    "regularization.l1": at_least_0,
-    "regularization.l2": either(null, at_least_0),
-    "regularization.l2_biases": flag,
-    "regularization.label_smoothing": below_1,
-    "regularization.mixup": at_least_0,
-    "training.epochs": whole(1),
-    "training.batch_size": whole(1),
-    "training.drop_last": flag,
-    "training.early_stopping.patience": either(null, whole(1)),
-    "training.early_stopping.min_delta": at_least_0,
-    "training.clip_norm": clip,
-    "training.clip_value": clip,
-    "training.accumulate": whole(1),
-    "training.ema": either(null, some),
-    "training.precision": one_of("fp32", "bf16"),
-    "training.compile": flag,
-    "training.channels_last": flag,
-    "training.device": text,
-    "training.threads": either(null, whole(1)),
-    "training.deterministic": flag,
-    "training.checkpoint": flag,
-    "search.method": one_of(
-        *("auto", "best", "random", "sobol", "tpe", "gp", "cmaes", "grid"),
-    ),
-    "search.runs": either(null, whole(1)),
-    "search.epochs": either(null, whole(1)),
-    "search.minutes": either(null, positive),
-    "search.width": whole(1),
-    "search.pruner": one_of("auto", "asha", "hyperband", "none"),
-    "search.seed": whole(0),
-    "search.arm": Rule("a word", lambda v: isinstance(v, str)),
-    "tracking.mode": one_of("auto", "online", "offline", "disabled"),
-    "tracking.project": text,
-    "tracking.entity": either(null, text),
-    "tracking.group": either(null, text),
-    "tracking.tags": list_of(
-        Rule("a word of 1 to 64 characters", lambda v: isinstance(v, str) and 0 < len(v) <= 64)
-    ),
-    "tracking.run_name": text,
-    "tracking.artifact": flag,
-    "tracking.timeout": positive,
+null, flag, anything = one_of(None), one_of(True, False), Rule("any value", lambda value: True)
+PLAIN = {bool: flag, int: number(whole=True), float: number(), str: text("word"), type(None): null}
+NAMES = {"None": type(None), "Tensor": "Tensor"} | {
+    kind.__name__: kind for kind in (bool, int, float, str)
 }
+
+
+def _value(text: str) -> Any:
+    """Return what a plain value stands for as a YAML has it; `2^63` too."""
+    base, _, power = text.partition("^")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(base) ** int(power or 1)
+    return VALUES.get(text, text)
+
+
+# ------------------------------------------------------------------ where a rule comes from
+def parse(text: str) -> Rule | None:
+    """Return the rule that words such as `null or > 0` state; None where they state none."""
+    text = text.replace("list of them", f"list of items, each {text.split(', or ')[0]}")
+    if EACH.fullmatch(text):
+        return _part(text)  # `each` covers all that follows it
+    parts = text.split(", or ")
+    rules = [
+        _part(p) or (one_of(VALUES.get(p, p)) if parts[1:] and p.isidentifier() else None)
+        for p in parts
+    ]
+    return None if None in rules else either(*rules)
+
+
+def _part(words: str) -> Rule | None:
+    """Return the rule of one alternative."""
+    words = re.sub("^an? ", "", words.strip())
+    if words.startswith("null or ") and (rest := parse(words.removeprefix("null or "))):
+        return either(null, rest)
+    if words in TEXTS:
+        return text(words)
+    if words and (match := NUMBER.fullmatch(words)):
+        return number(match[2].strip(), whole=bool(match[1]))
+    if match := EACH.fullmatch(words):
+        return (item := parse(match[2])) and list_of(item, match[1] and int(match[1]))
+    if words.startswith("[") and len(halves := [parse(t) for t in words[1:-1].split(", ")]) == 2:
+        return pair(*halves) if None not in halves else None
+    if re.fullmatch(r"\w+(?:, \w+)* or \w+", words):
+        return one_of(*(VALUES.get(w, w) for w in re.split(", | or ", words)))
+    return None
+
+
+def of_comment(comment: str, default: str) -> Rule | None:
+    """Return the rule that a comment begins with; words that leave out the default are prose."""
+    rule = parse(re.split(r"[;:(]", comment, maxsplit=1)[0].strip())
+    if rule is None:
+        return None
+    value, choice = _value(default), not rule.parts and rule.says.startswith("one of ")
+    prose = choice or isinstance(value, str)
+    return rule if not prose or default[0] in OPEN or rule.accepts(value) else None
+
+
+def of_type(kind: Any) -> Rule | None:
+    """Return the rule of an annotation; None where it says nothing of plain values."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, str):  # a module whose annotations are text
+        origin, inner = types.UnionType, [NAMES.get(name, object) for name in kind.split(" | ")]
+    if origin is typing.Literal:
+        return one_of(*inner)
+    rules = [of_type(k) for k in inner if k is not ... and getattr(k, "__name__", k) != "Tensor"]
+    if rules and None not in rules and origin in (typing.Union, types.UnionType):
+        return either(*rules)
+    if rules and None not in rules and origin in (list, tuple):
+        return list_of(either(*rules), len(inner) if origin is tuple and ... not in inner else None)
+    return PLAIN.get(kind)
+
+
+def of_default(text: str) -> Rule:
+    """Return the rule of a default as a YAML has it."""
+    value = _value(text)
+    if text[0] in OPEN or value is None:
+        return anything
+    return Rule("a word", lambda v: isinstance(v, str)) if text == '""' else PLAIN[type(value)]
+
+
+# ------------------------------------------------------------------ the folders of configs
+@functools.cache
+def read(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return path -> option -> (default, comment) of every key in a folder of configs."""
+    keys: dict[str, dict[str, tuple[str, str]]] = {}
+    for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
+        group = "" if file.parent == folder else f"{file.parent.name}."
+        sections = [(-1, group)]  # (indentation, prefix of the keys)
+        lines = map(LINE.fullmatch, file.read_text().splitlines())
+        for indent, name, default, comment in (match.groups() for match in lines if match):
+            while sections[-1][0] >= len(indent):
+                sections.pop()
+            path = f"{sections[-1][1]}{name}"
+            sections.append((len(indent), f"{path}."))
+            if default and path.split(".")[0] not in NO_DEFAULTS:
+                keys.setdefault(path, {})[file.stem] = (default, comment or "")
+    return keys
+
+
+def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
+    """Return every key that the configs of folders hold."""
+    return sorted({path for folder in folders for path in read(folder) if "._" not in path})
+
+
+def where(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `choices` and `folders` of a composed config, from Hydra's record of it."""
+    files = [Path(s["path"]) for s in runtime.get("config_sources", ()) if s["schema"] == "file"]
+    return {"choices": runtime.get("choices", {}), "folders": (*files, CONF)}
+
+
+def rule(path: str, choices: Mapping[str, str] = {}, folders: tuple = (CONF,)) -> Rule | None:
+    """Return the rule of a key; None where there is none, or only that of a signature.
+
+    Args:
+        choices: group -> option.
+        folders: of configs; the first has the last word.
+    """
+    return _rule(path, choices.get(path.split(".")[0], ""), folders)
+
+
+@functools.lru_cache(maxsize=4096)
+def _rule(path: str, option: str, folders: tuple[Path, ...]) -> Rule | None:
+    places = {name: p for f in reversed(folders) for name, p in read(f).get(path, {}).items()}
+    rules = {
+        name: r
+        for name, (default, comment) in places.items()
+        if (r := of_comment(comment, default))
+    }
+    if rules:
+        return rules.get(option) or either(*rules.values())
+    target = f"{path.rpartition('.')[0]}._target_"
+    if not places or any(target in read(folder) for folder in folders):
+        return None  # no such key, or one that a signature judges
+    return of_default(places.get(option, next(iter(places.values())))[0])

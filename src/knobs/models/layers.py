@@ -7,6 +7,12 @@ import torch
 from torch import Tensor, nn
 
 Activation = Callable[[], nn.Module]
+# Modules without weights that treat every number alone and draw none: they stack as they are.
+ELEMENTWISE = (
+    *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU),
+    *(nn.Mish, nn.Softplus, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softsign, nn.Tanhshrink),
+    *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Threshold),
+)
 SHARES = 2**16  # to one of so many a dropout probability is rounded
 
 

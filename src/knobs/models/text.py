@@ -3,6 +3,8 @@
 Dimensions are counted from the end, so that the same code runs on a stack's tensors [K, N, ...].
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -87,7 +89,7 @@ class Recurrent(nn.Module):
 
 
 class Positions(nn.Embedding):
-    """Adds a learnt vector to each place of a text."""
+    """Adds a learned vector to each place of a text."""
 
     def forward(self, embedded: Tensor) -> Tensor:
         """(N, L, D) -> (N, L, D), L being at most the number of places."""
@@ -95,7 +97,7 @@ class Positions(nn.Embedding):
 
 
 class Encoder(nn.Module):
-    """Transformer layers over embeddings with learnt positions, averaged over the real tokens."""
+    """Transformer layers over embeddings with learned positions, averaged over the real tokens."""
 
     def __init__(self, length: int, dim: int, layers: list[nn.Module]):
         super().__init__()
@@ -175,7 +177,7 @@ def text_transformer(
     depth: int,
     heads: int,
     activation: Activation,
-    norm: str | None,
+    norm: Literal["layer"] | None,
     dropout: float,
 ) -> nn.Module:
     """(N, tokens) -> (N, outputs): `width` is the feed-forward layers', norms are layer norms."""

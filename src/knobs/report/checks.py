@@ -98,7 +98,7 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
 
 
 def _accepts(knob: Knob, value: float, unruled: bool) -> bool:
-    rule = rules.RULES.get(knob.name)
+    rule = rules.rule(knob.name)
     return rule.accepts(value) if rule else unruled
 
 

@@ -15,16 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from knobs.models.layers import Dropout, dropout_threshold, random_bits
-from knobs.models.text import Bag, Convolutions, Encoder, Positions, TextClassifier
+from knobs.models.layers import ELEMENTWISE, Dropout, dropout_threshold, random_bits
+from knobs.models.text import Bag, Convolutions, Encoder, Positions, Recurrent, TextClassifier
 
-# Modules without weights that treat every number alone.
-PLAIN = (
-    *(nn.Identity, nn.ReLU, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.LeakyReLU, nn.GELU, nn.SiLU),
-    *(nn.ELU, nn.SELU, nn.Mish, nn.Hardswish, nn.Softplus),
-)
 # Modules that only pass tensors on to their children.
-CONTAINERS = (nn.Sequential, nn.ModuleList, TextClassifier, Bag, Convolutions, Encoder)
+CONTAINERS = (
+    *(nn.Sequential, nn.ModuleList, TextClassifier, Bag, Convolutions, Encoder, Recurrent),
+)
 
 
 class CannotStack(Exception):
@@ -106,7 +103,7 @@ def _stack(template: nn.Module, rows: Sequence[nn.Module], noise: Noise) -> nn.M
     kind = type(template)
     if kind in LEAVES:
         return LEAVES[kind](rows, noise)
-    if kind in PLAIN:
+    if kind in ELEMENTWISE:
         plain = copy.deepcopy(template)
         if kind is nn.ReLU:
             plain.inplace = True  # what comes before needs its output no more, and memory is time

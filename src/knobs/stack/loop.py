@@ -11,11 +11,10 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from knobs import rng
 from knobs.data import Tensors
-from knobs.regularization import mixup
+from knobs.regularization import LOSSES, PENALTIES, mixup, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import metrics
@@ -61,10 +60,13 @@ class Stack:
             self.slices.append(Slice(rows, start, self.pairs, self.lr))
             start += len(rows)
         self.follow_schedules()
-        self.l1 = self._vector([run.l1 for run in self.runs])
-        self.smoothing = self._vector([run.label_smoothing for run in self.runs])
-        self.draws = any(run.draws for run in self.runs)
-        self.mixed = [k for k, run in enumerate(self.runs) if run.mixup]
+        sections = [run.regularization for run in self.runs]
+        vectors = {name: self._vector([reg[name] for reg in sections]) for name in PENALTIES}
+        self.penalties = {name: v for name, v in vectors.items() if v is not None}
+        smoothing = self._vector([reg["label_smoothing"] for reg in sections])
+        self.smoothing = 0.0 if smoothing is None else smoothing
+        self.uses_rng = any(run.uses_rng for run in self.runs)
+        self.mixed = [k for k, reg in enumerate(sections) if reg["mixup"]]
         self.clip_norm = self._vector([r.training["clip_norm"] for r in self.runs], math.inf)
         self.clip_value = self._vector([r.training["clip_value"] for r in self.runs], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
@@ -98,7 +100,7 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
         x: [K, N, ...]. y: [K, N].
     """
     runs = stack.runs
-    if stack.draws:
+    if stack.uses_rng:
         stack.noise.seed(
             [rng.key(r.seed, "noise", r.progress.epoch, r.progress.step) for r in runs]
         )
@@ -118,9 +120,9 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 
 def backward(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-    """Fill every .grad from one batch, in pieces where asked; the losses [K], without a graph."""
-    pieces, total = stack.training["accumulate"], 0.0
-    for part_x, part_y in zip(x.chunk(pieces, 1), y.chunk(pieces, 1), strict=True):
+    """Fill every .grad from one batch, in microbatches where asked; the losses [K], no graph."""
+    count, total = stack.training["accumulate"], 0.0
+    for part_x, part_y in zip(x.chunk(count, 1), y.chunk(count, 1), strict=True):
         loss = batch_loss(stack, part_x, part_y) * (part_x.shape[1] / x.shape[1])
         loss.sum().backward()  # a sum: no row's gradient depends on how many others there are
         total = total + loss.detach()
@@ -134,32 +136,18 @@ def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     with stack.autocast():
         outputs = stack.model(x)
     outputs = at_least_fp32(outputs)
-    loss = row_losses(stack, outputs, y)
+    loss_of = LOSSES[stack.runs[0].data.task]
+    loss = loss_of(outputs, y, stack.smoothing)
     if stack.mixed:
-        loss = weight * loss + (1 - weight) * row_losses(stack, outputs, partners)
-    if stack.l1 is not None:
-        norms = [w.abs().flatten(1).sum(1) for w in stack.weights]
-        loss = loss + stack.l1 * torch.stack(norms).sum(0)
-    return loss
-
-
-def row_losses(stack: Stack, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of each row, [K], as regularization.make_loss defines it."""
-    if stack.runs[0].data.task == "regression":
-        return ((outputs.squeeze(-1) - targets) ** 2).mean(1)
-    logs = outputs.log_softmax(-1)
-    losses = F.nll_loss(logs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-    if stack.smoothing is not None:
-        share = stack.smoothing.unsqueeze(1)
-        losses = (1 - share) * losses - share * logs.mean(-1)
-    return losses.mean(1)
+        loss = weight * loss + (1 - weight) * loss_of(outputs, partners, stack.smoothing)
+    return penalized(loss, stack.penalties, outputs, stack.weights)
 
 
 def mix(stack: Stack, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mixup row by row, from the streams that solo runs draw from."""
     x, partners, weight = x.clone(), y.clone(), torch.ones_like(stack.lr)
     for k in stack.mixed:
-        alpha, draws = stack.runs[k].mixup, stack.noise.generators[k]
+        alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
         x[k], partners[k], weight[k] = mixup(x[k], y[k], alpha, draws)
     return x, partners, weight
 

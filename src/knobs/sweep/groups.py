@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -11,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from knobs import build
+from knobs.config import rules
 from knobs.data import Data, Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.optimizers import training_mode
+from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
@@ -25,11 +29,20 @@ from knobs.training.setup import assemble, steps_per_epoch
 
 STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
-# What rows of one stack may differ in, beside everything outside these sections.
+# What rows of one stack may differ in, beside everything outside these sections, and what they
+# share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
-    "training": ("epochs", "early_stopping", "clip_norm", "clip_value", "checkpoint", "ema"),
-    "regularization": ("dropout", "l1", "l2", "l2_biases", "label_smoothing", "mixup"),
+    "training": ("epochs", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
+    "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
 }
+ALIKE = {
+    "training": (
+        *("batch_size", "drop_last", "accumulate", "precision", "channels_last"),
+        *("device", "threads", "deterministic"),
+    ),
+    "regularization": ("norm",),
+}
+OFF = {"training": "training/default", "regularization": "regularization/none"}  # every knob is off
 SHARED = ("data", "model", "activation", "regularization", "training")
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 PROBE_STEPS = 3
@@ -107,22 +120,25 @@ def plan_groups(
 
 def alone(config: dict) -> str:
     """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
-    optimizer, training, model = config["optimizer"], config["training"], config["model"]["name"]
+    optimizer = config["optimizer"]
     name = optimizer["_target_"].rpartition(".")[2]
     if optimizer["_target_"] not in STACKABLE:
         return f"{name}'s update is not proportional to the learning rate, or mixes weights"
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
-    if training["compile"]:
-        return "training.compile=true compiles one model"
-    if training["ema"]:
-        return "training.ema averages one model's weights"
-    if model == "text_lstm":
-        return "an LSTM has no stacked form"
-    if model == "resnet18":
-        return "resnet18's convolutions are larger than a stack helps"
+    for section in FREE:
+        for key in sorted(config[section].keys() - {*FREE[section], *ALIKE[section]}):
+            value, off = config[section][key], _off(section)
+            if value != off[key] if key in off else value:
+                return f"{section}.{key} is not known to stacks"
     return ""
+
+
+@functools.cache
+def _off(section: str) -> dict:
+    """Return a section with every knob at its neutral value."""
+    return OmegaConf.to_container(OmegaConf.load(rules.CONF / f"{OFF[section]}.yaml"))
 
 
 def shared(config: dict) -> str:

@@ -14,8 +14,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from knobs import rng
 from knobs.data import Data, Stream, Tensors
+from knobs.models.layers import ELEMENTWISE
 from knobs.optimizers import training_mode
-from knobs.regularization import Loss, decayed, l1_norm, mixup
+from knobs.regularization import LOSSES, PENALTIES, decayed, mixup, penalized
 from knobs.training import metrics
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
@@ -24,9 +25,8 @@ CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the de
 # which a small step would feel (15 us of 750); a model with any other module gets one.
 DRAWLESS = (
     *(nn.Sequential, nn.Flatten, nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.Identity, nn.ReLU, nn.Tanh),
-    *(nn.Sigmoid, nn.LogSigmoid, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Mish),
-    *(nn.PReLU, nn.Hardswish, nn.Softplus),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.PReLU),
+    *ELEMENTWISE,
 )
 
 
@@ -64,7 +64,7 @@ class Run:
     """One config built: everything `fit` needs, and nothing that fits only one kind of run.
 
     Args:
-        training: the config's training section.
+        training, regularization: the config's sections.
         objective: metric and mode of the one number that picks the best epoch.
         interval: whether the schedule moves per epoch or per optimizer step.
         monitor: the metric that a plateau schedule watches.
@@ -73,18 +73,15 @@ class Run:
 
     model: nn.Module
     data: Data
-    loss: Loss
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     training: dict
+    regularization: dict
     objective: dict
     device: torch.device
     seed: int = 0
     interval: str = "epoch"
     monitor: str | None = None
-    l1: float = 0.0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
     average: AveragedModel | None = None
     forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
     progress: Progress = field(default_factory=Progress)
@@ -95,8 +92,9 @@ class Run:
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
         self.weights = decayed(self.model)
+        self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
-        self.draws = bool(self.mixup) or any(
+        self.uses_rng = bool(self.regularization["mixup"]) or any(
             type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
             for m in self.model.modules()
         )
@@ -125,7 +123,7 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     progress, training = run.progress, run.training
 
     def closure() -> Tensor:
-        if run.draws:
+        if run.uses_rng:
             rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
         run.optimizer.zero_grad()
         loss = backward(run, x, y)
@@ -145,14 +143,14 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
 
 
 def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """Fill every .grad from one batch, in pieces where asked; the loss, without its graph."""
-    pieces = run.training["accumulate"]
-    if pieces == 1:
+    """Fill every .grad from one batch, in microbatches where asked; the loss, without its graph."""
+    microbatches = run.training["accumulate"]
+    if microbatches == 1:
         loss = batch_loss(run, x, y)
         loss.backward()
         return loss.detach()
     total = torch.zeros((), device=run.device)
-    for part_x, part_y in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+    for part_x, part_y in zip(x.chunk(microbatches), y.chunk(microbatches), strict=True):
         loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
         loss.backward()
         total += loss.detach()
@@ -161,18 +159,17 @@ def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
 
 def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
     """Return the loss of one batch, penalties included."""
-    partner, weight = y, 1.0
-    if run.mixup:
-        x, partner, weight = mixup(x, y, run.mixup, torch.default_generator)
+    partner, weight, alpha = y, 1.0, run.regularization["mixup"]
+    if alpha:
+        x, partner, weight = mixup(x, y, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
-    loss = run.loss(outputs, y)
-    if run.mixup:
-        loss = weight * loss + (1 - weight) * run.loss(outputs, partner)
-    if run.l1:
-        loss = loss + run.l1 * l1_norm(run.weights)
-    return loss
+    loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
+    loss = loss_of(outputs, y, smoothing)
+    if alpha:
+        loss = weight * loss + (1 - weight) * loss_of(outputs, partner, smoothing)
+    return penalized(loss, run.penalties, outputs, run.weights)
 
 
 def at_least_fp32(outputs: Tensor) -> Tensor:

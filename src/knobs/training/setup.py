@@ -4,16 +4,15 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from knobs import build, rng
 from knobs.data import Data
 from knobs.errors import ConfigError
-from knobs.regularization import make_loss
 from knobs.training.loop import Run
 
 INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
-CONVOLUTIONAL = ("cnn", "resnet18")
 
 
 def assemble(config: dict, data: Data, device: torch.device) -> Run:
@@ -22,17 +21,18 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     Raises:
         ConfigError: the data leave a batch that the model cannot take.
     """
-    training, reg, seed = config["training"], config["regularization"], config["seed"]
+    training, seed = config["training"], config["seed"]
     steps = steps_per_epoch(len(data.train), training)
-    _check_last_batch(config, len(data.train), steps)
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = next(data.train.batches([few]))[0].cpu().contiguous()
     rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
     model = build.model(config, data.shape)
     build.initialize(config, model, sample)
+    _check_last_batch(model, training, len(data.train), steps)
+    images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format
-    if training["channels_last"] and config["model"]["name"] in CONVOLUTIONAL:
+    if training["channels_last"] and images:
         memory_format = torch.channels_last
     model = model.to(device, memory_format=memory_format)
     optimizer = build.optimizer(config, model)
@@ -45,7 +45,6 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     return Run(
         model=model,
         data=data.to(device, memory_format),
-        loss=make_loss(data.task, reg["label_smoothing"]),
         optimizer=optimizer,
         scheduler=build.scheduler(config, optimizer, total),
         training=training,
@@ -54,9 +53,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         seed=seed,
         interval=interval,
         monitor=config["scheduler"].get("monitor"),
-        l1=reg["l1"],
-        label_smoothing=reg["label_smoothing"],
-        mixup=reg["mixup"],
+        regularization=config["regularization"],
         average=average,
         forward=torch.compile(model) if training["compile"] else None,
     )
@@ -68,9 +65,9 @@ def steps_per_epoch(examples: int, training: dict) -> int:
     return full + (1 if left and not training["drop_last"] else 0)
 
 
-def _check_last_batch(config: dict, examples: int, steps: int) -> None:
-    training = config["training"]
-    normed = config["regularization"]["norm"] == "batch" or config["model"]["name"] == "resnet18"
+def _check_last_batch(model: nn.Module, training: dict, examples: int, steps: int) -> None:
+    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    normed = any(isinstance(module, batch_norms) for module in model.modules())
     single = examples % training["batch_size"] == 1 and not training["drop_last"]
     if not steps:
         trouble, mend = "no full batch", "false"
