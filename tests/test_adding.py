@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TRAIN
-from test_loop import assert_same_bits, interrupt_at, quiet
+from test_loop import assert_same_bits, interrupt_at
 from test_stack import distance, solo, together
 
 from knobs import build
@@ -219,13 +219,13 @@ def test_a_new_option_trains_resumes_and_stacks(new, compose):
     # Stopped in the middle of an epoch, saved, read as data, and gone on with.
     broken = make()
     with pytest.raises(loop.Interrupted):
-        loop.fit(broken, lambda _, row: seen.append(row), interrupt_at(3))
+        seen.extend(loop.fit(broken, interrupt_at(3)))
     stored = io.BytesIO()
     torch.save(snapshot(broken), stored)
     stored.seek(0)
     resumed = make()
     restore(resumed, torch.load(stored, weights_only=True))
-    loop.fit(resumed, lambda _, row: seen.append(row), quiet)
+    seen += loop.fit(resumed)
     assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
     assert seen == rows
     # Beside another seed in one stack, if nothing is against it.
