@@ -8,6 +8,7 @@ from pathlib import Path
 OPTIMA = {"adam": 3e-3, "nadam": 3e-3, "momentum": 1e-1, "sgd": 0.5}
 CEILING = {"adam": 0.950, "nadam": 0.949, "momentum": 0.945, "sgd": 0.925}
 RANGES = {"adam": (1e-4, 1e-1), "nadam": (1e-4, 1e-1), "momentum": (1e-3, 1.0), "sgd": (1e-2, 5.0)}
+HOSTILE = "<script>alert(1)</script>"
 SIZE = 400  # of the validation split
 
 
@@ -229,4 +230,19 @@ def _asked(sweep: Path, name: str, question: str, scientific: list, arms: dict, 
         "runs": runs,
     }
     (sweep / "study.json").write_text(json.dumps(about))
+    return sweep
+
+
+def hostile_sweep(folder):
+    """Markup wherever a record has room for it."""
+    sweep = fake_grid(folder)
+    for i, path in enumerate(sorted(sweep.glob("*/config.json"))):
+        about = json.loads(path.read_text())
+        about["overrides"] += [f"name={HOSTILE}", f"model.{HOSTILE}={i % 2}", "model.note=|x|"]
+        about["config"]["model"][HOSTILE] = f"{HOSTILE}{i % 2}\u2028\x1b[31m\ud800"
+        path.write_text(json.dumps(about))
+        summary = json.loads((path.parent / "summary.json").read_text())
+        summary["versions"] |= {HOSTILE: HOSTILE}
+        summary["config_hash"] = HOSTILE
+        (path.parent / "summary.json").write_text(json.dumps(summary))
     return sweep

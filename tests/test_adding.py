@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TRAIN
-from test_loop import assert_same_bits, interrupt_at
-from test_stack import distance, solo, together
+from trained import assert_same_bits, distance, interrupt_at, solo, together
 
 from knobs import build
 from knobs.config import command

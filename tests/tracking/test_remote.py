@@ -2,14 +2,16 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
-from test_sweep import SWEEPS
 from wandb_server import WandbServer
 
 from knobs.record import read_metrics, read_summary
 from knobs.sweep import launch
 from knobs.tracking.remote import Mirror
+
+SWEEPS = Path("outputs/sweeps")
 
 GRID = ["sweep=s", "optimizer=sgd", "optimizer.lr=0.1,1e30", "seed=0,1", "training.epochs=2"]
 

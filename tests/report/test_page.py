@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from browser import browser, find
-from fake_sweeps import add_run, fake_search, fake_study
+from fake_sweeps import HOSTILE, add_run, fake_search, fake_study, hostile_sweep
 from plotly.graph_objects import Figure
-from test_report import HOSTILE, hostile_sweep
 
 from knobs.report import page as page_module
 from knobs.report.analysis import make

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from trained import distance, solo, together
 
 from knobs import build, rng
 from knobs.config import command, rules
@@ -47,33 +48,6 @@ def make(overrides, dtype):
     parts = {name: split(getattr(data, name)) for name in ("train", "val", "test")}
     run.data = dataclasses.replace(data, **parts)
     return run
-
-
-def solo(run):
-    """The run trained alone; its rows of the record."""
-    rows = []
-    rows += loop.fit(run)
-    return loop.ended(run), rows
-
-
-def together(runs):
-    """The runs trained as one stack; run -> (status, rows of the record)."""
-    rows = {run: [] for run in runs}
-    ends = {}
-    stack.fit(
-        runs,
-        on_epoch=lambda run, row: rows[run].append(row),
-        on_end=lambda run, status, error: ends.update({run: status}),
-        watch=lambda _: None,
-        on_round=lambda _: None,
-    )
-    return {run: (ends[run], rows[run]) for run in runs}
-
-
-def distance(a, b):
-    """Largest relative difference of two lists of tensors, each by its own norm."""
-    pairs = [(x.double(), y.double()) for x, y in zip(a, b, strict=True)]
-    return max(((x - y).norm() / y.norm().clamp(min=1e-300)).item() for x, y in pairs)
 
 
 def state_of(run):

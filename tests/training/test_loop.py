@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from trained import assert_same_bits, interrupt_at
 
 from knobs import build, rng
 from knobs.config import command
@@ -25,12 +26,6 @@ NOISY = [
 EVERYTHING = [*NOISY, "training.ema=0.9", "scheduler=one_cycle", "training.epochs=4"]
 
 
-def assert_same_bits(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
-
 @pytest.mark.parametrize(
     "overrides", [[], EVERYTHING, ["model=cnn", "regularization=batchnorm", "training.epochs=2"]]
 )
@@ -44,14 +39,6 @@ def test_same_seed_identical_bits(overrides, tmp_path):
     first, again, other = final(0), final(0), final(1)
     assert_same_bits(first, again)
     assert any(not torch.equal(first[k], other[k]) for k in first)
-
-
-def interrupt_at(step):
-    def watch(run):
-        if run.progress.step == step:
-            run.stop_requested = True
-
-    return watch
 
 
 SCHEDULERS = sorted(p.stem for p in (command.CONF / "scheduler").glob("*.yaml"))

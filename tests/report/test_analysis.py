@@ -8,9 +8,8 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from fake_sweeps import add_run, fake_grid, fake_search, fake_study, tried
+from fake_sweeps import HOSTILE, add_run, fake_grid, fake_search, fake_study, hostile_sweep, tried
 from rich.console import Console
-from test_imports import FILES, SRC, imports
 
 from knobs.errors import ConfigError, StorageError
 from knobs.report import terminal
@@ -22,8 +21,6 @@ from knobs.report.read import read_sweep
 from knobs.report.records import Knob, Objective, position
 from knobs.report.write import where, write
 from knobs.words import listed, number
-
-HOSTILE = "<script>alert(1)</script>"
 
 
 def arms(sweep, values, roles=("confirm",), **more):
@@ -743,21 +740,6 @@ def test_the_terminals_report_is_one_screen(tmp_path, kind, size):
     )  # which has no default to gain over
 
 
-def hostile_sweep(folder):
-    """Markup wherever a record has room for it."""
-    sweep = fake_grid(folder)
-    for i, path in enumerate(sorted(sweep.glob("*/config.json"))):
-        about = json.loads(path.read_text())
-        about["overrides"] += [f"name={HOSTILE}", f"model.{HOSTILE}={i % 2}", "model.note=|x|"]
-        about["config"]["model"][HOSTILE] = f"{HOSTILE}{i % 2}\u2028\x1b[31m\ud800"
-        path.write_text(json.dumps(about))
-        summary = json.loads((path.parent / "summary.json").read_text())
-        summary["versions"] |= {HOSTILE: HOSTILE}
-        summary["config_hash"] = HOSTILE
-        (path.parent / "summary.json").write_text(json.dumps(summary))
-    return sweep
-
-
 def test_markup_in_records_stays_text_everywhere(tmp_path):
     report = make([hostile_sweep(tmp_path / "s")])
     page = write(report, tmp_path / "out").read_text()
@@ -870,22 +852,3 @@ def test_numbers_are_said_with_the_digits_they_have():
     ]
     assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"
-
-
-# ------------------------------------------------------------------ the house
-def test_the_report_is_at_most_seven_floors_high():
-    """A file's floor is one above the highest floor of what it imports here."""
-    files = {p for p in FILES if "report" in p.relative_to(SRC).parts}
-    names = {
-        ".".join(("knobs", *p.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__"): p
-        for p in files
-    }
-    floors = {}
-
-    def floor(name):
-        below = (imports(names[name]) & names.keys()) - {name}
-        floors[name] = 1 + max(map(floor, below), default=0)
-        return floors[name]
-
-    assert max(map(floor, names)) == floors["knobs.report.__main__"] == 7
-    assert {floors["knobs.report.records"], floors["knobs.report.stats"]} == {1}
