@@ -236,10 +236,24 @@ def test_a_new_option_trains_resumes_and_stacks(new, compose):
         assert distance(second.model.parameters(), whole.model.parameters()) > 1e-3
 
 
+OWN_KEYS = """
+defaults:
+  - default
+  - _self_
+
+noise: 0.1  # >= 0
+at: [1, 2]
+steps:
+  - 1
+  - 2
+swa: {start: 0.75}
+"""
+
+
 def test_the_command_line_takes_a_yaml_and_a_key_of_ones_own(tmp_path):
     """A run checks its config a second time, in the process that trains it."""
     write(tmp_path / "mine", "activation", NEW["the activation CELU"][1])
-    write(tmp_path / "mine", "training", "defaults:\n  - default\n  - _self_\n\nnoise: 0.1  # >= 0")
+    write(tmp_path / "mine", "training", OWN_KEYS)
     command = [sys.executable, TRAIN, "--config-dir", "mine", "activation=new", "training=new"]
     given = ["data=wine", "training.epochs=1", "tracking=local", "hydra.run.dir=run"]
     done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)

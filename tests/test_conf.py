@@ -54,7 +54,7 @@ KEYS = [
     (group, option, path, default)
     for path, places in rules.read(CONF).items()
     for option, (default, _) in places.items()
-    if (group := path.split(".")[0]) in GROUPS and "._" not in path
+    if default and (group := path.split(".")[0]) in GROUPS and "._" not in path
 ]
 
 

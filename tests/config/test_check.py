@@ -67,6 +67,7 @@ def faults(*overrides, grid=False):
     ("activation=silu activation.inplace=1", "activation.inplace=1: must be one of True, False"),
     ("data=mnist data.augment.flip=2", "data.augment.flip=2: must be one of True, False"),
     ("scheduler=plateau scheduler.mode=triangular", "scheduler.mode=triangular: must be one of min, max"),
+    ("training.early_stopping=3", "training.early_stopping=3: no such key"),
     ("init.conv.nonlinearity=foo", "init: Unsupported nonlinearity foo"),
     ("tracking.tags=[a,'']", "tracking.tags=['a', '']: must be a list of items, each a word of 1 to 64"),
 ])  # fmt: skip

@@ -42,7 +42,7 @@ COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator
 BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+(?:e-?\d+)?(?:\^\d+)?)")
 NUMBER = re.compile(rf"(whole )?(?:number)?((?: ?(?:and )?{BOUND.pattern})*)")
 EACH = re.compile(r"(?:list of )?(?:(\d+ )?items, )?each (.+)")
-LINE = re.compile(r"( *)(\w+):(?: +(.*?))??(?:\s+# ?(.*))?")
+LINE = re.compile(r"( *)([\w-]+):(?: +(.*?))??(?:\s+# ?(.*))?")
 OPEN = "[{$?"  # how a default begins that is no plain value
 NO_DEFAULTS = ("hydra", "study", "experiment")  # folders whose files set other groups' keys
 
@@ -159,7 +159,7 @@ def of_comment(comment: str, default: str) -> Rule | None:
         return None
     value, choice = _value(default), not rule.parts and rule.says.startswith("one of ")
     prose = choice or isinstance(value, str)
-    return rule if not prose or default[0] in OPEN or rule.accepts(value) else None
+    return rule if not prose or default[:1] in OPEN or rule.accepts(value) else None
 
 
 def of_type(kind: Any) -> Rule | None:
@@ -180,7 +180,7 @@ def of_type(kind: Any) -> Rule | None:
 def of_default(text: str) -> Rule:
     """Return the rule of a default as a YAML has it."""
     value = _value(text)
-    if text[0] in OPEN or value is None:
+    if text[:1] in OPEN or value is None:
         return anything
     return Rule("a word", lambda v: isinstance(v, str)) if text == '""' else PLAIN[type(value)]
 
@@ -188,25 +188,29 @@ def of_default(text: str) -> Rule:
 # ------------------------------------------------------------------ the folders of configs
 @functools.cache
 def read(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
-    """Return path -> option -> (default, comment) of every key in a folder of configs."""
+    """Return path -> option -> (default, comment) of every key in a folder of configs.
+
+    The default of a section, and of what stands in further lines, is empty.
+    """
     keys: dict[str, dict[str, tuple[str, str]]] = {}
     for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
         group = "" if file.parent == folder else f"{file.parent.name}."
         sections = [(-1, group)]  # (indentation, prefix of the keys)
-        lines = map(LINE.fullmatch, file.read_text().splitlines())
+        lines = map(LINE.fullmatch, file.read_text("utf-8", "replace").splitlines())
         for indent, name, default, comment in (match.groups() for match in lines if match):
             while sections[-1][0] >= len(indent):
                 sections.pop()
             path = f"{sections[-1][1]}{name}"
             sections.append((len(indent), f"{path}."))
-            if default and path.split(".")[0] not in NO_DEFAULTS:
-                keys.setdefault(path, {})[file.stem] = (default, comment or "")
+            if path.split(".")[0] not in NO_DEFAULTS:
+                keys.setdefault(path, {})[file.stem] = (default or "", comment or "")
     return keys
 
 
 def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     """Return every key that the configs of folders hold."""
-    return sorted({path for folder in folders for path in read(folder) if "._" not in path})
+    keys = [item for folder in folders for item in read(folder).items()]
+    return sorted({path for path, places in keys if "._" not in path and max(places.values())[0]})
 
 
 def where(runtime: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +240,10 @@ def _rule(path: str, option: str, folders: tuple[Path, ...]) -> Rule | None:
     if rules:
         return rules.get(option) or either(*rules.values())
     target = f"{path.rpartition('.')[0]}._target_"
-    if not places or any(target in read(folder) for folder in folders):
-        return None  # no such key, or one that a signature judges
-    return of_default(places.get(option, next(iter(places.values())))[0])
+    keys = {key: place for folder in folders for key, place in read(folder).items()}
+    if target in keys or any(key.startswith(f"{path}.") for key in keys):
+        return None  # a signature judges it, or it is a section
+    if places:
+        return of_default(places.get(option, next(iter(places.values())))[0])
+    section = keys.get(path.rpartition(".")[0], {})
+    return anything if any(default[:1] == "{" for default, _ in section.values()) else None
