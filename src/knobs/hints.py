@@ -1,4 +1,4 @@
-"""Rules of thumb: short hints when a config leaves the usual ranges; never an error or a change."""
+"""Hints where a config leaves the usual ranges: printed, never applied."""
 
 import functools
 import re
@@ -130,7 +130,7 @@ def width(config: dict, shape: Shape) -> Says:
     """Heaton 2008, Introduction to Neural Networks with Java"""
     model = config["model"]
     if "table" not in model["inputs"] or isinstance(model.get("width", ""), str):
-        return  # not fully connected, or a named rule, which is a rule of thumb itself
+        return  # not fully connected, or a named rule, which follows a rule of its own
     low, high = sorted((shape.features, shape.outputs))
     for w in widths(model["width"], model["depth"], shape.features, shape.outputs):
         if w > 2 * shape.features:

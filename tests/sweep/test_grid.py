@@ -232,7 +232,7 @@ def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch)
     (folder / "3").write_text("in the way")
     code, told = sweep("sweep=s", *grid)
     assert code == 10, told
-    assert "one by one" not in told  # the stack went on
+    assert "sequentially" not in told  # the stack went on
     kinds = {"1": "IsADirectoryError", "2": "FileExistsError", "3": "FileExistsError"}
     at_once, _, table = told.partition("\n3 failed")
     for number, kind in kinds.items():
@@ -270,7 +270,7 @@ def test_a_stack_that_fails_as_a_whole_is_trained_one_by_one(sweep, tmp_path, mo
     monkeypatch.setattr(launch.stack, "fit", broken)
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=2")
     assert code == 0, told
-    assert "2 runs begin again one by one: no such kernel" in told
+    assert "2 runs begin again, sequentially: no such kernel" in told
     for n in "01":
         assert lines(tmp_path / SWEEPS / "s" / n) == lines(tmp_path / SWEEPS / "whole" / n)
 

@@ -273,7 +273,7 @@ def fit(
 ) -> None:
     """Train until every run has ended, each when it would alone.
 
-    A run that diverges, stops early or fails leaves; the others do not notice, but for the speed.
+    A run that diverges, stops early or fails is removed from the stack; the others are unaffected.
 
     Args:
         on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.

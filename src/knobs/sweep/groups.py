@@ -56,12 +56,12 @@ Reader = Callable[[dict], Data]  # a config -> its data
 
 @dataclass
 class Group:
-    """Jobs that train together, or one by one.
+    """Jobs that train together, or sequentially.
 
     Args:
         jobs: their numbers.
-        width: rows of a stack; 1 where they train one by one.
-        reason: why one by one, in one line.
+        width: rows of a stack; 1 where they train sequentially.
+        reason: why sequentially, in one line.
         steps: optimizer steps of all of them, each trained to its last epoch.
         epoch_steps: those of one epoch of one of them.
         seconds: what these are expected to take.

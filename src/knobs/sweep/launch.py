@@ -1,4 +1,4 @@
-"""The jobs of a sweep -> their JobReturns: begun, trained as stacks or one by one, ended."""
+"""The jobs of a sweep -> their JobReturns: begun, trained as stacks or sequentially, ended."""
 
 import logging
 import time
@@ -177,13 +177,13 @@ class Launch:
         return sessions
 
     def _train(self, sessions: dict[Job, Session]) -> None:
-        """Train runs as a stack where there are several; else, or where that fails, one by one."""
+        """Train runs as a stack where there are several; else, or where that fails, sequentially."""
         if len(sessions) == 1:
             return self._alone(sessions)
         try:
             return self._together(sessions)
         except CannotStack as error:
-            self.screen.note(f"{len(sessions)} runs train one by one: {error}")
+            self.screen.note(f"{len(sessions)} runs train sequentially: {error}")
             return self._alone(sessions)
         except Exception as error:  # of the computation that all rows share
             fault = for_a_person(error)
@@ -203,7 +203,7 @@ class Launch:
             items = list(left.items())
             self._train(dict(items[::2]))
             return self._train(dict(items[1::2]))
-        self.screen.note(f"{len(left)} runs begin again one by one: {fault}")
+        self.screen.note(f"{len(left)} runs begin again, sequentially: {fault}")
         return self._alone(left)
 
     def _alone(self, sessions: dict[Job, Session]) -> None:

@@ -48,7 +48,7 @@ class Screen:
         alone = Counter(group.reason for group in self.groups if group.reason)
         for reason, _ in alone.most_common(MAX_REASONS):
             runs = sum(len(group.jobs) for group in self.groups if group.reason == reason)
-            self.note(f"  {count(runs, 'run')} one by one: {reason}")
+            self.note(f"  {count(runs, 'run')} sequentially: {reason}")
         if len(alone) > MAX_REASONS:
             self.note(f"  and more for {len(alone) - MAX_REASONS} other reasons")
         if self.out.is_terminal:
@@ -119,7 +119,7 @@ class Screen:
         stacks = sum(len(g.chunks) for g in self.groups if g.width > 1)
         singles = sum(len(g.jobs) for g in self.groups if g.width == 1)
         parts = [f"{count(self.count - singles, 'run')} in {count(stacks, 'stack')}"] * bool(stacks)
-        parts += [f"{count(singles, 'run')} one by one"] * bool(singles)
+        parts += [f"{count(singles, 'run')} sequentially"] * bool(singles)
         seconds = sum(group.seconds for group in self.groups)
         return f"{', '.join(parts)}, about {duration(seconds)}" if seconds else ", ".join(parts)
 
