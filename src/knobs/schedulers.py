@@ -1,4 +1,4 @@
-"""Schedules as plain functions of time, for LambdaLR and MultiplicativeLR, and durations as percentages.
+"""Schedules as functions of time, for LambdaLR and MultiplicativeLR; durations as percentages.
 
 A function takes t, the intervals (epochs or optimizer steps) done so far, from 0, and returns what
 the base rate is multiplied by.

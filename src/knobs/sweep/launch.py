@@ -177,7 +177,7 @@ class Launch:
         return sessions
 
     def _train(self, sessions: dict[Job, Session]) -> None:
-        """Train runs as a stack where there are several; else, or where that fails, sequentially."""
+        """Train several runs as a stack; one alone, and where a stack fails, sequentially."""
         if len(sessions) == 1:
             return self._alone(sessions)
         try:
