@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from knobs import locks
 
@@ -71,6 +71,15 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open lines to read and append, freed of the half a line that a killed process left."""
+    file = path.open("a+b")
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0)
+    return file
 
 
 def held(folder: Path) -> bool:

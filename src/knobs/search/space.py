@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from knobs.errors import ConfigError
 DIGITS = 4  # of a float that a search proposes: what is run can be read and typed
 MAX_INTEGER = 2**53  # beyond it not every whole number is a float
 SCALES = {"log": True, "linear": False}
+MODES = ("max", "min")  # of an objective
 KEYS = {"low", "high", "scale", "int", "step"}  # of a range in a study's YAML
 BARE = re.compile(r"[A-Za-z_][\w./-]*")  # a string that Hydra reads as itself, unless
 WORDS = {"null", "true", "false", "inf", "nan"}
@@ -258,6 +259,12 @@ def _range(node: Mapping[str, Any]) -> Range:
     if not isinstance(whole := node.get("int", False), bool):
         raise ConfigError(f"int={whole!r} must be true or false")
     return Range(low, high, SCALES[scale], whole, node.get("step"))
+
+
+def one_of(what: str, value: str, names: Iterable[str]) -> None:
+    """Refuse a value that is none of the names."""
+    if value not in names:
+        raise ConfigError(f"{what}={value}: must be one of {', '.join(names)}")
 
 
 def _number(value: Any) -> bool:
