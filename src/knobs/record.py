@@ -31,6 +31,7 @@ class Record:
 
     def __init__(self, folder: Path, epoch: int = 0):
         self.folder, self._metrics = folder, folder / METRICS
+        self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = locks.Lock(folder / LOCK, "another process is writing this run")
         try:
@@ -45,11 +46,6 @@ class Record:
         lines = (json.dumps(row).encode() + b"\n" for row in rows if row["epoch"] <= epoch)
         self._metrics.write_bytes(b"".join(lines))
         (self.folder / SUMMARY).unlink(missing_ok=True)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Return where best and last weights lie."""
-        return self.folder / CHECKPOINTS
 
     def begin(self, config: dict[str, Any]) -> None:
         """Write config.json: what the run is, for whoever reads it without Hydra."""

@@ -6,12 +6,13 @@ history give the same values, in another process and after a resume too. Optuna'
 through a study in memory that holds the history.
 """
 
+import functools
 import json
 import math
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,11 @@ class Task:
     default: Values | None = None
     seed: int = 0
     budget: float = math.inf
-    rng: np.random.Generator = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        # A stream a trial: what an earlier one drew makes no difference.
-        object.__setattr__(self, "rng", np.random.default_rng([self.seed, len(self.tried)]))
+    @functools.cached_property
+    def rng(self) -> np.random.Generator:
+        """Return a stream of this trial alone: what an earlier one drew makes no difference."""
+        return np.random.default_rng([self.seed, len(self.tried)])
 
     @property
     def best(self) -> Values | None:

@@ -107,7 +107,7 @@ class Search(contextlib.AbstractContextManager):
         if math.isinf(budget) and method != "grid":
             raise ConfigError(f"search.method={method} needs a budget: search.runs=40, say")
         self.space, self.method, self.seed, self.mode = space, method, seed, mode
-        self.unit, self.epochs = unit, epochs
+        self.unit, self.epochs, self._sign = unit, epochs, 1 if mode == "min" else -1
         self.budget = budget / epochs if unit == "epochs" else budget
         defaults, self.fixed = defaults or {}, fixed or {}
         self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
@@ -132,7 +132,6 @@ class Search(contextlib.AbstractContextManager):
         """Let go of the trials that were not told: the next to ask gets them."""
         self._alive.close()
 
-    # -------------------------------------------------------------- asking and telling
     def ask(self, n: int = 1) -> list[Trial]:
         """Return up to n trials to run at once; none when the budget is spent or given out.
 
@@ -189,11 +188,6 @@ class Search(contextlib.AbstractContextManager):
         """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
         return total * self.epochs if self.unit == "epochs" else total
-
-    # -------------------------------------------------------------- inside
-    @property
-    def _sign(self) -> int:
-        return 1 if self.mode == "min" else -1
 
     def _outside(self, arm: str, values: Values) -> list[str]:
         """Return knobs whose default lies outside its range, or is missing."""
@@ -262,7 +256,8 @@ class Search(contextlib.AbstractContextManager):
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
-        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= _size(knobs):
+        combinations = math.prod(knob.levels or math.inf for knob in knobs.values())
+        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= combinations:
             self.exhausted.add(arm)  # once more would tell the same
             return None
         default = self.defaults.get(arm)
@@ -276,15 +271,12 @@ class Search(contextlib.AbstractContextManager):
         if values is None:
             self.exhausted.add(arm)
             return None
+        run = sum(len(self.trials(a)) for a in self._arms)
         trial = create_trial(
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
             distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
-            user_attrs={
-                "phase": phase,
-                "run": sum(len(self.trials(a)) for a in self._arms),
-                "process": self._process,
-            },
+            user_attrs={"phase": phase, "run": run, "process": self._process},
         )
         self._storage.create_new_trial(self._arms[arm], template_trial=trial)
         return self._trial(arm, self.trials(arm)[-1])
@@ -327,26 +319,17 @@ class Search(contextlib.AbstractContextManager):
 
     def _clock(self) -> float:
         """Return the minutes in which a run was under way."""
-        now = datetime.now()
-        trials = [trial for arm in self._arms for trial in self.trials(arm)]
-        spans = [(_began(trial), trial.datetime_complete or now) for trial in trials]
+        spans = []
+        for trial in (trial for arm in self._arms for trial in self.trials(arm)):
+            resumed = trial.user_attrs.get("resumed")  # by the process that has or had it last
+            start = datetime.fromisoformat(resumed) if resumed else trial.datetime_start
+            spans.append((start, trial.datetime_complete or datetime.now()))
         total, reached = 0.0, datetime.min
         for start, end in sorted(spans):
             start = max(start, reached)
             if end > start:
                 total, reached = total + (end - start).total_seconds() / 60, end
         return total
-
-
-def _size(knobs: Knobs) -> float:
-    """Count the combinations."""
-    return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
-
-
-def _began(trial: FrozenTrial) -> datetime:
-    """Return when the process that has or had it last began with it."""
-    resumed = trial.user_attrs.get("resumed")
-    return datetime.fromisoformat(resumed) if resumed else trial.datetime_start
 
 
 def _storage(folder: Path | None) -> BaseStorage:

@@ -1,8 +1,8 @@
 """W&B for the many runs of a stack, in a process of its own.
 
 One interpreter lets one thread at a time run Python: mirrors in threads would hold up a stack's
-training. Here they cost it a line of JSON an epoch. The parent writes {"run": 0, "do": "log",
-"with": [...]} lines; each run's last line comes back as {"run": 0, "line": "..."}.
+training. Here they cost it a line of JSON an epoch, `[run, "log", [metrics]]` on the process's
+stdin; what to show of a run comes back as `[run, line]`.
 """
 
 import contextlib
@@ -29,27 +29,27 @@ class Mirror:
         self._out: queue.SimpleQueue = queue.SimpleQueue()
         self._lines: dict[int, str] = {}
         self._over = ""  # why no more lines will come
-        self._told = threading.Condition()
+        self._news = threading.Condition()
         self._count = 0
 
-    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote":
-        """Return a run's mirror, in place of a Tracker."""
+    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote | Tracker":
+        """Return a run's mirror."""
+        if not enabled(settings):
+            return Tracker(settings, config, folder)
+        if not (self._process or self._over):
+            self._start()
         self._count += 1
-        remote = Remote(self, self._count, enabled(settings))
-        if remote.enabled:
-            if not (self._process or self._over):
-                self._start()
-            self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
-        return remote
+        self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
+        return Remote(self, self._count)
 
     def send(self, run: int, do: str, *arguments: Any) -> None:
         """Queue one call; returns at once."""
-        self._out.put(json.dumps({"run": run, "do": do, "with": arguments}) + "\n")
+        self._out.put(json.dumps([run, do, arguments]) + "\n")
 
     def line(self, run: int) -> str:
         """Wait for what a run's mirror has to say at its end."""
-        with self._told:
-            self._told.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
+        with self._news:
+            self._news.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
         late = self._over or "W&B did not finish in time; the records are whole"
         return self._lines.get(run, late)
 
@@ -87,38 +87,33 @@ class Mirror:
     def _read(self) -> None:
         with self._process.stdout as answers:
             for text in answers:
-                answer = json.loads(text)
-                with self._told:
-                    self._lines[answer["run"]] = answer["line"]
-                    self._told.notify_all()
-        with self._told:  # it is gone: whoever still waits need not
+                run, line = json.loads(text)
+                with self._news:
+                    self._lines[run] = line
+                    self._news.notify_all()
+        with self._news:  # it is gone: whoever still waits need not
             self._over = "W&B's process ended early; the records are whole"
-            self._told.notify_all()
+            self._news.notify_all()
         self._process.wait()
 
 
 class Remote:
     """Mirrors one run there, with Tracker's methods."""
 
-    def __init__(self, mirror: Mirror, run: int, on: bool):
-        self._mirror, self._run, self.enabled, self._ended = mirror, run, on, False
+    def __init__(self, mirror: Mirror, run: int):
+        self._mirror, self._run, self._ended = mirror, run, False
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        if self.enabled:
-            self._mirror.send(self._run, "log", metrics)
+        self._mirror.send(self._run, "log", metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
         self._ended = True
-        if self.enabled:
-            path = str(checkpoint) if checkpoint else None
-            self._mirror.send(self._run, "end", summary, exit_code, path)
+        self._mirror.send(self._run, "end", summary, exit_code, checkpoint and str(checkpoint))
 
     def wait(self) -> str:
-        """Wait until W&B has it all; the line to show."""
-        if not self.enabled:
-            return ""
+        """Wait until W&B has it all; return the line to show."""
         if not self._ended:
             self.end({}, 1, None)
         return self._mirror.line(self._run)
@@ -131,32 +126,27 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints goes elsewhere
     trackers: dict[int, Tracker] = {}
-    waiting: list[threading.Thread] = []
+    lock = threading.Lock()
 
     def tell(run: int) -> None:
         line = trackers[run].wait()
         with lock:
-            answers.write(json.dumps({"run": run, "line": line}) + "\n")
+            answers.write(json.dumps([run, line]) + "\n")
             answers.flush()
 
-    lock = threading.Lock()
     for text in sys.stdin:
-        call = json.loads(text)
-        run, arguments = call["run"], call["with"]
-        if call["do"] == "open":
+        run, do, arguments = json.loads(text)
+        if do == "open":
             settings, config, folder, earlier = arguments
             trackers[run] = Tracker(settings, config, Path(folder), earlier)
-        elif call["do"] == "log":
+        elif do == "log":
             trackers[run].log(*arguments)
         else:
             summary, exit_code, path = arguments
-            trackers[run].end(summary, exit_code, Path(path) if path else None)
-            waiting.append(threading.Thread(target=tell, args=(run,)))
-            waiting[-1].start()
+            trackers[run].end(summary, exit_code, path and Path(path))
+            threading.Thread(target=tell, args=(run,)).start()  # the process ends after it
     for tracker in trackers.values():
         tracker.wait()  # those that the parent left open: it died
-    for thread in waiting:
-        thread.join()
 
 
 if __name__ == "__main__":

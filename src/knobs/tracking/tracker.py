@@ -5,6 +5,7 @@ waits for. Whatever goes wrong there is one line at the end, never the end of th
 own folder is the truth.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -41,14 +42,12 @@ BOUNDED = {
 @functools.cache
 def versions() -> dict[str, str]:
     """Return what ran: Python, the packages that matter, and the git revision if there is one."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     revision = git_revision()
-    return found | ({"git": revision} if revision else {})
+    return packages | ({"git": revision} if revision else {})
 
 
 def git_revision() -> str | None:
@@ -87,6 +86,7 @@ class Tracker:
 
     def __init__(self, settings: dict, config: dict, folder: Path, earlier: list | None = None):
         self.settings, self.config, self.folder = public(settings), config, folder
+        self.enabled = enabled(self.settings)
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -99,14 +99,10 @@ class Tracker:
                 self.log(row)
             self._thread.start()
 
-    @property
-    def enabled(self) -> bool:
-        """Return whether anything is mirrored."""
-        return enabled(self.settings)
-
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self._queue.put(metrics)
+        if self.enabled:
+            self._queue.put(metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
@@ -136,9 +132,7 @@ class Tracker:
             os.environ.setdefault(name, value)  # before the import, which reads them
         with Tracker._starting:
             why = self._why_offline()
-            run = None
-            if not why:
-                run, why = self._start_online()
+            run, why = (None, why) if why else self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
         files = shlex.quote(os.path.relpath(Path(run.dir).parent))
@@ -159,7 +153,12 @@ class Tracker:
         summary, checkpoint = item
         run.summary.update(summary)
         if checkpoint and self.settings["artifact"]:
-            self._send_artifact(run, checkpoint)
+            import wandb
+
+            artifact = wandb.Artifact(f"best-{run.id}", type="model")
+            # Read where it lies; else W&B leaves copies in the home folder, which nothing empties.
+            artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
 
     def _why_offline(self) -> str:
         """Say why not online; empty if nothing is known against it."""
@@ -216,14 +215,6 @@ class Tracker:
                 finish_timeout_raises=True,
             ),
         )
-
-    def _send_artifact(self, run: Any, checkpoint: Path) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"best-{run.id}", type="model")
-        # Read where it lies; else W&B leaves copies in the home folder, which nothing ever empties.
-        artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
-        run.log_artifact(artifact)
 
     def _id(self) -> str:
         """Return the folder's id, so that a resumed run goes on in the same W&B run."""
