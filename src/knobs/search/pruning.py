@@ -1,14 +1,14 @@
 """Decide which runs of a search end early, in any number of processes on one folder.
 
-A run is looked at after a few epochs, its rungs; at each the best 1 / eta of the runs that came as
+A run is looked at after a few epochs, its rungs; at each the best 1 / ETA of the runs that came as
 far go on. Nobody waits for the others: a run is ranked among those that are there. The values lie
 in a file of JSON lines, written under a lock, so a stack, a process a run, and several commands on
 one folder prune alike; half a line of a killed process is passed over.
 
-asha: rungs at r, r eta, r eta^2, ... epochs (Li et al. 2020, A System for Massively Parallel
+asha: rungs at r, r ETA, r ETA^2, ... epochs (Li et al. 2020, A System for Massively Parallel
 Hyperparameter Tuning, algorithm 2, in its form without pauses: a run that is not among the best
 when it arrives is ended, not kept for later).
-hyperband: brackets whose first rung is r, r eta, ...; a run is ranked in its own bracket only, and
+hyperband: brackets whose first rung is r, r ETA, ...; a run is ranked in its own bracket only, and
 brackets get as many runs as spend the same number of epochs (Li et al. 2018, Hyperband, section 3).
 """
 
@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs.errors import ConfigError
 from knobs.locks import Lock
 from knobs.record import open_lines
 from knobs.search.space import MODES, one_of
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
+ETA = 3  # of a rung's runs, one in ETA goes on
+FIRST = 0.04  # of a run's epochs, to its first rung; at least 2
 
 
 @dataclass(frozen=True)
@@ -36,52 +37,34 @@ class Pruner:
         method: one of PRUNERS.
         folder: the sweep's.
         mode: max or min, of the value reported.
-        eta: of a rung's runs, one in eta goes on.
-        first: epochs to the first rung; None: 4 % of a run's, at least 2.
         group: runs are ranked within theirs: the arm of a study, whose arms do not compete.
 
     Raises:
-        ConfigError: a name, a mode or a number that cannot be.
+        ConfigError: a method or a mode that cannot be.
     """
 
     method: str
     folder: Path
     mode: str = "max"
-    eta: int = 3
-    first: int | None = None
     group: str = ""
 
     def __post_init__(self) -> None:
         one_of("search.pruner", self.method, PRUNERS)
         one_of("objective.mode", self.mode, MODES)
-        if self.eta < 2 or (self.first is not None and self.first < 1):
-            raise ConfigError(
-                f"search: eta={self.eta}, first rung={self.first}: at least 2 and at least 1"
-            )
 
     def rungs(self, epochs: int, run: int = 0) -> list[int]:
         """Return the epochs after which a run of so many epochs is looked at."""
-        return self._rungs(epochs)[self.bracket(epochs, run) :]
+        return _rungs(epochs)[self.bracket(epochs, run) :]
 
     def bracket(self, epochs: int, run: int) -> int:
         """Return how many of the first rungs a run passes by, by its number alone."""
-        return PRUNERS[self.method](run, len(self._rungs(epochs)), self.eta)
-
-    def _rungs(self, epochs: int) -> list[int]:
-        rungs = [self.first or max(2, round(0.04 * epochs))]
-        while rungs[-1] < epochs:
-            rungs.append(rungs[-1] * self.eta)
-        return rungs[:-1]
-
-    def stop(self, run: int, epoch: int, epochs: int, value: float) -> bool:
-        """Return whether a run should end here, after `epoch` of its `epochs`; see `stops`."""
-        return bool(self.stops({run: value}, epoch, epochs))
+        return PRUNERS[self.method](run, len(_rungs(epochs)))
 
     def stops(self, values: Mapping[int, float], epoch: int, epochs: int) -> set[int]:
         """Return those of some runs that should end here.
 
-        Runs that arrive together are ranked together: a stack ends all but the best 1 / eta of
-        its rows at once. Fewer than eta runs at a rung all go on; equal values go on together. A
+        Runs that arrive together are ranked together: a stack ends all but the best 1 / ETA of
+        its rows at once. Fewer than ETA runs at a rung all go on; equal values go on together. A
         run that reports a rung again, resumed, replaces what it said before.
 
         Args:
@@ -106,7 +89,7 @@ class Pruner:
 
     def _last(self, run: int, losses: dict[int, float]) -> bool:
         """Return whether a run is not among the best of its rung."""
-        best = len(losses) // self.eta
+        best = len(losses) // ETA
         return best > 0 and losses[run] > sorted(losses.values())[best - 1]
 
     def _loss(self, value: float | None) -> float:
@@ -115,12 +98,19 @@ class Pruner:
         return value if self.mode == "min" else -value
 
 
-def _hyperband(run: int, rungs: int, eta: int) -> int:
+def _rungs(epochs: int) -> list[int]:
+    rungs = [max(2, round(FIRST * epochs))]
+    while rungs[-1] < epochs:
+        rungs.append(rungs[-1] * ETA)
+    return rungs[:-1]
+
+
+def _hyperband(run: int, rungs: int) -> int:
     """Return the bracket whose turn it is; each has its share of any row of numbers.
 
     The last bracket has no rung: its runs are never ended.
     """
-    sizes = [math.ceil((rungs + 1) / (s + 1) * eta**s) for s in range(rungs, -1, -1)]
+    sizes = [math.ceil((rungs + 1) / (s + 1) * ETA**s) for s in range(rungs, -1, -1)]
     turns = [0] * len(sizes)
     for turn in range(run % sum(sizes) + 1):
         behind = [n * (turn + 1) / sum(sizes) - got for n, got in zip(sizes, turns, strict=True)]
@@ -129,11 +119,11 @@ def _hyperband(run: int, rungs: int, eta: int) -> int:
     return bracket
 
 
-# Method -> (run, number of rungs, eta) -> how many of the first rungs the run passes by.
-PRUNERS: dict[str, Callable[[int, int, int], int]] = {
-    "asha": lambda run, rungs, eta: 0,
+# Method -> (run, number of rungs) -> how many of the first rungs the run passes by.
+PRUNERS: dict[str, Callable[[int, int], int]] = {
+    "asha": lambda run, rungs: 0,
     "hyperband": _hyperband,
-    "none": lambda run, rungs, eta: rungs,
+    "none": lambda run, rungs: rungs,
 }
 
 

@@ -169,11 +169,6 @@ class Space:
             raise ConfigError(f"{arm or 'search'}: no knob to search; give one a range: {form}")
 
     @classmethod
-    def of(cls, knobs: Knobs) -> "Space":
-        """Return a plain search's."""
-        return cls({"": knobs})
-
-    @classmethod
     def from_yaml(cls, node: Mapping[str, Any], arms: Sequence[str] = ()) -> "Space":
         """Read a study's `space` section.
 

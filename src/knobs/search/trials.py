@@ -34,7 +34,7 @@ from knobs.locks import Lock, held
 from knobs.record import open_lines
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
-from knobs.search.space import MODES, Knobs, Space, knobs_to_json, one_of
+from knobs.search.space import MODES, Space, knobs_to_json, one_of
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
