@@ -301,19 +301,17 @@ def labels(knob: Choice) -> list[Any]:
 
 
 def to_optuna(knobs: Knobs, values: Values) -> Values:
-    """Return values, each option by its label."""
-    return {
-        n: labels(k)[k.index(values[n])] if isinstance(k, Choice) else values[n]
-        for n, k in knobs.items()
-    }
+    """Return values in the order of the knobs, each option by its label."""
+    choices = {n: k for n, k in knobs.items() if isinstance(k, Choice)}
+    options = {n: labels(k)[k.index(values[n])] for n, k in choices.items()}
+    return {name: values[name] for name in knobs} | options
 
 
 def from_optuna(knobs: Knobs, params: Values) -> Values:
     """Return the inverse of `to_optuna`, in the order of the knobs."""
-    return {
-        n: k.options[labels(k).index(params[n])] if isinstance(k, Choice) else params[n]
-        for n, k in knobs.items()
-    }
+    choices = {n: k for n, k in knobs.items() if isinstance(k, Choice)}
+    options = {n: k.options[labels(k).index(params[n])] for n, k in choices.items()}
+    return {name: params[name] for name in knobs} | options
 
 
 def scores(losses: Sequence[float | None]) -> list[float | None]:

@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from knobs.record import read_metrics
 from knobs.tracking.tracker import FINISH_TIMEOUT, Tracker, enabled
 
 NICE = 10  # what the operating system leaves over is enough
+POLL = 0.05  # seconds between two looks for a run's line
 
 
 class Mirror:
@@ -26,17 +28,18 @@ class Mirror:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
-        self._out: queue.SimpleQueue = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._lines: dict[int, str] = {}
-        self._over = ""  # why no more lines will come
-        self._news = threading.Condition()
+        self._fault = ""  # why the process did not start
         self._count = 0
 
     def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote | Tracker":
         """Return a run's mirror."""
         if not enabled(settings):
             return Tracker(settings, config, folder)
-        if not (self._process or self._over):
+        if not (self._process or self._fault):
             self._start()
         self._count += 1
         self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
@@ -44,18 +47,21 @@ class Mirror:
 
     def send(self, run: int, do: str, *arguments: Any) -> None:
         """Queue one call; returns at once."""
-        self._out.put(json.dumps([run, do, arguments]) + "\n")
+        self._calls.put(json.dumps([run, do, arguments]) + "\n")
 
     def line(self, run: int) -> str:
-        """Wait for what a run's mirror has to say at its end."""
-        with self._news:
-            self._news.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
-        late = self._over or "W&B did not finish in time; the records are whole"
-        return self._lines.get(run, late)
+        """Let the process end, and wait for what it has to say of a run."""
+        self.close()
+        latest = time.monotonic() + FINISH_TIMEOUT + 60
+        while run not in self._lines and self._reader.is_alive() and time.monotonic() < latest:
+            self._reader.join(POLL)
+        late = self._reader.is_alive() and "W&B did not finish in time; the records are whole"
+        early = self._fault or "W&B's process ended early; the records are whole"
+        return self._lines.get(run, late or early)
 
     def close(self) -> None:
-        """Let the process end when it has done its work."""
-        self._out.put(None)
+        """Let the process end when it has done its work; no call comes after this one."""
+        self._calls.put(None)
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
@@ -68,32 +74,24 @@ class Mirror:
                 start_new_session=True,
             )
         except OSError as error:
-            self._over = f"W&B's process did not start ({error}); the records are whole"
+            self._fault = f"W&B's process did not start ({error}); the records are whole"
             return
-        threading.Thread(target=self._write, daemon=True).start()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._writer.start()
+        self._reader.start()
 
     def _write(self) -> None:
-        try:
-            while (line := self._out.get()) is not None:
-                self._process.stdin.write(line)
-                if self._out.empty():
-                    self._process.stdin.flush()
-        except OSError:
-            pass  # it has died, which _read tells
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        # Where the process has died there is nothing to do: `line` tells.
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            while (line := self._calls.get()) is not None:
+                stdin.write(line)
+                if self._calls.empty():
+                    stdin.flush()
 
     def _read(self) -> None:
-        with self._process.stdout as answers:
-            for text in answers:
-                run, line = json.loads(text)
-                with self._news:
-                    self._lines[run] = line
-                    self._news.notify_all()
-        with self._news:  # it is gone: whoever still waits need not
-            self._over = "W&B's process ended early; the records are whole"
-            self._news.notify_all()
+        with self._process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # half a line of a killed process
+                    self._lines |= [json.loads(line)]
         self._process.wait()
 
 
@@ -123,17 +121,9 @@ def main() -> None:
     """Be the process: a Tracker for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     os.dup2(2, 1)  # whatever else prints goes elsewhere
     trackers: dict[int, Tracker] = {}
-    lock = threading.Lock()
-
-    def tell(run: int) -> None:
-        line = trackers[run].wait()
-        with lock:
-            answers.write(json.dumps([run, line]) + "\n")
-            answers.flush()
-
     for text in sys.stdin:
         run, do, arguments = json.loads(text)
         if do == "open":
@@ -144,9 +134,10 @@ def main() -> None:
         else:
             summary, exit_code, path = arguments
             trackers[run].end(summary, exit_code, path and Path(path))
-            threading.Thread(target=tell, args=(run,)).start()  # the process ends after it
-    for tracker in trackers.values():
-        tracker.wait()  # those that the parent left open: it died
+    for run, tracker in trackers.items():
+        line = json.dumps([run, tracker.wait()]) + "\n"
+        with contextlib.suppress(OSError):  # the parent died; its runs end all the same
+            os.write(answers, line.encode())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ its objective and its state are those of the record.
 
 import argparse
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,7 @@ PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count la
 TWICE = "resumed online, so sent again its epochs would double: delete it in W&B, then sync"
 ABSENT = "the server has no such run"
 GOOD = ("finished", "stopped_early")
-UPLOADED, THERE, VERIFIED, FAILED = RESULTS = (
-    "uploaded",
-    "already there",
-    "verified before",
-    "failed",
-)
+UPLOADED, THERE, VERIFIED, FAILED = "uploaded", "already there", "verified before", "failed"
 
 
 @dataclass(frozen=True)
@@ -173,10 +167,9 @@ class Server:
         try:
             there = self._api.run(f"{run.entity or self.entity}/{run.project}/{run.run_id}")
         except Exception as error:
-            if type(getattr(error, "exc", None)).__name__ == "RunNotFoundError":
-                there = None
-            else:
+            if type(getattr(error, "exc", None)).__name__ != "RunNotFoundError":
                 return f"not known to have arrived: {first_line(error)}"
+            there = None
         return missing(run, there)
 
     def missing_after(
@@ -233,13 +226,11 @@ def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
 
 def batches(runs: list[Mirrored]) -> Iterator[list[Mirrored]]:
     """Yield runs that one call of the client can take: of one project."""
-
-    def place(run: Mirrored) -> tuple[str, str]:
-        return run.entity or "", run.project
-
-    for _, same in itertools.groupby(sorted(runs, key=place), place):
-        whole = list(same)
-        yield from (whole[i : i + BATCH] for i in range(0, len(whole), BATCH))
+    projects: dict[tuple[str | None, str], list[Mirrored]] = {}
+    for run in runs:
+        projects.setdefault((run.entity, run.project), []).append(run)
+    for same in projects.values():
+        yield from (same[i : i + BATCH] for i in range(0, len(same), BATCH))
 
 
 def sync(root: Path, out: Console) -> int:
@@ -266,7 +257,8 @@ def sync(root: Path, out: Console) -> int:
         raise UserError(f"{error}; {count(len(waiting), 'run')} still to upload") from None
     finally:
         _show(out, root, results)
-    counts = {how: sum(r.startswith(how) for r in results.values()) for how in RESULTS}
+    ways = (UPLOADED, THERE, VERIFIED, FAILED)
+    counts = {how: sum(r.startswith(how) for r in results.values()) for how in ways}
     summary = ", ".join(f"{n} {how}" for how, n in counts.items() if n)
     line = f"{count(len(results), 'run')} mirrored below {root}"
     out.print(f"{line}: {summary}" if summary else line)
@@ -274,7 +266,7 @@ def sync(root: Path, out: Console) -> int:
 
 
 def _result_so_far(run: Mirrored, url: str) -> str:
-    """Return one of RESULTS where a run needs no upload, or cannot have one; else nothing.
+    """Return the result where a run needs no upload, or cannot have one; else nothing.
 
     A run is verified if the server had all of it before, and its record is unchanged since.
     """
@@ -333,7 +325,7 @@ def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
     out.print(table)
 
 
-def main(argv: Iterable[str] | None = None) -> int:
+def main() -> int:
     """Run `python -m knobs.tracking.sync [FOLDER]`; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m knobs.tracking.sync",
@@ -342,7 +334,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument(
         "folder", nargs="?", default="outputs", type=Path, help="holds runs (default: outputs)"
     )
-    asked = parser.parse_args(None if argv is None else list(argv))
+    asked = parser.parse_args()
     # Before the import of wandb, which reads them. Whoever asks to upload is not offline.
     os.environ.update(BOUNDED | QUIET | dict(os.environ), WANDB_MODE="online")
     with tempfile.TemporaryDirectory() as scratch:

@@ -131,8 +131,7 @@ class Tracker:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)  # before the import, which reads them
         with Tracker._starting:
-            why = self._why_offline()
-            run, why = (None, why) if why else self._start_online()
+            run, why = self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
         files = shlex.quote(os.path.relpath(Path(run.dir).parent))
@@ -174,6 +173,8 @@ class Tracker:
         """Return a W&B run and no reason, or no run and the reason."""
         import wandb
 
+        if why := self._why_offline():
+            return None, why
         before = set(self.folder.glob("wandb/run-*"))
         try:
             return self._start("online"), ""
@@ -191,11 +192,8 @@ class Tracker:
 
         return wandb.init(
             mode=mode,
-            project=self.settings["project"],
-            entity=self.settings["entity"],
-            group=self.settings["group"],
+            **{key: self.settings[key] for key in ("project", "entity", "group", "tags")},
             name=self.settings["run_name"],
-            tags=self.settings["tags"],
             config=self.config | {"versions": versions()},
             dir=str(self.folder),
             id=self._id(),
