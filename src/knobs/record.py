@@ -13,6 +13,7 @@ LOCK = "run.lock"  # while a run is under way
 STUDY = "study.json"  # of a sweep that was a search or a study
 CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
+FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 

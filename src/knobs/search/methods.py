@@ -12,7 +12,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -212,7 +212,8 @@ def gp(task: Task) -> Values:
     Matern 5/2, a lengthscale a knob; trials under way are drawn from the process and integrated
     out (Ament et al. 2023, Unexpected Improvements to Expected Improvement, q-log-EI). Once three
     runs were whole, those that were ended early are left out: what they would have reached is not
-    known, and where good and slow are neighbours their values mislead.
+    known, and where good and slow are neighbours their values mislead. It sees ranges as [0, 1],
+    where whole numbers would cost GPSampler many times as much, and `scores` for losses.
     """
     if task.best is None:
         return random(task)
@@ -222,7 +223,13 @@ def gp(task: Task) -> Values:
     sampler = GPSampler(
         seed=int(task.rng.integers(2**31)), n_startup_trials=1, warn_independent_sampling=False
     )
-    values = _ask(task, sampler, whole, in_cube=True)
+    ranges = {name: knob for name, knob in task.knobs.items() if isinstance(knob, Range)}
+    history = []
+    for tried, loss in zip(whole, scores([t.loss for t in whole]), strict=True):
+        point = {name: knob.to_unit(tried.values[name]) for name, knob in ranges.items()}
+        history.append(replace(tried, values=tried.values | point, loss=loss))
+    values = _ask(task.knobs | dict.fromkeys(ranges, Range(0, 1, False)), sampler, history)
+    values |= {name: knob.from_unit(values[name]) for name, knob in ranges.items()}
     before = {_key(t.values) for t in task.tried}
     return _near_best(task) if _key(values) in before else values  # the same would tell nothing
 
@@ -237,7 +244,9 @@ def _near_best(task: Task) -> Values:
 
 def tpe(task: Task) -> Values:
     """Ask Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
-    return _ask(task, TPESampler(seed=int(task.rng.integers(2**31))), task.tried)
+    values = _ask(task.knobs, TPESampler(seed=int(task.rng.integers(2**31))), task.tried)
+    ranges = {name: knob for name, knob in task.knobs.items() if isinstance(knob, Range)}
+    return values | {name: knob.clean(values[name]) for name, knob in ranges.items()}
 
 
 # ------------------------------------------------------------------ names
@@ -324,33 +333,16 @@ def scores(losses: Sequence[float | None]) -> list[float | None]:
     return [None if loss is None else min(loss, most) for loss in losses]
 
 
-def _ask(
-    task: Task, sampler: BaseSampler, history: Sequence[Tried], in_cube: bool = False
-) -> Values:
-    """Return what an Optuna sampler suggests after this history, in few digits.
-
-    Args:
-        in_cube: it sees ranges as [0, 1], where whole numbers cost GPSampler many times as much,
-            and `scores` for losses.
-    """
-    knobs = task.knobs
-    ranges = {n: k for n, k in knobs.items() if isinstance(k, Range)} if in_cube else {}
-    distributions = {
-        name: FloatDistribution(0, 1) if name in ranges else distribution(knob)
-        for name, knob in knobs.items()
-    }
-    losses = [t.loss for t in history]
+def _ask(knobs: Knobs, sampler: BaseSampler, history: Sequence[Tried]) -> Values:
+    """Return what an Optuna sampler suggests after this history."""
+    distributions = {name: distribution(knob) for name, knob in knobs.items()}
     study = optuna.create_study(sampler=sampler)
-    for tried, loss in zip(history, scores(losses) if in_cube else losses, strict=True):
-        cube = {name: knob.to_unit(tried.values[name]) for name, knob in ranges.items()}
-        state = TrialState.RUNNING if loss is None else TrialState.COMPLETE
-        params = to_optuna(knobs, tried.values) | cube
-        study.add_trial(
-            create_trial(state=state, value=loss, params=params, distributions=distributions)
+    for tried in history:
+        trial = create_trial(
+            state=TrialState.RUNNING if tried.loss is None else TrialState.COMPLETE,
+            value=tried.loss,
+            params=to_optuna(knobs, tried.values),
+            distributions=distributions,
         )
-    params = study.ask(distributions).params
-    params |= {name: knob.from_unit(params[name]) for name, knob in ranges.items()}
-    return {
-        name: value if isinstance(knobs[name], Choice) else knobs[name].clean(value)
-        for name, value in from_optuna(knobs, params).items()
-    }
+        study.add_trial(trial)
+    return from_optuna(knobs, study.ask(distributions).params)

@@ -21,7 +21,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs.errors import ConfigError
 from knobs.locks import Lock, held
-from knobs.record import open_lines
+from knobs.record import FINISHED, open_lines
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
@@ -39,7 +39,6 @@ from knobs.search.space import MODES, Space, knobs_to_json, one_of
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
-FINISHED = ("finished", "stopped_early")
 LOST = ("diverged", "failed")  # told as the worst so far
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
@@ -324,12 +323,11 @@ class Search(contextlib.AbstractContextManager):
             resumed = trial.user_attrs.get("resumed")  # by the process that has or had it last
             start = datetime.fromisoformat(resumed) if resumed else trial.datetime_start
             spans.append((start, trial.datetime_complete or datetime.now()))
-        total, reached = 0.0, datetime.min
+        total, reached = timedelta(), datetime.min
         for start, end in sorted(spans):
-            start = max(start, reached)
-            if end > start:
-                total, reached = total + (end - start).total_seconds() / 60, end
-        return total
+            total += max(end - max(start, reached), timedelta())
+            reached = max(reached, end)
+        return total / timedelta(minutes=1)
 
 
 def _storage(folder: Path | None) -> BaseStorage:

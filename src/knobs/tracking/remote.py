@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,30 +92,29 @@ class Mirror:
         with self._process.stdout as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):  # half a line of a killed process
-                    self._lines |= [json.loads(line)]
+                    run, text = json.loads(line)
+                    self._lines[run] = text
         self._process.wait()
 
 
+@dataclass(frozen=True)
 class Remote:
     """Mirrors one run there, with Tracker's methods."""
 
-    def __init__(self, mirror: Mirror, run: int):
-        self._mirror, self._run, self._ended = mirror, run, False
+    mirror: Mirror
+    run: int
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self._mirror.send(self._run, "log", metrics)
+        self.mirror.send(self.run, "log", metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
-        self._ended = True
-        self._mirror.send(self._run, "end", summary, exit_code, checkpoint and str(checkpoint))
+        self.mirror.send(self.run, "end", summary, exit_code, checkpoint and str(checkpoint))
 
     def wait(self) -> str:
         """Wait until W&B has it all; return the line to show."""
-        if not self._ended:
-            self.end({}, 1, None)
-        return self._mirror.line(self._run)
+        return self.mirror.line(self.run)
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def main() -> None:
         else:
             summary, exit_code, path = arguments
             trackers[run].end(summary, exit_code, path and Path(path))
-    for run, tracker in trackers.items():
+    for run, tracker in trackers.items():  # one that did not end does so in `wait`
         line = json.dumps([run, tracker.wait()]) + "\n"
         with contextlib.suppress(OSError):  # the parent died; its runs end all the same
             os.write(answers, line.encode())

@@ -38,7 +38,6 @@ KNOCK = 5.0  # seconds to wait for the server at first
 PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count late
 TWICE = "resumed online, so sent again its epochs would double: delete it in W&B, then sync"
 ABSENT = "the server has no such run"
-GOOD = ("finished", "stopped_early")
 UPLOADED, THERE, VERIFIED, FAILED = "uploaded", "already there", "verified before", "failed"
 
 
@@ -139,7 +138,7 @@ def missing(run: Mirrored, there: Any) -> str:
         return ""
     if objective != run.objective:
         return f"objective {objective} instead of {run.objective}"
-    ends = ("finished",) if run.status in GOOD else ("failed", "crashed", "killed")
+    ends = ("finished",) if run.status in record.FINISHED else ("failed", "crashed", "killed")
     return "" if there.state in ends else f"{there.state} instead of {ends[0]}"
 
 

@@ -52,17 +52,13 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Return HEAD of the checkout this code lies in, with `+changes` where files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
-
+    words = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        changed = bool(git("status", "--porcelain", "--untracked-files=no").strip())
-        return git("rev-parse", "HEAD").strip() + ("+changes" if changed else "")
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()
 
 
 def enabled(settings: dict) -> bool:
