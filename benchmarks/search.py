@@ -275,7 +275,7 @@ def knobs_arm(problem: Problem, method: str, budget: int, seed: int, width: int)
     """Our search, asked for `width` runs at a time. `best` prunes where there are curves."""
     seen, asha = Seen(), "asha" if method == "best" and problem.epochs > 1 else "none"
     options = {"epochs": problem.epochs, "seed": seed, "defaults": {"": problem.default}}
-    search = Search(None, Space.of(problem.knobs), method=method, budget=budget, **options)
+    search = Search(None, Space({"": problem.knobs}), method=method, budget=budget, **options)
     with tempfile.TemporaryDirectory() as folder:
         pruner = Pruner(asha, Path(folder))
         while batch := search.ask(width):
@@ -284,7 +284,7 @@ def knobs_arm(problem: Problem, method: str, budget: int, seed: int, width: int)
                 curve, best, status = (yield trial.values), -math.inf, "finished"
                 for epoch, value in enumerate(curve, 1):
                     best = max(best, value)
-                    if trial.prunable and pruner.stop(trial.run, epoch, problem.epochs, best):
+                    if trial.prunable and pruner.stops({trial.run: best}, epoch, problem.epochs):
                         status = "pruned"
                         break
                 diverged = curve[epoch - 1] == -math.inf and status == "finished"

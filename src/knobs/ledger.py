@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from knobs.locks import Lock
@@ -34,11 +34,8 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        jobs = {
-            number: {"identity": entry.identity, "overrides": entry.overrides}
-            for number, entry in sorted(self.jobs.items())
-        }
-        write_whole(folder / LEDGER, json.dumps({"conf": self.conf, "jobs": jobs}, indent=1) + "\n")
+        text = json.dumps(asdict(self), indent=1, sort_keys=True)
+        write_whole(folder / LEDGER, text + "\n")
 
 
 def read(folder: Path) -> Ledger | None:

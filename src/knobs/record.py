@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from knobs import locks
 
@@ -13,6 +13,7 @@ LOCK = "run.lock"  # while a run is under way
 STUDY = "study.json"  # of a sweep that was a search or a study
 CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
+FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
@@ -31,6 +32,7 @@ class Record:
 
     def __init__(self, folder: Path, epoch: int = 0):
         self.folder, self._metrics = folder, folder / METRICS
+        self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = locks.Lock(folder / LOCK, "another process is writing this run")
         try:
@@ -45,11 +47,6 @@ class Record:
         lines = (json.dumps(row).encode() + b"\n" for row in rows if row["epoch"] <= epoch)
         self._metrics.write_bytes(b"".join(lines))
         (self.folder / SUMMARY).unlink(missing_ok=True)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Return where best and last weights lie."""
-        return self.folder / CHECKPOINTS
 
     def begin(self, config: dict[str, Any]) -> None:
         """Write config.json: what the run is, for whoever reads it without Hydra."""
@@ -71,6 +68,15 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8", newline="")
     os.replace(partial, path)
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open lines to read and append, freed of the half a line that a killed process left."""
+    file = path.open("a+b")
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0)
+    return file
 
 
 def held(folder: Path) -> bool:

@@ -124,7 +124,6 @@ def test_whole_and_other_numbers_are_one():
         ("a=1,2.5,null,true,'x y'", Choice((1, 2.5, None, True, "x y"))),
         ("a=[64,64],[128]", Choice(([64, 64], [128]))),
         ("a=range(3,4)", Choice((3,))),
-        ("a=3", None),
     ],
 )
 def test_hydra_sweeps(line, knob):
@@ -159,7 +158,7 @@ def test_what_is_advised_is_understood():
 
 def test_knobs_and_what_is_fixed():
     lines = ["optimizer=adam", "+optimizer.foo=tag(log,interval(1,2))", "activation=relu,gelu"]
-    knobs, fixed = space.from_overrides(map(parse, lines))
+    knobs, fixed = space.from_overrides([*map(parse, lines)])
     assert knobs == {"+optimizer.foo": Range(1, 2, True), "activation": Choice(("relu", "gelu"))}
     assert fixed == ["optimizer=adam"]
 
@@ -221,8 +220,19 @@ def test_a_studys_yaml():
         "optimizer=adam": common | {"optimizer.lr": Range(1e-4, 1e-2, True)},
         "optimizer=sgd": common | {"optimizer.lr": Range(1e-3, 1, True)},
     }
-    assert made.to_json()["optimizer=sgd"]["optimizer.lr"] == {"low": 1e-3, "high": 1, "log": True}
-    assert Space.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_what_study_json_holds_of_a_knob():
+    knobs = {
+        "lr": Range(1e-3, 1, True),
+        "width": Range(16, 64, False, True, step=16),
+        "act": Choice(("relu", None)),
+    }
+    assert space.knobs_to_json(knobs) == {
+        "lr": {"low": 1e-3, "high": 1.0, "log": True},
+        "width": {"low": 16, "high": 64, "log": False, "int": True, "step": 16},
+        "act": {"choices": ["relu", None]},
+    }
 
 
 def test_arms_of_one_space():
@@ -255,14 +265,6 @@ def test_yaml_that_cannot_be(node, words):
     with pytest.raises(ConfigError, match=words) as error:
         knob_from_yaml("optimizer.lr", node)
     assert str(error.value).startswith("optimizer.lr: ")
-
-
-@pytest.mark.parametrize(
-    "node", [None, [], {"lr": {"low": 1, "high": 2}}, {"lr": {"low": 1, "high": 2, "log": 1}}]
-)
-def test_json_that_cannot_be(node):
-    with pytest.raises(ConfigError):
-        space.knobs_from_json(node)
 
 
 def test_a_space_has_a_knob():

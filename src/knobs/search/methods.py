@@ -1,4 +1,4 @@
-"""How a search comes to its next values, as functions of what has been tried so far.
+"""Propose a search's next values, as functions of what has been tried so far.
 
 A method is a row of phases, each with the share of the budget at which it ends; a phase is a
 function from a Task to values. Nothing is remembered between calls: the same seed, number and
@@ -6,12 +6,13 @@ history give the same values, in another process and after a resume too. Optuna'
 through a study in memory that holds the history.
 """
 
+import functools
 import json
 import math
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from knobs.errors import ConfigError
@@ -50,13 +52,13 @@ class Tried:
 
 @dataclass(frozen=True)
 class Task:
-    """What a phase is asked: the values of one more trial.
+    """The question to a phase: the values of one more trial.
 
     Args:
         tried: every trial of the arm so far, in the order of their numbers.
         default: values to start from, inside the knobs' ranges; None where there are none.
         seed: of the search.
-        budget: how many trials there will be, as far as is known.
+        budget: number of trials there will be, as far as is known.
     """
 
     knobs: Knobs
@@ -64,27 +66,33 @@ class Task:
     default: Values | None = None
     seed: int = 0
     budget: float = math.inf
-    rng: np.random.Generator = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        # A stream a trial: what an earlier one drew makes no difference.
-        object.__setattr__(self, "rng", np.random.default_rng([self.seed, len(self.tried)]))
+    @functools.cached_property
+    def rng(self) -> np.random.Generator:
+        """Return a stream of this trial alone: what an earlier one drew makes no difference."""
+        return np.random.default_rng([self.seed, len(self.tried)])
+
+    @property
+    def best(self) -> Values | None:
+        """Return the values with the least loss so far."""
+        told = [t for t in self.tried if t.loss is not None]
+        return min(told, key=lambda t: t.loss).values if told else None
 
     def point(self, values: Values) -> np.ndarray:
-        """Values -> [number of knobs] in the unit cube."""
+        """Map values to [number of knobs] in the unit cube."""
         return np.array([knob.to_unit(values[name]) for name, knob in self.knobs.items()])
 
     def values(self, point: Sequence[float]) -> Values:
-        """The inverse, values rounded to few digits."""
+        """Map a point to values of few digits, the inverse of `point`."""
         pairs = zip(self.knobs.items(), point, strict=True)
         return {name: knob.from_unit(float(u)) for (name, knob), u in pairs}
 
     def new(self, draw: Callable[[], Values]) -> Values:
-        """What `draw` draws; not what was tried already, unless that is all there is."""
-        known = {_key(t.values) for t in self.tried}
+        """Return what `draw` draws; not what was tried already, unless that is all there is."""
+        before = {_key(t.values) for t in self.tried}
         for _ in range(TRIES):
             values = draw()
-            if _key(values) not in known:
+            if _key(values) not in before:
                 break
         return values
 
@@ -95,12 +103,12 @@ def _key(values: Values) -> str:
 
 # ------------------------------------------------------------------ phases
 def default(task: Task) -> Values:
-    """What the config says without a search."""
+    """Return what the config says without a search."""
     return dict(task.default)
 
 
 def random(task: Task) -> Values:
-    """Uniform in the unit cube."""
+    """Draw uniformly from the unit cube."""
     return task.new(lambda: _uniform(task))
 
 
@@ -109,7 +117,7 @@ def _uniform(task: Task) -> Values:
 
 
 def sobol(task: Task) -> Values:
-    """The next of a scrambled Sobol sequence: spread evenly over the cube, and over every face."""
+    """Take the next of a scrambled Sobol sequence: even over the cube, and over every face."""
     return _sobol(task, sum(t.phase == "sobol" for t in task.tried))
 
 
@@ -125,22 +133,20 @@ def _sobol(task: Task, index: int) -> Values:
 
 
 def mix(task: Task) -> Values:
-    """In turns: the next of a Sobol sequence, a step from the default, a step from the best so far.
+    """Take in turns a Sobol point, a step from the default, and a step from the best so far.
 
     Hvarfner et al. 2022 (piBO) and Hutter et al. 2011 (SMAC) weigh a prior and an incumbent in
     other ways; draws in turns need no model.
     """
     turn = sum(t.phase == "mix" for t in task.tried)
-    finished = [t for t in task.tried if t.loss is not None]
-    best = min(finished, key=lambda t: t.loss).values if finished else None
-    center = (None, task.default, best)[turn % 3]
+    center = (None, task.default, task.best)[turn % 3]
     if center is None:
         return _sobol(task, turn // 3 if task.default is not None else turn - turn // 3)
     return task.new(lambda: _near(task, center))
 
 
 def _near(task: Task, center: Values) -> Values:
-    """A Gaussian step from a point; an option stays as it is, or not, with even odds."""
+    """Take a Gaussian step from a point; an option stays as it is, or not, with even odds."""
     point = task.point(center) + SIGMA * task.rng.standard_normal(len(task.knobs))
     point = 1 - abs(1 - abs(point))  # reflected at the faces
     values = task.values(point)
@@ -152,7 +158,7 @@ def _near(task: Task, center: Values) -> Values:
 
 
 def grid(task: Task) -> Values | None:
-    """The next point of a full grid in random order; None when all were tried.
+    """Return the next point of a full grid in random order; None when all were tried.
 
     Options and whole numbers are all there; continuous ranges get as many levels each, both bounds
     among them, as the budget allows.
@@ -166,34 +172,25 @@ def grid(task: Task) -> Values | None:
     size = math.prod(sizes)
     if len(task.tried) >= size:
         return None
-    number = _shuffled(len(task.tried), size, task.seed)
-    point = []
-    for (_, knob), levels in zip(task.knobs.items(), sizes, strict=True):
-        number, level = divmod(number, levels)
-        point.append((level + 0.5) / levels if knob.levels else level / (levels - 1))
-    return task.values(point)
-
-
-def _shuffled(index: int, size: int, seed: int) -> int:
-    """Where index goes in a random order of range(size)."""
     if size > 10**6:
         raise ConfigError(f"search.method=grid: {size:,} points; take fewer knobs, or sobol")
-    return int(np.random.default_rng(seed).permutation(size)[index])
+    order = np.random.default_rng(task.seed).permutation(size)
+    place = np.unravel_index(order[len(task.tried)], sizes, order="F")
+    cells = zip(place, sizes, task.knobs.values(), strict=True)
+    return task.values([(i + 0.5) / n if knob.levels else i / (n - 1) for i, n, knob in cells])
 
 
 def cmaes(task: Task) -> Values:
-    """CMA-ES in the unit cube, replayed from the history: a generation a population."""
+    """Take CMA-ES's next in the unit cube, replayed from the history: a generation a population."""
     from cmaes import CMA
 
     count = len(task.knobs)
-    # It wants two dimensions at least; one more that changes nothing is one more.
-    pad = np.full(max(2 - count, 0), 0.5)
+    pad = max(2 - count, 0)  # it wants two dimensions: one more that changes nothing
     start = np.full(count, 0.5) if task.default is None else task.point(task.default)
-    start = np.clip(start, 0.1, 0.9)
     optimizer = CMA(
-        mean=np.concatenate([start, pad]),
+        mean=np.append(np.clip(start, 0.1, 0.9), [0.5] * pad),
         sigma=1 / 4,
-        bounds=np.array([[0.0, 1.0]] * (count + len(pad))),
+        bounds=np.array([[0.0, 1.0]] * (count + pad)),
         seed=task.seed % 2**32,
     )
     size = optimizer.population_size
@@ -202,79 +199,74 @@ def cmaes(task: Task) -> Values:
         family = tried[first : first + size]
         if any(t.loss is None for t in family):
             break  # told out of order: this generation is still out
-        drawn = [optimizer.ask() for _ in family]
-        pads = [x[count:] for x in drawn]
-        points = [
-            np.concatenate([task.point(t.values), p]) for t, p in zip(family, pads, strict=True)
-        ]
+        points = [np.append(task.point(t.values), optimizer.ask()[count:]) for t in family]
         optimizer.tell([(x, t.loss) for x, t in zip(points, family, strict=True)])
-    done = optimizer.generation * size
-    points = [optimizer.ask() for _ in range(len(tried) - done + 1)]
-    return task.values(points[-1][:count])
+    for _ in range(len(tried) - optimizer.generation * size + 1):
+        point = optimizer.ask()
+    return task.values(point[:count])
 
 
 def gp(task: Task) -> Values:
-    """The point with the highest expected improvement under a Gaussian process.
+    """Take the point with the highest expected improvement under a Gaussian process.
 
     Matern 5/2, a lengthscale a knob; trials under way are drawn from the process and integrated
     out (Ament et al. 2023, Unexpected Improvements to Expected Improvement, q-log-EI). Once three
     runs were whole, those that were ended early are left out: what they would have reached is not
-    known, and where good and slow are neighbours their values mislead.
+    known, and where good and slow are neighbours their values mislead. It sees ranges as [0, 1],
+    where whole numbers would cost GPSampler many times as much, and `scores` for losses.
     """
-    told = [t for t in task.tried if t.loss is not None]
-    if not told:
+    if task.best is None:
         return random(task)
     whole = [t for t in task.tried if not t.pruned]
     if sum(t.loss is not None for t in whole) < 3:
         whole = task.tried
-    sampler = optuna.samplers.GPSampler(
+    sampler = GPSampler(
         seed=int(task.rng.integers(2**31)), n_startup_trials=1, warn_independent_sampling=False
     )
-    values = _ask(task, sampler, whole, in_cube=True)
-    known = {_key(t.values) for t in task.tried}
-    return near_best(task) if _key(values) in known else values  # the same would tell nothing
+    ranges = {name: knob for name, knob in task.knobs.items() if isinstance(knob, Range)}
+    history = []
+    for tried, loss in zip(whole, scores([t.loss for t in whole]), strict=True):
+        point = {name: knob.to_unit(tried.values[name]) for name, knob in ranges.items()}
+        history.append(replace(tried, values=tried.values | point, loss=loss))
+    values = _ask(task.knobs | dict.fromkeys(ranges, Range(0, 1, False)), sampler, history)
+    values |= {name: knob.from_unit(values[name]) for name, knob in ranges.items()}
+    before = {_key(t.values) for t in task.tried}
+    return _near_best(task) if _key(values) in before else values  # the same would tell nothing
 
 
-def near_best(task: Task) -> Values:
-    """A step from the best so far, or anywhere where all nearby was tried."""
-    told = [t for t in task.tried if t.loss is not None]
-    best = min(told, key=lambda t: t.loss)
+def _near_best(task: Task) -> Values:
+    """Take a step from the best so far, or from anywhere where all nearby was tried."""
     nearby = iter(range(TRIES // 2))
     return task.new(
-        lambda: _uniform(task) if next(nearby, None) is None else _near(task, best.values)
+        lambda: _uniform(task) if next(nearby, None) is None else _near(task, task.best)
     )
 
 
 def tpe(task: Task) -> Values:
-    """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
-    sampler = optuna.samplers.TPESampler(seed=int(task.rng.integers(2**31)))
-    return _ask(task, sampler, task.tried)
+    """Ask Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
+    values = _ask(task.knobs, TPESampler(seed=int(task.rng.integers(2**31))), task.tried)
+    ranges = {name: knob for name, knob in task.knobs.items() if isinstance(knob, Range)}
+    return values | {name: knob.clean(values[name]) for name, knob in ranges.items()}
 
 
 # ------------------------------------------------------------------ names
-# Phase -> what proposes, and the share of the budget up to which it does.
+FROM_DEFAULT = ("auto", "best")  # whose first trial is the default config
+ALONE = ("random", "sobol", "tpe", "gp", "cmaes", "grid")  # phases that are methods as well
+# Method -> its phases, each with the share of the budget up to which it proposes.
 METHODS: dict[str, tuple[tuple[str, float], ...]] = {
     "auto": (("sobol", 0.5), ("gp", 1.0)),
     "best": (("mix", 0.25), ("gp", 1.0)),
-    "random": (("random", 1.0),),
-    "sobol": (("sobol", 1.0),),
-    "tpe": (("tpe", 1.0),),
-    "gp": (("gp", 1.0),),
-    "cmaes": (("cmaes", 1.0),),
-    "grid": (("grid", 1.0),),
-}
-FROM_DEFAULT = ("auto", "best")  # whose first trial is the default config
+} | {name: ((name, 1.0),) for name in ALONE}
 PHASES = {f.__name__: f for f in (default, random, sobol, mix, grid, cmaes, gp, tpe)}
 
 
 def phase(method: str, spent: float, tried: int, knobs: int, has_default: bool) -> str:
-    """Which phase a trial belongs to.
+    """Return the phase that a trial belongs to.
 
     Args:
         spent: share of the budget that is spent, in [0, 1].
-        tried: how many trials there were.
-        knobs: how many are searched: a model gets two points for each, unless they cost half the
-            budget.
+        tried: number of trials before.
+        knobs: number of knobs: a model gets two points for each, unless they cost half the budget.
         has_default: there is a default inside the space.
     """
     if not tried and has_default and method in FROM_DEFAULT:
@@ -284,23 +276,23 @@ def phase(method: str, spent: float, tried: int, knobs: int, has_default: bool) 
     return next((name for name, until in phases if spent < until - 1e-9), METHODS[method][-1][0])
 
 
-def at_once(phase: str, known: int) -> float:
-    """How many trials a phase has under way at a time: a model learns in between.
+def at_once(phase: str, told: int) -> float:
+    """Return the most trials a phase has under way at a time: a model learns in between.
 
     Args:
-        known: how many trials were told; a quarter as many at a time.
+        told: number of trials told; a quarter as many at a time.
     """
-    return max(1, known // 4) if phase in ("gp", "tpe") else math.inf
+    return max(1, told // 4) if phase in ("gp", "tpe") else math.inf
 
 
 def prunes(method: str, phase: str) -> bool:
-    """Whether runs of a phase may be ended early; the default config is what others are held to."""
+    """Return whether runs may be ended early; the default config is what others are held to."""
     return phase != "default" and (method, phase) != ("best", "gp")
 
 
 # ------------------------------------------------------------------ Optuna
 def distribution(knob: Knob) -> BaseDistribution:
-    """The knob as Optuna has it."""
+    """Return the knob as Optuna has it."""
     if isinstance(knob, Choice):
         return CategoricalDistribution(labels(knob))
     if knob.integer:
@@ -309,7 +301,7 @@ def distribution(knob: Knob) -> BaseDistribution:
 
 
 def labels(knob: Choice) -> list[Any]:
-    """What stands for the options where only words and numbers can: themselves, or their JSON."""
+    """Return the options as Optuna takes them: words or numbers themselves, others as JSON."""
     words = all(isinstance(option, str) for option in knob.options)
     numbers = all(type(option) in (int, float) for option in knob.options)
     if words or (numbers and len(set(knob.options)) == len(knob.options)):
@@ -318,66 +310,39 @@ def labels(knob: Choice) -> list[Any]:
 
 
 def to_optuna(knobs: Knobs, values: Values) -> Values:
-    """Values, each option by its label."""
-    return {
-        name: labels(knob)[knob.index(values[name])] if isinstance(knob, Choice) else values[name]
-        for name, knob in knobs.items()
-    }
+    """Return values in the order of the knobs, each option by its label."""
+    choices = {n: k for n, k in knobs.items() if isinstance(k, Choice)}
+    options = {n: labels(k)[k.index(values[n])] for n, k in choices.items()}
+    return {name: values[name] for name in knobs} | options
 
 
 def from_optuna(knobs: Knobs, params: Values) -> Values:
-    """The inverse of `to_optuna`, in the order of the knobs."""
-    return {
-        name: knob.options[labels(knob).index(params[name])]
-        if isinstance(knob, Choice)
-        else params[name]
-        for name, knob in knobs.items()
-    }
+    """Return the inverse of `to_optuna`, in the order of the knobs."""
+    choices = {n: k for n, k in knobs.items() if isinstance(k, Choice)}
+    options = {n: k.options[labels(k).index(params[n])] for n, k in choices.items()}
+    return {name: params[name] for name in knobs} | options
 
 
 def scores(losses: Sequence[float | None]) -> list[float | None]:
-    """Losses as a model takes them: none further above the middle one than that is above the best.
+    """Clip losses for a model: none further above the median than that is above the best.
 
     How bad a bad setting is would drown what tells the good ones apart: a loss may be 1e9.
     """
-    known = [loss for loss in losses if loss is not None]
-    middle = statistics.median(known)
-    most = 2 * middle - min(known)
+    told = [loss for loss in losses if loss is not None]
+    most = 2 * statistics.median(told) - min(told)
     return [None if loss is None else min(loss, most) for loss in losses]
 
 
-def _ask(
-    task: Task,
-    sampler: optuna.samplers.BaseSampler,
-    history: Sequence[Tried],
-    in_cube: bool = False,
-) -> Values:
-    """What an Optuna sampler suggests after this history, in few digits.
-
-    Args:
-        in_cube: it sees ranges as [0, 1], where whole numbers cost GPSampler many times as much,
-            and `scores` for losses.
-    """
-    knobs = task.knobs
-    ranges = {n: k for n, k in knobs.items() if isinstance(k, Range)} if in_cube else {}
-    distributions = {
-        name: FloatDistribution(0, 1) if name in ranges else distribution(knob)
-        for name, knob in knobs.items()
-    }
-    losses = [t.loss for t in history]
+def _ask(knobs: Knobs, sampler: BaseSampler, history: Sequence[Tried]) -> Values:
+    """Return what an Optuna sampler suggests after this history."""
+    distributions = {name: distribution(knob) for name, knob in knobs.items()}
     study = optuna.create_study(sampler=sampler)
-    for tried, loss in zip(history, scores(losses) if in_cube else losses, strict=True):
-        cube = {name: knob.to_unit(tried.values[name]) for name, knob in ranges.items()}
+    for tried in history:
         trial = create_trial(
-            state=TrialState.RUNNING if loss is None else TrialState.COMPLETE,
-            value=loss,
-            params=to_optuna(knobs, tried.values) | cube,
+            state=TrialState.RUNNING if tried.loss is None else TrialState.COMPLETE,
+            value=tried.loss,
+            params=to_optuna(knobs, tried.values),
             distributions=distributions,
         )
         study.add_trial(trial)
-    found = study.ask(distributions).params
-    found |= {name: knob.from_unit(found[name]) for name, knob in ranges.items()}
-    return {
-        name: value if isinstance(knobs[name], Choice) else knobs[name].clean(value)
-        for name, value in from_optuna(knobs, found).items()
-    }
+    return from_optuna(knobs, study.ask(distributions).params)

@@ -4,14 +4,15 @@ A knob is a Range of numbers, whose scale is always said, or a Choice. An arm is
 study asks about (an optimizer, say) with the knobs that go with it: Adam's learning rate is not
 SGD's, so nothing is shared between arms. A plain search has one arm, named "".
 
-Three ways in: JSON as study.json holds it, a study's YAML, and Hydra's sweep overrides. Methods see
-a point of the unit cube, a coordinate a knob.
+Two ways in: a study's YAML, and Hydra's sweep overrides. Methods see a point of the unit cube, a
+coordinate a knob.
 """
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from knobs.errors import ConfigError
 DIGITS = 4  # of a float that a search proposes: what is run can be read and typed
 MAX_INTEGER = 2**53  # beyond it not every whole number is a float
 SCALES = {"log": True, "linear": False}
+MODES = ("max", "min")  # of an objective
+KEYS = {"low", "high", "scale", "int", "step"}  # of a range in a study's YAML
 BARE = re.compile(r"[A-Za-z_][\w./-]*")  # a string that Hydra reads as itself, unless
 WORDS = {"null", "true", "false", "inf", "nan"}
 
@@ -44,69 +47,64 @@ class Range:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        bounds = (self.low, self.high)
-        where = f"range {self.low} to {self.high}"
-        if not all(_number(b) and math.isfinite(b) for b in bounds) or not self.low < self.high:
+        low, high, step = self.low, self.high, self.step
+        where = f"range {low} to {high}"
+        if not all(_number(b) and math.isfinite(b) for b in (low, high)) or not low < high:
             raise ConfigError(f"{where}: must be two finite numbers, the lower first")
-        if self.log and self.low <= 0:
+        if self.log and low <= 0:
             raise ConfigError(f"{where}: must be above 0 on a log scale; or take scale linear")
-        if self.integer and (
-            any(b != int(b) for b in bounds) or max(map(abs, bounds)) > MAX_INTEGER
-        ):
+        if self.integer and (low % 1 or high % 1 or max(abs(low), abs(high)) > MAX_INTEGER):
             raise ConfigError(f"{where}: must be whole numbers")
         kind = int if self.integer else float
-        object.__setattr__(self, "low", kind(self.low))
-        object.__setattr__(self, "high", kind(self.high))
-        if self.step is not None:
-            whole = not self.integer or (_number(self.step) and self.step == int(self.step))
-            if not _number(self.step) or not 0 < self.step <= self.high - self.low or not whole:
-                raise ConfigError(f"{where}: step {self.step} must be above 0 and within the range")
+        low, high = kind(low), kind(high)
+        if step is not None:
+            if not _number(step) or not 0 < step <= high - low or (self.integer and step % 1):
+                raise ConfigError(f"{where}: step {step} must be above 0 and within the range")
             if self.log:
                 raise ConfigError(f"{where}: a step is of a linear range; leave it out")
-            steps = math.floor((self.high - self.low) / self.step + 1e-9)
-            high = round(self.low + steps * self.step, 12)
-            object.__setattr__(self, "high", kind(high))
+            steps = math.floor((high - low) / step + 1e-9)
+            high = kind(round(low + steps * step, 12))
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
 
     @property
     def levels(self) -> int | None:
-        """How many values there are; None where they are continuous."""
+        """Count the values; None where they are continuous."""
         if not self.integer and self.step is None:
             return None
         return round((self.high - self.low) / (self.step or 1)) + 1
 
     def to_unit(self, value: float) -> float:
-        """Where a value lies in [0, 1]; beyond the bounds it is clipped."""
+        """Return where a value lies in [0, 1]; beyond the bounds it is clipped."""
         low, high = self._edges()
         return min(max((self._scale(value) - low) / (high - low), 0.0), 1.0)
 
     def from_unit(self, u: float) -> float | int:
-        """The value at u in [0, 1]: a float of few digits, a whole number, or on the step."""
+        """Return the value at u in [0, 1]: of few digits, whole, or on the step."""
         low, high = self._edges()
         value = low + min(max(u, 0.0), 1.0) * (high - low)
         return self.clean(math.exp(value) if self.log else value)
 
     def clean(self, value: float) -> float | int:
-        """The nearest value of this range that is written in few digits."""
+        """Return the nearest value of this range that is written in few digits."""
         if levels := self.levels:
             unit = self.step or 1
             index = min(max(round((value - self.low) / unit), 0), levels - 1)
-            found = self.low + index * unit
-            return int(found) if self.integer else round(found, 12)
+            value = self.low + index * unit
+            return int(value) if self.integer else round(value, 12)
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether a value lies between the bounds."""
+        """Return whether a value lies between the bounds."""
         return _number(value) and self.low <= value <= self.high
 
     def _edges(self) -> tuple[float, float]:
-        """Bounds on the scale; each of the levels has as wide a cell as the others."""
+        """Return bounds on the scale; each of the levels has as wide a cell as the others."""
         half = (self.step or 1) / 2 if self.levels else 0.0
         return self._scale(self.low - half), self._scale(self.high + half)
 
     def _scale(self, value: float) -> float:
-        if self.log:
-            return math.log(max(value, self.low / 2))
-        return float(value)
+        return math.log(max(value, self.low / 2)) if self.log else float(value)
 
 
 @dataclass(frozen=True)
@@ -120,34 +118,34 @@ class Choice:
     options: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        texts = [_same(option) for option in self.options]
+        texts = [*map(_same, self.options)]
         if not texts or len(set(texts)) < len(texts):
             raise ConfigError(f"choices [{', '.join(texts)}]: must be one or more, each once")
 
     @property
     def levels(self) -> int:
-        """How many options there are."""
+        """Count the options."""
         return len(self.options)
 
     def to_unit(self, value: Any) -> float:
-        """The middle of the option's cell in [0, 1]."""
+        """Return the middle of the option's cell in [0, 1]."""
         return (self.index(value) + 0.5) / len(self.options)
 
     def from_unit(self, u: float) -> Any:
-        """The option whose cell holds u."""
+        """Return the option whose cell holds u."""
         return self.options[min(int(max(u, 0.0) * len(self.options)), len(self.options) - 1)]
 
     def index(self, value: Any) -> int:
-        """Which option a value is; 0 is 0.0, True is not 1."""
-        return [_same(option) for option in self.options].index(_same(value))
+        """Return the index of the option that a value is; 0 is 0.0, True is not 1."""
+        return [*map(_same, self.options)].index(_same(value))
 
     def contains(self, value: Any) -> bool:
-        """Whether a value is an option."""
-        return _same(value) in [_same(option) for option in self.options]
+        """Return whether a value is an option."""
+        return _same(value) in map(_same, self.options)
 
 
 def _same(option: Any) -> str:
-    """A text that equal options share."""
+    """Return a text that equal options share."""
     return json.dumps(float(option) if type(option) is int else option)
 
 
@@ -171,24 +169,8 @@ class Space:
             raise ConfigError(f"{arm or 'search'}: no knob to search; give one a range: {form}")
 
     @classmethod
-    def of(cls, knobs: Knobs) -> "Space":
-        """A plain search's."""
-        return cls({"": knobs})
-
-    @classmethod
-    def from_json(cls, arms: Any) -> "Space":
-        """From `to_json`'s."""
-        if not isinstance(arms, dict):
-            raise ConfigError(f"space {arms!r}: must be an object, an arm a key")
-        return cls({str(name): knobs_from_json(arm) for name, arm in arms.items()})
-
-    def to_json(self) -> dict[str, Any]:
-        """Arm -> knob -> what study.json says of it."""
-        return {name: knobs_to_json(knobs) for name, knobs in self.arms.items()}
-
-    @classmethod
     def from_yaml(cls, node: Mapping[str, Any], arms: Sequence[str] = ()) -> "Space":
-        """From a study's `space` section.
+        """Read a study's `space` section.
 
         A key with an equals sign is a condition: what lies below it is searched in that arm alone.
 
@@ -203,65 +185,39 @@ class Space:
             arms: the study's, where some have no condition of their own.
         """
         common = {k: knob_from_yaml(k, v) for k, v in node.items() if "=" not in k}
-        own = {
+        conditional = {
             str(arm): {k: knob_from_yaml(k, v) for k, v in _section(arm, knobs).items()}
             for arm, knobs in node.items()
             if "=" in arm
         }
-        if arms and (unknown := own.keys() - set(arms)):
+        if arms and (unknown := conditional.keys() - set(arms)):
             raise ConfigError(f"space.{min(unknown)}: no arm of this study; one of {list(arms)}")
-        return cls({arm: common | own.get(arm, {}) for arm in arms or own or [""]})
+        arms = arms or list(conditional) or [""]
+        return cls({arm: common | conditional.get(arm, {}) for arm in arms})
 
 
-# ------------------------------------------------------------------ JSON
 def knobs_to_json(knobs: Knobs) -> dict[str, dict[str, Any]]:
-    """Knob -> {low, high, log, int?, step?} or {choices}."""
+    """Return knob -> {low, high, log, int?, step?} or {choices}, as study.json holds it."""
     return {name: _to_json(knob) for name, knob in knobs.items()}
 
 
 def _to_json(knob: Knob) -> dict[str, Any]:
     if isinstance(knob, Choice):
         return {"choices": list(knob.options)}
-    told: dict[str, Any] = {"low": knob.low, "high": knob.high, "log": knob.log}
-    if knob.integer:
-        told["int"] = True
-    if knob.step is not None:
-        told["step"] = knob.step
-    return told
+    node = {"low": knob.low, "high": knob.high, "log": knob.log}
+    node |= {"int": True} if knob.integer else {}
+    return node | ({} if knob.step is None else {"step": knob.step})
 
 
-def knobs_from_json(node: Any) -> Knobs:
-    """The knobs that `knobs_to_json` wrote.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    return {str(name): _from_json(name, knob) for name, knob in _section("space", node).items()}
-
-
-def _from_json(name: str, node: Any) -> Knob:
-    node = _section(name, node)
-    if "choices" in node:
-        return _choice(name, node)
-    if node.get("log") is not True and node.get("log") is not False:
-        raise ConfigError(f"{name}: log={node.get('log')!r} must be true or false")
-    return _range(name, node, node["log"], {"low", "high", "log", "int", "step"})
-
-
-# ------------------------------------------------------------------ YAML
 def knob_from_yaml(name: str, node: Any) -> Knob:
-    """A knob of a study's YAML: {low, high, scale: log|linear, int?, step?} or {choices: [...]}.
+    """Read a knob of a study: {low, high, scale: log|linear, int?, step?} or {choices: [...]}.
 
     Raises:
         ConfigError: a part missing, unknown or wrong, named with the knob.
     """
     node = _section(name, node)
-    if "choices" in node:
-        return _choice(name, node)
-    scale = node.get("scale")
-    if not isinstance(scale, str) or scale not in SCALES:
-        raise ConfigError(f"{name}: scale={scale!r} must be log or linear; say which")
-    return _range(name, node, SCALES[scale], {"low", "high", "scale", "int", "step"})
+    with _naming(name):
+        return _choice(node) if "choices" in node else _range(node)
 
 
 def _section(name: str, node: Any) -> Mapping[str, Any]:
@@ -271,92 +227,97 @@ def _section(name: str, node: Any) -> Mapping[str, Any]:
     return node
 
 
-def _choice(name: str, node: Mapping[str, Any]) -> Choice:
-    options = node["choices"]
-    if set(node) != {"choices"} or not isinstance(options, list | tuple):
-        raise ConfigError(f"{name}: choices must be a list, with nothing beside it")
-    return _named(name, lambda: Choice(tuple(options)))
-
-
-def _range(name: str, node: Mapping[str, Any], log: bool, allowed: set[str]) -> Range:
-    if wrong := sorted(set(node) - allowed):
-        raise ConfigError(f"{name}: unknown {', '.join(wrong)}; allowed are {sorted(allowed)}")
-    low, high = node.get("low"), node.get("high")
-    if not _number(low) or not _number(high):
-        raise ConfigError(f"{name}: low={low!r}, high={high!r} must be two numbers")
-    if not isinstance(whole := node.get("int", False), bool):
-        raise ConfigError(f"{name}: int={whole!r} must be true or false")
-    return _named(name, lambda: Range(low, high, log, whole, node.get("step")))
-
-
-def _named(name: str, make: Callable[[], Knob]) -> Any:
-    """What `make` makes; its complaint names the knob."""
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the knob in a complaint about it."""
     try:
-        return make()
+        yield
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _choice(node: Mapping[str, Any]) -> Choice:
+    options = node["choices"]
+    if set(node) != {"choices"} or not isinstance(options, list | tuple):
+        raise ConfigError("choices must be a list, with nothing beside it")
+    return Choice(tuple(options))
+
+
+def _range(node: Mapping[str, Any]) -> Range:
+    low, high, scale = node.get("low"), node.get("high"), node.get("scale")
+    if not isinstance(scale, str) or scale not in SCALES:
+        raise ConfigError(f"scale={scale!r} must be log or linear; say which")
+    if wrong := sorted(set(node) - KEYS):
+        raise ConfigError(f"unknown {', '.join(wrong)}; allowed are {sorted(KEYS)}")
+    if not _number(low) or not _number(high):
+        raise ConfigError(f"low={low!r}, high={high!r} must be two numbers")
+    if not isinstance(whole := node.get("int", False), bool):
+        raise ConfigError(f"int={whole!r} must be true or false")
+    return Range(low, high, SCALES[scale], whole, node.get("step"))
+
+
+def one_of(what: str, value: str, names: Iterable[str]) -> None:
+    """Refuse a value that is none of the names."""
+    if value not in names:
+        raise ConfigError(f"{what}={value}: must be one of {', '.join(names)}")
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# ------------------------------------------------------------------ Hydra's overrides
-def from_overrides(overrides: Iterable[Any]) -> tuple[Knobs, list[str]]:
-    """Knobs of a command line, and the overrides that every run has in common.
+def from_overrides(overrides: Sequence[Any]) -> tuple[Knobs, list[str]]:
+    """Return the knobs of a command line, and the overrides that every run has in common.
 
     Args:
         overrides: as hydra.core.override_parser.types.Override, already parsed.
     """
-    knobs, fixed = {}, []
-    for override in overrides:
-        knob = from_override(override)
-        if knob is None:
-            fixed.append(override.input_line)
-        else:
-            knobs[override.get_key_element()] = knob
-    return knobs, fixed
+    knobs = {o.get_key_element(): from_override(o) for o in overrides if o.is_sweep_override()}
+    return knobs, [o.input_line for o in overrides if not o.is_sweep_override()]
 
 
-def from_override(override: Any) -> Knob | None:
-    """The knob that an override sweeps; None where it has one value.
+def from_override(override: Any) -> Knob:
+    """Return the knob that an override sweeps.
 
     `a,b` and `choice(a,b)` are options, `range(1,6)` the whole numbers 1 to 5, and
     `tag(log,interval(1e-4,1e-1))` or `tag(linear,interval(0,0.5))` an interval. `int(...)` around
     an interval keeps to whole numbers, `tag(log,...)` around a range spreads it by factors.
 
     Args:
-        override: a hydra.core.override_parser.types.Override.
+        override: a hydra.core.override_parser.types.Override with is_sweep_override().
 
     Raises:
         ConfigError: an interval that does not say log or linear, or bounds that cannot be.
     """
-    if not override.is_sweep_override():
-        return None
     name, sweep = override.get_key_element(), override.value()
-    if override.is_interval_sweep():
-        low, high, tags = sweep.start, sweep.end, sweep.tags
-        if len(scale := tags & SCALES.keys()) != 1:
-            form = f"interval({_text(low)},{_text(high)})"
-            whole = "int" if isinstance(low, int) else ""
-            ways = [f"{name}=tag({s},{whole and 'int('}{form}{whole and ')'})" for s in SCALES]
-            raise ConfigError(f"{name}: an interval must say log or linear: {' or '.join(ways)}")
-        whole = isinstance(low, int) and isinstance(high, int)
-        return _named(name, lambda: Range(low, high, SCALES[scale.pop()], whole))
-    if override.is_range_sweep():
-        values = list(sweep.range())
-        if len(values) < 2 or values[0] > values[-1]:
-            return _named(name, lambda: Choice(tuple(values)))
-        log, whole = "log" in sweep.tags, all(isinstance(value, int) for value in values)
-        step = None if whole and sweep.step == 1 else sweep.step
-        return _named(name, lambda: Range(values[0], values[-1], log, whole, step))
-    # A glob knows its options only by asking Hydra, which the iterator does.
-    options = [getattr(o, "text", o) for o in getattr(sweep, "list", ())]
-    return _named(name, lambda: Choice(tuple(options or override.sweep_iterator())))
+    with _naming(name):
+        if override.is_interval_sweep():
+            return _interval(name, sweep)
+        if override.is_range_sweep():
+            values = list(sweep.range())
+            if len(values) < 2 or values[0] > values[-1]:
+                return Choice(tuple(values))
+            log, whole = "log" in sweep.tags, all(isinstance(value, int) for value in values)
+            step = None if whole and sweep.step == 1 else sweep.step
+            return Range(values[0], values[-1], log, whole, step)
+        # A glob knows its options only by asking Hydra, which the iterator does.
+        options = [getattr(o, "text", o) for o in getattr(sweep, "list", ())]
+        return Choice(tuple(options or override.sweep_iterator()))
+
+
+def _interval(name: str, sweep: Any) -> Range:
+    low, high = sweep.start, sweep.end
+    whole = isinstance(low, int) and isinstance(high, int)
+    if len(scale := sweep.tags & SCALES.keys()) != 1:
+        form = f"interval({_text(low)},{_text(high)})"
+        form = f"int({form})" if isinstance(low, int) else form
+        ways = " or ".join(f"{name}=tag({scale},{form})" for scale in SCALES)
+        raise ConfigError(f"an interval must say log or linear: {ways}")
+    return Range(low, high, SCALES[scale.pop()], whole)
 
 
 def override(name: str, value: Any) -> str:
-    """`name=value` as Hydra's command line takes it, which reads the same value again."""
+    """Return `name=value` as Hydra's command line takes it, which reads the same value again."""
     return f"{name}={_text(value)}"
 
 

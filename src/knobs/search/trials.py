@@ -11,7 +11,7 @@ What a trial is told as, since a dropped one would be tried again and bias every
 |---|---|---|
 | finished, stopped_early | COMPLETE, its value | its value |
 | diverged, failed | COMPLETE, the worst value so far; attribute `status` | the worst value by now |
-| pruned | PRUNED, its best value | see `_losses` |
+| pruned | PRUNED, its best value | its best value, an upper bound |
 | interrupted | RUNNING, free to be handed out again | under way |
 """
 
@@ -19,9 +19,9 @@ import contextlib
 import json
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
@@ -31,14 +31,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs.errors import ConfigError
 from knobs.locks import Lock, held
+from knobs.record import FINISHED, open_lines
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
-from knobs.search.space import Knobs, Space, knobs_to_json
+from knobs.search.space import MODES, Space, knobs_to_json, one_of
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
-FINISHED = ("finished", "stopped_early")
 LOST = ("diverged", "failed")  # told as the worst so far
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
@@ -63,7 +63,7 @@ class Trial:
     prunable: bool
 
 
-class Search:
+class Search(contextlib.AbstractContextManager):
     """A search in a folder; with `with`, or `close` it.
 
     Args:
@@ -98,19 +98,19 @@ class Search:
         defaults: dict[str, Values] | None = None,
         fixed: dict[str, str] | None = None,
     ):
-        _one_of("search.method", method, METHODS)
-        _one_of("search budget's unit", unit, UNITS)
-        _one_of("objective.mode", mode, ("max", "min"))
+        one_of("search.method", method, METHODS)
+        one_of("search budget's unit", unit, UNITS)
+        one_of("objective.mode", mode, MODES)
         if not budget > 0:
             raise ConfigError(f"search.{unit}={budget}: must be above 0")
         if math.isinf(budget) and method != "grid":
             raise ConfigError(f"search.method={method} needs a budget: search.runs=40, say")
         self.space, self.method, self.seed, self.mode = space, method, seed, mode
-        self.unit, self.epochs = unit, epochs
+        self.unit, self.epochs, self._sign = unit, epochs, 1 if mode == "min" else -1
         self.budget = budget / epochs if unit == "epochs" else budget
-        self.defaults = {a: d for a, d in (defaults or {}).items() if not self._outside(a, d)}
-        self.left_out = {a: self._outside(a, d) for a, d in (defaults or {}).items()}
-        self.fixed = fixed or {}
+        defaults, self.fixed = defaults or {}, fixed or {}
+        self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
+        self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
@@ -124,9 +124,6 @@ class Search:
             self.close()
             raise
 
-    def __enter__(self) -> "Search":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -134,7 +131,6 @@ class Search:
         """Let go of the trials that were not told: the next to ask gets them."""
         self._alive.close()
 
-    # -------------------------------------------------------------- asking and telling
     def ask(self, n: int = 1) -> list[Trial]:
         """Return up to n trials to run at once; none when the budget is spent or given out.
 
@@ -168,12 +164,12 @@ class Search:
                 self._storage.set_trial_user_attr(id_, "process", "")
             else:
                 status = status if finite or status in LOST else "diverged"
-                lost = status in LOST
-                told = self._worst(trial.arm) if lost else float(value)
+                if status in LOST:
+                    value = self._sign * self._worst(self.trials(trial.arm), WORST)
                 state = TrialState.PRUNED if status == "pruned" else TrialState.COMPLETE
                 self._storage.set_trial_user_attr(id_, "status", status)
                 self._storage.set_trial_user_attr(id_, "epochs", epochs or self.epochs)
-                self._storage.set_trial_state_values(id_, state, [told])
+                self._storage.set_trial_state_values(id_, state, [float(value)])
 
     def trials(self, arm: str) -> list[FrozenTrial]:
         """Return an arm's, in the order of their numbers."""
@@ -181,22 +177,16 @@ class Search:
 
     def best(self, arm: str) -> tuple[Values, float] | None:
         """Return the best finished trial's values and objective; None where none finished."""
-        sign = self._sign
         done = [t for t in self.trials(arm) if t.user_attrs.get("status") in FINISHED]
         if not done:
             return None
-        top = min(done, key=lambda t: (sign * t.value, t.number))
+        top = min(done, key=lambda t: (self._sign * t.value, t.number))
         return methods.from_optuna(self.space.arms[arm], top.params), top.value
 
     def spent(self) -> float:
         """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
         return total * self.epochs if self.unit == "epochs" else total
-
-    # -------------------------------------------------------------- inside
-    @property
-    def _sign(self) -> int:
-        return 1 if self.mode == "min" else -1
 
     def _outside(self, arm: str, values: Values) -> list[str]:
         """Return knobs whose default lies outside its range, or is missing."""
@@ -265,7 +255,8 @@ class Search:
 
     def _new(self, arm: str, spent: float) -> Trial | None:
         knobs, before = self.space.arms[arm], self.trials(arm)
-        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= _size(knobs):
+        combinations = math.prod(knob.levels or math.inf for knob in knobs.values())
+        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= combinations:
             self.exhausted.add(arm)  # once more would tell the same
             return None
         default = self.defaults.get(arm)
@@ -279,15 +270,12 @@ class Search:
         if values is None:
             self.exhausted.add(arm)
             return None
+        run = sum(len(self.trials(a)) for a in self._arms)
         trial = create_trial(
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
             distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
-            user_attrs={
-                "phase": phase,
-                "run": sum(len(self.trials(a)) for a in self._arms),
-                "process": self._process,
-            },
+            user_attrs={"phase": phase, "run": run, "process": self._process},
         )
         self._storage.create_new_trial(self._arms[arm], template_trial=trial)
         return self._trial(arm, self.trials(arm)[-1])
@@ -298,30 +286,26 @@ class Search:
         return Trial(run, arm, trial.number, values, phase, methods.prunes(self.method, phase))
 
     def _tried(self, arm: str, trials: Sequence[FrozenTrial]) -> list[Tried]:
-        losses = self._losses(trials)
-        return [
-            Tried(
-                methods.from_optuna(self.space.arms[arm], trial.params),
-                trial.user_attrs["phase"],
-                loss,
-                trial.state is TrialState.PRUNED,
-            )
-            for trial, loss in zip(trials, losses, strict=True)
-        ]
+        """Return what a method sees of an arm's trials; lost ones as the worst by now."""
+        knobs, worst = self.space.arms[arm], self._worst(trials, 0.0)
+        tried = []
+        for trial in trials:
+            values, loss = methods.from_optuna(knobs, trial.params), self._loss(trial)
+            if loss is None and trial.state is not TrialState.RUNNING:
+                loss = worst
+            pruned = trial.state is TrialState.PRUNED
+            tried.append(Tried(values, trial.user_attrs["phase"], loss, pruned))
+        return tried
 
-    def _losses(self, trials: Sequence[FrozenTrial]) -> list[float | None]:
-        """Return what a method minimises; None under way."""
-        own = [None if t.value is None or _lost(t) else self._sign * t.value for t in trials]
-        worst = max((loss for loss in own if loss is not None), default=0.0)
-        return [
-            worst if loss is None and t.state is not TrialState.RUNNING else loss
-            for t, loss in zip(trials, own, strict=True)
-        ]
+    def _loss(self, trial: FrozenTrial) -> float | None:
+        """Return what a method minimises; None of a lost run, and of one under way."""
+        lost = trial.value is None or trial.user_attrs.get("status") in LOST
+        return None if lost else self._sign * trial.value
 
-    def _worst(self, arm: str) -> float:
-        """Return what a lost run is told as."""
-        values = [t.value for t in self.trials(arm) if t.value is not None and not _lost(t)]
-        return max(values, key=lambda value: self._sign * value, default=self._sign * WORST)
+    def _worst(self, trials: Sequence[FrozenTrial], otherwise: float) -> float:
+        """Return the greatest loss of the runs that have one."""
+        losses = [loss for trial in trials if (loss := self._loss(trial)) is not None]
+        return max(losses, default=otherwise)
 
     def _runs(self, arm: str) -> float:
         """Return what an arm has spent, in whole runs; those under way in full."""
@@ -334,36 +318,16 @@ class Search:
 
     def _clock(self) -> float:
         """Return the minutes in which a run was under way."""
-        now = datetime.now()
-        trials = [trial for arm in self._arms for trial in self.trials(arm)]
-        spans = [(_began(trial), trial.datetime_complete or now) for trial in trials]
-        total, reached = 0.0, datetime.min
+        spans = []
+        for trial in (trial for arm in self._arms for trial in self.trials(arm)):
+            resumed = trial.user_attrs.get("resumed")  # by the process that has or had it last
+            start = datetime.fromisoformat(resumed) if resumed else trial.datetime_start
+            spans.append((start, trial.datetime_complete or datetime.now()))
+        total, reached = timedelta(), datetime.min
         for start, end in sorted(spans):
-            start = max(start, reached)
-            if end > start:
-                total, reached = total + (end - start).total_seconds() / 60, end
-        return total
-
-
-def _size(knobs: Knobs) -> float:
-    """Count the combinations."""
-    return math.prod(math.inf if knob.levels is None else knob.levels for knob in knobs.values())
-
-
-def _lost(trial: FrozenTrial) -> bool:
-    """Return whether a run told no value of its own."""
-    return trial.user_attrs.get("status") in LOST
-
-
-def _began(trial: FrozenTrial) -> datetime:
-    """Return when the process that has or had it last began with it."""
-    resumed = trial.user_attrs.get("resumed")
-    return datetime.fromisoformat(resumed) if resumed else trial.datetime_start
-
-
-def _one_of(what: str, value: str, names: Iterable[str]) -> None:
-    if value not in names:
-        raise ConfigError(f"{what}={value}: must be one of {', '.join(names)}")
+            total += max(end - max(start, reached), timedelta())
+            reached = max(reached, end)
+        return total / timedelta(minutes=1)
 
 
 def _storage(folder: Path | None) -> BaseStorage:
@@ -372,14 +336,5 @@ def _storage(folder: Path | None) -> BaseStorage:
         return InMemoryStorage()
     path = folder / JOURNAL
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
-    _drop_half_line(path)
+    open_lines(path).close()  # Optuna refuses half a line, for good once another follows
     return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut half a line off a journal: Optuna refuses one, for good once another follows."""
-    with path.open("a+b") as file:
-        file.seek(0)
-        text = file.read()
-        if text and not text.endswith(b"\n"):
-            file.truncate(text.rfind(b"\n") + 1)

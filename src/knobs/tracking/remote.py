@@ -1,8 +1,8 @@
 """W&B for the many runs of a stack, in a process of its own.
 
 One interpreter lets one thread at a time run Python: mirrors in threads would hold up a stack's
-training. Here they cost it a line of JSON an epoch. The parent writes {"run": 0, "do": "log",
-"with": [...]} lines; each run's last line comes back as {"run": 0, "line": "..."}.
+training. Here they cost it a line of JSON an epoch, `[run, "log", [metrics]]` on the process's
+stdin; what to show of a run comes back as `[run, line]`.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import queue
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from knobs.record import read_metrics
 from knobs.tracking.tracker import FINISH_TIMEOUT, Tracker, enabled
 
 NICE = 10  # what the operating system leaves over is enough
+POLL = 0.05  # seconds between two looks for a run's line
 
 
 class Mirror:
@@ -26,36 +29,40 @@ class Mirror:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
-        self._out: queue.SimpleQueue = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._lines: dict[int, str] = {}
-        self._over = ""  # why no more lines will come
-        self._told = threading.Condition()
+        self._fault = ""  # why the process did not start
         self._count = 0
 
-    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote":
-        """Return a run's mirror, in place of a Tracker."""
+    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote | Tracker":
+        """Return a run's mirror."""
+        if not enabled(settings):
+            return Tracker(settings, config, folder)
+        if not (self._process or self._fault):
+            self._start()
         self._count += 1
-        remote = Remote(self, self._count, enabled(settings))
-        if remote.enabled:
-            if not (self._process or self._over):
-                self._start()
-            self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
-        return remote
+        self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
+        return Remote(self, self._count)
 
     def send(self, run: int, do: str, *arguments: Any) -> None:
         """Queue one call; returns at once."""
-        self._out.put(json.dumps({"run": run, "do": do, "with": arguments}) + "\n")
+        self._calls.put(json.dumps([run, do, arguments]) + "\n")
 
     def line(self, run: int) -> str:
-        """Wait for what a run's mirror has to say at its end."""
-        with self._told:
-            self._told.wait_for(lambda: run in self._lines or self._over, FINISH_TIMEOUT + 60)
-        late = self._over or "W&B did not finish in time; the records are whole"
-        return self._lines.get(run, late)
+        """Let the process end, and wait for what it has to say of a run."""
+        self.close()
+        latest = time.monotonic() + FINISH_TIMEOUT + 60
+        while run not in self._lines and self._reader.is_alive() and time.monotonic() < latest:
+            self._reader.join(POLL)
+        late = self._reader.is_alive() and "W&B did not finish in time; the records are whole"
+        early = self._fault or "W&B's process ended early; the records are whole"
+        return self._lines.get(run, late or early)
 
     def close(self) -> None:
-        """Let the process end when it has done its work."""
-        self._out.put(None)
+        """Let the process end when it has done its work; no call comes after this one."""
+        self._calls.put(None)
 
     def _start(self) -> None:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
@@ -68,95 +75,69 @@ class Mirror:
                 start_new_session=True,
             )
         except OSError as error:
-            self._over = f"W&B's process did not start ({error}); the records are whole"
+            self._fault = f"W&B's process did not start ({error}); the records are whole"
             return
-        threading.Thread(target=self._write, daemon=True).start()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._writer.start()
+        self._reader.start()
 
     def _write(self) -> None:
-        try:
-            while (line := self._out.get()) is not None:
-                self._process.stdin.write(line)
-                if self._out.empty():
-                    self._process.stdin.flush()
-        except OSError:
-            pass  # it has died, which _read tells
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        # Where the process has died there is nothing to do: `line` tells.
+        with contextlib.suppress(OSError), self._process.stdin as stdin:
+            while (line := self._calls.get()) is not None:
+                stdin.write(line)
+                if self._calls.empty():
+                    stdin.flush()
 
     def _read(self) -> None:
-        with self._process.stdout as answers:
-            for text in answers:
-                answer = json.loads(text)
-                with self._told:
-                    self._lines[answer["run"]] = answer["line"]
-                    self._told.notify_all()
-        with self._told:  # it is gone: whoever still waits need not
-            self._over = "W&B's process ended early; the records are whole"
-            self._told.notify_all()
+        with self._process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # half a line of a killed process
+                    run, text = json.loads(line)
+                    self._lines[run] = text
         self._process.wait()
 
 
+@dataclass(frozen=True)
 class Remote:
     """Mirrors one run there, with Tracker's methods."""
 
-    def __init__(self, mirror: Mirror, run: int, on: bool):
-        self._mirror, self._run, self.enabled, self._ended = mirror, run, on, False
+    mirror: Mirror
+    run: int
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        if self.enabled:
-            self._mirror.send(self._run, "log", metrics)
+        self.mirror.send(self.run, "log", metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
-        self._ended = True
-        if self.enabled:
-            path = str(checkpoint) if checkpoint else None
-            self._mirror.send(self._run, "end", summary, exit_code, path)
+        self.mirror.send(self.run, "end", summary, exit_code, checkpoint and str(checkpoint))
 
     def wait(self) -> str:
-        """Wait until W&B has it all; the line to show."""
-        if not self.enabled:
-            return ""
-        if not self._ended:
-            self.end({}, 1, None)
-        return self._mirror.line(self._run)
+        """Wait until W&B has it all; return the line to show."""
+        return self.mirror.line(self.run)
 
 
 def main() -> None:
     """Be the process: a Tracker for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.dup(1)
     os.dup2(2, 1)  # whatever else prints goes elsewhere
     trackers: dict[int, Tracker] = {}
-    waiting: list[threading.Thread] = []
-
-    def tell(run: int) -> None:
-        line = trackers[run].wait()
-        with lock:
-            answers.write(json.dumps({"run": run, "line": line}) + "\n")
-            answers.flush()
-
-    lock = threading.Lock()
     for text in sys.stdin:
-        call = json.loads(text)
-        run, arguments = call["run"], call["with"]
-        if call["do"] == "open":
+        run, do, arguments = json.loads(text)
+        if do == "open":
             settings, config, folder, earlier = arguments
             trackers[run] = Tracker(settings, config, Path(folder), earlier)
-        elif call["do"] == "log":
+        elif do == "log":
             trackers[run].log(*arguments)
         else:
             summary, exit_code, path = arguments
-            trackers[run].end(summary, exit_code, Path(path) if path else None)
-            waiting.append(threading.Thread(target=tell, args=(run,)))
-            waiting[-1].start()
-    for tracker in trackers.values():
-        tracker.wait()  # those that the parent left open: it died
-    for thread in waiting:
-        thread.join()
+            trackers[run].end(summary, exit_code, path and Path(path))
+    for run, tracker in trackers.items():  # one that did not end does so in `wait`
+        line = json.dumps([run, tracker.wait()]) + "\n"
+        with contextlib.suppress(OSError):  # the parent died; its runs end all the same
+            os.write(answers, line.encode())
 
 
 if __name__ == "__main__":

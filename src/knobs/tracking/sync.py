@@ -6,7 +6,7 @@ its objective and its state are those of the record.
 """
 
 import argparse
-import itertools
+import contextlib
 import json
 import os
 import re
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ KNOCK = 5.0  # seconds to wait for the server at first
 PATIENCE = (1.0, 3.0)  # seconds before each further look: a server may count late
 TWICE = "resumed online, so sent again its epochs would double: delete it in W&B, then sync"
 ABSENT = "the server has no such run"
-GOOD = ("finished", "stopped_early")
+UPLOADED, THERE, VERIFIED, FAILED = "uploaded", "already there", "verified before", "failed"
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,14 @@ class Mirrored:
         return about | {"status": self.status, "objective": self.objective}
 
 
-# ------------------------------------------------------------------ folders -> runs
-def find(root: Path) -> list[Mirrored]:
-    """Return the runs at and below a folder that W&B's client wrote down; links are passed over."""
-    found = []
+def find(root: Path) -> Iterator[Mirrored]:
+    """Yield the runs at and below a folder that W&B's client wrote down; links are passed over."""
     for here, names, files in os.walk(root):
         names.sort()
-        if record.CONFIG not in files:
-            continue
-        if "wandb" in names and (mirrored := _mirrored(Path(here))):
-            found.append(mirrored)
-        names.clear()  # a run holds no runs
-    return found
+        if record.CONFIG in files:
+            if "wandb" in names and (run := _mirrored(Path(here))):
+                yield run
+            names.clear()  # a run holds no runs
 
 
 def _mirrored(folder: Path) -> Mirrored | None:
@@ -111,24 +107,22 @@ def _mirrored(folder: Path) -> Mirrored | None:
 def _recorded(folder: Path) -> dict[str, Any]:
     """Return the part of a Mirrored that the run's record has."""
     tracking = record.read_config(folder)["config"]["tracking"]
-    told = {"project": tracking["project"], "entity": tracking["entity"]}
-    for key, name in told.items():
+    fields = {"project": tracking["project"], "entity": tracking["entity"]}
+    for key, name in fields.items():
         if not (name is None and key == "entity") and not NAME.fullmatch(name):
             raise ValueError(f"tracking.{key}: no name that W&B takes")
-    told["rows"] = len(record.read_metrics(folder))
+    fields["rows"] = len(record.read_metrics(folder))
     if (folder / record.SUMMARY).is_file():
         summary = record.read_summary(folder)
-        told |= {"status": summary["status"], "objective": summary["objective"]["value"]}
-        if told["status"] not in record.STATUSES or not isinstance(
-            told["objective"], int | float | None
-        ):
+        status, objective = summary["status"], summary["objective"]["value"]
+        if status not in record.STATUSES or not isinstance(objective, int | float | None):
             raise ValueError(f"{record.SUMMARY}: no summary of a run")
+        fields |= {"status": status, "objective": objective}
     elif record.held(folder):
-        told["fault"] = "under way; it uploads itself, or call again when it has ended"
-    return told
+        fields["fault"] = "under way; it uploads itself, or call again when it has ended"
+    return fields
 
 
-# ------------------------------------------------------------------ asking the server
 def missing(run: Mirrored, there: Any) -> str:
     """Say what of a run has not arrived; empty if all of it has.
 
@@ -144,7 +138,7 @@ def missing(run: Mirrored, there: Any) -> str:
         return ""
     if objective != run.objective:
         return f"objective {objective} instead of {run.objective}"
-    ends = ("finished",) if run.status in GOOD else ("failed", "crashed", "killed")
+    ends = ("finished",) if run.status in record.FINISHED else ("failed", "crashed", "killed")
     return "" if there.state in ends else f"{there.state} instead of {ends[0]}"
 
 
@@ -172,41 +166,37 @@ class Server:
         try:
             there = self._api.run(f"{run.entity or self.entity}/{run.project}/{run.run_id}")
         except Exception as error:
-            if type(getattr(error, "exc", None)).__name__ == "RunNotFoundError":
-                there = None
-            else:
+            if type(getattr(error, "exc", None)).__name__ != "RunNotFoundError":
                 return f"not known to have arrived: {first_line(error)}"
+            there = None
         return missing(run, there)
 
-    def missing_after(self, runs: list[Mirrored], said: Container[Mirrored]) -> dict[Mirrored, str]:
-        """Say what has not arrived of runs just uploaded, for those that miss something.
+    def missing_after(
+        self, runs: list[Mirrored], complaints: Container[Mirrored]
+    ) -> dict[Mirrored, str]:
+        """Say what has not arrived of runs just uploaded; empty of a run of which all has.
 
         Args:
-            said: runs that the client complained of, which no waiting will bring.
+            complaints: runs that the client complained of, which no waiting will bring.
         """
-        left = {run: why for run in runs if (why := self.missing(run))}
+        reasons = {run: self.missing(run) for run in runs}
         for seconds in PATIENCE:
-            late = [run for run in left if run not in said]
+            late = [run for run in runs if reasons[run] and run not in complaints]
             time.sleep(seconds if late else 0)
-            for run in late:
-                if why := self.missing(run):
-                    left[run] = why
-                else:
-                    del left[run]
-        return left
+            reasons |= {run: self.missing(run) for run in late}
+        return reasons
 
 
-# ------------------------------------------------------------------ uploading
 def upload(runs: list[Mirrored], entity: str) -> dict[Mirrored, str]:
     """Let W&B's client upload runs of one project; what it complained of, where it did.
 
     The parts of a run go one after the other: the client would send them side by side.
     """
-    said: dict[Mirrored, str] = {}
+    complaints: dict[Mirrored, str] = {}
     for part in range(max(len(run.parts) for run in runs)):
         paths = {run: run.parts[part] for run in runs if part < len(run.parts)}
-        said = _upload(paths, entity) | said  # the first complaint tells most
-    return said
+        complaints = _upload(paths, entity) | complaints  # the first one tells most
+    return complaints
 
 
 def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
@@ -222,29 +212,26 @@ def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return dict.fromkeys(runs, f"the client did not end within {BATCH_SECONDS:.0f} s")
-    lines = [line.removeprefix("wandb: ") for line in (done.stderr + done.stdout).splitlines()]
-    lines = [line.removeprefix("ERROR ") for line in lines if line.startswith("ERROR ")]
-    said = {}
+    lines = (done.stderr + done.stdout).splitlines()
+    errors = [m[1] for line in lines if (m := re.match(r"(?:wandb: )?ERROR (.*)", line))]
+    complaints = {}
     for run in runs:
         others = {other.run_id for other in runs} - {run.run_id}
-        mine = [line for line in lines if not any(name in line for name in others)]
-        if mine:
-            said[run] = re.sub(r"^\[\S+\] ", "", mine[0]).partition(". ")[0]  # the rest is advice
-    return said
+        if mine := [line for line in errors if not any(name in line for name in others)]:
+            first = re.sub(r"^\[\S+\] ", "", mine[0])
+            complaints[run] = first.partition(". ")[0]  # the rest is advice
+    return complaints
 
 
 def batches(runs: list[Mirrored]) -> Iterator[list[Mirrored]]:
     """Yield runs that one call of the client can take: of one project."""
-
-    def place(run: Mirrored) -> tuple[str, str]:
-        return run.entity or "", run.project
-
-    for _, same in itertools.groupby(sorted(runs, key=place), place):
-        whole = list(same)
-        yield from (whole[i : i + BATCH] for i in range(0, len(whole), BATCH))
+    projects: dict[tuple[str | None, str], list[Mirrored]] = {}
+    for run in runs:
+        projects.setdefault((run.entity, run.project), []).append(run)
+    for same in projects.values():
+        yield from (same[i : i + BATCH] for i in range(0, len(same), BATCH))
 
 
-# ------------------------------------------------------------------ all of it
 def sync(root: Path, out: Console) -> int:
     """Upload what the server misses of the runs below a folder; 0 if all of them are there.
 
@@ -257,11 +244,11 @@ def sync(root: Path, out: Console) -> int:
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: no folder; give one that holds runs, such as outputs")
-    runs = find(root)
-    url = _server_url()
-    results = {run: "" for run in runs if not _verified(run, url)}
-    waiting = [run for run in results if not run.fault]
-    results |= {run: f"failed: {run.fault}" for run in results if run.fault}
+    import wandb
+
+    url = str(wandb.setup().settings.base_url)
+    results = {run: _result_so_far(run, url) for run in find(root)}
+    waiting = [run for run, result in results.items() if not result]
     try:
         if waiting:
             _sync(waiting, results, url, out)
@@ -269,16 +256,23 @@ def sync(root: Path, out: Console) -> int:
         raise UserError(f"{error}; {count(len(waiting), 'run')} still to upload") from None
     finally:
         _show(out, root, results)
-    before, failed = len(runs) - len(results), _starting(results, "failed")
-    counts = {
-        "uploaded": _starting(results, "uploaded"),
-        "already there": _starting(results, "already"),
-        "verified before": before,
-        "failed": failed,
-    }
-    told = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    out.print(f"{count(len(runs), 'run')} mirrored below {root}" + (f": {told}" if told else ""))
-    return 1 if failed else 0
+    ways = (UPLOADED, THERE, VERIFIED, FAILED)
+    counts = {how: sum(r.startswith(how) for r in results.values()) for how in ways}
+    summary = ", ".join(f"{n} {how}" for how, n in counts.items() if n)
+    line = f"{count(len(results), 'run')} mirrored below {root}"
+    out.print(f"{line}: {summary}" if summary else line)
+    return 1 if counts[FAILED] else 0
+
+
+def _result_so_far(run: Mirrored, url: str) -> str:
+    """Return the result where a run needs no upload, or cannot have one; else nothing.
+
+    A run is verified if the server had all of it before, and its record is unchanged since.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        if json.loads((run.folder / "wandb" / ARRIVED).read_text()) == run.facts(url):
+            return VERIFIED
+    return f"{FAILED}: {run.fault}" if run.fault else ""
 
 
 def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: Console) -> None:
@@ -289,56 +283,35 @@ def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: 
         for run in waiting:
             why = server.missing(run)
             if not why:
-                _note(run, url, results, "already there")
+                results[run] = _noted(run, url, THERE)
             elif len(run.parts) > 1 and why != ABSENT:
-                results[run] = f"failed: {public(why)}; {TWICE}"
+                results[run] = f"{FAILED}: {public(why)}; {TWICE}"
             else:
                 absent.append(run)
-    told = 0
+    first = 1
     for batch in batches(absent):
-        with out.status(f"uploading {told + 1} to {told + len(batch)} of {len(absent)}"):
-            said = upload(batch, batch[0].entity or server.entity)
-            left = server.missing_after(batch, said)
-        told += len(batch)
-        for run in batch:
-            if run in left:
-                reason = "; ".join(filter(None, [left[run], said.get(run)]))
-                results[run] = f"failed: {public(reason)}"
-            else:
-                _note(run, url, results, "uploaded")
+        last = first + len(batch) - 1
+        with out.status(f"uploading {first} to {last} of {len(absent)}"):
+            complaints = upload(batch, batch[0].entity or server.entity)
+            reasons = server.missing_after(batch, complaints)
+        first = last + 1
+        for run, why in reasons.items():
+            reason = public("; ".join(filter(None, [why, complaints.get(run)])))
+            results[run] = f"{FAILED}: {reason}" if why else _noted(run, url, UPLOADED)
 
 
-def _note(run: Mirrored, url: str, results: dict[Mirrored, str], how: str) -> None:
-    """Write down that a run is there, so that it need not be asked for again."""
-    results[run] = how
-    text = json.dumps(run.facts(url)) + "\n"
+def _noted(run: Mirrored, url: str, result: str) -> str:
+    """Write down that a run is there, so that it need not be asked for again; return the result."""
     try:
-        record.write_whole(run.folder / "wandb" / ARRIVED, text)
+        record.write_whole(run.folder / "wandb" / ARRIVED, json.dumps(run.facts(url)) + "\n")
     except OSError:
-        results[run] += " (not noted: the folder cannot be written to)"
-
-
-def _verified(run: Mirrored, url: str) -> bool:
-    """Return whether the server had all of a run before, and the record is unchanged since."""
-    try:
-        return json.loads((run.folder / "wandb" / ARRIVED).read_text()) == run.facts(url)
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
-def _server_url() -> str:
-    import wandb
-
-    return str(wandb.setup().settings.base_url)
-
-
-def _starting(results: dict[Mirrored, str], word: str) -> int:
-    return sum(result.startswith(word) for result in results.values())
+        return f"{result} (not noted: the folder cannot be written to)"
+    return result
 
 
 def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
     """Print a line for each run that was not verified before."""
-    rows = [(run, result) for run, result in results.items() if result]
+    rows = [(run, result) for run, result in results.items() if result not in ("", VERIFIED)]
     if not rows:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -346,12 +319,12 @@ def _show(out: Console, root: Path, results: dict[Mirrored, str]) -> None:
         table.add_column(head, justify=side, overflow="fold")
     for run, result in rows:
         cells = (os.path.relpath(run.folder, root), str(run.rows), result)
-        style = "red" if result.startswith("failed") else ""
+        style = "red" if result.startswith(FAILED) else ""
         table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
     out.print(table)
 
 
-def main(argv: Iterable[str] | None = None) -> int:
+def main() -> int:
     """Run `python -m knobs.tracking.sync [FOLDER]`; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m knobs.tracking.sync",
@@ -360,7 +333,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument(
         "folder", nargs="?", default="outputs", type=Path, help="holds runs (default: outputs)"
     )
-    asked = parser.parse_args(None if argv is None else list(argv))
+    asked = parser.parse_args()
     # Before the import of wandb, which reads them. Whoever asks to upload is not offline.
     os.environ.update(BOUNDED | QUIET | dict(os.environ), WANDB_MODE="online")
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,6 +5,7 @@ waits for. Whatever goes wrong there is one line at the end, never the end of th
 own folder is the truth.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -41,29 +42,23 @@ BOUNDED = {
 @functools.cache
 def versions() -> dict[str, str]:
     """Return what ran: Python, the packages that matter, and the git revision if there is one."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     revision = git_revision()
-    return found | ({"git": revision} if revision else {})
+    return packages | ({"git": revision} if revision else {})
 
 
 def git_revision() -> str | None:
     """Return HEAD of the checkout this code lies in, with `+changes` where files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
-
+    words = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
+    command = ["git", "-C", str(Path(__file__).parent), *words]
     try:
-        changed = bool(git("status", "--porcelain", "--untracked-files=no").strip())
-        return git("rev-parse", "HEAD").strip() + ("+changes" if changed else "")
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()
 
 
 def enabled(settings: dict) -> bool:
@@ -87,6 +82,7 @@ class Tracker:
 
     def __init__(self, settings: dict, config: dict, folder: Path, earlier: list | None = None):
         self.settings, self.config, self.folder = public(settings), config, folder
+        self.enabled = enabled(self.settings)
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -99,14 +95,10 @@ class Tracker:
                 self.log(row)
             self._thread.start()
 
-    @property
-    def enabled(self) -> bool:
-        """Return whether anything is mirrored."""
-        return enabled(self.settings)
-
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self._queue.put(metrics)
+        if self.enabled:
+            self._queue.put(metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
@@ -135,10 +127,7 @@ class Tracker:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)  # before the import, which reads them
         with Tracker._starting:
-            why = self._why_offline()
-            run = None
-            if not why:
-                run, why = self._start_online()
+            run, why = self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
         files = shlex.quote(os.path.relpath(Path(run.dir).parent))
@@ -159,7 +148,12 @@ class Tracker:
         summary, checkpoint = item
         run.summary.update(summary)
         if checkpoint and self.settings["artifact"]:
-            self._send_artifact(run, checkpoint)
+            import wandb
+
+            artifact = wandb.Artifact(f"best-{run.id}", type="model")
+            # Read where it lies; else W&B leaves copies in the home folder, which nothing empties.
+            artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
 
     def _why_offline(self) -> str:
         """Say why not online; empty if nothing is known against it."""
@@ -175,6 +169,8 @@ class Tracker:
         """Return a W&B run and no reason, or no run and the reason."""
         import wandb
 
+        if why := self._why_offline():
+            return None, why
         before = set(self.folder.glob("wandb/run-*"))
         try:
             return self._start("online"), ""
@@ -192,11 +188,8 @@ class Tracker:
 
         return wandb.init(
             mode=mode,
-            project=self.settings["project"],
-            entity=self.settings["entity"],
-            group=self.settings["group"],
+            **{key: self.settings[key] for key in ("project", "entity", "group", "tags")},
             name=self.settings["run_name"],
-            tags=self.settings["tags"],
             config=self.config | {"versions": versions()},
             dir=str(self.folder),
             id=self._id(),
@@ -216,14 +209,6 @@ class Tracker:
                 finish_timeout_raises=True,
             ),
         )
-
-    def _send_artifact(self, run: Any, checkpoint: Path) -> None:
-        import wandb
-
-        artifact = wandb.Artifact(f"best-{run.id}", type="model")
-        # Read where it lies; else W&B leaves copies in the home folder, which nothing ever empties.
-        artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
-        run.log_artifact(artifact)
 
     def _id(self) -> str:
         """Return the folder's id, so that a resumed run goes on in the same W&B run."""
