@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs.config import resolvers
-from knobs.config.check import check, rule_faults
+from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Composer
 from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
@@ -114,41 +114,43 @@ def check_overrides(
         parsed, faults = _parse(searched + overrides)
         search = is_search(overrides)
         wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
-        faults += [fault for found in wrong.values() for fault in found]
+        faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
         every: Iterable[list[str]] = [[o.input_line for o in parsed]]
         if grid and search:
-            asked, more = _plan(composer, parsed, folders)
+            asked, more = _plan(composer, parsed)
             faults += more
             every = asked.probes() if asked else []
         elif grid:
             every = itertools.filterfalse(skip, expand(parsed))
         mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
-        configs, more = _check_jobs(composer, every, mode, folders)
+        configs, more = _check_jobs(composer, every, mode)
     return configs, faults + more
 
 
 def _check_jobs(
-    composer: Composer, every: Iterable[list[str]], mode: list[str], folders: list[Path]
+    composer: Composer, every: Iterable[list[str]], mode: list[str]
 ) -> tuple[list[dict], list[str]]:
     """Compose and check jobs; return their configs, and each fault once with the jobs it hits."""
     jobs = list(itertools.islice(every, MAX_GRID))
     composer.expect(job + mode for job in jobs)
     configs: list[dict] = []
-    found: dict[str, list[int]] = {}  # fault: the jobs it hits
+    hits: dict[str, list[int]] = {}  # fault: the jobs it hits
     faulty = 0
     for number, job in enumerate(jobs):
-        config, faults = _compose(composer, job + mode, folders)
+        config, faults = _compose(composer, job + mode)
         if config:
             configs.append(config)
             LAST.jobs[job_of(job)] = config
         for fault in faults:
-            found.setdefault(fault, []).append(number)
+            hits.setdefault(fault, []).append(number)
         faulty += bool(faults)
         if faulty == MAX_FAULTY:
             break
-    told = (f"  [{_which(hit, jobs)}]" if len(hit) < len(jobs) else "" for hit in found.values())
-    return configs, [fault + where for fault, where in zip(found, told, strict=True)]
+    return configs, [
+        fault if len(hit) == len(jobs) else f"{fault}  [{_which(hit, jobs)}]"
+        for fault, hit in hits.items()
+    ]
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
@@ -184,30 +186,28 @@ def plan(overrides: Sequence[str]) -> Plan:
     return asked
 
 
-def _plan(
-    composer: Composer, parsed: list[Override], folders: Sequence[Path] = ()
-) -> tuple[Plan | None, list[str]]:
+def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list[str]]:
     """Return a search's plan and its faults."""
     single = [o for o in parsed if not o.is_sweep_override()]
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
-        made = composer(lines)
-        if faults := list(rule_faults({"search": _raw(made.search)})):
+        config = composer(lines)
+        if faults := list(rule_faults({"search": _raw(config.search)})):
             return None, faults
         study = None
-        if "study" in made:
-            told = OmegaConf.to_container(made.study, resolve=False)
-            own = told.get("set") if isinstance(told, dict) else None
-            if isinstance(own, list) and all(isinstance(line, str) for line in own):
-                lines = last_of_each([*own, *lines])  # of which its ranges may speak
-                made = composer(lines)
-            study = OmegaConf.to_container(made.study, resolve=True, throw_on_missing=True)
+        if "study" in config:
+            node = _raw(config.study)
+            common = node.get("set") if isinstance(node, dict) else None
+            if isinstance(common, list) and all(isinstance(line, str) for line in common):
+                lines = last_of_each([*common, *lines])  # of which its ranges may speak
+                config = composer(lines)
+            study = resolve(config.study)
         name = next((str(o.value()) for o in single if root(o) == "study"), "search")
         return make_plan(parsed, study, name), []
     except UserError as error:
         return None, [str(error)]
     except NOT_COMPOSED as error:
-        return None, _compose_without_faults(composer, lines, folders, error)[1]
+        return None, _compose_without_faults(composer, lines, error)[1]
 
 
 def checked(overrides: list[str]) -> dict:
@@ -253,11 +253,9 @@ def _override_faults(
     known = _options(override, folders)
     if override.is_delete() or not known:
         return
-    values = (
-        [str(v).strip("'\"") for v in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.value()]
-    )
+    values = [override.value()]
+    if override.is_sweep_override():
+        values = [str(v).strip("'\"") for v in override.sweep_string_iterator()]
     if values == [None]:
         yield f"{override.key_or_group}=null: leave it out, or choose: {', '.join(known)}"
     for value in values:
@@ -294,14 +292,12 @@ def _which(hit: list[int], every: list[list[str]]) -> str:
     return f"{jobs} {numbers} of {len(every)}, the first: {first}"
 
 
-def _compose(
-    composer: Composer, overrides: list[str], folders: list[Path]
-) -> tuple[dict | None, list[str]]:
+def _compose(composer: Composer, overrides: list[str]) -> tuple[dict | None, list[str]]:
     """Return one job's resolved config and its faults."""
     try:
         composed = composer(overrides)
     except NOT_COMPOSED as error:
-        return _compose_without_faults(composer, overrides, folders, error)
+        return _compose_without_faults(composer, overrides, error)
     raw = _raw(composed)
     unset = [path for path, value in leaves(raw) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
@@ -315,41 +311,40 @@ def _compose(
 
 
 def _compose_without_faults(
-    composer: Composer, overrides: list[str], folders: list[Path], error: Exception
+    composer: Composer, overrides: list[str], error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Find all bad overrides, where Hydra stops at the first one; check what is left."""
     parsed, faults = _parse(overrides)
+    folders = composer.folders
     faults += [f for o in parsed for f in _override_faults(o, folders, grid=True, search=True)]
     if faults:  # of a study's YAML: those of the command line were found before
         return None, faults
-    choices = [o.input_line for o in parsed if _options(o, folders)]
     try:
-        base = composer(choices)
+        base = composer([o.input_line for o in parsed if _options(o, folders)])
     except NOT_COMPOSED:
         return None, [_reason(error)]
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
-    known = sorted({*RULES, *_paths(base)})
+    paths = [path for path, _ in leaves(_raw(base)) if "._" not in path]
     good = []
     for override in parsed:
         path = override.key_or_group.replace("/", ".")
-        if override.is_add() or path.startswith("hydra") or path in known or path in base:
+        free = override.is_add() or root(override) == "hydra"
+        if free or path in {*RULES, *paths, *base}:
             good.append(override.input_line)
         else:
-            near = did_you_mean(path, _paths(base)) or did_you_mean(path, base)
+            near = did_you_mean(path, paths) or did_you_mean(path, base)
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:  # a key of another option of its group
         faults = [
-            f"{o.input_line}: {group}={chosen[group]} has no such key"
+            f"{o.input_line}: {root(o)}={chosen[root(o)]} has no such key"
             for o in parsed
-            if not o.is_add()
-            and (group := root(o)) in chosen
-            and o.key_or_group != group
-            and OmegaConf.select(base, o.key_or_group, default=base) is base
+            if not o.is_add() and root(o) in chosen and o.key_or_group != root(o)
+            if OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
         return None, faults or [_reason(error)]
-    config, more = _compose(composer, good, folders)
+    config, more = _compose(composer, good)
     return config, faults + more
 
 
@@ -395,10 +390,6 @@ def _fill(raw: Any, composed: Any, path: tuple) -> None:
     value = composed[path[-1]]
     section = OmegaConf.is_config(value)
     raw[path[-1]] = OmegaConf.to_container(value, resolve=True) if section else value
-
-
-def _paths(config: DictConfig) -> list[str]:
-    return [path for path, _ in leaves(_raw(config)) if "._" not in path]
 
 
 def _raw(config: DictConfig) -> dict:

@@ -36,12 +36,8 @@ class Tensors:
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
         """The split on a device, images in the memory order that the model wants."""
-        x = (
-            self.x.to(device, memory_format=memory_format)
-            if self.x.ndim == 4
-            else self.x.to(device)
-        )
-        return Tensors(x, self.y.to(device))
+        order = memory_format if self.x.ndim == 4 else torch.preserve_format
+        return Tensors(self.x.to(device, memory_format=order), self.y.to(device))
 
 
 @dataclass(frozen=True)
