@@ -1,15 +1,22 @@
 """What stands between the command line and a run: help, the check, resume, and exit codes."""
 
 import gc
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from knobs import ledger
+from knobs.config import command
 from knobs.config.check import resolve
+from knobs.config.command import CONF
 from knobs.errors import CheckpointError, ConfigError, UserError, tell
 from knobs.identity import differences, job_of, under
 
-CONF = Path(__file__).parents[2] / "conf"
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
@@ -40,25 +47,23 @@ def prepare(argv: list[str]) -> list[str]:
         ConfigError: naming all faults at once; nothing has run and no folder was made.
         CheckpointError: `resume=` names no run.
     """
-    from hydra._internal.utils import get_args_parser
-
-    from knobs.config import command
-
     args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
-    resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
-    overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
-    settled: set[tuple[str, ...]] = set()
+    lines = args.overrides
+    resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
+    folder = resumed[-1].partition("=")[2] if resumed else ""
+    overrides = _resume(folder, args) if resumed else lines
     config_dir = Path(args.config_path).resolve() if args.config_path else CONF
     also = Path(args.config_dir) if args.config_dir else None
     grid = args.multirun or command.MULTIRUN in overrides
-    named = [o for o in args.overrides if o.startswith(("sweep=", "retry_failed="))]
+    settled: set[tuple[str, ...]] = set()
+    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
     if several := [o for o in named if "," in o]:
         raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
-    studied = [o for o in args.overrides if o.startswith(("+study=", "study="))]
+    studied = [o for o in lines if o.startswith(("+study=", "study="))]
     if studied and not grid:
         raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
     if studied and not any(o.startswith("hydra/sweeper=") for o in overrides):
@@ -85,15 +90,12 @@ def prepare(argv: list[str]) -> list[str]:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise ConfigError(f"{count} in the config, nothing was run\n  " + "\n  ".join(faults))
     if resumed:
-        _same_run(configs[0], resumed[-1].partition("=")[2])
-    flags = [arg for arg in argv if arg not in args.overrides]
-    return [*flags, *overrides]
+        _same_run(configs[0], folder)
+    return [*(arg for arg in argv if arg not in lines), *overrides]
 
 
 def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     """Return the jobs of a sweep under way that are over, and need no second check."""
-    from knobs import ledger
-
     values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
     named = f"outputs/sweeps/{values['sweep']}" if "sweep" in values else ""
     folder = values.get("hydra.sweep.dir", named).strip("'\"")
@@ -101,10 +103,8 @@ def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     return ledger.done(Path(folder), ledger.digest(folders), retry) if folder else set()
 
 
-def _resume(folder: str, args: object) -> list[str]:
+def _resume(folder: str, args: Namespace) -> list[str]:
     """Return the overrides that made the run in `folder`, with what the user changes."""
-    from omegaconf import OmegaConf
-
     path = Path(folder.strip("'\""))
     recorded = path / ".hydra" / "overrides.yaml"
     if not recorded.is_file():
@@ -113,8 +113,7 @@ def _resume(folder: str, args: object) -> list[str]:
         raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
     changes = [o for o in args.overrides if not o.startswith("resume=")]
     for change in changes:
-        key = change.partition("=")[0].lstrip("+~")
-        if not under(key, RESUMABLE):
+        if not under(change.partition("=")[0].lstrip("+~"), RESUMABLE):
             raise ConfigError(
                 f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
             )
@@ -124,14 +123,10 @@ def _resume(folder: str, args: object) -> list[str]:
 
 def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
-    from omegaconf import OmegaConf
-
     recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
     recorded.name = ""  # it names Hydra's choices, which are not in this file
-    recorded = resolve(recorded)
-    now = {name: node for name, node in now.items() if name != "hydra"}
-    changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
-    if changed:
+    paths = differences(resolve(recorded), now)  # `hydra` plays no part in them
+    if changed := [path for path in paths if not under(path, RESUMABLE)]:
         raise ConfigError(
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
             "put the old values back, or start a new run"
@@ -168,8 +163,6 @@ def show_help() -> None:
 
 def ordered_groups() -> dict[str, str]:
     """Return group -> default option, in the order of config.yaml's defaults list."""
-    import re
-
     text = (CONF / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
 

@@ -54,6 +54,14 @@ def _public(config: Any, name: str, secrets: list[str]) -> Any:
     return "<hidden>" if telling else config
 
 
+def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Yield (keys on the way, node) of a config and of everything in it, depth first."""
+    yield path, node
+    children = enumerate(node) if isinstance(node, list) else ()
+    for key, child in node.items() if isinstance(node, dict) else children:
+        yield from walk(child, (*path, key))
+
+
 def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted path, value) of everything in a config that is not a section."""
     for name, child in node.items():

@@ -2,11 +2,11 @@
 
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -26,7 +26,7 @@ from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
 from knobs.config.rules import RULES
 from knobs.errors import ConfigError, UserError, did_you_mean, first_line
-from knobs.identity import job_of, leaves
+from knobs.identity import job_of, leaves, walk
 
 CONF = Path(__file__).parents[3] / "conf"
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
@@ -360,36 +360,25 @@ def _resolve(composed: DictConfig, raw: dict) -> dict:
                 raw["hydra"][section][key] = composed.hydra[section][key]
     unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
     unread = {("hydra", name) for name in unread}
-    places = [(path, text) for path, text in _interpolations(raw) if path[:2] not in unread]
+    places = [
+        (path, node)
+        for path, node in walk(raw)
+        if isinstance(node, str) and "${" in node and path[:2] not in unread
+    ]
     hydra = HydraConfig.instance()
     if any(re.search(r"hydra\s*:(?!runtime\.choices\.)", text) for _, text in places):
         hydra.set_config(composed)  # copies, so that the node is seen without what is around it
     else:
         hydra.cfg = composed
     try:
-        for path, _ in places:
-            _fill(raw, composed, path)
+        for (*sections, key), _ in places:
+            value = functools.reduce(operator.getitem, sections, composed)[key]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+            functools.reduce(operator.getitem, sections, raw)[key] = value
     finally:
         hydra.cfg = None
     return raw
-
-
-def _interpolations(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
-    """Yield (path, text) of every `${...}` in a config that is not resolved yet."""
-    if isinstance(node, dict | list):
-        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _interpolations(child, (*path, key))
-    elif isinstance(node, str) and "${" in node:
-        yield path, node
-
-
-def _fill(raw: Any, composed: Any, path: tuple) -> None:
-    """Put into `raw` what the interpolation at a path of `composed` stands for."""
-    for key in path[:-1]:
-        raw, composed = raw[key], composed[key]
-    value = composed[path[-1]]
-    section = OmegaConf.is_config(value)
-    raw[path[-1]] = OmegaConf.to_container(value, resolve=True) if section else value
 
 
 def _raw(config: DictConfig) -> dict:
