@@ -59,13 +59,10 @@ class Checked:
         return any(s.schema == "file" and Path(s.path).resolve() == self.source for s in sources)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig | None:
-        """Return a job's config as Hydra composes it, from what was composed before.
+        """Return a job's config from what was composed before; None where only Hydra can say.
 
         Args:
             overrides: all of the job's, those of `hydra` too; a job of a grid has MULTIRUN.
-
-        Returns:
-            A config of the caller's own with its `hydra` node; None where only Hydra can say.
 
         Raises:
             HydraException: as Hydra's compose would.

@@ -92,14 +92,16 @@ class Composer:
             if sum(len(column) > 1 for column in columns) > 1:
                 with contextlib.suppress(Unsure):
                     for i in range(max(map(len, columns))):
-                        self._whole(tuple(c[i] if i < len(c) else c[0] for c in columns))
+                        row = tuple(c[i] if i < len(c) else c[0] for c in columns)
+                        self._whole(row, new=True)
 
     def _make(self, overrides: list[str], new: bool) -> DictConfig:
         if len(self._composed) > MAX_KEPT:
             for table in (self._composed, self._first, self._nodes):
                 table.clear()
         structure, values = self._split(overrides)
-        config = self._structured(structure, new)
+        if structure in self._composed or (config := self._together(structure, new)) is None:
+            config = copy.deepcopy(self._whole(structure, new))
         for override in values:
             _set(config, override)
         task = [o for o, _ in map(self._read, overrides) if not o.is_hydra_override()]
@@ -171,27 +173,16 @@ class Composer:
         return set(paths) - {""} if len(paths) == text.count("${") else None
 
     # -------------------------------------------------------------- configs of structures
-    def _structured(self, structure: Structure, new: bool) -> DictConfig:
-        """Return a structure's config: put together, or a copy of what Hydra composed."""
-        if structure not in self._composed:
-            config = self._together(structure, new)
-            if config is not None:
-                return config
-            if not new:
-                raise Unsure
-        return copy.deepcopy(self._whole(structure))
-
     def _together(self, structure: Structure, new: bool) -> DictConfig | None:
         """Return the first config of a shape with other nodes; None where one reaches further."""
         shape = _shape(structure)
         first = self._first.get(shape, structure)
         changed = [choice for choice in structure if choice not in first]
-        if new and len(changed) > 1:
-            for choice in changed:
-                if (shape, choice) not in self._nodes:
-                    self._whole(
-                        tuple(choice if _shape([p]) == _shape([choice]) else p for p in first)
-                    )
+        for choice in changed if len(changed) > 1 else ():
+            if (shape, choice) not in self._nodes:  # it was not composed by itself yet
+                places = zip(shape, first, strict=True)
+                alone = tuple(choice if s == (choice.group, "") else part for s, part in places)
+                self._whole(alone, new)
         nodes = {choice: self._nodes.get((shape, choice)) for choice in changed}
         if not nodes or None in nodes.values():
             return None
@@ -202,13 +193,16 @@ class Composer:
                 config.hydra.runtime.choices[group] = option
         return config
 
-    def _whole(self, structure: Structure) -> DictConfig:
+    def _whole(self, structure: Structure, new: bool) -> DictConfig:
         """Return a structure's config as Hydra composes it, and learn its choices' nodes.
 
         Raises:
-            Unsure: Hydra refuses it, or more went into it than these lines and these folders.
+            Unsure: Hydra refuses it, more went into it than these lines and these folders, or it
+                was not composed before and is not to be.
         """
         if structure not in self._composed:
+            if not new:
+                raise Unsure
             lines = [part if isinstance(part, str) else "=".join(part) for part in structure]
             try:
                 config = self._compose(lines)

@@ -55,6 +55,8 @@ def official(
 
 def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
     """Return torchvision's data set, unpacked or downloaded where it is not there yet."""
+    from torchvision.datasets.utils import calculate_md5
+
     try:
         return kind_of(root, train=train)
     except RuntimeError:
@@ -62,12 +64,13 @@ def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
     except (OSError, ValueError, EOFError, AssertionError) as error:
         raise DataError(f"{root}: {kind_of.__name__} cannot be read ({error})") from None
     packed = _packed(kind_of, root)
-    _verify(packed)
-    complete = all(path.is_file() for path, _ in packed)
-    if not complete and not download:
-        missing = ", ".join(str(path) for path, _ in packed if not path.is_file())
+    missing = ", ".join(str(path) for path, _ in packed if not path.is_file())
+    for path, expected in packed:
+        if path.is_file() and (md5 := calculate_md5(path)) != expected:
+            raise DataError(f"{path}: md5 is {md5}, expected {expected}; delete it and try again")
+    if missing and not download:
         raise DataError(f"{missing}: not there; give data.root, or data.download=true to fetch it")
-    if complete and not os.access(root, os.W_OK):
+    if not missing and not os.access(root, os.W_OK):
         root = _linked_copy(root, packed)  # unpacking writes, and that folder is read-only
     try:
         return kind_of(root, train=train, download=True)
@@ -85,14 +88,6 @@ def _packed(kind_of: Any, root: Path) -> list[tuple[Path, str]]:
     if hasattr(kind_of, "resources"):
         return [(root / kind_of.__name__ / "raw" / file, md5) for file, md5 in kind_of.resources]
     return [(root / kind_of.filename, kind_of.tgz_md5)]
-
-
-def _verify(packed: list[tuple[Path, str]]) -> None:
-    from torchvision.datasets.utils import calculate_md5
-
-    for path, expected in packed:
-        if path.is_file() and (md5 := calculate_md5(path)) != expected:
-            raise DataError(f"{path}: md5 is {md5}, expected {expected}; delete it and try again")
 
 
 def _linked_copy(root: Path, packed: list[tuple[Path, str]]) -> Path:
