@@ -60,21 +60,13 @@ def prepare(argv: list[str]) -> list[str]:
     also = Path(args.config_dir) if args.config_dir else None
     grid = args.multirun or command.MULTIRUN in overrides
     settled: set[tuple[str, ...]] = set()
-    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
-    if several := [o for o in named if "," in o]:
-        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
-    studied = [o for o in lines if o.startswith(("+study=", "study="))]
-    if studied and not grid:
-        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
-    if studied and not any(o.startswith("hydra/sweeper=") for o in overrides):
+    if _is_study(lines, grid) and not any(o.startswith("hydra/sweeper=") for o in overrides):
         overrides = [*overrides, "hydra/sweeper=search"]
     if grid:
         # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
         if not command.is_search(overrides):
             settled = _settled(overrides, [config_dir, *([also] if also else [])])
-    elif named:
-        raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
     from knobs import late_compiler  # late: it imports torch, as the check does
 
     late_compiler.install()
@@ -92,6 +84,19 @@ def prepare(argv: list[str]) -> list[str]:
     if resumed:
         _same_run(configs[0], folder)
     return [*(arg for arg in argv if arg not in lines), *overrides]
+
+
+def _is_study(lines: list[str], grid: bool) -> bool:
+    """Return whether a study is asked for; refuse the words of a sweep where they do not belong."""
+    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
+    studied = [o for o in lines if o.startswith(("+study=", "study="))]
+    if several := [o for o in named if "," in o]:
+        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
+    if studied and not grid:
+        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
+    if named and not grid:
+        raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
+    return bool(studied)
 
 
 def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:

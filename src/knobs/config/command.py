@@ -79,7 +79,6 @@ class Checked:
 LAST = Checked()
 
 
-# ------------------------------------------------------------------ compose and check
 def check_overrides(
     overrides: list[str],
     config_dir: Path = CONF,

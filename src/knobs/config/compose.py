@@ -15,6 +15,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from knobs.identity import walk
+
 MAX_KEPT = 256  # composed configs, about 150 kB each
 Plain = dict[str, Any]
 # `${a.b}`, or a resolver that gives no section.
@@ -112,7 +114,6 @@ class Composer:
         )
         return config
 
-    # -------------------------------------------------------------- what is a choice of files
     def _split(self, overrides: list[str]) -> tuple[Structure, list[Override]]:
         """Return the structure, `hydra` first, and the overrides that set values."""
         hydra, groups, values = [], [], []
@@ -172,7 +173,6 @@ class Composer:
         paths = REFERENCE.findall(text)
         return set(paths) - {""} if len(paths) == text.count("${") else None
 
-    # -------------------------------------------------------------- configs of structures
     def _together(self, structure: Structure, new: bool) -> DictConfig | None:
         """Return the first config of a shape with other nodes; None where one reaches further."""
         shape = _shape(structure)
@@ -257,15 +257,10 @@ class Composer:
         holds what another group's option says; in a defaults list `${group}` is an option that
         decides which files are read.
         """
-        if self._references is None:
-            return True
-        for path in self._references:
-            node: Any = raw
-            for name in path.split("."):
-                node = node.get(name) if isinstance(node, dict) else None
-            if isinstance(node, dict | list):
-                return True
-        return False
+        return self._references is None or any(
+            isinstance(node, dict | list) and ".".join(map(str, path)) in self._references
+            for path, node in walk(raw)
+        )
 
 
 def _shape(structure: Iterable[str | Choice]) -> Structure:

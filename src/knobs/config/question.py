@@ -57,8 +57,7 @@ class Plan:
     def job(self, arm: str, values: Mapping[str, Any], *more: str) -> list[str]:
         """Return the overrides of one run; of a key given twice the last one counts."""
         chosen = [space.override(name, value) for name, value in values.items()]
-        lines = [*self.common, *self.arms[arm], *chosen, *more]
-        return last_of_each(lines)
+        return last_of_each([*self.common, *self.arms[arm], *chosen, *more])
 
     def probes(self) -> Iterator[list[str]]:
         """Yield jobs in which every fault of the plan shows: each knob at its ends, by itself."""

@@ -9,14 +9,7 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
-from knobs.data.prepare import (
-    encode_targets,
-    make_data,
-    standardize,
-    tensors,
-    text_data,
-    three_way,
-)
+from knobs.data.prepare import encode_targets, make_data, standardize, tensors, text_data, three_way
 from knobs.errors import DataError
 
 # scikit-learn's own files are read as they lie: importing it would take a second of every start.

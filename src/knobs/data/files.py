@@ -96,7 +96,7 @@ def _read(path: str, test_path: str | None, columns: set[str]) -> tuple[Any, int
 
 def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
     """Return (N, columns) float32, from a scikit-learn transformer fitted on `train`."""
-    from sklearn.compose import ColumnTransformer
+    from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -105,12 +105,10 @@ def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
     categorical = [c for c in table.columns if c not in numeric]
     if not len(table.columns):
         raise DataError(f"{path}: no column is left to learn from")
-    numbers = make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
-    )
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    transformer = ColumnTransformer(
-        [("numbers", numbers, numeric), ("categories", one_hot, categorical)]
+    transformer = make_column_transformer(
+        (make_pipeline(imputer, StandardScaler()), numeric), (one_hot, categorical)
     )
     words = table[categorical].astype(object)
     table = table.assign(**words.where(words.notna(), "missing").astype(str))
@@ -118,7 +116,6 @@ def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
     return torch.from_numpy(np.asarray(transformer.transform(table), np.float32))
 
 
-# ------------------------------------------------------------------ images
 def image_folder(
     *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
     split_seed: int, augment: dict, memory_gib: float, workers: int,
@@ -143,9 +140,10 @@ def image_folder(
         for label in _class_names(folder)
         for file in _images(folder / label)
     ]
-    files = [file for file, _, _ in rows]
-    labels, origin = (np.array([row[i] for row in rows]) for i in (1, 2))
-    if unknown := sorted({label for _, label, _ in rows} - set(classes)):
+    if not rows:
+        raise DataError(f"{base}: no images; expected files in {', '.join(sorted(IMAGES))}")
+    files, labels, origin = map(np.array, zip(*rows, strict=True))
+    if unknown := sorted(set(labels) - set(classes)):
         raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
     parts = _folder_parts(labels, origin, folders, val, test, split_seed)
     targets = encode_targets(labels, parts[0], task)
@@ -199,22 +197,22 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _streams(files: list[Path], y: Tensor, parts: Parts, size: int, workers: int) -> list[Stream]:
+def _streams(files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int) -> list[Stream]:
     """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
-    some = parts[0][:: max(1, len(parts[0]) // 1000)]
-    sample = torch.stack([read_image(files[i], size) for i in some]).float() / 255
+    some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
+    sample = torch.stack([read_image(file, size) for file in some]).float() / 255
     mean = sample.mean([0, 2, 3])[:, None, None]
     std = sample.std([0, 2, 3], correction=0)[:, None, None].clamp(min=1e-8)
     normalize = functools.partial(_normalize, mean=mean, std=std)
     streams = []
     for part in parts:
-        examples = functools.partial(_read_nth, [files[i] for i in part], size)
+        examples = functools.partial(_read_nth, files[part], size)
         streams.append(Stream(examples, y[torch.from_numpy(part)], normalize, workers))
     return streams
 
 
 # Functions of the module, so that worker processes can receive them.
-def _read_nth(files: list[Path], size: int, index: int) -> Tensor:
+def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
     return read_image(files[index], size)
 
 
