@@ -56,8 +56,8 @@ def prepare(argv: list[str]) -> list[str]:
     resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
     folder = resumed[-1].partition("=")[2] if resumed else ""
     overrides = _resume(folder, args) if resumed else lines
-    config_dir = Path(args.config_path).resolve() if args.config_path else CONF
-    also = Path(args.config_dir) if args.config_dir else None
+    folders = [Path(args.config_path).resolve() if args.config_path else CONF]
+    folders += [Path(args.config_dir)] if args.config_dir else []
     grid = args.multirun or command.MULTIRUN in overrides
     settled: set[tuple[str, ...]] = set()
     if _is_study(lines, grid) and not any(o.startswith("hydra/sweeper=") for o in overrides):
@@ -66,15 +66,14 @@ def prepare(argv: list[str]) -> list[str]:
         # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
         if not command.is_search(overrides):
-            settled = _settled(overrides, [config_dir, *([also] if also else [])])
+            settled = _settled(overrides, folders)
     from knobs import late_compiler  # late: it imports torch, as the check does
 
     late_compiler.install()
     configs, faults = command.check_overrides(
         overrides,
-        config_dir=config_dir,
+        folders,
         config_name=args.config_name or "config",
-        also=also,
         grid=grid,
         skip=lambda job: job_of(job) in settled,
     )
@@ -146,12 +145,9 @@ def show_help() -> None:
     out = Console()
     out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
     for group, default in (ordered_groups() | {"study": ""}).items():
+        title = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
         table = Table(
-            box=None,
-            show_header=False,
-            padding=(0, 1),
-            title=f"[bold]{'-m +' if group == 'study' else ''}{group}[/]=",
-            title_justify="left",
+            box=None, show_header=False, padding=(0, 1), title=title, title_justify="left"
         )
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()

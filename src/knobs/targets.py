@@ -92,28 +92,20 @@ def resolve(path: str, target: Any) -> Any:
 
 def faults(config: dict) -> list[str]:
     """Return what in a resolved config names code that is not allowed, `hydra` included."""
-    faults = []
+    lines = []
     for path, target, _ in targets(config):
         try:
             resolve(path, target)
         except ValueError as error:
-            faults.append(str(error))
+            lines.append(str(error))
     hydra = config.get("hydra", {})
     for kind in ("job_logging", "hydra_logging"):
-        faults += [
-            f"hydra.{kind}.{path}={value}: not allowed; one of {', '.join(sorted(LOGGING))}"
-            for path, value in _named_code(hydra.get(kind) or {})
-            if value not in LOGGING
-        ]
+        for path, node in walk(hydra.get(kind) or {}):
+            called = path[-1:] in (("class",), ("()",)) or (isinstance(node, str) and "://" in node)
+            if called and node not in LOGGING:
+                field = ".".join(map(str, ("hydra", kind, *path)))
+                names = ", ".join(sorted(LOGGING))
+                lines.append(f"{field}={node}: not allowed; one of {names}")
     if "KNOBS_ALLOW" in (hydra.get("job", {}).get("env_set") or {}):
-        faults.append(
-            "hydra.job.env_set.KNOBS_ALLOW: a config cannot admit code; export it instead"
-        )
-    return faults
-
-
-def _named_code(config: Any) -> Iterator[tuple[str, Any]]:
-    """Yield everything in a logging config that dictConfig would import or call."""
-    for path, node in walk(config):
-        if path[-1:] in (("class",), ("()",)) or (isinstance(node, str) and "://" in node):
-            yield ".".join(map(str, path)), node
+        lines.append("hydra.job.env_set.KNOBS_ALLOW: a config cannot admit code; export it instead")
+    return lines

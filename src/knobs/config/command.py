@@ -81,9 +81,8 @@ LAST = Checked()
 
 def check_overrides(
     overrides: list[str],
-    config_dir: Path = CONF,
+    folders: Sequence[Path] = (CONF,),
     config_name: str = "config",
-    also: Path | None = None,
     grid: bool = False,
     skip: Callable[[list[str]], bool] = lambda job: False,
 ) -> tuple[list[dict], list[str]]:
@@ -91,9 +90,8 @@ def check_overrides(
 
     Args:
         overrides: as on the command line.
-        config_dir: the folder of config_name.
+        folders: that of config_name, then one of further options (`--config-dir`).
         config_name: the root YAML, without its ending.
-        also: a folder of further options (`--config-dir`).
         grid: whether `a=1,2` means several jobs (`--multirun`).
         skip: whether a job of the grid needs no look.
 
@@ -101,15 +99,15 @@ def check_overrides(
         The resolved configs, one a job, and the faults, one line each. Faults that every
         job of a grid shares are listed once; others name the overrides of their first job.
     """
-    folders = [config_dir, *([also] if also else [])]
-    searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
-    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+    source, *others = folders = [folder.resolve() for folder in folders]
+    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
+    with initialize_config_dir(str(source), version_base="1.3"):
         whole = functools.partial(compose, config_name, return_hydra_config=True)
         composer = Composer(lambda lines: whole(overrides=lines), folders)
-        LAST.composer, LAST.source, LAST.jobs = composer, config_dir.resolve(), {}
+        LAST.composer, LAST.source, LAST.jobs = composer, source, {}
         parsed, faults = _parse(searched + overrides)
         search = is_search(overrides)
-        wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
+        wrong = {o.input_line: [*_override_faults(o, folders, grid, search)] for o in parsed}
         faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
         every: Iterable[list[str]] = [[o.input_line for o in parsed]]
@@ -272,11 +270,9 @@ def expand(parsed: list[Override]) -> Iterator[list[str]]:
     """Yield the jobs of a grid, a list of overrides each; of a key given twice the last counts."""
     axes: dict[str, list[str]] = {}
     for override in parsed:
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            axes[key] = [override.input_line]
+        key, several = override.get_key_element(), override.is_sweep_override()
+        values = override.sweep_string_iterator() if several else ()
+        axes[key] = [f"{key}={value}" for value in values] if several else [override.input_line]
     return (list(job) for job in itertools.product(*axes.values()))
 
 

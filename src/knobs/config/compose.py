@@ -156,9 +156,11 @@ class Composer:
             files = [folder / group / f"{name}.yaml" for folder in self.folders]
             texts = [file.read_text() for file in files if file.is_file()]
             try:
-                bases = [base for text in texts for base in _defaults(text)]
+                nodes = [yaml.safe_load(text) for text in texts if "defaults" in text]
             except yaml.YAMLError:
                 return False
+            lists = [node.get("defaults") or [] for node in nodes if isinstance(node, dict)]
+            bases = [base for defaults in lists for base in defaults]
             plain = all(isinstance(base, str) and not set(base) & set("/@$?.") for base in bases)
             if not texts or not plain or any("@package" in text for text in texts):
                 return False
@@ -276,12 +278,6 @@ def _without(groups: list[str], raw: Plain) -> Plain:
     raw["hydra"]["overrides"].pop("task", None)
     raw["hydra"]["job"].pop("override_dirname", None)
     return raw
-
-
-def _defaults(text: str) -> list:
-    """Return a YAML's defaults list as it stands there."""
-    node = yaml.safe_load(text) if "defaults" in text else None
-    return (node.get("defaults") or []) if isinstance(node, dict) else []
 
 
 def _sets_a_leaf(override: Override) -> bool:

@@ -133,17 +133,17 @@ def image_folder(
     base = Path(root).expanduser()
     named = {s: base / s for s in ("train", "val", "test") if (base / s).is_dir()}
     folders = named if "train" in named else {"train": base}
-    classes = _class_names(folders["train"])
     rows = [
         (file, label, part)
         for part, folder in folders.items()
         for label in _class_names(folder)
-        for file in _images(folder / label)
+        for file in sorted((folder / label).rglob("*"))
+        if file.suffix.lower() in IMAGES
     ]
     if not rows:
         raise DataError(f"{base}: no images; expected files in {', '.join(sorted(IMAGES))}")
     files, labels, origin = map(np.array, zip(*rows, strict=True))
-    if unknown := sorted(set(labels) - set(classes)):
+    if unknown := sorted(set(labels) - set(_class_names(folders["train"]))):
         raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
     parts = _folder_parts(labels, origin, folders, val, test, split_seed)
     targets = encode_targets(labels, parts[0], task)
@@ -179,10 +179,6 @@ def _class_names(folder: Path) -> list[str]:
     if not names:
         raise DataError(f"{folder}: no sub-folders; expected one a class")
     return names
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
 
 
 def read_image(path: Path, size: int) -> Tensor:
