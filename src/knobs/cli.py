@@ -145,10 +145,8 @@ def show_help() -> None:
     out = Console()
     out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
     for group, default in (ordered_groups() | {"study": ""}).items():
-        title = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
-        table = Table(
-            box=None, show_header=False, padding=(0, 1), title=title, title_justify="left"
-        )
+        head = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
+        table = Table(box=None, show_header=False, padding=(0, 1), title=head, title_justify="left")
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()
         for option in sorted((CONF / group).glob("*.yaml")):
