@@ -37,7 +37,7 @@ def test_refused_in_every_group(group, target):
     "+hydra.callbacks.x._target_=os.system", "hydra.launcher._target_=os.system", "hydra.sweeper._target_=torch.load",
     "hydra.job_logging.handlers.file.class=os.system", "+hydra.job_logging.handlers.x={'()':os.system}",
     "hydra.job_logging.root.handlers=[ext://os.system]", "+hydra.callbacks.x=${oc.decode:'{_target_: os.system}'}",
-    "+hydra.job.env_set.KNOBS_ALLOW=os.", "activation._target_=torch.nn.Sequential.load_state_dict",
+    "+hydra.job_logging.handlers.x={class:{a:b}}", "+hydra.job.env_set.KNOBS_ALLOW=os.", "activation._target_=torch.nn.Sequential.load_state_dict",
     "optimizer._target_=torch.optim.lr_scheduler.StepLR", "scheduler.x._target_=${oc.env:HOME}",
 ])  # fmt: skip
 def test_refused_before_anything_runs(override, monkeypatch):

@@ -26,11 +26,7 @@ ConfigStore.instance().store(
 
 
 class StackLauncher(Launcher):
-    """A thin adapter: knobs.sweep.launch does the work.
-
-    Args:
-        width: most runs of a stack.
-    """
+    """A thin adapter: knobs.sweep.launch does the work."""
 
     def __init__(self, width: int | None = None):
         self.width = width

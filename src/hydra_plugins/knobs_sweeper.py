@@ -1,6 +1,5 @@
 """hydra/sweeper=grid, a grid that resumes and ends in a leaderboard, and hydra/sweeper=search."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -8,18 +7,6 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class GridSweeperConf:
-    """hydra.sweeper: nothing to set; what varies stands on the command line."""
-
-    _target_: str = "hydra_plugins.knobs_sweeper.GridSweeper"
-
-
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="knobs"
-)
 
 
 class GridSweeper(Sweeper):
@@ -39,18 +26,6 @@ class GridSweeper(Sweeper):
         return sweep(arguments, self.launcher, self.context, self.config)
 
 
-@dataclass
-class SearchSweeperConf:
-    """hydra.sweeper: nothing to set; `search` and a study say what is tried."""
-
-    _target_: str = "hydra_plugins.knobs_sweeper.SearchSweeper"
-
-
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="search", node=SearchSweeperConf, provider="knobs"
-)
-
-
 class SearchSweeper(GridSweeper):
     """A thin adapter: knobs.sweep.study does the work, with any launcher."""
 
@@ -58,3 +33,9 @@ class SearchSweeper(GridSweeper):
         from knobs.sweep.study import search
 
         return search(arguments, self.launcher, self.context, self.config)
+
+
+# Nothing to set: what varies stands on the command line, what is tried in `search` and a study.
+for _name, _class in (("grid", GridSweeper), ("search", SearchSweeper)):
+    _node = {"_target_": f"{__name__}.{_class.__name__}"}
+    ConfigStore.instance().store(group="hydra/sweeper", name=_name, node=_node, provider="knobs")

@@ -1,15 +1,22 @@
 """What stands between the command line and a run: help, the check, resume, and exit codes."""
 
 import gc
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from knobs import ledger
+from knobs.config import command
 from knobs.config.check import resolve
+from knobs.config.command import CONF
 from knobs.errors import CheckpointError, ConfigError, UserError, tell
 from knobs.identity import differences, job_of, under
 
-CONF = Path(__file__).parents[2] / "conf"
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
 
@@ -40,44 +47,33 @@ def prepare(argv: list[str]) -> list[str]:
         ConfigError: naming all faults at once; nothing has run and no folder was made.
         CheckpointError: `resume=` names no run.
     """
-    from hydra._internal.utils import get_args_parser
-
-    from knobs.config import command
-
     args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
-    resumed = [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]
-    overrides = _resume(resumed[-1].partition("=")[2], args) if resumed else args.overrides
-    settled: set[tuple[str, ...]] = set()
-    config_dir = Path(args.config_path).resolve() if args.config_path else CONF
-    also = Path(args.config_dir) if args.config_dir else None
+    lines = args.overrides
+    resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
+    folder = resumed[-1].partition("=")[2] if resumed else ""
+    overrides = _resume(folder, args) if resumed else lines
+    folders = [Path(args.config_path).resolve() if args.config_path else CONF]
+    folders += [Path(args.config_dir)] if args.config_dir else []
     grid = args.multirun or command.MULTIRUN in overrides
-    named = [o for o in args.overrides if o.startswith(("sweep=", "retry_failed="))]
-    if several := [o for o in named if "," in o]:
-        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
-    studied = [o for o in args.overrides if o.startswith(("+study=", "study="))]
-    if studied and not grid:
-        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
-    if studied and not any(o.startswith("hydra/sweeper=") for o in overrides):
+    settled: set[tuple[str, ...]] = set()
+    if _is_study(lines, grid) and not any(o.startswith("hydra/sweeper=") for o in overrides):
         overrides = [*overrides, "hydra/sweeper=search"]
     if grid:
         # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
         gc.set_threshold(100_000, 50, 50)
         if not command.is_search(overrides):
-            settled = _settled(overrides, [config_dir, *([also] if also else [])])
-    elif named:
-        raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
+            settled = _settled(overrides, folders)
     from knobs import late_compiler  # late: it imports torch, as the check does
 
     late_compiler.install()
     configs, faults = command.check_overrides(
         overrides,
-        config_dir=config_dir,
+        folders,
         config_name=args.config_name or "config",
-        also=also,
         grid=grid,
         skip=lambda job: job_of(job) in settled,
     )
@@ -85,15 +81,25 @@ def prepare(argv: list[str]) -> list[str]:
         count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         raise ConfigError(f"{count} in the config, nothing was run\n  " + "\n  ".join(faults))
     if resumed:
-        _same_run(configs[0], resumed[-1].partition("=")[2])
-    flags = [arg for arg in argv if arg not in args.overrides]
-    return [*flags, *overrides]
+        _same_run(configs[0], folder)
+    return [*(arg for arg in argv if arg not in lines), *overrides]
+
+
+def _is_study(lines: list[str], grid: bool) -> bool:
+    """Return whether a study is asked for; refuse the words of a sweep where they do not belong."""
+    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
+    studied = [o for o in lines if o.startswith(("+study=", "study="))]
+    if several := [o for o in named if "," in o]:
+        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
+    if studied and not grid:
+        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
+    if named and not grid:
+        raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
+    return bool(studied)
 
 
 def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     """Return the jobs of a sweep under way that are over, and need no second check."""
-    from knobs import ledger
-
     values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
     named = f"outputs/sweeps/{values['sweep']}" if "sweep" in values else ""
     folder = values.get("hydra.sweep.dir", named).strip("'\"")
@@ -101,10 +107,8 @@ def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     return ledger.done(Path(folder), ledger.digest(folders), retry) if folder else set()
 
 
-def _resume(folder: str, args: object) -> list[str]:
+def _resume(folder: str, args: Namespace) -> list[str]:
     """Return the overrides that made the run in `folder`, with what the user changes."""
-    from omegaconf import OmegaConf
-
     path = Path(folder.strip("'\""))
     recorded = path / ".hydra" / "overrides.yaml"
     if not recorded.is_file():
@@ -113,8 +117,7 @@ def _resume(folder: str, args: object) -> list[str]:
         raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
     changes = [o for o in args.overrides if not o.startswith("resume=")]
     for change in changes:
-        key = change.partition("=")[0].lstrip("+~")
-        if not under(key, RESUMABLE):
+        if not under(change.partition("=")[0].lstrip("+~"), RESUMABLE):
             raise ConfigError(
                 f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
             )
@@ -124,14 +127,10 @@ def _resume(folder: str, args: object) -> list[str]:
 
 def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
-    from omegaconf import OmegaConf
-
     recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
     recorded.name = ""  # it names Hydra's choices, which are not in this file
-    recorded = resolve(recorded)
-    now = {name: node for name, node in now.items() if name != "hydra"}
-    changed = [path for path in differences(recorded, now) if not under(path, RESUMABLE)]
-    if changed:
+    paths = differences(resolve(recorded), now)  # `hydra` plays no part in them
+    if changed := [path for path in paths if not under(path, RESUMABLE)]:
         raise ConfigError(
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
             "put the old values back, or start a new run"
@@ -146,13 +145,8 @@ def show_help() -> None:
     out = Console()
     out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
     for group, default in (ordered_groups() | {"study": ""}).items():
-        table = Table(
-            box=None,
-            show_header=False,
-            padding=(0, 1),
-            title=f"[bold]{'-m +' if group == 'study' else ''}{group}[/]=",
-            title_justify="left",
-        )
+        head = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
+        table = Table(box=None, show_header=False, padding=(0, 1), title=head, title_justify="left")
         table.add_column(style="cyan", min_width=20, no_wrap=True)
         table.add_column()
         for option in sorted((CONF / group).glob("*.yaml")):
@@ -168,8 +162,6 @@ def show_help() -> None:
 
 def ordered_groups() -> dict[str, str]:
     """Return group -> default option, in the order of config.yaml's defaults list."""
-    import re
-
     text = (CONF / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
 

@@ -40,18 +40,26 @@ def differences(a: dict, b: dict) -> list[str]:
 def public(config: Any, name: str = "") -> Any:
     """Return a copy without secrets: values under telling names, or of such variables."""
     secrets = [v for k, v in os.environ.items() if len(v) >= 6 and _SECRET_NAME.search(k)]
-    return _public(config, name, secrets)
+
+    def hide(node: Any, name: str) -> Any:
+        if isinstance(node, dict):
+            return {key: hide(child, str(key)) for key, child in node.items()}
+        if isinstance(node, list):
+            return [hide(child, name) for child in node]
+        secret = isinstance(node, str) and (
+            _SECRET_NAME.search(name) or any(value in node for value in secrets)
+        )
+        return "<hidden>" if secret else node
+
+    return hide(config, name)
 
 
-def _public(config: Any, name: str, secrets: list[str]) -> Any:
-    if isinstance(config, dict):
-        return {key: _public(value, str(key), secrets) for key, value in config.items()}
-    if isinstance(config, list):
-        return [_public(value, name, secrets) for value in config]
-    if not isinstance(config, str):
-        return config
-    telling = _SECRET_NAME.search(name) or any(secret in config for secret in secrets)
-    return "<hidden>" if telling else config
+def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Yield (keys on the way, node) of a config and of everything in it, depth first."""
+    yield path, node
+    children = enumerate(node) if isinstance(node, list) else ()
+    for key, child in node.items() if isinstance(node, dict) else children:
+        yield from walk(child, (*path, key))
 
 
 def leaves(node: dict, path: str = "") -> Iterator[tuple[str, Any]]:

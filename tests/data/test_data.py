@@ -244,6 +244,13 @@ def test_a_broken_image_is_named(tmp_path):
         load("data=image_folder", f"data.root={tmp_path}")
 
 
+def test_folders_without_an_image_are_named(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=r"no images; expected files in .bmp, .gif"):
+        load("data=image_folder", f"data.root={tmp_path}")
+
+
 def test_augment_shifts_and_mirrors():
     x = torch.arange(2 * 3 * 4 * 4).float().reshape(2, 3, 4, 4)
     flipped = Augment(flip=True)(x, rng.generator(0, "f"))

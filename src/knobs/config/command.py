@@ -2,11 +2,11 @@
 
 import functools
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs.config import resolvers, rules
-from knobs.config.check import check, rule_faults
+from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Composer
 from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
 from knobs.errors import ConfigError, UserError, did_you_mean, first_line
-from knobs.identity import job_of, leaves
+from knobs.identity import job_of, leaves, walk
 
 CONF = Path(__file__).parents[3] / "conf"
 MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
@@ -58,13 +58,10 @@ class Checked:
         return any(s.schema == "file" and Path(s.path).resolve() == self.source for s in sources)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig | None:
-        """Return a job's config as Hydra composes it, from what was composed before.
+        """Return a job's config from what was composed before; None where only Hydra can say.
 
         Args:
             overrides: all of the job's, those of `hydra` too; a job of a grid has MULTIRUN.
-
-        Returns:
-            A config of the caller's own with its `hydra` node; None where only Hydra can say.
 
         Raises:
             HydraException: as Hydra's compose would.
@@ -81,12 +78,10 @@ class Checked:
 LAST = Checked()
 
 
-# ------------------------------------------------------------------ compose and check
 def check_overrides(
     overrides: list[str],
-    config_dir: Path = CONF,
+    folders: Sequence[Path] = (CONF,),
     config_name: str = "config",
-    also: Path | None = None,
     grid: bool = False,
     skip: Callable[[list[str]], bool] = lambda job: False,
 ) -> tuple[list[dict], list[str]]:
@@ -94,9 +89,8 @@ def check_overrides(
 
     Args:
         overrides: as on the command line.
-        config_dir: the folder of config_name.
+        folders: that of config_name, then one of further options (`--config-dir`).
         config_name: the root YAML, without its ending.
-        also: a folder of further options (`--config-dir`).
         grid: whether `a=1,2` means several jobs (`--multirun`).
         skip: whether a job of the grid needs no look.
 
@@ -104,50 +98,52 @@ def check_overrides(
         The resolved configs, one a job, and the faults, one line each. Faults that every
         job of a grid shares are listed once; others name the overrides of their first job.
     """
-    folders = [config_dir, *([also] if also else [])]
-    searched = [f"hydra.searchpath=[file://{also.resolve()}]"] if also else []
-    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+    source, *others = folders = [folder.resolve() for folder in folders]
+    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
+    with initialize_config_dir(str(source), version_base="1.3"):
         whole = functools.partial(compose, config_name, return_hydra_config=True)
         composer = Composer(lambda lines: whole(overrides=lines), folders)
-        LAST.composer, LAST.source, LAST.jobs = composer, config_dir.resolve(), {}
+        LAST.composer, LAST.source, LAST.jobs = composer, source, {}
         parsed, faults = _parse(searched + overrides)
         search = is_search(overrides)
-        wrong = {o.input_line: list(_override_faults(o, folders, grid, search)) for o in parsed}
-        faults += [fault for found in wrong.values() for fault in found]
+        wrong = {o.input_line: [*_override_faults(o, folders, grid, search)] for o in parsed}
+        faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
         every: Iterable[list[str]] = [[o.input_line for o in parsed]]
         if grid and search:
-            asked, more = _plan(composer, parsed, folders)
+            asked, more = _plan(composer, parsed)
             faults += more
             every = asked.probes() if asked else []
         elif grid:
             every = itertools.filterfalse(skip, expand(parsed))
         mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
-        configs, more = _check_jobs(composer, every, mode, folders)
+        configs, more = _check_jobs(composer, every, mode)
     return configs, faults + more
 
 
 def _check_jobs(
-    composer: Composer, every: Iterable[list[str]], mode: list[str], folders: list[Path]
+    composer: Composer, every: Iterable[list[str]], mode: list[str]
 ) -> tuple[list[dict], list[str]]:
     """Compose and check jobs; return their configs, and each fault once with the jobs it hits."""
     jobs = list(itertools.islice(every, MAX_GRID))
     composer.expect(job + mode for job in jobs)
     configs: list[dict] = []
-    found: dict[str, list[int]] = {}  # fault: the jobs it hits
+    hits: dict[str, list[int]] = {}  # fault: the jobs it hits
     faulty = 0
     for number, job in enumerate(jobs):
-        config, faults = _compose(composer, job + mode, folders)
+        config, faults = _compose(composer, job + mode)
         if config:
             configs.append(config)
             LAST.jobs[job_of(job)] = config
         for fault in faults:
-            found.setdefault(fault, []).append(number)
+            hits.setdefault(fault, []).append(number)
         faulty += bool(faults)
         if faulty == MAX_FAULTY:
             break
-    told = (f"  [{_which(hit, jobs)}]" if len(hit) < len(jobs) else "" for hit in found.values())
-    return configs, [fault + where for fault, where in zip(found, told, strict=True)]
+    return configs, [
+        fault if len(hit) == len(jobs) else f"{fault}  [{_which(hit, jobs)}]"
+        for fault, hit in hits.items()
+    ]
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
@@ -183,32 +179,29 @@ def plan(overrides: Sequence[str]) -> Plan:
     return asked
 
 
-def _plan(
-    composer: Composer, parsed: list[Override], folders: Sequence[Path] = ()
-) -> tuple[Plan | None, list[str]]:
+def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list[str]]:
     """Return a search's plan and its faults."""
     single = [o for o in parsed if not o.is_sweep_override()]
     lines = [*(o.input_line for o in single), MULTIRUN]
     try:
-        made = composer(lines)
-        if faults := list(
-            rule_faults({"search": _raw(made.search)}, rules.where(made.hydra.runtime))
-        ):
+        config = composer(lines)
+        where = rules.where(config.hydra.runtime)
+        if faults := list(rule_faults({"search": _raw(config.search)}, where)):
             return None, faults
         study = None
-        if "study" in made:
-            told = OmegaConf.to_container(made.study, resolve=False)
-            own = told.get("set") if isinstance(told, dict) else None
-            if isinstance(own, list) and all(isinstance(line, str) for line in own):
-                lines = last_of_each([*own, *lines])  # of which its ranges may speak
-                made = composer(lines)
-            study = OmegaConf.to_container(made.study, resolve=True, throw_on_missing=True)
+        if "study" in config:
+            node = _raw(config.study)
+            common = node.get("set") if isinstance(node, dict) else None
+            if isinstance(common, list) and all(isinstance(line, str) for line in common):
+                lines = last_of_each([*common, *lines])  # of which its ranges may speak
+                config = composer(lines)
+            study = resolve(config.study)
         name = next((str(o.value()) for o in single if root(o) == "study"), "search")
         return make_plan(parsed, study, name), []
     except UserError as error:
         return None, [str(error)]
     except NOT_COMPOSED as error:
-        return None, _compose_without_faults(composer, lines, folders, error)[1]
+        return None, _compose_without_faults(composer, lines, error)[1]
 
 
 def checked(overrides: list[str]) -> dict:
@@ -254,11 +247,9 @@ def _override_faults(
     known = _options(override, folders)
     if override.is_delete() or not known:
         return
-    values = (
-        [str(v).strip("'\"") for v in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [override.value()]
-    )
+    values = [override.value()]
+    if override.is_sweep_override():
+        values = [str(v).strip("'\"") for v in override.sweep_string_iterator()]
     if values == [None]:
         yield f"{override.key_or_group}=null: leave it out, or choose: {', '.join(known)}"
     for value in values:
@@ -279,11 +270,9 @@ def expand(parsed: list[Override]) -> Iterator[list[str]]:
     """Yield the jobs of a grid, a list of overrides each; of a key given twice the last counts."""
     axes: dict[str, list[str]] = {}
     for override in parsed:
-        key = override.get_key_element()
-        if override.is_sweep_override():
-            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            axes[key] = [override.input_line]
+        key, several = override.get_key_element(), override.is_sweep_override()
+        values = override.sweep_string_iterator() if several else ()
+        axes[key] = [f"{key}={value}" for value in values] if several else [override.input_line]
     return (list(job) for job in itertools.product(*axes.values()))
 
 
@@ -295,14 +284,12 @@ def _which(hit: list[int], every: list[list[str]]) -> str:
     return f"{jobs} {numbers} of {len(every)}, the first: {first}"
 
 
-def _compose(
-    composer: Composer, overrides: list[str], folders: list[Path]
-) -> tuple[dict | None, list[str]]:
+def _compose(composer: Composer, overrides: list[str]) -> tuple[dict | None, list[str]]:
     """Return one job's resolved config and its faults."""
     try:
         composed = composer(overrides)
     except NOT_COMPOSED as error:
-        return _compose_without_faults(composer, overrides, folders, error)
+        return _compose_without_faults(composer, overrides, error)
     raw = _raw(composed)
     unset = [path for path, value in leaves(raw) if value == "???"]
     unset = [path for path in unset if not path.startswith("hydra.")]
@@ -316,41 +303,40 @@ def _compose(
 
 
 def _compose_without_faults(
-    composer: Composer, overrides: list[str], folders: list[Path], error: Exception
+    composer: Composer, overrides: list[str], error: Exception
 ) -> tuple[dict | None, list[str]]:
     """Find all bad overrides, where Hydra stops at the first one; check what is left."""
     parsed, faults = _parse(overrides)
+    folders = composer.folders
     faults += [f for o in parsed for f in _override_faults(o, folders, grid=True, search=True)]
     if faults:  # of a study's YAML: those of the command line were found before
         return None, faults
-    choices = [o.input_line for o in parsed if _options(o, folders)]
     try:
-        base = composer(choices)
+        base = composer([o.input_line for o in parsed if _options(o, folders)])
     except NOT_COMPOSED:
         return None, [_reason(error)]
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
-    known = {*rules.paths((*folders, CONF)), *_paths(base)}
+    paths = [path for path, _ in leaves(_raw(base)) if "._" not in path]
     good = []
     for override in parsed:
         path = override.key_or_group.replace("/", ".")
-        if override.is_add() or path.startswith("hydra") or path in known or path in base:
+        free = override.is_add() or root(override) == "hydra"
+        if free or path in {*rules.paths((*folders, CONF)), *paths, *base}:
             good.append(override.input_line)
         else:
-            near = did_you_mean(path, _paths(base)) or did_you_mean(path, base)
+            near = did_you_mean(path, paths) or did_you_mean(path, base)
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:  # a key of another option of its group
         faults = [
-            f"{o.input_line}: {group}={chosen[group]} has no such key"
+            f"{o.input_line}: {root(o)}={chosen[root(o)]} has no such key"
             for o in parsed
-            if not o.is_add()
-            and (group := root(o)) in chosen
-            and o.key_or_group != group
-            and OmegaConf.select(base, o.key_or_group, default=base) is base
+            if not o.is_add() and root(o) in chosen and o.key_or_group != root(o)
+            if OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
         return None, faults or [_reason(error)]
-    config, more = _compose(composer, good, folders)
+    config, more = _compose(composer, good)
     return config, faults + more
 
 
@@ -366,40 +352,25 @@ def _resolve(composed: DictConfig, raw: dict) -> dict:
                 raw["hydra"][section][key] = composed.hydra[section][key]
     unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
     unread = {("hydra", name) for name in unread}
-    places = [(path, text) for path, text in _interpolations(raw) if path[:2] not in unread]
+    places = [
+        (path, node)
+        for path, node in walk(raw)
+        if isinstance(node, str) and "${" in node and path[:2] not in unread
+    ]
     hydra = HydraConfig.instance()
     if any(re.search(r"hydra\s*:(?!runtime\.choices\.)", text) for _, text in places):
         hydra.set_config(composed)  # copies, so that the node is seen without what is around it
     else:
         hydra.cfg = composed
     try:
-        for path, _ in places:
-            _fill(raw, composed, path)
+        for (*sections, key), _ in places:
+            value = functools.reduce(operator.getitem, sections, composed)[key]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+            functools.reduce(operator.getitem, sections, raw)[key] = value
     finally:
         hydra.cfg = None
     return raw
-
-
-def _interpolations(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
-    """Yield (path, text) of every `${...}` in a config that is not resolved yet."""
-    if isinstance(node, dict | list):
-        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _interpolations(child, (*path, key))
-    elif isinstance(node, str) and "${" in node:
-        yield path, node
-
-
-def _fill(raw: Any, composed: Any, path: tuple) -> None:
-    """Put into `raw` what the interpolation at a path of `composed` stands for."""
-    for key in path[:-1]:
-        raw, composed = raw[key], composed[key]
-    value = composed[path[-1]]
-    section = OmegaConf.is_config(value)
-    raw[path[-1]] = OmegaConf.to_container(value, resolve=True) if section else value
-
-
-def _paths(config: DictConfig) -> list[str]:
-    return [path for path, _ in leaves(_raw(config)) if "._" not in path]
 
 
 def _raw(config: DictConfig) -> dict:

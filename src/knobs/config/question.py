@@ -57,8 +57,7 @@ class Plan:
     def job(self, arm: str, values: Mapping[str, Any], *more: str) -> list[str]:
         """Return the overrides of one run; of a key given twice the last one counts."""
         chosen = [space.override(name, value) for name, value in values.items()]
-        lines = [*self.common, *self.arms[arm], *chosen, *more]
-        return last_of_each(lines)
+        return last_of_each([*self.common, *self.arms[arm], *chosen, *more])
 
     def probes(self) -> Iterator[list[str]]:
         """Yield jobs in which every fault of the plan shows: each knob at its ends, by itself."""
@@ -80,50 +79,50 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     Raises:
         ConfigError: a part of the study or a range that cannot be.
     """
-    kept = [o for o in overrides if root(o) not in ("hydra", *NOT_OF_RUNS)]
-    kept = list({o.get_key_element().lstrip("+"): o for o in kept}.values())  # the last one counts
-    if any(root(o) == "test" and o.value() is True for o in kept):
+    of_runs = [o for o in overrides if root(o) not in ("hydra", *NOT_OF_RUNS)]
+    given = {o.get_key_element().lstrip("+"): o for o in of_runs}  # the last one counts
+    if any(root(o) == "test" and o.value() is True for o in given.values()):
         raise ConfigError("test=true: a search does not look at the test split; a study's end does")
-    own, fixed = space.from_overrides(kept)
+    ranges, fixed = space.from_overrides(list(given.values()))
     if study is None:
-        return Plan(tuple(fixed), {"": ()}, {"": own})
+        return Plan(tuple(fixed), {"": ()}, {"": ranges})
     if wrong := sorted(set(study) - KEYS):
         raise ConfigError(f"study.{wrong[0]}: no such key; a study has {', '.join(sorted(KEYS))}")
-    told = {o.get_key_element().lstrip("+"): o.value() for o in kept if not o.is_sweep_override()}
+    values = {key: o.value() for key, o in given.items() if not o.is_sweep_override()}
     scientific = _scientific(study.get("scientific") or {})
-    asked = {arm for arm, _ in _arms(scientific)}
-    for key in [key for key in own if key in scientific]:  # other values to ask about
-        if isinstance(own[key], Range):
+    asked = set(_arms(scientific))
+    for key in [key for key in ranges if key in scientific]:  # other values to ask about
+        if isinstance(ranges[key], Range):
             raise ConfigError(f"{key}: this study compares values; list them: {key}=A,B")
-        scientific[key] = list(own.pop(key).options)
+        scientific[key] = list(ranges.pop(key).options)
     # A value that the command line fixes is the only one asked about, and keeps its own ranges.
-    arms = dict(_arms({k: [told[k]] if k in told else v for k, v in scientific.items()}))
+    arms = _arms({k: [values[k]] if k in values else v for k, v in scientific.items()})
     walk = study.get("walk")
-    knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if "walk" in study and not walk:
         raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
     if walk and not Path(str(walk)).is_dir():
         raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
+    knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if not walk:
         searched = _searched(study.get("space") or {}, list(arms), asked)
-        knobs = {a: {k: v for k, v in (searched[a] | own).items() if k not in told} for a in arms}
-        for arm, key in ((arm, key) for arm in arms for key in scientific if key in knobs[arm]):
-            raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
-    runs, seeds = study.get("runs"), study.get("seeds", 0)
-    for key, value, least in (("runs", runs, 1), ("seeds", seeds, 0)):
+        for arm in arms:
+            knobs[arm] = {k: v for k, v in (searched[arm] | ranges).items() if k not in values}
+            for key in (key for key in scientific if key in knobs[arm]):
+                raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
+    for key, least in (("runs", 1), ("seeds", 0)):
+        value = study.get(key)
         if value is not None and (type(value) is not int or value < least):
             raise ConfigError(f"study.{key}={value}: must be a whole number >= {least}")
-    common = (*_strings("study.set", study.get("set")), *fixed)
     return Plan(
-        common=common,
+        common=(*_strings(study, "set"), *fixed),
         arms=arms,
         knobs=knobs,
         name=name,
         question=str(study.get("question") or ""),
-        scientific=tuple(key for key in scientific if key not in told),
-        fixed=tuple(_strings("study.fixed", study.get("fixed"))),
-        runs=runs,
-        seeds=seeds,
+        scientific=tuple(key for key in scientific if key not in values),
+        fixed=_strings(study, "fixed"),
+        runs=study.get("runs"),
+        seeds=study.get("seeds", 0),
         walk=str(walk or ""),
     )
 
@@ -136,11 +135,10 @@ def _scientific(node: Any) -> dict[str, list]:
     return dict(node)
 
 
-def _arms(scientific: Mapping[str, list]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield every combination of the values asked about, under its name."""
-    for values in itertools.product(*scientific.values()):
-        lines = tuple(space.override(k, v) for k, v in zip(scientific, values, strict=True))
-        yield " ".join(lines), lines
+def _arms(scientific: Mapping[str, list]) -> dict[str, tuple[str, ...]]:
+    """Return every combination of the values asked about, under its name."""
+    axes = ([space.override(key, value) for value in node] for key, node in scientific.items())
+    return {" ".join(lines): lines for lines in itertools.product(*axes)}
 
 
 def _searched(node: Any, arms: list[str], asked: set[str]) -> dict[str, Knobs]:
@@ -148,16 +146,17 @@ def _searched(node: Any, arms: list[str], asked: set[str]) -> dict[str, Knobs]:
     if not isinstance(node, Mapping):
         raise ConfigError(f"study.space={node!r}: must give each knob a range or choices")
     ranges = {key: value for key, value in node.items() if key in arms or key not in asked}
-    found = Space.from_yaml(ranges, arms).arms
-    for key in (key for knobs in found.values() for key in knobs if under(key, NOT_SEARCHED)):
+    searched = Space.from_yaml(ranges, arms).arms
+    for key in (key for knobs in searched.values() for key in knobs if under(key, NOT_SEARCHED)):
         raise ConfigError(f"study.space: {key} is no knob to search, it has one value")
-    return found
+    return searched
 
 
-def _strings(what: str, node: Any) -> list[str]:
-    if not isinstance(node or [], list) or not all(isinstance(text, str) for text in node or []):
-        raise ConfigError(f"{what}={node!r}: must be a list of words")
-    return list(node or [])
+def _strings(study: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    node = study.get(key) or []
+    if not isinstance(node, list) or not all(isinstance(text, str) for text in node):
+        raise ConfigError(f"study.{key}={study[key]!r}: must be a list of words")
+    return tuple(node)
 
 
 def last_of_each(lines: Sequence[str]) -> list[str]:

@@ -9,17 +9,8 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
-from knobs.data.prepare import (
-    encode_targets,
-    make_data,
-    outputs,
-    standardize,
-    tensors,
-    text_data,
-    three_way,
-)
+from knobs.data.prepare import encode_targets, make_data, standardize, tensors, text_data, three_way
 from knobs.errors import DataError
-from knobs.shape import Shape
 
 # scikit-learn's own files are read as they lie: importing it would take a second of every start.
 # name: (file, delimiter, header lines, shape of one example)
@@ -34,7 +25,7 @@ _FILES = {
 def scikit_learn(
     *, name: str, kind: str, task: str, val: float, test: float, split_seed: int
 ) -> Data:
-    """One of scikit-learn's toy sets, features (or an image's pixels together) standardised.
+    """Read one of scikit-learn's toy sets, features (or an image's pixels together) standardised.
 
     Args:
         name: digits, breast_cancer, wine or diabetes.
@@ -47,14 +38,12 @@ def scikit_learn(
     """
     if name not in _FILES:
         raise DataError(f"data.name={name}: scikit-learn sets are {', '.join(_FILES)}")
-    x, y = _read(name)
+    rows, y = _read(name)
+    shape = _FILES[name][3]
     parts = three_way(y, val, test, split_seed, task)
     targets = encode_targets(y, parts[0], task)
-    inputs = torch.from_numpy(x).float().reshape(-1, *_FILES[name][3])
-    dims = [0] if kind == "table" else [0, 2, 3]
-    inputs = standardize(inputs, inputs[torch.from_numpy(parts[0])], dims)
-    shape = Shape(_FILES[name][3], outputs(targets))
-    return make_data(name, kind, task, tensors(inputs, targets.y, *parts), shape, targets)
+    x = standardize(torch.from_numpy(rows).float().reshape(-1, *shape), parts[0])
+    return make_data(name, kind, task, tensors(x, targets.y, parts), targets, shape)
 
 
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +66,7 @@ def python_docs(
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
 ) -> Data:  # fmt: skip
-    """Passages of the Python reference; the class is the topic they come from.
+    """Cut the Python reference into passages; the class is the topic they come from.
 
     Args:
         topics: how many, the longest first.
@@ -87,10 +76,9 @@ def python_docs(
 
     longest = sorted(documents, key=lambda topic: (-len(documents[topic]), topic))[:topics]
     labelled = [(p, topic) for topic in longest for p in _passages(documents[topic], words)]
-    labels = np.array([topic for _, topic in labelled])
+    texts, labels = [passage for passage, _ in labelled], np.array([topic for _, topic in labelled])
     return text_data(
-        name, task, [passage for passage, _ in labelled], labels,
-        lambda y: three_way(y, val, test, split_seed, task),
+        name, kind, task, texts, labels, three_way(labels, val, test, split_seed, task),
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
     )  # fmt: skip
 

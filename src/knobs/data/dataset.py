@@ -23,7 +23,7 @@ class Tensors:
         return len(self.x)
 
     def batches(self, indices: list[Tensor]) -> Batches:
-        """One (x, y) for each tensor of indices."""
+        """Yield one (x, y) for each tensor of indices."""
         # index_select is the faster of the two, and forgets the memory order of NHWC images.
         plain = self.x.is_contiguous()
         for index in indices:
@@ -31,17 +31,13 @@ class Tensors:
             yield x, self.y.index_select(0, index)
 
     def in_order(self, size: int) -> Batches:
-        """Every example once, `size` at a time."""
+        """Yield every example once, `size` at a time."""
         yield from zip(self.x.split(size), self.y.split(size), strict=True)
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
-        """The split on a device, images in the memory order that the model wants."""
-        x = (
-            self.x.to(device, memory_format=memory_format)
-            if self.x.ndim == 4
-            else self.x.to(device)
-        )
-        return Tensors(x, self.y.to(device))
+        """Return the split on a device, images in the memory order that the model wants."""
+        order = memory_format if self.x.ndim == 4 else torch.preserve_format
+        return Tensors(self.x.to(device, memory_format=order), self.y.to(device))
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Stream:
         return self.examples(int(index)), self.y[index]
 
     def batches(self, indices: list[Tensor]) -> Batches:
-        """One (x, y) for each tensor of indices, through a DataLoader."""
+        """Yield one (x, y) for each tensor of indices, through a DataLoader."""
         loader = torch.utils.data.DataLoader(
             self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
         )
@@ -76,11 +72,11 @@ class Stream:
             yield self.normalize(x.to(self.device)), y.to(self.device)
 
     def in_order(self, size: int) -> Batches:
-        """Every example once, `size` at a time."""
+        """Yield every example once, `size` at a time."""
         yield from self.batches(list(torch.arange(len(self)).split(size)))
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
-        """The split with its batches on a device."""
+        """Return the split with its batches on a device."""
         return replace(self, device=device)
 
 
@@ -99,7 +95,7 @@ class Augment:
     flip: bool = False
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws come from a CPU generator, so a GPU run sees the images that a CPU run sees."""
+        """Shift and mirror by draws of a CPU generator: a GPU run sees what a CPU run sees."""
         n, _, height, width = x.shape
         if self.crop:
             windows = F.pad(x, [self.crop] * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -134,6 +130,6 @@ class Data:
     augment: Augment | None = None
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
-        """The same data with every split on a device."""
+        """Return the same data with every split on a device."""
         moved = {s: getattr(self, s).to(device, memory_format) for s in ("train", "val", "test")}
         return replace(self, **moved)

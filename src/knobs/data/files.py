@@ -1,5 +1,6 @@
 """A user's own data: tables, sentences and folders of images."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,9 @@ from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
 from knobs.data.prepare import (
-    Targets,
+    Parts,
     encode_targets,
     make_data,
-    outputs,
     split,
     standardize,
     tensors,
@@ -20,7 +20,6 @@ from knobs.data.prepare import (
     three_way,
 )
 from knobs.errors import DataError
-from knobs.shape import Shape
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
@@ -29,7 +28,7 @@ def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None, target: str,
     drop: list[str], val: float, test: float, split_seed: int,
 ) -> Data:  # fmt: skip
-    """A table: numbers standardised (missing: the median), categories one-hot.
+    """Read a table: numbers standardised (missing: the median), categories one-hot.
 
     Args:
         path: a CSV with a header.
@@ -40,22 +39,17 @@ def csv(
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table, official = _read(path, test_path)
-    missing = sorted({target, *drop} - set(table.columns))
-    if missing:
-        have = ", ".join(map(str, table.columns))
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {have}")
+    table, official = _read(path, test_path, {target, *drop})
     values = table[target]
     if values.isna().any():
         raise DataError(f"{path}: {values.isna().sum()} rows have no {target}")
     if task == "regression" and values.dtype.kind not in "biuf":
         raise DataError(f"{path}: {target} is not a column of numbers; data.task=classification?")
     labels = values.to_numpy(float) if task == "regression" else values.astype(str).to_numpy(str)
-    parts = _parts(labels, official, val, test, split_seed, task)
+    parts = three_way(labels, val, test, split_seed, task, official)
     targets = encode_targets(labels, parts[0], task)
     x = _features(table.drop(columns=[target, *drop]), parts[0], path)
-    shape = Shape((x.shape[1],), outputs(targets))
-    return make_data(name, kind, task, tensors(x, targets.y, *parts), shape, targets)
+    return make_data(name, kind, task, tensors(x, targets.y, parts), targets, x.shape[1:])
 
 
 def text_csv(
@@ -63,26 +57,22 @@ def text_csv(
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
 ) -> Data:  # fmt: skip
-    """A column of text and a column of labels.
+    """Read a column of text and a column of labels.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table, official = _read(path, test_path)
-    missing = sorted({text, label} - set(table.columns))
-    if missing:
-        have = ", ".join(map(str, table.columns))
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {have}")
+    table, official = _read(path, test_path, {text, label})
+    texts = table[text].fillna("").astype(str).tolist()
+    labels = table[label].astype(str).to_numpy(str)
     return text_data(
-        name, task, table[text].fillna("").astype(str).tolist(),
-        table[label].astype(str).to_numpy(str),
-        lambda y: _parts(y, official, val, test, split_seed, task),
+        name, kind, task, texts, labels, three_way(labels, val, test, split_seed, task, official),
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
     )  # fmt: skip
 
 
-def _read(path: str, test_path: str | None) -> tuple[Any, int]:
-    """The rows of both tables, and how many at the end are the official test's."""
+def _read(path: str, test_path: str | None, columns: set[str]) -> tuple[Any, int]:
+    """Return the rows of both tables, and how many at the end are the official test's."""
     import pandas as pd
 
     tables = []
@@ -98,20 +88,15 @@ def _read(path: str, test_path: str | None) -> tuple[Any, int]:
             raise DataError(f"{file}: has no rows")
     if test_path and list(tables[0].columns) != list(tables[1].columns):
         raise DataError(f"{test_path}: its columns are not those of {path}")
+    if missing := sorted(columns - set(tables[0].columns)):
+        have = ", ".join(map(str, tables[0].columns))
+        raise DataError(f"{path}: no column {', '.join(missing)}; it has {have}")
     return pd.concat(tables, ignore_index=True), len(tables[1]) if test_path else 0
 
 
-def _parts(
-    labels: np.ndarray, official: int, val: float, test: float, seed: int, task: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    own = len(labels) - official
-    train, chosen, held = three_way(labels[:own], val, None if official else test, seed, task)
-    return train, chosen, np.arange(own, len(labels)) if official else held
-
-
 def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
-    """(N, columns) float32, by scikit-learn's imputer, scaler and encoder fitted on `train`."""
-    from sklearn.compose import ColumnTransformer
+    """Return (N, columns) float32, from a scikit-learn transformer fitted on `train`."""
+    from sklearn.compose import make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -120,29 +105,22 @@ def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
     categorical = [c for c in table.columns if c not in numeric]
     if not len(table.columns):
         raise DataError(f"{path}: no column is left to learn from")
-    numbers = make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()
-    )
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    transformer = ColumnTransformer(
-        [("numbers", numbers, numeric), ("categories", one_hot, categorical)]
+    transformer = make_column_transformer(
+        (make_pipeline(imputer, StandardScaler()), numeric), (one_hot, categorical)
     )
-    table = table.assign(
-        **{
-            c: table[c].astype(object).where(table[c].notna(), "missing").astype(str)
-            for c in categorical
-        }
-    )
+    words = table[categorical].astype(object)
+    table = table.assign(**words.where(words.notna(), "missing").astype(str))
     transformer.fit(table.iloc[train])
     return torch.from_numpy(np.asarray(transformer.transform(table), np.float32))
 
 
-# ------------------------------------------------------------------ images
 def image_folder(
     *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
     split_seed: int, augment: dict, memory_gib: float, workers: int,
 ) -> Data:  # fmt: skip
-    """One sub-folder a class, under root, or under root/train, root/test and root/val.
+    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
 
     Args:
         size: pixels; the middle square of each image is scaled to it.
@@ -155,34 +133,32 @@ def image_folder(
     base = Path(root).expanduser()
     named = {s: base / s for s in ("train", "val", "test") if (base / s).is_dir()}
     folders = named if "train" in named else {"train": base}
-    classes = _class_names(folders["train"])
-    files: list[Path] = []
-    labels: list[str] = []
-    origin: list[str] = []
-    for which, folder in folders.items():
-        found = [(f, c) for c in _class_names(folder) for f in _images(folder / c)]
-        files += [f for f, _ in found]
-        labels += [c for _, c in found]
-        origin += [which] * len(found)
-    unknown = sorted(set(labels) - set(classes))
-    if unknown:
+    rows = [
+        (file, label, part)
+        for part, folder in folders.items()
+        for label in _class_names(folder)
+        for file in sorted((folder / label).rglob("*"))
+        if file.suffix.lower() in IMAGES
+    ]
+    if not rows:
+        raise DataError(f"{base}: no images; expected files in {', '.join(sorted(IMAGES))}")
+    files, labels, origin = map(np.array, zip(*rows, strict=True))
+    if unknown := sorted(set(labels) - set(_class_names(folders["train"]))):
         raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
-    parts = _folder_parts(np.array(labels), np.array(origin), folders, val, test, split_seed)
-    targets = encode_targets(np.array(labels), parts[0], task)
-    shape = Shape((3, size, size), outputs(targets))
+    parts = _folder_parts(labels, origin, folders, val, test, split_seed)
+    targets = encode_targets(labels, parts[0], task)
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
         x = torch.stack([read_image(file, size) for file in files]).float().div_(255)
-        x = standardize(x, x[torch.from_numpy(parts[0])], [0, 2, 3])
-        splits: list = tensors(x, targets.y, *parts)
+        splits: list = tensors(standardize(x, parts[0]), targets.y, parts)
     else:
-        splits = _streams(files, targets, parts, size, workers)
-    return make_data(name, kind, task, splits, shape, targets, augment)
+        splits = _streams(files, targets.y, parts, size, workers)
+    return make_data(name, kind, task, splits, targets, (3, size, size), augment=augment)
 
 
 def _folder_parts(
     labels: np.ndarray, origin: np.ndarray, folders: dict, val: float, test: float, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Splits with a folder of their own come from it, others are cut from the training's."""
+) -> Parts:
+    """Return splits: those with a folder of their own from it, others cut from the training's."""
 
     def cut(rest: np.ndarray, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if name in folders:
@@ -205,12 +181,8 @@ def _class_names(folder: Path) -> list[str]:
     return names
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)
-
-
 def read_image(path: Path, size: int) -> Tensor:
-    """(3, size, size) uint8: the image's middle square, scaled."""
+    """Return (3, size, size) uint8: the image's middle square, scaled."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -221,40 +193,24 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-class _Reader:
-    """Index -> decoded image, of one split; a class so that worker processes can receive it."""
-
-    def __init__(self, files: list[Path], size: int):
-        self.files, self.size = files, size
-
-    def __call__(self, index: int) -> Tensor:
-        return read_image(self.files[index], self.size)
-
-
-class _Normalize:
-    """uint8 (N, C, H, W) -> (x / 255 - mean) / std by channel."""
-
-    def __init__(self, sample: Tensor):
-        self.mean = sample.mean([0, 2, 3])[:, None, None]
-        self.std = sample.std([0, 2, 3], correction=0)[:, None, None].clamp(min=1e-8)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return (x.float() / 255 - self.mean.to(x.device)) / self.std.to(x.device)
+def _streams(files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int) -> list[Stream]:
+    """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
+    some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
+    sample = torch.stack([read_image(file, size) for file in some]).float() / 255
+    mean = sample.mean([0, 2, 3])[:, None, None]
+    std = sample.std([0, 2, 3], correction=0)[:, None, None].clamp(min=1e-8)
+    normalize = functools.partial(_normalize, mean=mean, std=std)
+    streams = []
+    for part in parts:
+        examples = functools.partial(_read_nth, files[part], size)
+        streams.append(Stream(examples, y[torch.from_numpy(part)], normalize, workers))
+    return streams
 
 
-def _streams(
-    files: list[Path], targets: Targets, parts: tuple[np.ndarray, ...], size: int, workers: int
-) -> list[Stream]:
-    """Three streams; channel statistics from up to 1,000 training images, evenly spread."""
-    some = parts[0][:: max(1, len(parts[0]) // 1000)]
-    sample = torch.stack([read_image(files[i], size) for i in some]).float() / 255
-    normalize = _Normalize(sample)
-    return [
-        Stream(
-            _Reader([files[i] for i in part], size),
-            targets.y[torch.from_numpy(part)],
-            normalize,
-            workers,
-        )
-        for part in parts
-    ]
+# Functions of the module, so that worker processes can receive them.
+def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
+    return read_image(files[index], size)
+
+
+def _normalize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (x.float() / 255 - mean.to(x.device)) / std.to(x.device)

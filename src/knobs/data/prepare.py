@@ -2,16 +2,19 @@
 
 import collections
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data.dataset import Augment, Data, Tensors
+from knobs.data.dataset import Augment, Data, Stream, Tensors
 from knobs.errors import DataError
 from knobs.shape import Shape
+
+# Indices of the training, validation and test examples.
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Targets:
 
 
 def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Indices kept and indices held out.
+    """Return the indices kept and those held out.
 
     Stratified: examples are shuffled, laid out class by class, and every 1/share-th is held out,
     so each class gives its share to within one example.
@@ -44,22 +47,30 @@ def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.nd
 
 
 def three_way(
-    y: np.ndarray, val: float, test: float | None, seed: int, task: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of training, validation and test examples; test=None: there is an official one."""
+    y: np.ndarray, val: float, test: float, seed: int, task: str, official: int = 0
+) -> Parts:
+    """Return the indices of training, validation and test examples.
+
+    Args:
+        val: share of all examples but the official ones for validation.
+        test: share for test, where no example is official.
+        official: number of examples at the end that are the official test split.
+    """
     stratify = task == "classification"
-    rest, held = split(y, test or 0.0, seed, stratify)
-    train, chosen = split(y[rest], val / (1 - (test or 0.0)), seed + 1, stratify)
+    mine = len(y) - official
+    test = 0.0 if official else test
+    rest, held = split(y[:mine], test, seed, stratify)
+    train, chosen = split(y[rest], val / (1 - test), seed + 1, stratify)
     for name, part in (("training", train), ("validation", chosen)):
         if not len(part):
             raise DataError(
                 f"no example is left for the {name} split; change data.val or data.test"
             )
-    return rest[train], rest[chosen], held
+    return rest[train], rest[chosen], np.arange(mine, len(y)) if official else held
 
 
 def encode_targets(values: np.ndarray, train: np.ndarray, task: str) -> Targets:
-    """Classes as numbers in sorted order; regression targets standardised by the training split."""
+    """Number classes in sorted order; standardise regression targets by the training split."""
     if task == "classification":
         classes, numbers = np.unique(values, return_inverse=True)
         if len(classes) < 2:
@@ -69,55 +80,54 @@ def encode_targets(values: np.ndarray, train: np.ndarray, task: str) -> Targets:
     return Targets(torch.from_numpy(((values - mean) / std).astype(np.float32)), [], float(std))
 
 
-def tensors(x: Tensor, y: Tensor, *indices: np.ndarray) -> list[Tensors]:
-    """One split for each array of indices."""
-    return [Tensors(x[torch.from_numpy(i)], y[torch.from_numpy(i)]) for i in indices]
+def tensors(x: Tensor, y: Tensor, parts: Parts) -> list[Tensors]:
+    """Return the splits of examples x (N, ...) and targets y (N,) in memory."""
+    return [Tensors(x[i], y[i]) for i in map(torch.from_numpy, parts)]
+
+
+def standardize(x: Tensor, train: np.ndarray) -> Tensor:
+    """Return (x - mean) / std by feature (N, F) or channel (N, C, H, W); a constant stays 0.
+
+    Args:
+        train: indices of the examples that give mean and std.
+    """
+    sample, dims = x[torch.from_numpy(train)], [0, *range(2, x.ndim)]
+    mean, std = sample.mean(dims, keepdim=True), sample.std(dims, correction=0, keepdim=True)
+    return (x - mean) / torch.where(std > 1e-8, std, 1.0)
 
 
 def make_data(
-    name: str,
-    kind: str,
-    task: str,
-    splits: list,
-    shape: Shape,
-    targets: Targets,
-    augment: dict | None = None,
-) -> Data:
-    """Data from [train, val, test], whatever they were made of."""
+    name: str, kind: str, task: str, splits: Sequence[Tensors | Stream], targets: Targets,
+    shape: Sequence[int], vocabulary: int = 0, augment: dict | None = None,
+) -> Data:  # fmt: skip
+    """Return Data of the training, validation and test split, whatever they are made of.
+
+    Args:
+        shape: of one example.
+        vocabulary: number of token ids; 0 where there is no text.
+        augment: crop and flip, see Augment.
+    """
     return Data(
-        name, kind, task, shape, *splits,
+        name, kind, task, Shape(tuple(shape), len(targets.classes) or 1, vocabulary), *splits,
         classes=targets.classes, target_std=targets.std,
         augment=Augment(**augment) if augment and any(augment.values()) else None,
     )  # fmt: skip
 
 
-def outputs(targets: Targets) -> int:
-    """Numbers a model gives: one a class, or 1 for regression."""
-    return len(targets.classes) or 1
-
-
-def standardize(x: Tensor, train: Tensor, dims: list[int]) -> Tensor:
-    """(x - mean) / std, statistics over `dims` of the training examples; a constant stays 0."""
-    mean, std = train.mean(dims, keepdim=True), train.std(dims, correction=0, keepdim=True)
-    return (x - mean) / torch.where(std > 1e-8, std, 1.0)
-
-
-# ------------------------------------------------------------------ text
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def tokenize(text: str, ngrams: int) -> list[str]:
-    """Lower-cased words and signs, and runs of up to `ngrams` of them."""
+    """Return lower-cased words and signs, and runs of up to `ngrams` of them."""
     words = _TOKEN.findall(text.lower())
-    runs = [words] + [
-        [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
-        for n in range(2, ngrams + 1)
-    ]
-    return [token for run in runs for token in run]
+    longer = (
+        " ".join(words[i : i + n]) for n in range(2, ngrams + 1) for i in range(len(words) - n + 1)
+    )
+    return [*words, *longer]
 
 
 def vocabulary(texts: list[list[str]], size: int, min_count: int) -> dict[str, int]:
-    """Token -> id for the most frequent tokens; 0 is padding and 1 every other token.
+    """Return token -> id for the most frequent tokens; 0 is padding and 1 every other token.
 
     Ties go by the alphabet, so the ids do not depend on the order of the texts.
     """
@@ -127,29 +137,21 @@ def vocabulary(texts: list[list[str]], size: int, min_count: int) -> dict[str, i
 
 
 def encode_texts(texts: list[list[str]], ids: dict[str, int], length: int) -> Tensor:
-    """(N, length) int32 token ids, cut or padded with 0 at the end."""
+    """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
     encoded = np.zeros((len(texts), length), np.int32)
     for row, text in zip(encoded, texts, strict=True):
-        found = [ids.get(token, 1) for token in text[:length]]
-        row[: len(found)] = found
+        row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
     return torch.from_numpy(encoded)
 
 
 def text_data(
-    name: str, task: str, texts: list[str], labels: np.ndarray,
-    indices: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    name: str, kind: str, task: str, texts: list[str], labels: np.ndarray, parts: Parts,
     *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
 ) -> Data:  # fmt: skip
-    """Texts and labels -> Data, the vocabulary and the length taken from the training split.
-
-    Args:
-        indices: labels -> training, validation and test indices.
-    """
-    parts = indices(labels)
+    """Return Data of texts, the vocabulary and the length taken from the training split."""
     targets = encode_targets(labels, parts[0], task)
     tokens = [tokenize(text, ngrams) for text in texts]
     ids = vocabulary([tokens[i] for i in parts[0]], max_vocabulary, min_count)
     length = min(max_length, max(1, *(len(tokens[i]) for i in parts[0])))
-    splits = tensors(encode_texts(tokens, ids, length), targets.y, *parts)
-    shape = Shape((length,), outputs(targets), len(ids) + 2)
-    return make_data(name, "text", task, splits, shape, targets)
+    splits = tensors(encode_texts(tokens, ids, length), targets.y, parts)
+    return make_data(name, kind, task, splits, targets, [length], len(ids) + 2)

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from knobs.data.dataset import Data, Tensors
+from knobs.data.dataset import Data
 from knobs.data.prepare import Targets, make_data, standardize, tensors, three_way
 from knobs.errors import DataError
-from knobs.shape import Shape
 
 _CLASSES = {
     "mnist": "MNIST",
@@ -25,7 +24,7 @@ def official(
     *, name: str, kind: str, task: str, root: str, download: bool,
     val: float, split_seed: int, augment: dict,
 ) -> Data:  # fmt: skip
-    """An image set in memory, channels standardised by the training split.
+    """Read an image set into memory, channels standardised by the training split.
 
     Args:
         name: mnist, fashion_mnist, cifar10 or cifar100.
@@ -43,29 +42,21 @@ def official(
     if name not in _CLASSES:
         raise DataError(f"data.name={name}: torchvision sets are {', '.join(_CLASSES)}")
     kind_of = getattr(torchvision.datasets, _CLASSES[name])
-    train_set, test_set = (
-        _open(kind_of, Path(root).expanduser(), train, download) for train in (True, False)
-    )
-    x, y = _arrays(train_set)
-    train, chosen, _ = three_way(y.numpy(), val, None, split_seed, task)
-    statistics = x[torch.from_numpy(train)]
-    splits = tensors(standardize(x, statistics, [0, 2, 3]), y, train, chosen)
-    test_x, test_y = _arrays(test_set)
-    splits.append(Tensors(standardize(test_x, statistics, [0, 2, 3]), test_y))
-    classes = [str(c) for c in train_set.classes]
-    shape = Shape(tuple(x.shape[1:]), len(classes))
-    return make_data(name, kind, task, splits, shape, Targets(y, classes), augment)
-
-
-def _arrays(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, C, H, W) floats 0 .. 1 and (N,) class numbers."""
-    x, y = torch.as_tensor(np.asarray(dataset.data)), torch.as_tensor(dataset.targets)
-    x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    return x.float().div_(255), y
+    sets = [_open(kind_of, Path(root).expanduser(), train, download) for train in (True, False)]
+    pixels = [torch.as_tensor(np.asarray(one.data)) for one in sets]
+    x = torch.cat([p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2) for p in pixels])
+    y = torch.cat([torch.as_tensor(one.targets) for one in sets])
+    parts = three_way(y.numpy(), val, 0.0, split_seed, task, official=len(sets[1]))
+    x = standardize(x.float().div_(255), parts[0])
+    targets = Targets(y, [str(name) for name in sets[0].classes])
+    splits = tensors(x, y, parts)
+    return make_data(name, kind, task, splits, targets, x.shape[1:], augment=augment)
 
 
 def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
-    """torchvision's data set, unpacked or downloaded where it is not there yet."""
+    """Return torchvision's data set, unpacked or downloaded where it is not there yet."""
+    from torchvision.datasets.utils import calculate_md5
+
     try:
         return kind_of(root, train=train)
     except RuntimeError:
@@ -73,12 +64,13 @@ def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
     except (OSError, ValueError, EOFError, AssertionError) as error:
         raise DataError(f"{root}: {kind_of.__name__} cannot be read ({error})") from None
     packed = _packed(kind_of, root)
-    _verify(packed)
-    complete = all(path.is_file() for path, _ in packed)
-    if not complete and not download:
-        missing = ", ".join(str(path) for path, _ in packed if not path.is_file())
+    missing = ", ".join(str(path) for path, _ in packed if not path.is_file())
+    for path, expected in packed:
+        if path.is_file() and (md5 := calculate_md5(path)) != expected:
+            raise DataError(f"{path}: md5 is {md5}, expected {expected}; delete it and try again")
+    if missing and not download:
         raise DataError(f"{missing}: not there; give data.root, or data.download=true to fetch it")
-    if complete and not os.access(root, os.W_OK):
+    if not missing and not os.access(root, os.W_OK):
         root = _linked_copy(root, packed)  # unpacking writes, and that folder is read-only
     try:
         return kind_of(root, train=train, download=True)
@@ -92,18 +84,10 @@ def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
 
 
 def _packed(kind_of: Any, root: Path) -> list[tuple[Path, str]]:
-    """The files torchvision downloads and their md5 sums."""
+    """Return the files that torchvision downloads and their md5 sums."""
     if hasattr(kind_of, "resources"):
         return [(root / kind_of.__name__ / "raw" / file, md5) for file, md5 in kind_of.resources]
     return [(root / kind_of.filename, kind_of.tgz_md5)]
-
-
-def _verify(packed: list[tuple[Path, str]]) -> None:
-    from torchvision.datasets.utils import calculate_md5
-
-    for path, expected in packed:
-        if path.is_file() and (found := calculate_md5(path)) != expected:
-            raise DataError(f"{path}: md5 is {found}, expected {expected}; delete it and try again")
 
 
 def _linked_copy(root: Path, packed: list[tuple[Path, str]]) -> Path:
