@@ -14,8 +14,8 @@ LAYERS = [
     {"__init__"}, {"sweep"}, {"stack"}, {"report"}, {"training"}, {"tracking", "hints", "cli"},
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
-    {"targets", "identity", "locks", "metrics", "rng", "shape", "torchvision_shim", "late_compiler",
-     "words", "errors", "conflicts"},
+    {"targets", "identity", "metrics", "rng", "shape", "storage", "torchvision_shim", "late_compiler",
+     "words", "errors",},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 8, 7
 EDGE = {"hydra", "omegaconf", "wandb"}

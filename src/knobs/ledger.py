@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from knobs.locks import Lock
-from knobs.record import BROKEN, ended, write_whole
+from knobs.record import BROKEN, ended
+from knobs.storage import Lock, write_whole
 
 LEDGER, LOCK = "sweep.json", "sweep.lock"
 

@@ -1,12 +1,12 @@
 """Read and write run folders; nothing else does."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from knobs import locks
+from knobs import storage
+from knobs.storage import write_whole
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
 LOCK = "run.lock"  # while a run is under way
@@ -34,7 +34,7 @@ class Record:
         self.folder, self._metrics = folder, folder / METRICS
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = locks.Lock(folder / LOCK, "another process is writing this run")
+        self._lock = storage.Lock(folder / LOCK, "another process is writing this run")
         try:
             self.rewind(epoch)
         except BaseException:
@@ -63,25 +63,9 @@ class Record:
         self._lock.release()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that nobody ever sees half-written."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
-
-
-def open_lines(path: Path) -> BinaryIO:
-    """Open lines to read and append, freed of the half a line that a killed process left."""
-    file = path.open("a+b")
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0)
-    return file
-
-
 def held(folder: Path) -> bool:
     """Return whether a process is writing this run."""
-    return locks.held(folder / LOCK)
+    return storage.held(folder / LOCK)
 
 
 @dataclass(frozen=True)

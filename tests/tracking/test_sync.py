@@ -12,8 +12,8 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
 
-from knobs.locks import Lock
 from knobs.record import read_metrics, read_summary
+from knobs.storage import Lock
 from knobs.tracking import sync
 
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it

@@ -23,8 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from knobs.identity import FILES, NOT_IDENTITY, under
-from knobs.record import write_whole
 from knobs.report.records import UNREADABLE, Entry, RunRecord, knob_value
+from knobs.storage import write_whole
 from knobs.words import as_text
 
 CSV = "leaderboard.csv"

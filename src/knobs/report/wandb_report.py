@@ -21,9 +21,9 @@ from typing import Any
 
 from knobs.errors import UserError, first_line
 from knobs.identity import leaves, public
-from knobs.record import write_whole
 from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
+from knobs.storage import write_whole
 from knobs.tracking import sync
 from knobs.tracking.tracker import BOUNDED, QUIET, kept_offline, no_account, no_server
 from knobs.words import printable

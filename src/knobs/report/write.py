@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import StorageError
-from knobs.record import write_whole
 from knobs.report.analysis import plain
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV, as_csv
 from knobs.report.markdown import markdown
 from knobs.report.page import page
 from knobs.report.records import Sweep
+from knobs.storage import write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 

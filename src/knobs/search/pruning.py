@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs.locks import Lock
-from knobs.record import open_lines
 from knobs.search.space import MODES, one_of
+from knobs.storage import Lock, open_lines
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on

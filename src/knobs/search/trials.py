@@ -30,11 +30,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs.errors import ConfigError
-from knobs.locks import Lock, held
-from knobs.record import FINISHED, open_lines
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
+from knobs.storage import Lock, held, open_lines
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
@@ -177,7 +176,8 @@ class Search(contextlib.AbstractContextManager):
 
     def best(self, arm: str) -> tuple[Values, float] | None:
         """Return the best finished trial's values and objective; None where none finished."""
-        done = [t for t in self.trials(arm) if t.user_attrs.get("status") in FINISHED]
+        ended = [t for t in self.trials(arm) if t.state is TrialState.COMPLETE]
+        done = [t for t in ended if t.user_attrs["status"] not in LOST]
         if not done:
             return None
         top = min(done, key=lambda t: (self._sign * t.value, t.number))

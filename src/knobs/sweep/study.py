@@ -22,11 +22,12 @@ from knobs.config import command
 from knobs.config.question import Plan
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import BROKEN, STUDY, ended, read_study, write_whole
+from knobs.record import BROKEN, STUDY, ended, read_study
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
+from knobs.storage import write_whole
 from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, resolved
 from knobs.sweep.jobs import Job
 

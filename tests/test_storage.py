@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from knobs.errors import LockedError
-from knobs.locks import Lock, held
+from knobs.storage import Lock, held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from knobs.locks import Lock
+from knobs.storage import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
@@ -21,7 +21,7 @@ time.sleep(600)
 COUNT = """
 import sys
 from pathlib import Path
-from knobs.locks import Lock
+from knobs.storage import Lock
 lock, number = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(100):
     with Lock(lock, wait=True):

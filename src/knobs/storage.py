@@ -1,17 +1,35 @@
-"""Lock files: each held by one process, and freed by the system when that process ends.
+"""Files that processes share: written whole, appended to by lines, and locked.
 
-A lock file is never a file of data: Windows lets nobody else read the byte that is locked. It is
-removed as it is released, so only a killed process leaves one, which is in nobody's way.
+A lock file is held by one process, and freed by the system when that process ends. It never holds
+data: Windows lets nobody else read the byte that is locked. It is removed as it is released, so only
+a killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
 import os
 import platform
 from pathlib import Path
+from typing import BinaryIO
 
 from knobs.errors import LockedError
 
 POLL = 0.01  # seconds between two looks at a lock that is waited for
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that nobody ever sees half-written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    os.replace(partial, path)
+
+
+def open_lines(path: Path) -> BinaryIO:
+    """Open lines to read and append, freed of the half a line that a killed process left."""
+    file = path.open("a+b")
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0)
+    return file
 
 
 class Lock(contextlib.AbstractContextManager):
