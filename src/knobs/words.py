@@ -13,7 +13,6 @@ from typing import Any
 COLUMNS = ("rank", "epoch", "sec", "status")  # of a leaderboard, beside the objective and the knobs
 
 
-# ------------------------------------------------------------------ numbers
 def number(value: float, digits: int = 3) -> str:
     """Format so many significant digits, without an exponent where it can be done without."""
     if value == 0 or not math.isfinite(value):
@@ -53,7 +52,6 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-# ------------------------------------------------------------------ text
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Join `a`, `a and b`, `a, b and c`, `a, b, c and 5 more`."""
     shown = list(names[:most])
@@ -73,7 +71,6 @@ def printable(text: str, most: int = 400) -> str:
     return "".join(c if c.isprintable() else "�" for c in short)
 
 
-# ------------------------------------------------------------------ knobs
 def short(value: Any) -> str:
     """Format a knob's value in few characters."""
     return f"{value:g}" if isinstance(value, float) else as_text(value)

@@ -58,7 +58,6 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
     return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
-# ------------------------------------------------------------------ report.json
 def plain(report: Report) -> dict[str, Any]:
     """Return report.json: the same for programs. Numbers are in the objective's own unit."""
     sweep, answer = report.sweep, report.verdict

@@ -62,7 +62,7 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         inside = [c for c in alternatives if _inside(knob, _value(sweep, c, knob))]
         side, bound = ("upper", knob.high) if upper else ("lower", knob.low)
         text = (
-            f"The best {sweep.short.get(knob.name, knob.name)}, {short(value)}, lies within "
+            f"The best {sweep.short(knob.name)}, {short(value)}, lies within "
             f"{percent(EDGE)} of the {side} bound {short(bound)}."
         )
         if knob.log and not upper and _accepts(knob, 0.0, unruled=False):
@@ -231,7 +231,7 @@ def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding
     if importance is None:
         return
     idle = [
-        sweep.short.get(knob.name, knob.name)
+        sweep.short(knob.name)
         for knob in importance.knobs
         if max(knob.moves.high, knob.breaks.high) < INSENSITIVE
         and not (knob.gain and knob.gain.low > 0)

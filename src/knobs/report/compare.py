@@ -18,7 +18,6 @@ TOP = 5  # settings from which the seed standard deviation is measured
 BEST = "the best config"
 
 
-# ------------------------------------------------------------------ what is compared
 def candidates(sweep: Sweep) -> list[Candidate]:
     """Return, best first, the arms of a study, each by its best setting, or a grid's settings."""
     arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
@@ -86,7 +85,6 @@ def _by_seed(runs: Iterable[RunRecord]) -> dict[int, float]:
     return {run.seed: run.value for run in runs}
 
 
-# ------------------------------------------------------------------ compared
 def compare(
     winner: Candidate,
     other: Candidate,

@@ -8,7 +8,6 @@ from knobs.report.records import Knob, RunRecord, Sweep
 from knobs.report.stats import Paired
 
 
-# ------------------------------------------------------------------ verdict
 @dataclass(frozen=True)
 class Candidate:
     """A setting, or the best one of an arm.
@@ -102,7 +101,6 @@ class Verdict:
     noise: Noise = field(default_factory=Noise)
 
 
-# ------------------------------------------------------------------ importance
 @dataclass(frozen=True)
 class Estimate:
     """A value and its 90 % interval."""
@@ -154,7 +152,6 @@ class Importance:
     pruned: int
 
 
-# ------------------------------------------------------------------ findings and advice
 @dataclass(frozen=True)
 class Finding:
     """The result of a check.

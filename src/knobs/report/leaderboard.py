@@ -122,7 +122,6 @@ def _rank(key: tuple, keys: list[tuple]) -> int | None:
     return None if unranked else 1 + bisect_left(keys, key) - bisect_left(keys, key[:3])
 
 
-# ------------------------------------------------------------------ leaderboard.csv
 def metric_of(entries: Sequence[Entry]) -> str:
     """Return the objective's column: its metric, if there is one only."""
     metrics = {entry.metric for entry in entries if entry.metric}

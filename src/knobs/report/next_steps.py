@@ -63,7 +63,6 @@ def command(words: Sequence[str], many: bool = False) -> str:
     return line if line.isprintable() and len(line) <= LONGEST else ""
 
 
-# ------------------------------------------------------------------ what next
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     """More seeds for the best and for what is not significantly different from it."""
     winner = verdict.winner

@@ -61,7 +61,6 @@ def page(report: Report) -> str:
     )
 
 
-# ------------------------------------------------------------------ files
 def _file(name: str) -> str:
     return resources.files("knobs.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -80,14 +79,13 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-# ------------------------------------------------------------------ what the template shows
 def about(report: Report) -> dict[str, str]:
     """Return the facts below the verdict."""
-    sweep, names = report.sweep, report.sweep.short
+    sweep = report.sweep
     return {
         "objective": f"{sweep.objective.metric}, {sweep.objective.mode}",
         "runs": what_ran(sweep).partition(": ")[2] or "none",
-        "knobs": listed([names[name] for name in sweep.knobs], 8) or "none differ",
+        "knobs": listed(list(map(sweep.short, sweep.knobs)), 8) or "none differ",
         "seeds": str(len({run.seed for run in sweep.runs})),
         "training time": duration(sum(run.seconds or 0.0 for run in sweep.runs)),
     }
@@ -96,14 +94,14 @@ def about(report: Report) -> dict[str, str]:
 def leaderboard(report: Report) -> dict[str, Any]:
     """Return the leaderboard: its knobs, and a setting a row with the places of its runs' dots."""
     sweep, winner = report.sweep, report.verdict.winner
-    names, entries = sweep.short, sweep.entries[:MOST]
+    entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
     first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
     shown = [value for entry in first for value in (entry.mean, *_values(entry))] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     room = 0.08 * (high - low) or 1e-9
     return {
-        "knobs": [names[name] for name in entries[0].knobs] if entries else [],
+        "knobs": list(map(sweep.short, entries[0].knobs)) if entries else [],
         "rows": [
             (
                 entry,
@@ -135,13 +133,13 @@ def _dots(entry: Entry, low: float, high: float) -> list[float]:
 
 def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:
     """Yield each knob's name, its short name, and a bar for each of its effects."""
-    names, amount = report.sweep.short, report.sweep.objective.amount
+    amount = report.sweep.objective.amount
     knobs = report.importance.knobs
     most = max((knob.gain.high for knob in knobs if knob.gain), default=0.0) or 1.0
     scales = [(1.0, percent), (1.0, percent), (most, amount)][: len(answered(report.importance))]
     for knob in knobs:
         scaled = zip(effects(knob), scales, strict=False)
-        yield knob.name, names.get(knob.name, knob.name), [_bar(e, *scale) for e, scale in scaled]
+        yield knob.name, report.sweep.short(knob.name), [_bar(e, *scale) for e, scale in scaled]
 
 
 def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None:
@@ -160,9 +158,9 @@ def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None
 
 def pairs(report: Report) -> list[str]:
     """Return the three pairs of knobs that matter most as pairs."""
-    names = report.sweep.short
+    sweep = report.sweep
     return [
-        f"{names.get(a, a)} with {names.get(b, b)} {percent(e.value)} "
+        f"{sweep.short(a)} with {sweep.short(b)} {percent(e.value)} "
         f"({percent(e.low)} to {percent(e.high)})"
         for (a, b), e in report.importance.interactions.items()
         if e.low > 0

@@ -91,8 +91,10 @@ class Knob:
             raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
 
 
-def position(knob: Knob, value: float) -> float:
-    """Return where a value lies between a knob's bounds, 0 to 1 on the knob's scale."""
+def position(knob: Knob, value: Any) -> float:
+    """Return where a value lies on a knob's axis: 0 to 1 between its bounds or over its choices."""
+    if knob.choices is not None:
+        return (knob.choices.index(value) + 0.5) / len(knob.choices)
     if knob.log:
         return math.log(value / knob.low) / math.log(knob.high / knob.low) if value > 0 else -1.0
     return (value - knob.low) / (knob.high - knob.low)
@@ -203,15 +205,6 @@ def knob_value(run: RunRecord, name: str) -> Any:
     return node
 
 
-def knob_of(run: RunRecord, knob: Knob) -> Any:
-    """Return a run's number or the text of its choice on a knob's axis; None if it has none."""
-    value = knob_value(run, knob.name)
-    if knob.choices is not None:
-        text = short(value)
-        return text if text in knob.choices else None
-    return finite(value)
-
-
 @dataclass(frozen=True)
 class Entry:
     """One line of the leaderboard: a setting of the knobs, whose runs differ in `seed` alone.
@@ -277,6 +270,7 @@ class Sweep:
     study: Study | None
     space: tuple[Knob, ...]
     others: int = 0
+    _columns: dict[Knob, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def knobs(self) -> list[str]:
@@ -289,22 +283,29 @@ class Sweep:
         return self.study.question if self.study else ""
 
     @functools.cached_property
-    def short(self) -> dict[str, str]:
-        """Knob -> its name in few letters: optimizer.lr is lr."""
+    def _short(self) -> dict[str, str]:
         differing = self.entries[0].knobs if self.entries else ()
         return short_names(list(dict.fromkeys([*self.knobs, *differing])))
 
-    def column(self, knob: Knob) -> dict[str, Any]:
-        """Return a column of the table of runs: run id -> value, runs without one left out."""
-        if knob not in self._table:
-            values = {run.id: knob_of(run, knob) for run in self.runs}
-            self._table[knob] = {run: value for run, value in values.items() if value is not None}
-        return self._table[knob]
+    def short(self, knob: str) -> str:
+        """Return a knob's name in few letters: lr for optimizer.lr."""
+        return self._short.get(knob, knob)
 
-    @functools.cached_property
-    def _table(self) -> dict[Knob, dict[str, Any]]:
-        """The columns, each computed once."""
-        return {}
+    def column(self, knob: Knob) -> dict[str, Any]:
+        """Return a column of the table of runs: run id -> number, or text of a choice.
+
+        Runs without one are left out.
+        """
+        if knob not in self._columns:
+            every = {run.id: knob_value(run, knob.name) for run in self.runs}
+            if knob.choices is None:
+                numbers = {run: finite(value) for run, value in every.items()}
+                column = {run: value for run, value in numbers.items() if value is not None}
+            else:
+                texts = {run: short(value) for run, value in every.items()}
+                column = {run: text for run, text in texts.items() if text in knob.choices}
+            self._columns[knob] = column
+        return self._columns[knob]
 
     def explored(self, arm: str | None = None) -> list[RunRecord]:
         """Return the runs that were spread over the space, of one arm or of all."""
@@ -331,4 +332,4 @@ class Sweep:
             return "the setting"
         if len(knobs) > NAMED:
             return f"setting {rank}"
-        return " ".join(f"{self.short[name]}={short(value)}" for name, value in knobs.items())
+        return " ".join(f"{self.short(name)}={short(value)}" for name, value in knobs.items())

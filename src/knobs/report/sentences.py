@@ -58,7 +58,6 @@ def expected(report: Report) -> str:
     return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
 
 
-# ------------------------------------------------------------------ importance
 def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
     """Return a knob's three answers, in the order of COLUMNS."""
     return knob.breaks, knob.moves, knob.gain
@@ -88,7 +87,7 @@ def cells(report: Report, knob: KnobImportance) -> list[str]:
 def decided(report: Report) -> str:
     """Say which knob matters most, or how many more runs would tell."""
     importance, first = report.importance, report.importance.knobs[0]
-    name = report.sweep.short.get(first.name, first.name)
+    name = report.sweep.short(first.name)
     if len(importance.knobs) == 1:
         return f"{name} is the only knob that was searched."
     if importance.decided == "no":

@@ -16,7 +16,6 @@ from knobs.words import COLUMNS, number, printable, score, short, short_names
 TOP = 5
 
 
-# ------------------------------------------------------------------ the report
 def show(console: Console, report: Report, page: Path | None = None) -> None:
     """Show verdict, best settings, importance, findings and the next command in one screen.
 
@@ -71,16 +70,14 @@ def _line(text: str) -> Text:
 
 
 def _importance(report: Report, most: int) -> Table:
-    names = report.sweep.short
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, head in enumerate(("knob", *answered(report.importance))):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)
     for knob in report.importance.knobs[:most]:
-        table.add_row(*map(_line, (names.get(knob.name, knob.name), *cells(report, knob))))
+        table.add_row(*map(_line, (report.sweep.short(knob.name), *cells(report, knob))))
     return table
 
 
-# ------------------------------------------------------------------ the leaderboard
 def leaderboard(
     console: Console, entries: Sequence[Entry], limit: int = 20, path: Path | None = None
 ) -> None:

@@ -62,7 +62,6 @@ def verdict(sweep: Sweep) -> Verdict:
     )
 
 
-# ------------------------------------------------------------------ the headline
 def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:
     """Say in one sentence who won, against whom, and on how many seeds."""
     groups: dict[str, list[Comparison]] = {"level": [], "beaten": [], "ahead": [], "unknown": []}
@@ -159,13 +158,12 @@ def _seeds(values: dict[int, float]) -> str:
     return "one run" if len(values) == 1 else f"mean of {len(values)} seeds"
 
 
-# ------------------------------------------------------------------ the sentences below it
 def _reached(sweep: Sweep, winner: Candidate) -> str:
     """The winner's knobs and its mean."""
     objective, values = sweep.objective, list(winner.values.values())
     spread = f" ± {sd(statistics.stdev(values))}" if len(values) > 1 else ""
     knobs = [
-        f"{sweep.short[knob.name]}={short(value)}"
+        f"{sweep.short(knob.name)}={short(value)}"
         for knob in sweep.space_of(winner.arm)
         if (value := knob_value(winner.runs[0], knob.name)) != ABSENT
     ]
@@ -194,7 +192,7 @@ def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str
 
 def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
     """The gain of each knob."""
-    gains = [(step.gain.mean, sweep.short.get(step.knob, step.knob)) for step in steps if step.gain]
+    gains = [(step.gain.mean, sweep.short(step.knob)) for step in steps if step.gain]
     if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
     gains.sort(key=lambda pair: -abs(pair[0]))  # what was lost on the way is not to hide at the end

@@ -26,7 +26,6 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
-# ------------------------------------------------------------------ curves
 def curves_section(sweep: Sweep) -> Section | None:
     """Show the best five settings over their epochs."""
     sign, metric = sweep.objective.sign, sweep.objective.metric
@@ -94,7 +93,6 @@ def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[s
     )
 
 
-# ------------------------------------------------------------------ tuning curve
 def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     """Show whether more runs would have reached a better value."""
     sign = sweep.objective.sign

@@ -14,7 +14,6 @@ from knobs.words import count, listed
 MOST_LANES = 12
 
 
-# ------------------------------------------------------------------ seed by seed
 def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     """Show the winner's lead, seed by seed."""
     shown = _shown(verdict)
@@ -78,20 +77,19 @@ def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, An
     )
 
 
-# ------------------------------------------------------------------ from the default to the best
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     """Show the way from the default to the best, one knob at a time."""
     steps = verdict.steps
     if not steps:
         return None
-    objective, short = sweep.objective, sweep.short
+    objective = sweep.objective
     means = [statistics.mean(step.values.values()) for step in steps]
     gains = _gains(steps, means, objective.sign)
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
     names, texts = ["default"], []
     for step, gain in zip(steps[1:], gains, strict=True):
         signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
-        names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
+        names.append(f"{safe(sweep.short(step.knob))}  {signed}")
         texts.append(safe(f"{step.knob}: {objective.amount(gain)}"))
     spans = [end for m, (a, b) in zip(means[1:], reaches, strict=True) for end in (m - a, m + b)]
     low, high = min(*means, *spans), max(*means, *spans)
@@ -145,7 +143,6 @@ def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str
     }
 
 
-# ------------------------------------------------------------------ both
 def _lanes(names: Sequence[str]) -> dict[str, Any]:
     """Return a vertical axis with a lane a name, the first on top."""
     values, ends = list(range(len(names))), [len(names) - 0.4, -0.6]
