@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV
-from knobs.report.sentences import MARKS, answered, cells, decided, expected, ranked, what_ran
-from knobs.words import printable, score, short
+from knobs.report.sentences import MARKS, answered, cells, decided, expected, ranked, row, what_ran
+from knobs.words import printable
 
 FULL = 30  # lines of the leaderboard
 
@@ -28,15 +28,8 @@ def answer(report: Report) -> Iterator[str]:
     if basis := ranked(report):
         yield from (escaped(basis), "")
     names = list(sweep.entries[0].knobs) if sweep.entries else []
-    rows = [
-        [
-            str(entry.rank or "-"),
-            score(entry.mean, entry.sd, entry.n),
-            *map(short, entry.knobs.values()),
-            entry.status,
-        ]
-        for entry in sweep.entries[:FULL]
-    ]
+    lines = map(row, sweep.entries[:FULL])
+    rows = [[*left, status] for *left, _epoch, _seconds, status in lines]
     yield from _table(["rank", sweep.objective.metric, *names, "status"], rows)
     if len(sweep.entries) > FULL:
         yield from ("", f"and {len(sweep.entries) - FULL:,} more: {CSV}")
@@ -69,8 +62,8 @@ def _rest(report: Report) -> Iterator[str]:
 def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield f"| {' | '.join(map(escaped, heads))} |"
     yield f"|{'---|' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(map(escaped, row))} |"
+    for texts in rows:
+        yield f"| {' | '.join(map(escaped, texts))} |"
 
 
 def _code(line: str) -> tuple[str, str, str]:

@@ -17,8 +17,17 @@ from typing import Any
 from knobs.report.conclusions import Estimate, Report
 from knobs.report.plots.sections import sections
 from knobs.report.records import Entry
-from knobs.report.sentences import MARKS, answered, decided, effects, expected, ranked, what_ran
-from knobs.words import count, duration, listed, number, percent, printable, score, short
+from knobs.report.sentences import (
+    MARKS,
+    answered,
+    decided,
+    effects,
+    expected,
+    ranked,
+    row,
+    what_ran,
+)
+from knobs.words import count, duration, listed, number, percent, printable
 
 LONGEST = 4000  # letters of a text
 SHOWN = 12  # lines of the leaderboard before "show all"
@@ -47,8 +56,8 @@ def page(report: Report) -> str:
     style, script = map(_file, ("page.css", "page.js"))
     env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    words = (answered, count, decided, expected, listed, number, ranked, score)
-    env.globals |= {f.__name__: f for f in (*words, about, leaderboard, bars, pairs)}
+    shown = (about, answered, bars, count, decided, expected, leaderboard, listed, number, pairs)
+    env.globals |= {f.__name__: f for f in (*shown, ranked)}
     return env.from_string(_file("page.html")).render(
         report=report,
         plots=plots,
@@ -97,20 +106,14 @@ def leaderboard(report: Report) -> dict[str, Any]:
     entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
     first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
-    shown = [value for entry in first for value in (entry.mean, *_values(entry))] or [0.0, 1.0]
+    shown = [value for entry in first for value in _values(entry)] or [0.0, 1.0]
     low, high = min(shown), max(shown)
     room = 0.08 * (high - low) or 1e-9
+    dots = [_dots(entry, low - room, high + room) for entry in entries]
+    winners = [entry.runs[0].setting == won for entry in entries]
     return {
         "knobs": list(map(sweep.short, entries[0].knobs)) if entries else [],
-        "rows": [
-            (
-                entry,
-                list(map(short, entry.knobs.values())),
-                _dots(entry, low - room, high + room),
-                entry.runs[0].setting == won,
-            )
-            for entry in entries
-        ],
+        "rows": list(zip(entries, map(row, entries), dots, winners, strict=True)),
         "shown": SHOWN,
         "more": len(sweep.entries) - MOST,
         "confirmed": any(entry.confirmed for entry in entries),
@@ -119,16 +122,16 @@ def leaderboard(report: Report) -> dict[str, Any]:
 
 
 def _values(entry: Entry) -> list[float]:
-    """Return those of the runs that finished."""
-    return [run.value for run in entry.runs if run.ok]
+    """Return a setting's mean and the values behind it."""
+    return [entry.mean, *(run.value for run in entry.runs if run.ok)]
 
 
 def _dots(entry: Entry, low: float, high: float) -> list[float]:
     """Return the places of a setting's mean and of its runs from 0 to 100, without those beyond."""
     if entry.mean is None or not low <= entry.mean <= high:
         return []
-    values = [entry.mean, *(value for value in _values(entry) if low <= value <= high)]
-    return [round(100 * (value - low) / (high - low), 1) for value in values]
+    inside = [value for value in _values(entry) if low <= value <= high]
+    return [round(100 * (value - low) / (high - low), 1) for value in inside]
 
 
 def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:

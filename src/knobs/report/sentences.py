@@ -3,8 +3,8 @@
 from collections import Counter
 
 from knobs.report.conclusions import Candidate, Estimate, Importance, KnobImportance, Report
-from knobs.report.records import Sweep
-from knobs.words import count, listed, number, percent
+from knobs.report.records import Entry, Sweep
+from knobs.words import count, listed, number, percent, score, short
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
 COLUMNS = ("failure effect", "total-order effect", "expected gain")
@@ -47,6 +47,18 @@ def ranked(report: Report) -> str:
         f"{count(first, 'setting')} ran again with fresh seeds and rank{'s' * (first == 1)} by "
         f"these alone; {count(len(entries) - first, 'other')} behind, by the search's own runs."
     )
+
+
+def row(entry: Entry) -> list[str]:
+    """Return a setting's line of the leaderboard: rank, value, knobs, epoch, seconds, status."""
+    return [
+        "-" if entry.rank is None else str(entry.rank),
+        score(entry.mean, entry.sd, entry.n),
+        *map(short, entry.knobs.values()),
+        "" if entry.best_epoch is None else str(entry.best_epoch),
+        "" if entry.seconds is None else number(entry.seconds, 2),
+        entry.status,
+    ]
 
 
 def expected(report: Report) -> str:

@@ -10,8 +10,8 @@ from rich.text import Text
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import metric_of
 from knobs.report.records import Entry
-from knobs.report.sentences import MARKS, answered, cells, decided, ranked, what_ran
-from knobs.words import COLUMNS, number, printable, score, short, short_names
+from knobs.report.sentences import MARKS, answered, cells, decided, ranked, row, what_ran
+from knobs.words import COLUMNS, printable, short_names
 
 TOP = 5
 
@@ -34,7 +34,6 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
 
 
 def _show(console: Console, report: Report, page: Path | None, depth: int) -> None:
-    """The screen with so much of everything."""
     sweep, answer = report.sweep, report.verdict
     gap = console.print if depth > 1 else lambda: None
     console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim")
@@ -113,14 +112,10 @@ def _table(entries: Sequence[Entry], shared: bool = False) -> Table:
             overflow="fold",
         )
     for entry in entries:
-        knobs = list(map(short, entry.knobs.values()))
+        rank, value, *knobs, epoch, seconds, end = row(entry)
         if shared:
             knobs = [" ".join(f"{name}={knob}" for name, knob in zip(names, knobs, strict=True))]
-        rank = "-" if entry.rank is None else str(entry.rank)
-        epoch = "" if entry.best_epoch is None else str(entry.best_epoch)
-        seconds = "" if entry.seconds is None else number(entry.seconds, 2)
-        value = score(entry.mean, entry.sd, entry.n)
-        row = [rank, value, *knobs, epoch, seconds, entry.status][: len(heads)]
-        style = "red" if "diverged" in entry.status else "dim" if entry.rank is None else ""
-        table.add_row(*map(_line, row), style=style)
+        cells = [rank, value, *knobs, epoch, seconds, end][: len(heads)]
+        style = "red" if "diverged" in end else "dim" if entry.rank is None else ""
+        table.add_row(*map(_line, cells), style=style)
     return table
