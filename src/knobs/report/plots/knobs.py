@@ -8,19 +8,8 @@ from typing import Any
 import numpy as np
 
 from knobs.report.conclusions import Verdict
-from knobs.report.plots.figures import (
-    Figure,
-    Section,
-    axis,
-    band,
-    objective_axis,
-    safe,
-    scale,
-    scatter,
-    short_number,
-    titled,
-    told,
-)
+from knobs.report.plots import figures
+from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import Knob, RunRecord, Sweep, position
 from knobs.words import count, number, short
 
@@ -57,7 +46,7 @@ def axis_section(sweep: Sweep, verdict: Verdict, knobs: Knobs, runs: Runs) -> Se
 
 def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) -> Figure:
     winner = verdict.winner and verdict.winner.runs[0].setting
-    best, edge = scale(sweep, [run.value for run in runs if run.value is not None])
+    best, edge = figures.scale(sweep, [run.value for run in runs if run.value is not None])
     sign = sweep.objective.sign
     drawn = random.Random(knob.name)
     bottom = edge - 0.08 * (best - edge)
@@ -75,7 +64,7 @@ def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) 
             x, kind = position(knob, value), "best"
         elif run.status == "pruned":
             kind = "pruned"
-        groups.setdefault(kind, []).append((x, y, told(sweep, run, knobs)))
+        groups.setdefault(kind, []).append((x, y, figures.told(sweep, run, knobs)))
     triangle = f"triangle-{'down' if sign > 0 else 'up'}-open"
     outline = {"width": 1, "color": "$ink"}
     marks = {
@@ -86,15 +75,15 @@ def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) 
         "best": {"symbol": "star", "size": 14, "color": "$2", "line": outline},
     }
     data = [
-        scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
+        figures.scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
         for kind, marker in marks.items()
         if kind in groups
     ]
     edges = [] if knob.choices is not None else [(-0.06, 0.05), (0.95, 1.06)]
     layout = {
-        "xaxis": axis(knob, [value for _, (value,) in points]),
-        "yaxis": objective_axis(sweep, best, edge),
-        "shapes": [band(x0, x1) for x0, x1 in edges],
+        "xaxis": figures.axis(knob, [value for _, (value,) in points]),
+        "yaxis": figures.objective_axis(sweep, best, edge),
+        "shapes": [figures.band(x0, x1) for x0, x1 in edges],
     }
     says = f"{len(points)} runs' {sweep.objective.metric} over {knob.name}"
     return Figure(f"axis-{knob.name}", knob.name, says, data, layout)
@@ -103,14 +92,14 @@ def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) 
 def isolation_section(sweep: Sweep, knobs: Knobs, runs: Runs) -> Section:
     """Show the best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
-    figures = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
+    shown = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
     return Section(
         "isolation",
         "The best each value can do",
         "Each filled point is the best run with the knob thereabouts, whatever the other knobs "
         "were; the open one is the median. A flat filled line: the value does not matter if the "
         "others are tuned.",
-        tuple(figures),
+        tuple(shown),
     )
 
 
@@ -129,10 +118,10 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Runs) -> Figure | None:
     xs = sorted(buckets)
     tops = [max(buckets[x], key=lambda v: objective.sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
-    best, edge = scale(sweep, [*tops, *middles])
+    best, edge = figures.scale(sweep, [*tops, *middles])
     counts = [count(len(buckets[x]), "run") for x in xs]
     data = [
-        scatter(
+        figures.scatter(
             *(xs, ys),
             (f"{name} of {n}: {objective.value(y)}" for n, y in zip(counts, ys, strict=True)),
             mode="lines+markers",
@@ -145,7 +134,10 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Runs) -> Figure | None:
             ("median", middles, "$muted", "dot", "circle-open"),
         )
     ]
-    layout = {"xaxis": axis(knob, list(values)), "yaxis": objective_axis(sweep, best, edge)}
+    layout = {
+        "xaxis": figures.axis(knob, list(values)),
+        "yaxis": figures.objective_axis(sweep, best, edge),
+    }
     says = f"best and median {objective.metric} by {knob.name}"
     return Figure(f"isolation-{knob.name}", knob.name, says, data, layout)
 
@@ -172,7 +164,7 @@ def interaction_section(sweep: Sweep, two: Knobs, runs: Runs) -> Section | None:
 
 def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
     """Return what a map of the objective shows of values, the better the stronger."""
-    low, high = sorted(scale(sweep, values))
+    low, high = sorted(figures.scale(sweep, values))
     shades = ("$low", "$middle", "$high")[:: sweep.objective.sign]
     colours = [[i / 2, shade] for i, shade in enumerate(shades)]
     look = {"colorscale": colours, "showscale": False, "hoverinfo": "skip"}
@@ -187,20 +179,20 @@ def _cells(sweep: Sweep, two: Knobs, points: Points) -> Figure:
         places = tuple(map(position, two, values))
         cells.setdefault(places, []).append(run.value)
         for of_knob, where, value in zip(names, places, values, strict=True):
-            of_knob[where] = safe(short(value))
+            of_knob[where] = figures.safe(short(value))
     xs, ys = map(sorted, names)
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
     data = {
         "type": "heatmap",
         "x": [names[0][x] for x in xs],
         "y": [names[1][y] for y in ys],
-        "z": [[None if m is None else short_number(m) for m in row] for row in means],
+        "z": [[None if m is None else figures.short_number(m) for m in row] for row in means],
         "text": [["" if m is None else number(m, 3) for m in row] for row in means],
         "texttemplate": "%{text}",
         **{"xgap": 3, "ygap": 3},
         **_colours(sweep, [m for row in means for m in row if m is not None]),
     }
-    x, y = (titled(knob.name, type="category", showgrid=False) for knob in two)
+    x, y = (figures.titled(knob.name, type="category", showgrid=False) for knob in two)
     says = f"mean {sweep.objective.metric} of each pair of {two[0].name} and {two[1].name}"
     return Figure("interaction", "", says, [data], {"xaxis": x, "yaxis": y}, 340)
 
@@ -224,20 +216,20 @@ def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
     weights = np.exp(-(((nodes - at) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
     smooth = (weights @ values.clip(colours["zmin"], colours["zmax"])) / np.maximum(total, 1e-12)
-    z = [None if t < 0.3 else short_number(s) for s, t in zip(smooth, total, strict=True)]
+    z = [None if t < 0.3 else figures.short_number(s) for s, t in zip(smooth, total, strict=True)]
     data = [
         {
             "type": "contour" if all(ordered) else "heatmap",
-            "x": list(map(short_number, xs)),
-            "y": list(map(short_number, ys)),
+            "x": list(map(figures.short_number, xs)),
+            "y": list(map(figures.short_number, ys)),
             "z": [z[i : i + len(xs)] for i in range(0, len(z), len(xs))],
             **(CONTOURS if all(ordered) else {"ygap": 3} if ordered[0] else {"xgap": 3}),
             **colours,
         },
         *(
-            scatter(
+            figures.scatter(
                 *zip(*(map(position, two, values) for _, values in group), strict=True),
-                [told(sweep, run, two) for run, _ in group],
+                [figures.told(sweep, run, two) for run, _ in group],
                 marker=marker,
             )
             for group, marker in (
@@ -249,6 +241,6 @@ def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
     ]
     tried = zip(*(values for _, values in good), strict=True)
     names = [knob.name for knob in two]
-    layout = dict(zip(("xaxis", "yaxis"), map(axis, two, tried, names), strict=True))
+    layout = dict(zip(("xaxis", "yaxis"), map(figures.axis, two, tried, names), strict=True))
     says = f"{sweep.objective.metric} over {' and '.join(names)}, smoothed"
     return Figure("interaction", "", says, data, layout, 380)
