@@ -38,7 +38,7 @@ def candidates(sweep: Sweep) -> list[Candidate]:
 
 
 def _named(arms: Sequence[str]) -> dict[str, str]:
-    """Arm -> what to call it: adam for optimizer=adam, but width=64 for model.width=64."""
+    """Map an arm to its name: optimizer=adam to adam, but model.width=64 to width=64."""
     pairs = [arm.partition("=") for arm in arms]
     if len({knob for knob, _, _ in pairs}) > 1 or not all(value for _, _, value in pairs):
         return {arm: arm for arm in arms}
@@ -48,7 +48,7 @@ def _named(arms: Sequence[str]) -> dict[str, str]:
 
 
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
-    """An arm by its confirming runs, the end of a walk, or its best setting if there are none."""
+    """Return an arm by its confirming runs, the end of a walk, or else its best setting."""
     runs = [run for run in sweep.runs if run.arm == arm]
     last = max((run.step or 0 for run in runs if run.role == "step"), default=0)
     confirm = [run for run in runs if run.role == "confirm" and run.ok]
@@ -64,7 +64,7 @@ def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
 
 
 def _of_entry(sweep: Sweep, entry: Entry, rank: int) -> Candidate | None:
-    """A line of the leaderboard, unless a run of it diverged: that is none to choose."""
+    """Return a line of the leaderboard, unless a run of it diverged: that is none to choose."""
     good = tuple(run for run in entry.runs if run.ok)
     if not good or any(run.status == "diverged" for run in entry.runs):
         return None
@@ -125,7 +125,7 @@ def measure_noise(sweep: Sweep) -> Noise:
 
 
 def _validation_examples(sweep: Sweep) -> int | None:
-    """As the runs record it, if they agree; of older records the size that their accuracies fit."""
+    """Return the size that the runs record, if they agree; else what fits their accuracies."""
     if sizes := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
         return sizes.pop() if len(sizes) == 1 else None
     metric = sweep.objective.metric
