@@ -8,7 +8,6 @@ from rich.console import Console
 
 from knobs.errors import UserError
 from knobs.report import analysis, markdown, terminal, write
-from knobs.report.conclusions import Report
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,21 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         page = write.write(report, folder)
         terminal.show(out, report, page)
         if given.wandb:
-            _publish(report, out)
+            from knobs.report.wandb_report import publish, unsent
+
+            url = publish(report, "\n".join(markdown.answer(report)))
+            for line in filter(None, (f"W&B   {url}", unsent(report.sweep.folders[0]))):
+                out.print(line, markup=False, soft_wrap=True)
     except UserError as error:
         Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
         return error.exit_code
     return 0
-
-
-def _publish(report: Report, out: Console) -> None:
-    """Make or renew the W&B report, and say where it is."""
-    from knobs.report.wandb_report import publish, unsent
-
-    url = publish(report, "\n".join(markdown.answer(report)))
-    out.print(f"W&B   {url}", markup=False, soft_wrap=True)
-    if line := unsent(report.sweep.folders[0]):
-        out.print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

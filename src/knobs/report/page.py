@@ -43,22 +43,19 @@ def page(report: Report) -> str:
         """Return the template's own markup as it is, all else cut short and printable."""
         return value if isinstance(value, Markup) else printable(str(value), LONGEST)
 
-    importance = report.importance
-    names = [knob.name for knob in importance.knobs] if importance else []
-    pair = next(iter(importance.interactions), None) if importance else None
-    plots = sections(report.sweep, report.verdict, names, pair)
+    plots = sections(report)
     figures = {
         f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
         for section in plots
         for f in section.figures
     }
     plotly, packed = _plotly() if figures else ("", "")
-    style, script = map(_file, ("page.css", "page.js"))
+    template, style, script = map(_file, ("page.html", "page.css", "page.js"))
     env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     shown = (about, answered, bars, count, decided, expected, leaderboard, listed, number, pairs)
     env.globals |= {f.__name__: f for f in (*shown, ranked)}
-    return env.from_string(_file("page.html")).render(
+    return env.from_string(template).render(
         report=report,
         plots=plots,
         marks=MARKS,

@@ -43,11 +43,6 @@ class Paired:
         return len(self.differences)
 
     @property
-    def margin(self) -> float | None:
-        """Half the interval's width."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
-
-    @property
     def apart(self) -> bool:
         """True where the interval lies above 0, were there seeds enough."""
         return self.low is not None and self.low > 0
@@ -80,9 +75,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Pai
         return None
     differences = tuple(sign * (a[seed] - b[seed]) for seed in seeds)
     low, high = interval(differences)
-    return Paired(
-        seeds, differences, float(np.mean(differences)), low, high, sign_flip(differences)
-    )
+    mean = float(np.mean(differences))
+    return Paired(seeds, differences, mean, low, high, sign_flip(differences))
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:

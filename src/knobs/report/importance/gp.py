@@ -116,25 +116,19 @@ def hyperparameters(
         z = (theta - mean) / sd
         return z @ z / 2 - value, z / sd - slope if gradient else None
 
-    modes = []
+    modes, step = [], 1e-3
+    limits = {"bounds": [BOUNDS] * (d + 3), "options": {"maxiter": ITERATIONS}}
     for scale, *rest in STARTS:
-        found = minimize(
-            objective,
-            np.array([scale] * d + rest),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[BOUNDS] * (d + 3),
-            options={"maxiter": ITERATIONS},
-        )
-        if any(np.abs(found.x - other).max() < 0.2 for other, *_ in modes):
+        start = np.array([scale] * d + rest)
+        fit = minimize(objective, start, jac=True, method="L-BFGS-B", **limits)
+        if any(np.abs(fit.x - other).max() < 0.2 for other, *_ in modes):
             continue
-        step = 1e-3
         moves = step * np.eye(d + 3)
-        slopes = [objective(found.x + m)[1] - objective(found.x - m)[1] for m in moves]
+        slopes = [objective(fit.x + m)[1] - objective(fit.x - m)[1] for m in moves]
         hessian = np.array(slopes) / (2 * step)
         curves, axes = np.linalg.eigh((hessian + hessian.T) / 2)
         curves = np.maximum(curves, 1 / sd.max() ** 2)  # never vaguer than the vaguest prior
-        modes.append((found.x, -found.fun - np.log(curves).sum() / 2, curves, axes))
+        modes.append((fit.x, -fit.fun - np.log(curves).sum() / 2, curves, axes))
     share = np.array([evidence for _, evidence, *_ in modes])
     share = np.exp(share - logsumexp(share))
     share = 0.7 * share + 0.3 / len(modes)

@@ -118,7 +118,6 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Runs) -> Figure | None:
     xs = sorted(buckets)
     tops = [max(buckets[x], key=lambda v: objective.sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
-    best, edge = figures.scale(sweep, [*tops, *middles])
     counts = [count(len(buckets[x]), "run") for x in xs]
     data = [
         figures.scatter(
@@ -134,10 +133,8 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Runs) -> Figure | None:
             ("median", middles, "$muted", "dot", "circle-open"),
         )
     ]
-    layout = {
-        "xaxis": figures.axis(knob, list(values)),
-        "yaxis": figures.objective_axis(sweep, best, edge),
-    }
+    yaxis = figures.objective_axis(sweep, *figures.scale(sweep, [*tops, *middles]))
+    layout = {"xaxis": figures.axis(knob, list(values)), "yaxis": yaxis}
     says = f"best and median {objective.metric} by {knob.name}"
     return Figure(f"isolation-{knob.name}", knob.name, says, data, layout)
 

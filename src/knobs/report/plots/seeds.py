@@ -21,7 +21,8 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         return None
     unit = 100 if sweep.objective.in_points else 1
     data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
-    ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
+    reached = [end for c in shown for end in (c.paired.low, c.paired.mean, c.paired.high)]
+    ends = [0.0, *data[0]["x"], *(unit * end for end in reached if end is not None)]
     room = 0.05 * (max(ends) - min(ends) or 1)
     names = [c.other.name for c in shown]
     title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
@@ -150,20 +151,13 @@ def _lanes(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _whiskers(reaches: Sequence[tuple[float, float]], **look: Any) -> dict[str, Any]:
-    below = [short_number(reach) for reach, _ in reaches]
-    above = [short_number(reach) for _, reach in reaches]
+    below, above = ([short_number(reach[i]) for reach in reaches] for i in (0, 1))
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
-
-
-def _interval(pairs: Paired) -> tuple[float, float]:
-    """Return its ends; the mean twice where there are too few pairs for one."""
-    return (pairs.mean, pairs.mean) if pairs.low is None else (pairs.low, pairs.high)
 
 
 def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
     """Return how far an interval reaches below and above its mean, as the metric counts."""
-    if pairs is None:
+    if pairs is None or pairs.low is None:
         return 0.0, 0.0
-    low, high = _interval(pairs)
-    reach = pairs.mean - low, high - pairs.mean
+    reach = pairs.mean - pairs.low, pairs.high - pairs.mean
     return reach if sign > 0 else reach[::-1]
