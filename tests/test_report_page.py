@@ -72,7 +72,7 @@ def test_whiskers_follow_the_direction_of_the_metric():
 
 def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
     report = make([fake_study(tmp_path / "s")])
-    walk = next(s for s in sections(report.sweep, report.verdict, []) if s.name == "ablation")
+    walk = next(s for s in sections(report) if s.name == "ablation")
     (figure,) = walk.figures
     bars, rows = figure.data[0], figure.layout["yaxis"]
     assert (bars["orientation"], bars["y"]) == ("h", [1, 2, 3])  # names of any length fit a phone

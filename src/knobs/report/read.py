@@ -21,9 +21,23 @@ from typing import Any
 from knobs import record
 from knobs.errors import ConfigError
 from knobs.identity import leaves
-from knobs.report import records
 from knobs.report.leaderboard import is_knob, leaderboard
-from knobs.report.records import Entry, Knob, Objective, RunRecord, Study, Sweep, finite, knob_value
+from knobs.report.records import (
+    ABSENT,
+    EXPLORED,
+    FRESH,
+    GOOD,
+    MOST_CHOICES,
+    ROLES,
+    Entry,
+    Knob,
+    Objective,
+    RunRecord,
+    Study,
+    Sweep,
+    finite,
+    knob_value,
+)
 from knobs.words import short
 
 MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
@@ -87,11 +101,11 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
     """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
-    fresh = {run.setting for run in runs if run.role in records.FRESH and (run.ok or run.broke)}
+    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
     counted = [
         run
         for run in runs
-        if run.role != "test" and not (run.role in records.EXPLORED and run.setting in fresh)
+        if run.role != "test" and not (run.role in EXPLORED and run.setting in fresh)
     ]
     return leaderboard(counted, fresh)
 
@@ -148,10 +162,10 @@ def _how_it_went(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{status} {mode}")
     value = finite(objective.get("value"))
     return {
-        "status": "diverged" if status in records.GOOD and value is None else status,
+        "status": "diverged" if status in GOOD and value is None else status,
         "metric": metric,
         "mode": mode,
-        "value": value if status in (*records.GOOD, "pruned") else None,
+        "value": value if status in (*GOOD, "pruned") else None,
         "best_epoch": finite(summary.get("best_epoch")),
         "seconds": finite(summary.get("seconds")),
         "summary": summary,
@@ -213,7 +227,7 @@ def _place(node: Any) -> dict[str, Any]:
     about = node if isinstance(node, dict) else {}
     number, step = (v if type(v) is int else None for v in map(about.get, ("number", "step")))
     place: dict[str, Any] = {} if number is None else {"number": number}
-    if about.get("role") in records.ROLES:
+    if about.get("role") in ROLES:
         place |= {"role": about["role"], "step": step}
         place |= {name: _of(about, name, str) for name in ("arm", "knob")}
     return place
@@ -225,7 +239,7 @@ def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
         if not isinstance(about, dict):
             continue
         choices = about.get("choices")
-        if isinstance(choices, list) and 0 < len(choices) <= records.MOST_CHOICES:
+        if isinstance(choices, list) and 0 < len(choices) <= MOST_CHOICES:
             yield Knob(name, choices=tuple(dict.fromkeys(map(short, choices))))
             continue
         low, high = finite(about.get("low")), finite(about.get("high"))
@@ -253,14 +267,14 @@ def _spaces(runs: Sequence[RunRecord], entries: Sequence[Entry]) -> Iterator[Kno
     """Yield the knobs of a grid: what differs between its runs, from least to largest value."""
     for name in entries[0].knobs if entries else ():
         values = [knob_value(run, name) for run in runs if run.setting]
-        values = [value for value in values if value != records.ABSENT]
+        values = [value for value in values if value != ABSENT]
         numbers = sorted({v for value in values if (v := finite(value)) is not None})
         if len(numbers) > 1 and all(finite(value) is not None for value in values):
             integer = all(isinstance(value, int) for value in values)
             yield Knob(name, low=numbers[0], high=numbers[-1], log=_log(numbers), integer=integer)
             continue
         choices = tuple(dict.fromkeys(map(short, values)))
-        if 1 < len(choices) <= records.MOST_CHOICES:
+        if 1 < len(choices) <= MOST_CHOICES:
             yield Knob(name, choices=choices)
 
 
