@@ -25,11 +25,7 @@ CONFINED = 0.8  # of the failures on one side of a value, which then is the boun
 
 
 def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None) -> list[Finding]:
-    """Make all checks, those that call for something first.
-
-    Args:
-        importance: None where there were too few runs.
-    """
+    """Make all checks, those that call for something first."""
     findings = [
         *boundary(sweep, verdict),
         *failures(sweep),
@@ -234,7 +230,6 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     ranked = [e for e in sweep.entries if e.mean is not None and e.rank is not None]
     if not ranked or verdict.winner is None:
         return
-    best = ranked[0]
     if noise.of_a_pair is None:
         text = "The seed standard deviation is unknown: no setting ran with two seeds."
         seeds = ",".join(map(str, range(LEAST_PAIRS)))
@@ -243,9 +238,9 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     parts = [f"{amount(noise.seeds)} as measured"] if noise.seeds else []
     if noise.floor:
         parts.append(f"{amount(noise.floor)} as predicted from {noise.size:,} validation examples")
+    best = ranked[0]
     near = sum(
-        abs(e.mean - best.mean) < 2 * noise.sd * math.sqrt(1 / max(1, e.n) + 1 / max(1, best.n))
-        for e in ranked
+        abs(e.mean - best.mean) < 2 * noise.sd * math.sqrt(1 / e.n + 1 / best.n) for e in ranked
     )
     text = (
         f"Seed standard deviation: {', '.join(parts)}. Two single runs must differ by "

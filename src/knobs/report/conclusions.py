@@ -13,9 +13,7 @@ class Candidate:
     """A setting, or the best one of an arm.
 
     Args:
-        name: what the verdict calls it.
-        values: seed -> objective.
-        runs: those behind the values.
+        values: seed -> objective, of `runs`.
         arm: that it stands for; "" if for itself.
         confirmed: whether its values are of runs made to confirm it, not of those it was chosen by.
     """
@@ -157,9 +155,7 @@ class Finding:
     """The result of a check.
 
     Args:
-        check: its name.
         level: act (something is to be done), note, or ok.
-        text: with numbers.
         do: what to do; "" where nothing is.
         knob: that it is about, with the bounds or the value to take instead.
     """
@@ -181,13 +177,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The best run, to be run again.
+    """The best run, to be run again, and the value to expect.
 
     Args:
-        run: its id.
         command: empty where its overrides cannot be shown as a command.
-        value: to expect.
-        config_hash: of its config.
         versions: package -> version.
     """
 

@@ -14,8 +14,8 @@ FULL = 30  # lines of the leaderboard
 
 def markdown(report: Report) -> str:
     """Return report.md."""
-    title = report.sweep.question or report.sweep.name
-    return "\n".join([f"# {escaped(title)}", "", *answer(report), *_rest(report)]) + "\n"
+    title = f"# {escaped(report.sweep.question or report.sweep.name)}"
+    return "\n".join([title, "", *answer(report), *_rest(report)]) + "\n"
 
 
 def answer(report: Report) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
 
 
 def _code(line: str) -> tuple[str, str, str]:
-    """A fence longer than any in the text."""
+    """Fence a command, by more backticks than it has in a row."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence}bash", line, fence
 

@@ -55,8 +55,7 @@ class Objective:
             return number(difference, 2)
         points = 100 * difference
         text = f"{points:.1f}" if abs(points) >= 0.095 else f"{points:.2f}"
-        text = "0" if float(text) == 0 else text
-        return f"{text} points" if unit else text
+        return ("0" if float(text) == 0 else text) + " points" * unit
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ class Knob:
     """One axis of the search space.
 
     Args:
-        low, high: of a numeric knob.
         log: whether equal ratios, not equal differences, are equally far.
         choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
         integer: whether only whole numbers exist.
@@ -164,8 +162,7 @@ class RunRecord:
     @property
     def planned(self) -> int | None:
         """Epochs that the config asks for."""
-        training = self.config.get("training")
-        return _size(training.get("epochs")) if isinstance(training, dict) else None
+        return _size(_section(self.config, "training").get("epochs"))
 
     @property
     def validation_examples(self) -> int | None:
@@ -175,17 +172,18 @@ class RunRecord:
     @property
     def tests(self) -> dict[str, float]:
         """Metrics on the test split; empty where it was not read."""
-        items = self._of_summary("test")
-        return {name: v for name, value in items if (v := finite(value)) is not None}
+        numbers = {name: finite(v) for name, v in _section(self.summary, "test").items()}
+        return {name: value for name, value in numbers.items() if value is not None}
 
     @property
     def versions(self) -> dict[str, str]:
         """Package -> version that it ran with."""
-        return {name: v for name, v in self._of_summary("versions") if isinstance(v, str)}
+        versions = _section(self.summary, "versions")
+        return {name: v for name, v in versions.items() if isinstance(v, str)}
 
-    def _of_summary(self, name: str) -> list[tuple[str, Any]]:
-        section = self.summary.get(name)
-        return list(section.items()) if isinstance(section, dict) else []
+
+def _section(node: dict[str, Any], name: str) -> dict[str, Any]:
+    return section if isinstance(section := node.get(name), dict) else {}
 
 
 def _size(value: Any) -> int | None:
@@ -216,7 +214,6 @@ class Entry:
         n: how many runs are behind the mean.
         knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
         seconds: mean over the runs that finished, or over all if none did.
-        runs: all of the entry's.
         confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
     """
 
@@ -252,8 +249,6 @@ class Sweep:
     """Everything a report is made from.
 
     Args:
-        folders: as given.
-        name: to show.
         runs: those of the objective, in the order of their numbers.
         entries: the leaderboard of all but the test runs; a setting that was confirmed stands there
             with its fresh runs alone, as the one that chose it is biased.

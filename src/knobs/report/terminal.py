@@ -19,9 +19,7 @@ TOP = 5
 def show(console: Console, report: Report, page: Path | None = None) -> None:
     """Show verdict, best settings, importance, findings and the next command in one screen.
 
-    Args:
-        console: of any size; less is shown where there is little room.
-        page: where report.html was written.
+    Less is shown where there is little room.
     """
     for depth in range(TOP, 0, -1):
         with console.capture() as captured:
@@ -48,8 +46,7 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
         gap()
         console.print(_importance(report, depth))
         console.print(_line(decided(report)))
-    findings = [finding for finding in report.findings if finding.level != "ok"]
-    if findings:
+    if findings := [finding for finding in report.findings if finding.level != "ok"]:
         gap()
     for finding in findings[: depth - 1 or 1]:
         line = _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
@@ -80,12 +77,7 @@ def _importance(report: Report, most: int) -> Table:
 def leaderboard(
     console: Console, entries: Sequence[Entry], limit: int = 20, path: Path | None = None
 ) -> None:
-    """Show the best entries.
-
-    Args:
-        limit: how many at most.
-        path: where the rest is.
-    """
+    """Show the best entries, and where the rest is."""
     if not entries:
         return console.print("no runs")
     table = _table(entries[:limit])

@@ -23,10 +23,9 @@ def curves_section(sweep: Sweep) -> Section | None:
     sign, metric = sweep.objective.sign, sweep.objective.metric
     lines = []
     for i, entry in enumerate(e for e in sweep.entries[:TOP] if e.mean is not None):
-        good = [run for run in entry.runs if run.ok]
-        run = max(good, key=lambda run: sign * run.value)
+        run = max((run for run in entry.runs if run.ok), key=lambda run: sign * run.value)
         points = run.curve
-        step = -(-len(points) // figures.MOST_POINTS) if points else 1
+        step = math.ceil(len(points) / figures.MOST_POINTS) or 1
         lines.append((i, sweep.name_of(entry, i + 1), [*points[:-1:step], *points[-1:]]))
     losses = ("val/loss", "train/loss")
     made = [_curves(sweep, metric, lines, (metric,)), _curves(sweep, "loss", lines, losses)]
@@ -71,8 +70,8 @@ def _curves(
 
 
 def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[str, Any]:
-    color, every = f"${i + 1}", max(1, len(points) // 6)
-    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": len(points) // every}
+    color, shown = f"${i + 1}", len(points) // max(1, len(points) // 6)
+    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": shown}
     return figures.scatter(
         *zip(*points, strict=True),
         (figures.safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),

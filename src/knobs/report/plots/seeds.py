@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from knobs.report.conclusions import Comparison, Step, Verdict
+from knobs.report.conclusions import Comparison, Verdict
 from knobs.report.plots.figures import Figure, Section, band, safe, scatter, short_number, titled
 from knobs.report.records import Sweep
 from knobs.report.stats import Paired
@@ -20,7 +20,7 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     if not shown:
         return None
     unit = 100 if sweep.objective.in_points else 1
-    data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
+    data = _leads(sweep, shown, unit)
     reached = [end for c in shown for end in (c.paired.low, c.paired.mean, c.paired.high)]
     ends = [0.0, *data[0]["x"], *(unit * end for end in reached if end is not None)]
     room = 0.05 * (max(ends) - min(ends) or 1)
@@ -53,29 +53,31 @@ def _shown(verdict: Verdict) -> list[Comparison]:
     return [*rest[: MOST_LANES - len(default)], *default]
 
 
-def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
+def _leads(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> list[dict[str, Any]]:
+    """Return the differences of each seed, and their means."""
     points = [
         (unit * d, lane, safe(f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}"))
         for lane, c in enumerate(shown)
         for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
     ]
-    marker = {"symbol": "circle-open", "size": 7, "color": "$muted"}
-    return scatter(*zip(*points, strict=True), name="one seed", marker=marker)
-
-
-def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
     reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
     symbols = ["diamond" if yes else "diamond-open" for yes in apart]
     says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
-    return scatter(
-        [unit * c.paired.mean for c in shown],
-        range(len(shown)),
-        map(safe, says),
-        name="mean and 95 % interval",
-        error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
-        marker={"symbol": symbols, "size": 11, "color": "$1"},
-    )
+    means = [unit * c.paired.mean for c in shown]
+    return [
+        scatter(
+            *zip(*points, strict=True),
+            name="one seed",
+            marker={"symbol": "circle-open", "size": 7, "color": "$muted"},
+        ),
+        scatter(
+            *(means, range(len(shown)), map(safe, says)),
+            name="mean and 95 % interval",
+            error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
+            marker={"symbol": symbols, "size": 11, "color": "$1"},
+        ),
+    ]
 
 
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
@@ -85,7 +87,10 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         return None
     objective = sweep.objective
     means = [statistics.mean(step.values.values()) for step in steps]
-    gains = _gains(steps, means, objective.sign)
+    gains = [  # over the seeds that both have, if there are any
+        objective.sign * step.gain.mean if step.gain else after - before
+        for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
+    ]
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
     names, texts = ["default"], []
     for step, gain in zip(steps[1:], gains, strict=True):
@@ -120,14 +125,6 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
         (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
-
-
-def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[float]:
-    """Return what each step added to the metric, over the seeds that both have if there are any."""
-    return [
-        sign * step.gain.mean if step.gain else after - before
-        for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
-    ]
 
 
 def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str, Any]:
