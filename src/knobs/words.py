@@ -85,10 +85,9 @@ def as_text(value: Any) -> str:
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Map each name to its last parts, as many as tell it from the others: optimizer.lr to lr."""
-    tails = {
-        name: [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)] for name in names
-    }
-    seen = Counter(tail for ends in tails.values() for tail in ends) + Counter(COLUMNS)
-    return {
-        name: next((tail for tail in ends if seen[tail] == 1), name) for name, ends in tails.items()
-    }
+
+    def tails(name: str) -> list[str]:
+        return [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)]
+
+    seen = Counter(COLUMNS) + Counter(tail for name in names for tail in tails(name))
+    return {name: next((t for t in tails(name) if seen[t] == 1), name) for name in names}

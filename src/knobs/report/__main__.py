@@ -14,11 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Report on sweeps' folders; the exit code comes back."""
     parser = argparse.ArgumentParser(prog="python -m knobs.report", description=__doc__)
     parser.add_argument("dir", nargs="+", type=Path, help="a sweep's folder; several are one sweep")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="where report.html, .md and .json go; the sweep's folder by default",
-    )
+    place = "where report.html, .md and .json go; the sweep's folder by default"
+    parser.add_argument("--out", type=Path, help=place)
     parser.add_argument("--wandb", action="store_true", help="make a W&B report as well")
     given = parser.parse_args(arguments)
     out = Console(highlight=False)

@@ -171,7 +171,7 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     had = f"of the {len(shares)} best runs had their best epoch in the"
     last, first = f"{late} {had} last {percent(1 - LATE)}", f"{early} {had} first {percent(EARLY)}"
     if late > len(shares) / 2:
-        yield _too_short(sweep, verdict, best[:8], f"{last} of {epochs} epochs", 2 * epochs)
+        yield _late(sweep, verdict, best[:8], f"{last} of {epochs} epochs", 2 * epochs)
     else:
         yield Finding("too short", "ok", f"{last}.")
     if early > len(shares) / 2:
@@ -181,9 +181,7 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         yield Finding("too long", "ok", f"{first}.")
 
 
-def _too_short(
-    sweep: Sweep, verdict: Verdict, best: Sequence[RunRecord], text: str, longer: int
-) -> Finding:
+def _late(sweep: Sweep, verdict: Verdict, best: list[RunRecord], text: str, longer: int) -> Finding:
     """Return what late best epochs mean: whether more would come, and at what rate."""
     objective, noise = sweep.objective, verdict.noise.sd
     gains, rates = [], []
@@ -238,10 +236,8 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     parts = [f"{amount(noise.seeds)} as measured"] if noise.seeds else []
     if noise.floor:
         parts.append(f"{amount(noise.floor)} as predicted from {noise.size:,} validation examples")
-    best = ranked[0]
-    near = sum(
-        abs(e.mean - best.mean) < 2 * noise.sd * math.sqrt(1 / e.n + 1 / best.n) for e in ranked
-    )
+    best, sd = ranked[0], noise.sd
+    near = sum(abs(e.mean - best.mean) < 2 * sd * math.sqrt(1 / e.n + 1 / best.n) for e in ranked)
     text = (
         f"Seed standard deviation: {', '.join(parts)}. Two single runs must differ by "
         f"{amount(noise.of_a_pair)} to be significantly different; {near} of {len(ranked)} "

@@ -58,12 +58,9 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
     """Return the knobs that were overridden in some run and differ, in the order given."""
     readable = [run for run in runs if run.setting]
     keys = [line.lstrip("+~").partition("=")[0] for run in readable for line in run.overrides]
-    names = dict.fromkeys([*keys, "objective.metric"])  # whose values cannot be compared
-    return [
-        name
-        for name in names
-        if is_knob(name) and len({json.dumps(knob_value(run, name)) for run in readable}) > 1
-    ]
+    every = dict.fromkeys([*keys, "objective.metric"])  # whose values cannot be compared
+    names = filter(is_knob, every)
+    return [name for name in names if len({json.dumps(knob_value(r, name)) for r in readable}) > 1]
 
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:

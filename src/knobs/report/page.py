@@ -55,15 +55,10 @@ def page(report: Report) -> str:
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     shown = (about, answered, bars, count, decided, expected, leaderboard, listed, number, pairs)
     env.globals |= {f.__name__: f for f in (*shown, ranked)}
+    files = {"style": Markup(style), "script": Markup(script), "packed": Markup(packed)}
+    hashes = map(_hash, (script, plotly))
     return env.from_string(template).render(
-        report=report,
-        plots=plots,
-        marks=MARKS,
-        figures=figures,
-        hashes=map(_hash, (script, plotly)),
-        style=Markup(style),
-        script=Markup(script),
-        packed=Markup(packed),
+        report=report, plots=plots, marks=MARKS, figures=figures, hashes=hashes, **files
     )
 
 
@@ -148,12 +143,8 @@ def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None
         return None
     ends = (effect.value, effect.low, effect.high)
     value, low, high = (min(100.0, max(0.0, 100 * end / top)) for end in ends)
-    return {
-        **dict(zip(("value", "low", "high"), map(say, ends), strict=True)),
-        "width": round(value, 1),
-        "start": round(low, 1),
-        "reach": round(max(0.0, high - low), 1),
-    }
+    places = {"width": round(value, 1), "start": round(low, 1), "reach": round(high - low, 1)}
+    return places | dict(zip(("value", "low", "high"), map(say, ends), strict=True))
 
 
 def pairs(report: Report) -> list[str]:

@@ -6,7 +6,6 @@ are not followed, files larger than a run writes are not opened, and nothing in 
 
 import contextlib
 import functools
-import itertools
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
     """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
     fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
-    counted = [
-        run
-        for run in runs
-        if run.role != "test" and not (run.role in EXPLORED and run.setting in fresh)
-    ]
-    return leaderboard(counted, fresh)
+    runs = [r for r in runs if r.role != "test" and not (r.role in EXPLORED and r.setting in fresh)]
+    return leaderboard(runs, fresh)
 
 
 # ------------------------------------------------------------------ runs
@@ -251,7 +247,7 @@ def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
 def _union(arms: Iterable[tuple[Knob, ...]]) -> tuple[Knob, ...]:
     """Return the knobs of all arms; where they differ in bounds, the widest."""
     union: dict[str, Knob] = {}
-    for knob in itertools.chain.from_iterable(arms):
+    for knob in chain.from_iterable(arms):
         old = union.setdefault(knob.name, knob)
         if old.choices and knob.choices:
             choices = tuple(dict.fromkeys([*old.choices, *knob.choices]))
@@ -284,9 +280,6 @@ def _log(numbers: list[float]) -> bool:
         return False
     if len(numbers) < 3:
         return numbers[-1] / numbers[0] > 2
-    gaps = [
-        [b - a for a, b in itertools.pairwise(values)]
-        for values in (map(math.log, numbers), numbers)
-    ]
+    gaps = [[b - a for a, b in pairwise(values)] for values in (map(math.log, numbers), numbers)]
     ratios, steps = (statistics.pstdev(gap) / statistics.fmean(gap) for gap in gaps)
     return ratios < steps

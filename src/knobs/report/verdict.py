@@ -34,9 +34,7 @@ def verdict(sweep: Sweep) -> Verdict:
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
     rivals = [other for other in others if other is not default][:MOST]
-    compared = tuple(
-        compare(winner, other, objective, noise, rivals[:i]) for i, other in enumerate(rivals)
-    )
+    compared = tuple(compare(winner, c, objective, noise, rivals[:i]) for i, c in enumerate(rivals))
     beside = (compare(winner, default, objective, noise),) if default else ()
     steps = walk(sweep, winner)
     more = [

@@ -78,13 +78,11 @@ def publish(report: Report, text: str) -> str:
         UserError: W&B did not take it; why, and how to go on.
     """
     folder = report.sweep.folders[0]
-    request = json.dumps(dataclasses.asdict(contents(report, text))).encode()
-    child = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
+    sent = json.dumps(dataclasses.asdict(contents(report, text))).encode()
+    args = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
     with tempfile.TemporaryFile() as reply:  # no pipe, which a service of W&B's may keep open
         try:
-            subprocess.run(
-                child, input=request, stdout=reply, start_new_session=True, timeout=DEADLINE
-            )
+            subprocess.run(args, input=sent, stdout=reply, start_new_session=True, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             raise _refused(f"it was not done after {DEADLINE:g} s", folder) from None
         reply.seek(0)

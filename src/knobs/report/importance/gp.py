@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-Array = np.ndarray
+Array, Rng = np.ndarray, np.random.Generator
 # Priors of theta, all logarithms: length scales [d], variance of the joint part, variance of each
 # knob's own part, variance of the noise; inputs fill the unit cube, targets have variance 1.
 SCALE, JOINT, OWN, NOISE = (0.5, 1.2), (-1.0, 1.5), (-0.5, 1.2), (-4.0, 2.5)
@@ -93,9 +93,7 @@ def likelihood(
     return value, np.array([*by_scale, *others])
 
 
-def hyperparameters(
-    x: Array, owner: Array, y: Array, count: int, rng: np.random.Generator
-) -> Array:
+def hyperparameters(x: Array, owner: Array, y: Array, count: int, rng: Rng) -> Array:
     """Likely values of theta, [count, d + 3]: draws from their posterior.
 
     Importance resampling from a mixture of Student's t at the posterior's modes: few runs often
@@ -165,7 +163,7 @@ class Drawn:
     update: Array
 
 
-def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generator) -> Drawn:
+def draw(x: Array, owner: Array, y: Array, theta: Array, rng: Rng) -> Drawn:
     """Functions by Matheron's rule: a draw from the prior, moved to agree with the rows.
 
     Args:

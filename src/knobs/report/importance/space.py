@@ -9,7 +9,7 @@ import numpy as np
 
 from knobs.report.records import Knob, finite
 
-Array = np.ndarray
+Array, Row = np.ndarray, dict[str, Any]
 BEYOND = 0.25  # how far outside its range, in ranges, a value may lie and be told from the bound
 
 
@@ -25,9 +25,7 @@ class Space:
         owner: [C], the knob of each column of `encode`.
     """
 
-    def __init__(
-        self, knobs: Sequence[Knob], rows: Sequence[dict[str, Any]], default: dict[str, Any] | None
-    ):
+    def __init__(self, knobs: Sequence[Knob], rows: Sequence[Row], default: Row | None):
         seen = [*rows, *([] if default is None else [default])]
         at, scales = np.zeros((len(seen), len(knobs))), []
         for k, knob in enumerate(knobs):

@@ -112,10 +112,9 @@ def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
         line(table[:, 0], "best of", line=blue, name="expected best of so many runs"),
         line(so_far, "after", line=orange, name="best so far, in the order run"),
     ]
-    ends = so_far[-1], statistics.median(good)
-    yaxis = figures.objective_axis(
-        sweep, *(ends if ends[0] != ends[1] else figures.scale(sweep, good))
-    )
+    best, edge = so_far[-1], statistics.median(good)
+    best, edge = (best, edge) if best != edge else figures.scale(sweep, good)
+    yaxis = figures.objective_axis(sweep, best, edge)
     layout = {"xaxis": figures.titled("runs"), "yaxis": yaxis, "showlegend": True}
     says = f"expected best {sweep.objective.metric} by number of runs"
     return Section(
