@@ -37,7 +37,6 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
     return sorted(findings, key=lambda finding: ("act", "note", "ok").index(finding.level))
 
 
-# ------------------------------------------------------------------ boundary
 def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """Look for best values at the edge of what was searched."""
     winner = verdict.winner
@@ -101,7 +100,6 @@ def _inside(knob: Knob, value: float | None) -> bool:
     return value is not None and EDGE < position(knob, value) < 1 - EDGE
 
 
-# ------------------------------------------------------------------ failures
 def failures(sweep: Sweep) -> Iterator[Finding]:
     """Count the runs that broke, and look where they lie."""
     ended = [r for r in sweep.explored() if r.broke or r.status in (*GOOD, "pruned")]
@@ -150,7 +148,6 @@ def confined(sweep: Sweep, ended: Sequence[RunRecord]) -> tuple[str, str, Knob |
     return best
 
 
-# ------------------------------------------------------------------ too short, too long
 def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """Check whether the best runs were still getting better, or had done so long before."""
     sign = sweep.objective.sign
@@ -203,7 +200,6 @@ def _late(sweep: Sweep, verdict: Verdict, best: list[RunRecord], text: str, long
     return Finding("too short", "note", text)
 
 
-# ------------------------------------------------------------------ insensitive, noise, unfinished
 def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding]:
     """Look for knobs that a next search can leave out."""
     if importance is None:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from knobs.report.conclusions import Candidate, Comparison, Noise, Step
-from knobs.report.records import Entry, Objective, RunRecord, Sweep
+from knobs.report.records import Entry, RunRecord, Sweep
 from knobs.report.stats import LEAST_PAIRS, noise_floor, paired, split_size
 
 TOP = 5  # settings from which the seed standard deviation is measured
@@ -86,18 +86,14 @@ def _by_seed(runs: Iterable[RunRecord]) -> dict[int, float]:
 
 
 def compare(
-    winner: Candidate,
-    other: Candidate,
-    objective: Objective,
-    noise: Noise,
-    between: Sequence[Candidate] = (),
+    winner: Candidate, other: Candidate, sign: int, noise: Noise, between: Sequence[Candidate] = ()
 ) -> Comparison:
     """Compare two settings as far as their paired seeds allow.
 
     Args:
         between: those that lie between the two, of which the winner was the best as well.
     """
-    pairs = paired(winner.values, other.values, objective.sign)
+    pairs = paired(winner.values, other.values, sign)
     if pairs is None:
         return Comparison(other, None, "unknown")
     if pairs.beats:

@@ -64,7 +64,6 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
-    """Summarize one setting's runs, not yet ranked."""
     # A seed that comes to the same bits again is no further observation.
     finished = list({(json.dumps(r.config.get("seed")), r.value): r for r in runs if r.ok}.values())
     values = [run.value for run in finished]

@@ -22,8 +22,7 @@ def answer(report: Report) -> Iterator[str]:
     """Return the lines that come first: the verdict and the leaderboard."""
     sweep, verdict = report.sweep, report.verdict
     yield from (f"**{escaped(verdict.headline)}**", "")
-    for sentence in verdict.more:
-        yield f"- {escaped(sentence)}"
+    yield from (f"- {escaped(sentence)}" for sentence in verdict.more)
     yield from ("", escaped(what_ran(sweep)) + ".", "", "## Leaderboard", "")
     if basis := ranked(report):
         yield from (escaped(basis), "")

@@ -124,7 +124,6 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 
 def _read_run(folder: Path) -> RunRecord:
-    """Return as much of a run as can be read."""
     run = RunRecord(folder, folder.name, load_curve=functools.partial(_curve, folder))
     with contextlib.suppress(*BROKEN):
         run = replace(run, **_what_ran(folder))

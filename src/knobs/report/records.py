@@ -81,10 +81,9 @@ class Knob:
     def __post_init__(self) -> None:
         if self.choices is not None:
             return
+        bounds = f"{self.name}: low={self.low}, high={self.high}"
         if self.low is None or self.high is None or not self.low < self.high:
-            raise ConfigError(
-                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
-            )
+            raise ConfigError(f"{bounds}: a knob has choices, or low < high")
         if self.log and self.low <= 0:
             raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
 

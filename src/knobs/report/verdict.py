@@ -34,8 +34,10 @@ def verdict(sweep: Sweep) -> Verdict:
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
     rivals = [other for other in others if other is not default][:MOST]
-    compared = tuple(compare(winner, c, objective, noise, rivals[:i]) for i, c in enumerate(rivals))
-    beside = (compare(winner, default, objective, noise),) if default else ()
+    compared = tuple(
+        compare(winner, c, objective.sign, noise, rivals[:i]) for i, c in enumerate(rivals)
+    )
+    beside = (compare(winner, default, objective.sign, noise),) if default else ()
     steps = walk(sweep, winner)
     more = [
         _reached(sweep, winner),
@@ -148,7 +150,6 @@ def _seeds(values: dict[int, float]) -> str:
 
 
 def _reached(sweep: Sweep, winner: Candidate) -> str:
-    """State the winner's knobs and its mean."""
     objective, values = sweep.objective, list(winner.values.values())
     spread = f" ± {sd(statistics.stdev(values))}" if len(values) > 1 else ""
     knobs = [
@@ -164,7 +165,6 @@ def _reached(sweep: Sweep, winner: Candidate) -> str:
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:
-    """Compare the winner with the config it started from."""
     pairs = beside.paired
     if pairs is None:
         return ""

@@ -155,7 +155,6 @@ def _earlier(folder: Path, about: dict[str, str]) -> str:
     return ""
 
 
-# ------------------------------------------------------------------ records -> place, axes
 def place(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Return where most of the runs are in W&B: group, project, and entity, empty for the default.
 
@@ -195,7 +194,6 @@ def axes(sweep: Sweep) -> dict[str, bool]:
     return paths
 
 
-# ------------------------------------------------------------------ contents -> report
 def compose(shown: Contents) -> Any:
     """Return the whole report, as wandb_workspaces has it. Needs no network."""
     with warnings.catch_warnings():

@@ -50,7 +50,8 @@ Functions = Callable[[Array], Array]  # points [m, C] -> one function's values a
 SURE, SAID = 0.9, 0.6  # probability of being first: no doubt; enough to say so
 LEVELS = (0.05, 0.95)
 NOTHING = 0.01  # an effect that cannot be told from none: an interval that begins below begins at 0
-GROUPS = 16  # sets of hyperparameters and of settings, shared by resamples / GROUPS functions
+RESAMPLES = 100  # functions drawn
+GROUPS = 16  # sets of hyperparameters and of settings, shared by RESAMPLES / GROUPS functions
 FEWEST = 3  # settings, below which nothing is said
 MOST = 600  # runs behind a function: the cost grows with their cube
 POINTS, PAIR_POINTS = 9, 7  # log2 of the points at which effects are computed
@@ -70,7 +71,6 @@ def importance(
     mode: str,
     default: dict[str, Any] | None = None,
     pruned: Sequence[bool] | None = None,
-    resamples: int = 100,
     seed: int = 0,
 ) -> Importance:
     """Rank knobs by what they do, and say how sure that is (see the top of this file).
@@ -83,13 +83,11 @@ def importance(
         mode: "min" or "max".
         default: what `gain` is measured from.
         pruned: True where the run was stopped for being behind.
-        resamples: functions drawn, >= 16.
     """
     pruned = [False] * len(rows) if pruned is None else pruned
     assert len({knob.name for knob in knobs}) == len(knobs), "a knob is there twice"
     assert len(rows) == len(values) == len(pruned), "one of each a run"
     assert mode in ("min", "max"), mode
-    assert resamples >= GROUPS, resamples
     y = np.array([np.nan if value is None else value for value in values], float)
     works = np.abs(y) < HUGE
     bound = np.array(pruned, bool) & works
@@ -97,9 +95,9 @@ def importance(
     space = Space(knobs, rows, default)
     x = space.encode(space.rows)
     points = space.points(rng, POINTS) if space.varied else None
-    breaks, working = _what_breaks(space, x, works, points, rng, resamples)
+    breaks, working = _what_breaks(space, x, works, points, rng)
     better = y[works] if mode == "max" else -y[works]
-    targets = _targets(better, bound[works], rng, resamples)
+    targets = _targets(better, bound[works], rng, RESAMPLES)
     moves, gain, first, pairs, more = _what_moves(space, x[works], targets, working, points, rng)
     names = [knobs[k].name for k in space.varied]
     answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
@@ -120,14 +118,14 @@ def importance(
 
 
 def _what_breaks(
-    space: Space, x: Array, works: Array, points: Points | None, rng: Rng, resamples: int
+    space: Space, x: Array, works: Array, points: Points | None, rng: Rng
 ) -> tuple[list[Estimate], Functions]:
     """`breaks` of each knob that varied, and the probability that a setting works."""
     d = len(space.varied)
     few = len(np.unique(x, axis=0)) < FEWEST
     if few or works.all() or not works.any():
-        return [UNKNOWN if few else NONE] * d, lambda at: np.ones((resamples, len(at)))
-    drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, resamples, 1), rng)
+        return [UNKNOWN if few else NONE] * d, lambda at: np.ones((RESAMPLES, len(at)))
+    drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, RESAMPLES, 1), rng)
     changes = [(), *((k,) for k in range(d))]
     chances = np.clip(drawn(_blocks(space, points, changes)), 0, 1)
     total = _effects(chances, np.ones_like(chances), changes, rng)

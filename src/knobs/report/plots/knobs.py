@@ -47,9 +47,8 @@ def axis_section(sweep: Sweep, verdict: Verdict, knobs: Knobs, runs: Runs) -> Se
 def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) -> Figure:
     winner = verdict.winner and verdict.winner.runs[0].setting
     best, edge = figures.scale(sweep, [run.value for run in runs if run.value is not None])
-    sign = sweep.objective.sign
+    sign, bottom = sweep.objective.sign, edge - 0.08 * (best - edge)
     drawn = random.Random(knob.name)
-    bottom = edge - 0.08 * (best - edge)
     groups: dict[str, list[tuple[float, float, str]]] = {}
     spread = 0.5 / len(knob.choices) if knob.choices is not None else 0.012
     points = _points(sweep, [knob], runs)
@@ -169,7 +168,6 @@ def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
 
 
 def _cells(sweep: Sweep, two: Knobs, points: Points) -> Figure:
-    """Show a grid's means."""
     cells: dict[tuple[float, ...], list[float]] = {}
     names: tuple[dict[float, str], ...] = ({}, {})
     for run, values in points:

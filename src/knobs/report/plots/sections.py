@@ -29,11 +29,6 @@ def sections(report: Report) -> list[Section]:
     ]
     within = f"The runs of {arm}. " if arm else ""
     *knobwise, enough = (s and replace(s, see=f"{within}{s.see}") for s in explored)
-    made = [
-        paired_section(sweep, verdict),
-        ablation_section(sweep, verdict),
-        *knobwise,
-        curves_section(sweep),
-        enough,
-    ]
-    return [section for section in made if section and section.figures]
+    confirmed = [paired_section(sweep, verdict), ablation_section(sweep, verdict)]
+    ordered = [*confirmed, *knobwise, curves_section(sweep), enough]
+    return [section for section in ordered if section and section.figures]
