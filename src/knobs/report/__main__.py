@@ -21,8 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = Console(highlight=False)
     try:
         report = analysis.make(given.dir)
-        folder = given.out or write.where(report.sweep)
-        page = write.write(report, folder)
+        page = write.write(report, given.out or write.where(report.sweep))
         terminal.show(out, report, page)
         if given.wandb:
             from knobs.report.wandb_report import publish, unsent

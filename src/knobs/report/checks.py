@@ -188,8 +188,7 @@ def _late(sweep: Sweep, verdict: Verdict, best: list[RunRecord], text: str, long
             gains.append(max(values) - max(values[: math.floor(LATE * len(values))]))
         if rows and "lr" in rows[-1] and (top := max(row.get("lr", -math.inf) for row in rows)):
             rates.append(rows[-1]["lr"] / top)
-    gains = [gain for gain in gains if gain]
-    gain = statistics.mean(gains) if gains else None
+    gain = statistics.mean(filter(None, gains)) if any(gains) else None
     text += f", and gained {objective.amount(gain)} there." if gain is not None else "."
     if rates and statistics.median(rates) < 0.2:
         text += " Their learning rate falls to the end, so a late best epoch is as it should be."

@@ -21,19 +21,15 @@ BEST = "the best config"
 def candidates(sweep: Sweep) -> list[Candidate]:
     """Return, best first, the arms of a study, each by its best setting, or a grid's settings."""
     arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
-    if len(arms) > 1:
-        every = [_of_arm(sweep, arm, name) for arm, name in _named(arms).items()]
-    elif sweep.study:
-        every = [_of_arm(sweep, arms[0] if arms else "", BEST)]
-    else:
-        every = [_of_entry(sweep, entry, i) for i, entry in enumerate(sweep.entries, 1)]
-    ready = [candidate for candidate in every if candidate]
     if sweep.study:
-        confirmed = any(candidate.confirmed for candidate in ready)
-        ready = [candidate for candidate in ready if candidate.confirmed or not confirmed]
+        names = _named(arms) if len(arms) > 1 else {next(iter(arms), ""): BEST}
+        ready = [c for arm, name in names.items() if (c := _of_arm(sweep, arm, name))]
+        confirmed = any(c.confirmed for c in ready)
+        ready = [c for c in ready if c.confirmed or not confirmed]
     else:  # one lucky run does not outrank the mean of several
-        seeds = max((len(candidate.values) for candidate in ready), default=0)
-        ready = [candidate for candidate in ready if len(candidate.values) >= min(3, seeds)]
+        ready = [c for i, e in enumerate(sweep.entries, 1) if (c := _of_entry(sweep, e, i))]
+        seeds = max((len(c.values) for c in ready), default=0)
+        ready = [c for c in ready if len(c.values) >= min(3, seeds)]
     return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
 
 

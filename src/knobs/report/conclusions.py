@@ -58,7 +58,6 @@ class Noise:
 
     Args:
         floor: what the size of the validation split alone makes (accuracy only).
-        size: of that split.
         seeds: standard deviation over seeds, as measured on the best settings.
     """
 
@@ -82,8 +81,7 @@ class Verdict:
     """The answer.
 
     Args:
-        headline: one sentence.
-        more: the sentences below it.
+        more: the sentences below the headline.
         winner: None where no run finished.
         default: the config that the study started from, where it was run.
         comparisons: the winner with each other candidate, best first.
@@ -134,8 +132,8 @@ class Importance:
         interactions: (knob, knob) -> share of the variance that is due to both together, largest
             first, among the leading knobs.
         decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no".
-        more: where not decided, about how many more settings would decide it; None where that is
-            beyond reason, which means that the leading knobs are about equal.
+        more: where not decided, about how many more settings would decide it; None where the
+            leading knobs are about equal.
         settings: different ones among the runs that worked.
         worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
     """

@@ -123,9 +123,9 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
     if sweep.study and asked:
         new = {f.knob.name: f.knob for f in reversed(asked)}  # failures give way to bounds
         knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
-        words = overrides(run, drop=("seed", *knobs))
-        budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
-        words = ["hydra/sweeper=search", *words, *map(range_of, knobs.values()), budget]
+        words = ["hydra/sweeper=search", *overrides(run, drop=("seed", *knobs))]
+        words += map(range_of, knobs.values())
+        words += [f"search.runs={len(sweep.explored(verdict.winner.arm))}"]
         ranges = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in new.values()]
         yield Advice(f"Search {listed(ranges[::-1], 8)}", command(words, many=True))
         return

@@ -16,17 +16,7 @@ from typing import Any
 
 from knobs.report.conclusions import Estimate, Report
 from knobs.report.plots.sections import sections
-from knobs.report.records import Entry
-from knobs.report.sentences import (
-    MARKS,
-    answered,
-    decided,
-    effects,
-    expected,
-    ranked,
-    row,
-    what_ran,
-)
+from knobs.report.sentences import MARKS, answered, decided, expected, ranked, row, what_ran
 from knobs.words import count, duration, listed, number, percent, printable
 
 LONGEST = 4000  # letters of a text
@@ -97,11 +87,11 @@ def leaderboard(report: Report) -> dict[str, Any]:
     sweep, winner = report.sweep, report.verdict.winner
     entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
-    first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
-    shown = [value for entry in first for value in _values(entry)] or [0.0, 1.0]
-    low, high = min(shown), max(shown)
+    values = [[e.mean, *(run.value for run in e.runs if run.ok)] for e in entries]
+    first = [group for group in values if group[0] is not None][: 3 * SHOWN]
+    low, high = min(map(min, first), default=0.0), max(map(max, first), default=1.0)
     room = 0.08 * (high - low) or 1e-9
-    dots = [_dots(entry, low - room, high + room) for entry in entries]
+    dots = [_dots(group, low - room, high + room) for group in values]
     winners = [entry.runs[0].setting == won for entry in entries]
     return {
         "knobs": list(map(sweep.short, entries[0].knobs)) if entries else [],
@@ -113,17 +103,11 @@ def leaderboard(report: Report) -> dict[str, Any]:
     }
 
 
-def _values(entry: Entry) -> list[float]:
-    """Return a setting's mean and the values behind it."""
-    return [entry.mean, *(run.value for run in entry.runs if run.ok)]
-
-
-def _dots(entry: Entry, low: float, high: float) -> list[float]:
+def _dots(values: list[float | None], low: float, high: float) -> list[float]:
     """Return the places of a setting's mean and of its runs from 0 to 100, without those beyond."""
-    if entry.mean is None or not low <= entry.mean <= high:
+    if values[0] is None or not low <= values[0] <= high:
         return []
-    inside = [value for value in _values(entry) if low <= value <= high]
-    return [round(100 * (value - low) / (high - low), 1) for value in inside]
+    return [round(100 * (v - low) / (high - low), 1) for v in values if low <= v <= high]
 
 
 def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:
@@ -133,7 +117,7 @@ def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]
     most = max((knob.gain.high for knob in knobs if knob.gain), default=0.0) or 1.0
     scales = [(1.0, percent), (1.0, percent), (most, amount)][: len(answered(report.importance))]
     for knob in knobs:
-        scaled = zip(effects(knob), scales, strict=False)
+        scaled = zip((knob.breaks, knob.moves, knob.gain), scales, strict=False)
         yield knob.name, report.sweep.short(knob.name), [_bar(e, *scale) for e, scale in scaled]
 
 

@@ -48,9 +48,6 @@ BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown
 def read_sweep(folders: Sequence[Path]) -> Sweep:
     """Read sweeps' folders as one sweep.
 
-    Args:
-        folders: of sweeps, each with its runs in 0/, 1/, ...; at least one.
-
     Raises:
         ConfigError: a folder is not there, or none of them holds a run.
     """
@@ -75,19 +72,20 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
         )
     ends = Counter((run.metric, run.mode) for run in runs if run.metric)
     objective = Objective(*ends.most_common(1)[0][0]) if ends else Objective()
-    comparable = [run for run in runs if run.metric in ("", objective.metric)]
-    entries = tuple(_entries(comparable))
+    comparable = tuple(run for run in runs if run.metric in ("", objective.metric))
+    entries, others = tuple(_entries(comparable)), len(runs) - len(comparable)
     arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
-    return Sweep(
-        folders=tuple(folders),
-        name=", ".join(labels),
-        objective=objective,
-        runs=tuple(comparable),
-        entries=entries,
-        study=replace(studies[0], arms=arms) if studies else None,
-        space=_union(arms.values()) or tuple(_spaces(comparable, entries)),
-        others=len(runs) - len(comparable),
-    )
+    study = replace(studies[0], arms=arms) if studies else None
+    space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
+    name = ", ".join(labels)
+    return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others)
+
+
+def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
+    """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
+    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
+    runs = [r for r in runs if r.role != "test" and not (r.role in EXPLORED and r.setting in fresh)]
+    return leaderboard(runs, fresh)
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -97,13 +95,6 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     while len({path.parts[-parts:] for path in whole}) < len({*whole}):
         parts += 1
     return ["/".join(path.parts[-parts:]) for path in whole]
-
-
-def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
-    """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
-    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
-    runs = [r for r in runs if r.role != "test" and not (r.role in EXPLORED and r.setting in fresh)]
-    return leaderboard(runs, fresh)
 
 
 # ------------------------------------------------------------------ runs
@@ -258,11 +249,11 @@ def _union(arms: Iterable[tuple[Knob, ...]]) -> tuple[Knob, ...]:
 
 
 # ------------------------------------------------------------------ a grid's space
-def _spaces(runs: Sequence[RunRecord], entries: Sequence[Entry]) -> Iterator[Knob]:
+def _spaces(runs: Sequence[RunRecord], names: Iterable[str]) -> Iterator[Knob]:
     """Yield the knobs of a grid: what differs between its runs, from least to largest value."""
-    for name in entries[0].knobs if entries else ():
-        values = [knob_value(run, name) for run in runs if run.setting]
-        values = [value for value in values if value != ABSENT]
+    for name in names:
+        every = (knob_value(run, name) for run in runs if run.setting)
+        values = [value for value in every if value != ABSENT]
         numbers = sorted({v for value in values if (v := finite(value)) is not None})
         if len(numbers) > 1 and all(finite(value) is not None for value in values):
             integer = all(isinstance(value, int) for value in values)

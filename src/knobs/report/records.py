@@ -109,7 +109,6 @@ class RunRecord:
         metric: of the objective; empty without a summary.
         value: the objective's best; of a pruned run what it had reached when it was stopped; None
             where the run broke or did not end.
-        summary: summary.json as it is.
         number: in its sweep, as config.json records it; None in older records.
         arm: the scientific value it belongs to; "" where nothing was asked.
         role: one of ROLES.
@@ -210,7 +209,6 @@ class Entry:
         rank: 1 is the best; None where no run finished or diverged.
         mean: of the objective over the runs that finished, None if none did; so best_epoch.
         sd: sample standard deviation; None below two runs.
-        n: how many runs are behind the mean.
         knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
         seconds: mean over the runs that finished, or over all if none did.
         confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
@@ -231,10 +229,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Study:
-    """The question of a study; a plain search asks nothing and has one arm, named "".
+    """The question of a study, and its arms: scientific value -> the space searched under it.
 
-    Args:
-        arms: scientific value -> the space searched under it.
+    A plain search asks nothing and has one arm, named "".
     """
 
     question: str = ""

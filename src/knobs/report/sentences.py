@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from knobs.report.conclusions import Candidate, Estimate, Importance, KnobImportance, Report
+from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
 from knobs.report.records import Entry, Sweep
 from knobs.words import count, listed, number, percent, score, short
 
@@ -70,11 +70,6 @@ def expected(report: Report) -> str:
     return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
 
 
-def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-    """Return a knob's three answers, in the order of COLUMNS."""
-    return knob.breaks, knob.moves, knob.gain
-
-
 def answered(importance: Importance) -> tuple[str, ...]:
     """Return COLUMNS, without the gain where no default was run that lies within the ranges."""
     return COLUMNS if any(knob.gain for knob in importance.knobs) else COLUMNS[:2]
@@ -83,8 +78,8 @@ def answered(importance: Importance) -> tuple[str, ...]:
 def cells(report: Report, knob: KnobImportance) -> list[str]:
     """Return a knob's answers as text: `34 % (10 to 51)`."""
     amount = report.sweep.objective.amount
-    texts = []
-    for effect, column in zip(effects(knob), answered(report.importance), strict=False):
+    texts, answers = [], (knob.breaks, knob.moves, knob.gain)
+    for effect, column in zip(answers, answered(report.importance), strict=False):
         if effect is None:
             texts.append("-")
         elif column != COLUMNS[2]:

@@ -25,8 +25,7 @@ class Paired:
     """Differences between two settings, seed by seed; above 0 the first is the better.
 
     Args:
-        seeds: that both have run.
-        differences: one for each of them.
+        seeds: that both have run, one for each difference.
         low, high: ends of the 95 % interval of the mean; None below 3 pairs.
         p: of the sign-flip test, two-sided, or as `among` has it.
     """

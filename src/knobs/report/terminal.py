@@ -17,10 +17,7 @@ TOP = 5
 
 
 def show(console: Console, report: Report, page: Path | None = None) -> None:
-    """Show verdict, best settings, importance, findings and the next command in one screen.
-
-    Less is shown where there is little room.
-    """
+    """Show the report in one screen, with less of everything where there is little room."""
     for depth in range(TOP, 0, -1):
         with console.capture() as captured:
             _show(console, report, page, depth)
@@ -44,7 +41,12 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
         console.print(_line(basis), style="dim")
     if report.importance:
         gap()
-        console.print(_importance(report, depth))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for i, head in enumerate(("knob", *answered(report.importance))):
+            table.add_column(head, justify="right" if i else "left", no_wrap=True)
+        for knob in report.importance.knobs[:depth]:
+            table.add_row(*map(_line, (sweep.short(knob.name), *cells(report, knob))))
+        console.print(table)
         console.print(_line(decided(report)))
     if findings := [finding for finding in report.findings if finding.level != "ok"]:
         gap()
@@ -63,15 +65,6 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
 def _line(text: str) -> Text:
     """Text with control characters removed, and no markup."""
     return Text(printable(text, 2000))
-
-
-def _importance(report: Report, most: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, head in enumerate(("knob", *answered(report.importance))):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
-    for knob in report.importance.knobs[:most]:
-        table.add_row(*map(_line, (report.sweep.short(knob.name), *cells(report, knob))))
-    return table
 
 
 def leaderboard(

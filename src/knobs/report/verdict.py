@@ -46,15 +46,8 @@ def verdict(sweep: Sweep) -> Verdict:
         _caveats(sweep, winner, others),
         tested(sweep, winner),
     ]
-    return Verdict(
-        headline=headline(winner, compared or beside, objective, noise),
-        more=tuple(filter(None, more)),
-        winner=winner,
-        default=default,
-        comparisons=(*compared, *beside),
-        steps=steps,
-        noise=noise,
-    )
+    first, rest = headline(winner, compared or beside, objective, noise), tuple(filter(None, more))
+    return Verdict(first, rest, winner, default, (*compared, *beside), steps, noise)
 
 
 def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:

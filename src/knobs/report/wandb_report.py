@@ -42,7 +42,6 @@ class Contents:
         place: group, project, and entity, empty for the account's own.
         metric, mode: of the objective.
         axes: paths in the runs' configs that tell their knobs apart -> whether on a log axis.
-        question: of the study; empty where nothing was asked.
         lines: the verdict and the leaderboard as Markdown.
     """
 
@@ -99,9 +98,8 @@ def _publish(folder: Path, shown: Contents) -> str:
 
     about = shown.place | {"server": str(wandb.setup().settings.base_url)}
     report = compose(shown)
-    plain = json.loads(  # as W&B stores it; there is no public way to it
-        report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    )
+    model = report._to_model().spec  # as W&B stores it; there is no public way to it
+    plain = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
     report.id = _earlier(folder, about)
     spec = about | {"title": report.title, "id": report.id, "spec": plain}
     write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
@@ -134,8 +132,7 @@ def _save(report: Any) -> str:
     """Send a report; return its URL."""
     import wandb
 
-    asked = os.environ.get("WANDB_MODE", "online")
-    if kept_offline(asked):
+    if kept_offline(os.environ.get("WANDB_MODE", "online")):
         raise UserError(f"W&B is {wandb.setup().settings.mode} here, as asked")
     if why := no_account() or no_server(KNOCK):
         raise UserError(why)

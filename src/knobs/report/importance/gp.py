@@ -195,18 +195,14 @@ def draw(x: Array, owner: Array, y: Array, theta: Array, rng: Rng) -> Drawn:
 
 def evaluate(groups: list[Drawn], x: Array) -> Array:
     """All functions of all groups at points [m, C]: [K, m]."""
-    distinct = {}  # a knob's own part meets few different values
     totals = [0.0] * len(groups)
-    for p in range(len(groups[0].parts)):
+    for p, (columns, *_) in enumerate(groups[0].parts):
+        at, back = x[:, columns], slice(None)
+        if p > 0:  # a knob's own part meets few different values
+            at, back = np.unique(at, axis=0, return_inverse=True)
+            back = back.ravel()
         for g, group in enumerate(groups):
-            columns, weight, variance, rows, *waves = group.parts[p]
-            if p not in distinct:
-                at, back = x[:, columns], slice(None)
-                if p > 0:
-                    at, back = np.unique(at, axis=0, return_inverse=True)
-                    back = back.ravel()
-                distinct[p] = at, back
-            at, back = distinct[p]
+            _, weight, variance, rows, *waves = group.parts[p]
             values = variance * (matern(distance(at, rows, weight)) @ group.update)
             totals[g] = totals[g] + (values + _waves(at, *waves))[back]
     return np.concatenate(totals, 1).T

@@ -111,11 +111,7 @@ def told(sweep: Sweep, run: RunRecord, knobs: Sequence[Knob]) -> str:
 def scatter(
     x: Iterable[float], y: Iterable[float], text: Iterable[str] | None = None, **look: Any
 ) -> dict[str, Any]:
-    """Return a trace of points, or of lines by `mode`; each shows its escaped text if pointed at.
-
-    Args:
-        look: further keys as plotly takes them.
-    """
+    """Return a trace of points, or lines by `mode`; each shows its escaped text if pointed at."""
     hover = {"hoverinfo": "skip"} if text is None else {"text": list(text), **EXPLAINED}
     xs, ys = (list(map(short_number, values)) for values in (x, y))
     return {"type": "scatter", "mode": "markers", "x": xs, "y": ys, **hover, **look}

@@ -65,13 +65,17 @@ def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) 
             kind = "pruned"
         groups.setdefault(kind, []).append((x, y, figures.told(sweep, run, knobs)))
     triangle = f"triangle-{'down' if sign > 0 else 'up'}-open"
-    outline = {"width": 1, "color": "$ink"}
     marks = {
         "run": {"symbol": "circle", "size": 6, "color": "$1", "opacity": 0.55},
         "pruned": {"symbol": "circle-open", "size": 6, "color": "$1"},
         "beyond": {"symbol": triangle, "size": 6, "color": "$muted"},
         "broke": {"symbol": "x", "size": 7, "color": "$bad"},
-        "best": {"symbol": "star", "size": 14, "color": "$2", "line": outline},
+        "best": {
+            "symbol": "star",
+            "size": 14,
+            "color": "$2",
+            "line": {"width": 1, "color": "$ink"},
+        },
     }
     data = [
         figures.scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
@@ -91,14 +95,13 @@ def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) 
 def isolation_section(sweep: Sweep, knobs: Knobs, runs: Runs) -> Section:
     """Show the best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
-    shown = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
     return Section(
         "isolation",
         "The best each value can do",
         "Each filled point is the best run with the knob thereabouts, whatever the other knobs "
         "were; the open one is the median. A flat filled line: the value does not matter if the "
         "others are tuned.",
-        tuple(shown),
+        tuple(figure for knob in knobs if (figure := _isolation(sweep, knob, good))),
     )
 
 
@@ -192,21 +195,17 @@ def _cells(sweep: Sweep, two: Knobs, points: Points) -> Figure:
     return Figure("interaction", "", says, [data], {"xaxis": x, "yaxis": y}, 340)
 
 
-def _nodes(knob: Knob) -> np.ndarray:
-    """Return where a smoothed surface is computed along a knob: at its options, or evenly."""
-    if knob.choices is not None:
-        return np.array([position(knob, choice) for choice in knob.choices])
-    return np.linspace(0, 1, CELLS)
-
-
 def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
     """Show scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
     at = np.array([list(map(position, two, values)) for _, values in good])
     values = np.array([run.value for run, _ in good])
     colours = _colours(sweep, list(values))
-    xs, ys = ticks = [_nodes(knob) for knob in two]
-    nodes = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 1, 2)
     ordered = [knob.choices is None for knob in two]
+    xs, ys = (
+        [position(knob, choice) for choice in knob.choices or ()] or np.linspace(0, 1, CELLS)
+        for knob in two
+    )
+    nodes = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 1, 2)
     width = np.where(ordered, BANDWIDTH, 1e-3)  # options have no neighbours to borrow from
     weights = np.exp(-(((nodes - at) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
