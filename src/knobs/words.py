@@ -13,7 +13,6 @@ from typing import Any
 COLUMNS = ("rank", "epoch", "sec", "status")  # of a leaderboard, beside the objective and the knobs
 
 
-# ------------------------------------------------------------------ numbers
 def number(value: float, digits: int = 3) -> str:
     """Format so many significant digits, without an exponent where it can be done without."""
     if value == 0 or not math.isfinite(value):
@@ -53,7 +52,6 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
 
-# ------------------------------------------------------------------ text
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Join `a`, `a and b`, `a, b and c`, `a, b, c and 5 more`."""
     shown = list(names[:most])
@@ -73,7 +71,6 @@ def printable(text: str, most: int = 400) -> str:
     return "".join(c if c.isprintable() else "�" for c in short)
 
 
-# ------------------------------------------------------------------ knobs
 def short(value: Any) -> str:
     """Format a knob's value in few characters."""
     return f"{value:g}" if isinstance(value, float) else as_text(value)
@@ -88,10 +85,9 @@ def as_text(value: Any) -> str:
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Map each name to its last parts, as many as tell it from the others: optimizer.lr to lr."""
-    tails = {
-        name: [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)] for name in names
-    }
-    seen = Counter(tail for ends in tails.values() for tail in ends) + Counter(COLUMNS)
-    return {
-        name: next((tail for tail in ends if seen[tail] == 1), name) for name, ends in tails.items()
-    }
+
+    def tails(name: str) -> list[str]:
+        return [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)]
+
+    seen = Counter(COLUMNS) + Counter(tail for name in names for tail in tails(name))
+    return {name: next((t for t in tails(name) if seen[t] == 1), name) for name in names}

@@ -50,7 +50,7 @@ def tab():
 @pytest.mark.parametrize("kind", [fake_study, fake_search, hostile_sweep])
 def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
     report = make([kind(tmp_path / "s")])
-    made = sections(report.sweep, report.verdict, report.sweep.knobs)
+    made = sections(report)
     names = [section.name for section in made]
     assert {"axis", "isolation", "interaction", "curves", "tuning-curve"} <= set(names)
     assert ("ablation" in names) == ("paired-seeds" in names and kind is fake_study)
@@ -71,7 +71,7 @@ def test_whiskers_follow_the_direction_of_the_metric():
 
 def test_the_walk_is_drawn_downwards_a_row_a_knob(tmp_path):
     report = make([fake_study(tmp_path / "s")])
-    walk = next(s for s in sections(report.sweep, report.verdict, []) if s.name == "ablation")
+    walk = next(s for s in sections(report) if s.name == "ablation")
     (figure,) = walk.figures
     bars, rows = figure.data[0], figure.layout["yaxis"]
     assert (bars["orientation"], bars["y"]) == ("h", [1, 2, 3])  # names of any length fit a phone
@@ -194,7 +194,7 @@ def test_a_knob_of_one_run_a_value_is_not_drawn_twice(tmp_path):
     for i in range(8):
         add_run(tmp_path / "s", {"optimizer.lr": 10.0 ** -(1 + i / 2)}, value=0.5 + i / 100)
     report = make([tmp_path / "s"])
-    made = [s.name for s in sections(report.sweep, report.verdict, report.sweep.knobs)]
+    made = [s.name for s in sections(report)]
     assert "axis" in made
     assert "isolation" not in made
 
@@ -217,6 +217,6 @@ def test_options_are_smoothed_each_for_itself(tmp_path):
 def test_the_sections_say_whose_runs_they_show(tmp_path):
     report = make([fake_study(tmp_path / "s")])
     winner = report.verdict.winner.arm
-    see = {s.name: s.see for s in sections(report.sweep, report.verdict, report.sweep.knobs)}
+    see = {s.name: s.see for s in sections(report)}
     about = {name for name, text in see.items() if text.startswith(f"The runs of {winner}. ")}
     assert about == {"axis", "isolation", "interaction", "tuning-curve"}

@@ -1,7 +1,7 @@
 """A sweep's folders -> what its report says, be it the page, the terminal or report.json."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,9 @@ def make(folders: Sequence[Path]) -> Report:
     ranked = rank(sweep, about)
     if ranked is None and about:  # few runs an arm: all arms together, the question a knob too
         ranked, about = rank(sweep, None), ""
-    findings = checks(sweep, answer, ranked)
-    return Report(
-        sweep=sweep,
-        verdict=answer,
-        importance=ranked,
-        about=about,
-        findings=tuple(findings),
-        advice=tuple(next_steps(sweep, answer, findings)),
-        recipe=recipe(sweep, answer),
-    )
+    findings = tuple(checks(sweep, answer, ranked))
+    advice = tuple(next_steps(sweep, answer, findings))
+    return Report(sweep, answer, ranked, about, findings, advice, recipe(sweep, answer))
 
 
 def rank(sweep: Sweep, arm: str | None) -> Importance | None:
@@ -58,14 +51,13 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
     return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
-# ------------------------------------------------------------------ report.json
 def plain(report: Report) -> dict[str, Any]:
     """Return report.json: the same for programs. Numbers are in the objective's own unit."""
     sweep, answer = report.sweep, report.verdict
     return {
         "version": VERSION,
         "sweeps": [str(folder) for folder in sweep.folders],
-        "objective": dataclasses.asdict(sweep.objective),
+        "objective": asdict(sweep.objective),
         "question": sweep.question,
         "verdict": {
             "headline": answer.headline,
@@ -74,11 +66,11 @@ def plain(report: Report) -> dict[str, Any]:
             "confirmed": bool(answer.winner and answer.winner.confirmed),
             "comparisons": [
                 {"other": c.other.name, "relation": c.relation}
-                | (dataclasses.asdict(c.paired) if c.paired else {})
+                | (asdict(c.paired) if c.paired else {})
                 for c in answer.comparisons
             ],
-            "steps": [dataclasses.asdict(step) for step in answer.steps],
-            "noise": dataclasses.asdict(answer.noise),
+            "steps": [asdict(step) for step in answer.steps],
+            "noise": asdict(answer.noise),
             "test": tested(sweep, answer.winner),
         },
         "leaderboard": [
@@ -86,19 +78,13 @@ def plain(report: Report) -> dict[str, Any]:
             | {"runs": [run.folder.name for run in entry.runs]}
             for entry in sweep.entries
         ],
-        "importance": _importance(report),
-        "checks": [dataclasses.asdict(finding) for finding in report.findings],
-        "next": [dataclasses.asdict(advice) for advice in report.advice],
-        "reproduce": report.recipe and dataclasses.asdict(report.recipe),
+        "importance": report.importance and _plain(report.importance, report.about),
+        "checks": [asdict(finding) for finding in report.findings],
+        "next": [asdict(advice) for advice in report.advice],
+        "reproduce": report.recipe and asdict(report.recipe),
     }
 
 
-def _importance(report: Report) -> dict[str, Any] | None:
-    if report.importance is None:
-        return None
-    pairs = [
-        {"knobs": list(pair), **dataclasses.asdict(estimate)}
-        for pair, estimate in report.importance.interactions.items()
-    ]
-    flat = dataclasses.asdict(dataclasses.replace(report.importance, interactions={}))
-    return {"arm": report.about, **flat, "interactions": pairs}
+def _plain(ranked: Importance, about: str) -> dict[str, Any]:
+    pairs = [{"knobs": list(pair), **asdict(e)} for pair, e in ranked.interactions.items()]
+    return {"arm": about, **asdict(replace(ranked, interactions={})), "interactions": pairs}

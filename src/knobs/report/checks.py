@@ -8,10 +8,10 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 from knobs.config import rules
-from knobs.report.conclusions import Candidate, Finding, Importance, Verdict
+from knobs.report.conclusions import Finding, Importance, Verdict
 from knobs.report.records import GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
@@ -25,11 +25,7 @@ CONFINED = 0.8  # of the failures on one side of a value, which then is the boun
 
 
 def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None) -> list[Finding]:
-    """Make all checks, those that call for something first.
-
-    Args:
-        importance: None where there were too few runs.
-    """
+    """Make all checks, those that call for something first."""
     findings = [
         *boundary(sweep, verdict),
         *failures(sweep),
@@ -41,17 +37,18 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
     return sorted(findings, key=lambda finding: ("act", "note", "ok").index(finding.level))
 
 
-# ------------------------------------------------------------------ boundary
 def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """Look for best values at the edge of what was searched."""
-    if verdict.winner is None:
+    winner = verdict.winner
+    if winner is None:
         return
     level = [c.other for c in verdict.comparisons if c.relation == "level"]
-    alternatives = [c for c in level if c.arm == verdict.winner.arm and c is not verdict.default]
+    alternatives = [c for c in level if c.arm == winner.arm and c is not verdict.default]
     looked = outside = 0
-    for knob in sweep.space_of(verdict.winner.arm):
-        value = _value(sweep, verdict.winner, knob)
-        if knob.choices is not None or value is None or len({*sweep.column(knob).values()}) < 3:
+    for knob in sweep.space_of(winner.arm):
+        column = sweep.column(knob)
+        value = column.get(winner.runs[0].id)
+        if knob.choices is not None or value is None or len({*column.values()}) < 3:
             continue
         looked += 1
         upper = position(knob, value) >= 1 - EDGE
@@ -59,13 +56,14 @@ def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         if wider is None:
             continue
         outside += 1
-        inside = [c for c in alternatives if _inside(knob, _value(sweep, c, knob))]
+        inside = [c for c in alternatives if _inside(knob, column.get(c.runs[0].id))]
         side, bound = ("upper", knob.high) if upper else ("lower", knob.low)
         text = (
-            f"The best {sweep.short.get(knob.name, knob.name)}, {short(value)}, lies within "
+            f"The best {sweep.short(knob.name)}, {short(value)}, lies within "
             f"{percent(EDGE)} of the {side} bound {short(bound)}."
         )
-        if knob.log and not upper and _accepts(knob, 0.0, unruled=False):
+        rule = rules.rule(knob.name)
+        if knob.log and not upper and rule and rule.accepts(0.0):
             do = f"Try {knob.name}=0 as well."
             yield Finding("boundary", "note", f"{text} So little is next to none.", do)
         elif inside:
@@ -92,25 +90,16 @@ def widened(knob: Knob, upper: bool) -> Knob | None:
         if not upper and knob.low >= 0 > new:
             new = knob.low / 2
     new = round(new) if knob.integer else float(f"{new:.2g}")
-    if new in (knob.low, knob.high) or not _accepts(knob, new, unruled=True):
+    rule = rules.rule(knob.name)
+    if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
         return None
     return replace(knob, high=new) if upper else replace(knob, low=new)
-
-
-def _accepts(knob: Knob, value: float, unruled: bool) -> bool:
-    rule = rules.rule(knob.name)
-    return rule.accepts(value) if rule else unruled
 
 
 def _inside(knob: Knob, value: float | None) -> bool:
     return value is not None and EDGE < position(knob, value) < 1 - EDGE
 
 
-def _value(sweep: Sweep, candidate: Candidate, knob: Knob) -> float | None:
-    return sweep.column(knob).get(candidate.runs[0].id)
-
-
-# ------------------------------------------------------------------ failures
 def failures(sweep: Sweep) -> Iterator[Finding]:
     """Count the runs that broke, and look where they lie."""
     ended = [r for r in sweep.explored() if r.broke or r.status in (*GOOD, "pruned")]
@@ -122,12 +111,10 @@ def failures(sweep: Sweep) -> Iterator[Finding]:
         return
     share = broke / len(ended)
     text = f"{broke} of {count(len(ended), 'run')} diverged or failed ({percent(share)})."
-    do, knob = f"Shrink the space: more than {percent(FAILURES)} of its runs are lost.", None
-    if bound := confined(sweep, ended):
-        where, do, knob = bound
-        text += f" {where}"
-    act = share > FAILURES
-    yield Finding("failures", "act", text, do, knob) if act else Finding("failures", "note", text)
+    shrink = f"Shrink the space: more than {percent(FAILURES)} of its runs are lost."
+    where, do, knob = confined(sweep, ended) or ("", shrink, None)
+    advice = (do, knob) if share > FAILURES else ()
+    yield Finding("failures", "act" if advice else "note", f"{text} {where}".rstrip(), *advice)
 
 
 def confined(sweep: Sweep, ended: Sequence[RunRecord]) -> tuple[str, str, Knob | None] | None:
@@ -138,31 +125,29 @@ def confined(sweep: Sweep, ended: Sequence[RunRecord]) -> tuple[str, str, Knob |
     best, score = None, 0.0
     broke = sum(run.broke for run in ended)
     for knob in sweep.space:
-        column = sweep.column(knob)
-        points = [(column[run.id], run.broke) for run in ended if run.id in column]
         if knob.choices is not None:
             continue
-        values = sorted({value for value, _ in points})
-        for upper in (True, False):
-            for inner, outer in pairwise(values):
-                beyond = [b for v, b in points if (v >= outer if upper else v <= inner)]
-                caught, share = sum(beyond), sum(beyond) / len(beyond)
-                if caught < CONFINED * broke or share < 0.5 or share * caught / broke <= score:
-                    continue
-                score = share * caught / broke
-                side = f">= {short(outer)}" if upper else f"<= {short(inner)}"
-                where = f"{'All' if caught == broke else caught} of them lie at {knob.name} {side}."
-                low, high = (knob.low, inner) if upper else (outer, knob.high)
-                if low < high:
-                    within = replace(knob, low=low, high=high)
-                    best = where, _search(within), within
-                else:
-                    away = f"below {short(outer)}" if upper else f"above {short(inner)}"
-                    best = where, f"Search {knob.name} {away}.", None
+        column = sweep.column(knob)
+        points = [(column[run.id], run.broke) for run in ended if run.id in column]
+        bounds = pairwise(sorted({value for value, _ in points}))
+        for upper, (inner, outer) in product((True, False), bounds):
+            beyond = [b for v, b in points if (v >= outer if upper else v <= inner)]
+            caught, share = sum(beyond), sum(beyond) / len(beyond)
+            if caught < CONFINED * broke or share < 0.5 or share * caught / broke <= score:
+                continue
+            score = share * caught / broke
+            side = f">= {short(outer)}" if upper else f"<= {short(inner)}"
+            where = f"{'All' if caught == broke else caught} of them lie at {knob.name} {side}."
+            low, high = (knob.low, inner) if upper else (outer, knob.high)
+            if low < high:
+                within = replace(knob, low=low, high=high)
+                best = where, _search(within), within
+            else:
+                away = f"below {short(outer)}" if upper else f"above {short(inner)}"
+                best = where, f"Search {knob.name} {away}.", None
     return best
 
 
-# ------------------------------------------------------------------ too short, too long
 def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """Check whether the best runs were still getting better, or had done so long before."""
     sign = sweep.objective.sign
@@ -183,7 +168,7 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     had = f"of the {len(shares)} best runs had their best epoch in the"
     last, first = f"{late} {had} last {percent(1 - LATE)}", f"{early} {had} first {percent(EARLY)}"
     if late > len(shares) / 2:
-        yield _too_short(sweep, verdict, best, last, epochs)
+        yield _late(sweep, verdict, best[:8], f"{last} of {epochs} epochs", 2 * epochs)
     else:
         yield Finding("too short", "ok", f"{last}.")
     if early > len(shares) / 2:
@@ -193,45 +178,33 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
         yield Finding("too long", "ok", f"{first}.")
 
 
-def _too_short(
-    sweep: Sweep, verdict: Verdict, best: Sequence[RunRecord], late: str, epochs: int
-) -> Finding:
-    """The best epochs are late: whether more would come, and at what rate."""
+def _late(sweep: Sweep, verdict: Verdict, best: list[RunRecord], text: str, longer: int) -> Finding:
+    """Return what late best epochs mean: whether more would come, and at what rate."""
     objective, noise = sweep.objective, verdict.noise.sd
-    curves = [run.curve for run in best[:8]]
-    gains = [g for rows in curves if (g := _last_quarter(rows, objective.metric, objective.sign))]
-    gain = statistics.mean(gains) if gains else None
-    text = f"{late} of {epochs} epochs"
+    gains, rates = [], []
+    for rows in (run.curve for run in best):
+        values = [objective.sign * row[objective.metric] for row in rows if objective.metric in row]
+        if len(values) >= LEAST_EPOCHS:  # else there is no last quarter
+            gains.append(max(values) - max(values[: math.floor(LATE * len(values))]))
+        if rows and "lr" in rows[-1] and (top := max(row.get("lr", -math.inf) for row in rows)):
+            rates.append(rows[-1]["lr"] / top)
+    gain = statistics.mean(filter(None, gains)) if any(gains) else None
     text += f", and gained {objective.amount(gain)} there." if gain is not None else "."
-    rates = [rows[-1]["lr"] / top for rows in curves if (top := _most(rows, "lr"))]
     if rates and statistics.median(rates) < 0.2:
         text += " Their learning rate falls to the end, so a late best epoch is as it should be."
     elif gain is not None and noise and gain < noise:
         text += f" That is below the seed standard deviation ({objective.amount(noise)})."
     else:
-        return Finding("too short", "act", text, f"Train longer: training.epochs={2 * epochs}.")
+        return Finding("too short", "act", text, f"Train longer: training.epochs={longer}.")
     return Finding("too short", "note", text)
 
 
-def _last_quarter(rows: list[dict[str, float]], metric: str, sign: int) -> float | None:
-    """The gain of a curve's best over its last quarter."""
-    values = [sign * row[metric] for row in rows if metric in row]
-    before = values[: max(1, math.floor(LATE * len(values)))]
-    return max(values) - max(before) if len(values) >= LEAST_EPOCHS else None
-
-
-def _most(rows: list[dict[str, float]], name: str) -> float | None:
-    values = [row[name] for row in rows if name in row]
-    return max(values) if values and name in rows[-1] else None
-
-
-# ------------------------------------------------------------------ insensitive, noise, unfinished
 def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding]:
     """Look for knobs that a next search can leave out."""
     if importance is None:
         return
     idle = [
-        sweep.short.get(knob.name, knob.name)
+        sweep.short(knob.name)
         for knob in importance.knobs
         if max(knob.moves.high, knob.breaks.high) < INSENSITIVE
         and not (knob.gain and knob.gain.low > 0)
@@ -250,7 +223,6 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     ranked = [e for e in sweep.entries if e.mean is not None and e.rank is not None]
     if not ranked or verdict.winner is None:
         return
-    best = ranked[0]
     if noise.of_a_pair is None:
         text = "The seed standard deviation is unknown: no setting ran with two seeds."
         seeds = ",".join(map(str, range(LEAST_PAIRS)))
@@ -259,10 +231,8 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     parts = [f"{amount(noise.seeds)} as measured"] if noise.seeds else []
     if noise.floor:
         parts.append(f"{amount(noise.floor)} as predicted from {noise.size:,} validation examples")
-    near = sum(
-        abs(e.mean - best.mean) < 2 * noise.sd * math.sqrt(1 / max(1, e.n) + 1 / max(1, best.n))
-        for e in ranked
-    )
+    best, sd = ranked[0], noise.sd
+    near = sum(abs(e.mean - best.mean) < 2 * sd * math.sqrt(1 / e.n + 1 / best.n) for e in ranked)
     text = (
         f"Seed standard deviation: {', '.join(parts)}. Two single runs must differ by "
         f"{amount(noise.of_a_pair)} to be significantly different; {near} of {len(ranked)} "
@@ -273,12 +243,10 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
 
 def unfinished(sweep: Sweep) -> Iterator[Finding]:
     """Count the runs that say nothing yet."""
-    stopped = sum(run.status == "interrupted" for run in sweep.runs)
-    broken = [run.id for run in sweep.runs if run.status == UNREADABLE]
-    if stopped:
+    if stopped := sum(run.status == "interrupted" for run in sweep.runs):
         text = f"{count(stopped, 'run')} did not end."
         yield Finding("unfinished", "act", text, "Give the sweep's command again: it goes on.")
-    if broken:
+    if broken := [run.id for run in sweep.runs if run.status == UNREADABLE]:
         text = f"{count(len(broken), 'run')} cannot be read: {listed(broken, 6)}."
         yield Finding("unfinished", "note", text)
     if sweep.others:

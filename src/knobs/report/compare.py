@@ -11,35 +11,30 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from knobs.report.conclusions import Candidate, Comparison, Noise, Step
-from knobs.report.records import Entry, Objective, RunRecord, Sweep
+from knobs.report.records import Entry, RunRecord, Sweep
 from knobs.report.stats import LEAST_PAIRS, noise_floor, paired, split_size
 
 TOP = 5  # settings from which the seed standard deviation is measured
 BEST = "the best config"
 
 
-# ------------------------------------------------------------------ what is compared
 def candidates(sweep: Sweep) -> list[Candidate]:
     """Return, best first, the arms of a study, each by its best setting, or a grid's settings."""
     arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
-    if len(arms) > 1:
-        every = [_of_arm(sweep, arm, name) for arm, name in _named(arms).items()]
-    elif sweep.study:
-        every = [_of_arm(sweep, arms[0] if arms else "", BEST)]
-    else:
-        every = [_of_entry(sweep, entry, i) for i, entry in enumerate(sweep.entries, 1)]
-    ready = [candidate for candidate in every if candidate]
     if sweep.study:
-        confirmed = any(candidate.confirmed for candidate in ready)
-        ready = [candidate for candidate in ready if candidate.confirmed or not confirmed]
+        names = _named(arms) if len(arms) > 1 else {next(iter(arms), ""): BEST}
+        ready = [c for arm, name in names.items() if (c := _of_arm(sweep, arm, name))]
+        confirmed = any(c.confirmed for c in ready)
+        ready = [c for c in ready if c.confirmed or not confirmed]
     else:  # one lucky run does not outrank the mean of several
-        seeds = max((len(candidate.values) for candidate in ready), default=0)
-        ready = [candidate for candidate in ready if len(candidate.values) >= min(3, seeds)]
+        ready = [c for i, e in enumerate(sweep.entries, 1) if (c := _of_entry(sweep, e, i))]
+        seeds = max((len(c.values) for c in ready), default=0)
+        ready = [c for c in ready if len(c.values) >= min(3, seeds)]
     return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
 
 
 def _named(arms: Sequence[str]) -> dict[str, str]:
-    """Arm -> what to call it: adam for optimizer=adam, but width=64 for model.width=64."""
+    """Map an arm to its name: optimizer=adam to adam, but model.width=64 to width=64."""
     pairs = [arm.partition("=") for arm in arms]
     if len({knob for knob, _, _ in pairs}) > 1 or not all(value for _, _, value in pairs):
         return {arm: arm for arm in arms}
@@ -49,7 +44,7 @@ def _named(arms: Sequence[str]) -> dict[str, str]:
 
 
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
-    """An arm by its confirming runs, the end of a walk, or its best setting if there are none."""
+    """Return an arm by its confirming runs, the end of a walk, or else its best setting."""
     runs = [run for run in sweep.runs if run.arm == arm]
     last = max((run.step or 0 for run in runs if run.role == "step"), default=0)
     confirm = [run for run in runs if run.role == "confirm" and run.ok]
@@ -65,7 +60,7 @@ def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
 
 
 def _of_entry(sweep: Sweep, entry: Entry, rank: int) -> Candidate | None:
-    """A line of the leaderboard, unless a run of it diverged: that is none to choose."""
+    """Return a line of the leaderboard, unless a run of it diverged: that is none to choose."""
     good = tuple(run for run in entry.runs if run.ok)
     if not good or any(run.status == "diverged" for run in entry.runs):
         return None
@@ -86,20 +81,15 @@ def _by_seed(runs: Iterable[RunRecord]) -> dict[int, float]:
     return {run.seed: run.value for run in runs}
 
 
-# ------------------------------------------------------------------ compared
 def compare(
-    winner: Candidate,
-    other: Candidate,
-    objective: Objective,
-    noise: Noise,
-    between: Sequence[Candidate] = (),
+    winner: Candidate, other: Candidate, sign: int, noise: Noise, between: Sequence[Candidate] = ()
 ) -> Comparison:
     """Compare two settings as far as their paired seeds allow.
 
     Args:
         between: those that lie between the two, of which the winner was the best as well.
     """
-    pairs = paired(winner.values, other.values, objective.sign)
+    pairs = paired(winner.values, other.values, sign)
     if pairs is None:
         return Comparison(other, None, "unknown")
     if pairs.beats:
@@ -127,7 +117,7 @@ def measure_noise(sweep: Sweep) -> Noise:
 
 
 def _validation_examples(sweep: Sweep) -> int | None:
-    """As the runs record it, if they agree; of older records the size that their accuracies fit."""
+    """Return the size that the runs record, if they agree; else what fits their accuracies."""
     if sizes := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
         return sizes.pop() if len(sizes) == 1 else None
     metric = sweep.objective.metric

@@ -8,15 +8,12 @@ from knobs.report.records import Knob, RunRecord, Sweep
 from knobs.report.stats import Paired
 
 
-# ------------------------------------------------------------------ verdict
 @dataclass(frozen=True)
 class Candidate:
     """A setting, or the best one of an arm.
 
     Args:
-        name: what the verdict calls it.
-        values: seed -> objective.
-        runs: those behind the values.
+        values: seed -> objective, of `runs`.
         arm: that it stands for; "" if for itself.
         confirmed: whether its values are of runs made to confirm it, not of those it was chosen by.
     """
@@ -61,7 +58,6 @@ class Noise:
 
     Args:
         floor: what the size of the validation split alone makes (accuracy only).
-        size: of that split.
         seeds: standard deviation over seeds, as measured on the best settings.
     """
 
@@ -85,8 +81,7 @@ class Verdict:
     """The answer.
 
     Args:
-        headline: one sentence.
-        more: the sentences below it.
+        more: the sentences below the headline.
         winner: None where no run finished.
         default: the config that the study started from, where it was run.
         comparisons: the winner with each other candidate, best first.
@@ -102,7 +97,6 @@ class Verdict:
     noise: Noise = field(default_factory=Noise)
 
 
-# ------------------------------------------------------------------ importance
 @dataclass(frozen=True)
 class Estimate:
     """A value and its 90 % interval."""
@@ -138,8 +132,8 @@ class Importance:
         interactions: (knob, knob) -> share of the variance that is due to both together, largest
             first, among the leading knobs.
         decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no".
-        more: where not decided, about how many more settings would decide it; None where that is
-            beyond reason, which means that the leading knobs are about equal.
+        more: where not decided, about how many more settings would decide it; None where the
+            leading knobs are about equal.
         settings: different ones among the runs that worked.
         worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
     """
@@ -154,15 +148,12 @@ class Importance:
     pruned: int
 
 
-# ------------------------------------------------------------------ findings and advice
 @dataclass(frozen=True)
 class Finding:
     """The result of a check.
 
     Args:
-        check: its name.
         level: act (something is to be done), note, or ok.
-        text: with numbers.
         do: what to do; "" where nothing is.
         knob: that it is about, with the bounds or the value to take instead.
     """
@@ -184,13 +175,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The best run, to be run again.
+    """The best run, to be run again, and the value to expect.
 
     Args:
-        run: its id.
         command: empty where its overrides cannot be shown as a command.
-        value: to expect.
-        config_hash: of its config.
         versions: package -> version.
     """
 

@@ -57,19 +57,13 @@ def is_knob(path: str) -> bool:
 def _differing(runs: Sequence[RunRecord]) -> list[str]:
     """Return the knobs that were overridden in some run and differ, in the order given."""
     readable = [run for run in runs if run.setting]
-    keys = [
-        override.lstrip("+~").partition("=")[0] for run in readable for override in run.overrides
-    ]
-    names = dict.fromkeys([*keys, "objective.metric"])  # whose values cannot be compared
-    return [
-        name
-        for name in names
-        if is_knob(name) and len({json.dumps(knob_value(run, name)) for run in readable}) > 1
-    ]
+    keys = [line.lstrip("+~").partition("=")[0] for run in readable for line in run.overrides]
+    every = dict.fromkeys([*keys, "objective.metric"])  # whose values cannot be compared
+    names = filter(is_knob, every)
+    return [name for name in names if len({json.dumps(knob_value(r, name)) for r in readable}) > 1]
 
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
-    """One setting's runs, not yet ranked."""
     # A seed that comes to the same bits again is no further observation.
     finished = list({(json.dumps(r.config.get("seed")), r.value): r for r in runs if r.ok}.values())
     values = [run.value for run in finished]
@@ -90,13 +84,13 @@ def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are there."""
+    """Average those that are there."""
     present = [value for value in values if value is not None]
     return statistics.mean(present) if present else None
 
 
 def _status(runs: list[RunRecord]) -> str:
-    """The runs' common end, or what went wrong and how often."""
+    """Return the runs' common end, or what went wrong and how often."""
     ends = Counter(run.status for run in runs)
     wrong = [status for status in BAD if ends[status]]
     if not wrong:
@@ -107,7 +101,7 @@ def _status(runs: list[RunRecord]) -> str:
 
 
 def _order(entry: Entry) -> tuple:
-    """The sort key; entries that agree in the first three of it are ranked together."""
+    """Return the sort key; entries that agree in its first three are ranked together."""
     diverged = sum(run.status == "diverged" for run in entry.runs) / len(entry.runs)
     mode = next((run.mode for run in entry.runs if run.metric), "max")
     unknown = entry.mean is None
@@ -117,12 +111,11 @@ def _order(entry: Entry) -> tuple:
 
 
 def _rank(key: tuple, keys: list[tuple]) -> int | None:
-    """1 more than there are better entries with the same objective."""
+    """Return 1 more than there are better entries with the same objective."""
     unranked, *_ = key
     return None if unranked else 1 + bisect_left(keys, key) - bisect_left(keys, key[:3])
 
 
-# ------------------------------------------------------------------ leaderboard.csv
 def metric_of(entries: Sequence[Entry]) -> str:
     """Return the objective's column: its metric, if there is one only."""
     metrics = {entry.metric for entry in entries if entry.metric}
@@ -134,9 +127,8 @@ def as_csv(entries: Sequence[Entry]) -> str:
     names = list(entries[0].knobs) if entries else []
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["rank", metric_of(entries), "sd", "n", *names, "best_epoch", "seconds", "status"]
-    )
+    left, right = ["rank", metric_of(entries), "sd", "n"], ["best_epoch", "seconds", "status"]
+    rows.writerow([*left, *names, *right])
     for e in entries:
         knobs = map(as_text, e.knobs.values())
         rows.writerow([e.rank, e.mean, e.sd, e.n, *knobs, e.best_epoch, e.seconds, e.status])

@@ -6,37 +6,29 @@ from collections.abc import Iterator
 
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV
-from knobs.report.sentences import MARKS, answered, cells, decided, expected, ranked, what_ran
-from knobs.words import printable, score, short
+from knobs.report.sentences import MARKS, answered, cells, decided, expected, ranked, row, what_ran
+from knobs.words import printable
 
 FULL = 30  # lines of the leaderboard
 
 
 def markdown(report: Report) -> str:
     """Return report.md."""
-    title = report.sweep.question or report.sweep.name
-    return "\n".join([f"# {escaped(title)}", "", *answer(report), *_rest(report)]) + "\n"
+    title = f"# {escaped(report.sweep.question or report.sweep.name)}"
+    return "\n".join([title, "", *answer(report), *_rest(report)]) + "\n"
 
 
 def answer(report: Report) -> Iterator[str]:
     """Return the lines that come first: the verdict and the leaderboard."""
     sweep, verdict = report.sweep, report.verdict
     yield from (f"**{escaped(verdict.headline)}**", "")
-    for sentence in verdict.more:
-        yield f"- {escaped(sentence)}"
+    yield from (f"- {escaped(sentence)}" for sentence in verdict.more)
     yield from ("", escaped(what_ran(sweep)) + ".", "", "## Leaderboard", "")
     if basis := ranked(report):
         yield from (escaped(basis), "")
     names = list(sweep.entries[0].knobs) if sweep.entries else []
-    rows = [
-        [
-            str(entry.rank or "-"),
-            score(entry.mean, entry.sd, entry.n),
-            *map(short, entry.knobs.values()),
-            entry.status,
-        ]
-        for entry in sweep.entries[:FULL]
-    ]
+    lines = map(row, sweep.entries[:FULL])
+    rows = [[*left, status] for *left, _epoch, _seconds, status in lines]
     yield from _table(["rank", sweep.objective.metric, *names, "status"], rows)
     if len(sweep.entries) > FULL:
         yield from ("", f"and {len(sweep.entries) - FULL:,} more: {CSV}")
@@ -69,12 +61,12 @@ def _rest(report: Report) -> Iterator[str]:
 def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
     yield f"| {' | '.join(map(escaped, heads))} |"
     yield f"|{'---|' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(map(escaped, row))} |"
+    for texts in rows:
+        yield f"| {' | '.join(map(escaped, texts))} |"
 
 
 def _code(line: str) -> tuple[str, str, str]:
-    """A fence longer than any in the text."""
+    """Fence a command, by more backticks than it has in a row."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence}bash", line, fence
 

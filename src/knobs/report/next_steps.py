@@ -27,12 +27,16 @@ def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> l
     """Return the next commands, the most useful first."""
     if verdict.winner is None:
         return []
-    steps = [
-        *_confirm(sweep, verdict),
-        *_rebound(sweep, verdict, findings),
-        *_longer(verdict, findings),
-        *_test(sweep, verdict),
-    ]
+    steps = [*_confirm(sweep, verdict), *_rebound(sweep, verdict, findings)]
+    run = verdict.winner.runs[0]
+    factors = {"too short": 2, "too long": 0.5}
+    for check in [f.check for f in findings if f.level == "act" and f.check in factors]:
+        epochs = max(1, round(factors[check] * (run.planned or 1)))
+        words = [*overrides(run, drop=("training.epochs",)), f"training.epochs={epochs}"]
+        steps.append(Advice(f"The best setting for {count(epochs, 'epoch')}", command(words)))
+    if len(verdict.winner.values) >= SEEDS and not any(run.tests for run in sweep.runs):
+        words = [*overrides(run, drop=()), "test=true"]
+        steps.append(Advice("Read the test split, once, when all choices are made", command(words)))
     return [advice for advice in steps if advice.command][:MOST]
 
 
@@ -42,13 +46,8 @@ def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
         return None
     run = max(verdict.winner.runs, key=lambda run: sweep.objective.sign * run.value)
     digest = run.summary.get("config_hash")
-    return Recipe(
-        run=run.id,
-        command=command(overrides(run, drop=())),
-        value=run.value,
-        config_hash=digest if isinstance(digest, str) else "",
-        versions=run.versions,
-    )
+    again = command(overrides(run, drop=()))
+    return Recipe(run.id, again, run.value, digest if isinstance(digest, str) else "", run.versions)
 
 
 def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
@@ -63,13 +62,11 @@ def command(words: Sequence[str], many: bool = False) -> str:
     return line if line.isprintable() and len(line) <= LONGEST else ""
 
 
-# ------------------------------------------------------------------ what next
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
-    """More seeds for the best and for what is not significantly different from it."""
-    winner = verdict.winner
+    """Yield more seeds for the best and for what is not significantly different from it."""
+    winner, folder = verdict.winner, _folder(sweep)
     if len(winner.values) >= SEEDS:
         return
-    folder = _folder(sweep)
     if sweep.study and folder and verdict.default:
         shared = overrides(winner.runs[0], drop=("seed", *sweep.entries[0].knobs))  # data, epochs
         walk = command(["+study=confirm", f"study.walk={folder}", *shared], many=True)
@@ -78,15 +75,16 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
     rivals = [c for c in open_ if c is not verdict.default][:2]
     several = (winner, *rivals)
-    apart = [((c,), overrides(c.runs[0])) for c in several]
-    together = _one_grid([words for _, words in apart])
-    for group, words in [(several, together)] if together else apart:
+    settings = [overrides(c.runs[0]) for c in several]
+    together = _one_grid(settings)
+    each = zip(((c,) for c in several), settings, strict=True)
+    for group, words in [(several, together)] if together else each:
         why = f"Confirm {listed([c.name for c in group])} with {SEEDS} seeds"
         yield Advice(why, _seeds(sweep, group, words))
 
 
 def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
-    """The overrides of settings that differ in one plain value, as those of a grid; else none."""
+    """Return overrides of settings that differ in one plain value as those of a grid; else none."""
     keyed = [dict(word.partition("=")[::2] for word in words) for words in settings]
     if len({tuple(words) for words in keyed}) != 1:
         return []
@@ -98,38 +96,36 @@ def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> str:
-    """Settings with the seeds that the others get too, in the same sweep."""
+    """Give settings the seeds that the others get too, in the same sweep."""
     used = {seed for c in group for seed in c.values}
+    seeds = sorted({*range(SEEDS), *used})
     if sweep.study:  # the seed that a search chose a setting by is biased in its favour
         seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
-    else:
-        seeds = sorted({*range(SEEDS), *used})
-    seed = f"seed={','.join(map(str, seeds))}"
-    return command([*words, seed, *_same_sweep(sweep)], many=True)
+    return _in_sweep(sweep, [*words, f"seed={','.join(map(str, seeds))}"])
 
 
-def _same_sweep(sweep: Sweep) -> list[str]:
-    """The override by which new runs join the sweep."""
-    folder = _folder(sweep)
-    return [f"hydra.sweep.dir={folder}"] if folder and sweep.study is None else []
+def _in_sweep(sweep: Sweep, words: Sequence[str]) -> str:
+    """Return a command whose runs join a grid that is there."""
+    folder = "" if sweep.study else _folder(sweep)
+    return command([*words, *([f"hydra.sweep.dir={folder}"] if folder else [])], many=True)
 
 
 def _folder(sweep: Sweep) -> str:
-    """The sweep's folder, if there is one only and Hydra reads its name as it is."""
+    """Return the sweep's folder, if there is one only and Hydra reads its name as it is."""
     folder = str(sweep.folders[0])
     return folder if len(sweep.folders) == 1 and PLAIN_PATH.fullmatch(folder) else ""
 
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    """The ranges that checks propose: a study's in one search, a grid's each for itself."""
+    """Yield the ranges that checks propose: a study's in one search, a grid's each for itself."""
     asked = [f for f in findings if f.level == "act" and f.knob is not None]
     run = verdict.winner.runs[0]
     if sweep.study and asked:
         new = {f.knob.name: f.knob for f in reversed(asked)}  # failures give way to bounds
         knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
-        words = overrides(run, drop=("seed", *knobs))
-        budget = f"search.runs={len(sweep.explored(verdict.winner.arm))}"
-        words = ["hydra/sweeper=search", *words, *map(range_of, knobs.values()), budget]
+        words = ["hydra/sweeper=search", *overrides(run, drop=("seed", *knobs))]
+        words += map(range_of, knobs.values())
+        words += [f"search.runs={len(sweep.explored(verdict.winner.arm))}"]
         ranges = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in new.values()]
         yield Advice(f"Search {listed(ranges[::-1], 8)}", command(words, many=True))
         return
@@ -138,8 +134,8 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
             words = overrides(run, drop=("seed", finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
             seeds = ",".join(map(str, sorted(verdict.winner.values)))  # else nothing compares
-            words = [*words, f"{finding.knob.name}={values}", f"seed={seeds}", *_same_sweep(sweep)]
-            yield Advice(finding.do.rstrip("."), command(words, many=True))
+            words += [f"{finding.knob.name}={values}", f"seed={seeds}"]
+            yield Advice(finding.do.rstrip("."), _in_sweep(sweep, words))
 
 
 def range_of(knob: Knob) -> str:
@@ -155,30 +151,9 @@ def range_of(knob: Knob) -> str:
 
 
 def _grid(sweep: Sweep, wider: Knob) -> list[str]:
-    """The bound that was best and two values beyond it."""
+    """Return the bound that was best and two values beyond it."""
     tried = sorted({*sweep.column(wider).values()})
-    upper = wider.high > tried[-1]
-    old, new = (tried[-1], wider.high) if upper else (tried[0], wider.low)
-    between = (old * new) ** 0.5 if wider.log else (old + new) / 2
-    values = [old, between, new] if upper else [new, between, old]
-    shown = [str(round(v)) if wider.integer else f"{v:.2g}" for v in values]
+    low, high = (tried[-1], wider.high) if wider.high > tried[-1] else (wider.low, tried[0])
+    between = (low * high) ** 0.5 if wider.log else (low + high) / 2
+    shown = [str(round(v)) if wider.integer else f"{v:.2g}" for v in (low, between, high)]
     return list(dict.fromkeys(shown))
-
-
-def _longer(verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    """More epochs or fewer."""
-    for finding in findings:
-        if finding.level == "act" and finding.check in ("too short", "too long"):
-            run = verdict.winner.runs[0]
-            factor = 2 if finding.check == "too short" else 0.5
-            epochs = max(1, round(factor * (run.planned or 1)))
-            words = [*overrides(run, drop=("training.epochs",)), f"training.epochs={epochs}"]
-            yield Advice(f"The best setting for {count(epochs, 'epoch')}", command(words))
-
-
-def _test(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
-    """The last command of all."""
-    winner = verdict.winner
-    if len(winner.values) >= SEEDS and not any(run.tests for run in sweep.runs):
-        words = [*overrides(winner.runs[0], drop=()), "test=true"]
-        yield Advice("Read the test split, once, when all choices are made", command(words))

@@ -17,17 +17,17 @@ function unpack() {
 }
 
 // "$1", "$bad", ...: the colours of the style sheet, light or dark.
-function painted(node, style) {
-  if (typeof node === "string") return /^\$[a-z1-5]+$/.test(node) ? style.getPropertyValue("--" + node.slice(1)).trim() : node;
-  if (Array.isArray(node)) return node.map((item) => painted(item, style));
-  if (node && typeof node === "object") return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, painted(v, style)]));
+const style = getComputedStyle(root); // as it is at the time
+const colour = (name) => style.getPropertyValue("--" + name).trim();
+function painted(node) {
+  if (typeof node === "string") return /^\$[a-z1-5]+$/.test(node) ? colour(node.slice(1)) : node;
+  if (Array.isArray(node)) return node.map(painted);
+  if (node && typeof node === "object") return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, painted(v)]));
   return node;
 }
 
 function draw(plot) {
-  const style = getComputedStyle(root);
-  const { data, layout } = painted(figures[plot.dataset.figure], style);
-  const colour = (name) => style.getPropertyValue("--" + name).trim();
+  const { data, layout } = painted(figures[plot.dataset.figure]);
   const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true, fixedrange: true, title: { standoff: 8 } };
   const legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 }, itemclick: false, itemdoubleclick: false };
   const base = {

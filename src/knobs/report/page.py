@@ -16,9 +16,8 @@ from typing import Any
 
 from knobs.report.conclusions import Estimate, Report
 from knobs.report.plots.sections import sections
-from knobs.report.records import Entry
-from knobs.report.sentences import MARKS, answered, decided, effects, expected, ranked, what_ran
-from knobs.words import count, duration, listed, number, percent, printable, score, short
+from knobs.report.sentences import MARKS, answered, decided, expected, ranked, row, what_ran
+from knobs.words import count, duration, listed, number, percent, printable
 
 LONGEST = 4000  # letters of a text
 SHOWN = 12  # lines of the leaderboard before "show all"
@@ -34,34 +33,25 @@ def page(report: Report) -> str:
         """Return the template's own markup as it is, all else cut short and printable."""
         return value if isinstance(value, Markup) else printable(str(value), LONGEST)
 
-    importance = report.importance
-    names = [knob.name for knob in importance.knobs] if importance else []
-    pair = next(iter(importance.interactions), None) if importance else None
-    plots = sections(report.sweep, report.verdict, names, pair)
+    plots = sections(report)
     figures = {
         f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
         for section in plots
         for f in section.figures
     }
     plotly, packed = _plotly() if figures else ("", "")
-    style, script = map(_file, ("page.css", "page.js"))
+    template, style, script = map(_file, ("page.html", "page.css", "page.js"))
     env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    words = (answered, count, decided, expected, listed, number, ranked, score)
-    env.globals |= {f.__name__: f for f in (*words, about, leaderboard, bars, pairs)}
-    return env.from_string(_file("page.html")).render(
-        report=report,
-        plots=plots,
-        marks=MARKS,
-        figures=figures,
-        hashes=map(_hash, (script, plotly)),
-        style=Markup(style),
-        script=Markup(script),
-        packed=Markup(packed),
+    shown = (about, answered, bars, count, decided, expected, leaderboard, listed, number, pairs)
+    env.globals |= {f.__name__: f for f in (*shown, ranked)}
+    files = {"style": Markup(style), "script": Markup(script), "packed": Markup(packed)}
+    hashes = map(_hash, (script, plotly))
+    return env.from_string(template).render(
+        report=report, plots=plots, marks=MARKS, figures=figures, hashes=hashes, **files
     )
 
 
-# ------------------------------------------------------------------ files
 def _file(name: str) -> str:
     return resources.files("knobs.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -80,14 +70,13 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-# ------------------------------------------------------------------ what the template shows
 def about(report: Report) -> dict[str, str]:
     """Return the facts below the verdict."""
-    sweep, names = report.sweep, report.sweep.short
+    sweep = report.sweep
     return {
         "objective": f"{sweep.objective.metric}, {sweep.objective.mode}",
         "runs": what_ran(sweep).partition(": ")[2] or "none",
-        "knobs": listed([names[name] for name in sweep.knobs], 8) or "none differ",
+        "knobs": listed(list(map(sweep.short, sweep.knobs)), 8) or "none differ",
         "seeds": str(len({run.seed for run in sweep.runs})),
         "training time": duration(sum(run.seconds or 0.0 for run in sweep.runs)),
     }
@@ -96,23 +85,17 @@ def about(report: Report) -> dict[str, str]:
 def leaderboard(report: Report) -> dict[str, Any]:
     """Return the leaderboard: its knobs, and a setting a row with the places of its runs' dots."""
     sweep, winner = report.sweep, report.verdict.winner
-    names, entries = sweep.short, sweep.entries[:MOST]
+    entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
-    first = [entry for entry in entries if entry.mean is not None][: 3 * SHOWN]
-    shown = [value for entry in first for value in (entry.mean, *_values(entry))] or [0.0, 1.0]
-    low, high = min(shown), max(shown)
+    values = [[e.mean, *(run.value for run in e.runs if run.ok)] for e in entries]
+    first = [group for group in values if group[0] is not None][: 3 * SHOWN]
+    low, high = min(map(min, first), default=0.0), max(map(max, first), default=1.0)
     room = 0.08 * (high - low) or 1e-9
+    dots = [_dots(group, low - room, high + room) for group in values]
+    winners = [entry.runs[0].setting == won for entry in entries]
     return {
-        "knobs": [names[name] for name in entries[0].knobs] if entries else [],
-        "rows": [
-            (
-                entry,
-                list(map(short, entry.knobs.values())),
-                _dots(entry, low - room, high + room),
-                entry.runs[0].setting == won,
-            )
-            for entry in entries
-        ],
+        "knobs": list(map(sweep.short, entries[0].knobs)) if entries else [],
+        "rows": list(zip(entries, map(row, entries), dots, winners, strict=True)),
         "shown": SHOWN,
         "more": len(sweep.entries) - MOST,
         "confirmed": any(entry.confirmed for entry in entries),
@@ -120,28 +103,22 @@ def leaderboard(report: Report) -> dict[str, Any]:
     }
 
 
-def _values(entry: Entry) -> list[float]:
-    """Return those of the runs that finished."""
-    return [run.value for run in entry.runs if run.ok]
-
-
-def _dots(entry: Entry, low: float, high: float) -> list[float]:
+def _dots(values: list[float | None], low: float, high: float) -> list[float]:
     """Return the places of a setting's mean and of its runs from 0 to 100, without those beyond."""
-    if entry.mean is None or not low <= entry.mean <= high:
+    if values[0] is None or not low <= values[0] <= high:
         return []
-    values = [entry.mean, *(value for value in _values(entry) if low <= value <= high)]
-    return [round(100 * (value - low) / (high - low), 1) for value in values]
+    return [round(100 * (v - low) / (high - low), 1) for v in values if low <= v <= high]
 
 
 def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:
     """Yield each knob's name, its short name, and a bar for each of its effects."""
-    names, amount = report.sweep.short, report.sweep.objective.amount
+    amount = report.sweep.objective.amount
     knobs = report.importance.knobs
     most = max((knob.gain.high for knob in knobs if knob.gain), default=0.0) or 1.0
     scales = [(1.0, percent), (1.0, percent), (most, amount)][: len(answered(report.importance))]
     for knob in knobs:
-        scaled = zip(effects(knob), scales, strict=False)
-        yield knob.name, names.get(knob.name, knob.name), [_bar(e, *scale) for e, scale in scaled]
+        scaled = zip((knob.breaks, knob.moves, knob.gain), scales, strict=False)
+        yield knob.name, report.sweep.short(knob.name), [_bar(e, *scale) for e, scale in scaled]
 
 
 def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None:
@@ -150,19 +127,15 @@ def _bar(effect: Estimate | None, top: float, say: Any) -> dict[str, Any] | None
         return None
     ends = (effect.value, effect.low, effect.high)
     value, low, high = (min(100.0, max(0.0, 100 * end / top)) for end in ends)
-    return {
-        **dict(zip(("value", "low", "high"), map(say, ends), strict=True)),
-        "width": round(value, 1),
-        "start": round(low, 1),
-        "reach": round(max(0.0, high - low), 1),
-    }
+    places = {"width": round(value, 1), "start": round(low, 1), "reach": round(high - low, 1)}
+    return places | dict(zip(("value", "low", "high"), map(say, ends), strict=True))
 
 
 def pairs(report: Report) -> list[str]:
     """Return the three pairs of knobs that matter most as pairs."""
-    names = report.sweep.short
+    sweep = report.sweep
     return [
-        f"{names.get(a, a)} with {names.get(b, b)} {percent(e.value)} "
+        f"{sweep.short(a)} with {sweep.short(b)} {percent(e.value)} "
         f"({percent(e.low)} to {percent(e.high)})"
         for (a, b), e in report.importance.interactions.items()
         if e.low > 0

@@ -12,25 +12,15 @@ import os
 import stat
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from knobs import record
 from knobs.errors import ConfigError
 from knobs.identity import leaves
-from knobs.record import (
-    CONFIG,
-    METRICS,
-    STATUSES,
-    STUDY,
-    SUMMARY,
-    read_config,
-    read_metrics,
-    read_study,
-    read_summary,
-)
 from knobs.report.leaderboard import is_knob, leaderboard
 from knobs.report.records import (
     ABSENT,
@@ -58,9 +48,6 @@ BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown
 def read_sweep(folders: Sequence[Path]) -> Sweep:
     """Read sweeps' folders as one sweep.
 
-    Args:
-        folders: of sweeps, each with its runs in 0/, 1/, ...; at least one.
-
     Raises:
         ConfigError: a folder is not there, or none of them holds a run.
     """
@@ -81,43 +68,33 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     if not runs:
         raise ConfigError(
             f"{', '.join(map(str, folders))}: no runs in it; a sweep's folder holds its runs as "
-            f"0/, 1/, ..., each with a {CONFIG}"
+            f"0/, 1/, ..., each with a {record.CONFIG}"
         )
     ends = Counter((run.metric, run.mode) for run in runs if run.metric)
     objective = Objective(*ends.most_common(1)[0][0]) if ends else Objective()
-    comparable = [run for run in runs if run.metric in ("", objective.metric)]
-    entries = _entries(comparable)
-    study = _merged(studies)
-    return Sweep(
-        folders=tuple(folders),
-        name=", ".join(labels),
-        objective=objective,
-        runs=tuple(comparable),
-        entries=tuple(entries),
-        study=study,
-        space=_union(study) or tuple(_spaces(comparable, entries)),
-        others=len(runs) - len(comparable),
-    )
+    comparable = tuple(run for run in runs if run.metric in ("", objective.metric))
+    entries, others = tuple(_entries(comparable)), len(runs) - len(comparable)
+    arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
+    study = replace(studies[0], arms=arms) if studies else None
+    space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
+    name = ", ".join(labels)
+    return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others)
+
+
+def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
+    """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
+    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
+    runs = [r for r in runs if r.role != "test" and not (r.role in EXPLORED and r.setting in fresh)]
+    return leaderboard(runs, fresh)
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Each folder's last parts, as many as tell it from the others."""
+    """Return each folder's last parts, as many as tell it from the others."""
     whole = [Path(os.path.abspath(folder)) for folder in folders]
     parts = 1
     while len({path.parts[-parts:] for path in whole}) < len({*whole}):
         parts += 1
     return ["/".join(path.parts[-parts:]) for path in whole]
-
-
-def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
-    """The leaderboard, where a confirmed setting stands on its fresh runs alone."""
-    fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
-    counted = [
-        run
-        for run in runs
-        if run.role != "test" and not (run.role in EXPLORED and run.setting in fresh)
-    ]
-    return leaderboard(counted, fresh)
 
 
 # ------------------------------------------------------------------ runs
@@ -134,11 +111,10 @@ def read_runs(folder: Path) -> list[RunRecord]:
         names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
     numbers = (name for name in names if name.isascii() and name.isdecimal())
     runs = (folder / name for name in sorted(numbers, key=lambda name: (int(name), name)))
-    return [_read_run(run) for run in runs if os.path.lexists(run / CONFIG)]
+    return [_read_run(run) for run in runs if os.path.lexists(run / record.CONFIG)]
 
 
 def _read_run(folder: Path) -> RunRecord:
-    """As much of a run as can be read."""
     run = RunRecord(folder, folder.name, load_curve=functools.partial(_curve, folder))
     with contextlib.suppress(*BROKEN):
         run = replace(run, **_what_ran(folder))
@@ -147,27 +123,28 @@ def _read_run(folder: Path) -> RunRecord:
 
 
 def _what_ran(folder: Path) -> dict[str, Any]:
-    """The part of a RunRecord that config.json tells."""
-    about = _load(folder / CONFIG, read_config)
-    config = _get(about, "config", dict)
+    """Return the part of a RunRecord that config.json holds."""
+    about = _load(folder / record.CONFIG, record.read_config)
+    config = _of(about, "config", dict, strict=True)
     setting = {path: value for path, value in leaves(config) if is_knob(path)}
     return {
         "setting": json.dumps(setting, sort_keys=True),
-        "overrides": tuple(map(str, _get(about, "overrides", list))),
-        "choices": _get(about, "choices", dict),
+        "overrides": tuple(map(str, _of(about, "overrides", list, strict=True))),
+        "choices": _of(about, "choices", dict, strict=True),
         "config": config,
         **_place(about.get("run")),
     }
 
 
 def _how_it_went(folder: Path) -> dict[str, Any]:
-    """The part of a RunRecord that summary.json tells."""
-    if not os.path.lexists(folder / SUMMARY):
+    """Return the part of a RunRecord that summary.json holds."""
+    if not os.path.lexists(folder / record.SUMMARY):
         return {"status": "interrupted"}
-    summary = _load(folder / SUMMARY, read_summary)
-    objective, status = _get(summary, "objective", dict), _get(summary, "status", str)
-    metric, mode = _get(objective, "metric", str), _get(objective, "mode", str)
-    if status not in STATUSES or mode not in ("min", "max"):
+    summary = _load(folder / record.SUMMARY, record.read_summary)
+    objective = _of(summary, "objective", dict, strict=True)
+    status = _of(summary, "status", str, strict=True)
+    metric, mode = (_of(objective, name, str, strict=True) for name in ("metric", "mode"))
+    if status not in record.STATUSES or mode not in ("min", "max"):
         raise ValueError(f"{status} {mode}")
     value = finite(objective.get("value"))
     return {
@@ -182,10 +159,10 @@ def _how_it_went(folder: Path) -> dict[str, Any]:
 
 
 def _curve(folder: Path) -> list[dict[str, float]]:
-    """A run's metrics by epoch: what is a finite number, of rows that have an epoch."""
+    """Return a run's metrics by epoch: what is a finite number, of rows that have an epoch."""
     rows: Any = []
     with contextlib.suppress(*BROKEN):
-        rows = _load(folder / METRICS, read_metrics)
+        rows = _load(folder / record.METRICS, record.read_metrics)
     numbers = (
         {name: v for name, value in row.items() if (v := finite(value)) is not None}
         for row in rows[:MOST_ROWS]
@@ -202,48 +179,48 @@ def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
     return reader(path.parent)
 
 
-def _get(node: Any, name: str, kind: type) -> Any:
-    """An entry of a JSON object, if it is of the kind expected."""
+def _of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
+    """Return an entry of a JSON object; an empty one, or an error, where it is of another kind."""
     value = node.get(name) if isinstance(node, dict) else None
-    if not isinstance(value, kind):
+    if strict and not isinstance(value, kind):
         raise ValueError(f"{name}: no {kind.__name__}")
-    return value
+    return value if isinstance(value, kind) else kind()
 
 
 # ------------------------------------------------------------------ study.json
 def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
-    """The question, and each run's place by its number; as much as is well-formed."""
+    """Return the question, and each run's place by its number; as much as is well-formed."""
     raw: Any = None
     with contextlib.suppress(*BROKEN):
-        raw = _load(folder / STUDY, read_study)
+        raw = _load(folder / record.STUDY, record.read_study)
     if not isinstance(raw, dict):
         return None, {}
-    study = Study(
-        question=_of(raw, "question", str),
-        scientific=_words(raw, "scientific"),
-        fixed=_words(raw, "fixed"),
-        arms={
-            name: tuple(_knobs(_of(arm, "space", dict)))
-            for name, arm in _of(raw, "arms", dict).items()
-            if isinstance(arm, dict)
-        },
+    scientific, fixed = (
+        tuple(word for word in _of(raw, name, list) if isinstance(word, str))
+        for name in ("scientific", "fixed")
     )
+    arms = {
+        name: tuple(_knobs(_of(arm, "space", dict)))
+        for name, arm in _of(raw, "arms", dict).items()
+        if isinstance(arm, dict)
+    }
+    study = Study(_of(raw, "question", str), scientific, fixed, arms)
     return study, {number: _place(run) for number, run in _of(raw, "runs", dict).items()}
 
 
 def _place(node: Any) -> dict[str, Any]:
-    """A run's number, arm and role, as study.json or its config.json states them."""
+    """Return a run's number, arm and role, as study.json or its config.json states them."""
     about = node if isinstance(node, dict) else {}
     number, step = (v if type(v) is int else None for v in map(about.get, ("number", "step")))
     place: dict[str, Any] = {} if number is None else {"number": number}
     if about.get("role") in ROLES:
-        place |= {"role": about["role"], "arm": _of(about, "arm", str)}
-        place |= {"step": step, "knob": _of(about, "knob", str)}
+        place |= {"role": about["role"], "step": step}
+        place |= {name: _of(about, name, str) for name in ("arm", "knob")}
     return place
 
 
 def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
-    """The knobs of an arm's space that are well-formed."""
+    """Yield the knobs of an arm's space that are well-formed."""
     for name, about in space.items():
         if not isinstance(about, dict):
             continue
@@ -252,24 +229,15 @@ def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
             yield Knob(name, choices=tuple(dict.fromkeys(map(short, choices))))
             continue
         low, high = finite(about.get("low")), finite(about.get("high"))
-        if low is not None and high is not None:
-            with contextlib.suppress(ConfigError):
-                log, integer = about.get("log") is True, about.get("int") is True
-                yield Knob(name, low=low, high=high, log=log, integer=integer)
+        log, integer = about.get("log") is True, about.get("int") is True
+        with contextlib.suppress(ConfigError):
+            yield Knob(name, low=low, high=high, log=log, integer=integer)
 
 
-def _merged(studies: list[Study]) -> Study | None:
-    """Several machines' parts of a study as one."""
-    if not studies:
-        return None
-    arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
-    return replace(studies[0], arms=arms)
-
-
-def _union(study: Study | None) -> tuple[Knob, ...]:
-    """The knobs of all arms; where they differ in bounds, the widest."""
+def _union(arms: Iterable[tuple[Knob, ...]]) -> tuple[Knob, ...]:
+    """Return the knobs of all arms; where they differ in bounds, the widest."""
     union: dict[str, Knob] = {}
-    for knob in (knob for space in (study.arms.values() if study else ()) for knob in space):
+    for knob in chain.from_iterable(arms):
         old = union.setdefault(knob.name, knob)
         if old.choices and knob.choices:
             choices = tuple(dict.fromkeys([*old.choices, *knob.choices]))
@@ -280,22 +248,12 @@ def _union(study: Study | None) -> tuple[Knob, ...]:
     return tuple(union.values())
 
 
-def _of(node: dict, name: str, kind: type) -> Any:
-    """An entry of a JSON object; an empty one where it is not of the kind expected."""
-    value = node.get(name)
-    return value if isinstance(value, kind) else kind()
-
-
-def _words(node: dict, name: str) -> tuple[str, ...]:
-    return tuple(word for word in _of(node, name, list) if isinstance(word, str))
-
-
 # ------------------------------------------------------------------ a grid's space
-def _spaces(runs: Sequence[RunRecord], entries: Sequence[Entry]) -> Iterator[Knob]:
-    """The knobs of a grid: what differs between its runs, from the least to the largest value."""
-    for name in entries[0].knobs if entries else ():
-        values = [knob_value(run, name) for run in runs if run.setting]
-        values = [value for value in values if value != ABSENT]
+def _spaces(runs: Sequence[RunRecord], names: Iterable[str]) -> Iterator[Knob]:
+    """Yield the knobs of a grid: what differs between its runs, from least to largest value."""
+    for name in names:
+        every = (knob_value(run, name) for run in runs if run.setting)
+        values = [value for value in every if value != ABSENT]
         numbers = sorted({v for value in values if (v := finite(value)) is not None})
         if len(numbers) > 1 and all(finite(value) is not None for value in values):
             integer = all(isinstance(value, int) for value in values)

@@ -55,8 +55,7 @@ class Objective:
             return number(difference, 2)
         points = 100 * difference
         text = f"{points:.1f}" if abs(points) >= 0.095 else f"{points:.2f}"
-        text = "0" if float(text) == 0 else text
-        return f"{text} points" if unit else text
+        return ("0" if float(text) == 0 else text) + " points" * unit
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,6 @@ class Knob:
     """One axis of the search space.
 
     Args:
-        low, high: of a numeric knob.
         log: whether equal ratios, not equal differences, are equally far.
         choices: of a categorical knob. Three or more numbers are taken as steps of a scale.
         integer: whether only whole numbers exist.
@@ -83,16 +81,17 @@ class Knob:
     def __post_init__(self) -> None:
         if self.choices is not None:
             return
+        bounds = f"{self.name}: low={self.low}, high={self.high}"
         if self.low is None or self.high is None or not self.low < self.high:
-            raise ConfigError(
-                f"{self.name}: low={self.low}, high={self.high}: a knob has choices, or low < high"
-            )
+            raise ConfigError(f"{bounds}: a knob has choices, or low < high")
         if self.log and self.low <= 0:
             raise ConfigError(f"{self.name}: low={self.low}: must be above 0 on a log scale")
 
 
-def position(knob: Knob, value: float) -> float:
-    """Return where a value lies between a knob's bounds, 0 to 1 on the knob's scale."""
+def position(knob: Knob, value: Any) -> float:
+    """Return where a value lies on a knob's axis: 0 to 1 between its bounds or over its choices."""
+    if knob.choices is not None:
+        return (knob.choices.index(value) + 0.5) / len(knob.choices)
     if knob.log:
         return math.log(value / knob.low) / math.log(knob.high / knob.low) if value > 0 else -1.0
     return (value - knob.low) / (knob.high - knob.low)
@@ -110,7 +109,6 @@ class RunRecord:
         metric: of the objective; empty without a summary.
         value: the objective's best; of a pruned run what it had reached when it was stopped; None
             where the run broke or did not end.
-        summary: summary.json as it is.
         number: in its sweep, as config.json records it; None in older records.
         arm: the scientific value it belongs to; "" where nothing was asked.
         role: one of ROLES.
@@ -162,8 +160,7 @@ class RunRecord:
     @property
     def planned(self) -> int | None:
         """Epochs that the config asks for."""
-        training = self.config.get("training")
-        return _size(training.get("epochs")) if isinstance(training, dict) else None
+        return _size(_section(self.config, "training").get("epochs"))
 
     @property
     def validation_examples(self) -> int | None:
@@ -173,17 +170,18 @@ class RunRecord:
     @property
     def tests(self) -> dict[str, float]:
         """Metrics on the test split; empty where it was not read."""
-        items = self._of_summary("test")
-        return {name: v for name, value in items if (v := finite(value)) is not None}
+        numbers = {name: finite(v) for name, v in _section(self.summary, "test").items()}
+        return {name: value for name, value in numbers.items() if value is not None}
 
     @property
     def versions(self) -> dict[str, str]:
         """Package -> version that it ran with."""
-        return {name: v for name, v in self._of_summary("versions") if isinstance(v, str)}
+        versions = _section(self.summary, "versions")
+        return {name: v for name, v in versions.items() if isinstance(v, str)}
 
-    def _of_summary(self, name: str) -> list[tuple[str, Any]]:
-        section = self.summary.get(name)
-        return list(section.items()) if isinstance(section, dict) else []
+
+def _section(node: dict[str, Any], name: str) -> dict[str, Any]:
+    return section if isinstance(section := node.get(name), dict) else {}
 
 
 def _size(value: Any) -> int | None:
@@ -203,15 +201,6 @@ def knob_value(run: RunRecord, name: str) -> Any:
     return node
 
 
-def knob_of(run: RunRecord, knob: Knob) -> Any:
-    """Return a run's number or the text of its choice on a knob's axis; None if it has none."""
-    value = knob_value(run, knob.name)
-    if knob.choices is not None:
-        text = short(value)
-        return text if text in knob.choices else None
-    return finite(value)
-
-
 @dataclass(frozen=True)
 class Entry:
     """One line of the leaderboard: a setting of the knobs, whose runs differ in `seed` alone.
@@ -220,10 +209,8 @@ class Entry:
         rank: 1 is the best; None where no run finished or diverged.
         mean: of the objective over the runs that finished, None if none did; so best_epoch.
         sd: sample standard deviation; None below two runs.
-        n: how many runs are behind the mean.
         knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
         seconds: mean over the runs that finished, or over all if none did.
-        runs: all of the entry's.
         confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
     """
 
@@ -242,10 +229,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Study:
-    """The question of a study; a plain search asks nothing and has one arm, named "".
+    """The question of a study, and its arms: scientific value -> the space searched under it.
 
-    Args:
-        arms: scientific value -> the space searched under it.
+    A plain search asks nothing and has one arm, named "".
     """
 
     question: str = ""
@@ -259,8 +245,6 @@ class Sweep:
     """Everything a report is made from.
 
     Args:
-        folders: as given.
-        name: to show.
         runs: those of the objective, in the order of their numbers.
         entries: the leaderboard of all but the test runs; a setting that was confirmed stands there
             with its fresh runs alone, as the one that chose it is biased.
@@ -277,6 +261,7 @@ class Sweep:
     study: Study | None
     space: tuple[Knob, ...]
     others: int = 0
+    _columns: dict[Knob, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def knobs(self) -> list[str]:
@@ -289,22 +274,29 @@ class Sweep:
         return self.study.question if self.study else ""
 
     @functools.cached_property
-    def short(self) -> dict[str, str]:
-        """Knob -> its name in few letters: optimizer.lr is lr."""
+    def _short(self) -> dict[str, str]:
         differing = self.entries[0].knobs if self.entries else ()
         return short_names(list(dict.fromkeys([*self.knobs, *differing])))
 
-    def column(self, knob: Knob) -> dict[str, Any]:
-        """Return a column of the table of runs: run id -> value, runs without one left out."""
-        if knob not in self._table:
-            values = {run.id: knob_of(run, knob) for run in self.runs}
-            self._table[knob] = {run: value for run, value in values.items() if value is not None}
-        return self._table[knob]
+    def short(self, knob: str) -> str:
+        """Return a knob's name in few letters: lr for optimizer.lr."""
+        return self._short.get(knob, knob)
 
-    @functools.cached_property
-    def _table(self) -> dict[Knob, dict[str, Any]]:
-        """The columns, each computed once."""
-        return {}
+    def column(self, knob: Knob) -> dict[str, Any]:
+        """Return a column of the table of runs: run id -> number, or text of a choice.
+
+        Runs without one are left out.
+        """
+        if knob not in self._columns:
+            every = {run.id: knob_value(run, knob.name) for run in self.runs}
+            if knob.choices is None:
+                numbers = {run: finite(value) for run, value in every.items()}
+                column = {run: value for run, value in numbers.items() if value is not None}
+            else:
+                texts = {run: short(value) for run, value in every.items()}
+                column = {run: text for run, text in texts.items() if text in knob.choices}
+            self._columns[knob] = column
+        return self._columns[knob]
 
     def explored(self, arm: str | None = None) -> list[RunRecord]:
         """Return the runs that were spread over the space, of one arm or of all."""
@@ -331,4 +323,4 @@ class Sweep:
             return "the setting"
         if len(knobs) > NAMED:
             return f"setting {rank}"
-        return " ".join(f"{self.short[name]}={short(value)}" for name, value in knobs.items())
+        return " ".join(f"{self.short(name)}={short(value)}" for name, value in knobs.items())

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from knobs.report.conclusions import Candidate, Estimate, Importance, KnobImportance, Report
-from knobs.report.records import Sweep
-from knobs.words import count, listed, number, percent
+from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
+from knobs.report.records import Entry, Sweep
+from knobs.words import count, listed, number, percent, score, short
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
 COLUMNS = ("failure effect", "total-order effect", "expected gain")
@@ -49,6 +49,18 @@ def ranked(report: Report) -> str:
     )
 
 
+def row(entry: Entry) -> list[str]:
+    """Return a setting's line of the leaderboard: rank, value, knobs, epoch, seconds, status."""
+    return [
+        "-" if entry.rank is None else str(entry.rank),
+        score(entry.mean, entry.sd, entry.n),
+        *map(short, entry.knobs.values()),
+        "" if entry.best_epoch is None else str(entry.best_epoch),
+        "" if entry.seconds is None else number(entry.seconds, 2),
+        entry.status,
+    ]
+
+
 def expected(report: Report) -> str:
     """Return `Run 3: expect val/accuracy 0.9722`, and of how many seeds that run is the best."""
     recipe, objective, winner = report.recipe, report.sweep.objective, report.verdict.winner
@@ -56,12 +68,6 @@ def expected(report: Report) -> str:
     if len(winner.values) < 2:
         return text
     return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
-
-
-# ------------------------------------------------------------------ importance
-def effects(knob: KnobImportance) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
-    """Return a knob's three answers, in the order of COLUMNS."""
-    return knob.breaks, knob.moves, knob.gain
 
 
 def answered(importance: Importance) -> tuple[str, ...]:
@@ -72,8 +78,8 @@ def answered(importance: Importance) -> tuple[str, ...]:
 def cells(report: Report, knob: KnobImportance) -> list[str]:
     """Return a knob's answers as text: `34 % (10 to 51)`."""
     amount = report.sweep.objective.amount
-    texts = []
-    for effect, column in zip(effects(knob), answered(report.importance), strict=False):
+    texts, answers = [], (knob.breaks, knob.moves, knob.gain)
+    for effect, column in zip(answers, answered(report.importance), strict=False):
         if effect is None:
             texts.append("-")
         elif column != COLUMNS[2]:
@@ -88,7 +94,7 @@ def cells(report: Report, knob: KnobImportance) -> list[str]:
 def decided(report: Report) -> str:
     """Say which knob matters most, or how many more runs would tell."""
     importance, first = report.importance, report.importance.knobs[0]
-    name = report.sweep.short.get(first.name, first.name)
+    name = report.sweep.short(first.name)
     if len(importance.knobs) == 1:
         return f"{name} is the only knob that was searched."
     if importance.decided == "no":

@@ -16,6 +16,7 @@ EXACT = 14  # so many pairs have 16,384 sign patterns: all are counted
 SHUFFLES = 4000  # the standard error of a p of 0.1 is 0.005
 LEAST_PAIRS = 5  # fewer cannot reach a p of 1/16, the smallest of 5 pairs
 LEVEL = 0.95  # of an interval
+LARGEST = 50_000  # examples of a validation split that is looked for
 ALPHA = 0.1  # 5 pairs that all agree in sign pass it, 4 cannot
 
 
@@ -24,8 +25,7 @@ class Paired:
     """Differences between two settings, seed by seed; above 0 the first is the better.
 
     Args:
-        seeds: that both have run.
-        differences: one for each of them.
+        seeds: that both have run, one for each difference.
         low, high: ends of the 95 % interval of the mean; None below 3 pairs.
         p: of the sign-flip test, two-sided, or as `among` has it.
     """
@@ -41,11 +41,6 @@ class Paired:
     def n(self) -> int:
         """The number of pairs."""
         return len(self.differences)
-
-    @property
-    def margin(self) -> float | None:
-        """Half the interval's width."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def apart(self) -> bool:
@@ -80,9 +75,8 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], sign: int = 1) -> Pai
         return None
     differences = tuple(sign * (a[seed] - b[seed]) for seed in seeds)
     low, high = interval(differences)
-    return Paired(
-        seeds, differences, float(np.mean(differences)), low, high, sign_flip(differences)
-    )
+    mean = float(np.mean(differences))
+    return Paired(seeds, differences, mean, low, high, sign_flip(differences))
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:
@@ -150,19 +144,18 @@ def noise_floor(error: float, size: int) -> float:
     return math.sqrt(max(0.0, error) / (2 * size))
 
 
-def split_size(accuracies: Sequence[float], most: int = 50_000) -> int | None:
+def split_size(accuracies: Sequence[float]) -> int | None:
     """Find the smallest split on which every accuracy is a whole number of examples, or None.
 
     Args:
         accuracies: 0 to 1, as computed in float32 or better.
-        most: the largest size looked for.
     """
     shares = np.unique([a for a in accuracies if 0 < a < 1])
     if len(shares) < 8:  # few shares fit a smaller split by chance
         return None
     shares = shares[:: max(1, len(shares) // 64)]
-    for first in range(8, most, 4096):
-        sizes = np.arange(first, min(first + 4096, most + 1))[:, None]
+    for first in range(8, LARGEST, 4096):
+        sizes = np.arange(first, min(first + 4096, LARGEST + 1))[:, None]
         counts = sizes * shares
         fits = np.all(np.abs(counts - np.round(counts)) < 1e-3 + 2e-7 * sizes, axis=1)
         if fits.any():
@@ -170,16 +163,15 @@ def split_size(accuracies: Sequence[float], most: int = 50_000) -> int | None:
     return None
 
 
-def expected_best(values: Sequence[float], low: float = 0.1, high: float = 0.9) -> np.ndarray:
-    """Return the best of k of these values drawn at random: mean and two quantiles for each k.
+def expected_best(values: Sequence[float]) -> np.ndarray:
+    """Return the best of k of these values drawn at random: mean, 10 % and 90 % quantile by k.
 
     P(best of k <= i-th smallest) = C(i, k) / C(n, k), so all three are exact.
 
     Args:
         values: n of them; more is better.
-        low, high: the quantiles, 0 to 1.
 
-    Returns: an array (n, 3) of mean, low and high for k = 1 to n.
+    Returns: an array (n, 3), for k = 1 to n.
     """
     from scipy.special import gammaln
 
@@ -193,6 +185,6 @@ def expected_best(values: Sequence[float], low: float = 0.1, high: float = 0.9) 
         fits = i >= k
         below[fits] = np.exp(log[i[fits]] - log[i[fits] - k] - log[n] + log[n - k])
         share = np.diff(below, prepend=0.0)
-        quantiles = ordered[np.searchsorted(below, [low - 1e-12, high - 1e-12]).clip(0, n - 1)]
+        quantiles = ordered[np.searchsorted(below, [0.1 - 1e-12, 0.9 - 1e-12]).clip(0, n - 1)]
         rows.append([share @ ordered, *quantiles])
     return np.array(rows).reshape(n, 3)

@@ -10,20 +10,14 @@ from rich.text import Text
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import metric_of
 from knobs.report.records import Entry
-from knobs.report.sentences import MARKS, answered, cells, decided, ranked, what_ran
-from knobs.words import COLUMNS, number, printable, score, short, short_names
+from knobs.report.sentences import MARKS, answered, cells, decided, ranked, row, what_ran
+from knobs.words import COLUMNS, printable, short_names
 
 TOP = 5
 
 
-# ------------------------------------------------------------------ the report
 def show(console: Console, report: Report, page: Path | None = None) -> None:
-    """Show verdict, best settings, importance, findings and the next command in one screen.
-
-    Args:
-        console: of any size; less is shown where there is little room.
-        page: where report.html was written.
-    """
+    """Show the report in one screen, with less of everything where there is little room."""
     for depth in range(TOP, 0, -1):
         with console.capture() as captured:
             _show(console, report, page, depth)
@@ -35,7 +29,6 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
 
 
 def _show(console: Console, report: Report, page: Path | None, depth: int) -> None:
-    """The screen with so much of everything."""
     sweep, answer = report.sweep, report.verdict
     gap = console.print if depth > 1 else lambda: None
     console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim")
@@ -48,10 +41,14 @@ def _show(console: Console, report: Report, page: Path | None, depth: int) -> No
         console.print(_line(basis), style="dim")
     if report.importance:
         gap()
-        console.print(_importance(report, depth))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for i, head in enumerate(("knob", *answered(report.importance))):
+            table.add_column(head, justify="right" if i else "left", no_wrap=True)
+        for knob in report.importance.knobs[:depth]:
+            table.add_row(*map(_line, (sweep.short(knob.name), *cells(report, knob))))
+        console.print(table)
         console.print(_line(decided(report)))
-    findings = [finding for finding in report.findings if finding.level != "ok"]
-    if findings:
+    if findings := [finding for finding in report.findings if finding.level != "ok"]:
         gap()
     for finding in findings[: depth - 1 or 1]:
         line = _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
@@ -70,26 +67,10 @@ def _line(text: str) -> Text:
     return Text(printable(text, 2000))
 
 
-def _importance(report: Report, most: int) -> Table:
-    names = report.sweep.short
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, head in enumerate(("knob", *answered(report.importance))):
-        table.add_column(head, justify="right" if i else "left", no_wrap=True)
-    for knob in report.importance.knobs[:most]:
-        table.add_row(*map(_line, (names.get(knob.name, knob.name), *cells(report, knob))))
-    return table
-
-
-# ------------------------------------------------------------------ the leaderboard
 def leaderboard(
     console: Console, entries: Sequence[Entry], limit: int = 20, path: Path | None = None
 ) -> None:
-    """Show the best entries.
-
-    Args:
-        limit: how many at most.
-        path: where the rest is.
-    """
+    """Show the best entries, and where the rest is."""
     if not entries:
         return console.print("no runs")
     table = _table(entries[:limit])
@@ -116,14 +97,10 @@ def _table(entries: Sequence[Entry], shared: bool = False) -> Table:
             overflow="fold",
         )
     for entry in entries:
-        knobs = list(map(short, entry.knobs.values()))
+        rank, value, *knobs, epoch, seconds, end = row(entry)
         if shared:
             knobs = [" ".join(f"{name}={knob}" for name, knob in zip(names, knobs, strict=True))]
-        rank = "-" if entry.rank is None else str(entry.rank)
-        epoch = "" if entry.best_epoch is None else str(entry.best_epoch)
-        seconds = "" if entry.seconds is None else number(entry.seconds, 2)
-        value = score(entry.mean, entry.sd, entry.n)
-        row = [rank, value, *knobs, epoch, seconds, entry.status][: len(heads)]
-        style = "red" if "diverged" in entry.status else "dim" if entry.rank is None else ""
-        table.add_row(*map(_line, row), style=style)
+        cells = [rank, value, *knobs, epoch, seconds, end][: len(heads)]
+        style = "red" if "diverged" in end else "dim" if entry.rank is None else ""
+        table.add_row(*map(_line, cells), style=style)
     return table

@@ -27,22 +27,17 @@ def verdict(sweep: Sweep) -> Verdict:
     noise = measure_noise(sweep)
     winner, *others = every
     default = default_of(sweep, winner)
-    if (
-        default
-        and not others
-        and default.confirmed
-        and winner.confirmed
-        and objective.sign * (default.mean - winner.mean) > 0  # now that both ran again
-    ):
+    ran_again = default and not others and default.confirmed and winner.confirmed
+    if ran_again and objective.sign * (default.mean - winner.mean) > 0:
         winner, others, default = default, [winner], None
     if default and not any(other.runs == default.runs for other in others):
         others.append(default)
     default = next((other for other in others if default and other.runs == default.runs), None)
     rivals = [other for other in others if other is not default][:MOST]
     compared = tuple(
-        compare(winner, other, objective, noise, rivals[:i]) for i, other in enumerate(rivals)
+        compare(winner, c, objective.sign, noise, rivals[:i]) for i, c in enumerate(rivals)
     )
-    beside = (compare(winner, default, objective, noise),) if default else ()
+    beside = (compare(winner, default, objective.sign, noise),) if default else ()
     steps = walk(sweep, winner)
     more = [
         _reached(sweep, winner),
@@ -51,24 +46,14 @@ def verdict(sweep: Sweep) -> Verdict:
         _caveats(sweep, winner, others),
         tested(sweep, winner),
     ]
-    return Verdict(
-        headline=headline(winner, compared or beside, objective, noise),
-        more=tuple(filter(None, more)),
-        winner=winner,
-        default=default,
-        comparisons=(*compared, *beside),
-        steps=steps,
-        noise=noise,
-    )
+    first, rest = headline(winner, compared or beside, objective, noise), tuple(filter(None, more))
+    return Verdict(first, rest, winner, default, (*compared, *beside), steps, noise)
 
 
-# ------------------------------------------------------------------ the headline
 def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:
     """Say in one sentence who won, against whom, and on how many seeds."""
-    groups: dict[str, list[Comparison]] = {"level": [], "beaten": [], "ahead": [], "unknown": []}
-    for comparison in compared:
-        groups[comparison.relation].append(comparison)
-    level, beaten, ahead, unknown = groups.values()
+    relations = ("level", "beaten", "ahead", "unknown")
+    level, beaten, ahead, unknown = ([c for c in compared if c.relation == r] for r in relations)
     value, seeds = f"{objective.metric} {objective.value(winner.mean)}", _seeds(winner.values)
     names = [winner.name, *(c.other.name for c in level)]
     extent = f"at this budget ({_extent(level, objective, noise)})" if level else ""
@@ -104,19 +89,17 @@ def headline(winner: Candidate, compared: Group, objective: Objective, noise: No
 
 
 def _extent(level: Group, objective: Objective, noise: Noise) -> str:
-    """`difference 0.1 ± 0.4 points, 5 paired seeds`."""
+    """Return `difference 0.1 ± 0.4 points, 5 paired seeds`."""
     pairs = [c.paired for c in level if c.paired]
     largest = max(pairs, key=lambda p: abs(p.mean))
-    margin, far = largest.margin, abs(largest.mean)
-    around = margin is not None and margin >= far  # else the interval lies above 0, but p is large
+    far = abs(largest.mean)
     text = f"difference{'s up to' if len(pairs) > 1 else ''} "
-    text += objective.amount(far, unit=not around)
-    if around:
-        text += f" ± {objective.amount(margin)}"
-    elif margin is not None:
-        text += f", p = {number(largest.p, 2)}"
-    else:
-        text += _spread(objective, noise)
+    if largest.low is None:
+        text += objective.amount(far) + _spread(objective, noise)
+    elif (margin := (largest.high - largest.low) / 2) >= far:
+        text += f"{objective.amount(far, unit=False)} ± {objective.amount(margin)}"
+    else:  # the interval lies above 0, but p is large
+        text += f"{objective.amount(far)}, p = {number(largest.p, 2)}"
     return f"{text}, {_fewest(level)}"
 
 
@@ -125,7 +108,7 @@ def _spread(objective: Objective, noise: Noise) -> str:
 
 
 def _beats(winner: Candidate, level: Group, beaten: Group, objective: Objective) -> str:
-    """`both beat sgd by 2.3 points`, where each of them does."""
+    """Return `both beat sgd by 2.3 points`, where each of them does."""
     every = 0 < len(level) < MOST_PAIRS and all(
         (pairs := paired(a.other.values, b.other.values, objective.sign)) and pairs.beats
         for a in level
@@ -139,7 +122,7 @@ def _beats(winner: Candidate, level: Group, beaten: Group, objective: Objective)
 
 
 def _by(group: Group, objective: Objective) -> str:
-    """`sgd by 2.3 points`, `a by 1.0 and b by 2.3 points`, `the other 12 by 0.8 to 72 points`."""
+    """Return `a by 1.0 and b by 2.3 points`, or `12 others by 0.8 to 72 points`."""
     gains = [c.paired.mean if c.paired else 0.0 for c in group]
     if len(group) <= 3:
         units = [c is group[-1] for c in group]
@@ -150,7 +133,7 @@ def _by(group: Group, objective: Objective) -> str:
 
 
 def _fewest(group: Group) -> str:
-    """The number of seeds behind a statement: the least of the pairs in it."""
+    """Return the number of seeds behind a statement: the least of the pairs in it."""
     n = min((c.paired.n for c in group if c.paired), default=0)
     return "one run each" if n == 1 else f"{n} paired seeds"
 
@@ -159,13 +142,11 @@ def _seeds(values: dict[int, float]) -> str:
     return "one run" if len(values) == 1 else f"mean of {len(values)} seeds"
 
 
-# ------------------------------------------------------------------ the sentences below it
 def _reached(sweep: Sweep, winner: Candidate) -> str:
-    """The winner's knobs and its mean."""
     objective, values = sweep.objective, list(winner.values.values())
     spread = f" ± {sd(statistics.stdev(values))}" if len(values) > 1 else ""
     knobs = [
-        f"{sweep.short[knob.name]}={short(value)}"
+        f"{sweep.short(knob.name)}={short(value)}"
         for knob in sweep.space_of(winner.arm)
         if (value := knob_value(winner.runs[0], knob.name)) != ABSENT
     ]
@@ -177,24 +158,19 @@ def _reached(sweep: Sweep, winner: Candidate) -> str:
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:
-    """The winner and the config it started from."""
     pairs = beside.paired
     if pairs is None:
         return ""
-    text = f"Over the default: {objective.amount(pairs.mean)}"
+    text, seeds = f"Over the default: {objective.amount(pairs.mean)}", _fewest([beside])
     if pairs.low is None:
-        return f"{text} ({_fewest([beside])}{_spread(objective, noise)})."
+        return f"{text} ({seeds}{_spread(objective, noise)})."
     span = f"{objective.amount(pairs.low, unit=False)} to {objective.amount(pairs.high)}"
     sure = "" if pairs.beats else ", no significant difference"
-    return (
-        f"{text} ({percent(LEVEL)} interval {span}, {_fewest([beside])}, "
-        f"p = {number(pairs.p)}){sure}."
-    )
+    return f"{text} ({percent(LEVEL)} interval {span}, {seeds}, p = {number(pairs.p)}){sure}."
 
 
 def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
-    """The gain of each knob."""
-    gains = [(step.gain.mean, sweep.short.get(step.knob, step.knob)) for step in steps if step.gain]
+    gains = [(step.gain.mean, sweep.short(step.knob)) for step in steps if step.gain]
     if len(gains) < 2:  # one knob's gain is the whole difference
         return ""
     gains.sort(key=lambda pair: -abs(pair[0]))  # what was lost on the way is not to hide at the end
@@ -203,7 +179,6 @@ def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
 
 
 def _caveats(sweep: Sweep, winner: Candidate, others: Sequence[Candidate]) -> str:
-    """The limits of the verdict."""
     caveats = []
     if sweep.study and not winner.confirmed:
         tried = sum(run.ok for run in sweep.explored(winner.arm))

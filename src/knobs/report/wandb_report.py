@@ -42,7 +42,6 @@ class Contents:
         place: group, project, and entity, empty for the account's own.
         metric, mode: of the objective.
         axes: paths in the runs' configs that tell their knobs apart -> whether on a log axis.
-        question: of the study; empty where nothing was asked.
         lines: the verdict and the leaderboard as Markdown.
     """
 
@@ -60,15 +59,10 @@ def contents(report: Report, text: str) -> Contents:
     Raises:
         UserError: none of the runs is in a W&B group.
     """
-    sweep = report.sweep
-    return Contents(
-        place=place(sweep.runs),
-        metric=sweep.objective.metric,
-        mode=sweep.objective.mode,
-        axes=axes(sweep),
-        question=public(printable(sweep.question, 500)),
-        lines=public(text.splitlines()),
-    )
+    sweep, goal = report.sweep, report.sweep.objective
+    question = public(printable(sweep.question, 500))
+    lines = public(text.splitlines())
+    return Contents(place(sweep.runs), goal.metric, goal.mode, axes(sweep), question, lines)
 
 
 def publish(report: Report, text: str) -> str:
@@ -83,41 +77,33 @@ def publish(report: Report, text: str) -> str:
         UserError: W&B did not take it; why, and how to go on.
     """
     folder = report.sweep.folders[0]
-    request = json.dumps(dataclasses.asdict(contents(report, text)))
-    command = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
-    with tempfile.TemporaryFile("w+") as reply:  # no pipe, which a service of W&B's may keep open
+    sent = json.dumps(dataclasses.asdict(contents(report, text))).encode()
+    args = [sys.executable, "-m", "knobs.report.wandb_report", str(folder)]
+    with tempfile.TemporaryFile() as reply:  # no pipe, which a service of W&B's may keep open
         try:
-            subprocess.run(
-                command,
-                input=request,
-                stdout=reply,
-                text=True,
-                start_new_session=True,
-                timeout=DEADLINE,
-            )
+            subprocess.run(args, input=sent, stdout=reply, start_new_session=True, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             raise _refused(f"it was not done after {DEADLINE:g} s", folder) from None
         reply.seek(0)
-        answer = json.loads(reply.read() or "{}")
-    if "url" not in answer:
-        raise UserError(answer.get("error") or "the W&B report ended with the error above")
-    return answer["url"]
+        url, error = json.loads(reply.read() or "[null, null]")
+    if not url:
+        raise UserError(error or "the W&B report ended with the error above")
+    return url
 
 
 def _publish(folder: Path, shown: Contents) -> str:
-    """The same, in this process, for as long as it takes."""
+    """Do what `publish` does in this process, for as long as it takes."""
     os.environ.update(BOUNDED | QUIET | dict(os.environ))  # before the import, which reads them
     import wandb
 
     about = shown.place | {"server": str(wandb.setup().settings.base_url)}
     report = compose(shown)
-    plain = json.loads(  # as W&B stores it; there is no public way to it
-        report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
-    )
-    spec = about | {"title": report.title, "id": _earlier(folder, about), "spec": plain}
+    model = report._to_model().spec  # as W&B stores it; there is no public way to it
+    plain = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
+    report.id = _earlier(folder, about)
+    spec = about | {"title": report.title, "id": report.id, "spec": plain}
     write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
     try:
-        report.id = spec["id"]
         url = _save(report)
     except Exception as error:  # as many kinds as there are layers below
         raise _refused(public(printable(first_line(error))), folder) from None
@@ -127,11 +113,10 @@ def _publish(folder: Path, shown: Contents) -> str:
 
 
 def _refused(why: str, folder: Path) -> UserError:
-    """The error where there is no report."""
-    path, again = folder / SPEC, "the same command tries again"
+    again = "the same command tries again"
     with contextlib.suppress(OSError, ValueError):
-        exists = json.loads(path.read_text())["id"]
-        again += f", its spec is in {path}"
+        exists = json.loads((folder / SPEC).read_text())["id"]
+        again += f", its spec is in {folder / SPEC}"
         again += " (delete that if the report was deleted)" if exists else ""
     return UserError(f"W&B did not take the report: {why}; {again}")
 
@@ -144,11 +129,10 @@ def unsent(folder: Path) -> str:
 
 
 def _save(report: Any) -> str:
-    """Send a report; its URL."""
+    """Send a report; return its URL."""
     import wandb
 
-    asked = os.environ.get("WANDB_MODE", "online")
-    if kept_offline(asked):
+    if kept_offline(os.environ.get("WANDB_MODE", "online")):
         raise UserError(f"W&B is {wandb.setup().settings.mode} here, as asked")
     if why := no_account() or no_server(KNOCK):
         raise UserError(why)
@@ -159,7 +143,7 @@ def _save(report: Any) -> str:
 
 
 def _earlier(folder: Path, about: dict[str, str]) -> str:
-    """The id of the report made before for the same place; empty if there is none."""
+    """Return the id of the report made before for the same place; empty if there is none."""
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         spec = json.loads((folder / SPEC).read_text())
         same, view = all(spec.get(key) == about[key] for key in about), spec.get("id")
@@ -168,23 +152,22 @@ def _earlier(folder: Path, about: dict[str, str]) -> str:
     return ""
 
 
-# ------------------------------------------------------------------ records -> place, axes
 def place(runs: Sequence[RunRecord]) -> dict[str, str]:
     """Return where most of the runs are in W&B: group, project, and entity, empty for the default.
 
     Raises:
         UserError: none of them is in a group.
     """
-    places: Counter = Counter()
+    keys, places = ("group", "project", "entity"), Counter()
     for run in runs:
         node = run.config.get("tracking")
         if isinstance(node, dict) and node.get("mode") != "disabled":
-            names = tuple(node.get(key) or "" for key in ("group", "project", "entity"))
+            names = tuple(node.get(key) or "" for key in keys)
             if all(isinstance(name, str) for name in names) and names[0] and names[1]:
                 places[names] += 1
     if not places:
         raise UserError("no W&B report: none of the runs is in a W&B group (tracking=local?)")
-    return dict(zip(("group", "project", "entity"), places.most_common(1)[0][0], strict=True))
+    return dict(zip(keys, places.most_common(1)[0][0], strict=True))
 
 
 def axes(sweep: Sweep) -> dict[str, bool]:
@@ -208,7 +191,6 @@ def axes(sweep: Sweep) -> dict[str, bool]:
     return paths
 
 
-# ------------------------------------------------------------------ contents -> report
 def compose(shown: Contents) -> Any:
     """Return the whole report, as wandb_workspaces has it. Needs no network."""
     with warnings.catch_warnings():
@@ -230,11 +212,16 @@ def compose(shown: Contents) -> Any:
         ),
         wr.RunComparer(diff_only="split", layout=wr.Layout(0, 26, 24, 10)),
     ]
+    # W&B's filter language rewrites every = and < that it sees.
+    letters = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in group)
     runset = wr.Runset(
         name=group,
-        filters=f"Metric('Group') == {_literal(group)}",
+        filters=f"Metric('Group') == '{''.join(letters)}'",
         order=[wr.OrderBy(wr.SummaryMetric("objective"), ascending=minimum)],
-        pinned_columns=["summary:objective", *map(_accessor, shown.axes)],
+        pinned_columns=[  # of a config, each value of the first level lies under `value`
+            "summary:objective",
+            *(re.sub(r"^[^.]*", r"config:\g<0>.value", path) for path in shown.axes),
+        ],
     )
     return wr.Report(
         project=shown.place["project"],
@@ -250,26 +237,14 @@ def compose(shown: Contents) -> Any:
     )
 
 
-def _accessor(path: str) -> str:
-    """A config's path as W&B's tables name it: each value of the first level lies under `value`."""
-    first, *rest = path.split(".")
-    return ".".join([f"config:{first}.value", *rest])
-
-
-def _literal(text: str) -> str:
-    """A string in W&B's filter language, which rewrites every = and < that it sees."""
-    plain = (c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
-    return f"'{''.join(plain)}'"
-
-
 def _main() -> None:
-    """In a process of its own: the contents come on stdin, the URL or what is wrong leaves."""
+    """Publish the contents that come on stdin; answer with the URL, or with what is wrong."""
     reply = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the client prints is no answer
     try:
-        answer = {"url": _publish(Path(sys.argv[1]), Contents(**json.load(sys.stdin)))}
+        answer = _publish(Path(sys.argv[1]), Contents(**json.load(sys.stdin))), None
     except UserError as error:
-        answer = {"error": str(error)}
+        answer = None, str(error)
     with reply:
         json.dump(answer, reply)
 

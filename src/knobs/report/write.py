@@ -44,10 +44,8 @@ def write(report: Report, folder: Path) -> Path:
                 partial.unlink()
             write_whole(folder / name, text.encode(errors="replace").decode())
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"{folder}: cannot be written to ({reason}); name another: --out DIR"
-        ) from None
+        why = f"{folder}: cannot be written to ({error.strerror or error})"
+        raise StorageError(f"{why}; name another: --out DIR") from None
     return folder / HTML
 
 

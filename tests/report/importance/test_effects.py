@@ -316,7 +316,6 @@ def test_a_knob_that_never_varied_is_unknown():
     [
         ({"mode": "best"}, "best"),
         ({"values": [1.0]}, "one of each a run"),
-        ({"resamples": 3}, "3"),
         ({"knobs": unit("aa")}, "twice"),
     ],
 )

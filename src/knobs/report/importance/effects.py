@@ -50,7 +50,8 @@ Functions = Callable[[Array], Array]  # points [m, C] -> one function's values a
 SURE, SAID = 0.9, 0.6  # probability of being first: no doubt; enough to say so
 LEVELS = (0.05, 0.95)
 NOTHING = 0.01  # an effect that cannot be told from none: an interval that begins below begins at 0
-GROUPS = 16  # sets of hyperparameters and of settings, shared by resamples / GROUPS functions
+RESAMPLES = 100  # functions drawn
+GROUPS = 16  # sets of hyperparameters and of settings, shared by RESAMPLES / GROUPS functions
 FEWEST = 3  # settings, below which nothing is said
 MOST = 600  # runs behind a function: the cost grows with their cube
 POINTS, PAIR_POINTS = 9, 7  # log2 of the points at which effects are computed
@@ -70,7 +71,6 @@ def importance(
     mode: str,
     default: dict[str, Any] | None = None,
     pruned: Sequence[bool] | None = None,
-    resamples: int = 100,
     seed: int = 0,
 ) -> Importance:
     """Rank knobs by what they do, and say how sure that is (see the top of this file).
@@ -83,13 +83,11 @@ def importance(
         mode: "min" or "max".
         default: what `gain` is measured from.
         pruned: True where the run was stopped for being behind.
-        resamples: functions drawn, >= 16.
     """
     pruned = [False] * len(rows) if pruned is None else pruned
     assert len({knob.name for knob in knobs}) == len(knobs), "a knob is there twice"
     assert len(rows) == len(values) == len(pruned), "one of each a run"
     assert mode in ("min", "max"), mode
-    assert resamples >= GROUPS, resamples
     y = np.array([np.nan if value is None else value for value in values], float)
     works = np.abs(y) < HUGE
     bound = np.array(pruned, bool) & works
@@ -97,9 +95,9 @@ def importance(
     space = Space(knobs, rows, default)
     x = space.encode(space.rows)
     points = space.points(rng, POINTS) if space.varied else None
-    breaks, working = _what_breaks(space, x, works, points, rng, resamples)
+    breaks, working = _what_breaks(space, x, works, points, rng)
     better = y[works] if mode == "max" else -y[works]
-    targets = _targets(better, bound[works], rng, resamples)
+    targets = _targets(better, bound[works], rng, RESAMPLES)
     moves, gain, first, pairs, more = _what_moves(space, x[works], targets, working, points, rng)
     names = [knobs[k].name for k in space.varied]
     answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
@@ -120,22 +118,18 @@ def importance(
 
 
 def _what_breaks(
-    space: Space, x: Array, works: Array, points: Points | None, rng: Rng, resamples: int
+    space: Space, x: Array, works: Array, points: Points | None, rng: Rng
 ) -> tuple[list[Estimate], Functions]:
     """`breaks` of each knob that varied, and the probability that a setting works."""
     d = len(space.varied)
     few = len(np.unique(x, axis=0)) < FEWEST
     if few or works.all() or not works.any():
-        return [UNKNOWN if few else NONE] * d, lambda at: np.ones((resamples, len(at)))
-    drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, resamples, 1), rng)
-
-    def working(at: Array) -> Array:
-        return np.clip(drawn(at), 0, 1)
-
+        return [UNKNOWN if few else NONE] * d, lambda at: np.ones((RESAMPLES, len(at)))
+    drawn = _functions(x, space.owner, np.repeat(works[:, None] * 1.0, RESAMPLES, 1), rng)
     changes = [(), *((k,) for k in range(d))]
-    chances = working(_blocks(space, points, changes))
+    chances = np.clip(drawn(_blocks(space, points, changes)), 0, 1)
     total = _effects(chances, np.ones_like(chances), changes, rng)
-    return [_share(draws) for draws in total.T], working
+    return [_share(draws) for draws in total.T], lambda at: np.clip(drawn(at), 0, 1)
 
 
 def _what_moves(
@@ -146,8 +140,8 @@ def _what_moves(
     Returns: `moves`, `gain` and the probability to be first, [d] each; the pairs' interactions,
         (k, k) -> share; and how many more settings would decide which knob is first.
     """
-    d = len(space.varied)
-    if len(np.unique(x, axis=0)) < FEWEST or not d:
+    d, settings = len(space.varied), len(np.unique(x, axis=0))
+    if settings < FEWEST or not d:
         return [UNKNOWN] * d, [None] * d, [0.0] * d, {}, None
     if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
         return [NONE] * d, [None if space.default is None else NONE] * d, [0.0] * d, {}, None
@@ -156,7 +150,7 @@ def _what_moves(
     at = _blocks(space, points, changes)
     total = _effects(objective(at), working(at), changes, rng)
     first = np.bincount(total.argmax(1), minlength=d) / len(total)
-    more = 0 if first.max() >= SAID else _more(total, len(np.unique(x, axis=0)))
+    more = 0 if first.max() >= SAID else _more(total, settings)
     leading = sorted(np.argsort(-total.mean(0))[:PAIRED].tolist())
     pairs, shares = list(itertools.combinations(leading, 2)), {}
     if pairs:
@@ -171,7 +165,7 @@ def _what_moves(
 
 # ------------------------------------------------------------------ runs -> functions
 def _targets(y: Array, bound: Array, rng: Rng, resamples: int) -> Array:
-    """The values that each resample takes the runs to have reached, [n, resamples]."""
+    """Draw the values that each resample takes the runs to have reached, [n, resamples]."""
     if not len(y):
         return np.zeros((0, resamples))
     first, third = np.quantile(y, [0.25, 0.75])
@@ -183,7 +177,7 @@ def _targets(y: Array, bound: Array, rng: Rng, resamples: int) -> Array:
 
 
 def _objective(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
-    """Functions drawn on a scale on which the targets are not skewed, and brought back."""
+    """Draw functions on a scale on which the targets are not skewed, and bring them back."""
     from scipy import special, stats
 
     shift, scale = targets.mean(), targets.std()
@@ -205,7 +199,7 @@ def _objective(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
 
 
 def _functions(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
-    """A Gaussian process's functions, each group under its own hyperparameters and settings.
+    """Draw a Gaussian process's functions, each group under its own hyperparameters and settings.
 
     Args:
         x: [n, C]; targets: [n, resamples].
@@ -229,13 +223,10 @@ def _functions(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
 
 # ------------------------------------------------------------------ functions -> answers
 def _blocks(space: Space, points: Points, changes: list[tuple]) -> Array:
-    """The first sample, with the second one's columns of the knobs in each change: [c m, C]."""
-    blocks = []
-    for change in changes:
-        block = points[0].copy()
-        block[:, change] = points[1][:, change]
-        blocks.append(space.active(block))
-    return space.encode(np.concatenate(blocks))
+    """Return the first sample, with the second's columns of the knobs in each change: [c m, C]."""
+    first, second = points
+    moved = (np.isin(np.arange(first.shape[1]), change) for change in changes)
+    return space.encode(np.concatenate([space.active(np.where(m, second, first)) for m in moved]))
 
 
 def _effects(f: Array, w: Array, changes: list[tuple], rng: Rng) -> Array:
@@ -273,7 +264,7 @@ def _effects(f: Array, w: Array, changes: list[tuple], rng: Rng) -> Array:
 
 
 def _share(draws: Array) -> Estimate:
-    """An estimate of a share of the variance from its draws [resamples]."""
+    """Estimate a share of the variance from its draws [resamples]."""
     low, high = np.quantile(draws, LEVELS)
     return Estimate(float(draws.mean()), float(low) if low >= NOTHING else 0.0, float(high))
 
@@ -312,8 +303,7 @@ def _gains(objective: Functions, working: Functions, space: Space) -> list[Estim
         f[:, 0] = 0
         groups = np.array_split(f, GROUPS)
         best = [group.mean(0).argmax() for group in groups]
-        best = best[1:] + best[:1]
-        draws = [group[:, choice] for group, choice in zip(groups, best, strict=True)]
-        draws = np.concatenate(draws)
+        priced = zip(groups, best[1:] + best[:1], strict=True)
+        draws = np.concatenate([group[:, choice] for group, choice in priced])
         gains.append(Estimate(float(draws.mean()), *map(float, np.quantile(draws, LEVELS))))
     return gains

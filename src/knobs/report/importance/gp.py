@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve, lapack
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-Array = np.ndarray
+Array, Rng = np.ndarray, np.random.Generator
 # Priors of theta, all logarithms: length scales [d], variance of the joint part, variance of each
 # knob's own part, variance of the noise; inputs fill the unit cube, targets have variance 1.
 SCALE, JOINT, OWN, NOISE = (0.5, 1.2), (-1.0, 1.5), (-0.5, 1.2), (-4.0, 2.5)
@@ -93,9 +93,7 @@ def likelihood(
     return value, np.array([*by_scale, *others])
 
 
-def hyperparameters(
-    x: Array, owner: Array, y: Array, count: int, rng: np.random.Generator
-) -> Array:
+def hyperparameters(x: Array, owner: Array, y: Array, count: int, rng: Rng) -> Array:
     """Likely values of theta, [count, d + 3]: draws from their posterior.
 
     Importance resampling from a mixture of Student's t at the posterior's modes: few runs often
@@ -116,25 +114,19 @@ def hyperparameters(
         z = (theta - mean) / sd
         return z @ z / 2 - value, z / sd - slope if gradient else None
 
-    modes = []
+    modes, step = [], 1e-3
+    limits = {"bounds": [BOUNDS] * (d + 3), "options": {"maxiter": ITERATIONS}}
     for scale, *rest in STARTS:
-        found = minimize(
-            objective,
-            np.array([scale] * d + rest),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[BOUNDS] * (d + 3),
-            options={"maxiter": ITERATIONS},
-        )
-        if any(np.abs(found.x - other).max() < 0.2 for other, *_ in modes):
+        start = np.array([scale] * d + rest)
+        fit = minimize(objective, start, jac=True, method="L-BFGS-B", **limits)
+        if any(np.abs(fit.x - other).max() < 0.2 for other, *_ in modes):
             continue
-        step = 1e-3
         moves = step * np.eye(d + 3)
-        slopes = [objective(found.x + m)[1] - objective(found.x - m)[1] for m in moves]
+        slopes = [objective(fit.x + m)[1] - objective(fit.x - m)[1] for m in moves]
         hessian = np.array(slopes) / (2 * step)
         curves, axes = np.linalg.eigh((hessian + hessian.T) / 2)
         curves = np.maximum(curves, 1 / sd.max() ** 2)  # never vaguer than the vaguest prior
-        modes.append((found.x, -found.fun - np.log(curves).sum() / 2, curves, axes))
+        modes.append((fit.x, -fit.fun - np.log(curves).sum() / 2, curves, axes))
     share = np.array([evidence for _, evidence, *_ in modes])
     share = np.exp(share - logsumexp(share))
     share = 0.7 * share + 0.3 / len(modes)
@@ -171,7 +163,7 @@ class Drawn:
     update: Array
 
 
-def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generator) -> Drawn:
+def draw(x: Array, owner: Array, y: Array, theta: Array, rng: Rng) -> Drawn:
     """Functions by Matheron's rule: a draw from the prior, moved to agree with the rows.
 
     Args:
@@ -203,18 +195,14 @@ def draw(x: Array, owner: Array, y: Array, theta: Array, rng: np.random.Generato
 
 def evaluate(groups: list[Drawn], x: Array) -> Array:
     """All functions of all groups at points [m, C]: [K, m]."""
-    distinct = {}  # a knob's own part meets few different values
     totals = [0.0] * len(groups)
-    for p in range(len(groups[0].parts)):
+    for p, (columns, *_) in enumerate(groups[0].parts):
+        at, back = x[:, columns], slice(None)
+        if p > 0:  # a knob's own part meets few different values
+            at, back = np.unique(at, axis=0, return_inverse=True)
+            back = back.ravel()
         for g, group in enumerate(groups):
-            columns, weight, variance, rows, *waves = group.parts[p]
-            if p not in distinct:
-                at, back = x[:, columns], slice(None)
-                if p > 0:
-                    at, back = np.unique(at, axis=0, return_inverse=True)
-                    back = back.ravel()
-                distinct[p] = at, back
-            at, back = distinct[p]
+            _, weight, variance, rows, *waves = group.parts[p]
             values = variance * (matern(distance(at, rows, weight)) @ group.update)
             totals[g] = totals[g] + (values + _waves(at, *waves))[back]
     return np.concatenate(totals, 1).T

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.records import Knob
+from knobs.report.records import Knob, finite
 
-Array = np.ndarray
+Array, Row = np.ndarray, dict[str, Any]
 BEYOND = 0.25  # how far outside its range, in ranges, a value may lie and be told from the bound
 
 
@@ -25,9 +25,7 @@ class Space:
         owner: [C], the knob of each column of `encode`.
     """
 
-    def __init__(
-        self, knobs: Sequence[Knob], rows: Sequence[dict[str, Any]], default: dict[str, Any] | None
-    ):
+    def __init__(self, knobs: Sequence[Knob], rows: Sequence[Row], default: Row | None):
         seen = [*rows, *([] if default is None else [default])]
         at, scales = np.zeros((len(seen), len(knobs))), []
         for k, knob in enumerate(knobs):
@@ -95,25 +93,24 @@ class _Scale:
 def _scale(knob: Knob, seen: list[Any]) -> _Scale:
     if knob.choices is None:
         return _numeric(knob)
-    choices = list(knob.choices)
-    count = len(choices)
-    if count > 2 and all(_is_number(choice) for choice in choices):
-        ordered = sorted(float(choice) for choice in choices)
+    count = len(knob.choices)
+    numbers = [finite(choice) for choice in knob.choices]
+
+    def cell(u: Array) -> Array:
+        return np.minimum(np.floor(u * count), count - 1)
+
+    if count > 2 and None not in numbers:
         ranks = np.linspace(0, 1, count)
-        return _Scale(
-            lambda value: float(np.interp(value, ordered, ranks)) if _is_number(value) else np.nan,
-            lambda u: ranks[np.minimum((u * count).astype(int), count - 1)],
-            count,
-        )
-    known = [_key(choice) for choice in choices]
-    known += dict.fromkeys(k for k in map(_key, seen) if k != _key(None) and k not in known)
-    place = {key: float(i) for i, key in reversed(list(enumerate(known)))}
-    return _Scale(
-        lambda value: place.get(_key(value), np.nan),
-        lambda u: np.minimum(np.floor(u * count), count - 1),
-        count,
-        len(known),
-    )
+
+        def position(value: Any) -> float:
+            number = finite(value)
+            return np.nan if number is None else float(np.interp(number, sorted(numbers), ranks))
+
+        return _Scale(position, lambda u: ranks[cell(u).astype(int)], count)
+    options = [_key(choice) for choice in knob.choices]
+    options += dict.fromkeys(k for k in map(_key, seen) if k != _key(None) and k not in options)
+    place = {key: float(i) for i, key in reversed(list(enumerate(options)))}
+    return _Scale(lambda value: place.get(_key(value), np.nan), cell, count, len(options))
 
 
 def _numeric(knob: Knob) -> _Scale:
@@ -121,7 +118,7 @@ def _numeric(knob: Knob) -> _Scale:
     low, width = warp(knob.low), warp(knob.high) - warp(knob.low)
 
     def position(value: Any) -> float:
-        if not _is_number(value):
+        if finite(value) is None:
             return np.nan
         if knob.log and value <= 0:  # "off"
             return 0.0
@@ -137,10 +134,7 @@ def _numeric(knob: Knob) -> _Scale:
     return _Scale(position, spread)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _key(value: Any) -> str:
-    """A text that equal choices share: 1 is 1.0, True is not."""
-    return repr(float(value)) if _is_number(value) else repr(value)
+    """Return a text that equal choices share: 1 is 1.0, True is not."""
+    number = finite(value)
+    return repr(value if number is None else number)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from knobs.report.records import Knob, RunRecord, Sweep, knob_value, position
-from knobs.words import printable
-from knobs.words import short as typed
+from knobs.words import printable, short
 
 MOST_POINTS = 200  # of a curve
 EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
@@ -41,7 +40,6 @@ class Section:
     figures: tuple[Figure, ...]
 
 
-# ------------------------------------------------------------------ axes
 def titled(text: str, **more: Any) -> dict[str, Any]:
     """Return an axis with a title."""
     return {"title": {"text": safe(text)}, **more}
@@ -52,25 +50,17 @@ def safe(text: Any) -> str:
     return html.escape(printable(str(text), 60), quote=False)
 
 
-def place(knob: Knob, value: Any) -> float:
-    """Return the place of a value on the knob's axis, 0 to 1."""
-    if knob.choices is not None:
-        return (knob.choices.index(value) + 0.5) / len(knob.choices)
-    return position(knob, value)
-
-
 def axis(knob: Knob, tried: Sequence[Any], title: str = "") -> dict[str, Any]:
     """Return the knob's axis: its choices, the few values tried, or round numbers."""
     if knob.choices is not None:
-        values, texts = list(knob.choices), [safe(choice) for choice in knob.choices]
+        ends, values, texts = [0, 1], knob.choices, list(map(safe, knob.choices))
     else:
-        distinct = sorted({*tried} - {None})
+        ends, distinct = [-0.06, 1.06], sorted({*tried})
         values = distinct if len(distinct) <= 5 else round_numbers(knob)
         texts = [f"{value:g}" for value in values]
-    ends = [0, 1] if knob.choices is not None else [-0.06, 1.06]
     return {
         "range": ends,
-        "tickvals": [place(knob, value) for value in values],
+        "tickvals": [position(knob, value) for value in values],
         "ticktext": texts,
         "title": {"text": safe(title)} if title else None,
     }
@@ -112,24 +102,16 @@ def objective_axis(sweep: Sweep, best: float, edge: float) -> dict[str, Any]:
 
 def told(sweep: Sweep, run: RunRecord, knobs: Sequence[Knob]) -> str:
     """Return what a run shows when pointed at."""
-    short = sweep.short
     value = sweep.objective.value(run.value) if run.value is not None else run.status
-    lines = [f"run {run.id}: {value}"]
-    for knob in knobs[:6]:
-        setting = typed(knob_value(run, knob.name))
-        lines.append(f"{short.get(knob.name, knob.name)} {setting}")
-    return "<br>".join(map(safe, lines))
+    names = [knob.name for knob in knobs[:6]]
+    settings = [f"{sweep.short(name)} {short(knob_value(run, name))}" for name in names]
+    return "<br>".join(map(safe, [f"run {run.id}: {value}", *settings]))
 
 
-# ------------------------------------------------------------------ traces and shapes
 def scatter(
     x: Iterable[float], y: Iterable[float], text: Iterable[str] | None = None, **look: Any
 ) -> dict[str, Any]:
-    """Return a trace of points, or of lines by `mode`; each shows its escaped text if pointed at.
-
-    Args:
-        look: further keys as plotly takes them.
-    """
+    """Return a trace of points, or lines by `mode`; each shows its escaped text if pointed at."""
     hover = {"hoverinfo": "skip"} if text is None else {"text": list(text), **EXPLAINED}
     xs, ys = (list(map(short_number, values)) for values in (x, y))
     return {"type": "scatter", "mode": "markers", "x": xs, "y": ys, **hover, **look}

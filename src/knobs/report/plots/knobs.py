@@ -8,21 +8,9 @@ from typing import Any
 import numpy as np
 
 from knobs.report.conclusions import Verdict
-from knobs.report.plots.figures import (
-    Figure,
-    Section,
-    axis,
-    band,
-    objective_axis,
-    place,
-    safe,
-    scale,
-    scatter,
-    short_number,
-    titled,
-    told,
-)
-from knobs.report.records import Knob, RunRecord, Sweep, knob_of
+from knobs.report.plots import figures
+from knobs.report.plots.figures import Figure, Section
+from knobs.report.records import Knob, RunRecord, Sweep, position
 from knobs.words import count, number, short
 
 BUCKETS = 6
@@ -30,12 +18,18 @@ CELLS = 25  # of a smoothed surface, a side
 LABELS = {"showlabels": True, "labelfont": {"size": 10, "color": "$ink"}}
 CONTOURS = {"contours": LABELS, "line": {"width": 0.7, "color": "$line"}}
 BANDWIDTH = 0.14  # of the smoothing, in shares of a range
+Knobs, Runs = Sequence[Knob], Sequence[RunRecord]
+Points = list[tuple[RunRecord, list[Any]]]
 
 
-# ------------------------------------------------------------------ axis and isolation
-def axis_section(
-    sweep: Sweep, verdict: Verdict, knobs: Sequence[Knob], runs: Sequence[RunRecord]
-) -> Section | None:
+def _points(sweep: Sweep, knobs: Knobs, runs: Runs) -> Points:
+    """Return the runs that have a value of each knob, with these values."""
+    columns = [sweep.column(knob) for knob in knobs]
+    held = [run for run in runs if all(run.id in column for column in columns)]
+    return [(run, [column[run.id] for column in columns]) for run in held]
+
+
+def axis_section(sweep: Sweep, verdict: Verdict, knobs: Knobs, runs: Runs) -> Section | None:
     """Show every run over each knob."""
     if not knobs or all(run.value is None for run in runs):
         return None
@@ -50,92 +44,85 @@ def axis_section(
     )
 
 
-def _axis(
-    sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Sequence[Knob], runs: Sequence[RunRecord]
-) -> Figure:
+def _axis(sweep: Sweep, verdict: Verdict, knob: Knob, knobs: Knobs, runs: Runs) -> Figure:
     winner = verdict.winner and verdict.winner.runs[0].setting
-    best, edge = scale(sweep, [run.value for run in runs if run.value is not None])
-    sign = sweep.objective.sign
+    best, edge = figures.scale(sweep, [run.value for run in runs if run.value is not None])
+    sign, bottom = sweep.objective.sign, edge - 0.08 * (best - edge)
     drawn = random.Random(knob.name)
-    bottom = edge - 0.08 * (best - edge)
     groups: dict[str, list[tuple[float, float, str]]] = {}
-    for run in runs:
-        value = knob_of(run, knob)
-        if value is None:
-            continue
-        spread = 0.5 / len(knob.choices) if knob.choices is not None else 0.012
-        x = place(knob, value) + spread * (drawn.random() - 0.5)
+    spread = 0.5 / len(knob.choices) if knob.choices is not None else 0.012
+    points = _points(sweep, [knob], runs)
+    for run, (value,) in points:
+        x = position(knob, value) + spread * (drawn.random() - 0.5)
         y, kind = run.value, "run"
         if run.broke:
             y, kind = bottom, "broke"
         elif sign * (y - edge) < 0:
             y, kind = bottom, "beyond"
         elif run.setting == winner:
-            x, kind = place(knob, value), "best"
+            x, kind = position(knob, value), "best"
         elif run.status == "pruned":
             kind = "pruned"
-        groups.setdefault(kind, []).append((x, y, told(sweep, run, knobs)))
+        groups.setdefault(kind, []).append((x, y, figures.told(sweep, run, knobs)))
     triangle = f"triangle-{'down' if sign > 0 else 'up'}-open"
-    outline = {"width": 1, "color": "$ink"}
     marks = {
         "run": {"symbol": "circle", "size": 6, "color": "$1", "opacity": 0.55},
         "pruned": {"symbol": "circle-open", "size": 6, "color": "$1"},
         "beyond": {"symbol": triangle, "size": 6, "color": "$muted"},
         "broke": {"symbol": "x", "size": 7, "color": "$bad"},
-        "best": {"symbol": "star", "size": 14, "color": "$2", "line": outline},
+        "best": {
+            "symbol": "star",
+            "size": 14,
+            "color": "$2",
+            "line": {"width": 1, "color": "$ink"},
+        },
     }
     data = [
-        scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
+        figures.scatter(*zip(*groups[kind], strict=True), name=kind, marker=marker)
         for kind, marker in marks.items()
         if kind in groups
     ]
     edges = [] if knob.choices is not None else [(-0.06, 0.05), (0.95, 1.06)]
     layout = {
-        "xaxis": axis(knob, [knob_of(run, knob) for run in runs]),
-        "yaxis": objective_axis(sweep, best, edge),
-        "shapes": [band(x0, x1) for x0, x1 in edges],
+        "xaxis": figures.axis(knob, [value for _, (value,) in points]),
+        "yaxis": figures.objective_axis(sweep, best, edge),
+        "shapes": [figures.band(x0, x1) for x0, x1 in edges],
     }
-    n = sum(map(len, groups.values()))
-    says = f"{n} runs' {sweep.objective.metric} over {knob.name}"
+    says = f"{len(points)} runs' {sweep.objective.metric} over {knob.name}"
     return Figure(f"axis-{knob.name}", knob.name, says, data, layout)
 
 
-def isolation_section(
-    sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[RunRecord]
-) -> Section | None:
+def isolation_section(sweep: Sweep, knobs: Knobs, runs: Runs) -> Section:
     """Show the best that each value of a knob allows."""
     good = [run for run in runs if run.value is not None]
-    figures = [figure for knob in knobs if (figure := _isolation(sweep, knob, good))]
     return Section(
         "isolation",
         "The best each value can do",
         "Each filled point is the best run with the knob thereabouts, whatever the other knobs "
         "were; the open one is the median. A flat filled line: the value does not matter if the "
         "others are tuned.",
-        tuple(figures),
+        tuple(figure for knob in knobs if (figure := _isolation(sweep, knob, good))),
     )
 
 
-def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | None:
+def _isolation(sweep: Sweep, knob: Knob, runs: Runs) -> Figure | None:
     objective = sweep.objective
     buckets: dict[float, list[float]] = {}
-    values = {knob_of(run, knob) for run in runs} - {None}
+    points = _points(sweep, [knob], runs)
+    values = {value for _, (value,) in points}
     few = knob.choices is not None or len(values) <= BUCKETS + 2
-    for run in runs:
-        value = knob_of(run, knob)
-        if value is not None:
-            x = place(knob, value)
-            middle = x if few else (min(int(x * BUCKETS), BUCKETS - 1) + 0.5) / BUCKETS
-            buckets.setdefault(middle, []).append(run.value)
+    for run, (value,) in points:
+        x = position(knob, value)
+        middle = x if few else (min(int(x * BUCKETS), BUCKETS - 1) + 0.5) / BUCKETS
+        buckets.setdefault(middle, []).append(run.value)
     if len(buckets) < 2 or max(map(len, buckets.values())) < 2:
         return None  # with a run a value it would be the axis plot again
     xs = sorted(buckets)
     tops = [max(buckets[x], key=lambda v: objective.sign * v) for x in xs]
     middles = [statistics.median(buckets[x]) for x in xs]
-    best, edge = scale(sweep, [*tops, *middles])
     counts = [count(len(buckets[x]), "run") for x in xs]
     data = [
-        scatter(
+        figures.scatter(
             *(xs, ys),
             (f"{name} of {n}: {objective.value(y)}" for n, y in zip(counts, ys, strict=True)),
             mode="lines+markers",
@@ -148,25 +135,25 @@ def _isolation(sweep: Sweep, knob: Knob, runs: Sequence[RunRecord]) -> Figure | 
             ("median", middles, "$muted", "dot", "circle-open"),
         )
     ]
-    layout = {"xaxis": axis(knob, list(values)), "yaxis": objective_axis(sweep, best, edge)}
+    yaxis = figures.objective_axis(sweep, *figures.scale(sweep, [*tops, *middles]))
+    layout = {"xaxis": figures.axis(knob, list(values)), "yaxis": yaxis}
     says = f"best and median {objective.metric} by {knob.name}"
     return Figure(f"isolation-{knob.name}", knob.name, says, data, layout)
 
 
-# ------------------------------------------------------------------ interaction
-def interaction_section(
-    sweep: Sweep, two: Sequence[Knob], runs: Sequence[RunRecord]
-) -> Section | None:
+def interaction_section(sweep: Sweep, two: Knobs, runs: Runs) -> Section | None:
     """Show two knobs at once."""
-    good = [r for r in runs if r.value is not None and all(knob_of(r, k) is not None for k in two)]
+    good = _points(sweep, two, [run for run in runs if run.value is not None])
     if len(two) < 2 or len(good) < 4:
         return None
-    a, b = two[:2]
-    grid = all(len({knob_of(run, knob) for run in good}) <= 8 for knob in (a, b))
-    figure = _cells(sweep, a, b, good) if grid else _surface(sweep, a, b, good, runs)
+    if all(len({*column}) <= 8 for column in zip(*(values for _, values in good), strict=True)):
+        figure = _cells(sweep, two, good)
+    else:
+        broke = _points(sweep, two, [run for run in runs if run.broke])
+        figure = _surface(sweep, two, good, broke)
     return Section(
         "interaction",
-        f"{a.name} and {b.name} together",
+        f"{two[0].name} and {two[1].name} together",
         "The stronger the colour, the better. A ridge along an axis: each can be set by itself. A "
         "slanted ridge, or a best place that shifts from row to row: the best value of one depends "
         "on the other, so tune them together.",
@@ -176,76 +163,67 @@ def interaction_section(
 
 def _colours(sweep: Sweep, values: Sequence[float]) -> dict[str, Any]:
     """Return what a map of the objective shows of values, the better the stronger."""
-    low, high = sorted(scale(sweep, values))
+    low, high = sorted(figures.scale(sweep, values))
     shades = ("$low", "$middle", "$high")[:: sweep.objective.sign]
     colours = [[i / 2, shade] for i, shade in enumerate(shades)]
     look = {"colorscale": colours, "showscale": False, "hoverinfo": "skip"}
     return {"zmin": low, "zmax": high, **look}
 
 
-def _cells(sweep: Sweep, a: Knob, b: Knob, runs: Sequence[RunRecord]) -> Figure:
-    """Show a grid's means."""
+def _cells(sweep: Sweep, two: Knobs, points: Points) -> Figure:
     cells: dict[tuple[float, ...], list[float]] = {}
     names: tuple[dict[float, str], ...] = ({}, {})
-    for run in runs:
-        values = [knob_of(run, knob) for knob in (a, b)]
-        places = tuple(map(place, (a, b), values))
+    for run, values in points:
+        places = tuple(map(position, two, values))
         cells.setdefault(places, []).append(run.value)
         for of_knob, where, value in zip(names, places, values, strict=True):
-            of_knob[where] = safe(short(value))
+            of_knob[where] = figures.safe(short(value))
     xs, ys = map(sorted, names)
     means = [[statistics.mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
     data = {
         "type": "heatmap",
         "x": [names[0][x] for x in xs],
         "y": [names[1][y] for y in ys],
-        "z": [[None if m is None else short_number(m) for m in row] for row in means],
+        "z": [[None if m is None else figures.short_number(m) for m in row] for row in means],
         "text": [["" if m is None else number(m, 3) for m in row] for row in means],
         "texttemplate": "%{text}",
         **{"xgap": 3, "ygap": 3},
         **_colours(sweep, [m for row in means for m in row if m is not None]),
     }
-    xaxis, yaxis = (titled(knob.name, type="category", showgrid=False) for knob in (a, b))
-    says = f"mean {sweep.objective.metric} of each pair of {a.name} and {b.name}"
-    return Figure("interaction", "", says, [data], {"xaxis": xaxis, "yaxis": yaxis}, 340)
+    x, y = (figures.titled(knob.name, type="category", showgrid=False) for knob in two)
+    says = f"mean {sweep.objective.metric} of each pair of {two[0].name} and {two[1].name}"
+    return Figure("interaction", "", says, [data], {"xaxis": x, "yaxis": y}, 340)
 
 
-def _nodes(knob: Knob) -> np.ndarray:
-    """Return where a smoothed surface is computed along a knob: at its options, or evenly."""
-    if knob.choices is not None:
-        return np.array([place(knob, choice) for choice in knob.choices])
-    return np.linspace(0, 1, CELLS)
-
-
-def _surface(
-    sweep: Sweep, a: Knob, b: Knob, good: Sequence[RunRecord], runs: Sequence[RunRecord]
-) -> Figure:
+def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
     """Show scattered runs, smoothed by a Gaussian kernel; left white where there are none."""
-    at = [[place(knob, knob_of(run, knob)) for knob in (a, b)] for run in good]
-    values = np.array([run.value for run in good])
+    at = np.array([list(map(position, two, values)) for _, values in good])
+    values = np.array([run.value for run, _ in good])
     colours = _colours(sweep, list(values))
-    xs, ys = ticks = [_nodes(knob) for knob in (a, b)]
-    nodes = np.stack(np.meshgrid(*ticks), -1).reshape(-1, 1, 2)
-    ordered = [knob.choices is None for knob in (a, b)]
+    ordered = [knob.choices is None for knob in two]
+    xs, ys = (
+        [position(knob, choice) for choice in knob.choices or ()] or np.linspace(0, 1, CELLS)
+        for knob in two
+    )
+    nodes = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 1, 2)
     width = np.where(ordered, BANDWIDTH, 1e-3)  # options have no neighbours to borrow from
-    weights = np.exp(-(((nodes - np.array(at)) / width) ** 2).sum(-1) / 2)
+    weights = np.exp(-(((nodes - at) / width) ** 2).sum(-1) / 2)
     total = weights.sum(1)
     smooth = (weights @ values.clip(colours["zmin"], colours["zmax"])) / np.maximum(total, 1e-12)
-    z = [None if t < 0.3 else short_number(s) for s, t in zip(smooth, total, strict=True)]
-    broke = [r for r in runs if r.broke and all(knob_of(r, k) is not None for k in (a, b))]
+    z = [None if t < 0.3 else figures.short_number(s) for s, t in zip(smooth, total, strict=True)]
     data = [
         {
             "type": "contour" if all(ordered) else "heatmap",
-            "x": list(map(short_number, xs)),
-            "y": list(map(short_number, ys)),
+            "x": list(map(figures.short_number, xs)),
+            "y": list(map(figures.short_number, ys)),
             "z": [z[i : i + len(xs)] for i in range(0, len(z), len(xs))],
             **(CONTOURS if all(ordered) else {"ygap": 3} if ordered[0] else {"xgap": 3}),
             **colours,
         },
         *(
-            scatter(
-                *([place(knob, knob_of(run, knob)) for run in group] for knob in (a, b)),
-                [told(sweep, run, (a, b)) for run in group],
+            figures.scatter(
+                *zip(*(map(position, two, values) for _, values in group), strict=True),
+                [figures.told(sweep, run, two) for run, _ in group],
                 marker=marker,
             )
             for group, marker in (
@@ -255,7 +233,8 @@ def _surface(
             if group
         ),
     ]
-    tried = [[knob_of(run, knob) for run in good] for knob in (a, b)]
-    layout = {"xaxis": axis(a, tried[0], a.name), "yaxis": axis(b, tried[1], b.name)}
-    says = f"{sweep.objective.metric} over {a.name} and {b.name}, smoothed"
+    tried = zip(*(values for _, values in good), strict=True)
+    names = [knob.name for knob in two]
+    layout = dict(zip(("xaxis", "yaxis"), map(figures.axis, two, tried, names), strict=True))
+    says = f"{sweep.objective.metric} over {' and '.join(names)}, smoothed"
     return Figure("interaction", "", says, data, layout, 380)

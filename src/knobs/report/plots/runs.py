@@ -7,16 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.plots.figures import (
-    MOST_POINTS,
-    Figure,
-    Section,
-    objective_axis,
-    safe,
-    scale,
-    scatter,
-    titled,
-)
+from knobs.report.plots import figures
+from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import RunRecord, Sweep
 from knobs.report.stats import expected_best
 from knobs.words import number
@@ -26,27 +18,25 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
-# ------------------------------------------------------------------ curves
 def curves_section(sweep: Sweep) -> Section | None:
     """Show the best five settings over their epochs."""
     sign, metric = sweep.objective.sign, sweep.objective.metric
     lines = []
     for i, entry in enumerate(e for e in sweep.entries[:TOP] if e.mean is not None):
-        good = [run for run in entry.runs if run.ok]
-        run = max(good, key=lambda run: sign * run.value)
+        run = max((run for run in entry.runs if run.ok), key=lambda run: sign * run.value)
         points = run.curve
-        step = -(-len(points) // MOST_POINTS) if points else 1
+        step = math.ceil(len(points) / figures.MOST_POINTS) or 1
         lines.append((i, sweep.name_of(entry, i + 1), [*points[:-1:step], *points[-1:]]))
     losses = ("val/loss", "train/loss")
     made = [_curves(sweep, metric, lines, (metric,)), _curves(sweep, "loss", lines, losses)]
-    figures = tuple(figure for figure in made if figure)
+    shown = tuple(figure for figure in made if figure)
     return Section(
         "curves",
         "Learning curves of the best five",
         "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
         "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
         "falls: regularise, or stop earlier.",
-        figures[:1] if metric in losses else figures,
+        shown[:1] if metric in losses else shown,
     )
 
 
@@ -66,13 +56,13 @@ def _curves(
     if not data:
         return None
     values = [y for line in data for y in line["y"]]
-    xaxis, yaxis = titled("epoch"), titled(title)
+    xaxis, yaxis = figures.titled("epoch"), figures.titled(title)
     is_objective = title == sweep.objective.metric
     if not is_objective and min(values) > 0:
         decades = math.log10(max(values) / min(values))
         yaxis |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
     elif is_objective and max(len(line["x"]) for line in data) > 1:
-        yaxis = objective_axis(sweep, *scale(sweep, values))
+        yaxis = figures.objective_axis(sweep, *figures.scale(sweep, values))
     layout = {"xaxis": xaxis, "yaxis": yaxis, "showlegend": is_objective}
     says = f"{title} by epoch of the best {len(lines)} settings"
     name = "curves" if is_objective else "curves-loss"
@@ -80,13 +70,13 @@ def _curves(
 
 
 def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[str, Any]:
-    color, every = f"${i + 1}", max(1, len(points) // 6)
-    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": len(points) // every}
-    return scatter(
+    color, shown = f"${i + 1}", len(points) // max(1, len(points) // 6)
+    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": shown}
+    return figures.scatter(
         *zip(*points, strict=True),
-        (safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),
+        (figures.safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),
         mode="lines" if thin else "lines+markers",
-        name=safe(setting),
+        name=figures.safe(setting),
         legendgroup=str(i),
         showlegend=not thin,
         line={"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
@@ -94,7 +84,6 @@ def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[s
     )
 
 
-# ------------------------------------------------------------------ tuning curve
 def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     """Show whether more runs would have reached a better value."""
     sign = sweep.objective.sign
@@ -106,12 +95,12 @@ def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     table = sign * expected_best(values)
     so_far = sign * np.maximum.accumulate(values)
     last = len(values) - 1
-    keep = sorted({round(k) for k in np.linspace(0, last, min(last + 1, MOST_POINTS))})
+    keep = sorted({round(k) for k in np.linspace(0, last, min(last + 1, figures.MOST_POINTS))})
 
     def line(ys: np.ndarray, about: str = "", **look: Any) -> dict[str, Any]:
         texts = [f"{about} {k + 1}: {sweep.objective.value(ys[k])}" for k in keep]
         xs = [k + 1 for k in keep]
-        return scatter(xs, ys[keep], texts if about else None, mode="lines", **look)
+        return figures.scatter(xs, ys[keep], texts if about else None, mode="lines", **look)
 
     edge = {"width": 0, "color": "$band"}
     shade = {"fill": "tonexty", "fillcolor": "$band", "name": "80 % of orders"}
@@ -123,9 +112,10 @@ def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
         line(table[:, 0], "best of", line=blue, name="expected best of so many runs"),
         line(so_far, "after", line=orange, name="best so far, in the order run"),
     ]
-    ends = so_far[-1], statistics.median(good)
-    yaxis = objective_axis(sweep, *(ends if ends[0] != ends[1] else scale(sweep, good)))
-    layout = {"xaxis": titled("runs"), "yaxis": yaxis, "showlegend": True}
+    best, edge = so_far[-1], statistics.median(good)
+    best, edge = (best, edge) if best != edge else figures.scale(sweep, good)
+    yaxis = figures.objective_axis(sweep, best, edge)
+    layout = {"xaxis": figures.titled("runs"), "yaxis": yaxis, "showlegend": True}
     says = f"expected best {sweep.objective.metric} by number of runs"
     return Section(
         "tuning-curve",

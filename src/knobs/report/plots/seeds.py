@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from knobs.report.conclusions import Comparison, Step, Verdict
+from knobs.report.conclusions import Comparison, Verdict
 from knobs.report.plots.figures import Figure, Section, band, safe, scatter, short_number, titled
 from knobs.report.records import Sweep
 from knobs.report.stats import Paired
@@ -14,15 +14,15 @@ from knobs.words import count, listed
 MOST_LANES = 12
 
 
-# ------------------------------------------------------------------ seed by seed
 def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     """Show the winner's lead, seed by seed."""
     shown = _shown(verdict)
     if not shown:
         return None
     unit = 100 if sweep.objective.in_points else 1
-    data = [_each_seed(sweep, shown, unit), _means(sweep, shown, unit)]
-    ends = [0.0, *data[0]["x"], *(unit * end for c in shown for end in _interval(c.paired))]
+    data = _leads(sweep, shown, unit)
+    reached = [end for c in shown for end in (c.paired.low, c.paired.mean, c.paired.high)]
+    ends = [0.0, *data[0]["x"], *(unit * end for end in reached if end is not None)]
     room = 0.05 * (max(ends) - min(ends) or 1)
     names = [c.other.name for c in shown]
     title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
@@ -53,45 +53,49 @@ def _shown(verdict: Verdict) -> list[Comparison]:
     return [*rest[: MOST_LANES - len(default)], *default]
 
 
-def _each_seed(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
+def _leads(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> list[dict[str, Any]]:
+    """Return the differences of each seed, and their means."""
     points = [
         (unit * d, lane, safe(f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}"))
         for lane, c in enumerate(shown)
         for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
     ]
-    marker = {"symbol": "circle-open", "size": 7, "color": "$muted"}
-    return scatter(*zip(*points, strict=True), name="one seed", marker=marker)
-
-
-def _means(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> dict[str, Any]:
     reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
     symbols = ["diamond" if yes else "diamond-open" for yes in apart]
     says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
-    return scatter(
-        [unit * c.paired.mean for c in shown],
-        range(len(shown)),
-        map(safe, says),
-        name="mean and 95 % interval",
-        error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
-        marker={"symbol": symbols, "size": 11, "color": "$1"},
-    )
+    means = [unit * c.paired.mean for c in shown]
+    return [
+        scatter(
+            *zip(*points, strict=True),
+            name="one seed",
+            marker={"symbol": "circle-open", "size": 7, "color": "$muted"},
+        ),
+        scatter(
+            *(means, range(len(shown)), map(safe, says)),
+            name="mean and 95 % interval",
+            error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
+            marker={"symbol": symbols, "size": 11, "color": "$1"},
+        ),
+    ]
 
 
-# ------------------------------------------------------------------ from the default to the best
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     """Show the way from the default to the best, one knob at a time."""
     steps = verdict.steps
     if not steps:
         return None
-    objective, short = sweep.objective, sweep.short
+    objective = sweep.objective
     means = [statistics.mean(step.values.values()) for step in steps]
-    gains = _gains(steps, means, objective.sign)
+    gains = [  # over the seeds that both have, if there are any
+        objective.sign * step.gain.mean if step.gain else after - before
+        for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
+    ]
     reaches = [_reach(step.gain, objective.sign) for step in steps[1:]]
     names, texts = ["default"], []
     for step, gain in zip(steps[1:], gains, strict=True):
         signed = f"{'+' if gain > 0 else ''}{objective.amount(gain, unit=False)}"
-        names.append(f"{safe(short.get(step.knob, step.knob))}  {signed}")
+        names.append(f"{safe(sweep.short(step.knob))}  {signed}")
         texts.append(safe(f"{step.knob}: {objective.amount(gain)}"))
     spans = [end for m, (a, b) in zip(means[1:], reaches, strict=True) for end in (m - a, m + b)]
     low, high = min(*means, *spans), max(*means, *spans)
@@ -123,14 +127,6 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     )
 
 
-def _gains(steps: Sequence[Step], means: Sequence[float], sign: int) -> list[float]:
-    """Return what each step added to the metric, over the seeds that both have if there are any."""
-    return [
-        sign * step.gain.mean if step.gain else after - before
-        for step, (before, after) in zip(steps[1:], pairwise(means), strict=True)
-    ]
-
-
 def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str, Any]:
     better = [sign * gain >= 0 for gain in gains]
     colors = ["$3" if yes else "$bad" for yes in better]
@@ -145,7 +141,6 @@ def _bars(means: Sequence[float], gains: Sequence[float], sign: int) -> dict[str
     }
 
 
-# ------------------------------------------------------------------ both
 def _lanes(names: Sequence[str]) -> dict[str, Any]:
     """Return a vertical axis with a lane a name, the first on top."""
     values, ends = list(range(len(names))), [len(names) - 0.4, -0.6]
@@ -153,20 +148,13 @@ def _lanes(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _whiskers(reaches: Sequence[tuple[float, float]], **look: Any) -> dict[str, Any]:
-    below = [short_number(reach) for reach, _ in reaches]
-    above = [short_number(reach) for _, reach in reaches]
+    below, above = ([short_number(reach[i]) for reach in reaches] for i in (0, 1))
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
-
-
-def _interval(pairs: Paired) -> tuple[float, float]:
-    """Return its ends; the mean twice where there are too few pairs for one."""
-    return (pairs.mean, pairs.mean) if pairs.low is None else (pairs.low, pairs.high)
 
 
 def _reach(pairs: Paired | None, sign: int = 1) -> tuple[float, float]:
     """Return how far an interval reaches below and above its mean, as the metric counts."""
-    if pairs is None:
+    if pairs is None or pairs.low is None:
         return 0.0, 0.0
-    low, high = _interval(pairs)
-    reach = pairs.mean - low, high - pairs.mean
+    reach = pairs.mean - pairs.low, pairs.high - pairs.mean
     return reach if sign > 0 else reach[::-1]
