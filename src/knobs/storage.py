@@ -1,8 +1,8 @@
 """Files that processes share: written whole, appended to by lines, and locked.
 
 A lock file is held by one process, and freed by the system when that process ends. It never holds
-data: Windows lets nobody else read the locked byte. It is removed as it is released, so only a killed
-process leaves one, which is in nobody's way.
+data: Windows lets nobody else read the locked byte. It is removed as it is released, so only a
+killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
