@@ -45,7 +45,6 @@ def resolve(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-# ------------------------------------------------------------------ single values
 def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):
@@ -73,7 +72,6 @@ def _show(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-# ------------------------------------------------------------------ values that go together
 def conflicts(config: dict) -> Iterator[str]:
     """Yield a line for each pair of incompatible values, naming the one to change."""
     data, model, reg = config["data"], config["model"], config["regularization"]
@@ -119,7 +117,6 @@ def conflicts(config: dict) -> Iterator[str]:
         yield f"training.accumulate={count}: {more}"
 
 
-# ------------------------------------------------------------------ what needs the classes
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each argument that a target does not take, lacks, or takes otherwise."""
     takes = _signature(targets.resolve(path, target)).parameters
