@@ -150,8 +150,7 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
     stored, current = _read(path), model.state_dict()
     prefixes = None if layers is None else tuple(f"{layer}." for layer in layers)
     chosen = [n for n in current | stored if prefixes is None or f"{n}.".startswith(prefixes)]
-    nothing = f"init.layers={layers}: neither model nor file has such a layer"
-    misfits = [] if chosen else [nothing]
+    misfits = [] if chosen else [f"init.layers={layers}: neither model nor file has such a layer"]
     for name in chosen:
         if name not in stored:
             misfits.append(f"{name}: the model has it, {path} does not")

@@ -17,19 +17,9 @@ from knobs.data import Tensors
 from knobs.regularization import LOSSES, PENALTIES, mixup, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
+from knobs.training import loop as solo
 from knobs.training import metrics
-from knobs.training.loop import (
-    CHECK_EVERY,
-    Diverged,
-    Interrupted,
-    Run,
-    add_losses,
-    at_least_fp32,
-    augmented,
-    end_epoch,
-    ended,
-    epoch_order,
-)
+from knobs.training.loop import CHECK_EVERY, Diverged, Interrupted, Run
 
 Ending = tuple[str, Exception | None]  # a run's status, and what failed it, if something did
 EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
@@ -138,7 +128,7 @@ def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
         x, partners, weight = mix(stack, x, y)
     with stack.autocast():
         outputs = stack.model(x)
-    outputs = at_least_fp32(outputs)
+    outputs = solo.at_least_fp32(outputs)
     loss_of = LOSSES[stack.runs[0].data.task]
     loss = loss_of(outputs, y, stack.smoothing)
     if stack.mixed:
@@ -179,13 +169,13 @@ def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
     for run in stack.runs:
         moment = run.seed, run.progress.epoch
         if moment not in orders:
-            orders[moment] = epoch_order(run)
+            orders[moment] = solo.epoch_order(run)
     rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
     indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
     for x, y in data.train.batches(indices):
         x = x.unflatten(0, (len(rows), -1))
         if data.augment:
-            x = torch.stack([augmented(run, x[k]) for k, run in enumerate(stack.runs)])
+            x = torch.stack([solo.augmented(run, x[k]) for k, run in enumerate(stack.runs)])
         yield x, y.view(len(rows), -1)
 
 
@@ -210,7 +200,7 @@ def train_epoch(
         for run, values in zip(stack.runs, rows, strict=True):
             try:
                 if run not in over:
-                    add_losses(run.progress, values, sizes)
+                    solo.add_losses(run.progress, values, sizes)
             except Diverged as error:
                 over[run] = ("diverged", error)
         losses.clear()
@@ -245,7 +235,7 @@ def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     outputs, targets = [], []
     for x, y in split.in_order(max(1, EVAL_NUMBERS // count)):
         with stack.autocast():
-            outputs.append(at_least_fp32(model(x.expand(count, *x.shape))))
+            outputs.append(solo.at_least_fp32(model(x.expand(count, *x.shape))))
         targets.append(y)
     data = stack.runs[0].data
     rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
@@ -274,9 +264,9 @@ def fit(
         refill: how many rows have left -> runs at an epoch's beginning that take their places.
     """
     for run in runs:  # one that was interrupted at its very end has nothing left to do
-        if status := ended(run):
+        if status := solo.ended(run):
             on_end(run, status, None)
-    going = [run for run in runs if not ended(run)]
+    going = [run for run in runs if not solo.ended(run)]
     stack = Stack(going) if going else None
     while stack:
         over: dict[Run, Ending] = {}
@@ -294,12 +284,12 @@ def fit(
             if run in over:
                 continue
             try:
-                on_epoch(run, end_epoch(run, row | score))
+                on_epoch(run, solo.end_epoch(run, row | score))
             except Exception as error:  # this run's alone: the shared computation went well
                 over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
-        judge([run for run in stack.runs if run not in over and not ended(run)])
+        judge([run for run in stack.runs if run not in over and not solo.ended(run)])
         for run in stack.runs:
-            if run not in over and (status := ended(run)):
+            if run not in over and (status := solo.ended(run)):
                 over[run] = (status, None)
         stack.follow_schedules()
         if over:
