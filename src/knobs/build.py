@@ -13,15 +13,15 @@ from knobs.shape import Shape
 
 
 def make(path: str, node: dict) -> Any:
-    """What a node describes: `_target_` called with the other keys, or its partial.
+    """Return what a node describes: `_target_` called with the other keys, or its partial.
 
     As hydra.utils.instantiate, for plain data and targets of the node's group alone.
     """
-    own = targets.OWN_KEYS.get(path, set())
+    ours = {"_target_", "_partial_", *targets.OWN_KEYS.get(path, ())}
     arguments = {
         name: make(f"{path}.{name}", child) if isinstance(child, dict) else child
         for name, child in node.items()
-        if name not in own and name not in ("_target_", "_partial_")
+        if name not in ours
     }
     if "_target_" not in node:
         return arguments
@@ -35,12 +35,10 @@ def data(config: dict) -> Data:
 
 
 def model(config: dict, shape: Shape) -> nn.Module:
-    """The network, with torch's own initial weights."""
-    reg = config["regularization"]
+    """Return the network, with torch's initial weights."""
     activation = make("activation", config["activation"])
-    return make("model", config["model"])(
-        shape, activation=activation, norm=reg["norm"], dropout=reg["dropout"]
-    )
+    options = {name: config["regularization"][name] for name in ("norm", "dropout")}
+    return make("model", config["model"])(shape, activation=activation, **options)
 
 
 def initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
@@ -57,7 +55,7 @@ def initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
 
 
 def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the network's parameters."""
+    """Return the optimizer over the network's parameters."""
     node = config["optimizer"]
     groups = optimizers.param_groups(
         net,
@@ -68,7 +66,7 @@ def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRScheduler:
-    """The schedule, its shares of the run turned into intervals.
+    """Return the schedule, its shares of the run turned into intervals.
 
     Args:
         total: intervals in the run: epochs or optimizer steps, as config says.
@@ -77,10 +75,10 @@ def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRS
 
 
 def device(name: str) -> torch.device:
-    """`auto` is the accelerator if there is one; a device that is not there is an error."""
+    """Return a device, `auto` being the accelerator if there is one; torch raises if it is not."""
     if name == "auto":
-        found = torch.accelerator.is_available()
-        return torch.device(torch.accelerator.current_accelerator() if found else "cpu")
+        available = torch.accelerator.is_available()
+        return torch.device(torch.accelerator.current_accelerator() if available else "cpu")
     chosen = torch.device(name)
     torch.zeros(1, device=chosen)
     return chosen

@@ -2,18 +2,14 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from knobs.config import rules
-from knobs.models.layers import widths
 from knobs.shape import Shape
 
 USUAL_BATCHES = (16, 32, 64, 128, 256)
 DEEP = 3  # hidden layers from which saturating activations starve the first ones
-
-
-Says = Iterator[str]
 
 
 @dataclass(frozen=True)
@@ -22,6 +18,8 @@ class Hint:
 
     Args:
         rule: the name that `silence=[rule]` takes.
+        says: the value, and what is usual.
+        source: of the rule.
     """
 
     rule: str
@@ -33,27 +31,80 @@ class Hint:
 
 
 def hints(config: dict, shape: Shape) -> list[Hint]:
-    """Every hint about a checked config, in the order of RULES, less those silenced."""
-    if "all" in config["silence"]:
-        return []
+    """Return every hint about a checked config, less those silenced."""
+    silent = config["silence"]
     return [
-        Hint(rule.__name__, says, rule.__doc__ or "")
-        for rule in RULES
-        if rule.__name__ not in config["silence"]
-        for says in rule(config, shape)
+        Hint(*hint) for hint in _hints(config, shape) if not {"all", hint[0]}.intersection(silent)
     ]
 
 
-# Each rule is named as silence= names it, its docstring is its source, and it yields what it says.
-def lr(config: dict, shape: Shape) -> Says:
-    """Godbole et al. 2023, Deep Learning Tuning Playbook"""
-    node = config["optimizer"]
-    usual = _usual_lr(node["_target_"], bool(node.get("momentum"))) if "lr" in node else None
-    if usual and not usual[0] <= node["lr"] <= usual[1]:
-        name = _class(node) + " with momentum" * (
-            _class(node) == "SGD" and bool(node.get("momentum"))
-        )
-        yield f"lr {node['lr']:g} is outside {usual[0]:g} .. {usual[1]:g}, usual for {name}"
+def _hints(config: dict, shape: Shape) -> Iterator[tuple[str, str, str]]:
+    """Yield (rule, what is unusual, source of the rule)."""
+    model, optimizer, reg = config["model"], config["optimizer"], config["regularization"]
+    activation, kind = _class(config["activation"]), _class(optimizer)
+
+    momentum = bool(optimizer.get("momentum"))
+    usual = _usual_lr(optimizer["_target_"], momentum) if "lr" in optimizer else None
+    if usual and not usual[0] <= optimizer["lr"] <= usual[1]:
+        name = kind + " with momentum" * (kind == "SGD" and momentum)
+        text = f"lr {optimizer['lr']:g} is outside {usual[0]:g} .. {usual[1]:g}, usual for {name}"
+        yield "lr", text, "Godbole et al. 2023, Deep Learning Tuning Playbook"
+
+    width, depth = model.get("width"), model.get("depth", 0)
+    depth = len(width) if isinstance(width, list) else depth
+    if activation in ("Sigmoid", "LogSigmoid") and depth >= DEEP:
+        text = f"{depth} sigmoid layers: gradients vanish on the way to the first"
+        yield "deep_sigmoid", text, "Glorot and Bengio 2010, section 3.1"
+
+    init = config["init"]
+    used = ("linear", "conv") if model["inputs"] == ["image"] else ("linear",)
+    schemes = [init[name] for name in used if name in init] or [init]
+    if activation == "SELU" and not all(map(_keeps_variance, schemes)):
+        text = "selu normalizes itself only from gain 1: init=kaiming_normal"
+        yield "selu_gain", text, "Klambauer et al. 2017, arXiv:1706.02515"
+
+    decay = optimizer.get("weight_decay") and not optimizer.get("decoupled_weight_decay")
+    if kind == "Adam" and decay:
+        text = "L2 in Adam's gradient is not weight decay; optimizer=adamw decouples it"
+        yield "l2_with_adam", text, "Loshchilov and Hutter 2017, arXiv:1711.05101"
+
+    if reg["dropout"] > 0.5:
+        text = f"dropout {reg['dropout']:g} is outside 0 .. 0.5"
+        yield "dropout", text, "Srivastava et al. 2014, appendix A.4"
+
+    if reg["norm"] == "batch" and model.get("bias"):
+        text = "a bias before batch norm does nothing; model.bias=false saves it"
+        yield "bias_before_norm", text, "Ioffe and Szegedy 2015, section 3.2"
+
+    size = config["training"]["batch_size"]
+    if size not in USUAL_BATCHES:
+        cost = "memory" if size > USUAL_BATCHES[-1] else "time" if size < USUAL_BATCHES[0] else ""
+        text = f"batch size {size} is not among {', '.join(map(str, USUAL_BATCHES))}"
+        text += f"; it costs {cost}" if cost else ""
+        yield "batch_size", text, "Bengio 2012, arXiv:1206.5533, section 3.1.1"
+
+    numbers = [w for w in (width if isinstance(width, list) else [width]) if isinstance(w, int)]
+    for w in [w for w in numbers if w % 8][:1]:
+        text = f"width {w} is not a multiple of 8, which hardware likes"
+        yield "multiple_of_8", text, "NVIDIA, Matrix Multiplication Background User's Guide"
+
+    if "table" in model["inputs"] and depth:  # fully connected
+        texts = [text for w in numbers if (text := _unusual_width(w, shape))]
+        for text in texts[:1]:
+            yield "width", text, "Heaton 2008, Introduction to Neural Networks with Java"
+
+    embedding = model.get("embedding_dim")
+    if embedding not in (None, 128, 256):
+        text = f"embedding {embedding} is not 128 or 256, the usual sizes"
+        yield "embedding", text, "Bengio 2012; Kim 2014, arXiv:1408.5882"
+
+
+def _unusual_width(width: int, shape: Shape) -> str:
+    low, high = sorted((shape.features, shape.outputs))
+    if width > 2 * shape.features:
+        return f"width {width} is over twice the {shape.features} inputs"
+    usual = low <= width <= high
+    return "" if usual else f"width {width} is outside outputs .. inputs, {low} .. {high}"
 
 
 @functools.cache
@@ -69,85 +120,6 @@ def _usual_lr(target: str, momentum: bool) -> tuple[float, float] | None:
     return ranges.get(True) or ranges.get(False)
 
 
-def deep_sigmoid(config: dict, shape: Shape) -> Says:
-    """Glorot and Bengio 2010, section 3.1"""
-    width, depth = config["model"].get("width"), config["model"].get("depth", 0)
-    depth = len(width) if isinstance(width, list) else depth
-    if _class(config["activation"]) in ("Sigmoid", "LogSigmoid") and depth >= DEEP:
-        yield f"{depth} sigmoid layers: gradients vanish on the way to the first"
-
-
-def selu_gain(config: dict, shape: Shape) -> Says:
-    """Klambauer et al. 2017, arXiv:1706.02515"""
-    node, convolves = config["init"], config["model"]["inputs"] == ["image"]
-    scheme = (
-        [node["linear"], *([node["conv"]] if convolves else [])] if "linear" in node else [node]
-    )
-    if _class(config["activation"]) == "SELU" and not all(map(_keeps_variance, scheme)):
-        yield "selu normalizes itself only from gain 1: init=kaiming_normal"
-
-
-def l2_with_adam(config: dict, shape: Shape) -> Says:
-    """Loshchilov and Hutter 2017, arXiv:1711.05101"""
-    node = config["optimizer"]
-    decoupled = node.get("decoupled_weight_decay")
-    if _class(node) == "Adam" and node.get("weight_decay") and not decoupled:
-        yield "L2 in Adam's gradient is not weight decay; optimizer=adamw decouples it"
-
-
-def dropout(config: dict, shape: Shape) -> Says:
-    """Srivastava et al. 2014, appendix A.4"""
-    if config["regularization"]["dropout"] > 0.5:
-        yield f"dropout {config['regularization']['dropout']:g} is outside 0 .. 0.5"
-
-
-def bias_before_norm(config: dict, shape: Shape) -> Says:
-    """Ioffe and Szegedy 2015, section 3.2"""
-    if config["regularization"]["norm"] == "batch" and config["model"].get("bias"):
-        yield "a bias before batch norm does nothing; model.bias=false saves it"
-
-
-def batch_size(config: dict, shape: Shape) -> Says:
-    """Bengio 2012, arXiv:1206.5533, section 3.1.1"""
-    size = config["training"]["batch_size"]
-    if size not in USUAL_BATCHES:
-        usual = ", ".join(map(str, USUAL_BATCHES))
-        costs = "memory" if size > USUAL_BATCHES[-1] else "time" if size < USUAL_BATCHES[0] else ""
-        yield f"batch size {size} is not among {usual}" + (f"; it costs {costs}" if costs else "")
-
-
-def multiple_of_8(config: dict, shape: Shape) -> Says:
-    """NVIDIA, Matrix Multiplication Background User's Guide"""
-    width = config["model"].get("width", 8)
-    odd = [
-        w for w in (width if isinstance(width, list) else [width]) if isinstance(w, int) and w % 8
-    ]
-    if odd:
-        yield f"width {odd[0]} is not a multiple of 8, which hardware likes"
-
-
-def width(config: dict, shape: Shape) -> Says:
-    """Heaton 2008, Introduction to Neural Networks with Java"""
-    model = config["model"]
-    if "table" not in model["inputs"] or isinstance(model.get("width", ""), str):
-        return  # not fully connected, or a named rule, which follows a rule of its own
-    low, high = sorted((shape.features, shape.outputs))
-    for w in widths(model["width"], model["depth"], shape.features, shape.outputs):
-        if w > 2 * shape.features:
-            yield f"width {w} is over twice the {shape.features} inputs"
-            return
-        if not low <= w <= high:
-            yield f"width {w} is outside outputs .. inputs, {low} .. {high}"
-            return
-
-
-def embedding(config: dict, shape: Shape) -> Says:
-    """Bengio 2012; Kim 2014, arXiv:1408.5882"""
-    size = config["model"].get("embedding_dim")
-    if size not in (None, 128, 256):
-        yield f"embedding {size} is not 128 or 256, the usual sizes"
-
-
 def _class(node: dict) -> str:
     return node.get("_target_", "").rpartition(".")[2]
 
@@ -155,17 +127,3 @@ def _class(node: dict) -> str:
 def _keeps_variance(init: dict) -> bool:
     unit = init.get("gain") in ("auto", 1) or init.get("nonlinearity") in ("auto", "linear")
     return unit or _class(init) == "lsuv"
-
-
-RULES: tuple[Callable[[dict, Shape], Says], ...] = (
-    lr,
-    deep_sigmoid,
-    selu_gain,
-    l2_with_adam,
-    dropout,
-    bias_before_norm,
-    batch_size,
-    multiple_of_8,
-    width,
-    embedding,
-)

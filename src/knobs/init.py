@@ -25,7 +25,7 @@ _TORCH_NAMES = {
 
 
 def gain(activation: nn.Module) -> float:
-    """What a layer's std is multiplied by so that `activation` keeps the variance of its input.
+    """Return the factor of a layer's std with which `activation` keeps its input's variance.
 
     torch's calculate_gain where it is right; else 1 / sqrt(E[phi(z)^2]) for z ~ N(0, 1), by
     Gauss-Hermite quadrature, which gives 1 for selu (torch says 3/4), 1.535 for gelu and 1.678
@@ -46,7 +46,7 @@ def gain(activation: nn.Module) -> float:
 
 
 def scheme(function: Any, gain_: float) -> Callable[[Tensor], None]:
-    """A tensor function from a torch.nn.init partial in which `auto` stands for the gain."""
+    """Return a tensor function from a torch.nn.init partial in which `auto` means the gain."""
     arguments = dict(function.keywords)
     follows = arguments.get("nonlinearity") == "auto"
     if follows:
@@ -88,20 +88,19 @@ def apply(model: nn.Module, linear: Any, conv: Any, gain_: float) -> None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
             nn.init.ones_(module.weight)
-        for own, parameter in module.named_parameters(recurse=False):
-            if "bias" in own:
+        for part, parameter in module.named_parameters(recurse=False):
+            if "bias" in part:
                 parameter.zero_()
 
 
 def weight_blocks(module: nn.Module) -> Iterator[Tensor]:
-    """A module's weight matrices, one a gate or projection where torch keeps several in one."""
+    """Yield a module's weight matrices, a gate's or projection's each where torch joins them."""
     for name, parameter in module.named_parameters(recurse=False):
         if "weight" in name and parameter.ndim >= 2:
             gates = 4 if isinstance(module, nn.LSTM) else 3 if name == "in_proj_weight" else 1
             yield from parameter.chunk(gates)
 
 
-# ------------------------------------------------------------------ schemes for the whole model
 def torch_default(model: nn.Module, batch: Tensor) -> None:
     """Leave what torch's constructors drew."""
 
@@ -119,9 +118,7 @@ def lsuv(model: nn.Module, batch: Tensor, *, tolerance: float, max_iters: int) -
     orthogonal = functools.partial(nn.init.orthogonal_)
     apply(model, orthogonal, orthogonal, 1.0)
     model.eval()
-    for module in model.modules():
-        if not isinstance(module, nn.Linear | CONV[0] | CONV[1]):
-            continue
+    for module in (m for m in model.modules() if isinstance(m, (nn.Linear, *CONV))):
         for _ in range(max_iters):
             variance = _output_variance(model, module, batch)
             if variance is None or variance < 1e-12 or abs(variance - 1) <= tolerance:
@@ -150,26 +147,17 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
     Raises:
         ConfigError: naming what is missing, left over or of another shape.
     """
-    stored = _read(path)
-    own = model.state_dict()
-    chosen = [
-        name
-        for name in {**own, **stored}
-        if layers is None or any(name == layer or name.startswith(layer + ".") for layer in layers)
-    ]
-    misfits = (
-        [f"init.layers={layers}: neither model nor file has such a layer"] if not chosen else []
-    )
+    stored, current = _read(path), model.state_dict()
+    prefixes = None if layers is None else tuple(f"{layer}." for layer in layers)
+    chosen = [n for n in current | stored if prefixes is None or f"{n}.".startswith(prefixes)]
+    misfits = [] if chosen else [f"init.layers={layers}: neither model nor file has such a layer"]
     for name in chosen:
         if name not in stored:
             misfits.append(f"{name}: the model has it, {path} does not")
-        elif name not in own:
+        elif name not in current:
             misfits.append(f"{name}: {path} has it, the model does not")
-        elif own[name].shape != stored[name].shape:
-            misfits.append(
-                f"{name}: the model's shape is {tuple(own[name].shape)}, "
-                f"the file's {tuple(stored[name].shape)}"
-            )
+        elif (here := tuple(current[name].shape)) != (there := tuple(stored[name].shape)):
+            misfits.append(f"{name}: the model's shape is {here}, the file's {there}")
     if misfits:
         raise ConfigError("init=tensor: " + "; ".join(misfits))
     model.load_state_dict({name: stored[name] for name in chosen}, strict=False)

@@ -38,22 +38,13 @@ class Muon(torch.optim.Optimizer):
     ):
         shared = {"lr": lr, "weight_decay": weight_decay}
         super().__init__(params, shared)
-        own = {
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_coefficients": tuple(ns_coefficients),
-            "eps": eps,
-            "ns_steps": ns_steps,
-            "adjust_lr_fn": adjust_lr_fn,
-        }
-        rest = {"betas": tuple(betas), "eps": adamw_eps}
+        muon = {"momentum": momentum, "nesterov": nesterov, "eps": eps, "ns_steps": ns_steps}
+        muon |= {"ns_coefficients": tuple(ns_coefficients), "adjust_lr_fn": adjust_lr_fn}
+        adamw = {"betas": tuple(betas), "eps": adamw_eps}
         self.parts: list[torch.optim.Optimizer] = []
-        for hidden, make, options in (
-            (True, torch.optim.Muon, own),
-            (False, torch.optim.AdamW, rest),
-        ):
-            groups = [g for g in self.param_groups if g["hidden"] is hidden]
-            if groups:
+        kinds = ((True, torch.optim.Muon, muon), (False, torch.optim.AdamW, adamw))
+        for hidden, make, options in kinds:
+            if groups := [g for g in self.param_groups if g["hidden"] is hidden]:
                 self.parts.append(make(groups, **shared, **options))
         self._share_groups()
 
@@ -62,11 +53,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of both parts."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """Update both parts once."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for part in self.parts:
             part.step()
         return loss
@@ -88,7 +77,7 @@ def training_mode(optimizer: torch.optim.Optimizer, on: bool) -> None:
 
 
 def param_groups(model: nn.Module, exclude_bias_and_norm: bool, split_hidden: bool) -> list[Any]:
-    """The model's parameters as an optimizer takes them.
+    """Return the model's parameters as an optimizer takes them.
 
     Args:
         exclude_bias_and_norm: put both in a group with weight_decay 0.

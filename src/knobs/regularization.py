@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 
 def decayed(model: nn.Module) -> list[nn.Parameter]:
-    """The weights proper: parameters of two or more dimensions, so neither biases nor norms'."""
+    """Return the parameters of two or more dimensions, so neither biases nor norms."""
     return [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
 
 
-# ------------------------------------------------------------------ losses
 # Of a single run torch's own kernel: records hold its bits, which another order would round anew.
 def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
     """Return the mean cross-entropy, (*, N, C) and (*, N) -> (*).
@@ -44,7 +43,6 @@ def squared_error(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 
 LOSSES = {"classification": cross_entropy, "regression": squared_error}
 
 
-# ------------------------------------------------------------------ penalties
 def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Return the sum of |w|, (*). Its gradient is sign(w), 0 at 0."""
     rows = outputs.ndim - 2
@@ -68,7 +66,6 @@ def penalized(
     return loss
 
 
-# ------------------------------------------------------------------ mixtures
 def mixup(
     x: Tensor, y: Tensor, alpha: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float]:

@@ -7,18 +7,13 @@ that knobs uses need none of them, so the two it describes are declared first.
 
 import torch
 
-
-def _declare_missing_operators() -> None:
+try:
+    import torchvision
+except RuntimeError:
     boxes = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             torch.library.define(f"torchvision::{name}", boxes)
-
-
-try:
-    import torchvision
-except RuntimeError:
-    _declare_missing_operators()
     import torchvision
 
 __all__ = ["torchvision"]

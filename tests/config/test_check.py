@@ -197,7 +197,7 @@ def test_rules_say_what_they_accept():
 ])  # fmt: skip
 def test_a_comment_states_a_rule(words, says, accepted, refused):
     for comment in (words, f"{words}; usually 3", f"{words}: what it is", f"{words} (so)"):
-        rule = of_comment(comment, "???")
+        rule = of_comment("???", comment)
         assert rule.says == says
         assert all(rule.accepts(value) for value in accepted)
         assert not any(rule.accepts(value) for value in refused)
@@ -208,7 +208,7 @@ def test_a_comment_states_a_rule(words, says, accepted, refused):
     ("null: never", "null"), ("false saves weights", "true"), ("words or pairs", "text"),
 ])  # fmt: skip
 def test_prose_states_none(comment, default):
-    assert of_comment(comment, default) is None
+    assert of_comment(default, comment) is None
 
 
 @pytest.mark.parametrize(("annotation", "says"), [

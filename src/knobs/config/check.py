@@ -34,9 +34,10 @@ def check(config: dict) -> list[str]:
     job = HydraConfig.get() if HydraConfig.initialized() else {}
     where = rules.where(config.get("hydra", job).get("runtime", {}))
     config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
-    faults = list(rule_faults(config, where)) or conflicts(config)
-    faults += [*argument_faults(config, where), *norm_faults(config)]
-    return faults or dry_build(config)
+    faults = list(rule_faults(config, where)) or [*conflicts(config)]
+    for part in targets.targets(config):
+        faults += argument_faults(*part, where)
+    return [*faults, *norm_faults(config)] or dry_build(config)
 
 
 def resolve(config: DictConfig) -> dict:
@@ -44,7 +45,6 @@ def resolve(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-# ------------------------------------------------------------------ single values
 def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):
@@ -67,73 +67,58 @@ def _inside_target(config: dict, path: str) -> bool:
 
 
 def _show(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
-# ------------------------------------------------------------------ values that go together
-def conflicts(config: dict) -> list[str]:
-    """Return a line for each pair of incompatible values, naming the one to change."""
-    return [f"{path}={value}: {why}" for path, value, why in _conflicts(config)]
-
-
-def _conflicts(config: dict) -> Iterator[tuple[str, object, str]]:
+def conflicts(config: dict) -> Iterator[str]:
+    """Yield a line for each pair of incompatible values, naming the one to change."""
     data, model, reg = config["data"], config["model"], config["regularization"]
     optimizer, scheduler, training = config["optimizer"], config["scheduler"], config["training"]
     name, kind, task = data["name"], data["kind"], data["task"]
 
     if kind not in model["inputs"]:
-        reads = " or ".join(model["inputs"])
-        yield (
-            "model",
-            model["name"],
-            f"reads {reads}, and data={name} is {kind}; choose another model",
-        )
+        reads = f"reads {' or '.join(model['inputs'])}, and data={name} is {kind}"
+        yield f"model={model['name']}: {reads}; choose another model"
     for path, metric in (
         ("objective.metric", config["objective"]["metric"]),
         ("scheduler.monitor", scheduler.get("monitor")),
     ):
         if metric is not None and metric not in metrics.of(task):
-            yield path, metric, f"a {task} run has {', '.join(metrics.of(task))}"
+            yield f"{path}={metric}: a {task} run has {', '.join(metrics.of(task))}"
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":
-        yield "scheduler.interval", "step", "the metric is measured once an epoch; use epoch"
+        yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
 
     smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
     if task == "regression" and smoothing:
-        why = f"needs classes, and {name} is a regression; set it to 0"
-        yield "regularization.label_smoothing", smoothing, why
+        needs = f"needs classes, and {name} is a regression; set it to 0"
+        yield f"regularization.label_smoothing={smoothing}: {needs}"
     if kind == "text" and mixing:
-        yield "regularization.mixup", mixing, "cannot mix words; set it to 0 for text"
+        yield f"regularization.mixup={mixing}: cannot mix words; set it to 0 for text"
     if l2 is not None and "weight_decay" not in optimizer:
-        why = f"{optimizer['_target_']} takes no weight decay; choose another optimizer, or l2=null"
-        yield "regularization.l2", l2, why
+        lacks = f"{optimizer['_target_']} takes no weight decay"
+        yield f"regularization.l2={l2}: {lacks}; choose another optimizer, or l2=null"
     elif l2 is not None and l2 != optimizer["weight_decay"]:
         other = f"optimizer.weight_decay={optimizer['weight_decay']}"
-        yield "regularization.l2", l2, f"and {other} are the same knob; set one of them"
-    if "heads" in model and model["embedding_dim"] % model["heads"]:
-        why = f"must divide model.embedding_dim={model['embedding_dim']}"
-        yield "model.heads", model["heads"], why
+        yield f"regularization.l2={l2}: and {other} are the same knob; set one of them"
+    if "heads" in model and (dim := model["embedding_dim"]) % model["heads"]:
+        yield f"model.heads={model['heads']}: must divide model.embedding_dim={dim}"
 
     if public(config["name"]) != config["name"]:
-        yield "name", "<hidden>", "holds a secret, and names folders and logs; choose another"
-    if data.get("val", 0) + data.get("test", 0) >= 1:
-        yield "data.val", data["val"], f"with data.test={data['test']} nothing is left to train on"
+        yield "name=<hidden>: holds a secret, and names folders and logs; choose another"
+    if (val := data.get("val", 0)) + (test := data.get("test", 0)) >= 1:
+        yield f"data.val={val}: with data.test={test} nothing is left to train on"
     path = config["init"].get("path")
     if path and not Path(path).is_file():
-        yield "init.path", path, "no such file"
-    if training["accumulate"] > training["batch_size"]:
-        why = f"more microbatches than training.batch_size={training['batch_size']} examples"
-        yield "training.accumulate", training["accumulate"], why
+        yield f"init.path={path}: no such file"
+    if (count := training["accumulate"]) > (size := training["batch_size"]):
+        more = f"more microbatches than training.batch_size={size} examples"
+        yield f"training.accumulate={count}: {more}"
 
 
-# ------------------------------------------------------------------ what needs the classes
-def argument_faults(config: dict, where: dict[str, Any]) -> list[str]:
-    """Return a line for each argument that a target does not take, lacks, or takes otherwise."""
-    return [fault for part in targets.targets(config) for fault in _argument_faults(*part, where)]
-
-
-def _argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
+def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each argument that a target does not take, lacks, or takes otherwise."""
     takes = _signature(targets.resolve(path, target)).parameters
     given = sorted(node.keys() - targets.OWN_KEYS.get(path, set()) - {"_target_", "_partial_"})
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target

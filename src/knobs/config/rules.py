@@ -47,7 +47,6 @@ OPEN = "[{$?"  # how a default begins that is no plain value
 NO_DEFAULTS = ("hydra", "study", "experiment")  # folders whose files set other groups' keys
 
 
-# ------------------------------------------------------------------ rules
 @dataclass(frozen=True)
 class Rule:
     """A test of one value and the words that say what passes it."""
@@ -106,9 +105,7 @@ def text(phrase: str) -> Rule:
 
 null, flag, anything = one_of(None), one_of(True, False), Rule("any value", lambda value: True)
 PLAIN = {bool: flag, int: number(whole=True), float: number(), str: text("word"), type(None): null}
-NAMES = {"None": type(None), "Tensor": "Tensor"} | {
-    kind.__name__: kind for kind in (bool, int, float, str)
-}
+NAMES = {kind.__name__: kind for kind in PLAIN} | {"None": type(None), "Tensor": "Tensor"}
 
 
 def _value(text: str) -> Any:
@@ -120,18 +117,18 @@ def _value(text: str) -> Any:
     return VALUES.get(text, text)
 
 
-# ------------------------------------------------------------------ where a rule comes from
 def parse(text: str) -> Rule | None:
     """Return the rule that words such as `null or > 0` state; None where they state none."""
     text = text.replace("list of them", f"list of items, each {text.split(', or ')[0]}")
     if EACH.fullmatch(text):
         return _part(text)  # `each` covers all that follows it
     parts = text.split(", or ")
-    rules = [
-        _part(p) or (one_of(VALUES.get(p, p)) if parts[1:] and p.isidentifier() else None)
-        for p in parts
-    ]
+    rules = [_part(p) or (_words(p) if parts[1:] and p.isidentifier() else None) for p in parts]
     return None if None in rules else either(*rules)
+
+
+def _words(*names: str) -> Rule:
+    return one_of(*(VALUES.get(name, name) for name in names))
 
 
 def _part(words: str) -> Rule | None:
@@ -148,11 +145,11 @@ def _part(words: str) -> Rule | None:
     if words.startswith("[") and len(halves := [parse(t) for t in words[1:-1].split(", ")]) == 2:
         return pair(*halves) if None not in halves else None
     if re.fullmatch(r"\w+(?:, \w+)* or \w+", words):
-        return one_of(*(VALUES.get(w, w) for w in re.split(", | or ", words)))
+        return _words(*re.split(", | or ", words))
     return None
 
 
-def of_comment(comment: str, default: str) -> Rule | None:
+def of_comment(default: str, comment: str) -> Rule | None:
     """Return the rule that a comment begins with; words that leave out the default are prose."""
     rule = parse(re.split(r"[;:(]", comment, maxsplit=1)[0].strip())
     if rule is None:
@@ -185,7 +182,6 @@ def of_default(text: str) -> Rule:
     return Rule("a word", lambda v: isinstance(v, str)) if text == '""' else PLAIN[type(value)]
 
 
-# ------------------------------------------------------------------ the folders of configs
 @functools.cache
 def read(folder: Path) -> dict[str, dict[str, tuple[str, str]]]:
     """Return path -> option -> (default, comment) of every key in a folder of configs.
@@ -232,11 +228,7 @@ def rule(path: str, choices: Mapping[str, str] = {}, folders: tuple = (CONF,)) -
 @functools.lru_cache(maxsize=4096)
 def _rule(path: str, option: str, folders: tuple[Path, ...]) -> Rule | None:
     places = {name: p for f in reversed(folders) for name, p in read(f).get(path, {}).items()}
-    rules = {
-        name: r
-        for name, (default, comment) in places.items()
-        if (r := of_comment(comment, default))
-    }
+    rules = {name: r for name, place in places.items() if (r := of_comment(*place))}
     if rules:
         return rules.get(option) or either(*rules.values())
     target = f"{path.rpartition('.')[0]}._target_"

@@ -20,7 +20,7 @@ def cnn(
     norm: str | None,
     dropout: float,
 ) -> nn.Sequential:
-    """(N, C, H, W) -> (N, outputs): stages of 3x3 convolutions, then the mean over all places.
+    """Return (N, C, H, W) -> (N, outputs): stages of 3x3 convolutions, then the mean over places.
 
     Args:
         width: channels of the first stage, doubled in each further one; or one number a stage.
@@ -28,15 +28,12 @@ def cnn(
         convs: convolutions a stage, or one number a stage.
     """
     channels = width if isinstance(width, list) else [width * 2**i for i in range(depth)]
-    counts = convs if isinstance(convs, list) else [convs] * len(channels)
-    if not channels or len(counts) != len(channels):
-        raise ConfigError(
-            f"model.convs={convs}: needs one number a stage, and there are {len(channels)}"
-        )
-    if min(shape.input[1:]) < 2 ** (len(channels) - 1):
-        raise ConfigError(
-            f"model.depth={len(channels)}: halves an image of {shape.input[1:]} to nothing"
-        )
+    stages = len(channels)
+    counts = convs if isinstance(convs, list) else [convs] * stages
+    if not channels or len(counts) != stages:
+        raise ConfigError(f"model.convs={convs}: needs one number a stage, and there are {stages}")
+    if min(shape.input[1:]) < 2 ** (stages - 1):
+        raise ConfigError(f"model.depth={stages}: halves an image of {shape.input[1:]} to nothing")
     layers: list[nn.Module] = []
     before = shape.input[0]
     for stage, (after, count) in enumerate(zip(channels, counts, strict=True)):
@@ -44,7 +41,7 @@ def cnn(
             conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
             layers += [conv, *norm_layer(norm, after, dims=2), activation()]
             before = after
-        if stage < len(channels) - 1:
+        if stage < stages - 1:
             layers.append(nn.MaxPool2d(2))
     return nn.Sequential(
         OrderedDict(
@@ -60,7 +57,7 @@ def cnn(
 def resnet18(
     shape: Shape, *, activation: Activation, norm: str | None, dropout: float
 ) -> nn.Module:
-    """(N, C, H, W) -> (N, outputs): torchvision's resnet18 with a 3x3 stem and no first pool.
+    """Return (N, C, H, W) -> (N, outputs): torchvision's resnet18, 3x3 stem, no first pool.
 
     Args:
         norm: null or batch keeps its batch norm; layer puts GroupNorm(1) in its place.
@@ -75,13 +72,8 @@ def resnet18(
     net.maxpool = nn.Identity()
     head = nn.Linear(net.fc.in_features, shape.outputs)
     net.fc = nn.Sequential(OrderedDict(dropout=Dropout(dropout), head=head))
-    _replace_relu(net, activation)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, activation())
     return net
-
-
-def _replace_relu(module: nn.Module, activation: Activation) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, activation())
-        else:
-            _replace_relu(child, activation)

@@ -17,7 +17,7 @@ SHARES = 2**16  # to one of so many a dropout probability is rounded
 
 
 def widths(width: int | str | list[int], depth: int, inputs: int, outputs: int) -> list[int]:
-    """The width of each hidden layer, from a number, a list or the name of a rule.
+    """Return the width of each hidden layer, from a number, a list or the name of a rule.
 
     Rules are rounded to the nearest multiple of 8, `under_double` to the one just under.
 
@@ -45,7 +45,7 @@ def _eights(value: float) -> int:
 
 
 def norm_layer(norm: str | None, features: int, dims: int = 1) -> list[nn.Module]:
-    """No layer, or the one `norm` names, for (N, features) or, with dims=2, (N, features, H, W).
+    """Return no layer or the one `norm` names, for (N, features) or, dims=2, (N, features, H, W).
 
     Layer norm over an image normalises each place's channels together with all others of its
     example: GroupNorm with one group.
@@ -60,7 +60,7 @@ def norm_layer(norm: str | None, features: int, dims: int = 1) -> list[nn.Module
 def hidden_layers(
     sizes: list[int], bias: bool, activation: Activation, norm: str | None, dropout: float
 ) -> nn.Sequential:
-    """Linear, norm, activation, dropout for each pair of neighbouring sizes."""
+    """Return linear, norm, activation, dropout for each pair of neighbouring sizes."""
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after, bias=bias), *norm_layer(norm, after), activation()]
@@ -77,7 +77,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same."""
+        """Drop numbers of a tensor of any shape."""
         if not (self.training and self.p) or x.device.type != "cpu":
             return super().forward(x)
         threshold, scale = dropout_threshold(self.p)
@@ -86,11 +86,11 @@ class Dropout(nn.Dropout):
 
 
 def dropout_threshold(p: float) -> tuple[int, float]:
-    """Least int16 of random bits that is kept, and what the kept are multiplied by."""
+    """Return the least int16 of random bits that stays, and what a number is multiplied by."""
     dropped = min(round(p * SHARES), SHARES - 1)
     return dropped - SHARES // 2, SHARES / (SHARES - dropped)
 
 
 def random_bits(room: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Fill an int64 tensor [n] with random bits; the same memory as int16 [4 n]."""
+    """Fill an int64 tensor [n] with random bits; return its memory as int16 [4 n]."""
     return room.random_(-(2**63), None, generator=generator).view(torch.int16)

@@ -11,11 +11,9 @@ from knobs.shape import Shape
 def linear(
     shape: Shape, *, bias: bool, activation: Activation, norm: str | None, dropout: float
 ) -> nn.Sequential:
-    """(N, *input) -> (N, outputs) without a hidden layer, so activation and norm play no part."""
+    """Return (N, *input) -> (N, outputs) without a hidden layer, hence activation or norm."""
     head = nn.Linear(shape.features, shape.outputs, bias=bias)
-    parts: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
-    parts += [("dropout", Dropout(dropout))] if dropout else []
-    return nn.Sequential(OrderedDict([*parts, ("head", head)]))
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), dropout=Dropout(dropout), head=head))
 
 
 def mlp(
@@ -28,7 +26,7 @@ def mlp(
     norm: str | None,
     dropout: float,
 ) -> nn.Sequential:
-    """(N, *input) -> (N, outputs) through `depth` hidden layers, which have a `bias` or not."""
+    """Return (N, *input) -> (N, outputs) through `depth` hidden layers with a `bias` or not."""
     sizes = [shape.features, *widths(width, depth, shape.features, shape.outputs)]
     return nn.Sequential(
         OrderedDict(

@@ -13,7 +13,7 @@ from knobs.shape import Shape
 
 
 def mean_over_tokens(x: Tensor, real: Tensor) -> Tensor:
-    """(N, L, D) and which tokens are real (N, L) -> (N, D), the mean over the real ones."""
+    """Return the mean (N, D) of (N, L, D) over the tokens that are real (N, L)."""
     real = real.unsqueeze(-1).to(x.dtype)
     return (x * real).sum(-2) / real.sum(-2).clamp(min=1)
 
@@ -22,27 +22,22 @@ class TextClassifier(nn.Module):
     """Token ids -> embedding -> body -> norm, dropout -> head.
 
     Args:
-        body: (N, L, embedding_dim) and which tokens are real (N, L) -> (N, features).
-        norm: of the features.
+        dim: numbers of an embedding.
+        body: (N, L, dim) and which tokens are real (N, L) -> (N, size).
+        norm: of what the body returns.
     """
 
     def __init__(
-        self,
-        shape: Shape,
-        embedding_dim: int,
-        body: nn.Module,
-        features: int,
-        norm: str | None,
-        dropout: float,
+        self, shape: Shape, dim: int, body: nn.Module, size: int, norm: str | None, dropout: float
     ):
         super().__init__()
-        self.embedding = nn.Embedding(shape.vocabulary, embedding_dim, padding_idx=0)
+        self.embedding = nn.Embedding(shape.vocabulary, dim, padding_idx=0)
         self.body = body
-        self.regularize = nn.Sequential(*norm_layer(norm, features), Dropout(dropout))
-        self.head = nn.Linear(features, shape.outputs)
+        self.regularize = nn.Sequential(*norm_layer(norm, size), Dropout(dropout))
+        self.head = nn.Linear(size, shape.outputs)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(N, L) -> (N, outputs)."""
+        """Map (N, L) -> (N, outputs)."""
         return self.head(self.regularize(self.body(self.embedding(ids), ids != 0)))
 
 
@@ -54,7 +49,7 @@ class Bag(nn.Module):
         self.hidden = hidden
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """(N, L, D), (N, L) -> (N, features)."""
+        """Map (N, L, D), (N, L) -> (N, features)."""
         return self.hidden(mean_over_tokens(embedded, real))
 
 
@@ -70,7 +65,7 @@ class Convolutions(nn.Module):
         self.activation = activation()
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """(N, L, D), (N, L) -> (N, features)."""
+        """Map (N, L, D), (N, L) -> (N, features)."""
         x = embedded.transpose(-1, -2)
         return torch.cat([self.activation(conv(x)).amax(-1) for conv in self.convs], -1)
 
@@ -83,7 +78,7 @@ class Recurrent(nn.Module):
         self.lstm, self.activation = lstm, activation()
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """(N, L, D), (N, L) -> (N, features)."""
+        """Map (N, L, D), (N, L) -> (N, features)."""
         states, _ = self.lstm(embedded)
         return mean_over_tokens(self.activation(states), real)
 
@@ -92,7 +87,7 @@ class Positions(nn.Embedding):
     """Adds a learned vector to each place of a text."""
 
     def forward(self, embedded: Tensor) -> Tensor:
-        """(N, L, D) -> (N, L, D), L being at most the number of places."""
+        """Map (N, L, D) -> (N, L, D), L being at most the number of places."""
         return embedded + self.weight[: embedded.shape[-2]]
 
 
@@ -105,7 +100,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
-        """(N, L, D), (N, L) -> (N, features)."""
+        """Map (N, L, D), (N, L) -> (N, features)."""
         x = self.positions(embedded)
         padding = ~(real | ~real.any(-1, keepdim=True))  # an empty text attends to its padding
         for layer in self.layers:
@@ -124,7 +119,7 @@ def text_bag(
     norm: str | None,
     dropout: float,
 ) -> nn.Module:
-    """(N, tokens) -> (N, outputs): fastText's bag of embeddings, and hidden layers if depth > 0."""
+    """Return (N, tokens) -> (N, outputs): fastText's bag of embeddings, then hidden layers."""
     sizes = [embedding_dim, *widths(width, depth, embedding_dim, shape.outputs)]
     hidden = hidden_layers(sizes, bias, activation, norm, dropout)
     deep = len(sizes) > 1  # then norm and dropout stand in the hidden layers
@@ -143,7 +138,7 @@ def text_cnn(
     norm: str | None,
     dropout: float,
 ) -> nn.Module:
-    """(N, tokens) -> (N, outputs): `width` filters of each size, maximum over time."""
+    """Return (N, tokens) -> (N, outputs): `width` filters of each size, maximum over time."""
     body = Convolutions(embedding_dim, width, kernel_sizes, bias, activation)
     return TextClassifier(shape, embedding_dim, body, width * len(kernel_sizes), norm, dropout)
 
@@ -159,13 +154,12 @@ def text_lstm(
     norm: str | None,
     dropout: float,
 ) -> nn.Module:
-    """(N, tokens) -> (N, outputs): `activation` acts on the LSTM's states before their mean."""
+    """Return (N, tokens) -> (N, outputs): the mean of an LSTM's states after `activation`."""
     between = dropout if depth > 1 else 0.0  # torch warns of dropout between layers that are one
     lstm = nn.LSTM(
         embedding_dim, width, depth, batch_first=True, dropout=between, bidirectional=bidirectional
     )
-    features = width * (1 + bidirectional)
-    body = Recurrent(lstm, activation)
+    body, features = Recurrent(lstm, activation), width * (1 + bidirectional)
     return TextClassifier(shape, embedding_dim, body, features, norm, dropout)
 
 
@@ -180,7 +174,7 @@ def text_transformer(
     norm: Literal["layer"] | None,
     dropout: float,
 ) -> nn.Module:
-    """(N, tokens) -> (N, outputs): `width` is the feed-forward layers', norms are layer norms."""
+    """Return (N, tokens) -> (N, outputs): `width` is that of the feed-forward layers."""
     layers = []
     for _ in range(depth):
         layer = nn.TransformerEncoderLayer(

@@ -9,7 +9,7 @@ takes it as it is: one grouped kernel serves all rows.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Noise:
             torch.manual_seed(keys[0])
 
     def mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
-        """[K, N, ...] of 0 and 1 / (1 - p); None where no row drops anything.
+        """Return [K, N, ...] of 0 and 1 / (1 - p); None where no row drops anything.
 
         Args:
             like: the tensor to be masked.
@@ -72,7 +72,7 @@ class Noise:
         return kept.to(like.dtype).mul_(per_row(torch.tensor(scales, dtype=like.dtype), like))
 
     def torch_mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
-        """The same as torch's own attention draws it."""
+        """Return the same as torch's attention draws it."""
         if self.device.type != "cpu" or not any(dropout):
             return self.mask(like, dropout)
         mask = torch.ones_like(like, memory_format=torch.contiguous_format)
@@ -83,12 +83,12 @@ class Noise:
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """[K] -> [K, 1, ...], to meet a tensor [K, ...]."""
+    """Return [K] as [K, 1, ...], to meet a tensor [K, ...]."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
-    """The stacked form of models of one shape; afterwards each is made of views of it.
+    """Return the stacked form of models of one shape; afterwards each is made of views of it.
 
     Models without dropout may lack the layers that others have for it.
 
@@ -96,13 +96,11 @@ def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
         CannotStack: a module has no stacked form.
     """
     template = max(models, key=lambda m: sum(isinstance(c, Dropout) for c in m.modules()))
-    return _stack(template, models, noise)
-
-
-def _stack(template: nn.Module, rows: Sequence[nn.Module], noise: Noise) -> nn.Module:
     kind = type(template)
     if kind in LEAVES:
-        return LEAVES[kind](rows, noise)
+        if kind in UNCOVERED and UNCOVERED[kind](template):
+            raise CannotStack(f"{template} has no stacked form")
+        return LEAVES[kind](models, noise)
     if kind in ELEMENTWISE:
         plain = copy.deepcopy(template)
         if kind is nn.ReLU:
@@ -110,29 +108,27 @@ def _stack(template: nn.Module, rows: Sequence[nn.Module], noise: Noise) -> nn.M
         return plain
     if kind not in CONTAINERS:
         raise CannotStack(f"{kind.__name__} has no stacked form")
-    children = [_weighing(row) for row in rows]
+    rest = zip(
+        *([c for c in model.children() if type(c) is not Dropout] for model in models), strict=True
+    )
     stacked = copy.copy(template)
-    stacked._modules, position = {}, 0
-    for name, child in template._modules.items():
-        if type(child) is Dropout:  # rows that have it have it under the same name
-            stacked._modules[name] = StackedDropout([_named(row, name) for row in rows], noise)
-        else:
-            stacked._modules[name] = _stack(child, [c[position] for c in children], noise)
-            position += 1
+    stacked._modules = {
+        name: StackedDropout([_probability(model, name) for model in models], noise)
+        if type(child) is Dropout
+        else stack(next(rest), noise)
+        for name, child in template._modules.items()
+    }
     return stacked
 
 
-def _named(module: nn.Module, name: str) -> Dropout:
-    found = module._modules.get(name)
-    return found if type(found) is Dropout else Dropout(0.0)
-
-
-def _weighing(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if type(child) is not Dropout]
+def _probability(module: nn.Module, name: str) -> float:
+    """Return that of a dropout layer, 0 where the module has none of this name."""
+    layer = module._modules.get(name)
+    return layer.p if type(layer) is Dropout else 0.0
 
 
 class Pair(NamedTuple):
-    """A stack's parameter [K, ...] and the rows' own, each a view of it.
+    """A stack's parameter [K, ...] and those of the rows, each a view of it.
 
     Args:
         turned: whether a row's matrix lies here transposed.
@@ -143,12 +139,12 @@ class Pair(NamedTuple):
     turned: bool
 
     def row(self, values: Tensor, k: int) -> Tensor:
-        """Row k of a tensor laid out as the parameter, in the shape the row knows."""
+        """Return row k of a tensor laid out as the parameter, in the shape the row knows."""
         return values[k].mT if self.turned else values[k]
 
 
 class Stacked(nn.Module):
-    """A leaf: parameters and buffers of K modules, stacked, each row's own made a view.
+    """A leaf: parameters and buffers of K modules, stacked, those of each row made views.
 
     Args:
         rows: K modules of one kind and shape.
@@ -156,6 +152,7 @@ class Stacked(nn.Module):
     """
 
     turned: tuple[str, ...] = ()  # matrices kept as [K, I, O]: so their gradients come out in place
+    settings: tuple[str, ...] = ()  # of a row, which the arithmetic needs beside weights
 
     def __init__(self, rows: Sequence[nn.Module], noise: Noise):
         super().__init__()
@@ -167,36 +164,24 @@ class Stacked(nn.Module):
             if views[0] is None:
                 self.register_parameter(name, None)
                 continue
-            values = torch.stack([v.detach() for v in views])
-            turned = name in self.turned
-            self.register_parameter(name, nn.Parameter(_turned(values) if turned else values))
-            pair = Pair(getattr(self, name), views, turned)
+            values, turned = torch.stack([v.detach() for v in views]), name in self.turned
+            parameter = nn.Parameter(values.mT.contiguous() if turned else values)
+            self.register_parameter(name, parameter)
+            self.pairs.append(Pair(parameter, views, turned))
             for k, view in enumerate(views):
-                view.data = pair.row(pair.parameter.data, k)
-            self.pairs.append(pair)
+                view.data = self.pairs[-1].row(parameter.data, k)
         for name in first._buffers:
-            values = [getattr(row, name) for row in rows]
-            shared = torch.stack(values) if values[0] is not None else None
-            self.register_buffer(name, shared)
-            for k, row in enumerate(rows if shared is not None else ()):
-                row._buffers[name] = shared[k]
-        self.settings(first)
-
-    def settings(self, module: nn.Module) -> None:
-        """Keep what the arithmetic needs beside weights."""
-
-
-def _turned(values: Tensor) -> Tensor:
-    return values.mT.contiguous()
+            self.register_buffer(name, torch.stack([getattr(row, name) for row in rows]))
+            for k, row in enumerate(rows):
+                row._buffers[name] = getattr(self, name)[k]
+        for name in self.settings:
+            setattr(self, name, getattr(first, name))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[K, ..., I], [K, I, O] and [K, O] -> [K, ..., O]."""
+    """Map [K, ..., I] by [K, I, O] and [K, O] -> [K, ..., O]."""
     flat = x.reshape(len(weight), -1, x.shape[-1])
-    if bias is None:
-        y = torch.bmm(flat, weight)
-    else:
-        y = torch.baddbmm(bias.unsqueeze(1), flat, weight)
+    y = flat.bmm(weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -210,36 +195,31 @@ class Linear(Stacked):
 
 
 def folded(x: Tensor) -> Tensor:
-    """[K, N, C, ...] -> (N, K C, ...); no copy of what `unfolded` made."""
+    """Turn [K, N, C, ...] into (N, K C, ...), without a copy where `unfolded` was before."""
     return x.transpose(0, 1).flatten(1, 2)
 
 
 def unfolded(x: Tensor, count: int) -> Tensor:
-    """(N, K C, ...) -> [K, N, C, ...]."""
+    """Turn (N, K C, ...) into [K, N, C, ...]."""
     return x.unflatten(1, (count, -1)).transpose(0, 1)
 
 
-class Conv2d(Stacked):
-    """nn.Conv2d as one grouped convolution: [K, N, C, H, W] -> [K, N, O, H, W]."""
-
-    function = staticmethod(F.conv2d)
-
-    def settings(self, module: nn.Conv1d | nn.Conv2d) -> None:
-        if module.groups != 1 or module.padding_mode != "zeros":
-            raise CannotStack(f"{module} has no stacked form")
-        self.options = {name: getattr(module, name) for name in ("stride", "padding", "dilation")}
+class Folded(Stacked):
+    """A leaf that one kernel of torch's computes for all rows, on (N, K C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.flatten(0, 1), self.bias
-        bias = None if bias is None else bias.flatten()
-        y = self.function(folded(x), weight, bias, groups=self.count, **self.options)
-        return unfolded(y, self.count)
+        weight, bias = (p if p is None else p.flatten(0, 1) for p in (self.weight, self.bias))
+        return unfolded(self.kernel(folded(x), weight, bias), self.count)
 
 
-class Conv1d(Conv2d):
-    """nn.Conv1d: [K, N, C, L] -> [K, N, O, L']."""
+class Conv(Folded):
+    """nn.Conv1d and nn.Conv2d as one grouped convolution: [K, N, C, ...] -> [K, N, O, ...]."""
 
-    function = staticmethod(F.conv1d)
+    settings = ("stride", "padding", "dilation")
+
+    def kernel(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolve = F.conv1d if x.ndim == 3 else F.conv2d
+        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.count)
 
 
 class Pool(nn.Module):
@@ -253,39 +233,24 @@ class Pool(nn.Module):
         return unfolded(self.pool(folded(x)), len(x))
 
 
-class Flatten(nn.Module):
-    """nn.Flatten: [K, N, ...] -> [K, N, features]."""
-
-    def __init__(self, rows: Sequence[nn.Flatten], noise: Noise):
-        super().__init__()
-        if (rows[0].start_dim, rows[0].end_dim) != (1, -1):
-            raise CannotStack(f"{rows[0]} has no stacked form")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2)
-
-
-class BatchNorm2d(Stacked):
+class BatchNorm2d(Folded):
     """nn.BatchNorm2d on [K, N, C, H, W]: to torch's own kernel these are K C channels."""
 
-    def settings(self, module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        if module.momentum is None or not module.affine or not module.track_running_stats:
-            raise CannotStack(f"{module} has no stacked form")
-        self.momentum, self.eps = module.momentum, module.eps
+    settings = ("momentum", "eps")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1
         means, variances = self.running_mean.view(-1), self.running_var.view(-1)
-        weight, bias = self.weight.flatten(), self.bias.flatten()
-        y = F.batch_norm(
-            folded(x), means, variances, weight, bias, self.training, self.momentum, self.eps
+        return F.batch_norm(
+            x, means, variances, weight, bias, self.training, self.momentum, self.eps
         )
-        return unfolded(y, self.count)
 
 
-class BatchNorm1d(BatchNorm2d):
+class BatchNorm1d(Stacked):
     """nn.BatchNorm1d on [K, N, C]: means over N."""
+
+    settings = ("momentum", "eps")
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.unsqueeze(1), self.bias.unsqueeze(1)
@@ -326,35 +291,25 @@ class Normalize(torch.autograd.Function):
 class LayerNorm(Stacked):
     """nn.LayerNorm over the last dimension of [K, ..., C]."""
 
-    def settings(self, module: nn.LayerNorm) -> None:
-        if len(module.normalized_shape) != 1 or module.weight is None or module.bias is None:
-            raise CannotStack(f"{module} has no stacked form")
-        self.shape, self.eps = module.normalized_shape, module.eps
+    settings = ("normalized_shape", "eps")
 
     def forward(self, x: Tensor) -> Tensor:
         middle = [1] * (x.ndim - 2)
         weight, bias = (p.view(self.count, *middle, -1) for p in (self.weight, self.bias))
-        return torch.addcmul(bias, F.layer_norm(x, self.shape, eps=self.eps), weight)
+        return torch.addcmul(bias, F.layer_norm(x, self.normalized_shape, eps=self.eps), weight)
 
 
-class GroupNorm(Stacked):
+class GroupNorm(Folded):
     """nn.GroupNorm on [K, N, C, H, W]: K times the groups."""
 
-    def settings(self, module: nn.GroupNorm) -> None:
-        self.groups, self.eps = module.num_groups, module.eps
+    settings = ("num_groups", "eps")
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.flatten(), self.bias.flatten()
-        y = F.group_norm(folded(x), self.count * self.groups, weight, bias, self.eps)
-        return unfolded(y, self.count)
+    def kernel(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.group_norm(x, self.count * self.num_groups, weight, bias, self.eps)
 
 
 class PReLU(Stacked):
     """nn.PReLU with one slope a row."""
-
-    def settings(self, module: nn.PReLU) -> None:
-        if module.num_parameters != 1:
-            raise CannotStack("PReLU with several slopes has no stacked form")
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.where(x > 0, x, per_row(self.weight, x) * x)
@@ -363,13 +318,12 @@ class PReLU(Stacked):
 class Embedding(Stacked):
     """nn.Embedding: ids [K, N, L] -> [K, N, L, D], as one table of K V rows."""
 
-    def settings(self, module: nn.Embedding) -> None:
-        if module.max_norm is not None or module.sparse or module.scale_grad_by_freq:
-            raise CannotStack(f"{module} has no stacked form")
-        if module.padding_idx is not None:
+    def __init__(self, rows: Sequence[nn.Embedding], noise: Noise):
+        super().__init__(rows, noise)
+        if (padding := rows[0].padding_idx) is not None:
 
             def spare(parameter: nn.Parameter) -> None:
-                parameter.grad[:, module.padding_idx] = 0  # padding learns nothing
+                parameter.grad[:, padding] = 0  # padding learns nothing
 
             self.weight.register_post_accumulate_grad_hook(spare)
 
@@ -388,9 +342,9 @@ class StackedPositions(Stacked):
 class StackedDropout(nn.Module):
     """models.layers.Dropout with each row's own probability and stream."""
 
-    def __init__(self, rows: Sequence[Dropout], noise: Noise):
+    def __init__(self, dropout: Sequence[float], noise: Noise):
         super().__init__()
-        self.noise, self.dropout = noise, [row.p for row in rows]
+        self.noise, self.dropout = noise, dropout
 
     def forward(self, x: Tensor) -> Tensor:
         mask = self.noise.mask(x, self.dropout) if self.training else None
@@ -400,24 +354,18 @@ class StackedDropout(nn.Module):
 class Attention(Stacked):
     """nn.MultiheadAttention of a sequence with itself, batch first, without the weights."""
 
-    turned = ("in_proj_weight",)
+    turned, settings = ("in_proj_weight",), ("num_heads",)
 
     def __init__(self, rows: Sequence[nn.MultiheadAttention], noise: Noise):
         super().__init__(rows, noise)
         self.dropout = [row.dropout for row in rows]
         self.out = Linear([row.out_proj for row in rows], noise)
 
-    def settings(self, module: nn.MultiheadAttention) -> None:
-        plain = module._qkv_same_embed_dim and module.bias_k is None and not module.add_zero_attn
-        if not plain or not module.batch_first:
-            raise CannotStack(f"{module} has no stacked form")
-        self.heads = module.num_heads
-
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        """[K, N, L, D] and [K, N, L], true at padding -> [K, N, L, D]."""
+        """Map [K, N, L, D] and [K, N, L], true at padding -> [K, N, L, D]."""
         projected = linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+            part.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
             for part in projected.chunk(3, -1)
         )
         scores = (query / query.shape[-1] ** 0.5) @ key.mT
@@ -428,23 +376,20 @@ class Attention(Stacked):
         return self.out(mixed.transpose(-2, -3).flatten(-2))
 
 
-class EncoderLayer(Stacked):
+class EncoderLayer(nn.Module):
     """nn.TransformerEncoderLayer, norms first."""
 
     def __init__(self, rows: Sequence[nn.TransformerEncoderLayer], noise: Noise):
-        super().__init__(rows, noise)
-        self.attention = Attention([row.self_attn for row in rows], noise)
-        for name, kind in (
-            *(("linear1", Linear), ("linear2", Linear)),
-            *(("norm1", LayerNorm), ("norm2", LayerNorm)),
-        ):
-            setattr(self, name, kind([getattr(row, name) for row in rows], noise))
-        self.activation = _stack(rows[0].activation, [row.activation for row in rows], noise)
-        self.dropout = StackedDropout([row.dropout for row in rows], noise)
-
-    def settings(self, module: nn.TransformerEncoderLayer) -> None:
-        if not module.norm_first or not isinstance(module.activation, nn.Module):
+        super().__init__()
+        first = rows[0]
+        if not (first.norm_first and isinstance(first.activation, nn.Module)):
             raise CannotStack("a transformer layer with norms last has no stacked form")
+        if not first.self_attn.batch_first:
+            raise CannotStack(f"{first.self_attn} has no stacked form")
+        self.attention = Attention([row.self_attn for row in rows], noise)
+        for name in ("linear1", "linear2", "norm1", "norm2", "activation"):
+            setattr(self, name, stack([getattr(row, name) for row in rows], noise))
+        self.dropout = StackedDropout([row.dropout.p for row in rows], noise)
 
     def forward(self, x: Tensor, src_key_padding_mask: Tensor) -> Tensor:
         attended = self.attention(self.norm1(x), src_key_padding_mask)
@@ -455,9 +400,9 @@ class EncoderLayer(Stacked):
 
 LEAVES: dict[type[nn.Module], Callable[[Sequence[nn.Module], Noise], nn.Module]] = {
     nn.Linear: Linear,
-    nn.Conv2d: Conv2d,
-    nn.Conv1d: Conv1d,
-    nn.Flatten: Flatten,
+    nn.Conv2d: Conv,
+    nn.Conv1d: Conv,
+    nn.Flatten: lambda rows, noise: nn.Flatten(2),
     nn.MaxPool2d: Pool,
     nn.AdaptiveAvgPool2d: Pool,
     nn.BatchNorm1d: BatchNorm1d,
@@ -467,6 +412,16 @@ LEAVES: dict[type[nn.Module], Callable[[Sequence[nn.Module], Noise], nn.Module]]
     nn.PReLU: PReLU,
     nn.Embedding: Embedding,
     Positions: StackedPositions,
-    Dropout: StackedDropout,
     nn.TransformerEncoderLayer: EncoderLayer,
+}
+# What the stacked form of a kind leaves out.
+UNCOVERED: dict[type[nn.Module], Callable[[Any], bool]] = {
+    nn.Conv2d: lambda m: m.groups != 1 or m.padding_mode != "zeros",
+    nn.Conv1d: lambda m: m.groups != 1 or m.padding_mode != "zeros",
+    nn.Flatten: lambda m: (m.start_dim, m.end_dim) != (1, -1),
+    nn.BatchNorm1d: lambda m: m.momentum is None or not (m.affine and m.track_running_stats),
+    nn.BatchNorm2d: lambda m: m.momentum is None or not (m.affine and m.track_running_stats),
+    nn.LayerNorm: lambda m: len(m.normalized_shape) != 1 or m.weight is None or m.bias is None,
+    nn.PReLU: lambda m: m.num_parameters != 1,
+    nn.Embedding: lambda m: m.max_norm is not None or m.sparse or m.scale_grad_by_freq,
 }

@@ -17,18 +17,11 @@ from knobs.data import Tensors
 from knobs.regularization import LOSSES, PENALTIES, mixup, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
+from knobs.training import loop as solo
 from knobs.training import metrics
-from knobs.training.loop import (
-    CHECK_EVERY,
-    Diverged,
-    Interrupted,
-    Run,
-    at_least_fp32,
-    end_epoch,
-    ended,
-    epoch_order,
-)
+from knobs.training.loop import CHECK_EVERY, Diverged, Interrupted, Run
 
+Ending = tuple[str, Exception | None]  # a run's status, and what failed it, if something did
 EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
 
 
@@ -75,7 +68,7 @@ class Stack:
             run.optimizer._opt_called = True  # the slice's is; else every schedule would warn
 
     def _vector(self, values: list[float | None], absent: float = 0.0) -> Tensor | None:
-        """[K], or None where no row has the knob."""
+        """Return [K], or None where no row has the knob."""
         if not any(values):
             return None
         return torch.tensor([v or absent for v in values], dtype=torch.float64).to(self.lr)
@@ -87,14 +80,14 @@ class Stack:
             part.follow_schedule()
 
     def release(self) -> list[Run]:
-        """Every run whole again, its optimizer's state its own share of the stack's."""
+        """Return every run whole again, its optimizer's state its share of the stack's."""
         for part in self.slices:
             part.give_state()
         return self.runs
 
 
 def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-    """One optimizer update of every row; their losses [K], still on the device.
+    """Update every row once from its batch; return the losses [K], still on the device.
 
     Args:
         x: [K, N, ...]. y: [K, N].
@@ -130,12 +123,12 @@ def backward(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 
 def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
-    """Each row's loss of its batch, penalties included, [K]."""
+    """Return each row's loss of its batch, penalties included, [K]."""
     if stack.mixed:
         x, partners, weight = mix(stack, x, y)
     with stack.autocast():
         outputs = stack.model(x)
-    outputs = at_least_fp32(outputs)
+    outputs = solo.at_least_fp32(outputs)
     loss_of = LOSSES[stack.runs[0].data.task]
     loss = loss_of(outputs, y, stack.smoothing)
     if stack.mixed:
@@ -144,7 +137,7 @@ def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 
 def mix(stack: Stack, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixup row by row, from the streams that solo runs draw from."""
+    """Mix row by row, from the streams that solo runs draw from."""
     x, partners, weight = x.clone(), y.clone(), torch.ones_like(stack.lr)
     for k in stack.mixed:
         alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
@@ -170,57 +163,46 @@ def clip(stack: Stack) -> None:
 
 
 def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is left of the epoch under way: each row's batch in its own order, augmented."""
+    """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
     data = stack.runs[0].data
     orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
     for run in stack.runs:
         moment = run.seed, run.progress.epoch
         if moment not in orders:
-            orders[moment] = epoch_order(run)
+            orders[moment] = solo.epoch_order(run)
     rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
     indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
     for x, y in data.train.batches(indices):
         x = x.unflatten(0, (len(rows), -1))
         if data.augment:
-            x = torch.stack([augmented(run, x[k]) for k, run in enumerate(stack.runs)])
+            x = torch.stack([solo.augmented(run, x[k]) for k, run in enumerate(stack.runs)])
         yield x, y.view(len(rows), -1)
 
 
-def augmented(run: Run, x: Tensor) -> Tensor:
-    """One row's batch, with the shifts and mirrors that its solo run draws."""
-    progress = run.progress
-    return run.data.augment(x, rng.generator(run.seed, "augment", progress.epoch, progress.step))
-
-
 def train_epoch(
-    stack: Stack, watch: Callable[[Stack], None], leave: Callable[[Run, Diverged], None]
-) -> list[dict[str, float] | None]:
-    """What is left of one pass over the training split; each row's metrics, None where it left.
+    stack: Stack, watch: Callable[[Stack], None], over: dict[Run, Ending]
+) -> list[dict[str, float]]:
+    """Train for what is left of an epoch; return each row's mean loss, and its rate at the end.
 
     Args:
-        leave: called with a run, and the step, as soon as its loss is no finite number.
+        over: gets the runs whose loss is not finite, whose rows then mean nothing.
 
     Raises:
         Interrupted: between two steps, with every run's `progress` up to date.
     """
     stack.model.train()
-    began, count = time.perf_counter(), len(stack.runs)
+    began = time.perf_counter()
     losses: list[Tensor] = []
     sizes: list[int] = []
-    gone: set[int] = set()
 
     def look() -> None:
-        rows = torch.stack(losses, 1).tolist() if losses else [[]] * count
-        for k, (run, values) in enumerate(zip(stack.runs, rows, strict=True)):
-            if k in gone:
-                continue
-            wrong = next((i for i, v in enumerate(values) if not math.isfinite(v)), None)
-            if wrong is not None:
-                gone.add(k)
-                leave(run, Diverged(run.progress.step - len(values) + wrong + 1))
-                continue
-            run.progress.loss_sum += sum(v * n for v, n in zip(values, sizes, strict=True))
-            run.progress.examples += sum(sizes)
+        rows = torch.stack(losses, 1).tolist() if losses else [[]] * len(stack.runs)
+        for run, values in zip(stack.runs, rows, strict=True):
+            try:
+                if run not in over:
+                    solo.add_losses(run.progress, values, sizes)
+            except Diverged as error:
+                over[run] = ("diverged", error)
         losses.clear()
         sizes.clear()
 
@@ -239,23 +221,21 @@ def train_epoch(
         look()
     finally:
         for run in stack.runs:  # each run's share: they add up to what the stack took
-            run.progress.train_seconds += (time.perf_counter() - began) / count
+            run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
     return [
-        None
-        if k in gone
-        else {"lr": run.lr, "train/loss": run.progress.loss_sum / max(1, run.progress.examples)}
-        for k, run in enumerate(stack.runs)
+        {"lr": run.lr, "train/loss": run.progress.loss_sum / max(1, run.progress.examples)}
+        for run in stack.runs
     ]
 
 
 @torch.no_grad()
 def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
-    """Each row's metrics of one split, as `name/metric`."""
+    """Return each row's metrics of one split, as `name/metric`."""
     model, count = stack.model.eval(), len(stack.runs)
     outputs, targets = [], []
     for x, y in split.in_order(max(1, EVAL_NUMBERS // count)):
         with stack.autocast():
-            outputs.append(at_least_fp32(model(x.expand(count, *x.shape))))
+            outputs.append(solo.at_least_fp32(model(x.expand(count, *x.shape))))
         targets.append(y)
     data = stack.runs[0].data
     rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
@@ -284,19 +264,15 @@ def fit(
         refill: how many rows have left -> runs at an epoch's beginning that take their places.
     """
     for run in runs:  # one that was interrupted at its very end has nothing left to do
-        if status := ended(run):
+        if status := solo.ended(run):
             on_end(run, status, None)
-    going = [run for run in runs if not ended(run)]
+    going = [run for run in runs if not solo.ended(run)]
     stack = Stack(going) if going else None
     while stack:
-        over: dict[Run, tuple[str, Exception | None]] = {}
-
-        def leave(run: Run, error: Exception, over: dict = over) -> None:
-            over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
-
+        over: dict[Run, Ending] = {}
         began = time.perf_counter()
         try:
-            rows = train_epoch(stack, watch, leave)
+            rows = train_epoch(stack, watch, over)
         except Interrupted:
             for run in stack.release():
                 on_end(run, *over.get(run, ("interrupted", None)))
@@ -305,23 +281,22 @@ def fit(
         share = (time.perf_counter() - began) / len(stack.runs)
         for run, row, score in zip(stack.runs, rows, scores, strict=True):
             run.progress.seconds += share
-            if row is None:
+            if run in over:
                 continue
             try:
-                on_epoch(run, end_epoch(run, row | score))
+                on_epoch(run, solo.end_epoch(run, row | score))
             except Exception as error:  # this run's alone: the shared computation went well
-                leave(run, error)
-        judge([run for run in stack.runs if run not in over and not ended(run)])
+                over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
+        judge([run for run in stack.runs if run not in over and not solo.ended(run)])
         for run in stack.runs:
-            if run not in over and (status := ended(run)):
+            if run not in over and (status := solo.ended(run)):
                 over[run] = (status, None)
         stack.follow_schedules()
         if over:
             stack.release()
             for run, (status, error) in over.items():
                 on_end(run, status, error)
-            left = [run for run in stack.runs if run not in over]
-            left += refill(len(over))
+            left = [run for run in stack.runs if run not in over] + refill(len(over))
             stack = Stack(left) if left else None
         if stack:
             on_round(stack)

@@ -28,16 +28,11 @@ SPEED = {"foreach", "fused"}  # how torch computes, not what
 def kind(run: Run) -> tuple:
     """Return what rows that share an optimizer have in common; sorting by it makes slices."""
     optimizer, scheduler = run.optimizer, run.scheduler
-    # The momentum that a schedule moves is one of the shared values at every step.
-    cycle = getattr(scheduler, "cycle_momentum", False)
-    moved = {k: v for k, v in vars(scheduler).items() if "lr" not in k and k != "optimizer"}
     options = sorted((name, str(value)) for name, value in _options(optimizer).items())
-    return (
-        type(optimizer).__name__,
-        str(options),
-        run.progress.step,
-        str(sorted(moved.items())) if cycle else "",
-    )
+    # The momentum that a schedule moves is one of the shared values at every step.
+    moved = {k: v for k, v in vars(scheduler).items() if "lr" not in k and k != "optimizer"}
+    cycle = str(sorted(moved.items())) if getattr(scheduler, "cycle_momentum", False) else ""
+    return type(optimizer).__name__, str(options), run.progress.step, cycle
 
 
 @functools.cache
@@ -65,31 +60,30 @@ class Slice:
         self.runs, self.rows = runs, slice(first, first + len(runs))
         self.pairs = pairs
         self.parameters = [pair.parameter for pair in pairs]
-        self.own = [pair.views[self.rows] for pair in pairs]
+        self.views = [pair.views[self.rows] for pair in pairs]
         self.values = [parameter.detach()[self.rows] for parameter in self.parameters]
         self.shadows = [torch.zeros_like(value) for value in self.values]
-        self.optimizer = self._make(runs[0].optimizer)
+        solo = runs[0].optimizer
+        fast = {"fused": True} if "fused" in _takes(type(solo)) else {}
+        self.optimizer = type(solo)(
+            self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast
+        )
         self.rates = [per_row(lr[self.rows], value) for value in self.values]
-        self.decoupled = runs[0].optimizer.param_groups[0].get("decoupled_weight_decay", False)
-        self.decays = [self._decay(t) for t in range(len(pairs))]
+        self.decoupled = solo.param_groups[0].get("decoupled_weight_decay", False)
+        self.decays = [self._decay(*both) for both in zip(self.views, self.values, strict=True)]
         self._take_state()
 
-    def _make(self, solo: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        fast = {"fused": True} if "fused" in _takes(type(solo)) else {}
-        return type(solo)(self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast)
-
-    def _decay(self, t: int) -> Tensor | None:
-        """Return each row's weight decay of parameter t, [rows, 1, ...]; None if no row has any."""
-        decays = []
-        for run, view in zip(self.runs, self.own[t], strict=True):
-            groups = run.optimizer.param_groups
-            decays += [g["weight_decay"] for g in groups if any(p is view for p in g["params"])]
-        value = self.values[t]
-        return (
-            per_row(torch.tensor(decays, dtype=torch.float64).to(value), value)
-            if any(decays)
-            else None
-        )
+    def _decay(self, views: Sequence[Tensor], value: Tensor) -> Tensor | None:
+        """Return each row's weight decay of a parameter, [rows, 1, ...]; None if no row has any."""
+        decays = [
+            group["weight_decay"]
+            for run, view in zip(self.runs, views, strict=True)
+            for group in run.optimizer.param_groups
+            if any(parameter is view for parameter in group["params"])
+        ]
+        if not any(decays):
+            return None
+        return per_row(torch.tensor(decays, dtype=torch.float64).to(value), value)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -115,30 +109,24 @@ class Slice:
             self.optimizer.param_groups[0].update(_options(self.runs[0].optimizer))
 
     def _take_state(self) -> None:
-        """Go on from the rows' own optimizer states, if they have any."""
-        for pair, shadow, views in zip(self.pairs, self.shadows, self.own, strict=True):
+        """Go on from the rows' optimizer states, if they have any."""
+        for pair, shadow, views in zip(self.pairs, self.shadows, self.views, strict=True):
             states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
             for name, value in (states[0] or {}).items():
                 if isinstance(value, Tensor) and value.shape == views[0].shape:
-                    stacked = torch.empty_like(shadow)
+                    value = torch.empty_like(shadow)
                     for k, state in enumerate(states):
-                        pair.row(stacked, k).copy_(state[name])
-                    self.optimizer.state[shadow][name] = stacked
+                        pair.row(value, k).copy_(state[name])
                 elif isinstance(value, Tensor):
-                    self.optimizer.state[shadow][name] = value.clone().to(shadow.device)
-                else:
-                    self.optimizer.state[shadow][name] = value
+                    value = value.clone().to(shadow.device)
+                self.optimizer.state[shadow][name] = value
 
     def give_state(self) -> None:
-        """Put every row's share of the state into its own optimizer."""
-        for pair, shadow, views in zip(self.pairs, self.shadows, self.own, strict=True):
-            state = self.optimizer.state[shadow]
+        """Put every row's share of the state into its run's optimizer."""
+        for pair, shadow, views in zip(self.pairs, self.shadows, self.views, strict=True):
             for k, (run, view) in enumerate(zip(self.runs, views, strict=True)):
-                run.optimizer.state[view] = {
-                    name: pair.row(value, k)
-                    if isinstance(value, Tensor) and value.shape == shadow.shape
-                    else value.clone().cpu()
-                    if isinstance(value, Tensor)
-                    else value
-                    for name, value in state.items()
-                }
+                state = run.optimizer.state[view] = dict(self.optimizer.state[shadow])
+                for name, value in state.items():
+                    if isinstance(value, Tensor):
+                        stacked = value.shape == shadow.shape
+                        state[name] = pair.row(value, k) if stacked else value.clone().cpu()

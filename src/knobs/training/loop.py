@@ -191,12 +191,14 @@ def epoch_order(run: Run) -> list[Tensor]:
 
 def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what is left of the epoch under way, in its own order, augmented."""
-    data, progress = run.data, run.progress
-    for x, y in data.train.batches(epoch_order(run)):
-        if data.augment:
-            draws = rng.generator(run.seed, "augment", progress.epoch, progress.step)
-            x = data.augment(x, draws)
-        yield x, y
+    for x, y in run.data.train.batches(epoch_order(run)):
+        yield augmented(run, x) if run.data.augment else x, y
+
+
+def augmented(run: Run, x: Tensor) -> Tensor:
+    """Return a batch with the shifts and mirrors that the run draws for its next step."""
+    progress = run.progress
+    return run.data.augment(x, rng.generator(run.seed, "augment", progress.epoch, progress.step))
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
@@ -214,12 +216,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
 
     def look() -> None:
         """Add up the losses so far: one wait for the device, not one a step."""
-        values = torch.stack(losses).tolist() if losses else []
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                raise Diverged(progress.step - len(values) + i + 1)
-        progress.loss_sum += sum(v * n for v, n in zip(values, sizes, strict=True))
-        progress.examples += sum(sizes)
+        add_losses(progress, torch.stack(losses).tolist() if losses else [], sizes)
         losses.clear()
         sizes.clear()
 
@@ -238,6 +235,19 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
     finally:
         progress.train_seconds += time.perf_counter() - began
     return {"lr": run.lr, "train/loss": progress.loss_sum / max(1, progress.examples)}
+
+
+def add_losses(progress: Progress, losses: list[float], sizes: list[int]) -> None:
+    """Add the mean losses of the last steps, and how many examples each had, to an epoch's sums.
+
+    Raises:
+        Diverged: naming the first step whose loss is not finite.
+    """
+    for i, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise Diverged(progress.step - len(losses) + i + 1)
+    progress.loss_sum += sum(loss * n for loss, n in zip(losses, sizes, strict=True))
+    progress.examples += sum(sizes)
 
 
 @torch.no_grad()
