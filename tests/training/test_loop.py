@@ -219,7 +219,7 @@ def test_a_full_disk_is_exit_6_and_no_traceback_of_the_record(train, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def closed_and_full(record, _):
-        record._metrics.close()
+        record._lock.release()
         full()
 
     monkeypatch.setattr(Record, "log", full)
