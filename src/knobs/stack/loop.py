@@ -38,6 +38,8 @@ class Stack:
     def __init__(self, runs: Sequence[Run]):
         self.runs = sorted(runs, key=kind)
         first = self.runs[0]
+        assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
+        assert len({len(run.data.train) for run in runs}) == 1, "rows share their data"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
         self.noise = Noise(len(self.runs), self.device)
         self.model = stack([run.model for run in self.runs], self.noise)

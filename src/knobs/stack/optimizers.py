@@ -57,6 +57,7 @@ class Slice:
     """
 
     def __init__(self, runs: Sequence[Run], first: int, pairs: Sequence[Pair], lr: Tensor):
+        assert len({kind(run) for run in runs}) == 1, "a slice has one optimizer"
         self.runs, self.rows = runs, slice(first, first + len(runs))
         self.pairs = pairs
         self.parameters = [pair.parameter for pair in pairs]

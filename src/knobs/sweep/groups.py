@@ -78,6 +78,7 @@ class Group:
     @property
     def chunks(self) -> list[list[int]]:
         """Return the jobs of each stack, as even as can be."""
+        assert 1 <= self.width <= max(1, len(self.jobs)), "a stack is no wider than its group"
         count = -(-len(self.jobs) // self.width)
         return [self.jobs[i::count] for i in range(count)]
 
