@@ -88,12 +88,6 @@ class Job:
     outcome: Any = None
     returned: JobReturn | None = None
 
-    @property
-    def error(self) -> BaseException | None:
-        """Return what the task function raised."""
-        failed = self.returned and self.returned.status is JobStatus.FAILED
-        return self.returned._return_value if failed else None
-
     def begin(
         self, composed: DictConfig, context: HydraContext, task_function: TaskFunction
     ) -> None:

@@ -152,12 +152,11 @@ class Launch:
                     data = data or self.read(job.config)
                     track = self._mirror.tracker
                     session = Session(job.config, job.folder, device, job.about, data, track)
-            except Exception as error:
-                self._end(job, error)
-            else:
                 rows.append((job, session))
                 data = session.run.data
                 self._trackers.append(session.tracker)
+            except Exception as error:
+                self._end(job, error)
         return rows
 
     def _train(self, rows: list[Row]) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 
+from hydra.core.utils import JobStatus
 from rich.console import Console
 from rich.console import Group as Lines
 from rich.live import Live
@@ -91,7 +92,8 @@ class Screen:
             summary = outcome.summary
             if not math.isnan(outcome.value):
                 self._rank(job.number, summary["objective"], outcome.value, summary["best_epoch"])
-        elif error := job.error:
+        elif job.returned.status is JobStatus.FAILED:
+            error = job.returned._return_value
             self.done["failed"] += 1
             why = first_line(for_a_person(error))
             what = f"job {job.number} failed: {type(error).__name__}: {why}"

@@ -230,10 +230,9 @@ def stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    try:
+    before = {}
+    with suppress(ValueError):  # not the main thread: signals are someone else's
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's
-        before = {}
     try:
         yield received
     finally:
