@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -132,21 +133,13 @@ def test_a_grid_and_a_search_do_not_share_a_folder(sweep):
     assert len(runs()) == 2
 
 
-TWO = """
-import os, sys
-sys.argv = ["train.py", "-m", *sys.argv[1:]]
-import runpy
-runpy.run_path(os.environ["TRAIN"], run_name="__main__")
-"""
-
-
 def test_two_processes_share_a_study(tmp_path):
     """Each trial runs once, the seeds of the best too, and whoever ends last reports."""
     words = ["+study=lr", "search.runs=6", "search.width=2", "study.seeds=2", *QUICK]
-    env = os.environ | {"TRAIN": TRAIN, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", TWO, *words]
+    command = [sys.executable, TRAIN, "-m", *words]
+    where = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    both = [subprocess.Popen(command, cwd=tmp_path, env=env, **pipes) for _ in range(2)]
+    both = [subprocess.Popen(command, **where, **pipes) for _ in range(2)]
     output = [one.communicate(timeout=120)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], output
     ends = [text.strip().splitlines()[-1] for text in output]
@@ -160,16 +153,12 @@ def test_two_processes_share_a_study(tmp_path):
 
 
 def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
-    monkeypatch.setattr(study.StudyRunner, "_confirm", lambda self, jobs: held())
+    monkeypatch.setattr(study.StudyRunner, "_confirm", Mock(side_effect=LockedError("held")))
     code, out = sweep("+study=lr", "search.runs=2", "study.seeds=1", *QUICK)
     assert code == 0
     last = "done here; another process goes on with the last runs, and reports"
     assert out.splitlines()[-1] == last
     assert not (FOLDER / "report.html").exists()
-
-
-def held():
-    raise LockedError("held by another process")
 
 
 def test_a_diverged_trial_is_told_as_the_worst(sweep):
