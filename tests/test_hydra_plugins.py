@@ -5,6 +5,7 @@ import sys
 import pytest
 from hydra import version
 from hydra.core.utils import JobStatus
+from hydra.experimental.callback import Callback
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
@@ -40,6 +41,15 @@ class TestStackLauncherInBatches(BatchedSweeperTestSuite):
     """Numbers go on from batch to batch."""
 
 
+class Ends(Callback):
+    """Collects how jobs end."""
+
+    jobs: list = []  # noqa: RUF012
+
+    def on_job_end(self, config, job_return, **_):
+        self.jobs.append((job_return.status, repr(job_return._return_value)))
+
+
 def test_a_job_that_raises_or_exits_ends_alone(
     hydra_sweep_runner, hydra_restore_singletons, tmpdir, monkeypatch
 ):
@@ -51,18 +61,18 @@ def test_a_job_that_raises_or_exits_ends_alone(
         return cfg.a
 
     monkeypatch.setattr(command.LAST, "composer", None)  # as in an app that is not knobs
+    monkeypatch.setattr(Ends, "jobs", [])
     sweep = hydra_sweep_runner(
         None, "hydra.test_utils.a_module", task, "configs", "compose.yaml",
-        ["hydra/launcher=stack", "hydra/sweeper=grid", "+a=0,1,2,3"], tmpdir,
+        ["hydra/launcher=stack", "hydra/sweeper=grid", "+a=0,1,2,3",
+         f"+hydra.callbacks.ends._target_={__name__}.Ends"], tmpdir,
     )  # fmt: skip
-    with sweep:
-        (returns,) = sweep.returns
-        ends = [(job.status, job._return_value) for job in returns]
-    assert [end for end in ends if end[0] is JobStatus.COMPLETED] == [
-        (JobStatus.COMPLETED, 0),
-        (JobStatus.COMPLETED, 3),
-    ]
-    assert [repr(error) for status, error in ends if status is JobStatus.FAILED] == [
-        "ValueError('one')",
-        "SystemExit(3)",
+    with pytest.raises(SystemExit) as end, sweep:
+        pass
+    assert end.value.code == 10
+    assert Ends.jobs == [
+        (JobStatus.COMPLETED, "0"),
+        (JobStatus.FAILED, "ValueError('one')"),
+        (JobStatus.FAILED, "SystemExit(3)"),
+        (JobStatus.COMPLETED, "3"),
     ]

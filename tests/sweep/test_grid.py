@@ -54,7 +54,6 @@ def lines(folder):
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
-# ------------------------------------------------------------------ what a job leaves
 def test_a_job_leaves_what_hydras_own_launcher_leaves(sweep, tmp_path):
     args = ["sweep=s", "optimizer=adam,sgd", "seed=0,1", "training.epochs=2",
             "tracking.tags=[a,'é 😀 x: y','on','1e3']"]  # fmt: skip
@@ -119,13 +118,13 @@ class Watch(Callback):
 
 
 def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "_ADMITTED", ("test_sweep.",))
+    monkeypatch.setattr(targets, "_ADMITTED", (f"{__name__}.",))
     monkeypatch.setattr(Watch, "told", [])
     monkeypatch.setattr(Watch, "home", tmp_path, raising=False)
     monkeypatch.setenv("COPIED", "as before")
     code, told = sweep(
         "sweep=s", "seed=0,1,2", "training.epochs=1", "hydra.job.chdir=true",
-        "+hydra.callbacks.watch._target_=test_sweep.Watch",
+        f"+hydra.callbacks.watch._target_={__name__}.Watch",
         "+hydra.job.env_set.OWN='job ${hydra:job.num}'", "hydra.job.env_copy=[COPIED]",
     )  # fmt: skip
     assert code == 0, told
@@ -143,7 +142,6 @@ def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["outputs"]  # nothing went to the wrong place
 
 
-# ------------------------------------------------------------------ going on
 def test_the_same_command_runs_what_is_new_and_nothing_twice(sweep, tmp_path):
     code, told = sweep("sweep=s", "seed=0,0,1", "training.epochs=1")
     assert (code, "1 run stated twice, run once" in told) == (0, True), told
@@ -219,7 +217,6 @@ def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path)
         assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
 
 
-# ------------------------------------------------------------------ going wrong
 def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "SAVE_SECONDS", 0.0)  # a checkpoint after every epoch
     monkeypatch.setattr(launch, "SAVE_SHARE", 0)
@@ -249,15 +246,12 @@ def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch)
     (folder / "3").unlink()
     code, told = sweep("sweep=s", *grid)
     assert code == 10  # job 2 is left as it failed
-    assert [read_summary(folder / n)["status"] for n in "0123"] == ["finished"] * 2 + [
-        "failed",
-        "finished",
-    ]
+    states = [read_summary(folder / n)["status"] for n in "0123"]
+    assert states == ["finished", "finished", "failed", "finished"]
     assert sweep("sweep=s", *grid, "retry_failed=true")[0] == 0
     for n in "0123":
-        rows = zip(
-            read_metrics(folder / n), read_metrics(tmp_path / SWEEPS / "whole" / n), strict=True
-        )
+        whole = read_metrics(tmp_path / SWEEPS / "whole" / n)
+        rows = zip(read_metrics(folder / n), whole, strict=True)
         for row, expected in rows:  # in stacks of other widths: not the same bits
             assert row == pytest.approx(expected, rel=1e-4)
 
@@ -365,7 +359,6 @@ def test_a_users_fault_is_one_message(args, code, message, sweep, tmp_path):
     assert not list(tmp_path.glob("outputs/**/metrics.jsonl"))
 
 
-# ------------------------------------------------------------------ other launchers
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_any_launcher_runs_a_grid(launcher, sweep, tmp_path):
     (tmp_path / SWEEPS / "s" / "1" / "metrics.jsonl").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """The loop: the same bits for the same seed, resume equal to an uninterrupted run, options by number."""
 
 import copy
+import errno
 import json
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from trained import assert_same_bits, interrupt_at
 
 from knobs import build, rng
 from knobs.config import command
+from knobs.errors import StorageError, for_a_person
 from knobs.models.layers import ELEMENTWISE
+from knobs.record import Record
 from knobs.training import loop
-from knobs.training.checkpoint import load, load_last, restore, snapshot
+from knobs.training.checkpoint import load, load_last, restore, save_last, snapshot
 from knobs.training.run import execute
 from knobs.training.setup import assemble, steps_per_epoch
 
@@ -82,11 +85,8 @@ def test_resume_of_a_recorded_run(tmp_path):
     rows = []
     with pytest.raises(loop.Interrupted):
         rows.extend(loop.fit(run, interrupt_at(50)))
-    from knobs.training.checkpoint import save_last
-
-    (tmp_path / "broken" / "metrics.jsonl").write_text(
-        "".join(json.dumps(r) + "\n" for r in rows) + '{"epo'
-    )
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "broken" / "metrics.jsonl").write_text(text + '{"epo')
     save_last(tmp_path / "broken" / "checkpoints", snapshot(run))
     execute(plain | {"resume": "yes"}, tmp_path / "broken")
     for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
@@ -201,20 +201,13 @@ def test_the_test_split_is_read_only_when_asked(train):
 def test_streams_are_functions_of_their_moment():
     a = torch.randn(3, generator=rng.generator(0, "order", 1))
     assert torch.equal(a, torch.randn(3, generator=rng.generator(0, "order", 1)))
-    keys = {
-        rng.key(*m)
-        for m in [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]
-    }
+    moments = [(0, "a", 0, 0), (1, "a", 0, 0), (0, "b", 0, 0), (0, "a", 1, 0), (0, "a", 0, 1)]
+    keys = {rng.key(*moment) for moment in moments}
     assert len(keys) == 5
     assert all(0 <= k < 2**63 for k in keys)
 
 
 def test_a_full_disk_is_exit_6_and_no_traceback_of_the_record(train, monkeypatch):
-    import errno
-
-    from knobs.errors import StorageError, for_a_person
-    from knobs.record import Record
-
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -232,8 +225,6 @@ def test_a_full_disk_is_exit_6_and_no_traceback_of_the_record(train, monkeypatch
 
 
 def test_no_memory_is_exit_7_and_says_what_to_do():
-    from knobs.errors import for_a_person
-
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60)
     fault = for_a_person(error.value)
@@ -262,10 +253,8 @@ def test_modules_that_need_no_seed_draw_nothing():
         build.make("activation", command.checked([f"activation={path.stem}"])["activation"])()
         for path in (command.CONF / "activation").glob("*.yaml")
     ]
-    modules += [
-        torch.nn.Threshold(0.1, 0.2) if kind is torch.nn.Threshold else kind()
-        for kind in ELEMENTWISE
-    ]
+    modules += [kind() for kind in ELEMENTWISE if kind is not torch.nn.Threshold]
+    modules.append(torch.nn.Threshold(0.1, 0.2))
     quiet = [module for module in modules if type(module) in loop.DRAWLESS]
     assert len(quiet) > len(ELEMENTWISE)
     for module in quiet:

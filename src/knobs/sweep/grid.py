@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.ledger import Entry, Ledger
 from knobs.record import CONFIG, STUDY
 from knobs.sweep.jobs import Job
+from knobs.words import count
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
 SUBDIR = "${hydra.job.num}"
-SIGNALS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
+# What `outstanding` counts.
+ENDED, FAILED = "ended before and left alone", "of them failed; retry_failed=true runs those again"
+RESUMED, TWICE = "resumed from checkpoints", "stated twice, run once"
+SIGNALS = {128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit codes
 log = logging.getLogger("knobs")
 
 
@@ -85,7 +90,6 @@ class SweepContext:
         except UserError as error:
             sys.exit(tell(error))
 
-    # -------------------------------------------------------------- jobs
     def make_folder(self) -> None:
         """Make the sweep's folder, with its multirun.yaml.
 
@@ -100,10 +104,6 @@ class SweepContext:
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from None
         OmegaConf.save(self.master, self.folder / "multirun.yaml")
-
-    def job(self, overrides: list[str], label: str = "", number: int = -1) -> Job:
-        """Return a job of overrides."""
-        return job(overrides, self.context, self.master, label, number)
 
     def outstanding(self, jobs: list[list[str]], first: int = 0) -> dict[int, Job]:
         """Return the jobs that are to run, by their numbers; all are in sweep.json then.
@@ -121,42 +121,37 @@ class SweepContext:
         runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
-        skipped, failed, resumed, twice = 0, 0, 0, 0
+        counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
         for lines in jobs:
             key = job_of(lines)
             if key in done:
-                skipped += 1
+                counts[ENDED] += 1
                 continue
-            job = self.job(lines)
-            own = own_identity(job.config, key) if job.config else ""
-            job.number = numbers.get(own, last + 1)
-            last = max(last, job.number)
-            if job.number in todo:
-                twice += 1
+            new = job(lines, self.context, self.master)
+            name = _identity(new.config, key) if new.config else ""
+            new.number = numbers.get(name, last + 1)
+            last = max(last, new.number)
+            if new.number in todo:
+                counts[TWICE] += 1
                 continue
-            run = folder / str(job.number)
-            status = ledger.status(run) if own in numbers else ""
-            if own in numbers and ledger.settled(status, retry):
-                skipped += 1
-                failed += status == "failed"
+            run = folder / str(new.number)
+            status = ledger.status(run) if name in numbers else ""
+            if ledger.settled(status, retry):
+                counts[ENDED] += 1
+                counts[FAILED] += status == "failed"
             else:
-                if own in numbers and has_checkpoint(run) and status != "failed":
-                    job.config = job.config | {"resume": str(run)}
-                    job.overrides = [*lines, f"resume='{run}'"]
-                    resumed += 1
-                todo[job.number] = job
-            book.jobs[job.number] = Entry(key, own)
-            if own:
-                numbers[own] = job.number
+                if name in numbers and status != "failed" and has_checkpoint(run):
+                    new.config = new.config | {"resume": str(run)}
+                    new.overrides = [*lines, f"resume='{run}'"]
+                    counts[RESUMED] += 1
+                todo[new.number] = new
+            book.jobs[new.number] = Entry(key, name)
+            if name:
+                numbers[name] = new.number
         book.write(folder)
-        for count, what in (
-            (skipped, "ended before and left alone"),
-            (failed, "of them failed; retry_failed=true runs those again"),
-            (resumed, "resumed from checkpoints"),
-            (twice, "stated twice, run once"),
-        ):
-            if count:
-                self.out.print(f"{count:,} run{'s' * (count > 1)} {what}")
+        for what, n in counts.items():
+            if n:
+                self.out.print(f"{count(n, 'run')} {what}")
         return todo
 
     def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
@@ -172,7 +167,6 @@ class SweepContext:
         self.returns += returns
         self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
 
-    # -------------------------------------------------------------- the end
     def conclude(self, report: bool = False, others: bool = False) -> list[list[JobReturn]]:
         """Show the leaderboard, what failed and how to go on; end in the exit code that follows.
 
@@ -190,11 +184,13 @@ class SweepContext:
         failed = [
             r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS
         ]
-        show_failures(self.out, failed)
+        if failed:
+            show_failures(self.out, failed)
         if self.stopped:
-            words, where = sys.argv[1:], f"hydra.sweep.dir={self.folder}"
-            named = any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words)
-            line = shlex.join(words if named else [*words, where])
+            words = sys.argv[1:]
+            if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
+                words.append(f"hydra.sweep.dir={self.folder}")
+            line = shlex.join(words)
             self.out.print(escape(f"interrupted; go on with: python train.py {line}"))
             code = self.stopped
         elif failed or any(run.status == "failed" for run in runs):
@@ -215,8 +211,8 @@ class SweepContext:
             if report:
                 from knobs.report import analysis, write
 
-                made = analysis.make([self.folder])
-                terminal.show(self.out, made, write.write(made, self.folder))
+                conclusions = analysis.make([self.folder])
+                terminal.show(self.out, conclusions, write.write(conclusions, self.folder))
                 return 0
         except StorageError:
             raise
@@ -225,8 +221,7 @@ class SweepContext:
             why = f"{type(error).__name__}: {first_line(error)}"
             self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
         terminal.leaderboard(self.out, entries, path=path)
-        again = f"python -m knobs.report {_near(self.folder)}"
-        self.out.print(escape(f"what it says: {again}"))
+        self.out.print(escape(f"what it says: python -m knobs.report {_near(self.folder)}"))
         return BUG if report else 0
 
 
@@ -258,7 +253,7 @@ def has_checkpoint(run: Path) -> bool:
     return (run / "checkpoints" / "last.pt").is_file()
 
 
-def own_identity(config: dict[str, Any], job: Sequence[str]) -> str:
+def _identity(config: dict[str, Any], job: Sequence[str]) -> str:
     """Return a run's identity within a sweep, where files named on the command line differ."""
     files = [line for line in job if under(key_of(line), FILES)]
     return " ".join([identity(config), *files])
@@ -269,32 +264,23 @@ def _launch(jobs: dict[int, Job], launcher: Launcher, supply: Supply | None) -> 
     if hasattr(launcher, "launch_numbered"):
         return list(launcher.launch_numbered(jobs, supply))
     returns: list[JobReturn] = []
-    batch: list[list[str]] = []
-    for number, job in sorted(jobs.items()):
-        batch.append(job.overrides)
-        if number + 1 not in jobs:
-            first = number + 1 - len(batch)
-            for i, returned in enumerate(launcher.launch(batch, initial_job_idx=first)):
-                returns.append(returned)
-                if supply:
-                    supply.ended(first + i, returned)
-            batch = []
+    for _, batch in groupby(enumerate(sorted(jobs)), key=lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in batch]
+        lines = [jobs[number].overrides for number in numbers]
+        ends = launcher.launch(lines, initial_job_idx=numbers[0])
+        for number, returned in zip(numbers, ends, strict=True):
+            returns.append(returned)
+            if supply:
+                supply.ended(number, returned)
     return returns
 
 
-def job(
-    overrides: list[str],
-    context: HydraContext,
-    master: DictConfig,
-    label: str = "",
-    number: int = -1,
-) -> Job:
+def job(overrides: list[str], context: HydraContext, master: DictConfig, number: int = -1) -> Job:
     """Return a job, its config from what was checked before, or composed."""
-    config = command.LAST.resolved(overrides) if command.LAST.covers(master) else None
-    if config is None:
-        config = resolved(compose(overrides, context, master))
+    checked = command.LAST.covers(master) and command.LAST.resolved(overrides)
+    config = checked or resolved(compose(overrides, context, master))
     trains = config and config["task"] == "train"
-    return Job(number, overrides, config if trains else None, label)
+    return Job(number, overrides, config if trains else None)
 
 
 def compose(overrides: Sequence[str], context: HydraContext, master: DictConfig) -> DictConfig:
@@ -323,23 +309,15 @@ def resolved(composed: DictConfig) -> dict[str, Any] | None:
 
 def show_failures(out: Console, failed: list[JobReturn]) -> None:
     """Print a line for each job that failed, and where its traceback is."""
-    if not failed:
-        return
     table = Table(box=None, title=f"{len(failed)} failed", title_justify="left", title_style="red")
     for column in ("job", "error", "log"):
         table.add_column(column, overflow="fold")
     for returned in failed:
-        hydra = returned.hydra_cfg.hydra if returned.hydra_cfg else None
-        number = str(hydra.job.num) if hydra else "?"
-        error = returned._return_value
-        first = first_line(for_a_person(error))
-        log = (
-            Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
-            if hydra
-            else Path()
-        )
+        hydra, error = returned.hydra_cfg.hydra, returned._return_value
+        why = f"{type(error).__name__}: {first_line(for_a_person(error))}"
+        log = Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
         where = _near(log) if log.is_file() else ""
-        table.add_row(number, escape(f"{type(error).__name__}: {first}"), escape(where))
+        table.add_row(str(hydra.job.num), escape(why), escape(where))
     out.print(table)
 
 

@@ -1,13 +1,13 @@
 """Jobs of a sweep -> groups that train together, how many at a time, and at what cost."""
 
 import copy
-import dataclasses
 import functools
+import itertools
 import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
+from knobs.sweep.jobs import Job
 from knobs.training import loop
 from knobs.training.loop import Run
 from knobs.training.setup import assemble, steps_per_epoch
@@ -50,7 +51,6 @@ MEMORY_SHARE = 0.5  # of what is free
 NEARLY = 1.1
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
 
-
 Reader = Callable[[dict], Data]  # a config -> its data
 
 
@@ -60,20 +60,26 @@ class Group:
 
     Args:
         jobs: their numbers.
+        config: of the first of them; None where it is no run of knobs.
         width: rows of a stack; 1 where they train sequentially.
         reason: why sequentially, in one line.
-        steps: optimizer steps of all of them, each trained to its last epoch.
-        epoch_steps: those of one epoch of one of them.
-        seconds: what these are expected to take.
+        epochs: of all of them, each trained to its last.
+        epoch_steps: optimizer steps of one epoch of one of them.
+        step_seconds: what a step of one of them is expected to take.
     """
 
     jobs: list[int]
+    config: dict | None = field(repr=False)
     width: int = 1
     reason: str = ""
-    steps: int = 0
-    seconds: float = 0.0
+    epochs: int = 0
     epoch_steps: int = 0
-    config: dict = field(default_factory=dict, repr=False)
+    step_seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Return the optimizer steps of all of them."""
+        return self.epochs * self.epoch_steps
 
     @property
     def chunks(self) -> list[list[int]]:
@@ -84,39 +90,35 @@ class Group:
 
 
 def plan_groups(
-    configs: dict[int, dict],
-    data: Reader,
-    width: int | None,
-    timed: dict[str, Group] | None = None,
+    jobs: dict[int, Job], data: Reader, width: int, timed: dict[str, Group]
 ) -> list[Group]:
-    """Group the jobs of a sweep by what their computations share, and time a few steps of each.
+    """Group jobs by what their computations share, in order, and time a few steps of each.
 
     Args:
-        configs: by number.
+        jobs: by number; one that is no run of knobs is a group by itself.
         data: a config -> its data.
-        width: most rows of a stack; None leaves it to the measurement.
+        width: most rows of a stack.
         timed: what was measured before, kept up to date; a search plans again and again.
     """
-    timed = {} if timed is None else timed
     groups: dict[str, Group] = {}
-    for number, config in configs.items():
-        reason = alone(config)
-        key = f"{reason} {shared(config)}"
-        groups.setdefault(key, Group([], reason=reason, config=config)).jobs.append(number)
+    for number, job in jobs.items():
+        reason = alone(job.config) if job.config else ""
+        key = f"{reason} {shared(job.config)}" if job.config else str(number)
+        group = groups.setdefault(key, Group([], job.config, reason=reason))
+        group.jobs.append(number)
+        group.epochs += job.config["training"]["epochs"] if job.config else 0
     for key, group in groups.items():
-        known = timed.get(key)
-        if known and (known.width == 1 or len(group.jobs) <= len(known.jobs)):
-            group.steps = known.epoch_steps * _epochs(group, configs)
-            group.width, group.reason = min(known.width, len(group.jobs)), known.reason
-            group.seconds = known.seconds * group.steps / max(1, known.steps)
-            group.epoch_steps = known.epoch_steps
-            continue
-        with warnings.catch_warnings():
-            # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
-            warnings.simplefilter("ignore", UserWarning)
-            _measure(group, configs, data, width)
-        timed[key] = group
-    return list(groups.values())
+        before = timed.get(key)
+        if before and (before.width == 1 or len(group.jobs) <= len(before.jobs)):
+            group.width, group.reason = min(before.width, len(group.jobs)), before.reason
+            group.epoch_steps, group.step_seconds = before.epoch_steps, before.step_seconds
+        elif group.config:
+            with warnings.catch_warnings():
+                # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
+                warnings.simplefilter("ignore", UserWarning)
+                _measure(group, data, width)
+            timed[key] = group
+    return sorted(groups.values(), key=lambda group: group.jobs[0])
 
 
 def alone(config: dict) -> str:
@@ -147,31 +149,29 @@ def shared(config: dict) -> str:
 
     Whether they drop anything as well: masks take time, which runs without need not share.
     """
-    kept = {
+    parts: dict[str, object] = {
         section: {k: v for k, v in config[section].items() if k not in FREE.get(section, ())}
         for section in SHARED
     }
-    kept["drops"] = config["regularization"]["dropout"] > 0
-    return json.dumps(kept, sort_keys=True)
+    parts["drops"] = config["regularization"]["dropout"] > 0
+    return json.dumps(parts, sort_keys=True)
 
 
-def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | None) -> None:
-    """Choose the group's width by timing a few steps, and say what it will cost."""
+def _measure(group: Group, data: Reader, most: int) -> None:
+    """Choose the group's width by timing a few steps, and note what a step will cost."""
     try:
-        read = data(group.config)
+        examples = data(group.config)
         device = build.device(group.config["training"]["device"])
-        run = assemble(group.config | {"resume": None}, read, device)
-        solo = time_solo(run)
+        run = assemble(group.config | {"resume": None}, examples, device)
+        solo = group.step_seconds = time_solo(run)
     except Exception as error:  # each job will say it of itself
         group.reason = first_line(for_a_person(error))
         return
-    group.epoch_steps = steps_per_epoch(len(read.train), group.config["training"])
-    group.steps = group.epoch_steps * _epochs(group, configs)
-    group.seconds = group.steps * solo
-    rows = min(len(group.jobs), most or len(group.jobs))
+    group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
+    rows = min(len(group.jobs), most)
     if group.reason or rows == 1:
         return
-    if isinstance(read.train, Stream):
+    if isinstance(examples.train, Stream):
         group.reason = "its data are read from disk batch by batch"
         return
     try:
@@ -183,16 +183,12 @@ def _measure(group: Group, configs: dict[int, dict], data: Reader, most: int | N
         group.reason = str(fault)
         return
     fastest = min(timed.values())
-    # The widest that is nearly as fast: what an epoch costs beside its steps is shared by more.
-    width = max(w for w, seconds in timed.items() if seconds < NEARLY * fastest)
     if fastest > LEAST_GAIN * solo:
         group.reason = f"a stack would take {fastest / solo:.1f} times as long"
         return
-    group.width, group.seconds = width, group.steps * fastest
-
-
-def _epochs(group: Group, configs: dict[int, dict]) -> int:
-    return sum(configs[number]["training"]["epochs"] for number in group.jobs)
+    # The widest that is nearly as fast: what an epoch costs beside its steps is shared by more.
+    group.width = max(w for w, seconds in timed.items() if seconds < NEARLY * fastest)
+    group.step_seconds = fastest
 
 
 def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
@@ -207,76 +203,51 @@ def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
 
 def time_solo(run: Run) -> float:
     """Time one optimizer step of a run alone, which takes a few; return seconds."""
-    batches = list(_batches(loop.epoch_batches(run)))
     run.model.train()
     training_mode(run.optimizer, True)
-    return _median([(lambda b=b: loop.train_step(run, *b)) for b in batches])
+    return _step_seconds(functools.partial(loop.train_step, run), loop.epoch_batches(run))
 
 
 def time_stack(run: Run, width: int) -> float:
     """Time one step of a stack of `width` copies of a run; return seconds a row."""
     rows = stack.Stack(clones(run, width))
-    batches = list(_batches(stack.epoch_batches(rows)))
     rows.model.train()
-    return _median([(lambda b=b: stack.train_step(rows, *b)) for b in batches]) / width
+    step = functools.partial(stack.train_step, rows)
+    return _step_seconds(step, stack.epoch_batches(rows)) / width
 
 
-def _batches(source: Iterator) -> Iterator:
-    return (batch for batch, _ in zip(source, range(PROBE_STEPS + 1), strict=False))
-
-
-def _median(steps: Sequence[Callable[[], object]]) -> float:
-    """Return the seconds of a step; the first warms up where there are several."""
+def _step_seconds(step: Callable[..., object], batches: Iterator[tuple]) -> float:
+    """Return the median; the first step warms up where there are several."""
     seconds = []
-    for step in steps:
+    for batch in itertools.islice(batches, PROBE_STEPS + 1):
         began = time.perf_counter()
-        step()
+        step(*batch)
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:] or seconds)
 
 
 def clones(run: Run, count: int) -> list[Run]:
     """Return copies of a run that share nothing but its data."""
-    copies = []
-    for _ in range(count):
-        # Together, so that the copied optimizer holds the copied model's weights.
-        parts = (run.model, run.optimizer, run.scheduler, run.progress)
-        model, optimizer, scheduler, progress = copy.deepcopy(parts)
-        copies.append(
-            dataclasses.replace(
-                run,
-                model=model,
-                optimizer=optimizer,
-                scheduler=scheduler,
-                progress=progress,
-                forward=model,
-                average=None,
-            )
-        )
-    return copies
+    return [copy.deepcopy(run, {id(run.data): run.data}) for _ in range(count)]
 
 
 def row_bytes(run: Run) -> int:
-    """Return the bytes of one row: weights, gradients, optimizer state, and what a step keeps."""
-    [own] = clones(run, 1)
-    x, y = next(loop.epoch_batches(own))
-    kept: list[int] = []
+    """Return the bytes of one row: weights, gradients, optimizer state, and what a step saves."""
+    [row] = clones(run, 1)
+    x, y = next(loop.epoch_batches(row))
+    saved: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.nbytes)
+        saved.append(tensor.nbytes)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loop.train_step(own, x, y)
-    weights = sum(p.nbytes for p in own.model.parameters())
-    state = sum(
-        value.nbytes
-        for values in own.optimizer.state.values()
-        for value in values.values()
-        if isinstance(value, torch.Tensor)
-    )
+        loop.train_step(row, x, y)
+    weights = sum(p.nbytes for p in row.model.parameters())
+    values = (v for state in row.optimizer.state.values() for v in state.values())
+    state = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
     # Weights, gradient, shadow and the best so far; activations and their gradients.
-    return 4 * weights + state + x.nbytes + 2 * sum(kept)
+    return 4 * weights + state + x.nbytes + 2 * sum(saved)
 
 
 def free_memory(device: torch.device) -> int:

@@ -88,12 +88,6 @@ class Job:
     outcome: Any = None
     returned: JobReturn | None = None
 
-    @property
-    def error(self) -> BaseException | None:
-        """Return what the task function raised."""
-        failed = self.returned and self.returned.status is JobStatus.FAILED
-        return self.returned._return_value if failed else None
-
     def begin(
         self, composed: DictConfig, context: HydraContext, task_function: TaskFunction
     ) -> None:
@@ -184,12 +178,11 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(folder.absolute())
     HydraConfig.instance().set_config(config)  # which keeps a copy of the hydra node
-    hydra_config = HydraConfig.instance().cfg
     task_config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     for flag in ("struct", "readonly"):
         task_config._set_flag(flag, config._get_node_flag(flag))
-    returned = JobReturn(overrides=OmegaConf.to_container(config.hydra.overrides.task))
-    returned.cfg, returned.hydra_cfg = task_config, hydra_config
+    overrides = OmegaConf.to_container(config.hydra.overrides.task)
+    returned = JobReturn(overrides, task_config, HydraConfig.instance().cfg)
     folder.mkdir(parents=True, exist_ok=True)
     chdir = config.hydra.job.chdir
     if chdir is None:

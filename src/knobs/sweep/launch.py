@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from hydra.core.utils import JobReturn, setup_globals
@@ -17,15 +18,14 @@ from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.sweep import groups
 from knobs.sweep.grid import Supply, compose
-from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
 from knobs.tracking.remote import Mirror, Remote
-from knobs.training import loop
 from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
 from knobs.training.setup import machine, steps_per_epoch
 
+Row = tuple[Job, Session]
 log = logging.getLogger("knobs")
 SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
@@ -54,15 +54,14 @@ def launch(
 
     def read(config: dict) -> Data:
         key = str(config["data"])
-        if key not in sets:
-            sets[key] = build.data(config)
-        return sets[key]
+        return sets.get(key) or sets.setdefault(key, build.data(config))
 
     def begin(job: Job) -> None:
         job.begin(compose(job.overrides, context, master), context, task_function)
 
     supply, timed = supply or Supply(), {}
-    planned = grouped(jobs, read, width, timed)
+    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
+    planned = groups.plan_groups(jobs, read, width, timed)
     with Screen(jobs, planned, supply) as screen, stop_signals() as stopped:
         launched = Launch(screen, stopped, read, begin, supply)
         while jobs:
@@ -72,21 +71,10 @@ def launch(
                         launched.run([jobs[number] for number in numbers])
             waiting, launched.waiting = launched.waiting, {}  # the screen knows of them
             jobs = {} if stopped else waiting or supply.more()
-            planned = grouped(jobs, read, width, timed)
+            planned = groups.plan_groups(jobs, read, width, timed)
             screen.add({} if waiting else jobs, sum(group.steps for group in planned))
         launched.wait()
     return [returned for _, returned in sorted(launched.returns.items())]
-
-
-def grouped(
-    jobs: dict[int, Job], read: groups.Reader, width: int | None, timed: dict[str, Group]
-) -> list[Group]:
-    """Return runs of knobs as they train together, any other job by itself, in order."""
-    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
-    configs = {number: job.config for number, job in jobs.items() if job.config}
-    planned = groups.plan_groups(configs, read, width, timed)
-    planned += [Group([number]) for number, job in jobs.items() if not job.config]
-    return sorted(planned, key=lambda group: group.jobs[0])
 
 
 def open_files() -> int:
@@ -102,6 +90,7 @@ def open_files() -> int:
     return FILES if soft == resource.RLIM_INFINITY else soft
 
 
+@dataclass
 class Launch:
     """Trains the runs that jobs hand over.
 
@@ -111,34 +100,30 @@ class Launch:
         read: a config -> its data.
         begin: lets a job run until it waits for its run, or has ended.
         supply: of jobs that take the places of those that have left a stack.
+        waiting: handed out by the supply, of no stack under way.
+        returns: of jobs that have ended.
     """
 
-    def __init__(
-        self,
-        screen: Screen,
-        stopped: list[int],
-        read: groups.Reader,
-        begin: Callable[[Job], None],
-        supply: Supply,
-    ):
-        self.screen, self.stopped, self.read = screen, stopped, read
-        self.begin, self.supply = begin, supply
-        self.waiting: dict[int, Job] = {}  # handed out by the supply, of no stack under way
-        self.returns: dict[int, JobReturn] = {}
-        self._mirror = Mirror()
-        self._trackers: list[Remote] = []
+    screen: Screen
+    stopped: list[int]
+    read: groups.Reader
+    begin: Callable[[Job], None]
+    supply: Supply
+    waiting: dict[int, Job] = field(default_factory=dict)
+    returns: dict[int, JobReturn] = field(default_factory=dict)
+    _mirror: Mirror = field(default_factory=Mirror)
+    _trackers: list[Remote] = field(default_factory=list)
 
     def run(self, jobs: list[Job]) -> None:
         """Run jobs that train together, from their beginning to their end."""
         jobs = self._begun(jobs)
         if jobs:
             with machine(jobs[0].config["training"]) as device:
-                sessions = self._opened(jobs, device)
-                places: dict[int, dict[Job, Session]] = {}  # a stack stands at one batch
-                for job, session in sessions.items():
-                    places.setdefault(session.run.progress.batch, {})[job] = session
-                for group in places.values():
-                    self._train(group)
+                places: dict[int, list[Row]] = {}  # a stack stands at one batch
+                for job, session in self._opened(jobs, device):
+                    places.setdefault(session.run.progress.batch, []).append((job, session))
+                for rows in places.values():
+                    self._train(rows)
 
     def wait(self) -> None:
         """Wait until W&B has everything."""
@@ -154,70 +139,65 @@ class Launch:
                 self._ended(job)
         return [job for job in jobs if job.waiting]
 
-    def _opened(
-        self, jobs: list[Job], device: torch.device, data: Data | None = None
-    ) -> dict[Job, Session]:
-        """Return each job's session; one that cannot be opened ends its job.
+    def _opened(self, jobs: list[Job], device: torch.device, data: Data | None = None) -> list[Row]:
+        """Return jobs with their sessions; one that cannot be opened ends its job.
 
         Args:
             data: on the device already; one copy serves all.
         """
-        sessions: dict[Job, Session] = {}
+        rows: list[Row] = []
         for job in jobs:
             try:
                 with job.environment():
                     data = data or self.read(job.config)
                     track = self._mirror.tracker
                     session = Session(job.config, job.folder, device, job.about, data, track)
+                rows.append((job, session))
+                data = session.run.data
+                self._trackers.append(session.tracker)
             except Exception as error:
                 self._end(job, error)
-            else:
-                sessions[job], data = session, session.run.data
-                self._trackers.append(session.tracker)
-        return sessions
+        return rows
 
-    def _train(self, sessions: dict[Job, Session]) -> None:
+    def _train(self, rows: list[Row]) -> None:
         """Train several runs as a stack; one alone, and where a stack fails, sequentially."""
-        if len(sessions) == 1:
-            return self._alone(sessions)
+        if len(rows) == 1:
+            return self._alone(rows)
         try:
-            return self._together(sessions)
+            return self._together(rows)
         except CannotStack as error:
-            self.screen.note(f"{len(sessions)} runs train sequentially: {error}")
-            return self._alone(sessions)
+            self.screen.note(f"{len(rows)} runs train sequentially: {error}")
+            return self._alone(rows)
         except Exception as error:  # of the computation that all rows share
             fault = for_a_person(error)
-            log.exception("a stack of %d runs failed; they begin again", len(sessions))
-        left = {job: session for job, session in sessions.items() if not session.outcome}
-        for job, session in list(left.items()):
+            log.exception("a stack of %d runs failed; they begin again", len(rows))
+        left: list[Row] = []
+        for job, session in rows:
+            if session.outcome:
+                continue
             try:
                 session.restart()
+                left.append((job, session))
             except Exception as error:
                 session.close("failed", error)
                 self._end(job, error)
-                del left[job]
-        if not left:
-            return None
         if isinstance(fault, MemoryShortage) and len(left) > 1:
             self.screen.note(f"no memory for {len(left)} runs at once: they go on as two halves")
-            items = list(left.items())
-            self._train(dict(items[::2]))
-            return self._train(dict(items[1::2]))
-        self.screen.note(f"{len(left)} runs begin again, sequentially: {fault}")
-        return self._alone(left)
+            self._train(left[::2])
+            self._train(left[1::2])
+        elif left:
+            self.screen.note(f"{len(left)} runs begin again, sequentially: {fault}")
+            self._alone(left)
+        return None
 
-    def _alone(self, sessions: dict[Job, Session]) -> None:
-        for job, session in sessions.items():
+    def _alone(self, rows: list[Row]) -> None:
+        for job, session in rows:
             if self.stopped:
                 self._end(job, session.close("interrupted", None, self.stopped[0]))
                 continue
             try:
-                with job.environment(), session.fitting(Console(quiet=True)) as face:
-                    for metrics in loop.fit(session.run, face.step):
-                        session.epoch(metrics)
-                        prune([session])
-                        session.save_when_due()
-                answer = session.outcome
+                with job.environment():
+                    answer = session.fit(Console(quiet=True))
             except Exception as error:
                 answer = error
             if session.outcome and session.outcome.status == "interrupted":
@@ -225,10 +205,11 @@ class Launch:
             self.screen.steps(session.run.progress.step)
             self._end(job, answer)
 
-    def _together(self, sessions: dict[Job, Session]) -> None:
-        by_run = {session.run: (job, session) for job, session in sessions.items()}
-        saved = SaveTimer()
+    def _together(self, rows: list[Row]) -> None:
+        """Train a stack; rows that join it are added to `rows`."""
+        by_run = {session.run: (job, session) for job, session in rows}
         unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
+        due = time.perf_counter() + SAVE_SECONDS
 
         def on_epoch(one: Run, metrics: dict) -> None:
             if one in unsaved:
@@ -238,31 +219,35 @@ class Launch:
                 session.epoch(metrics)
             self.screen.epoch(job.number, one)
 
-        def on_round(rows: stack.Stack) -> None:
-            if saved.due():
-                with saved:
-                    for one in rows.release():
-                        try:
-                            by_run[one][1].save()
-                        except Exception as error:
-                            unsaved[one] = error
+        def on_round(stacked: stack.Stack) -> None:
+            nonlocal due
+            began = time.perf_counter()
+            if began <= due:
+                return
+            for one in stacked.release():
+                try:
+                    by_run[one][1].save()
+                except Exception as error:
+                    unsaved[one] = error
+            now = time.perf_counter()
+            due = now + max(SAVE_SECONDS, SAVE_SHARE * (now - began))
 
         def judge(going: list[Run]) -> None:
             prune([by_run[one][1] for one in going])
 
         def refill(places: int) -> list[Run]:
-            first, (_, like) = next(iter(by_run.items()))
-            new = {} if self.stopped else self.supply.more(places)
-            fit = {
-                n: job for n, job in new.items() if job.config and joins(job.config, like.config)
-            }
-            self.waiting |= {n: job for n, job in new.items() if n not in fit}
-            steps = steps_per_epoch(len(first.data.train), first.training)
-            epochs = sum(job.config["training"]["epochs"] for job in fit.values())
-            self.screen.add(new, steps * epochs)
-            opened = self._opened(self._begun(list(fit.values())), first.device, first.data)
-            by_run.update({session.run: (job, session) for job, session in opened.items()})
-            return [session.run for session in opened.values()]
+            first = rows[0][1]
+            jobs = {} if self.stopped else self.supply.more(places)
+            joining = [job for job in jobs.values() if joins(job.config, first.config)]
+            self.waiting |= {n: job for n, job in jobs.items() if job not in joining}
+            data = first.run.data
+            steps = steps_per_epoch(len(data.train), first.run.training)
+            epochs = sum(job.config["training"]["epochs"] for job in joining)
+            self.screen.add(jobs, steps * epochs)
+            opened = self._opened(self._begun(joining), first.run.device, data)
+            rows.extend(opened)
+            by_run.update({session.run: (job, session) for job, session in opened})
+            return [session.run for _, session in opened]
 
         def on_end(one: Run, status: str, error: Exception | None) -> None:
             job, session = by_run[one]
@@ -274,9 +259,9 @@ class Launch:
                 answer = error = fault
             self._end(job, error if status == "failed" else answer)
 
-        def watch(rows: stack.Stack) -> None:
-            self.screen.steps(len(rows.runs))
-            rows.stop_requested = bool(self.stopped)
+        def watch(stacked: stack.Stack) -> None:
+            self.screen.steps(len(stacked.runs))
+            stacked.stop_requested = bool(self.stopped)
 
         stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
 
@@ -290,26 +275,8 @@ class Launch:
         self.supply.ended(job.number, job.returned)
 
 
-def joins(config: dict, other: dict) -> bool:
+def joins(config: dict | None, other: dict) -> bool:
     """Return whether a run can take a place in the stack of another."""
-    whole = config["resume"] is None  # one that goes on may stand in the middle of an epoch
-    return whole and not groups.alone(config) and groups.shared(config) == groups.shared(other)
-
-
-class SaveTimer:
-    """Says when a stack's checkpoints are due: not too often for what they take."""
-
-    def __init__(self) -> None:
-        self._last, self._took = time.perf_counter(), 0.0
-
-    def due(self) -> bool:
-        """Return whether it is time."""
-        pause = max(SAVE_SECONDS, SAVE_SHARE * self._took)
-        return time.perf_counter() - self._last > pause
-
-    def __enter__(self) -> None:
-        self._last = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.perf_counter()
-        self._last, self._took = now, now - self._last
+    if not config or config["resume"]:  # one that goes on may stand in the middle of an epoch
+        return False
+    return not groups.alone(config) and groups.shared(config) == groups.shared(other)

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 
+from hydra.core.utils import JobStatus
 from rich.console import Console
 from rich.console import Group as Lines
 from rich.live import Live
@@ -19,7 +20,6 @@ from knobs.words import count, duration
 
 LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
-LOOK_SECONDS = 0.2  # between looks at the screen, which a step must not pay for
 MAX_REASONS = 5
 SOON = 0.02  # of the work done before a rate says anything
 
@@ -54,7 +54,6 @@ class Screen:
         if self.out.is_terminal:
             self._live = Live(self, console=self.out, refresh_per_second=4, transient=True)
             self._live.start()
-        self._began = self._looked = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,21 +82,21 @@ class Screen:
 
     def epoch(self, number: int, run: Run) -> None:
         """Rank a run at the end of an epoch."""
-        progress = run.progress
-        if progress.best is not None:
-            self._rank(number, run.objective, progress.best, progress.best_epoch)
+        if run.progress.best is not None:
+            self._rank(number, run.objective, run.progress.best, run.progress.best_epoch)
 
     def ended(self, job: Job) -> None:
         """Count a job that has ended; print a failure at once."""
         if outcome := job.outcome:
             self.done[outcome.status] += 1
+            summary = outcome.summary
             if not math.isnan(outcome.value):
-                objective = outcome.summary["objective"]
-                self._rank(job.number, objective, outcome.value, outcome.summary["best_epoch"])
-        elif error := job.error:
+                self._rank(job.number, summary["objective"], outcome.value, summary["best_epoch"])
+        elif job.returned.status is JobStatus.FAILED:
+            error = job.returned._return_value
             self.done["failed"] += 1
-            first = first_line(for_a_person(error))
-            what = f"job {job.number} failed: {type(error).__name__}: {first}"
+            why = first_line(for_a_person(error))
+            what = f"job {job.number} failed: {type(error).__name__}: {why}"
             self.out.print(f"[red]{escape(what)}[/]  [dim]{escape(self.labels[job.number])}[/]")
         else:
             self.done["finished"] += 1
@@ -120,14 +119,14 @@ class Screen:
         singles = sum(len(g.jobs) for g in self.groups if g.width == 1)
         parts = [f"{count(self.count - singles, 'run')} in {count(stacks, 'stack')}"] * bool(stacks)
         parts += [f"{count(singles, 'run')} sequentially"] * bool(singles)
-        seconds = sum(group.seconds for group in self.groups)
+        seconds = sum(group.steps * group.step_seconds for group in self.groups)
         return f"{', '.join(parts)}, about {duration(seconds)}" if seconds else ", ".join(parts)
 
     def _line(self) -> str:
         done, seconds = sum(self.done.values()), time.perf_counter() - self._began
         count = self.count + self.supply.coming
-        known = min(1.0, self._steps / self._total) if self._total else done / self.count
-        share = known * self.count / count
+        handed_out = min(1.0, self._steps / self._total) if self._total else done / self.count
+        share = handed_out * self.count / count
         parts = [f"runs {done}/{count}"]
         parts += [f"{name} {n}" for name in ("failed", "diverged") if (n := self.done[name])]
         if share > SOON:

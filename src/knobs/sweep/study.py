@@ -7,7 +7,8 @@ asked and which run belongs where, for the report.
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
 from knobs.storage import write_whole
-from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, resolved
+from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, job, resolved
 from knobs.sweep.jobs import Job
 
 FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
@@ -69,19 +70,16 @@ class StudyRunner:
         self.options: dict[str, Any] = OmegaConf.to_container(sweep.master.search, resolve=True)
         if self.options["pruner"] == "auto":
             self.options["pruner"] = "asha" if self.options["method"] == "best" else "none"
-        self.base = base = {arm: self._compose(plan.job(arm, {})) for arm in plan.arms}
-        self.defaults = {
-            arm: {name: _value(base[arm], name) for name in knobs}
-            for arm, knobs in plan.knobs.items()
+        self.base = {
+            arm: compose(plan.job(arm, {}), sweep.context, sweep.master) for arm in plan.arms
         }
-        config = resolved(next(iter(base.values())))
+        config = resolved(next(iter(self.base.values())))
         self.objective, self.epochs = config["objective"], config["training"]["epochs"]
         self.unit, self.budget = self._budget()
         self.seed = config["seed"]
         self.others = False
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
-    # -------------------------------------------------------------- searching
     def search(self) -> None:
         """Run trials until the budget is spent."""
         with Search(
@@ -93,23 +91,26 @@ class StudyRunner:
             epochs=self.epochs,
             seed=self.options["seed"],
             mode=self.objective["mode"],
-            defaults=self.defaults,
+            defaults={
+                arm: {name: _value(self.base[arm], name) for name in knobs}
+                for arm, knobs in self.plan.knobs.items()
+            },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
         ) as search:
             for arm, names in search.left_out.items():
                 if names:
-                    lies = (
-                        "lies outside its range" if len(names) == 1 else "lie outside their ranges"
-                    )
+                    lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
-                    self._print(f"{arm or 'search'}: {line}; the search begins without it")
+                    self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
             trials = Trials(search, self)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
             for arm in search.exhausted:
                 prefix = f"{arm}: " * bool(arm)
-                self._print(f"{prefix}all {len(search.trials(arm))} combinations were tried")
+                self.sweep.out.print(
+                    f"{prefix}all {len(search.trials(arm))} combinations were tried"
+                )
             self.best = {arm: search.best(arm) for arm in self.plan.arms}
             self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
@@ -118,23 +119,22 @@ class StudyRunner:
     def _budget(self) -> tuple[str, float]:
         """Return unit and amount: the command line's, else the study's, else the config's."""
         keys = {line.partition("=")[0] for line in self.sweep.master.hydra.overrides.task}
-        given = {unit: self.options[unit] for unit in UNITS if self.options[unit] is not None}
-        named = {unit: given[unit] for unit in given if f"search.{unit}" in keys}
+        given = {unit: amount for unit in UNITS if (amount := self.options[unit]) is not None}
+        named = {unit: amount for unit, amount in given.items() if f"search.{unit}" in keys}
         if not named and self.plan.runs:
             return "runs", self.plan.runs
         given = named or given
         if len(given) > 1:
             raise ConfigError(f"search: a budget in {' and in '.join(given)}; keep one")
-        if not given and self.options["method"] != "grid" and not self.plan.walk:
+        if given:
+            return given.popitem()
+        if self.options["method"] != "grid" and not self.plan.walk:
             raise ConfigError("search: no budget; give search.runs=40, or epochs, or minutes")
-        if not given:
-            return "runs", math.inf
-        return next(iter(given.items()))
+        return "runs", math.inf
 
-    # -------------------------------------------------------------- confirming
     def confirm(self) -> None:
         """Run the best of each arm with paired fresh seeds, then the winner's test split."""
-        jobs = self._walk() if self.plan.walk else self._finals()
+        jobs = list(self._walk() if self.plan.walk else self._finals())
         if not jobs or self.others:
             return
         try:
@@ -147,71 +147,68 @@ class StudyRunner:
 
     def _confirm(self, jobs: list[PlacedJob]) -> None:
         self._run(jobs)
-        winner = self._winner(jobs)
-        if not self.sweep.stopped and winner:
+        if not self.sweep.stopped and (winner := self._winner(jobs)):
             lines, place = winner
-            self._run([([*lines, "test=true"], place)])
+            self._run([([*lines, "test=true"], {"arm": place["arm"], "role": "test"})])
 
-    def _finals(self) -> list[PlacedJob]:
-        """Return the best of each arm, once a seed; where there is one arm, the default as well."""
-        jobs: list[PlacedJob] = []
+    def _finals(self) -> Iterator[PlacedJob]:
+        """Yield the best of each arm, once a seed; where there is one arm, the default as well."""
         if not any(self.best.values()):
-            return jobs  # every run diverged or failed: there is nothing to hold to the default
-        single = len(self.plan.arms) == 1
-        for i in range(1, self.plan.seeds + 1):
-            seed = f"seed={self.seed + i}"
+            return  # every run diverged or failed: there is nothing to hold to the default
+        for seed in self._seeds():
             for arm, top in self.best.items():
-                place = {"arm": arm, "seed": self.seed + i}
                 if top:
-                    jobs.append((self.plan.job(arm, top[0], seed), place | {"role": "confirm"}))
-                if single:
-                    jobs.append((self.plan.job(arm, {}, seed), place | {"role": "baseline"}))
-        return jobs
+                    yield self._placed(arm, top[0], seed, role="confirm")
+                if len(self.best) == 1:
+                    yield self._placed(arm, {}, seed, role="baseline")
 
-    def _walk(self) -> list[PlacedJob]:
-        """Return the way from the default to the best of another sweep, a knob at a time."""
+    def _walk(self) -> Iterator[PlacedJob]:
+        """Yield the way from the default to the best of another sweep, a knob at a time."""
         walked_from = read_sweep([Path(self.plan.walk)])
         best = next((e for e in walked_from.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
         self._note_what_differs(walked_from.runs, best.knobs)
-        jobs: list[PlacedJob] = []
-        for i in range(1, self.plan.seeds + 1):
-            place, seed = {"arm": "", "seed": self.seed + i}, f"seed={self.seed + i}"
-            jobs.append((self.plan.job("", {}, seed), place | {"role": "baseline"}))
+        for seed in self._seeds():
+            yield self._placed("", {}, seed, role="baseline")
             walked: dict[str, Any] = {}
             for step, (name, value) in enumerate(best.knobs.items(), 1):
-                if value in (ABSENT, _value(self.base[""], name)):
-                    continue
-                walked[name] = value
-                own = place | {"role": "step", "step": step, "knob": name}
-                jobs.append((self.plan.job("", walked, seed), own))
-        return jobs
+                if value not in (ABSENT, _value(self.base[""], name)):
+                    walked[name] = value
+                    yield self._placed("", walked, seed, role="step", step=step, knob=name)
+
+    def _seeds(self) -> range:
+        """Return the fresh seeds: those behind the search's."""
+        return range(self.seed + 1, self.seed + 1 + self.plan.seeds)
+
+    def _placed(self, arm: str, values: dict[str, Any], seed: int, **place: Any) -> PlacedJob:
+        return self.plan.job(arm, values, f"seed={seed}"), {"arm": arm, "seed": seed, **place}
 
     def _note_what_differs(self, runs: Sequence[RunRecord], walked: Iterable[str]) -> None:
         """Say what all runs there have in common that this command line does not say."""
-        told = {key_of(line) for line in self.plan.common}
-        silent = (*NOT_IDENTITY, *walked, *told, "seed", "test")
+        common = {key_of(line) for line in self.plan.common}
+        silent = (*NOT_IDENTITY, *walked, *common, "seed", "test")
         lines = [line for line in runs[0].overrides if not under(key_of(line), silent)]
         if shared := [line for line in lines if all(line in run.overrides for run in runs)]:
-            self._print(f"! every run there had {' '.join(shared)}, which this walk leaves out")
+            self.sweep.out.print(
+                f"! every run there had {' '.join(shared)}, which this walk leaves out"
+            )
 
     def _winner(self, jobs: list[PlacedJob]) -> PlacedJob | None:
         """Return the candidate with the best mean over its seeds, at the first of them."""
         sign = 1 if self.objective["mode"] == "max" else -1
         numbers = self._numbers()
-        groups: dict[str, list[tuple[float, PlacedJob]]] = {}
+        candidates: dict[str, PlacedJob] = {}
+        scores: dict[str, list[float]] = {}
         for lines, place in jobs:
             end = ended(self.folder / str(numbers.get(job_of(lines))))
-            score = -math.inf if end is None or end.value is None else sign * end.value
             key = json.dumps([line for line in lines if not line.startswith("seed=")])
-            groups.setdefault(key, []).append((score, (lines, place)))
-        means = {key: statistics.mean(v for v, _ in found) for key, found in groups.items()}
+            candidates.setdefault(key, (lines, place))
+            score = -math.inf if end is None or end.value is None else sign * end.value
+            scores.setdefault(key, []).append(score)
+        means = {key: statistics.mean(values) for key, values in scores.items()}
         top = max(means, key=means.get)
-        if math.isinf(means[top]):
-            return None
-        lines, place = groups[top][0][1]
-        return lines, {"arm": place["arm"], "role": "test"}
+        return None if math.isinf(means[top]) else candidates[top]
 
     def _run(self, jobs: list[PlacedJob]) -> None:
         """Run jobs of given overrides, those that ran before left alone; write their places."""
@@ -225,14 +222,17 @@ class StudyRunner:
         self.sweep.run(todo)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
-        known = ledger.read(self.folder)
-        return {entry.overrides: n for n, entry in known.jobs.items()} if known else {}
+        book = ledger.read(self.folder)
+        return {entry.overrides: n for n, entry in book.jobs.items()} if book else {}
 
-    # -------------------------------------------------------------- study.json
     def write(self, places: dict[int, dict[str, Any]]) -> None:
-        """Say what was asked, and where these runs belong beside those known before."""
+        """Write study.json: what was asked, and where these runs belong beside those before."""
         plan = self.plan
-        told = {
+        try:
+            runs = dict(read_study(self.folder)["runs"])
+        except (*BROKEN, KeyError, TypeError):
+            runs = {}
+        study = {
             "study": plan.name,
             "question": plan.question,
             "objective": self.objective,
@@ -244,23 +244,12 @@ class StudyRunner:
                 arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
                 for arm, lines in plan.arms.items()
             },
-            "runs": self._known() | {str(number): place for number, place in places.items()},
+            "runs": runs | {str(number): place for number, place in places.items()},
         }
-        write_whole(self.folder / STUDY, json.dumps(told, indent=1) + "\n")
-
-    def _known(self) -> dict[str, dict[str, Any]]:
-        try:
-            return dict(read_study(self.folder)["runs"])
-        except (*BROKEN, KeyError, TypeError):
-            return {}
-
-    def _print(self, line: str) -> None:
-        self.sweep.out.print(line)
-
-    def _compose(self, lines: list[str]) -> DictConfig:
-        return compose(lines, self.sweep.context, self.sweep.master)
+        write_whole(self.folder / STUDY, json.dumps(study, indent=1) + "\n")
 
 
+@dataclass
 class Trials(Supply):
     """Supplies a search's trials as jobs.
 
@@ -269,9 +258,9 @@ class Trials(Supply):
         study: makes jobs of trials, and writes down where they belong.
     """
 
-    def __init__(self, search: Search, study: StudyRunner):
-        self.search, self.study = search, study
-        self._under_way: dict[int, Trial] = {}
+    search: Search
+    study: StudyRunner
+    _under_way: dict[int, Trial] = field(default_factory=dict)
 
     def more(self, count: int | None = None) -> dict[int, Job]:
         """Return the next trials; one whose run has ended meanwhile is told, not run again."""
@@ -298,22 +287,26 @@ class Trials(Supply):
         """Return where every trial belongs, those of other processes too: the journal knows."""
         places = {}
         for arm in self.study.plan.arms:
-            for told in (trial.user_attrs for trial in self.search.trials(arm)):
-                role = "default" if told["phase"] == "default" else "search"
-                places[told["run"]] = {"arm": arm, "role": role, "phase": told["phase"]}
+            for trial in self.search.trials(arm):
+                phase = trial.user_attrs["phase"]
+                role = "default" if phase == "default" else "search"
+                places[trial.user_attrs["run"]] = {"arm": arm, "role": role, "phase": phase}
         return places
 
     def _job(self, trial: Trial, run: Path) -> Job:
         """Return a trial's job; it goes on from its checkpoint if it has one."""
         plan, pruner = self.study.plan, self.study.options["pruner"]
-        pruned = trial.prunable and pruner != "none"
-        own = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
-        lines = plan.job(trial.arm, trial.values, *(own if pruned else []))
+        more = []
+        if trial.prunable and pruner != "none":
+            more = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
+        lines = plan.job(trial.arm, trial.values, *more)
         if has_checkpoint(run):
             lines.append(f"resume='{run}'")
         values = [space.override(name, value) for name, value in trial.values.items()]
-        label = " ".join([*plan.arms[trial.arm], *values])
-        return self.study.sweep.job(lines, label, trial.run)
+        sweep = self.study.sweep
+        new = job(lines, sweep.context, sweep.master, trial.run)
+        new.label = " ".join([*plan.arms[trial.arm], *values])
+        return new
 
     def _tell(self, number: int) -> None:
         trial, end = self._under_way.pop(number), ended(self.study.folder / str(number))
@@ -323,7 +316,7 @@ class Trials(Supply):
             self.search.tell(trial, end.value, end.status, end.epochs)
 
 
-def _value(made: DictConfig, name: str) -> Any:
+def _value(composed: DictConfig, name: str) -> Any:
     """Return a knob's value in a composed config: a group's option, or what stands there."""
-    choices = made.hydra.runtime.choices
-    return choices[name] if name in choices else OmegaConf.select(made, name)
+    choices = composed.hydra.runtime.choices
+    return choices[name] if name in choices else OmegaConf.select(composed, name)

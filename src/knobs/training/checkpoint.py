@@ -63,14 +63,22 @@ def snapshot(run: Run) -> dict:
 
 
 def restore(run: Run, state: dict) -> None:
-    """Put a run back where `snapshot` found it."""
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.scheduler.load_state_dict(state["scheduler"])
-    if run.average:
-        run.average.load_state_dict(state["average"])
-    run.best_weights = state["best_weights"]
-    run.progress = Progress(**state["progress"])
+    """Put a run back to where `snapshot` was taken.
+
+    Raises:
+        CheckpointError: the state is of a run with another config.
+    """
+    try:
+        run.model.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scheduler.load_state_dict(state["scheduler"])
+        if run.average:
+            run.average.load_state_dict(state["average"])
+        run.best_weights = state["best_weights"]
+        run.progress = Progress(**state["progress"])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = first_line(error)
+        raise CheckpointError(f"{LAST} does not fit this config: {reason}") from None
 
 
 def load_last(folder: Path) -> dict[str, Any]:
@@ -85,8 +93,7 @@ def load_last(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
-        reason = first_line(error)
-        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -105,9 +112,8 @@ def load(folder: str | Path) -> nn.Module:
 
     path = Path(folder) / "checkpoints" / BEST
     if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file; give the folder of a run that kept checkpoints"
-        )
+        missing = "no such file; give the folder of a run that kept checkpoints"
+        raise CheckpointError(f"{path}: {missing}")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["knobs"])

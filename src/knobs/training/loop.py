@@ -179,13 +179,11 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
 
 def epoch_order(run: Run) -> list[Tensor]:
     """Return what is left of the epoch under way, a tensor of example indices a batch."""
-    data, progress = run.data, run.progress
-    order = torch.randperm(
-        len(data.train), generator=rng.generator(run.seed, "order", progress.epoch)
-    )
-    batches = order.to(data.train.y.device).split(run.training["batch_size"])
+    train, progress, size = run.data.train, run.progress, run.training["batch_size"]
+    order = torch.randperm(len(train), generator=rng.generator(run.seed, "order", progress.epoch))
+    batches = order.to(train.y.device).split(size)
     if run.training["drop_last"]:
-        batches = batches[: len(order) // run.training["batch_size"]]
+        batches = batches[: len(order) // size]
     return list(batches[progress.batch :])
 
 
@@ -305,7 +303,10 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
     if not math.isfinite(values[run.objective["metric"]]):
         raise Diverged(progress.step)
     keep_best(run, values)
-    move_schedule(run, values)
+    if isinstance(run.scheduler, ReduceLROnPlateau):
+        run.scheduler.step(values[run.monitor])
+    elif run.interval == "epoch":
+        run.scheduler.step()
     progress.epoch += 1
     progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0
     return {"epoch": progress.epoch, "step": progress.step} | values
@@ -313,8 +314,7 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
 
 def keep_best(run: Run, values: dict[str, float]) -> None:
     """Copy the weights when the objective improved by at least min_delta."""
-    progress = run.progress
-    value = values[run.objective["metric"]]
+    progress, value = run.progress, values[run.objective["metric"]]
     sign = 1 if run.objective["mode"] == "max" else -1
     least = run.training["early_stopping"]["min_delta"]
     if progress.best is not None and not sign * (value - progress.best) > least:
@@ -323,11 +323,3 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
     progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
     progress.best_metrics = values
     run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}
-
-
-def move_schedule(run: Run, values: dict[str, float]) -> None:
-    """Step the schedule at the end of an epoch, if it moves per epoch."""
-    if isinstance(run.scheduler, ReduceLROnPlateau):
-        run.scheduler.step(values[run.monitor])
-    elif run.interval == "epoch":
-        run.scheduler.step()

@@ -23,16 +23,16 @@ def rates(config: dict, steps_per_epoch: int) -> list[float]:
     epochs = config["training"]["epochs"]
     scheduler = build.scheduler(config, optimizer, epochs * steps_per_epoch if per_step else epochs)
     plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-    found = []
+    lrs = []
     for _ in range(epochs):
         for _ in range(steps_per_epoch):
-            found.append(optimizer.param_groups[0]["lr"])
+            lrs.append(optimizer.param_groups[0]["lr"])
             optimizer.step(lambda: torch.zeros(()))
             if per_step:
                 scheduler.step()
         if not per_step and not plateau:
             scheduler.step()
-    return found
+    return lrs
 
 
 def preview(config: dict, folder: Path, out: Console) -> None:
@@ -63,14 +63,11 @@ def draw(epochs: list[float], values: list[float], title: str) -> str:
 
 def save(epochs: list[float], values: list[float], title: str, path: Path) -> None:
     """Write the curve as a PNG."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(epochs, values)
     axes.set(title=title.capitalize(), xlabel="epoch", ylabel="lr", ylim=(0, None))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)

@@ -19,8 +19,8 @@ from knobs.config.check import check, resolve
 from knobs.errors import ConfigError, UserError, for_a_person, tell
 from knobs.hints import hints
 from knobs.identity import public
-from knobs.training import loop, screen
-from knobs.training.session import Outcome, Session, prune
+from knobs.training import screen
+from knobs.training.session import Outcome, Session
 from knobs.training.setup import machine
 
 MAX_TAG = 64  # characters, W&B's limit
@@ -59,24 +59,19 @@ def start(cfg: DictConfig) -> float | None:
         log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)
         if not alone or not isinstance(fault, UserError):
             raise
-        _discard_unused(folder)
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+            shutil.rmtree(folder)  # nothing ran: Hydra's own files and a log of one error
         sys.exit(tell(fault))
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
         sys.exit(outcome.exit_code)
     return outcome.value
 
 
-def _discard_unused(folder: Path) -> None:
-    """Remove a run folder in which nothing ran: Hydra's own files and a log of one error."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
-        shutil.rmtree(folder)
-
-
 def _about(job: DictConfig) -> dict[str, Any]:
     """Return how the command line made a run: its overrides, the options, its number in a sweep."""
     choices = OmegaConf.to_container(job.runtime.choices)
-    kept = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    about = {"overrides": list(job.overrides.task), "choices": kept}
+    ours = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    about = {"overrides": list(job.overrides.task), "choices": ours}
     return about if job.mode == RunMode.RUN else about | {"run": {"number": job.job.num}}
 
 
@@ -88,8 +83,8 @@ def _as_one_of_many(config: dict, job: DictConfig) -> dict:
     tracking, training = dict(config["tracking"]), dict(config["training"])
     folder = Path(job.runtime.output_dir).parent  # the sweep's
     tracking["group"] = tracking["group"] or "-".join(folder.parts[-2:]).removeprefix("sweeps-")
-    told = (public(line, line.partition("=")[0]) for line in job.overrides.task)
-    tracking["tags"] = [*tracking["tags"], *(tag for tag in told if len(tag) <= MAX_TAG)]
+    tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
+    tracking["tags"] = [*tracking["tags"], *(tag for tag in tags if len(tag) <= MAX_TAG)]
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
         cores = os.cpu_count() or 1
         count = side_by_side if side_by_side > 0 else max(1, cores + 1 + side_by_side)
@@ -118,14 +113,8 @@ def execute(
         screen.hints(out, hints(config, session.run.data.shape))
         began = time.perf_counter()
         try:
-            with session.fitting(out) as face:
-                for metrics in loop.fit(session.run, face.step):
-                    session.epoch(metrics)
-                    face.epoch(session.run, metrics)
-                    prune([session])
-                    session.save_when_due()
+            return session.fit(out)
         finally:
             line, seconds = session.tracker.wait(), time.perf_counter() - began
             if session.outcome:
                 screen.closing(out, folder, session.outcome.summary, line, seconds)
-    return session.outcome

@@ -20,44 +20,41 @@ BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
 
 
 class Screen:
-    """Shows progress: `with Screen(run) as screen`, then `epoch` and `step` as it goes."""
+    """Shows progress: `with Screen(run, out) as screen`, then `epoch` and `step` as it goes."""
 
-    def __init__(self, run: Run, console: Console | None = None):
-        self.out = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, run: Run, out: Console):
+        self.out = out
         self.metric = run.objective["metric"]
         self._last = 0.0
         self._steps = steps_per_epoch(len(run.data.train), run.training)
-        self._total = run.training["epochs"] * self._steps
-        self._bar: Progress | None = None
-        if self.out.is_terminal:
-            self._bar = Progress(
-                TextColumn("epoch {task.fields[epoch]:>4}/{task.fields[epochs]}"),
-                BarColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[metric]} {task.fields[value]}"),
-                TextColumn("lr {task.fields[lr]}"),
-                TimeRemainingColumn(),
-                console=self.out,
-                transient=True,
-                refresh_per_second=5,
-            )
-            self._task = self._bar.add_task(
-                "", total=self._total, completed=run.progress.epoch * self._steps,
-                epoch=run.progress.epoch, epochs=run.training["epochs"], loss="-",
-                metric=self.metric, value="-", lr=f"{run.lr:.2e}",
-            )  # fmt: skip
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]:>4}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[metric]} {task.fields[value]}"),
+            TextColumn("lr {task.fields[lr]}"),
+            TimeRemainingColumn(),
+            console=self.out,
+            transient=True,
+            refresh_per_second=5,
+            disable=not self.out.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "", total=run.training["epochs"] * self._steps,
+            completed=run.progress.epoch * self._steps, epoch=run.progress.epoch,
+            epochs=run.training["epochs"], loss="-",
+            metric=self.metric, value="-", lr=f"{run.lr:.2e}",
+        )  # fmt: skip
 
     def __enter__(self) -> "Screen":
-        if self._bar:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._bar.stop()
 
     def step(self, run: Run) -> None:
         """Move the bar after an optimizer step, at most ten times a second."""
-        if self._bar and time.perf_counter() - self._last > BAR_SECONDS:
+        if not self._bar.disable and time.perf_counter() - self._last > BAR_SECONDS:
             self._last = time.perf_counter()
             done = run.progress.epoch * self._steps + run.progress.batch
             self._bar.update(self._task, completed=done, lr=f"{run.lr:.2e}")
@@ -66,7 +63,7 @@ class Screen:
         """Show an epoch's metrics."""
         loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
         epoch, epochs = metrics["epoch"], run.training["epochs"]
-        if self._bar:
+        if not self._bar.disable:
             self._bar.update(
                 self._task, completed=epoch * self._steps, epoch=epoch, loss=loss, value=value
             )
@@ -111,13 +108,13 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     block(out, config["name"], rows)
 
 
-def hints(out: Console, found: list[Any]) -> None:
+def hints(out: Console, lines: list[Any]) -> None:
     """Print at most three hints."""
-    for hint in found[:MAX_HINTS]:
-        out.print(f"  [yellow]{'hint':<10}[/] {escape(str(hint))}")
-    if len(found) > MAX_HINTS:
-        more = len(found) - MAX_HINTS
-        out.print(f"  [yellow]{'hint':<10}[/] and {more} more; silence=\\[all] hides every one")
+    shown = [escape(str(line)) for line in lines[:MAX_HINTS]]
+    if more := len(lines) - len(shown):
+        shown.append(f"and {more} more; silence=\\[all] hides every one")
+    for line in shown:
+        out.print(f"  [yellow]{'hint':<10}[/] {line}")
 
 
 def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float) -> None:
@@ -125,17 +122,17 @@ def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float
     objective, status = summary["objective"], summary["status"]
     value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
     speed = f"{summary['samples_per_second']:,} samples/s"
-    kept = ", checkpoints/" if (folder / "checkpoints").is_dir() else ""
+    checkpoints = ", checkpoints/" if (folder / "checkpoints").is_dir() else ""
     look = f"wandb leet {folder}/wandb" if "offline" in line else f"cat {folder}/metrics.jsonl"
-    test = ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())
+    resumable = status == "interrupted" and bool(checkpoints)
     rows = [
         ("best", f"epoch {summary['best_epoch']} of {summary['epochs']}"),
-        ("test", test),
+        ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
-        ("files", f"{folder}: metrics.jsonl, summary.json{kept}"),
+        ("files", f"{folder}: metrics.jsonl, summary.json{checkpoints}"),
         ("W&B", line),
         ("look", look),
-        ("go on", f"python train.py resume={folder}" if status == "interrupted" and kept else ""),
+        ("go on", f"python train.py resume={folder}" * resumable),
     ]
     block(out, f"{status}: best {objective['metric']} {value}", rows)
 

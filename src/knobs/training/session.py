@@ -16,7 +16,7 @@ from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import DIVERGED, CheckpointError, first_line, for_a_person
+from knobs.errors import DIVERGED, for_a_person
 from knobs.identity import identity, public
 from knobs.record import Record
 from knobs.search.pruning import Pruner
@@ -69,56 +69,60 @@ class Session:
         track: Callable[[dict, dict, Path], Any] = Tracker,
     ):
         saved = config["resume"] and checkpoint.load_last(folder / "checkpoints")
-        self.config, self.folder = config, folder
-        self.about = about or {"overrides": [], "choices": {}}
+        self.config, self.about = config, about or {"overrides": [], "choices": {}}
         self.run = assemble(config, data or build.data(config), device)
         if saved:
-            _go_on(self.run, saved)
+            checkpoint.restore(self.run, saved)
         self.record = Record(folder, self.run.progress.epoch)
         self.record.begin(
             _public(self.about) | {"identity": identity(config), "config": public(config)}
         )
         self.tracker = track(config["tracking"], public(config), folder)
-        self.pruner = _pruner(config, folder) if "run" in self.about else None
+        search, mode = config["search"], config["objective"]["mode"]
+        self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
+        if "run" in self.about and search["pruner"] in ("asha", "hyperband"):
+            self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
 
-    @contextmanager
-    def fitting(self, out: Console) -> Iterator[Screen]:
-        """Show a run that is fitted inside, stop it when asked, and close it as it ended.
+    def fit(self, out: Console) -> Outcome:
+        """Train alone to the end, or until asked to stop, shown as it goes; close as it ended.
 
         Raises:
             Exception: whatever failed the run, once the record says so.
         """
+        run = self.run
         try:
-            with Screen(self.run, out) as face, stop_signals(self._stop) as received:
+            with Screen(run, out) as face, stop_signals() as received:
+
+                def watch(run: Run) -> None:
+                    face.step(run)
+                    run.stop_requested = bool(received)
+
                 try:
-                    yield face
-                    self.close(loop.ended(self.run))
+                    for metrics in loop.fit(run, watch):
+                        self.epoch(metrics)
+                        face.epoch(run, metrics)
+                        prune([self])
+                        if time.perf_counter() - self._saved > SAVE_SECONDS:
+                            self.save()
+                    return self.close(loop.ended(run))
                 except loop.Diverged as error:
                     out.print(
                         f"[red]diverged[/]: {error}; a lower lr, warm-up or clipping may help"
                     )
-                    self.close("diverged", error)
+                    return self.close("diverged", error)
                 except loop.Interrupted:
-                    self.close("interrupted", number=received[0])
+                    return self.close("interrupted", number=received[0])
         except Exception as error:
             self.close("failed", error)
             raise
-
-    def _stop(self) -> None:
-        self.run.stop_requested = True
 
     def epoch(self, metrics: dict) -> None:
         """Write down one epoch."""
         self.record.log(metrics)
         self.tracker.log(metrics)
         log.info("%s", json.dumps(metrics))
-
-    def save_when_due(self, every: float = SAVE_SECONDS) -> None:
-        """Keep a checkpoint, unless the last one is younger than `every` seconds."""
-        if time.perf_counter() - self._saved > every:
-            self.save()
 
     def save(self, whole: bool = True) -> None:
         """Keep the best weights so far, and if `whole` what a resume needs."""
@@ -129,13 +133,9 @@ class Session:
         if whole:
             checkpoint.save_last(self.record.checkpoints, checkpoint.snapshot(run))
         if run.best_weights:
-            about = {
-                "shape": asdict(run.data.shape),
-                "config": {
-                    name: config[name] for name in ("model", "activation", "regularization")
-                },
-                "epoch": run.progress.best_epoch,
-            }
+            parts = {name: config[name] for name in ("model", "activation", "regularization")}
+            shape, epoch = asdict(run.data.shape), run.progress.best_epoch
+            about = {"shape": shape, "config": parts, "epoch": epoch}
             checkpoint.save_best(self.record.checkpoints, run.best_weights, about)
 
     def close(
@@ -148,15 +148,14 @@ class Session:
             failure: what ended the run, if something did.
             number: the signal that interrupted it, if one did.
         """
+        exit_code = 128 + number if status == "interrupted" else 0
         if status == "diverged":
             log.warning("%s", failure)
             exit_code = DIVERGED
-            self.save(whole=False)
-        elif status == "failed":
+        if status == "failed":
             exit_code = getattr(for_a_person(failure), "exit_code", 1)
         else:
-            exit_code = 128 + number if status == "interrupted" else 0
-            self.save()
+            self.save(whole=status != "diverged")
         summary = _summary(self.run, self.config, status)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
@@ -174,37 +173,20 @@ class Session:
 
 def prune(sessions: Sequence[Session]) -> None:
     """Mark those that are to end here, of runs that have come to an epoch's end together."""
-    places: dict[tuple, list[Session]] = {}
+    places: dict[tuple, dict[int, Run]] = {}
     for one in sessions:
         if one.pruner and one.run.progress.best is not None:
             moment = one.pruner, one.run.progress.epoch, one.config["training"]["epochs"]
-            places.setdefault(moment, []).append(one)
-    for (pruner, epoch, epochs), some in places.items():
-        numbered = {one.about["run"]["number"]: one for one in some}
-        values = {number: one.run.progress.best for number, one in numbered.items()}
+            places.setdefault(moment, {})[one.about["run"]["number"]] = one.run
+    for (pruner, epoch, epochs), runs in places.items():
+        values = {number: run.progress.best for number, run in runs.items()}
         for number in pruner.stops(values, epoch, epochs):
-            numbered[number].run.pruned = True
-
-
-def _pruner(config: dict, folder: Path) -> Pruner | None:
-    """Return what ranks a run of a sweep among the others, if something does."""
-    search, mode = config["search"], config["objective"]["mode"]
-    if search["pruner"] not in ("asha", "hyperband"):
-        return None
-    return Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
+            runs[number].pruned = True
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
     """Return the same, without the overrides that tell a secret."""
     return about | {"overrides": [public(o, o.partition("=")[0]) for o in about["overrides"]]}
-
-
-def _go_on(run: Run, saved: dict) -> None:
-    try:
-        checkpoint.restore(run, saved)
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = first_line(error)
-        raise CheckpointError(f"last.pt does not fit this config: {reason}") from None
 
 
 def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
@@ -239,24 +221,18 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def stop_signals(on_first: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM; the first one asks to stop, a second one stops here.
-
-    Args:
-        on_first: called at the first.
-    """
+def stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM; the first one asks to stop, a second one stops here."""
     received: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        on_first()
 
-    try:
+    before = {}
+    with suppress(ValueError):  # not the main thread: signals are someone else's
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's
-        before = {}
     try:
         yield received
     finally:
