@@ -21,6 +21,7 @@ from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
 from knobs.tracking.remote import Mirror, Remote
+from knobs.training import loop
 from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
 from knobs.training.setup import machine, steps_per_epoch
@@ -196,8 +197,12 @@ class Launch:
                 self._end(job, session.close("interrupted", None, self.stopped[0]))
                 continue
             try:
-                with job.environment():
-                    answer = session.fit(Console(quiet=True))
+                with job.environment(), session.fitting(Console(quiet=True)) as (_, watch):
+                    for metrics in loop.fit(session.run, watch):
+                        session.epoch(metrics)
+                        prune([session])
+                        session.save_when_due()
+                answer = session.outcome
             except Exception as error:
                 answer = error
             if session.outcome and session.outcome.status == "interrupted":

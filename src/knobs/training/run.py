@@ -19,8 +19,8 @@ from knobs.config.check import check, resolve
 from knobs.errors import ConfigError, UserError, for_a_person, tell
 from knobs.hints import hints
 from knobs.identity import public
-from knobs.training import screen
-from knobs.training.session import Outcome, Session
+from knobs.training import loop, screen
+from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine
 
 MAX_TAG = 64  # characters, W&B's limit
@@ -113,8 +113,14 @@ def execute(
         screen.hints(out, hints(config, session.run.data.shape))
         began = time.perf_counter()
         try:
-            return session.fit(out)
+            with session.fitting(out) as (face, watch):
+                for metrics in loop.fit(session.run, watch):
+                    session.epoch(metrics)
+                    face.epoch(session.run, metrics)
+                    prune([session])
+                    session.save_when_due()
         finally:
             line, seconds = session.tracker.wait(), time.perf_counter() - began
             if session.outcome:
                 screen.closing(out, folder, session.outcome.summary, line, seconds)
+    return session.outcome

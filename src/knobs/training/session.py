@@ -85,8 +85,12 @@ class Session:
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
 
-    def fit(self, out: Console) -> Outcome:
-        """Train alone to the end, or until asked to stop, shown as it goes; close as it ended.
+    @contextmanager
+    def fitting(self, out: Console) -> Iterator[tuple[Screen, Callable[[Run], None]]]:
+        """Show a run that is fitted inside, stop it when asked, and close it as it ended.
+
+        Returns:
+            What shows it, and the `watch` for loop.fit.
 
         Raises:
             Exception: whatever failed the run, once the record says so.
@@ -100,20 +104,14 @@ class Session:
                     run.stop_requested = bool(received)
 
                 try:
-                    for metrics in loop.fit(run, watch):
-                        self.epoch(metrics)
-                        face.epoch(run, metrics)
-                        prune([self])
-                        if time.perf_counter() - self._saved > SAVE_SECONDS:
-                            self.save()
-                    return self.close(loop.ended(run))
+                    yield face, watch
+                    self.close(loop.ended(run))
                 except loop.Diverged as error:
-                    out.print(
-                        f"[red]diverged[/]: {error}; a lower lr, warm-up or clipping may help"
-                    )
-                    return self.close("diverged", error)
+                    advice = "a lower lr, warm-up or clipping may help"
+                    out.print(f"[red]diverged[/]: {error}; {advice}")
+                    self.close("diverged", error)
                 except loop.Interrupted:
-                    return self.close("interrupted", number=received[0])
+                    self.close("interrupted", number=received[0])
         except Exception as error:
             self.close("failed", error)
             raise
@@ -123,6 +121,11 @@ class Session:
         self.record.log(metrics)
         self.tracker.log(metrics)
         log.info("%s", json.dumps(metrics))
+
+    def save_when_due(self) -> None:
+        """Keep a checkpoint, unless the last one is young."""
+        if time.perf_counter() - self._saved > SAVE_SECONDS:
+            self.save()
 
     def save(self, whole: bool = True) -> None:
         """Keep the best weights so far, and if `whole` what a resume needs."""
