@@ -171,11 +171,11 @@ def compose(request, new, tmp_path):
     if request.param == "conf/":
         shutil.copytree(command.CONF, folder)
     write(folder, group, text)
-    where = {"config_dir": folder} if request.param == "conf/" else {"also": folder}
+    folders = (folder,) if request.param == "conf/" else (command.CONF, folder)
 
     def run(*overrides):
         given = [f"{group}=new", "tracking=local", "data=wine", "training.epochs=2", *overrides]
-        configs, faults = command.check_overrides(given, **where)
+        configs, faults = command.check_overrides(given, folders=folders)
         return [{k: v for k, v in plain.items() if k != "hydra"} for plain in configs], faults
 
     return run

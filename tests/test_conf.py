@@ -77,30 +77,30 @@ def inputs(tmp_path, monkeypatch):
     from knobs.torchvision_shim import torchvision
 
     def prepare(group, option):
-        sets = torchvision.datasets
+        sets, at = torchvision.datasets, f"{group}/{option}"
         extra = list(ALSO.get(option, []))
         if group == "model":
             inputs = yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["inputs"]
             text = ["data=python_docs", "data.max_length=16"]
             extra += ["training.batch_size=256", *(text if inputs == ["text"] else [])]
-        if group == "regularization" and option == "none":
+        if at == "regularization/none":
             extra += ["data=diabetes"]
-        if option == "mnist":
+        if at == "data/mnist":
             fake_sets.write_mnist(sets.MNIST, tmp_path, monkeypatch)
             extra += [f"data.root={tmp_path}", "data.val=0.2"]
-        elif option == "fashion_mnist":
+        elif at == "data/fashion_mnist":
             fake_sets.write_mnist(sets.FashionMNIST, tmp_path, monkeypatch)
             extra += [f"data.root={tmp_path}", "data.val=0.2"]
-        elif option == "cifar10":
+        elif at == "data/cifar10":
             fake_sets.write_cifar(sets.CIFAR10, tmp_path, monkeypatch, 10)
             extra += [f"data.root={tmp_path}", "model=cnn", "data.val=0.2"]
-        elif option == "cifar100":
+        elif at == "data/cifar100":
             fake_sets.write_cifar(sets.CIFAR100, tmp_path, monkeypatch, 100)
             extra += [f"data.root={tmp_path}", "model=cnn", "data.val=0.2"]
-        elif option == "image_folder":
+        elif at == "data/image_folder":
             write_images(tmp_path / "images")
             extra += [f"data.root={tmp_path / 'images'}", "model=cnn"]
-        elif option == "csv":
+        elif at == "data/csv":
             rows = "".join(f"{i % 7},{'ab'[i % 2]},{i % 3}\n" for i in range(60))
             (tmp_path / "t.csv").write_text("x,c,y\n" + rows)
             extra += [
@@ -108,12 +108,12 @@ def inputs(tmp_path, monkeypatch):
                 "data.target=y",
                 "data.task=classification",
             ]
-        elif option in ("text_csv", "python_docs"):
+        elif at in ("data/text_csv", "data/python_docs"):
             rows = "".join(f"word{i % 5} again,{'ab'[i % 2]}\n" for i in range(60))
             (tmp_path / "t.csv").write_text("text,label\n" + rows)
             extra += ["model=text_bag"]
             extra += [f"data.path={tmp_path / 't.csv'}"] if option == "text_csv" else []
-        elif option == "tensor":
+        elif at == "init/tensor":
             shapes = {"hidden.0": (64, 64), "hidden.2": (64, 64), "head": (10, 64)}
             weights = {f"{k}.weight": torch.randn(s) for k, s in shapes.items()}
             weights |= {f"{k}.bias": torch.zeros(s[0]) for k, s in shapes.items()}

@@ -246,7 +246,6 @@ def test_a_signature_states_a_rule(annotation, says):
     ("training.early_stopping.patience", "one of null, or a whole number >= 1"),
     ("training.ema", "one of null, or a number > 0 and < 1"),
     ("training.compile", "one of True, False"),
-    ("search.method", "one of auto, best, random, sobol, tpe, gp, cmaes, grid"),
     ("search.arm", "a word"),
     ("tracking.tags", "a list of items, each a word of 1 to 64 characters"),
     ("training.none_such", None),

@@ -12,7 +12,7 @@ from trained import distance, solo, together
 from knobs import build, rng
 from knobs.config import command, rules
 from knobs.models.layers import ELEMENTWISE, Dropout
-from knobs.regularization import cross_entropy
+from knobs.regularization import PENALTIES, cross_entropy
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack, Noise
 from knobs.stack.layers import stack as stacked
@@ -444,12 +444,11 @@ KNOBS = {
     "training.channels_last": "false",
     "regularization.dropout": "0.3",
     "regularization.norm": "layer",
-    "regularization.l1": "1e-3",
     "regularization.l2": "1e-2",
     "regularization.l2_biases": "false",
     "regularization.label_smoothing": "0.1",
     "regularization.mixup": "0.2",
-}
+} | {f"regularization.{name}": "1e-3" for name in PENALTIES}
 OUTSIDE_THE_STEP = {"device", "threads", "deterministic", "checkpoint"}
 SECTIONS = [key for key in rules.paths() if key.startswith(("training.", "regularization."))]
 
@@ -475,8 +474,8 @@ def test_a_knob_stacks_as_it_trains_alone_or_makes_its_run_train_alone(key):
 
 def test_a_knob_that_a_stack_does_not_know_makes_its_run_train_alone():
     plain = command.checked([])
-    for value, reason in ((0.1, "training.gradient_noise is not known to stacks"), (0.0, "")):
-        training = plain["training"] | {"gradient_noise": value}
+    for value, reason in ((0.1, "training.no_such_knob is not known to stacks"), (0.0, "")):
+        training = plain["training"] | {"no_such_knob": value}
         assert groups.alone(plain | {"training": training}) == reason
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from knobs import metrics
 from knobs.errors import ConfigError
 from knobs.words import number, short, short_names
 
@@ -16,7 +17,6 @@ ROLES = ("default", "search", "confirm", "baseline", "step", "test")
 FRESH = ("confirm", "baseline", "step")  # runs with seeds that chose nothing
 EXPLORED = ("default", "search")  # runs that spread over the space, for importance
 ABSENT = ""  # the value of a knob that a run's config does not have
-POINTS = ("accuracy", "f1")  # shares of 1, whose differences are given in hundredths
 HUGE = 1e300  # beyond it a variance overflows
 MOST_CHOICES = 64
 NAMED = 4  # knobs of a setting that is called by their values
@@ -43,7 +43,7 @@ class Objective:
     @property
     def in_points(self) -> bool:
         """True where differences are given in hundredths."""
-        return self.metric.rpartition("/")[2] in POINTS
+        return metrics.in_points(self.metric)
 
     def value(self, value: float | None) -> str:
         """Format a value of the metric."""

@@ -112,7 +112,7 @@ class Launch:
     supply: Supply
     waiting: dict[int, Job] = field(default_factory=dict)
     returns: dict[int, JobReturn] = field(default_factory=dict)
-    _mirror: Mirror = field(default_factory=Mirror)
+    _mirror: Mirror = field(default_factory=lambda: Mirror())
     _trackers: list[Remote] = field(default_factory=list)
 
     def run(self, jobs: list[Job]) -> None:

@@ -80,7 +80,7 @@ class Session:
         self.tracker = track(config["tracking"], public(config), folder)
         search, mode = config["search"], config["objective"]["mode"]
         self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
-        if "run" in self.about and search["pruner"] in ("asha", "hyperband"):
+        if "run" in self.about and search["pruner"] not in ("auto", "none"):
             self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = time.perf_counter()
