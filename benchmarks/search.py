@@ -17,7 +17,7 @@ A table's axes are a grid: every arm searches the continuous cube and gets the n
 score. Regret: (best known - found) / (best known - median of random settings), so 0 is the best
 known, 1 the middle of random ones and the most that is counted; found is the setting seen best by
 then. A run that was pruned is charged for the epochs it had. `auto` and `best` plan for their
-budget, so each budget is a search of its own; the other arms' budgets are the beginnings of one
+budget, so each budget needs a separate search; the other arms' budgets are the beginnings of one
 search. Printed: mean over seeds (a seed is the mean over the part's problems) and a 90 %
 t-interval; then the paired differences, and the same of all parts together.
 Data: tuner_tables/ and FashionMNIST/ in the folder KNOBS_DATA, else ../shared/data.

@@ -152,7 +152,7 @@ def best_accuracy(arm: Arm, size: Size, folder: Path) -> float:
     """Best validation accuracy of a sweep, all of whose runs are looked at.
 
     Raises:
-        ValueError: runs, epochs, weights or W&B files are missing, or the best run has not learnt.
+        ValueError: runs, epochs, weights or W&B files are missing, or the best run has not learned.
     """
     runs = [path for path in folder.iterdir() if path.name.isdigit()]
     if len(runs) != size.runs:

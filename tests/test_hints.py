@@ -1,4 +1,4 @@
-"""Rules of thumb: said when a config leaves the usual ranges, silent otherwise, never more than text."""
+"""Hints: printed when a config leaves the usual ranges, silent otherwise, never more than text."""
 
 import pytest
 

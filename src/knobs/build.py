@@ -66,7 +66,7 @@ def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def scheduler(config: dict, optimizer: torch.optim.Optimizer, total: int) -> LRScheduler:
-    """Return the schedule, its shares of the run turned into intervals.
+    """Return the schedule, its percentages of the run turned into intervals.
 
     Args:
         total: intervals in the run: epochs or optimizer steps, as config says.

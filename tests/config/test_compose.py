@@ -318,7 +318,7 @@ def test_a_vanished_file_is_seen_by_the_second_check(tmp_path):
     assert check(plain) == [f"init.path={path}: no such file"]
 
 
-def test_faults_of_a_rehearsal_come_back_every_time():
+def test_faults_of_a_dry_build_come_back_every_time():
     overrides = ["optimizer=nesterov", "optimizer.momentum=0"]
     first = command.check_overrides(overrides)[1]
     assert first == command.check_overrides(overrides)[1]

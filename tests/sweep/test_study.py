@@ -298,7 +298,7 @@ def test_a_walk_changes_one_knob_at_a_time(sweep):
 
 
 def test_a_walk_ends_at_what_was_confirmed(sweep, tmp_path):
-    """Not at the run of the search that flatters its setting."""
+    """Not at the run of the search, optimistically biased as the best of many."""
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "two.yaml").write_text(STUDY)
     sweep("--config-dir", str(tmp_path), "+study=two", *QUICK, "sweep=before")

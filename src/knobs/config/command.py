@@ -28,7 +28,7 @@ from knobs.errors import ConfigError, UserError, did_you_mean, first_line
 from knobs.identity import job_of, leaves, walk
 
 CONF = Path(__file__).parents[3] / "conf"
-MAX_GRID = 4096  # jobs of a grid that are checked one by one before the first runs
+MAX_GRID = 4096  # jobs of a grid each of which is checked before the first runs
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid

@@ -5,7 +5,7 @@ was tried, so a search goes on where it was, in as many processes as there are: 
 the process that was handed it, while that holds a lock file, which the system frees when it ends,
 and then goes to whoever asks next. A run of knobs keeps its folder and its checkpoint meanwhile.
 
-What a trial is told as, since a dropped one would be tried again and bias every estimate:
+What is reported to the sampler, since a dropped trial would be tried again and bias every estimate:
 
 | run | in the journal | for the methods |
 |---|---|---|
@@ -38,7 +38,7 @@ from knobs.storage import Lock, held, open_lines
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
-LOST = ("diverged", "failed")  # told as the worst so far
+LOST = ("diverged", "failed")  # reported to the sampler as the worst value so far
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
 

@@ -127,7 +127,7 @@ def _probability(module: nn.Module, name: str) -> float:
     return layer.p if type(layer) is Dropout else 0.0
 
 
-class Pair(NamedTuple):
+class StackedParameter(NamedTuple):
     """A stack's parameter [K, ...] and those of the rows, each a view of it.
 
     Args:
@@ -157,7 +157,7 @@ class Stacked(nn.Module):
     def __init__(self, rows: Sequence[nn.Module], noise: Noise):
         super().__init__()
         self.noise, self.count = noise, len(rows)
-        self.pairs: list[Pair] = []
+        self.stacked: list[StackedParameter] = []
         first = rows[0]
         for name in first._parameters:
             views = [getattr(row, name) for row in rows]
@@ -167,9 +167,9 @@ class Stacked(nn.Module):
             values, turned = torch.stack([v.detach() for v in views]), name in self.turned
             parameter = nn.Parameter(values.mT.contiguous() if turned else values)
             self.register_parameter(name, parameter)
-            self.pairs.append(Pair(parameter, views, turned))
+            self.stacked.append(StackedParameter(parameter, views, turned))
             for k, view in enumerate(views):
-                view.data = self.pairs[-1].row(parameter.data, k)
+                view.data = self.stacked[-1].row(parameter.data, k)
         for name in first._buffers:
             self.register_buffer(name, torch.stack([getattr(row, name) for row in rows]))
             for k, row in enumerate(rows):

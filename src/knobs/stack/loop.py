@@ -44,15 +44,15 @@ class Stack:
         self.noise = Noise(len(self.runs), self.device)
         self.model = stack([run.model for run in self.runs], self.noise)
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
-        self.pairs = [pair for leaf in leaves for pair in leaf.pairs]
-        self.parameters = [pair.parameter for pair in self.pairs]
+        self.stacked = [p for leaf in leaves for p in leaf.stacked]
+        self.parameters = [p.parameter for p in self.stacked]
         self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
         values = self.parameters[0]
         self.lr = torch.empty(len(self.runs), dtype=values.dtype, device=self.device)
         self.slices, start = [], 0
         for _, group in groupby(self.runs, key=kind):
             rows = list(group)
-            self.slices.append(Slice(rows, start, self.pairs, self.lr))
+            self.slices.append(Slice(rows, start, self.stacked, self.lr))
             start += len(rows)
         self.follow_schedules()
         sections = [run.regularization for run in self.runs]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from knobs.stack.layers import Pair, per_row
+from knobs.stack.layers import StackedParameter, per_row
 from knobs.training.loop import Run
 
 LINEAR_IN_LR = (
@@ -52,16 +52,18 @@ class Slice:
     Args:
         runs: theirs.
         first: the number of the first row.
-        pairs: all of the stack's parameters.
+        stacked: all of the stack's parameters.
         lr: [K], each row's rate, kept up to date by the stack.
     """
 
-    def __init__(self, runs: Sequence[Run], first: int, pairs: Sequence[Pair], lr: Tensor):
+    def __init__(
+        self, runs: Sequence[Run], first: int, stacked: Sequence[StackedParameter], lr: Tensor
+    ):
         assert len({kind(run) for run in runs}) == 1, "a slice has one optimizer"
         self.runs, self.rows = runs, slice(first, first + len(runs))
-        self.pairs = pairs
-        self.parameters = [pair.parameter for pair in pairs]
-        self.views = [pair.views[self.rows] for pair in pairs]
+        self.stacked = stacked
+        self.parameters = [p.parameter for p in stacked]
+        self.views = [p.views[self.rows] for p in stacked]
         self.values = [parameter.detach()[self.rows] for parameter in self.parameters]
         self.shadows = [torch.zeros_like(value) for value in self.values]
         solo = runs[0].optimizer
@@ -111,23 +113,23 @@ class Slice:
 
     def _take_state(self) -> None:
         """Go on from the rows' optimizer states, if they have any."""
-        for pair, shadow, views in zip(self.pairs, self.shadows, self.views, strict=True):
+        for p, shadow, views in zip(self.stacked, self.shadows, self.views, strict=True):
             states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
             for name, value in (states[0] or {}).items():
                 if isinstance(value, Tensor) and value.shape == views[0].shape:
                     value = torch.empty_like(shadow)
                     for k, state in enumerate(states):
-                        pair.row(value, k).copy_(state[name])
+                        p.row(value, k).copy_(state[name])
                 elif isinstance(value, Tensor):
                     value = value.clone().to(shadow.device)
                 self.optimizer.state[shadow][name] = value
 
     def give_state(self) -> None:
         """Put every row's share of the state into its run's optimizer."""
-        for pair, shadow, views in zip(self.pairs, self.shadows, self.views, strict=True):
+        for p, shadow, views in zip(self.stacked, self.shadows, self.views, strict=True):
             for k, (run, view) in enumerate(zip(self.runs, views, strict=True)):
                 state = run.optimizer.state[view] = dict(self.optimizer.state[shadow])
                 for name, value in state.items():
                     if isinstance(value, Tensor):
-                        stacked = value.shape == shadow.shape
-                        state[name] = pair.row(value, k) if stacked else value.clone().cpu()
+                        whole = value.shape != shadow.shape
+                        state[name] = value.clone().cpu() if whole else p.row(value, k)

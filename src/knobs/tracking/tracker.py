@@ -156,7 +156,7 @@ class Tracker:
             run.log_artifact(artifact)
 
     def _why_offline(self) -> str:
-        """Say why not online; empty if nothing is known against it."""
+        """Return why the run cannot be online; empty where it can."""
         asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
         if kept_offline(asked):
             return "as asked"
