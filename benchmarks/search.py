@@ -20,7 +20,8 @@ then. A run that was pruned is charged for the epochs it had. `auto` and `best` 
 budget, so each budget needs a separate search; the other arms' budgets are the beginnings of one
 search. Printed: mean over seeds (a seed is the mean over the part's problems) and a 90 %
 t-interval; then the paired differences, and the same of all parts together.
-Data: tuner_tables/ and FashionMNIST/ in the folder KNOBS_DATA, else ../shared/data.
+Data: tuner_tables/ and FashionMNIST/ in the folder KNOBS_DATA, else in a sibling
+shared/data folder, if there is one.
 """
 
 import argparse
