@@ -24,10 +24,10 @@ from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Composer
 from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
+from knobs.config.rules import CONF
 from knobs.errors import ConfigError, UserError, did_you_mean, first_line
 from knobs.identity import job_of, leaves, walk
 
-CONF = Path(__file__).parents[3] / "conf"
 MAX_GRID = 4096  # jobs of a grid each of which is checked before the first runs
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # and no more once so many of them have faults

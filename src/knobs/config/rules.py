@@ -28,9 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import knobs
-
-CONF = Path(knobs.__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 TEXTS = {
     "word": "(?s).+",
     "word of 1 to 64 characters": "(?s).{1,64}",

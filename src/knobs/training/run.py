@@ -16,8 +16,8 @@ from rich.console import Console
 
 from knobs import late_compiler
 from knobs.config.check import check, resolve
+from knobs.config.hints import hints
 from knobs.errors import ConfigError, UserError, for_a_person, tell
-from knobs.hints import hints
 from knobs.identity import public
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune

@@ -3,7 +3,7 @@
 import pytest
 
 from knobs.config import command
-from knobs.hints import hints
+from knobs.config.hints import hints
 from knobs.shape import Shape
 
 DIGITS = Shape((1, 8, 8), 10)
