@@ -19,7 +19,7 @@ def faults(*overrides, grid=False):
 
 @pytest.mark.parametrize(("override", "message"), [
     ("optimizer=adm", "optimizer=adm: no such option; did you mean adam? options: "),
-    ("optimiser=adam", "optimiser=adam: no such key; did you mean optimizer"),
+    ("optimiser=adam", "optimiser=adam: no such key; did you mean optimizer?"),
     ("training.epoch=3", "training.epoch=3: no such key; did you mean training.epochs?"),
     ("optimizer.lr=abc", "optimizer.lr=abc: must be a number > 0"),
     ("optimizer.lr=-1", "optimizer.lr=-1: must be a number > 0"),

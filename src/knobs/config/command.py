@@ -326,7 +326,7 @@ def _compose_without_faults(
         if free or path in {*rules.paths((*folders, CONF)), *paths, *base}:
             good.append(override.input_line)
         else:
-            near = did_you_mean(path, paths) or did_you_mean(path, base)
+            near = did_you_mean(path, [*paths, *base])
             faults.append(f"{override.input_line}: no such key{near}")
     if not faults:  # a key of another option of its group
         faults = [
