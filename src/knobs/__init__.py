@@ -1,4 +1,4 @@
-"""Which training hyperparameters should I tune, and what should I set them to?
+"""Train networks, sweep their hyperparameters, and report what matters.
 
     knobs.load(folder)            a run's model with its best weights
     knobs.sweep(*overrides)       run a grid, a search or a study; return its report

@@ -1,4 +1,4 @@
-"""What stands between the command line and a run: help, the check, resume, and exit codes."""
+"""Prepare a command line for Hydra: help, the check, resume, and exit codes."""
 
 import gc
 import re

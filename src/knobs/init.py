@@ -1,4 +1,4 @@
-"""How weights start: a torch.nn.init function on every weight, or a scheme for the whole model."""
+"""Initial weights: a torch.nn.init function on every weight, or a scheme for the whole model."""
 
 import functools
 import math

@@ -40,7 +40,7 @@ resolvers.remember_interpolations()
 
 @dataclass
 class Checked:
-    """What was composed and checked of one command line; its sweep need not compose it again.
+    """The configs of one command line, composed and checked; its sweep need not do it again.
 
     Args:
         composer: of its configs; None before there was a command line.

@@ -97,11 +97,7 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         scientific[key] = list(ranges.pop(key).options)
     # A value that the command line fixes is the only one asked about, and keeps its own ranges.
     arms = _arms({k: [values[k]] if k in values else v for k, v in scientific.items()})
-    walk = study.get("walk")
-    if "walk" in study and not walk:
-        raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
-    if walk and not Path(str(walk)).is_dir():
-        raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
+    walk = _walk(study)
     knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if not walk:
         searched = _searched(study.get("space") or {}, list(arms), asked)
@@ -109,10 +105,6 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
             knobs[arm] = {k: v for k, v in (searched[arm] | ranges).items() if k not in values}
             for key in (key for key in scientific if key in knobs[arm]):
                 raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
-    for key, least in (("runs", 1), ("seeds", 0)):
-        value = study.get(key)
-        if value is not None and (type(value) is not int or value < least):
-            raise ConfigError(f"study.{key}={value}: must be a whole number >= {least}")
     return Plan(
         common=(*_strings(study, "set"), *fixed),
         arms=arms,
@@ -121,10 +113,27 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         question=str(study.get("question") or ""),
         scientific=tuple(key for key in scientific if key not in values),
         fixed=_strings(study, "fixed"),
-        runs=study.get("runs"),
-        seeds=study.get("seeds", 0),
-        walk=str(walk or ""),
+        runs=_count(study, "runs", least=1),
+        seeds=_count(study, "seeds", least=0, default=0),
+        walk=walk,
     )
+
+
+def _walk(study: Mapping[str, Any]) -> str:
+    """Return the folder of the sweep that a study walks from; empty where it searches."""
+    walk = study.get("walk")
+    if "walk" in study and not walk:
+        raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
+    if walk and not Path(str(walk)).is_dir():
+        raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
+    return str(walk or "")
+
+
+def _count(study: Mapping[str, Any], key: str, least: int, default: int | None = None) -> Any:
+    value = study.get(key, default)
+    if value is not None and (type(value) is not int or value < least):
+        raise ConfigError(f"study.{key}={value}: must be a whole number >= {least}")
+    return value
 
 
 def _scientific(node: Any) -> dict[str, list]:

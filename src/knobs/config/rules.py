@@ -1,4 +1,4 @@
-"""What each key of a config may hold, read from the comment beside it in its YAML.
+"""Read the values that a key of a config may take from the comment beside it in its YAML.
 
 A comment that begins with a rule, up to its first `;`, `:` or `(`, is checked:
 

@@ -1,4 +1,4 @@
-"""What a run trains on: splits that give batches by index, and what is known about them."""
+"""Data of a run: splits that give batches by index, and facts about them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What the models share: widths by name, norm layers, hidden layers."""
+"""Parts shared by the models: widths by name, norm layers, hidden layers."""
 
 import itertools
 from collections.abc import Callable

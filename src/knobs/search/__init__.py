@@ -1,1 +1,1 @@
-"""Which values a search tries next, and which of its runs end early."""
+"""Choose the values that a search tries next, and the runs that end early."""

@@ -1,4 +1,4 @@
-"""What a search may set: knobs, their ranges, and arms with knobs of their own.
+"""The space of a search: knobs, their ranges, and arms with knobs of their own.
 
 A knob is a Range of numbers, whose scale is always said, or a Choice. An arm is one value of what a
 study asks about (an optimizer, say) with the knobs that go with it: Adam's learning rate is not

@@ -36,7 +36,7 @@ _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What each job has of its own and the process has one of."""
+    """The state that the process has once and each job needs separately."""
 
     hydra: DictConfig | None
     handlers: list[logging.Handler]

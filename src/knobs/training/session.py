@@ -32,7 +32,7 @@ SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a crash can c
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The end of a run: its status and its value.
 
     Args:
         status: one of record.STATUSES.

@@ -1,4 +1,4 @@
-"""What the plots of a report are made of: plain plotly JSON, without plotly.
+"""Parts of a report's plots: plain plotly JSON, without plotly.
 
 A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; whatever a
 colour says, a symbol or a dash says too. A knob's axis runs from 0 to 1, which is the range
