@@ -254,7 +254,7 @@ def real(name: str, overrides: list[str], examples: int | None) -> Problem:
 # ------------------------------------------------------------------ arms
 @dataclass
 class Seen:
-    """What a search has seen: of each run what had been spent when it began, its score, values."""
+    """The runs that a search has seen: each with what was spent before it, score, values."""
 
     runs: list[tuple[float, float, Values]] = field(default_factory=list)
     spent: float = 0.0
@@ -495,7 +495,7 @@ def main() -> None:
 
 
 def done(rows: list[dict], problem: Problem, args: argparse.Namespace, seed: int) -> bool:
-    """Whether all that is asked of a seed is there."""
+    """True where all that is asked of a seed is there."""
     known = {
         (r["arm"], r["budget"]) for r in rows if (r["problem"], r["seed"]) == (problem.name, seed)
     }

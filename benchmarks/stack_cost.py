@@ -1,4 +1,4 @@
-"""What a sweep costs as it grows: in rows, in epochs, in runs of its folder.
+"""The cost of a sweep as it grows: in rows, in epochs, in runs of its folder.
 
 c. 1. A step of K rows (MLP 64-128-128-10 on digits, batch 64, Adam) and the most memory its
       process ever held, less what it held before the stack was there; each K in a new process.

@@ -1,4 +1,4 @@
-"""What the tests share: configs from overrides, runs in a folder of their own, tiny official sets."""
+"""Helpers of all tests: configs from overrides, runs in a folder of their own, tiny official sets."""
 
 import logging
 import os

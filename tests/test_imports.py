@@ -63,7 +63,7 @@ def test_nothing_imports_the_command_line(path):
 
 
 def floors(graph: dict[str, set[str]]) -> int:
-    """How many rooms stand above each other: a room is above all that it imports."""
+    """The number of rooms above each other: a room is above all that it imports."""
     known: dict[str, int] = {}
 
     def floor(name: str) -> int:

@@ -1,4 +1,4 @@
-"""What a run leaves: metrics, summary, one writer at a time."""
+"""The record of a run: metrics, summary, one writer at a time."""
 
 import json
 import signal

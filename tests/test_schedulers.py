@@ -81,7 +81,7 @@ def test_whole_curve(name):
 
 
 def from_yaml(node, total):
-    """What a YAML describes, its percentages as intervals, by nothing of knobs."""
+    """The schedule that a YAML describes, its percentages as intervals, by nothing of knobs."""
     arguments = {
         key: from_yaml(value, total) if isinstance(value, dict) else lengths_by_hand(value, total)
         for key, value in node.items()

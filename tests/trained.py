@@ -1,4 +1,4 @@
-"""What tests of the two loops share: runs trained alone or together, and how far they are apart."""
+"""Helpers for tests of the two loops: runs trained alone or together, and how far they are apart."""
 
 import torch
 

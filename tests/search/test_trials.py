@@ -396,7 +396,7 @@ def test_a_trial_let_go_is_handed_out_again_and_one_under_way_is_not(tmp_path):
 
 # ------------------------------------------------------------------ pruning
 def stops(pruner, run, epoch, epochs, value):
-    """Whether one run that comes alone should end."""
+    """True where one run that comes alone should end."""
     return pruner.stops({run: value}, epoch, epochs) == {run}
 
 

@@ -1,4 +1,4 @@
-"""Which knob matters, against exact answers."""
+"""The importance of knobs, against exact answers."""
 
 import subprocess
 import sys

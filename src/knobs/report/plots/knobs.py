@@ -98,7 +98,7 @@ def isolation_section(sweep: Sweep, knobs: Knobs, runs: Runs) -> Section:
     return Section(
         "isolation",
         "The best each value can do",
-        "Each filled point is the best run with the knob thereabouts, whatever the other knobs "
+        "Each filled point is the best run with the knob near there, whatever the other knobs "
         "were; the open one is the median. A flat filled line: the value does not matter if the "
         "others are tuned.",
         tuple(figure for knob in knobs if (figure := _isolation(sweep, knob, good))),
