@@ -1,32 +1,13 @@
-"""From a checked config to objects: the only place where a `_target_` is called."""
-
-import functools
-from typing import Any
+"""From a checked config to objects."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, optimizers, schedulers, targets
+from knobs import init, optimizers, schedulers
 from knobs.data import Data
 from knobs.shape import Shape
-
-
-def make(path: str, node: dict) -> Any:
-    """Return what a node describes: `_target_` called with the other keys, or its partial.
-
-    As hydra.utils.instantiate, for plain data and targets of the node's group alone.
-    """
-    ours = {"_target_", "_partial_", *targets.OWN_KEYS.get(path, ())}
-    arguments = {
-        name: make(f"{path}.{name}", child) if isinstance(child, dict) else child
-        for name, child in node.items()
-        if name not in ours
-    }
-    if "_target_" not in node:
-        return arguments
-    target = targets.resolve(path, node["_target_"])
-    return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+from knobs.targets import make
 
 
 def data(config: dict) -> Data:

@@ -1,4 +1,6 @@
-"""Code that a config may name. Config is data: a `_target_` runs only if its group's list has it.
+"""Code that a config may name; it is called here and nowhere else.
+
+Config is data: a `_target_` runs only if its group's list has it.
 
 `torch.*` would be too wide (torch.load and torch.hub.load run code), and Hydra's own block-list
 lets both pass. So a target must lie under its group's prefixes, be defined in a module under
@@ -30,6 +32,7 @@ ALLOWED = {
         ("torch.optim.lr_scheduler.", "knobs.schedulers."),
         "torch.optim.lr_scheduler.LRScheduler",
     ),
+    "tracking": (("knobs.tracking.",), "knobs.tracking.Mirror"),
     "hydra": (("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental."), None),
 }
 # Keys that knobs reads itself, which go to no target.
@@ -90,6 +93,23 @@ def resolve(path: str, target: Any) -> Any:
     if base and is_class and not issubclass(code, pkgutil.resolve_name(base)):
         raise ValueError(f"{field}: must be a {base}")
     return code
+
+
+def make(path: str, node: dict) -> Any:
+    """Return what a node describes: `_target_` called with the other keys, or its partial.
+
+    As hydra.utils.instantiate, for plain data and targets of the node's group alone.
+    """
+    ours = {"_target_", "_partial_", *OWN_KEYS.get(path, ())}
+    arguments = {
+        name: make(f"{path}.{name}", child) if isinstance(child, dict) else child
+        for name, child in node.items()
+        if name not in ours
+    }
+    if "_target_" not in node:
+        return arguments
+    target = resolve(path, node["_target_"])
+    return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
 
 
 def faults(config: dict) -> list[str]:

@@ -1,15 +1,19 @@
 """W&B for the runs of a stack: one process, a W&B run each, and no harm when it dies."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPO
 from wandb_server import WandbServer
 
 from knobs.record import read_metrics, read_summary
 from knobs.sweep import launch
-from knobs.tracking.remote import Mirror
+from knobs.tracking.remote import MirrorProcess
 
 SWEEPS = Path("outputs/sweeps")
 
@@ -33,12 +37,12 @@ def mirrors(monkeypatch):
     """The mirrors of a sweep, once it has begun."""
     made = []
 
-    class Kept(Mirror):
+    class Kept(MirrorProcess):
         def __init__(self):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(launch, "Mirror", Kept)
+    monkeypatch.setattr(launch, "MirrorProcess", Kept)
     return made
 
 
@@ -75,7 +79,7 @@ def test_a_mirror_that_dies_neither_ends_nor_holds_up_a_sweep(
     at_epoch(1, kill)
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=3", "hydra.launcher.width=1")
     assert code == 0, told
-    early = "W&B's process ended early; the records are whole"
+    early = "its process ended early; the records are whole"
     assert f"W&B {early}  (and 1 more run)" in told
     assert [mirrors[0].line(run) for run in (1, 2)] == [early, early]  # one began after its death
     for n in "01":
@@ -87,5 +91,70 @@ def test_a_mirror_that_cannot_start_is_one_line(online, sweep, tmp_path, monkeyp
     monkeypatch.setattr("knobs.tracking.remote.sys.executable", str(tmp_path / "no-python"))
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=1")
     assert code == 0, told
-    assert "W&B W&B's process did not start (" in told
+    assert "W&B its process did not start (" in told
     assert read_summary(tmp_path / SWEEPS / "s" / "1")["status"] == "finished"
+
+
+# ------------------------------------------------------------------ mirrors of one's own
+MINE = """
+import json
+from knobs.tracking import Mirror
+class Table(Mirror):
+    label = "table"
+    def __init__(self, config, folder, earlier, *, file):
+        self.path, self.rows = folder / file, list(earlier)
+        if config["seed"] == 7:
+            raise RuntimeError("no table today")
+    def log(self, metrics):
+        if len(self.rows) == 1 and self.path.name == "broken.csv":
+            raise OSError("table full")
+        self.rows.append(metrics)
+    def end(self, summary, exit_code, checkpoint):
+        self.rows.append({"objective": summary["objective"], "code": exit_code})
+        assert checkpoint.name == "best.safetensors"
+    def wait(self):
+        self.path.write_text("\\n".join(map(json.dumps, self.rows)))
+        return f"{len(self.rows)} rows"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Run train.py in a folder that has a mirror of its own: one class and one YAML."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own" / "tracking").mkdir(parents=True)
+    yaml = "# A table.\n_target_: mine.Table\nfile: table.csv  # word\n"
+    (tmp_path / "own" / "tracking" / "table.yaml").write_text(yaml)
+
+    def run(*words):
+        env = os.environ | {"KNOBS_ALLOW": "mine.", "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, str(REPO / "train.py"), "--config-dir", "own", "tracking=table"]
+        done = subprocess.run(
+            [*command, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_a_mirror_of_ones_own_serves_runs_and_stacks_alike(mine, tmp_path):
+    code, told = mine("training.epochs=2", "hydra.run.dir=solo")
+    assert (code, "  table      3 rows" in told) == (0, True), told
+    code, told = mine("-m", "sweep=s", "training.epochs=2", "seed=0,1")
+    assert (code, "table 3 rows  (and 1 more run)" in told) == (0, True), told
+    for folder in (tmp_path / "solo", *(tmp_path / SWEEPS / "s" / n for n in "01")):
+        rows = [json.loads(line) for line in (folder / "table.csv").read_text().splitlines()]
+        assert rows[:2] == read_metrics(folder)
+        assert rows[2] == {"objective": read_summary(folder)["objective"]["value"], "code": 0}
+
+
+def test_a_mirror_that_fails_is_one_line(mine, tmp_path):
+    failed = "failed, the run's own record did not: "
+    code, told = mine("training.epochs=3", "tracking.file=broken.csv", "hydra.run.dir=solo")
+    assert (code, f"  table      {failed}OSError: table full" in told) == (0, True), told
+    assert len(read_metrics(tmp_path / "solo")) == 3
+    code, told = mine("-m", "sweep=s", "training.epochs=1", "seed=7,8")
+    assert (code, f"{failed}RuntimeError: no table today" in told) == (0, True), told
+    assert len((tmp_path / SWEEPS / "s" / "1" / "table.csv").read_text().splitlines()) == 2
+    code, told = mine("tracking.fil=x")
+    assert (code, "tracking.fil" in told) == (2, True)

@@ -46,7 +46,7 @@ folder = pathlib.Path("outputs/a")
 rows = read_metrics(folder)
 for part, (earlier, later, code) in enumerate([([], rows[:1], 130), (rows[:1], rows[1:], 0)]):
     time.sleep(1.1 * part)  # W&B names its folders by the second
-    tracker = Tracker(settings, {}, folder, earlier)
+    tracker = Tracker({}, folder, earlier, **settings)
     for row in later:
         tracker.log(row)
     tracker.end({"objective": 0.5}, code, None)

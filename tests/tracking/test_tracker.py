@@ -17,7 +17,7 @@ from conftest import REPO
 from wandb_server import KEY, SILENT, WandbServer, plain
 
 from knobs.record import read_metrics, read_summary
-from knobs.tracking.tracker import Tracker, answers, git_revision
+from knobs.tracking.tracker import answers, git_revision, run_id
 
 SECRET = "supersecretvalue"
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -31,10 +31,12 @@ WANDB = [sys.executable, "-m", "wandb"]
 # One epoch mirrored from FOLDER without training it: TRACKER FOLDER EPOCH TIMEOUT.
 TRACKER = [sys.executable, "-c", """
 import pathlib, sys
+from knobs.record import read_metrics
 from knobs.tracking.tracker import Tracker
 settings = {"mode": "auto", "project": "knobs", "entity": None, "group": None, "tags": [],
             "run_name": "bare", "artifact": False, "timeout": float(sys.argv[3])}
-tracker = Tracker(settings, {}, pathlib.Path(sys.argv[1]))
+folder = pathlib.Path(sys.argv[1])
+tracker = Tracker({}, folder, read_metrics(folder), **settings)
 tracker.log({"epoch": int(sys.argv[2]), "val/loss": 0.5})
 tracker.end({"status": "finished"}, 0, None)
 print("  W&B ", tracker.wait())
@@ -260,7 +262,7 @@ def test_a_resumed_run_is_one_run_that_has_every_epoch_once(train, offline, tmp_
 
 
 def test_the_w_and_b_run_follows_from_the_folder(tmp_path):
-    ids = [Tracker({"mode": "disabled"}, {}, tmp_path / name)._id() for name in ("a", "a", "b")]
+    ids = [run_id(tmp_path / name) for name in ("a", "a", "b")]
     assert ids[0] == ids[1] != ids[2]
     assert re.fullmatch("[0-9a-f]{12}", ids[0])
 

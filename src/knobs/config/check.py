@@ -23,6 +23,7 @@ GIVEN = {
     "init.linear": {"tensor"},
     "init.conv": {"tensor"},
     "model": {"shape", "activation", "norm", "dropout"},
+    "tracking": {"config", "folder", "earlier"},
 }
 
 

@@ -20,7 +20,8 @@ from knobs.sweep import groups
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
-from knobs.tracking.remote import Mirror, Remote
+from knobs.tracking import Mirror
+from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
 from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
@@ -112,8 +113,8 @@ class Launch:
     supply: Supply
     waiting: dict[int, Job] = field(default_factory=dict)
     returns: dict[int, JobReturn] = field(default_factory=dict)
-    _mirror: Mirror = field(default_factory=lambda: Mirror())
-    _trackers: list[Remote] = field(default_factory=list)
+    _mirrors: MirrorProcess = field(default_factory=lambda: MirrorProcess())
+    _trackers: list[Mirror] = field(default_factory=list)
 
     def run(self, jobs: list[Job]) -> None:
         """Run jobs that train together, from their beginning to their end."""
@@ -127,10 +128,10 @@ class Launch:
                     self._train(rows)
 
     def wait(self) -> None:
-        """Wait until W&B has everything."""
-        lines = [tracker.wait() for tracker in self._trackers]
-        self._mirror.close()
-        self.screen.mirrored([line for line in lines if line])
+        """Wait until everything is mirrored."""
+        lines = [(tracker.label, tracker.wait()) for tracker in self._trackers]
+        self._mirrors.close()
+        self.screen.mirrored([f"{label} {line}" for label, line in lines if line])
 
     def _begun(self, jobs: list[Job]) -> list[Job]:
         """Begin jobs; return those that wait for their runs to be trained."""
@@ -151,7 +152,7 @@ class Launch:
             try:
                 with job.environment():
                     data = data or self.read(job.config)
-                    track = self._mirror.tracker
+                    track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track)
                 rows.append((job, session))
                 data = session.run.data

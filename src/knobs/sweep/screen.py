@@ -102,12 +102,12 @@ class Screen:
             self.done["finished"] += 1
 
     def mirrored(self, lines: list[str]) -> None:
-        """Print what W&B has to say: the same thing of all runs once."""
+        """Print what the mirrors have to say: the same thing of all runs once."""
         if len(lines) > 1:
             upload = "; all of them: make sync" * ("wandb sync" in lines[0])
             lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')}{upload})"]
         if lines:
-            self.note(f"W&B {lines[0]}")
+            self.note(lines[0])
 
     def _rank(self, number: int, objective: dict, value: float, epoch: int) -> None:
         self.metric = objective["metric"]

@@ -1,4 +1,4 @@
-"""W&B for the many runs of a stack, in a process of its own.
+"""The mirrors of the many runs of a stack, in a process of their own.
 
 One interpreter lets one thread at a time run Python: mirrors in threads would hold up a stack's
 training. Here they cost it a line of JSON an epoch, `[run, "log", [metrics]]` on the process's
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs.record import read_metrics
-from knobs.tracking.tracker import FINISH_TIMEOUT, Tracker, enabled
+from knobs.tracking import Mirror, kind, mirror
+from knobs.tracking.tracker import FINISH_TIMEOUT
 
 NICE = 10  # what the operating system leaves over is enough
 POLL = 0.05  # seconds between two looks for a run's line
 
 
-class Mirror:
+class MirrorProcess:
     """Owns the process, started with the first run that wants to be mirrored."""
 
     def __init__(self) -> None:
@@ -36,15 +36,15 @@ class Mirror:
         self._fault = ""  # why the process did not start
         self._count = 0
 
-    def tracker(self, settings: dict, config: dict, folder: Path) -> "Remote | Tracker":
-        """Return a run's mirror."""
-        if not enabled(settings):
-            return Tracker(settings, config, folder)
+    def mirror(self, settings: dict, config: dict, folder: Path, earlier: list[dict]) -> Mirror:
+        """Return a run's mirror; its arguments are those of tracking.mirror."""
+        if (named := kind(settings)) is Mirror:
+            return Mirror(config, folder, earlier)
         if not (self._process or self._fault):
             self._start()
         self._count += 1
-        self.send(self._count, "open", settings, config, str(folder), read_metrics(folder))
-        return Remote(self, self._count)
+        self.send(self._count, "open", settings, config, str(folder), earlier)
+        return Remote(self, self._count, named.label)
 
     def send(self, run: int, do: str, *arguments: Any) -> None:
         """Queue one call; returns at once."""
@@ -56,8 +56,8 @@ class Mirror:
         latest = time.monotonic() + FINISH_TIMEOUT + 60
         while run not in self._lines and self._reader.is_alive() and time.monotonic() < latest:
             self._reader.join(POLL)
-        late = self._reader.is_alive() and "W&B did not finish in time; the records are whole"
-        early = self._fault or "W&B's process ended early; the records are whole"
+        late = self._reader.is_alive() and "it did not finish in time; the records are whole"
+        early = self._fault or "its process ended early; the records are whole"
         return self._lines.get(run, late or early)
 
     def close(self) -> None:
@@ -73,9 +73,10 @@ class Mirror:
                 stdout=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         except OSError as error:
-            self._fault = f"W&B's process did not start ({error}); the records are whole"
+            self._fault = f"its process did not start ({error}); the records are whole"
             return
         self._writer.start()
         self._reader.start()
@@ -98,44 +99,45 @@ class Mirror:
 
 
 @dataclass(frozen=True)
-class Remote:
-    """Mirrors one run there, with Tracker's methods."""
+class Remote(Mirror):
+    """Mirrors one run there."""
 
-    mirror: Mirror
+    process: MirrorProcess
     run: int
+    label: str
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self.mirror.send(self.run, "log", metrics)
+        self.process.send(self.run, "log", metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
-        """Mirror the summary and end the W&B run; returns at once."""
-        self.mirror.send(self.run, "end", summary, exit_code, checkpoint and str(checkpoint))
+        """Mirror the summary; returns at once."""
+        self.process.send(self.run, "end", summary, exit_code, checkpoint and str(checkpoint))
 
     def wait(self) -> str:
-        """Wait until W&B has it all; return the line to show."""
-        return self.mirror.line(self.run)
+        """Wait until all is mirrored; return the line to show."""
+        return self.process.line(self.run)
 
 
 def main() -> None:
-    """Be the process: a Tracker for each run, until the parent has no more to say."""
+    """Be the process: a mirror for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else prints goes elsewhere
-    trackers: dict[int, Tracker] = {}
+    mirrors: dict[int, Mirror] = {}
     for text in sys.stdin:
         run, do, arguments = json.loads(text)
         if do == "open":
             settings, config, folder, earlier = arguments
-            trackers[run] = Tracker(settings, config, Path(folder), earlier)
+            mirrors[run] = mirror(settings, config, Path(folder), earlier)
         elif do == "log":
-            trackers[run].log(*arguments)
+            mirrors[run].log(*arguments)
         else:
             summary, exit_code, path = arguments
-            trackers[run].end(summary, exit_code, path and Path(path))
-    for run, tracker in trackers.items():  # one that did not end does so in `wait`
-        line = json.dumps([run, tracker.wait()]) + "\n"
+            mirrors[run].end(summary, exit_code, path and Path(path))
+    for run, one in mirrors.items():  # one that did not end does so in `wait`
+        line = json.dumps([run, one.wait()]) + "\n"
         with contextlib.suppress(OSError):  # the parent died; its runs end all the same
             os.write(answers, line.encode())
 

@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import first_line
-from knobs.identity import public
-from knobs.record import read_metrics
+from knobs.tracking import Mirror
 
 VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy")
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload
@@ -61,44 +60,46 @@ def git_revision() -> str | None:
     return done.stdout.strip()
 
 
-def enabled(settings: dict) -> bool:
-    """Return whether a run with these tracking settings is mirrored."""
-    return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
-
-
-class Tracker:
-    """Mirrors one run. Calls return at once; `wait` waits for the thread.
+class Tracker(Mirror):
+    """Mirrors one run to W&B. Calls return at once; `wait` waits for the thread.
 
     Args:
-        settings: the config's tracking section; secrets in it are hidden.
-        config: what W&B shows as the run's config: resolved, and free of secrets.
-        folder: the run's, with the record of earlier epochs; W&B's own files go below it.
-        earlier: these epochs, where the record may hold later ones by now.
+        config: what W&B shows as the run's config.
+        folder: the run's; W&B's own files go below it.
+        earlier: epochs of a run that is resumed.
+        settings: the keys of conf/tracking/wandb.yaml.
     """
 
+    label = "W&B"
     _given_up = ""  # why the server was: a sweep's later jobs do not wait for it again
     _starting = threading.Lock()  # one at a time: a start that failed is cleared away for all
     _live = 0  # runs under way, which that must not take along
 
-    def __init__(self, settings: dict, config: dict, folder: Path, earlier: list | None = None):
-        self.settings, self.config, self.folder = public(settings), config, folder
-        self.enabled = enabled(self.settings)
+    def __init__(
+        self, config: dict, folder: Path, earlier: list[dict], *,
+        mode: str, project: str, entity: str | None, group: str | None, tags: list[str],
+        run_name: str, artifact: bool, timeout: float,
+    ):  # fmt: skip
+        self.mode, self.artifact, self.timeout = mode, artifact, timeout
+        self.place = {"project": project, "entity": entity, "group": group, "tags": tags}
+        self.config, self.folder, self.run_name = config, folder, run_name
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._exit_code: int | None = None  # until the run ended
-        self._resumed = False
-        if self.enabled:
-            # Again: W&B drops what it has, and may have nothing.
-            for row in read_metrics(folder) if earlier is None else earlier:
-                self._resumed = True
-                self.log(row)
-            self._thread.start()
+        self._resumed = bool(earlier)
+        for row in earlier:  # again: W&B drops what it has, and may have nothing
+            self.log(row)
+        self._thread.start()
+
+    @staticmethod
+    def enabled(settings: dict) -> bool:
+        """Return whether a run with these tracking settings is mirrored."""
+        return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        if self.enabled:
-            self._queue.put(metrics)
+        self._queue.put(metrics)
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary and end the W&B run; returns at once."""
@@ -107,8 +108,6 @@ class Tracker:
 
     def wait(self) -> str:
         """Wait until W&B has it all; return the line to show."""
-        if not self.enabled:
-            return ""
         if self._exit_code is None:
             self.end({}, 1, None)  # the run never came to its end
         self._thread.join(FINISH_TIMEOUT + 30)
@@ -147,7 +146,7 @@ class Tracker:
             run.log(item, step=item["epoch"])
         summary, checkpoint = item
         run.summary.update(summary)
-        if checkpoint and self.settings["artifact"]:
+        if checkpoint and self.artifact:
             import wandb
 
             artifact = wandb.Artifact(f"best-{run.id}", type="model")
@@ -157,12 +156,12 @@ class Tracker:
 
     def _why_offline(self) -> str:
         """Return why the run cannot be online; empty where it can."""
-        asked = os.environ.get("WANDB_MODE") or self.settings["mode"]
+        asked = os.environ.get("WANDB_MODE") or self.mode
         if kept_offline(asked):
             return "as asked"
         if (why := no_account()) or asked == "online":
             return why
-        Tracker._given_up = Tracker._given_up or no_server(self.settings["timeout"])
+        Tracker._given_up = Tracker._given_up or no_server(self.timeout)
         return Tracker._given_up
 
     def _start_online(self) -> tuple[Any, str]:
@@ -188,11 +187,11 @@ class Tracker:
 
         return wandb.init(
             mode=mode,
-            **{key: self.settings[key] for key in ("project", "entity", "group", "tags")},
-            name=self.settings["run_name"],
+            **self.place,
+            name=self.run_name,
             config=self.config | {"versions": versions()},
             dir=str(self.folder),
-            id=self._id(),
+            id=run_id(self.folder),
             resume="allow" if self._resumed and mode == "online" else None,
             reinit="create_new",
             settings=wandb.Settings(
@@ -204,16 +203,17 @@ class Tracker:
                 disable_git=True,
                 disable_code=True,
                 disable_job_creation=True,
-                init_timeout=self.settings["timeout"],
+                init_timeout=self.timeout,
                 finish_timeout=FINISH_TIMEOUT,
                 finish_timeout_raises=True,
             ),
         )
 
-    def _id(self) -> str:
-        """Return the folder's id, so that a resumed run goes on in the same W&B run."""
-        text = f"{platform.node()}:{self.folder.resolve()}"
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+def run_id(folder: Path) -> str:
+    """Return a folder's id, so that a resumed run goes on in the same W&B run."""
+    text = f"{platform.node()}:{folder.resolve()}"
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def kept_offline(mode: str) -> bool:

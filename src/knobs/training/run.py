@@ -82,9 +82,12 @@ def _as_one_of_many(config: dict, job: DictConfig) -> dict:
     """
     tracking, training = dict(config["tracking"]), dict(config["training"])
     folder = Path(job.runtime.output_dir).parent  # the sweep's
-    tracking["group"] = tracking["group"] or "-".join(folder.parts[-2:]).removeprefix("sweeps-")
-    tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
-    tracking["tags"] = [*tracking["tags"], *(tag for tag in tags if len(tag) <= MAX_TAG)]
+    if "group" in tracking:
+        group = "-".join(folder.parts[-2:]).removeprefix("sweeps-")
+        tracking["group"] = tracking["group"] or group
+    if "tags" in tracking:
+        tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
+        tracking["tags"] = [*tracking["tags"], *(tag for tag in tags if len(tag) <= MAX_TAG)]
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
         cores = os.cpu_count() or 1
         count = side_by_side if side_by_side > 0 else max(1, cores + 1 + side_by_side)
@@ -120,7 +123,8 @@ def execute(
                     prune([session])
                     session.save_when_due()
         finally:
-            line, seconds = session.tracker.wait(), time.perf_counter() - began
+            mirrored = session.tracker.label, session.tracker.wait()
+            seconds = time.perf_counter() - began
             if session.outcome:
-                screen.closing(out, folder, session.outcome.summary, line, seconds)
+                screen.closing(out, folder, session.outcome.summary, mirrored, seconds)
     return session.outcome

@@ -117,12 +117,19 @@ def hints(out: Console, lines: list[Any]) -> None:
         out.print(f"  [yellow]{'hint':<10}[/] {line}")
 
 
-def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float) -> None:
-    """Print how the run ended, what it cost, where its files are and what to do next."""
+def closing(
+    out: Console, folder: Path, summary: dict, mirrored: tuple[str, str], seconds: float
+) -> None:
+    """Print how the run ended, what it cost, where its files are and what to do next.
+
+    Args:
+        mirrored: where to, and how that ended; empty where it was not.
+    """
     objective, status = summary["objective"], summary["status"]
     value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
     speed = f"{summary['samples_per_second']:,} samples/s"
     checkpoints = ", checkpoints/" if (folder / "checkpoints").is_dir() else ""
+    label, line = mirrored
     look = f"wandb leet {folder}/wandb" if "offline" in line else f"cat {folder}/metrics.jsonl"
     resumable = status == "interrupted" and bool(checkpoints)
     rows = [
@@ -130,7 +137,7 @@ def closing(out: Console, folder: Path, summary: dict, line: str, seconds: float
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
         ("files", f"{folder}: metrics.jsonl, summary.json{checkpoints}"),
-        ("W&B", line),
+        (label, line),
         ("look", look),
         ("go on", f"python train.py resume={folder}" * resumable),
     ]

@@ -18,9 +18,10 @@ from knobs import build
 from knobs.data import Data
 from knobs.errors import DIVERGED, for_a_person
 from knobs.identity import identity, public
-from knobs.record import Record
+from knobs.record import Record, read_metrics
 from knobs.search.pruning import Pruner
-from knobs.tracking.tracker import Tracker, versions
+from knobs.tracking import Mirror, mirror
+from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop
 from knobs.training.loop import Run
 from knobs.training.screen import Screen
@@ -66,7 +67,7 @@ class Session:
         device: torch.device,
         about: dict[str, Any] | None = None,
         data: Data | None = None,
-        track: Callable[[dict, dict, Path], Any] = Tracker,
+        track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
     ):
         saved = config["resume"] and checkpoint.load_last(folder / "checkpoints")
         self.config, self.about = config, about or {"overrides": [], "choices": {}}
@@ -77,7 +78,8 @@ class Session:
         self.record.begin(
             _public(self.about) | {"identity": identity(config), "config": public(config)}
         )
-        self.tracker = track(config["tracking"], public(config), folder)
+        told = public(config)
+        self.tracker = track(told["tracking"], told, folder, read_metrics(folder))
         search, mode = config["search"], config["objective"]["mode"]
         self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
         if "run" in self.about and search["pruner"] not in ("auto", "none"):
