@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-COLUMNS = ("rank", "epoch", "sec", "status")  # of a leaderboard, beside the objective and the knobs
-
 
 def number(value: float, digits: int = 3) -> str:
     """Format so many significant digits, without an exponent where it can be done without."""
@@ -83,11 +81,15 @@ def as_text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace('"', "")
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Map each name to its last parts, as many as tell it from the others: optimizer.lr to lr."""
+def short_names(names: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
+    """Map each name to its last parts, as many as tell it from the others: optimizer.lr to lr.
+
+    Args:
+        taken: names of other things, which none becomes.
+    """
 
     def tails(name: str) -> list[str]:
         return [name.split(".", i)[-1] for i in range(name.count("."), -1, -1)]
 
-    seen = Counter(COLUMNS) + Counter(tail for name in names for tail in tails(name))
+    seen = Counter(taken) + Counter(tail for name in names for tail in tails(name))
     return {name: next((t for t in tails(name) if seen[t] == 1), name) for name in names}

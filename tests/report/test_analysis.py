@@ -12,7 +12,7 @@ from fake_sweeps import HOSTILE, add_run, fake_grid, fake_search, fake_study, ho
 from rich.console import Console
 
 from knobs.errors import ConfigError, StorageError
-from knobs.report import terminal
+from knobs.report import sections, terminal
 from knobs.report.__main__ import main
 from knobs.report.analysis import make, plain
 from knobs.report.checks import widened
@@ -288,7 +288,7 @@ def test_what_chose_a_setting_does_not_count_for_it(tmp_path):
         assert "(6)" not in shown
     rows = json.loads(page.with_name("report.json").read_text())["leaderboard"]
     assert [(row["n"], row["confirmed"]) for row in rows] == [(5, True), (5, True), (1, False)]
-    assert "Run 3: expect val/accuracy 0.9200, the best of 5 seeds (mean 0.9060)." in (
+    assert "Run 3: expect val/accuracy 0.9200, the best of 5 seeds (mean 0.9060); on " in (
         page.with_name("report.md").read_text()
     )
 
@@ -852,3 +852,28 @@ def test_numbers_are_said_with_the_digits_they_have():
     ]
     assert (loss.amount(0.0234), loss.sign) == ("0.023", -1)
     assert listed(["a", "b", "c", "d", "e"]) == "a, b, c, d and 1 more"
+
+
+def test_a_section_is_written_once_and_shown_everywhere(tmp_path, monkeypatch):
+    """The page, the terminal and Markdown show a section that none of them knows."""
+
+    def slowest(report):
+        runs = sorted(report.sweep.runs, key=lambda run: -run.seconds)[:2]
+        rows = tuple((run.id, f"{run.seconds:g} s") for run in runs)
+        return sections.Section("slow", "Slowest <runs>", ("By their time.",), ("run", "t"), rows)
+
+    monkeypatch.setattr(sections, "SECTIONS", (*sections.SECTIONS, slowest))
+    report = make([fake_grid(tmp_path / "s")])
+    run, cost = slowest(report).rows[0]
+    page = write(report, tmp_path / "out")
+    assert (
+        f"## Slowest &lt;runs&gt;\n\nBy their time.\n\n| run | t |\n|---|---|\n| {run} | {cost} |"
+        in (page.with_name("report.md").read_text())
+    )
+    html = page.read_text()
+    assert '<a href="#slow">Slow</a>' in html
+    assert '<h2>Slowest &lt;runs&gt;</h2>\n<p class="see">By their time.</p>' in html
+    assert f"<tr><td>{run}</td><td>{cost}</td></tr>" in html
+    assert f"{run} {cost}" in [
+        " ".join(line.split()) for line in screen(report, height=60).splitlines()
+    ]

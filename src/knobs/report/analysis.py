@@ -8,6 +8,7 @@ from typing import Any
 from knobs.report.checks import checks
 from knobs.report.conclusions import Importance, Report
 from knobs.report.importance.effects import importance
+from knobs.report.leaderboard import COLUMNS
 from knobs.report.next_steps import next_steps, recipe
 from knobs.report.read import read_sweep
 from knobs.report.records import Sweep
@@ -16,7 +17,6 @@ from knobs.report.verdict import verdict
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
 VERSION = 1  # of report.json
-OF_AN_ENTRY = ("rank", "mean", "sd", "n", "confirmed", "knobs", "best_epoch", "seconds", "status")
 
 
 def make(folders: Sequence[Path]) -> Report:
@@ -74,7 +74,7 @@ def plain(report: Report) -> dict[str, Any]:
             "test": tested(sweep, answer.winner),
         },
         "leaderboard": [
-            {name: getattr(entry, name) for name in OF_AN_ENTRY}
+            {column.name: getattr(entry, column.name) for column in COLUMNS}
             | {"runs": [run.folder.name for run in entry.runs]}
             for entry in sweep.entries
         ],

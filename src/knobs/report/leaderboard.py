@@ -14,18 +14,20 @@ Equal entries share a rank. Where a sweep has several objectives, each is ranked
 import csv
 import functools
 import io
+import itertools
 import json
 import statistics
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from knobs.identity import FILES, NOT_IDENTITY, under
-from knobs.report.records import UNREADABLE, Entry, RunRecord, knob_value
+from knobs.report.records import COLUMNS, UNREADABLE, Column, Entry, RunRecord, knob_value
 from knobs.storage import write_whole
-from knobs.words import as_text
+from knobs.words import as_text, short
 
 CSV = "leaderboard.csv"
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
@@ -122,16 +124,48 @@ def metric_of(entries: Sequence[Entry]) -> str:
     return metrics.pop() if len(metrics) == 1 else "objective"
 
 
+def _row(columns: Sequence[Column], knobs: Sequence[Any], cell: Callable[[Column], Any]) -> tuple:
+    """Return a cell a column, and one for each knob in the place of the knobs."""
+    groups = (knobs if column.name == "knobs" else [cell(column)] for column in columns)
+    return tuple(itertools.chain.from_iterable(groups))
+
+
+def table(
+    entries: Sequence[Entry], name: Callable[[str], str], together: bool = False
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the heads of a table of the leaderboard, and a row of texts for each entry.
+
+    Args:
+        name: a knob -> its column's head.
+        together: whether all knobs share one column, as `lr=0.1 width=64`.
+    """
+    if not entries:
+        return (), ()
+    finished = all(entry.status == "finished" for entry in entries)
+    shown = [c for c in COLUMNS if c.head and not (finished and c.name == "status")]
+    metric = metric_of(entries)
+    names = list(map(name, entries[0].knobs))
+    knobs = [list(map(short, entry.knobs.values())) for entry in entries]
+    if together:
+        knobs = [[" ".join(map("=".join, zip(names, one, strict=True)))] for one in knobs]
+        names = ["knobs"]
+    heads = _row(shown, names, lambda c: metric if c.name == "mean" else c.head)
+    return heads, tuple(
+        _row(shown, cells, lambda c, e=entry: c.text(e))
+        for entry, cells in zip(entries, knobs, strict=True)
+    )
+
+
 def as_csv(entries: Sequence[Entry]) -> str:
     """Return all entries, numbers in full. A knob that an entry lacks is empty, None is null."""
-    names = list(entries[0].knobs) if entries else []
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    left, right = ["rank", metric_of(entries), "sd", "n"], ["best_epoch", "seconds", "status"]
-    rows.writerow([*left, *names, *right])
+    columns, metric = [column for column in COLUMNS if column.in_csv], metric_of(entries)
+    names = list(entries[0].knobs) if entries else []
+    rows.writerow(_row(columns, names, lambda c: metric if c.name == "mean" else c.name))
     for e in entries:
-        knobs = map(as_text, e.knobs.values())
-        rows.writerow([e.rank, e.mean, e.sd, e.n, *knobs, e.best_epoch, e.seconds, e.status])
+        knobs = list(map(as_text, e.knobs.values()))
+        rows.writerow(_row(columns, knobs, lambda c, e=e: getattr(e, c.name)))
     return text.getvalue().encode(errors="replace").decode()  # JSON may hold half a character
 
 

@@ -2,11 +2,12 @@
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV
-from knobs.report.sentences import MARKS, answered, cells, decided, expected, ranked, row, what_ran
+from knobs.report.sections import Section, leaderboard, sections
+from knobs.report.sentences import MARKS, what_ran
 from knobs.words import printable
 
 FULL = 30  # lines of the leaderboard
@@ -15,54 +16,41 @@ FULL = 30  # lines of the leaderboard
 def markdown(report: Report) -> str:
     """Return report.md."""
     title = f"# {escaped(report.sweep.question or report.sweep.name)}"
-    return "\n".join([title, "", *answer(report), *_rest(report)]) + "\n"
+    rest = (line for section in sections(report)[1:] for line in _section(section))
+    return "\n".join([title, "", *answer(report), *rest])
 
 
 def answer(report: Report) -> Iterator[str]:
     """Return the lines that come first: the verdict and the leaderboard."""
-    sweep, verdict = report.sweep, report.verdict
-    yield from (f"**{escaped(verdict.headline)}**", "")
-    yield from (f"- {escaped(sentence)}" for sentence in verdict.more)
-    yield from ("", escaped(what_ran(sweep)) + ".", "", "## Leaderboard", "")
-    if basis := ranked(report):
-        yield from (escaped(basis), "")
-    names = list(sweep.entries[0].knobs) if sweep.entries else []
-    lines = map(row, sweep.entries[:FULL])
-    rows = [[*left, status] for *left, _epoch, _seconds, status in lines]
-    yield from _table(["rank", sweep.objective.metric, *names, "status"], rows)
-    if len(sweep.entries) > FULL:
-        yield from ("", f"and {len(sweep.entries) - FULL:,} more: {CSV}")
+    yield from (f"**{escaped(report.verdict.headline)}**", "")
+    yield from (f"- {escaped(sentence)}" for sentence in report.verdict.more)
+    yield from ("", escaped(what_ran(report.sweep)) + ".", "")
+    yield from _section(leaderboard(report))
 
 
-def _rest(report: Report) -> Iterator[str]:
-    if report.importance:
-        yield from ("", "## Which knob matters", "")
-        within = f"Among the runs of {report.about}. " if report.about else ""
-        yield from (escaped(f"{within}{decided(report)}"), "")
-        rows = [[knob.name, *cells(report, knob)] for knob in report.importance.knobs]
-        yield from _table(["knob", *answered(report.importance)], rows)
-    yield from ("", "## Checks", "")
-    for finding in report.findings:
+def _section(section: Section) -> Iterator[str]:
+    yield from (f"## {escaped(section.title)}", "")
+    for text in section.texts:
+        yield from (escaped(text), "")
+    if section.heads:
+        yield _row(section.heads)
+        yield f"|{'---|' * len(section.heads)}"
+        yield from map(_row, section.rows[:FULL])
+        more = len(section.rows) - FULL
+        yield from ("", f"and {more:,} more: {CSV}", "") if more > 0 else ("",)
+    for finding in section.findings:
         do = f" **{escaped(finding.do)}**" if finding.do else ""
         yield f"- {MARKS[finding.level]} {finding.check}: {escaped(finding.text)}{do}"
-    yield from ("", "## Next", "")
-    for advice in report.advice:
-        yield from (f"{escaped(advice.why)}:", "", *_code(advice.command), "")
-    if not report.advice:
-        yield from ("Nothing: the checks ask for no further runs.", "")
-    if recipe := report.recipe:
-        yield from ("## The best run again", "", escaped(f"{expected(report)}."), "")
-        if recipe.command:
-            yield from (*_code(recipe.command), "")
-        versions = [f"{name} {version}" for name, version in recipe.versions.items()]
-        yield escaped(", ".join([*versions, f"config {recipe.config_hash}"]))
+    yield from [""] * bool(section.findings)
+    for advice in section.advice:
+        yield from (f"{escaped(advice.why)}:", "") if advice.why else ()
+        yield from (*_code(advice.command), "")
+    if section.facts:
+        yield from (escaped(", ".join(map(" ".join, section.facts.items()))), "")
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(map(escaped, heads))} |"
-    yield f"|{'---|' * len(heads)}"
-    for texts in rows:
-        yield f"| {' | '.join(map(escaped, texts))} |"
+def _row(texts: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escaped, texts))} |"
 
 
 def _code(line: str) -> tuple[str, str, str]:

@@ -15,8 +15,9 @@ from importlib import resources
 from typing import Any
 
 from knobs.report.conclusions import Estimate, Report
-from knobs.report.plots.sections import sections
-from knobs.report.sentences import MARKS, answered, decided, expected, ranked, row, what_ran
+from knobs.report.plots.sections import sections as plots
+from knobs.report.sections import sections
+from knobs.report.sentences import MARKS, answered, what_ran
 from knobs.words import count, duration, listed, number, percent, printable
 
 LONGEST = 4000  # letters of a text
@@ -33,22 +34,28 @@ def page(report: Report) -> str:
         """Return the template's own markup as it is, all else cut short and printable."""
         return value if isinstance(value, Markup) else printable(str(value), LONGEST)
 
-    plots = sections(report)
+    plotted = plots(report)
     figures = {
         f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
-        for section in plots
+        for section in plotted
         for f in section.figures
     }
     plotly, packed = _plotly() if figures else ("", "")
     template, style, script = map(_file, ("page.html", "page.css", "page.js"))
     env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    shown = (about, answered, bars, count, decided, expected, leaderboard, listed, number, pairs)
-    env.globals |= {f.__name__: f for f in (*shown, ranked)}
+    shown = (about, answered, bars, count, leaderboard, listed, number, pairs)
+    env.globals |= {f.__name__: f for f in shown}
     files = {"style": Markup(style), "script": Markup(script), "packed": Markup(packed)}
     hashes = map(_hash, (script, plotly))
     return env.from_string(template).render(
-        report=report, plots=plots, marks=MARKS, figures=figures, hashes=hashes, **files
+        report=report,
+        plots=plotted,
+        sections=sections(report),
+        marks=MARKS,
+        figures=figures,
+        hashes=hashes,
+        **files,
     )
 
 
@@ -83,7 +90,7 @@ def about(report: Report) -> dict[str, str]:
 
 
 def leaderboard(report: Report) -> dict[str, Any]:
-    """Return the leaderboard: its knobs, and a setting a row with the places of its runs' dots."""
+    """Return what the page adds to the leaderboard: the places of each setting's dots."""
     sweep, winner = report.sweep, report.verdict.winner
     entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
@@ -94,12 +101,11 @@ def leaderboard(report: Report) -> dict[str, Any]:
     dots = [_dots(group, low - room, high + room) for group in values]
     winners = [entry.runs[0].setting == won for entry in entries]
     return {
-        "knobs": list(map(sweep.short, entries[0].knobs)) if entries else [],
-        "rows": list(zip(entries, map(row, entries), dots, winners, strict=True)),
+        "rows": list(zip(entries, dots, winners, strict=True)),
+        "knobs": len(entries[0].knobs) if entries else 0,
         "shown": SHOWN,
         "more": len(sweep.entries) - MOST,
         "confirmed": any(entry.confirmed for entry in entries),
-        "unfinished": any(entry.status != "finished" for entry in entries),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from knobs import metrics
 from knobs.errors import ConfigError
-from knobs.words import number, short, short_names
+from knobs.words import number, score, short, short_names
 
 UNREADABLE = "unreadable"
 GOOD = ("finished", "stopped_early")
@@ -228,6 +228,38 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard.
+
+    Args:
+        name: in leaderboard.csv and report.json, and the field of an Entry; in leaderboard.csv the
+            mean goes by the name of the metric.
+        head: in tables, where the mean goes by that name too; empty where it is not shown there.
+        text: an entry's cell in a table.
+        in_csv: whether leaderboard.csv has it.
+    """
+
+    name: str
+    head: str = ""
+    text: Callable[[Entry], str] = lambda entry: ""
+    in_csv: bool = True
+
+
+COLUMNS = (
+    Column("rank", "rank", lambda e: "-" if e.rank is None else str(e.rank)),
+    Column("mean", "mean", lambda e: score(e.mean, e.sd, e.n)),
+    Column("sd"),
+    Column("n"),
+    Column("confirmed", in_csv=False),
+    Column("knobs", "knobs"),  # a column each, but in report.json
+    Column("best_epoch", "epoch", lambda e: "" if e.best_epoch is None else str(e.best_epoch)),
+    Column("seconds", "sec", lambda e: "" if e.seconds is None else number(e.seconds, 2)),
+    Column("status", "status", lambda e: e.status),  # a table in which all finished has none
+)
+HEADS = tuple(column.head for column in COLUMNS if column.head)
+
+
+@dataclass(frozen=True)
 class Study:
     """The question of a study, and its arms: scientific value -> the space searched under it.
 
@@ -276,7 +308,7 @@ class Sweep:
     @functools.cached_property
     def _short(self) -> dict[str, str]:
         differing = self.entries[0].knobs if self.entries else ()
-        return short_names(list(dict.fromkeys([*self.knobs, *differing])))
+        return short_names(list(dict.fromkeys([*self.knobs, *differing])), HEADS)
 
     def short(self, knob: str) -> str:
         """Return a knob's name in few letters: lr for optimizer.lr."""

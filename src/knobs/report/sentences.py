@@ -3,11 +3,11 @@
 from collections import Counter
 
 from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
-from knobs.report.records import Entry, Sweep
-from knobs.words import count, listed, number, percent, score, short
+from knobs.report.records import Sweep
+from knobs.words import count, listed, number, percent
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
-COLUMNS = ("failure effect", "total-order effect", "expected gain")
+EFFECTS = ("failure effect", "total-order effect", "expected gain")
 
 
 def what_ran(sweep: Sweep) -> str:
@@ -49,18 +49,6 @@ def ranked(report: Report) -> str:
     )
 
 
-def row(entry: Entry) -> list[str]:
-    """Return a setting's line of the leaderboard: rank, value, knobs, epoch, seconds, status."""
-    return [
-        "-" if entry.rank is None else str(entry.rank),
-        score(entry.mean, entry.sd, entry.n),
-        *map(short, entry.knobs.values()),
-        "" if entry.best_epoch is None else str(entry.best_epoch),
-        "" if entry.seconds is None else number(entry.seconds, 2),
-        entry.status,
-    ]
-
-
 def expected(report: Report) -> str:
     """Return `Run 3: expect val/accuracy 0.9722`, and of how many seeds that run is the best."""
     recipe, objective, winner = report.recipe, report.sweep.objective, report.verdict.winner
@@ -71,8 +59,8 @@ def expected(report: Report) -> str:
 
 
 def answered(importance: Importance) -> tuple[str, ...]:
-    """Return COLUMNS, without the gain where no default was run that lies within the ranges."""
-    return COLUMNS if any(knob.gain for knob in importance.knobs) else COLUMNS[:2]
+    """Return EFFECTS, without the gain where no default was run that lies within the ranges."""
+    return EFFECTS if any(knob.gain for knob in importance.knobs) else EFFECTS[:2]
 
 
 def cells(report: Report, knob: KnobImportance) -> list[str]:
@@ -82,7 +70,7 @@ def cells(report: Report, knob: KnobImportance) -> list[str]:
     for effect, column in zip(answers, answered(report.importance), strict=False):
         if effect is None:
             texts.append("-")
-        elif column != COLUMNS[2]:
+        elif column != EFFECTS[2]:
             span = f"{100 * effect.low:.0f} to {100 * effect.high:.0f}"
             texts.append(f"{percent(effect.value)} ({span})")
         else:

@@ -8,12 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from knobs.report.conclusions import Report
-from knobs.report.leaderboard import metric_of
-from knobs.report.records import Entry
-from knobs.report.sentences import MARKS, answered, cells, decided, ranked, row, what_ran
-from knobs.words import COLUMNS, printable, short_names
+from knobs.report.leaderboard import table
+from knobs.report.records import HEADS, Entry
+from knobs.report.sections import Section, sections
+from knobs.report.sentences import MARKS, what_ran
+from knobs.words import printable, short_names
 
 TOP = 5
+NUMBERS = ("rank", "epoch", "sec")  # heads of the leaderboard's columns that are flush right
+WRAPPED = ("knobs", "status")  # and of those whose cells may take several lines
 
 
 def show(console: Console, report: Report, page: Path | None = None) -> None:
@@ -30,36 +33,36 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
 
 def _show(console: Console, report: Report, page: Path | None, depth: int) -> None:
     sweep, answer = report.sweep, report.verdict
-    gap = console.print if depth > 1 else lambda: None
     console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim")
     console.print(_line(answer.headline), style="bold")
     for sentence in answer.more if depth > 2 else answer.more[-1:]:
         console.print(_line(sentence))
-    gap()
-    leaderboard(console, sweep.entries[:depth])
-    if depth == TOP and (basis := ranked(report)):
-        console.print(_line(basis), style="dim")
-    if report.importance:
-        gap()
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for i, head in enumerate(("knob", *answered(report.importance))):
-            table.add_column(head, justify="right" if i else "left", no_wrap=True)
-        for knob in report.importance.knobs[:depth]:
-            table.add_row(*map(_line, (sweep.short(knob.name), *cells(report, knob))))
-        console.print(table)
-        console.print(_line(decided(report)))
-    if findings := [finding for finding in report.findings if finding.level != "ok"]:
-        gap()
+    for section in sections(report):
+        if section.on_screen:
+            _section(console, section, report, depth)
+    if page:
+        console.print(_line(f"page: {page}"), soft_wrap=True)
+
+
+def _section(console: Console, section: Section, report: Report, depth: int) -> None:
+    """Show a section that has more than words, with at most `depth` lines of each kind."""
+    findings = [finding for finding in section.findings if finding.level != "ok"]
+    if not (section.rows or findings or section.advice):
+        return
+    if depth > 1:
+        console.print()
+    if section.name == "leaderboard":
+        leaderboard(console, report.sweep.entries[:depth])
+    elif section.rows:
+        console.print(_table(section.heads, section.rows[:depth], right=section.heads[1:]))
+    for text in section.texts[: depth // 2 or 1]:
+        console.print(_line(text))
     for finding in findings[: depth - 1 or 1]:
         line = _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
         console.print(line, style="yellow" if finding.level == "act" else "")
-    gap()
-    if report.advice:
-        first = report.advice[0]
-        console.print(_line(f"next: {first.why}"))
-        console.print(_line(f"  {first.command}"), soft_wrap=True, style="cyan")
-    if page:
-        console.print(_line(f"page: {page}"), soft_wrap=True)
+    for advice in section.advice[:1]:
+        console.print(_line(f"next: {advice.why}"))
+        console.print(_line(f"  {advice.command}"), soft_wrap=True, style="cyan")
 
 
 def _line(text: str) -> Text:
@@ -73,34 +76,31 @@ def leaderboard(
     """Show the best entries, and where the rest is."""
     if not entries:
         return console.print("no runs")
-    table = _table(entries[:limit])
+    names = short_names(list(entries[0].knobs), HEADS)
+    shown = _leaderboard(entries[:limit], names)
     endless = console.options.update(max_width=10_000)
-    if console.measure(table, options=endless).minimum > console.width:
-        table = _table(entries[:limit], shared=True)
-    console.print(table, soft_wrap=False)
+    if console.measure(shown, options=endless).minimum > console.width:
+        shown = _leaderboard(entries[:limit], names, together=True)
+    console.print(shown, soft_wrap=False)
     if len(entries) > limit:
         where = f": {path}" if path else ""
         console.print(_line(f"and {len(entries) - limit:,} more{where}"), soft_wrap=True)
 
 
-def _table(entries: Sequence[Entry], shared: bool = False) -> Table:
-    """A column a knob, or if `shared` one for all of them, which can be as narrow as it must."""
-    names = list(short_names(list(entries[0].knobs)).values())
-    status = [] if all(entry.status == "finished" for entry in entries) else ["status"]
-    heads = ["rank", metric_of(entries), *(["knobs"] if shared else names), "epoch", "sec", *status]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _leaderboard(entries: Sequence[Entry], names: dict[str, str], together: bool = False) -> Table:
+    """A column a knob, or one for all `together`, which can be as narrow as it must."""
+    heads, rows = table(entries, names.__getitem__, together)
+    shown = _table(heads, rows, right=NUMBERS)
+    for entry, row in zip(entries, shown.rows, strict=True):
+        row.style = "red" if "diverged" in entry.status else "dim" if entry.rank is None else ""
+    return shown
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> Table:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(
-            _line(head),
-            justify="right" if head in COLUMNS[:3] else "left",
-            no_wrap=head not in ("knobs", "status"),
-            overflow="fold",
-        )
-    for entry in entries:
-        rank, value, *knobs, epoch, seconds, end = row(entry)
-        if shared:
-            knobs = [" ".join(f"{name}={knob}" for name, knob in zip(names, knobs, strict=True))]
-        cells = [rank, value, *knobs, epoch, seconds, end][: len(heads)]
-        style = "red" if "diverged" in end else "dim" if entry.rank is None else ""
-        table.add_row(*map(_line, cells), style=style)
-    return table
+        justify, no_wrap = "right" if head in right else "left", head not in WRAPPED
+        shown.add_column(_line(head), justify=justify, no_wrap=no_wrap, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(_line, row))
+    return shown
