@@ -131,7 +131,7 @@ NEW = {
     ),
     "a recipe of training": (
         "training",
-        "defaults:\n  - default\n  - _self_\n\nclip_norm: 1.0\naccumulate: 2",
+        "defaults:\n  - default\n  - _self_\n\nclip_norm: 1.0\ngradient_accumulation_steps: 2",
         ("clip_norm=0", "must be one of null, or a number > 0"),
         "",
     ),

@@ -1,7 +1,7 @@
 """train.py as a user runs it: exit codes, what is printed, what is left behind."""
 
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,27 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from trained import ENV, TRAIN
+from trained import train_py as run
 
-from knobs.record import read_metrics, read_summary
-
-ENV = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {
-    "OMP_NUM_THREADS": "1",
-    "WANDB_MODE": "disabled",
-    "PYTHONWARNINGS": "error::UserWarning",
-}
-TRAIN = [sys.executable, str(REPO / "train.py")]
-
-
-def run(cwd, *args, env=ENV, timeout=120):
-    return subprocess.run(
-        [*TRAIN, *args],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )
+from knobs.record import read_config, read_metrics, read_summary
+from knobs.storage import Lock
 
 
 def folders(cwd):
@@ -195,3 +179,69 @@ def test_a_config_of_the_users_own_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "SGD, lr 0.3" in done.stdout
+
+
+# ------------------------------------------------------------------ folders that hold a run
+def test_a_new_run_is_not_typed_into_the_folder_of_another(tmp_path):
+    assert run(tmp_path, "training.epochs=1", "hydra.run.dir=here").returncode == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()}
+    done = run(tmp_path, "training.epochs=1", "seed=1", "hydra.run.dir=here")
+    assert done.returncode == 2
+    assert "hydra.run.dir=here: holds a run already; resume=here goes on with it" in done.stderr
+    assert {p: p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()} == before
+    assert run(tmp_path, "task=preview", "hydra.run.dir=here").returncode == 0  # writes no run
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_refused_second_process_changes_nothing(resumed, tmp_path):
+    """Not even `.hydra/`: the lock comes before Hydra writes."""
+    words = ["training.epochs=3000", "hydra.run.dir=here"]
+    first = subprocess.Popen([*TRAIN, *words], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL)
+    here = tmp_path / "here"
+    while not (here / "checkpoints" / "last.safetensors").exists() and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)
+    before = {p: p.read_bytes() for p in here.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    second = ["resume=here", "training.epochs=4000"] if resumed else [*words, "seed=1"]
+    done = run(tmp_path, *second)
+    assert done.returncode == (9 if resumed else 2), done.stderr
+    after = {p: p.read_bytes() for p in here.rglob("*") if p.is_file() and p.suffix != ".lock"}
+    assert after == before
+    first.kill()
+    first.wait()
+
+
+def test_two_new_runs_in_one_new_folder_are_told_apart(tmp_path):
+    (tmp_path / "here").mkdir()
+    holder = Lock(tmp_path / "here" / "run.lock")
+    done = run(tmp_path, "training.epochs=1", "hydra.run.dir=here")
+    assert (done.returncode, "another process is writing this run" in done.stderr) == (9, True)
+    assert not (tmp_path / "here" / ".hydra").exists()
+    holder.release()
+    assert run(tmp_path, "training.epochs=1", "hydra.run.dir=here").returncode == 0
+
+
+def test_an_old_name_of_a_key_is_taken_as_its_new_one(tmp_path):
+    words = ["training.epochs=1", "hydra.run.dir=here"]
+    done = run(tmp_path, *words, "training.accumulate=2")
+    assert done.returncode == 0, done.stderr
+    new = "training.gradient_accumulation_steps=2"
+    assert f"training.accumulate=2 is {new} now, and is taken as that" in done.stderr
+    about = read_config(tmp_path / "here")
+    assert new in about["overrides"]
+    assert about["config"]["training"]["gradient_accumulation_steps"] == 2
+    (tmp_path / "own" / "training").mkdir(parents=True)
+    recipe = "# Mine.\ndefaults:\n  - default\n  - _self_\n\naccumulate: 2\n"
+    (tmp_path / "own" / "training" / "mine.yaml").write_text(recipe)
+    done = run(tmp_path, "--config-dir", "own", "training=mine")
+    assert done.returncode == 2
+    assert "training.accumulate=2: is training.gradient_accumulation_steps now" in done.stderr
+
+
+def test_a_run_without_its_hydra_folder_resumes_by_its_record(tmp_path):
+    assert run(tmp_path, "training.epochs=1", "seed=4", "hydra.run.dir=here").returncode == 0
+    shutil.rmtree(tmp_path / "here" / ".hydra")
+    done = run(tmp_path, "resume=here", "training.epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in read_metrics(tmp_path / "here")] == [1, 2]
+    assert read_config(tmp_path / "here")["config"]["seed"] == 4

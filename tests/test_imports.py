@@ -14,7 +14,7 @@ LAYERS = [
     {"__init__"}, {"sweep"}, {"stack"}, {"report"}, {"training"}, {"tracking", "cli"},
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization"},
-    {"targets", "identity", "metrics", "rng", "shape", "storage", "torchvision_shim", "late_compiler",
+    {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
      "words", "errors",},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 8, 7

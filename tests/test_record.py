@@ -1,11 +1,13 @@
 """The record of a run: metrics, summary, one writer at a time."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
+from conftest import REPO
 
 from knobs.config import command
 from knobs.errors import LockedError
@@ -30,7 +32,7 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
     }
     assert rows[-1]["step"] == 3 * 34
     summary = read_summary(folder)
-    assert summary == json.loads(json.dumps(outcome.summary))
+    assert summary == {"schema": 2} | json.loads(json.dumps(outcome.summary))
     assert summary["status"] == "finished"
     assert summary["objective"] == {
         "metric": "val/accuracy",
@@ -43,7 +45,8 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
     assert summary["versions"]["torch"].startswith("2.")
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
         "best.safetensors",
-        "last.pt",
+        "last.safetensors",
+        "manifest.json",
     ]
     assert not list(folder.rglob("*.partial"))
 
@@ -56,7 +59,7 @@ def test_the_config_is_there_before_the_run_ends_and_hides_secrets(tmp_path, mon
     choices = {"optimizer": "adam", "experiment": None}
     execute(plain, tmp_path, None, {"overrides": overrides, "choices": choices})
     written = read_config(tmp_path)
-    assert list(written) == ["overrides", "choices", "identity", "config"]
+    assert list(written) == ["schema", "overrides", "choices", "identity", "config"]
     assert written["overrides"] == [*overrides[:2], "<hidden>", "<hidden>"]
     assert written["choices"] == choices
     assert written["identity"] == identity(plain) == read_summary(tmp_path)["config_hash"]
@@ -78,7 +81,7 @@ def test_a_run_from_python_has_no_choices_and_a_resumed_one_says_what_changed(tr
 def test_a_run_that_breaks_off_has_its_config(tmp_path):
     record = Record(tmp_path)
     record.begin({"overrides": ["seed=1"]})
-    assert read_config(tmp_path) == {"overrides": ["seed=1"]}
+    assert read_config(tmp_path) == {"schema": 2, "overrides": ["seed=1"]}
     assert not (tmp_path / "summary.json").exists()
     record.finish({})
 
@@ -106,7 +109,7 @@ def test_a_second_writer_is_told_and_changes_nothing_until_the_first_is_killed(t
         assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
         first.send_signal(signal.SIGKILL)
     assert not held(tmp_path)
-    record = Record(tmp_path, epoch=1)
+    record = Record(tmp_path)
     record.log({"epoch": 2})
     record.finish({})
     assert read_metrics(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
@@ -114,10 +117,12 @@ def test_a_second_writer_is_told_and_changes_nothing_until_the_first_is_killed(t
 
 
 def test_a_record_that_cannot_begin_lets_the_folder_go(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
+    plain = command.checked(["tracking=local", "training.epochs=1"])
     with pytest.raises(IsADirectoryError):
-        Record(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+        execute(plain, tmp_path / "run")
+    assert not held(tmp_path / "run")
+    assert not (tmp_path / "run" / "run.lock").exists()
 
 
 def test_a_look_at_a_folder_leaves_nothing_there(tmp_path):
@@ -142,12 +147,43 @@ def test_how_a_run_ended(text, end, tmp_path):
     assert ended(tmp_path) == end
 
 
-def test_a_resumed_record_drops_what_will_come_again(tmp_path):
+def test_the_log_is_never_rewritten_and_the_last_row_of_an_epoch_counts(tmp_path):
     record = Record(tmp_path)
     for epoch in (1, 2, 3):
-        record.log({"epoch": epoch})
+        record.log({"epoch": epoch, "try": 1})
     record.finish({})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:
         file.write('{"epoch": 4, "trai')  # a crash
-    Record(tmp_path, epoch=2).finish({})
+    before = path.read_bytes()
+    record = Record(tmp_path)
+    assert record.earlier(2) == [{"epoch": 1, "try": 1}, {"epoch": 2, "try": 1}]
+    assert len(read_metrics(tmp_path)) == 3  # nothing is lost until it was computed again
+    record.log({"epoch": 3, "try": 2})
+    assert path.read_bytes() == before + b'\n{"epoch": 3, "try": 2}\n'
+    rows = [{"epoch": 1, "try": 1}, {"epoch": 2, "try": 1}, {"epoch": 3, "try": 2}]
+    assert read_metrics(tmp_path) == rows
+    record.restart()
+    assert read_metrics(tmp_path) == []
+    record.log({"epoch": 1, "try": 3})
+    record.finish({})
+    assert read_metrics(tmp_path) == [{"epoch": 1, "try": 3}]
+    assert path.read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize(
+    "line", ["", "x", "3", "[]", "null", '{"step": 1}', '{"epoch": "2"}', "[" * 9999]
+)
+def test_what_is_no_row_is_passed_over(line, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 2}}\n')
     assert read_metrics(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_nobody_but_the_storage_writes_files():
+    """One writer for every file: no other module opens one for writing, or lets a library do so."""
+    writes = re.compile(
+        r"""open\([^)]*["'][rb+]*[wax]|\.write_(text|bytes)\(|torch\.save\(|save_file\(|OmegaConf\.save\("""
+    )
+    sources = sorted((REPO / "src").rglob("*.py"))
+    found = [path.name for path in sources if writes.search(path.read_text())]
+    assert found == ["storage.py"]

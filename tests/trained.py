@@ -1,9 +1,33 @@
-"""Helpers for tests of the two loops: runs trained alone or together, and how far they are apart."""
+"""Helpers for tests: train.py in a process; runs trained alone or together, how far apart they are."""
+
+import os
+import subprocess
+import sys
 
 import torch
+from conftest import REPO
 
 from knobs.stack import loop as stack
 from knobs.training import loop
+
+ENV = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {
+    "OMP_NUM_THREADS": "1",
+    "WANDB_MODE": "disabled",
+    "PYTHONWARNINGS": "error::UserWarning",
+}
+TRAIN = [sys.executable, str(REPO / "train.py")]
+
+
+def train_py(cwd, *args, env=ENV, timeout=120):
+    return subprocess.run(
+        [*TRAIN, *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def solo(run):

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
-from knobs import ledger
+from knobs import ledger, record, storage
 from knobs.config import command
 from knobs.config.check import resolve
 from knobs.config.command import CONF
 from knobs.errors import CheckpointError, ConfigError, UserError, tell
-from knobs.identity import differences, job_of, under
+from knobs.identity import differences, job_of, key_of, under
+from knobs.record import defaults_since, renamed
 
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
@@ -52,10 +54,19 @@ def prepare(argv: list[str]) -> list[str]:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
-    lines = args.overrides
+    lines = [renamed(line) for line in args.overrides]
+    for old, new in zip(args.overrides, lines, strict=True):
+        if old != new:
+            print(f"knobs: {old} is {new} now, and is taken as that", file=sys.stderr)
+    argv = [*(arg for arg in argv if arg not in args.overrides), *lines]
+    args.overrides = lines
     resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
     folder = resumed[-1].partition("=")[2] if resumed else ""
     overrides = _resume(folder, args) if resumed else lines
+    began = _path(folder) if resumed else _sweep_folder(overrides)
+    stated = set(map(key_of, overrides))
+    older = defaults_since(began) if began else []
+    overrides = [*(line for line in older if key_of(line) not in stated), *overrides]
     folders = [Path(args.config_path).resolve() if args.config_path else CONF]
     folders += [Path(args.config_dir)] if args.config_dir else []
     grid = args.multirun or command.MULTIRUN in overrides
@@ -82,6 +93,8 @@ def prepare(argv: list[str]) -> list[str]:
         raise ConfigError(f"{count} in the config, nothing was run\n  " + "\n  ".join(faults))
     if resumed:
         _same_run(configs[0], folder)
+    if not grid and configs[0]["task"] == "train":
+        _hold(_path(configs[0]["hydra"]["run"]["dir"]), bool(resumed))
     return [*(arg for arg in argv if arg not in lines), *overrides]
 
 
@@ -100,18 +113,42 @@ def _is_study(lines: list[str], grid: bool) -> bool:
 
 def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     """Return the jobs of a sweep under way that are over, and need no second check."""
+    folder, retry = _sweep_folder(overrides), "retry_failed=true" in map(str.lower, overrides)
+    return ledger.done(folder, ledger.digest(folders), retry) if folder else set()
+
+
+def _sweep_folder(overrides: list[str]) -> Path | None:
+    """Return the folder that a command line names for a sweep."""
     values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
     named = f"outputs/sweeps/{values['sweep']}" if "sweep" in values else ""
-    folder = values.get("hydra.sweep.dir", named).strip("'\"")
-    retry = values.get("retry_failed", "").lower() == "true"
-    return ledger.done(Path(folder), ledger.digest(folders), retry) if folder else set()
+    folder = values.get("hydra.sweep.dir", named)
+    return _path(folder) if folder else None
+
+
+def _path(text: str) -> Path:
+    """Return a folder that an override names, quoted or not."""
+    return Path(text.strip("'\""))
+
+
+def _hold(path: Path, resumed: bool) -> None:
+    """Hold a run's folder before Hydra writes into it; the run then takes the lock over.
+
+    Raises:
+        ConfigError: a new run was typed into the folder of another. LockedError: another process
+            is writing there.
+    """
+    if not resumed and (path / record.CONFIG).exists():
+        more = f"resume={path} goes on with it, or name another folder"
+        raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
+    if path.is_dir():
+        storage.keep(record.hold(path))
 
 
 def _resume(folder: str, args: Namespace) -> list[str]:
     """Return the overrides that made the run in `folder`, with what the user changes."""
-    path = Path(folder.strip("'\""))
-    recorded = path / ".hydra" / "overrides.yaml"
-    if not recorded.is_file():
+    path = _path(folder)
+    before = _recorded(path)
+    if before is None:
         raise CheckpointError(f"resume={folder}: no run there (no .hydra/overrides.yaml)")
     if args.multirun:
         raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
@@ -121,15 +158,31 @@ def _resume(folder: str, args: Namespace) -> list[str]:
             raise ConfigError(
                 f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
             )
-    before = [o for o in OmegaConf.load(recorded) if not o.startswith("resume=")]
+    before = [o for o in before if not o.startswith("resume=")]
     return [*before, *changes, f"resume='{path}'", f"hydra.run.dir='{path}'"]
+
+
+def _recorded(path: Path) -> list[str] | None:
+    """Return the overrides that made a run, under the names of today; None where none are known."""
+    try:
+        lines = OmegaConf.load(path / ".hydra" / "overrides.yaml")
+    except (*record.BROKEN, YAMLError):
+        try:
+            lines = record.read_config(path)["overrides"]
+        except (*record.BROKEN, KeyError):
+            return None
+    return [renamed(str(line)) for line in lines]
 
 
 def _same_run(now: dict, folder: str) -> None:
     """Refuse to go on when conf/ has changed since the run began."""
-    recorded = OmegaConf.load(Path(folder.strip("'\"")) / ".hydra" / "config.yaml")
-    recorded.name = ""  # it names Hydra's choices, which are not in this file
-    paths = differences(resolve(recorded), now)  # `hydra` plays no part in them
+    try:
+        composed = OmegaConf.load(_path(folder) / ".hydra" / "config.yaml")
+        composed.name = ""  # it names Hydra's choices, which are not in this file
+        before = record.migrate(resolve(composed))
+    except (*record.BROKEN, YAMLError):
+        before = record.read_config(_path(folder))["config"]
+    paths = differences(before, now)  # `hydra` plays no part in them
     if changed := [path for path in paths if not under(path, RESUMABLE)]:
         raise ConfigError(
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "

@@ -79,6 +79,8 @@ def for_a_person(error: Exception) -> Exception:
     # torch's own class on an accelerator; on a CPU a RuntimeError with these words.
     starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in why
     if starved or isinstance(error, MemoryError):
-        smaller = "a smaller training.batch_size, or training.accumulate=2, may fit"
+        smaller = (
+            "a smaller training.batch_size, or training.gradient_accumulation_steps=2, may fit"
+        )
         return MemoryShortage(f"out of memory ({why}); {smaller}")
     return error

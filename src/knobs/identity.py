@@ -1,10 +1,12 @@
 """A run's identity, what makes two runs differ, and a config as others may see it."""
 
+import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 # Where a run is kept and shown, not what it computes: no part of its identity.
@@ -17,24 +19,99 @@ NOT_IDENTITY = (
 FILES = ("data.root", "data.path", "data.test_path", "init.path")
 # Overrides that say how a sweep goes about its jobs, not what a job is.
 NOT_THE_JOB = ("hydra", "sweep", "retry_failed")
+CONF = Path(__file__).parents[2] / "conf"
+KEYS = Path(__file__).with_name("schema.json")
+# Keys of a config that have another name now: old name -> new. Overrides, configs and records of
+# old names are read by it: see record.migrate.
+RENAMED = {"training.accumulate": "training.gradient_accumulation_steps"}
+FIRST_NAMES = {new: old for old, new in RENAMED.items()}
+# Schema -> defaults that it changed: key -> the default before. What began under an older schema
+# goes on with the defaults of that one.
+DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {}
+ABSENT = object()
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 
 def identity(config: dict) -> str:
-    """Hash what a run computes: its resolved config less NOT_IDENTITY."""
-    kept = {path: v for path, v in leaves(config) if not under(path, NOT_IDENTITY)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    """Hash what a run computes: its resolved config less NOT_IDENTITY, by its first names.
+
+    A key that is newer than KEYS counts only where it differs from its default, so that a new knob
+    makes no old run foreign. So runs of every schema have the identity they were born with.
+    """
+    return hashlib.sha256(json.dumps(computed(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def computed(config: dict) -> dict[str, Any]:
+    """Return path -> value of what makes a config's identity."""
+    kept = {}
+    for path, value in leaves(config):
+        name = FIRST_NAMES.get(path, path)
+        if not under(path, NOT_IDENTITY) and (name in _keys() or not _neutral(path, value)):
+            kept[name] = value
+    return kept
 
 
 def differences(a: dict, b: dict) -> list[str]:
     """Return the paths at which two configs' identities differ."""
-    left, right = dict(leaves(a)), dict(leaves(b))
+    left, right = computed(a), computed(b)
     absent = object()
-    return sorted(
-        path
-        for path in {*left, *right}
-        if left.get(path, absent) != right.get(path, absent) and not under(path, NOT_IDENTITY)
-    )
+    paths = {*left, *right}
+    return sorted(path for path in paths if left.get(path, absent) != right.get(path, absent))
+
+
+@functools.cache
+def _keys() -> frozenset[str]:
+    """Return the keys of conf/ when schema 2 began; schema.json has them, and never changes."""
+    return frozenset(json.loads(KEYS.read_text())["keys"])
+
+
+def _neutral(path: str, value: Any) -> bool:
+    """Return whether a key that came later has the default it came with."""
+    for defaults in DEFAULTS_BEFORE.values():  # the oldest first
+        if path in defaults:
+            return _same(value, defaults[path])
+    stated = _stated(path)
+    return bool(stated) and all(_same(value, default) for default in stated)
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, float) and isinstance(default, str):  # YAML reads 1e-3 as a word
+        try:
+            return float(default) == value
+        except ValueError:
+            return False
+    return json.dumps(value) == json.dumps(default)
+
+
+@functools.lru_cache(1024)
+def _stated(path: str) -> tuple[Any, ...]:
+    """Return the defaults that conf/ states for a key: of its group's default option, else of all.
+
+    An interpolation is no default: what it comes to depends on other keys.
+    """
+    import yaml  # late: a key that came later is rare
+
+    group, _, rest = path.partition(".")
+    main = yaml.safe_load((CONF / "config.yaml").read_text())
+    options = {
+        k: v for entry in main["defaults"] if isinstance(entry, dict) for k, v in entry.items()
+    }
+    files = sorted((CONF / group).glob("*.yaml"))
+    first = CONF / group / f"{options.get(group)}.yaml"
+    found: dict[Path, Any] = {}
+    for file in files:
+        node: Any = yaml.safe_load(file.read_text()) or {}
+        for part in rest.split("."):
+            node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
+        if node is not ABSENT:
+            found[file] = node
+    if not files:  # a key of config.yaml itself
+        node = main
+        for part in path.split("."):
+            node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
+        found = {} if node is ABSENT else {first: node}
+    values = (found[first],) if first in found else tuple(found.values())
+    return () if any("${" in str(value) for value in values) else values
 
 
 def public(config: Any, name: str = "") -> Any:

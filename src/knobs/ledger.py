@@ -6,10 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from knobs.record import BROKEN, ended
-from knobs.storage import Lock, write_whole
+from knobs.identity import FILES, identity, job_of, key_of, under
+from knobs.record import (
+    BROKEN,
+    CONFIG,
+    LEDGER,
+    SCHEMA,
+    NewerSchema,
+    as_json,
+    check_schema,
+    ended,
+    read_config,
+    write,
+)
+from knobs.storage import Lock
 
-LEDGER, LOCK = "sweep.json", "sweep.lock"
+LOCK = "sweep.lock"
+SEARCHED = ("default", "search")  # roles of the trials of a search
 
 
 @dataclass(frozen=True)
@@ -34,14 +47,18 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        text = json.dumps(asdict(self), indent=1, sort_keys=True)
-        write_whole(folder / LEDGER, text + "\n")
+        write(folder / LEDGER, as_json({"schema": SCHEMA} | asdict(self)), sync=True)
 
 
 def read(folder: Path) -> Ledger | None:
-    """Read a folder's sweep.json; None where there is none that can be read."""
+    """Read a folder's sweep.json; None where there is none that can be read.
+
+    Raises:
+        NewerSchema: a newer knobs wrote it.
+    """
     try:
         stored = json.loads((folder / LEDGER).read_text())
+        check_schema(stored, folder / LEDGER)
         jobs = {
             int(number): Entry(tuple(job["overrides"]), job["identity"])
             for number, job in stored["jobs"].items()
@@ -49,8 +66,55 @@ def read(folder: Path) -> Ledger | None:
         texts = [t for entry in jobs.values() for t in (entry.identity, *entry.overrides)]
         sound = all(isinstance(text, str) for text in [stored["conf"], *texts])
         return Ledger(stored["conf"], jobs) if sound and min(jobs, default=0) >= 0 else None
+    except NewerSchema:
+        raise
     except (*BROKEN, KeyError, TypeError, AttributeError):
         return None
+
+
+def known(folder: Path) -> tuple[Ledger, int]:
+    """Return a sweep's jobs: those of sweep.json, and those whose runs lie there without it.
+
+    A sweep.json that is damaged, lost or older than its runs costs nothing but a look at each
+    run's config.json.
+
+    Returns:
+        The jobs, and how many of them were found by their runs alone.
+    """
+    book, found = read(folder) or Ledger(""), 0
+    for path in folder.glob(f"*/{CONFIG}"):
+        number = path.parent.name
+        if not (number.isascii() and number.isdecimal()) or int(number) in book.jobs:
+            continue
+        try:
+            document = read_config(path.parent)
+            if document.get("run", {}).get("role") in SEARCHED:
+                continue  # its journal has it
+            lines = [line for line in document["overrides"] if not line.startswith("resume=")]
+            job = job_of(lines)
+            book.jobs[int(number)] = Entry(job, name_of(document["identity"], job))
+            found += 1
+        except (*BROKEN, KeyError, TypeError, AttributeError):
+            continue  # no run of knobs, or one that cannot be told from others
+    return book, found
+
+
+def name_of(identity: str, job: Sequence[str]) -> str:
+    """Return a run's identity within a sweep, where files named on the command line differ."""
+    files = [line for line in job if under(key_of(line), FILES)]
+    return " ".join([identity, *files])
+
+
+def holds(folder: Path, config: dict) -> bool:
+    """Return whether a run's folder is that of this config, by what it has recorded.
+
+    A folder without a readable config.json holds no run.
+    """
+    try:
+        document = read_config(folder)
+        return identity(config) in (document["identity"], identity(document["config"]))
+    except (*BROKEN, KeyError, TypeError, AttributeError):
+        return False
 
 
 def status(folder: Path) -> str:

@@ -1,15 +1,23 @@
-"""Read and write run folders; nothing else does."""
+"""Read and write run folders; nothing else does.
+
+Every file of knobs is written by `write`, whole, or by `append`, line by line.
+"""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knobs import storage
-from knobs.storage import write_whole
+from knobs.errors import UserError
+from knobs.identity import DEFAULTS_BEFORE, RENAMED
+from knobs.storage import append, as_json, write
 
+SCHEMA = 2  # of configs and records; `migrate` knows the names of those before
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
 LOCK = "run.lock"  # while a run is under way
+LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
 CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
@@ -17,6 +25,62 @@ FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
+# ------------------------------------------------------------------ older formats
+class NewerSchema(UserError):
+    """A file that a newer knobs wrote."""
+
+
+def check_schema(document: dict[str, Any], path: Path) -> None:
+    """Refuse what a newer knobs wrote: it would be misread.
+
+    Raises:
+        NewerSchema: saying so.
+    """
+    schema = document.get("schema", 1)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise NewerSchema(f"{path}: has schema {schema}, this knobs reads {SCHEMA}; update knobs")
+
+
+def migrate(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config of any schema under the names of today.
+
+    The only place that knows old names. What a config of an older schema lacks stays out: such a
+    key was added with a default that changes nothing.
+    """
+    moved = {
+        section: dict(node) if isinstance(node, dict) else node for section, node in config.items()
+    }
+    for old, new in RENAMED.items():
+        section, _, key = old.partition(".")
+        node = moved.get(section)
+        if isinstance(node, dict) and key in node:
+            node[new.partition(".")[2]] = node.pop(key)
+    return moved
+
+
+def renamed(override: str) -> str:
+    """Return an override under the names of today: `training.accumulate=2` as it is written now."""
+    prefix = override[: len(override) - len(override.lstrip("+~"))]
+    key, equals, value = override[len(prefix) :].partition("=")
+    return f"{prefix}{RENAMED.get(key, key)}{equals}{value}"
+
+
+def defaults_since(folder: Path) -> list[str]:
+    """Return overrides that keep the defaults under which a run or a sweep in a folder began."""
+    schemas = [SCHEMA]
+    for name in (CONFIG, LEDGER, STUDY):
+        try:
+            schemas.append(int(json.loads((folder / name).read_text()).get("schema", 1)))
+        except (*BROKEN, TypeError, AttributeError):
+            continue
+    kept: dict[str, Any] = {}
+    for schema, defaults in DEFAULTS_BEFORE.items():
+        if schema > min(schemas):
+            kept = defaults | kept  # the oldest counts
+    return [f"{key}={json.dumps(value)}" for key, value in kept.items()]
+
+
+# ------------------------------------------------------------------ a run's folder
 class Record:
     """A run's folder, held by one process at a time.
 
@@ -24,43 +88,63 @@ class Record:
 
     Args:
         folder: of the run; made if it is not there.
-        epoch: metrics of later epochs are dropped: a resumed run writes them again.
 
     Raises:
         LockedError: another process is writing here.
     """
 
-    def __init__(self, folder: Path, epoch: int = 0):
+    def __init__(self, folder: Path):
         self.folder, self._metrics = folder, folder / METRICS
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = storage.Lock(folder / LOCK, "another process is writing this run")
-        try:
-            self.rewind(epoch)
-        except BaseException:
-            self._lock.release()
-            raise
+        self._lock = storage.take_over(folder / LOCK) or hold(folder)
 
-    def rewind(self, epoch: int) -> None:
-        """Drop the metrics of later epochs, and the summary: the run is under way again."""
-        rows = read_metrics(self.folder) if self._metrics.exists() else []
-        lines = (json.dumps(row).encode() + b"\n" for row in rows if row["epoch"] <= epoch)
-        self._metrics.write_bytes(b"".join(lines))
+    def release(self) -> None:
+        """Let the folder go: the run did not begin."""
+        self._lock.release()
+
+    def begin(self, document: dict[str, Any]) -> None:
+        """Write config.json: what the run is, for whoever reads it without Hydra.
+
+        A summary of before goes: the run is under way again.
+        """
+        write(self.folder / CONFIG, as_json({"schema": SCHEMA} | document))
+        append(self._metrics, b"")
         (self.folder / SUMMARY).unlink(missing_ok=True)
 
-    def begin(self, config: dict[str, Any]) -> None:
-        """Write config.json: what the run is, for whoever reads it without Hydra."""
-        write_whole(self.folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    def earlier(self, epoch: int) -> list[dict[str, Any]]:
+        """Return the epochs up to the one that the run goes on from."""
+        return [row for row in read_metrics(self.folder) if row["epoch"] <= epoch]
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one epoch."""
-        with self._metrics.open("ab") as file:
-            file.write(json.dumps(metrics).encode() + b"\n")
+        append(self._metrics, as_json(metrics, None))
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def restart(self) -> None:
+        """Void the epochs so far: the run begins again at its first step."""
+        if self._metrics.stat().st_size:
+            self.log({"epoch": 0})
+
+    def finish(self, summary: dict[str, Any], sync: bool = True) -> None:
         """Write summary.json whole, and let the folder go."""
-        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self._lock.release()
+        try:
+            write(self.folder / SUMMARY, as_json({"schema": SCHEMA} | summary), sync)
+        finally:
+            self._lock.release()
+
+
+def hold(folder: Path) -> storage.Lock:
+    """Hold a run's folder for this process alone.
+
+    Raises:
+        LockedError: another process is writing here.
+    """
+    return storage.Lock(folder / LOCK, "another process is writing this run")
+
+
+def resumable(folder: Path) -> bool:
+    """Return whether a run has a checkpoint to go on from: training/checkpoint.py writes them."""
+    return any((folder / CHECKPOINTS).glob("last*"))
 
 
 def held(folder: Path) -> bool:
@@ -91,18 +175,43 @@ def ended(folder: Path) -> Ended | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json: overrides, choices (group -> option), identity and resolved config."""
-    return json.loads((folder / CONFIG).read_text())
+    """Read config.json: overrides, choices (group -> option), identity and resolved config.
+
+    One of an older schema comes under the names of today.
+    """
+    document = json.loads((folder / CONFIG).read_text())
+    check_schema(document, folder / CONFIG)
+    if isinstance(document.get("config"), dict):
+        document["config"] = migrate(document["config"])
+    if isinstance(document.get("overrides"), list):
+        document["overrides"] = [renamed(str(line)) for line in document["overrides"]]
+    return document
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read one dict an epoch. A last line cut short by a crash is left out."""
-    rows = []
-    for line in (folder / METRICS).read_text().splitlines():
+    """Read one dict an epoch.
+
+    The log is never rewritten: a run that went on from an earlier epoch wrote later ones again, and
+    the last row of an epoch counts. A line cut short by a crash is left out.
+    """
+    return rows_of((folder / METRICS).read_bytes().splitlines())
+
+
+def rows_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return the rows that count of metrics.jsonl, as `read_metrics` does."""
+    rows: list[dict[str, Any]] = []
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            epoch = row["epoch"]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            continue
+        if not isinstance(epoch, int):
+            continue
+        while rows and rows[-1]["epoch"] >= epoch:
+            rows.pop()
+        if epoch > 0:  # 0 voids those before: see Record.restart
+            rows.append(row)
     return rows
 
 
@@ -113,4 +222,6 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place."""
-    return json.loads((folder / STUDY).read_text())
+    study = json.loads((folder / STUDY).read_text())
+    check_schema(study, folder / STUDY)
+    return study

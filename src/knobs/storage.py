@@ -1,4 +1,6 @@
-"""Files that processes share: written whole, appended to by lines, and locked.
+"""Files that processes share: written whole, appended to by lines, and locked. Nothing else writes.
+
+A reader finds the old file or the new one; of lines, those that were written whole.
 
 A lock file is held by one process, and freed by the system when that process ends. It never holds
 data: Windows lets nobody else read the locked byte. It is removed as it is released, so only a
@@ -6,30 +8,67 @@ killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
+import json
 import os
 import platform
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from knobs.errors import LockedError
 
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that nobody ever sees half-written."""
+def write(path: Path, data: bytes, sync: bool = False) -> None:
+    """Write a file that nobody ever sees half-written.
+
+    Args:
+        sync: whether it is to outlive a power cut; a millisecond, ten on a busy disk.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", newline="")
+    if partial.is_symlink():  # a foreign folder's: what it points to is not ours to write
+        partial.unlink()
+    with partial.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(partial, path)
 
 
-def open_lines(path: Path) -> BinaryIO:
-    """Open lines to read and append, freed of the half a line that a killed process left."""
-    file = path.open("a+b")
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0)
-    return file
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files outlive a power cut."""
+    if os.name == "nt":  # where folders are not opened
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append whole lines, on a line of their own where a killed process left half a one."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            data = data if file.read(1) == b"\n" else b"\n" + data
+        file.write(data)
+
+
+def cut_half_line(path: Path) -> None:
+    """Take off the half a line that a killed process left, for readers that refuse it."""
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def as_json(document: Any, indent: int | None = 1) -> bytes:
+    """Return plain data as a JSON text that ends its line."""
+    return json.dumps(document, indent=indent).encode() + b"\n"
+
+
+_MINE: dict[Path, "Lock"] = {}  # taken by this process before what they are for has begun
 
 
 class Lock(contextlib.AbstractContextManager):
@@ -47,7 +86,7 @@ class Lock(contextlib.AbstractContextManager):
     def __init__(self, path: Path, refusal: str = "held by {who}", wait: bool = False):
         from filelock import lock_descriptor  # 20 ms to import, for which --help need not wait
 
-        self._path, self._file = path, path.open("a+b", buffering=0)
+        self.path, self._file = path, path.open("a+b", buffering=0)
         while lock_descriptor(self._file.fileno(), blocking=wait, poll_interval=POLL):
             if os.fstat(self._file.fileno()).st_nlink:
                 self._file.truncate(0)
@@ -66,7 +105,7 @@ class Lock(contextlib.AbstractContextManager):
 
         if not self._file.closed:
             with contextlib.suppress(OSError):  # Windows keeps a file that is open
-                self._path.unlink()
+                self.path.unlink()
             unlock_descriptor(self._file.fileno())  # in a forked reader of data too
             self._file.close()
 
@@ -84,3 +123,13 @@ def held(path: Path) -> bool:
     except OSError:
         pass  # nobody holds what nobody may write
     return False
+
+
+def keep(lock: Lock) -> None:
+    """Keep a lock for `take_over`: a run's folder is held before Hydra writes into it."""
+    _MINE[lock.path.absolute()] = lock
+
+
+def take_over(path: Path) -> Lock | None:
+    """Return the lock of a path that this process has kept; None where there is none."""
+    return _MINE.pop(path.absolute(), None)

@@ -55,7 +55,7 @@ def faults(*overrides, grid=False):
     ("init=tensor init.path=none.pt", "init.path=none.pt: no such file"),
     ("data.val=0.6 data.test=0.5", "nothing is left to train on"),
     ("optimizer.lr", "optimizer.lr: cannot be read"),
-    ("training.accumulate=64", "training.accumulate=64: more microbatches than training.batch_size=32"),
+    ("training.gradient_accumulation_steps=64", "training.gradient_accumulation_steps=64: more microbatches than training.batch_size=32"),
     ("scheduler=plateau scheduler.interval=step", "scheduler.interval=step: the metric is measured once an epoch"),
     ("scheduler=plateau scheduler.monitor=val/acc", "scheduler.monitor=val/acc: a classification run has"),
     ("data=python_docs model=text_transformer model.heads=3", "model.heads=3: must divide model.embedding_dim=128"),

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path)
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     folder = tmp_path / SWEEPS / "s"
-    while process.poll() is None and not (folder / "1/checkpoints/last.pt").exists():
+    while process.poll() is None and not (folder / "1/checkpoints/last.safetensors").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGSTOP)
     code, told = sweep("sweep=s", *grid)
@@ -385,3 +386,49 @@ def test_a_run_too_large_for_memory_fails_alone(sweep):
     assert "out of memory" in out
     [done] = Path("outputs/sweeps").glob("*/*/*/summary.json")
     assert read_summary(done.parent)["status"] == "finished"
+
+
+# ------------------------------------------------------------------ a damaged index, foreign folders
+DAMAGE = {
+    "lost": None, "empty": "", "cut": "half", "null": "null", "a list": "[]", "no jobs": "{}",
+    "jobs lost": '{"conf": "x", "jobs": {}}', "noise": "\x00\x01 sweep",
+    "another's": '{"conf": "x", "jobs": {"0": {"overrides": ["seed=7"], "identity": "feed"}}}',
+}  # fmt: skip
+
+
+def test_a_damaged_index_is_rebuilt_from_the_runs(sweep, tmp_path):
+    grid = ["sweep=s", "optimizer=sgd,adam", "seed=0,1", "training.epochs=1"]
+    assert sweep(*grid)[0] == 0
+    folder = tmp_path / SWEEPS / "s"
+    index = (folder / "sweep.json").read_text()
+    jobs = json.loads(index)["jobs"]
+    before = {
+        p: p.read_bytes() for p in folder.rglob("*") if p.name in ("metrics.jsonl", "summary.json")
+    }
+    for name, text in DAMAGE.items():
+        path = folder / "sweep.json"
+        path.unlink() if text is None else path.write_text(index[:200] if text == "half" else text)
+        code, told = sweep(*grid)
+        assert code == 0, (name, told)
+        assert "4 runs ended before and left alone" in told, name
+        after = {p: p.read_bytes() for p in before}
+        assert after == before, name
+        rebuilt = json.loads(path.read_text())["jobs"]
+        assert {n: job["identity"] for n, job in rebuilt.items() if n in jobs} == {
+            n: job["identity"] for n, job in jobs.items()
+        }, name
+
+
+def test_a_folder_that_holds_another_run_is_left_alone(sweep, tmp_path):
+    grid = ["sweep=s", "seed=0,1", "training.epochs=1"]
+    assert sweep(*grid)[0] == 0
+    folder = tmp_path / SWEEPS / "s"
+    shutil.rmtree(folder / "1")
+    shutil.copytree(folder / "0", folder / "1")
+    before = (folder / "1" / "metrics.jsonl").read_bytes()
+    code, told = sweep(*grid)
+    assert code == 0, told
+    assert "its config.json is not that of its job" in told
+    assert "1 run ended before and left alone" in told
+    assert (folder / "1" / "metrics.jsonl").read_bytes() == before
+    assert read_config(folder / "2")["config"]["seed"] == 1

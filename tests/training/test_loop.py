@@ -14,7 +14,7 @@ from knobs import build, rng
 from knobs.config import command
 from knobs.errors import StorageError, for_a_person
 from knobs.models.layers import ELEMENTWISE
-from knobs.record import Record
+from knobs.record import Record, read_metrics
 from knobs.training import loop
 from knobs.training.checkpoint import load, load_last, restore, save_last, snapshot
 from knobs.training.run import execute
@@ -51,7 +51,7 @@ CASES = [
     *[[f"optimizer={o}", "training.batch_size=256"] for o in OPTIMIZERS],
     EVERYTHING,
     ["data.split_seed=3", "training.early_stopping.patience=2", *NOISY],
-    ["model=cnn", "regularization=batchnorm", "training.accumulate=2"],
+    ["model=cnn", "regularization=batchnorm", "training.gradient_accumulation_steps=2"],
 ]
 
 
@@ -65,10 +65,9 @@ def test_resume_is_bitwise_an_uninterrupted_run(overrides, make_run, tmp_path):
     steps = steps_per_epoch(len(broken.data.train), broken.training)
     with pytest.raises(loop.Interrupted):
         seen.extend(loop.fit(broken, interrupt_at(steps + steps // 2)))
-    path = tmp_path / "last.pt"
-    torch.save(snapshot(broken), path)
+    save_last(tmp_path / "checkpoints", snapshot(broken))
     resumed = make_run(*overrides)
-    restore(resumed, torch.load(path, weights_only=True))
+    restore(resumed, load_last(tmp_path / "checkpoints"))
     seen += loop.fit(resumed)
     assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
     assert_same_bits(resumed.best_weights, whole.best_weights)
@@ -89,8 +88,9 @@ def test_resume_of_a_recorded_run(tmp_path):
     (tmp_path / "broken" / "metrics.jsonl").write_text(text + '{"epo')
     save_last(tmp_path / "broken" / "checkpoints", snapshot(run))
     execute(plain | {"resume": "yes"}, tmp_path / "broken")
-    for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert read_metrics(tmp_path / "broken") == read_metrics(tmp_path / "whole")
+    best = "checkpoints/best.safetensors"
+    assert (tmp_path / "broken" / best).read_bytes() == (tmp_path / "whole" / best).read_bytes()
 
 
 def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
@@ -106,7 +106,7 @@ def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
 
 
 def test_accumulation_is_the_same_batch(make_run):
-    one, four = make_run(), make_run("training.accumulate=4")
+    one, four = make_run(), make_run("training.gradient_accumulation_steps=4")
     for run in (one, four):
         for x, y in loop.epoch_batches(run):
             loop.train_step(run, x, y)
@@ -229,7 +229,7 @@ def test_no_memory_is_exit_7_and_says_what_to_do():
         torch.empty(1 << 60)
     fault = for_a_person(error.value)
     assert fault.exit_code == 7
-    assert "training.accumulate=2" in str(fault)
+    assert "training.gradient_accumulation_steps=2" in str(fault)
     assert for_a_person(KeyError("x")).__class__ is KeyError
 
 

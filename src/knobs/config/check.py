@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from knobs import metrics, schedulers, targets
 from knobs.config import rules
 from knobs.errors import did_you_mean, first_line
-from knobs.identity import leaves, public
+from knobs.identity import RENAMED, leaves, public
 
 # Arguments that knobs gives to a target, besides those of the YAML.
 GIVEN = {
@@ -50,7 +50,9 @@ def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):
         rule = rules.rule(path, **where)
-        if rule and not rule.accepts(value):
+        if path in RENAMED:
+            yield f"{path}={_show(value)}: is {RENAMED[path]} now"
+        elif rule and not rule.accepts(value):
             yield f"{path}={_show(value)}: must be {rule.says}"
         elif not rule and not _inside_target(config, path):
             near = did_you_mean(path, rules.paths(where["folders"]))
@@ -113,9 +115,9 @@ def conflicts(config: dict) -> Iterator[str]:
     path = config["init"].get("path")
     if path and not Path(path).is_file():
         yield f"init.path={path}: no such file"
-    if (count := training["accumulate"]) > (size := training["batch_size"]):
+    if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
-        yield f"training.accumulate={count}: {more}"
+        yield f"training.gradient_accumulation_steps={count}: {more}"
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

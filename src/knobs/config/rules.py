@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONF = Path(__file__).parents[3] / "conf"
+from knobs.identity import CONF
+
 TEXTS = {
     "word": "(?s).+",
     "word of 1 to 64 characters": "(?s).{1,64}",

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from knobs.identity import FILES, NOT_IDENTITY, under
+from knobs.record import write
 from knobs.report.records import COLUMNS, UNREADABLE, Column, Entry, RunRecord, knob_value
-from knobs.storage import write_whole
 from knobs.words import as_text, short
 
 CSV = "leaderboard.csv"
@@ -171,4 +171,4 @@ def as_csv(entries: Sequence[Entry]) -> str:
 
 def write_csv(path: Path, entries: Sequence[Entry]) -> None:
     """Write leaderboard.csv."""
-    write_whole(path, as_csv(entries))
+    write(path, as_csv(entries).encode())

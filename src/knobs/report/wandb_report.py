@@ -21,9 +21,9 @@ from typing import Any
 
 from knobs.errors import UserError, first_line
 from knobs.identity import leaves, public
+from knobs.record import as_json, write
 from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
-from knobs.storage import write_whole
 from knobs.tracking import sync
 from knobs.tracking.tracker import BOUNDED, QUIET, kept_offline, no_account, no_server
 from knobs.words import printable
@@ -102,13 +102,13 @@ def _publish(folder: Path, shown: Contents) -> str:
     plain = json.loads(model.model_dump_json(by_alias=True, exclude_none=True))
     report.id = _earlier(folder, about)
     spec = about | {"title": report.title, "id": report.id, "spec": plain}
-    write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
+    write(folder / SPEC, as_json(spec))
     try:
         url = _save(report)
     except Exception as error:  # as many kinds as there are layers below
         raise _refused(public(printable(first_line(error))), folder) from None
     spec |= {"id": report.id, "url": url}
-    write_whole(folder / SPEC, json.dumps(spec, indent=1) + "\n")
+    write(folder / SPEC, as_json(spec))
     return url
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import StorageError
+from knobs.record import write as write_file
 from knobs.report.analysis import plain
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV, as_csv
 from knobs.report.markdown import markdown
 from knobs.report.page import page
 from knobs.report.records import Sweep
-from knobs.storage import write_whole
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
@@ -39,10 +39,7 @@ def write(report: Report, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            partial = folder / f"{name}.partial"
-            if partial.is_symlink():  # a foreign folder's: what it points to is not ours to write
-                partial.unlink()
-            write_whole(folder / name, text.encode(errors="replace").decode())
+            write_file(folder / name, text.encode(errors="replace"))
     except OSError as error:
         why = f"{folder}: cannot be written to ({error.strerror or error})"
         raise StorageError(f"{why}; name another: --out DIR") from None

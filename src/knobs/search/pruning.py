@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, open_lines
+from knobs.storage import Lock, append, as_json
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on
@@ -77,9 +77,10 @@ class Pruner:
         rung = {"rung": epoch, "epochs": epochs, "group": self.group}
         finite = {run: float(v) if math.isfinite(v) else None for run, v in values.items()}
         rows = [{"run": r, "value": finite[r], "bracket": b, **rung} for r, b in due.items()]
-        with Lock(self.folder / LOCK, wait=True), open_lines(self.folder / FILE) as file:
-            earlier = _rows(file)
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        path = self.folder / FILE
+        with Lock(self.folder / LOCK, wait=True):
+            earlier = _rows(path.read_bytes().splitlines()) if path.exists() else []
+            append(path, b"".join(as_json(row, None) for row in rows))
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):

@@ -33,7 +33,7 @@ from knobs.errors import ConfigError
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
-from knobs.storage import Lock, held, open_lines
+from knobs.storage import Lock, cut_half_line, held
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
@@ -336,5 +336,5 @@ def _storage(folder: Path | None) -> BaseStorage:
         return InMemoryStorage()
     path = folder / JOURNAL
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
-    open_lines(path).close()  # Optuna refuses half a line, for good once another follows
+    cut_half_line(path)  # Optuna refuses half a line, for good once another follows
     return JournalStorage(JournalFileBackend(str(path)))

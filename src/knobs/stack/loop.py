@@ -116,7 +116,7 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
 
 def backward(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the losses [K], no graph."""
-    count, total = stack.training["accumulate"], 0.0
+    count, total = stack.training["gradient_accumulation_steps"], 0.0
     for part_x, part_y in zip(x.chunk(count, 1), y.chunk(count, 1), strict=True):
         loss = batch_loss(stack, part_x, part_y) * (part_x.shape[1] / x.shape[1])
         loss.sum().backward()  # a sum: no row's gradient depends on how many others there are

@@ -32,9 +32,10 @@ from knobs.errors import (
     for_a_person,
     tell,
 )
-from knobs.identity import FILES, identity, job_of, key_of, under
-from knobs.ledger import Entry, Ledger
-from knobs.record import CONFIG, STUDY
+from knobs.identity import identity, job_of
+from knobs.ledger import Entry
+from knobs.record import CONFIG, STUDY, resumable, write
+from knobs.storage import Lock
 from knobs.sweep.jobs import Job
 from knobs.words import count
 
@@ -90,8 +91,19 @@ class SweepContext:
         except UserError as error:
             sys.exit(tell(error))
 
-    def make_folder(self) -> None:
-        """Make the sweep's folder, with its multirun.yaml.
+    def held_folder(self) -> Lock:
+        """Make the sweep's folder and hold it for this process alone, before it is written into.
+
+        Raises:
+            LockedError: another holds it.
+        """
+        self.make_folder(written=False)
+        lock = ledger.held(self.folder)
+        self.make_folder()
+        return lock
+
+    def make_folder(self, written: bool = True) -> None:
+        """Make the sweep's folder, with its multirun.yaml if it is to be `written`.
 
         Raises:
             StorageError: it cannot be made. ConfigError: its runs could not be found again.
@@ -103,7 +115,8 @@ class SweepContext:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from None
-        OmegaConf.save(self.master, self.folder / "multirun.yaml")
+        if written:
+            write(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.master).encode())
 
     def outstanding(self, jobs: list[list[str]], first: int = 0) -> dict[int, Job]:
         """Return the jobs that are to run, by their numbers; all are in sweep.json then.
@@ -115,7 +128,10 @@ class SweepContext:
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
         done = ledger.done(folder, digest, retry)
-        book = ledger.read(folder) or Ledger(digest)
+        book, found = ledger.known(folder)
+        if found:
+            there = "is not complete" if (folder / ledger.LEDGER).exists() else "is not there"
+            self.out.print(f"{ledger.LEDGER} {there}: {count(found, 'run')} known by what they are")
         book.conf = digest
         numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
         runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
@@ -128,7 +144,9 @@ class SweepContext:
                 counts[ENDED] += 1
                 continue
             new = job(lines, self.context, self.master)
-            name = _identity(new.config, key) if new.config else ""
+            name = ledger.name_of(identity(new.config), key) if new.config else ""
+            if name in numbers and self._foreign(folder / str(numbers[name]), new.config):
+                del book.jobs[numbers.pop(name)]
             new.number = numbers.get(name, last + 1)
             last = max(last, new.number)
             if new.number in todo:
@@ -140,7 +158,7 @@ class SweepContext:
                 counts[ENDED] += 1
                 counts[FAILED] += status == "failed"
             else:
-                if name in numbers and status != "failed" and has_checkpoint(run):
+                if name in numbers and status != "failed" and resumable(run):
                     new.config = new.config | {"resume": str(run)}
                     new.overrides = [*lines, f"resume='{run}'"]
                     counts[RESUMED] += 1
@@ -153,6 +171,14 @@ class SweepContext:
             if n:
                 self.out.print(f"{count(n, 'run')} {what}")
         return todo
+
+    def _foreign(self, run: Path, config: dict[str, Any]) -> bool:
+        """Return whether a folder holds another run than the job it belongs to; say so."""
+        if not (run / CONFIG).exists() or ledger.holds(run, config):
+            return False
+        line = f"{run}: its config.json is not that of its job; it is left alone, the job runs anew"
+        self.out.print(escape(line))
+        return True
 
     def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
         """Run jobs, and those of the supply; note their returns, and a signal that stopped them."""
@@ -236,27 +262,15 @@ def sweep(
     """
     under_way = SweepContext(launcher, context, master)
     with under_way.ending():
-        under_way.make_folder()
         folder = under_way.folder
         if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
             raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
-        with ledger.held(folder):
+        with under_way.held_folder():
             jobs = command.jobs(arguments)
             if not jobs:
                 raise ConfigError("the grid is empty: one of its overrides has no values")
             under_way.run(under_way.outstanding(jobs))
             return under_way.conclude()
-
-
-def has_checkpoint(run: Path) -> bool:
-    """Return whether a run can go on from where it was."""
-    return (run / "checkpoints" / "last.pt").is_file()
-
-
-def _identity(config: dict[str, Any], job: Sequence[str]) -> str:
-    """Return a run's identity within a sweep, where files named on the command line differ."""
-    files = [line for line in job if under(key_of(line), FILES)]
-    return " ".join([identity(config), *files])
 
 
 def _launch(jobs: dict[int, Job], launcher: Launcher, supply: Supply | None) -> list[JobReturn]:

@@ -38,7 +38,7 @@ FREE = {
 }
 ALIKE = {
     "training": (
-        *("batch_size", "drop_last", "accumulate", "precision", "channels_last"),
+        *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
         *("device", "threads", "deterministic"),
     ),
     "regularization": ("norm",),

@@ -24,6 +24,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from knobs.storage import write
+
 ROOT = logging.getLogger()
 
 
@@ -218,4 +220,4 @@ def _write(path: Path, config: Any) -> None:
     )
     if "\\" in text:  # libyaml escapes characters that PyYAML writes as they are
         text = OmegaConf.to_yaml(config)
-    path.write_text(text, encoding="utf-8")
+    write(path, text.encode())

@@ -153,7 +153,7 @@ class Launch:
                 with job.environment():
                     data = data or self.read(job.config)
                     track = self._mirrors.mirror
-                    session = Session(job.config, job.folder, device, job.about, data, track)
+                    session = Session(job.config, job.folder, device, job.about, data, track, True)
                 rows.append((job, session))
                 data = session.run.data
                 self._trackers.append(session.tracker)

@@ -20,16 +20,15 @@ from optuna.trial import TrialState
 
 from knobs import ledger
 from knobs.config import command
-from knobs.config.question import Plan
+from knobs.config.question import Plan, last_of_each
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import BROKEN, STUDY, ended, read_study
+from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, as_json, ended, read_study, resumable, write
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
-from knobs.storage import write_whole
-from knobs.sweep.grid import Supply, SweepContext, compose, has_checkpoint, job, resolved
+from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.jobs import Job
 
 FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
@@ -149,7 +148,8 @@ class StudyRunner:
         self._run(jobs)
         if not self.sweep.stopped and (winner := self._winner(jobs)):
             lines, place = winner
-            self._run([([*lines, "test=true"], {"arm": place["arm"], "role": "test"})])
+            lines = last_of_each([*lines, "test=true", "search.role=test"])
+            self._run([(lines, {"arm": place["arm"], "role": "test"})])
 
     def _finals(self) -> Iterator[PlacedJob]:
         """Yield the best of each arm, once a seed; where there is one arm, the default as well."""
@@ -182,7 +182,9 @@ class StudyRunner:
         return range(self.seed + 1, self.seed + 1 + self.plan.seeds)
 
     def _placed(self, arm: str, values: dict[str, Any], seed: int, **place: Any) -> PlacedJob:
-        return self.plan.job(arm, values, f"seed={seed}"), {"arm": arm, "seed": seed, **place}
+        more = [space.override(f"search.{key}", value) for key, value in place.items()]
+        lines = self.plan.job(arm, values, f"seed={seed}", space.override("search.arm", arm), *more)
+        return lines, {"arm": arm, "seed": seed, **place}
 
     def _note_what_differs(self, runs: Sequence[RunRecord], walked: Iterable[str]) -> None:
         """Say what all runs there have in common that this command line does not say."""
@@ -202,7 +204,7 @@ class StudyRunner:
         scores: dict[str, list[float]] = {}
         for lines, place in jobs:
             end = ended(self.folder / str(numbers.get(job_of(lines))))
-            key = json.dumps([line for line in lines if not line.startswith("seed=")])
+            key = json.dumps([line for line in lines if not line.startswith(("seed=", "search."))])
             candidates.setdefault(key, (lines, place))
             score = -math.inf if end is None or end.value is None else sign * end.value
             scores.setdefault(key, []).append(score)
@@ -246,7 +248,12 @@ class StudyRunner:
             },
             "runs": runs | {str(number): place for number, place in places.items()},
         }
-        write_whole(self.folder / STUDY, json.dumps(study, indent=1) + "\n")
+        write(self.folder / STUDY, as_json({"schema": SCHEMA} | study), sync=True)
+
+
+def _role(phase: str) -> str:
+    """Return a trial's role in the study, by what proposed it."""
+    return "default" if phase == "default" else "search"
 
 
 @dataclass
@@ -270,10 +277,14 @@ class Trials(Supply):
             for trial in trials:
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
+                job = self._job(trial, run)
+                if (run / CONFIG).exists() and job.config and not ledger.holds(run, job.config):
+                    why = "its config.json is not that of its trial; move it away"
+                    raise ConfigError(f"{run}: {why}, and the trial runs anew")
                 if ledger.settled(ledger.status(run), retry_failed=False):
                     self._tell(trial.run)  # killed between the run's end and its being told
                 else:
-                    jobs[trial.run] = self._job(trial, run)
+                    jobs[trial.run] = job
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
             self.coming = max(0, round(self.search.budget - self.search.spent()))
         return jobs
@@ -289,18 +300,18 @@ class Trials(Supply):
         for arm in self.study.plan.arms:
             for trial in self.search.trials(arm):
                 phase = trial.user_attrs["phase"]
-                role = "default" if phase == "default" else "search"
-                places[trial.user_attrs["run"]] = {"arm": arm, "role": role, "phase": phase}
+                place = {"arm": arm, "role": _role(phase), "phase": phase}
+                places[trial.user_attrs["run"]] = place
         return places
 
     def _job(self, trial: Trial, run: Path) -> Job:
         """Return a trial's job; it goes on from its checkpoint if it has one."""
         plan, pruner = self.study.plan, self.study.options["pruner"]
-        more = []
+        more = [f"search.role={_role(trial.phase)}", space.override("search.arm", trial.arm)]
         if trial.prunable and pruner != "none":
-            more = [f"search.pruner={pruner}", space.override("search.arm", trial.arm)]
+            more.append(f"search.pruner={pruner}")
         lines = plan.job(trial.arm, trial.values, *more)
-        if has_checkpoint(run):
+        if resumable(run):
             lines.append(f"resume='{run}'")
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep

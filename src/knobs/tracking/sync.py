@@ -26,7 +26,6 @@ from rich.text import Text
 from knobs import record
 from knobs.errors import INTERRUPTED, ConfigError, UserError, first_line, tell
 from knobs.identity import public
-from knobs.storage import write_whole
 from knobs.tracking.tracker import BOUNDED, QUIET, no_account, no_server
 from knobs.words import count, printable
 
@@ -304,7 +303,7 @@ def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: 
 def _noted(run: Mirrored, url: str, result: str) -> str:
     """Write down that a run is there, so that it need not be asked for again; return the result."""
     try:
-        write_whole(run.folder / "wandb" / ARRIVED, json.dumps(run.facts(url)) + "\n")
+        record.write(run.folder / "wandb" / ARRIVED, record.as_json(run.facts(url), None))
     except OSError:
         return f"{result} (not noted: the folder cannot be written to)"
     return result

@@ -1,7 +1,17 @@
-"""Weights on disk: best.safetensors, which loads back into a model, and last.pt, for resuming."""
+"""Weights on disk: best.safetensors, which loads into a model, and last.safetensors, to resume.
 
+Of each the one before is kept as well, and manifest.json, written after them, has their sizes and
+SHA-256. A file is whole if its bytes stand in the manifest, or if the digest that it carries is its
+own: a killed process may have written it after the manifest. One that is not whole is never
+believed: the one before takes its place, and that is said.
+"""
+
+import hashlib
 import json
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,45 +19,86 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knobs import record
+from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
 from knobs.training.loop import Progress, Run
 
-BEST, LAST = "best.safetensors", "last.pt"
+BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
+LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written
+UNSIGNED = "0" * 64  # stands where a file's own digest goes while it is computed
+log = logging.getLogger("knobs")
 
 
-def save_best(folder: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+def save_best(
+    folder: Path, weights: dict[str, Tensor], about: dict[str, Any], sync: bool = False
+) -> None:
     """Write best.safetensors.
 
     Args:
-        about: what `load` needs: the shape and the model's part of the config. One JSON text, since
-            safetensors writes several in an order that changes from run to run.
+        about: what `load` needs: the shape and the model's part of the config.
+        sync: as record.write has it.
     """
-    from safetensors.torch import save_file
+    plain = {name: w.detach().cpu().contiguous() for name, w in weights.items()}
+    _write(folder, BEST, plain, about, sync)
+
+
+def save_last(
+    folder: Path, state: dict, about: dict[str, Any] | None = None, sync: bool = False
+) -> None:
+    """Write last.safetensors.
+
+    Args:
+        state: of `snapshot`.
+        about: as of `save_best`: the best weights are here too, should their own file be lost.
+    """
+    tensors: dict[str, Tensor] = {}
+    more = {"state": encode(state, tensors), "epoch": state["progress"]["epoch"]}
+    _write(folder, LAST, tensors, (about or {}) | more, sync)
+
+
+def save_manifest(folder: Path, sync: bool = False) -> None:
+    """Write manifest.json: what the files beside it hold, once they are all written."""
+    files = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        data = path.read_bytes()
+        files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    document = {"schema": record.SCHEMA, "files": files}
+    record.write(folder / MANIFEST, record.as_json(document), sync)
+
+
+def _write(
+    folder: Path, name: str, tensors: dict[str, Tensor], about: dict[str, Any], sync: bool
+) -> None:
+    from safetensors.torch import save
 
     folder.mkdir(exist_ok=True)
-    plain = {name: w.detach().cpu().contiguous().clone() for name, w in weights.items()}
-    partial = folder / f"{BEST}.partial"
-    save_file(plain, partial, {"knobs": json.dumps(about)})
-    os.replace(partial, folder / BEST)  # a reader finds the old file or the new one, never half
+    # One JSON text: safetensors writes several in an order that changes from run to run.
+    data = save(_apart(tensors), {"knobs": json.dumps({"digest": UNSIGNED} | about)})
+    data = data.replace(UNSIGNED.encode(), _digest(data).encode(), 1)
+    if (folder / name).exists():
+        os.replace(folder / name, folder / _before(name))
+    record.write(folder / name, data, sync)
 
 
-def save_last(folder: Path, state: dict) -> None:
-    """Write last.pt: the state of `snapshot`."""
-    folder.mkdir(exist_ok=True)
-    partial = folder / f"{LAST}.partial"
-    torch.save(_compact(state), partial)
-    os.replace(partial, folder / LAST)
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share their memory, which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen or tensor.storage_offset() else tensor
+        seen.add(place)
+    return apart
 
 
-def _compact(state: Any) -> Any:
-    """Return the same, every view of a tensor copied: torch.save writes whole storages."""
-    if isinstance(state, dict):
-        return {name: _compact(value) for name, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_compact(value) for value in state)
-    if isinstance(state, torch.Tensor) and state.untyped_storage().nbytes() > state.nbytes:
-        return state.clone(memory_format=torch.contiguous_format)
-    return state
+def _before(name: str) -> str:
+    return name.replace(".", ".previous.", 1)
+
+
+def _digest(data: bytes) -> str:
+    """Return the SHA-256 of a file whose own digest is not in it yet."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def snapshot(run: Run) -> dict:
@@ -78,22 +129,35 @@ def restore(run: Run, state: dict) -> None:
         run.progress = Progress(**state["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = first_line(error)
-        raise CheckpointError(f"{LAST} does not fit this config: {reason}") from None
+        raise CheckpointError(f"the checkpoint does not fit this config: {reason}") from None
 
 
 def load_last(folder: Path) -> dict[str, Any]:
-    """Read last.pt, data only, to the CPU; what it is loaded into knows its own device.
+    """Read the newest state that is whole, to the CPU; what it is loaded into knows its device.
 
     Raises:
-        CheckpointError: it is not there, or not whole.
+        CheckpointError: there is none.
     """
-    path = folder / LAST
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the run kept no checkpoint to resume from")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
+    faults: list[str] = []
+    for name, tensors, about in _whole(folder, (LAST, _before(LAST)), faults):
+        try:
+            state = decode(about["state"], tensors)
+        except (KeyError, ValueError) as error:
+            faults.append(f"{folder / name}: {first_line(error)}")
+            continue
+        _tell(faults, f"{name}, of epoch {about.get('epoch')}, takes its place")
+        return state
+    path = folder / LAST_OF_SCHEMA_1
+    if path.is_file():
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            faults.append(f"{path}: cannot be read ({first_line(error)})")
+        else:
+            _tell(faults, f"{path.name} takes its place")
+            return state
+    missing = f"{folder / LAST}: no such file; the run kept no checkpoint to resume from"
+    raise CheckpointError("; ".join(faults) or missing)
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -103,24 +167,72 @@ def load(folder: str | Path) -> nn.Module:
         folder: a run's folder.
 
     Raises:
-        CheckpointError: no run, no checkpoint, or one that is not whole.
+        CheckpointError: no run, no checkpoint, or none that is whole.
     """
-    from safetensors import safe_open
-
     from knobs import build
     from knobs.shape import Shape
 
-    path = Path(folder) / "checkpoints" / BEST
-    if not path.is_file():
-        missing = "no such file; give the folder of a run that kept checkpoints"
-        raise CheckpointError(f"{path}: {missing}")
+    path, faults = Path(folder) / record.CHECKPOINTS, []
+    for name, weights, about in _whole(path, (BEST, LAST, _before(BEST), _before(LAST)), faults):
+        try:
+            if "state" in about:
+                weights = decode(about["state"]["best_weights"], weights)
+            shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
+            model = build.model(record.migrate(about["config"]), shape)
+            model.load_state_dict(weights)
+        except Exception as error:  # a missing key, weights of another model
+            faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")
+            continue
+        _tell(faults, f"{name}, of epoch {about.get('epoch')}, takes its place")
+        return model.eval()
+    missing = f"{path / BEST}: no such file; give the folder of a run that kept checkpoints"
+    raise CheckpointError("; ".join(faults) or missing)
+
+
+def _whole(
+    folder: Path, names: tuple[str, ...], faults: list[str]
+) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
+    """Yield the files that are whole: name, tensors, and what else they say; note the others."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    sums = _manifest(folder)
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+            size = int.from_bytes(data[:8], "little")
+            said = json.loads(data[8 : 8 + size])["__metadata__"]
+            about = json.loads(said["knobs"])
+            own = about.get("digest")
+            unsigned = data.replace(own.encode(), UNSIGNED.encode(), 1) if own else data
+            listed = hashlib.sha256(data).hexdigest() in sums
+            signed = own is not None and _digest(unsigned) == own
+            # Schema 1 had neither digest nor manifest.
+            if not (listed or signed or (own is None and not sums)):
+                faults.append(f"{path}: damaged, its SHA-256 is another")
+                continue
+            tensors = parse(data)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
+            faults.append(f"{path}: cannot be read ({first_line(error)})")
+            continue
+        yield name, tensors, about
+
+
+def _manifest(folder: Path) -> set[str]:
+    """Return the SHA-256 that manifest.json states; none where it cannot be read."""
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["knobs"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
-    except Exception as error:  # a Rust error, a missing key, bad JSON
-        raise CheckpointError(f"{path}: not a checkpoint of knobs ({error})") from None
-    model = build.model(about["config"], shape)
-    model.load_state_dict(weights)
-    return model.eval()
+        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        return {entry["sha256"] for entry in files.values()}
+    except (*record.BROKEN, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _tell(faults: list[str], instead: str) -> None:
+    """Say that an older checkpoint is used."""
+    if faults:
+        line = f"{'; '.join(faults)}; {instead}"
+        log.warning("%s", line)
+        print(f"knobs: {line}", file=sys.stderr)

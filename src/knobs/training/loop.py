@@ -144,7 +144,7 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
 
 def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the loss, without its graph."""
-    microbatches = run.training["accumulate"]
+    microbatches = run.training["gradient_accumulation_steps"]
     if microbatches == 1:
         loss = batch_loss(run, x, y)
         loss.backward()

@@ -14,15 +14,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from knobs import late_compiler
+from knobs import late_compiler, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.errors import ConfigError, UserError, for_a_person, tell
 from knobs.identity import public
+from knobs.record import LOCK
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine
 
+PLACE = ("role", "arm", "step", "knob")  # of a run in its study, as the search section has them
 MAX_TAG = 64  # characters, W&B's limit
 log = logging.getLogger("knobs")
 
@@ -53,12 +55,14 @@ def start(cfg: DictConfig) -> float | None:
             config = _as_one_of_many(config, job)
         # A job of a sweep may run in a thread that hands its run over, to train with others.
         train = getattr(threading.current_thread(), "train", execute)
-        outcome = train(config, folder, out, _about(job))
+        outcome = train(config, folder, out, _about(job, config["search"]))
     except Exception as error:
         fault = for_a_person(error)
         log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)
         if not alone or not isinstance(fault, UserError):
             raise
+        if kept := storage.take_over(folder / LOCK):  # the run did not come to take it
+            kept.release()
         if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
             shutil.rmtree(folder)  # nothing ran: Hydra's own files and a log of one error
         sys.exit(tell(fault))
@@ -67,12 +71,15 @@ def start(cfg: DictConfig) -> float | None:
     return outcome.value
 
 
-def _about(job: DictConfig) -> dict[str, Any]:
-    """Return how the command line made a run: its overrides, the options, its number in a sweep."""
+def _about(job: DictConfig, search: dict[str, Any]) -> dict[str, Any]:
+    """Return how the command line made a run: its overrides, the options, its place in a sweep."""
     choices = OmegaConf.to_container(job.runtime.choices)
     ours = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     about = {"overrides": list(job.overrides.task), "choices": ours}
-    return about if job.mode == RunMode.RUN else about | {"run": {"number": job.job.num}}
+    if job.mode == RunMode.RUN:
+        return about
+    place = {key: search[key] for key in PLACE if search["role"] is not None}
+    return about | {"run": {"number": job.job.num} | place}
 
 
 def _as_one_of_many(config: dict, job: DictConfig) -> dict:

@@ -18,8 +18,9 @@ from knobs import build
 from knobs.data import Data
 from knobs.errors import DIVERGED, for_a_person
 from knobs.identity import identity, public
-from knobs.record import Record, read_metrics
+from knobs.record import Record
 from knobs.search.pruning import Pruner
+from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop
@@ -28,7 +29,8 @@ from knobs.training.screen import Screen
 from knobs.training.setup import assemble
 
 log = logging.getLogger("knobs")
-SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a crash can cost
+SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
+SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Session:
         about: the overrides and choices that made the config; of a sweep's job also its number.
         data: what `config` names, where it has been read already.
         track: makes the mirror.
+        row: whether it is one of many in a stack, which sync two files each.
 
     Raises:
         UserError: data or a checkpoint that cannot be used; another process holds the folder.
@@ -68,24 +71,29 @@ class Session:
         about: dict[str, Any] | None = None,
         data: Data | None = None,
         track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
+        row: bool = False,
     ):
-        saved = config["resume"] and checkpoint.load_last(folder / "checkpoints")
-        self.config, self.about = config, about or {"overrides": [], "choices": {}}
-        self.run = assemble(config, data or build.data(config), device)
-        if saved:
-            checkpoint.restore(self.run, saved)
-        self.record = Record(folder, self.run.progress.epoch)
-        self.record.begin(
-            _public(self.about) | {"identity": identity(config), "config": public(config)}
-        )
-        told = public(config)
-        self.tracker = track(told["tracking"], told, folder, read_metrics(folder))
+        self.row, self.config, self.about = row, config, about or {"overrides": [], "choices": {}}
+        self.record = Record(folder)
+        try:
+            saved = config["resume"] and checkpoint.load_last(self.record.checkpoints)
+            self.run = assemble(config, data or build.data(config), device)
+            if saved:
+                checkpoint.restore(self.run, saved)
+            told = public(config)
+            self.record.begin(_public(self.about) | {"identity": identity(config), "config": told})
+        except BaseException:
+            self.record.release()
+            raise
+        earlier = self.record.earlier(self.run.progress.epoch)
+        self.tracker = track(told["tracking"], told, folder, earlier)
         search, mode = config["search"], config["objective"]["mode"]
         self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
         if "run" in self.about and search["pruner"] not in ("auto", "none"):
             self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
         self.outcome: Outcome | None = None  # once it is closed
-        self._saved = time.perf_counter()
+        self._saved = self._synced = time.perf_counter()
+        self._kept = 0  # the epoch of best.safetensors
 
     @contextmanager
     def fitting(self, out: Console) -> Iterator[tuple[Screen, Callable[[Run], None]]]:
@@ -129,19 +137,33 @@ class Session:
         if time.perf_counter() - self._saved > SAVE_SECONDS:
             self.save()
 
-    def save(self, whole: bool = True) -> None:
-        """Keep the best weights so far, and if `whole` what a resume needs."""
-        run, config = self.run, self.config
+    def save(self, whole: bool = True, last: bool = False) -> None:
+        """Keep the best weights so far, and if `whole` what a resume needs.
+
+        Args:
+            last: whether the run ends with this; what then is kept outlives a power cut. One that
+                is under way is kept so each SYNC_SECONDS.
+        """
+        run, config, folder = self.run, self.config, self.record.checkpoints
         self._saved = time.perf_counter()
         if not config["training"]["checkpoint"]:
             return
+        sync = last or self._saved - self._synced > SYNC_SECONDS
+        if sync:
+            self._synced = self._saved
+        all_of_it = last and not self.row  # of a row of a stack last.safetensors alone: it has all
+        parts = {name: config[name] for name in ("model", "activation", "regularization")}
+        about = {"shape": asdict(run.data.shape), "config": parts}
         if whole:
-            checkpoint.save_last(self.record.checkpoints, checkpoint.snapshot(run))
-        if run.best_weights:
-            parts = {name: config[name] for name in ("model", "activation", "regularization")}
-            shape, epoch = asdict(run.data.shape), run.progress.best_epoch
-            about = {"shape": shape, "config": parts, "epoch": epoch}
-            checkpoint.save_best(self.record.checkpoints, run.best_weights, about)
+            checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
+        if run.best_weights and run.progress.best_epoch != self._kept:
+            self._kept = run.progress.best_epoch
+            about = about | {"epoch": self._kept}
+            checkpoint.save_best(folder, run.best_weights, about, all_of_it or (sync and not whole))
+        if folder.exists():
+            checkpoint.save_manifest(folder, all_of_it)
+            if all_of_it:
+                sync_folder(folder)
 
     def close(
         self, status: str, failure: Exception | None = None, number: int = signal.SIGINT
@@ -160,7 +182,7 @@ class Session:
         if status == "failed":
             exit_code = getattr(for_a_person(failure), "exit_code", 1)
         else:
-            self.save(whole=status != "diverged")
+            self.save(whole=status != "diverged", last=True)
         summary = _summary(self.run, self.config, status)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
@@ -173,7 +195,8 @@ class Session:
     def restart(self) -> None:
         """Begin again at the first step, in the same folder."""
         self.run = assemble(self.config, self.run.data, self.run.device)
-        self.record.rewind(0)
+        self.record.restart()
+        self._kept = 0
 
 
 def prune(sessions: Sequence[Session]) -> None:
