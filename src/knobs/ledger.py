@@ -75,16 +75,16 @@ def read(folder: Path) -> Ledger | None:
 def known(folder: Path) -> tuple[Ledger, int]:
     """Return a sweep's jobs: those of sweep.json, and those whose runs lie there without it.
 
-    A sweep.json that is damaged, lost or older than its runs costs nothing but a look at each
-    run's config.json.
+    Each run's config.json says what it is. A sweep.json that is damaged, lost, older than its runs
+    or another's costs nothing.
 
     Returns:
-        The jobs, and how many of them were found by their runs alone.
+        The jobs, and how many of them sweep.json did not have, or had otherwise.
     """
     book, found = read(folder) or Ledger(""), 0
     for path in folder.glob(f"*/{CONFIG}"):
         number = path.parent.name
-        if not (number.isascii() and number.isdecimal()) or int(number) in book.jobs:
+        if not (number.isascii() and number.isdecimal()) or _agrees(book, int(number), path.parent):
             continue
         try:
             document = read_config(path.parent)
@@ -97,6 +97,19 @@ def known(folder: Path) -> tuple[Ledger, int]:
         except (*BROKEN, KeyError, TypeError, AttributeError):
             continue  # no run of knobs, or one that cannot be told from others
     return book, found
+
+
+def _agrees(book: Ledger, number: int, run: Path) -> bool:
+    """Return whether a run is the one that its number stands for; so is one that did not begin."""
+    entry = book.jobs.get(number)
+    if entry is None:
+        return False
+    try:
+        return read_config(run)["identity"] == entry.identity.partition(" ")[0]
+    except FileNotFoundError:
+        return True
+    except (*BROKEN, KeyError, TypeError, AttributeError):
+        return True  # killed as it began
 
 
 def name_of(identity: str, job: Sequence[str]) -> str:
@@ -138,7 +151,9 @@ def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
     return {
         entry.overrides
         for number, entry in ledger.jobs.items()
-        if entry.identity and settled(status(folder / str(number)), retry_failed)
+        if entry.identity
+        and settled(status(folder / str(number)), retry_failed)
+        and _agrees(ledger, number, folder / str(number))
     }
 
 

@@ -34,7 +34,7 @@ from knobs.errors import (
 )
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
-from knobs.record import CONFIG, STUDY, resumable, write
+from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.storage import Lock
 from knobs.sweep.jobs import Job
 from knobs.words import count
@@ -130,8 +130,8 @@ class SweepContext:
         done = ledger.done(folder, digest, retry)
         book, found = ledger.known(folder)
         if found:
-            there = "is not complete" if (folder / ledger.LEDGER).exists() else "is not there"
-            self.out.print(f"{ledger.LEDGER} {there}: {count(found, 'run')} known by what they are")
+            which = f"{count(found, 'run')} known by what they recorded"
+            self.out.print(f"{LEDGER} is not that of the runs that are here: {which}")
         book.conf = digest
         numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
         runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
@@ -145,8 +145,6 @@ class SweepContext:
                 continue
             new = job(lines, self.context, self.master)
             name = ledger.name_of(identity(new.config), key) if new.config else ""
-            if name in numbers and self._foreign(folder / str(numbers[name]), new.config):
-                del book.jobs[numbers.pop(name)]
             new.number = numbers.get(name, last + 1)
             last = max(last, new.number)
             if new.number in todo:
@@ -171,14 +169,6 @@ class SweepContext:
             if n:
                 self.out.print(f"{count(n, 'run')} {what}")
         return todo
-
-    def _foreign(self, run: Path, config: dict[str, Any]) -> bool:
-        """Return whether a folder holds another run than the job it belongs to; say so."""
-        if not (run / CONFIG).exists() or ledger.holds(run, config):
-            return False
-        line = f"{run}: its config.json is not that of its job; it is left alone, the job runs anew"
-        self.out.print(escape(line))
-        return True
 
     def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
         """Run jobs, and those of the supply; note their returns, and a signal that stopped them."""
