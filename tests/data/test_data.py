@@ -10,7 +10,7 @@ from sklearn import datasets
 
 from knobs import build, rng
 from knobs.config import command
-from knobs.data import Augment, prepare
+from knobs.data import Augment, preparation, prepare
 from knobs.errors import DataError
 
 
@@ -178,11 +178,11 @@ def test_text_vocabulary_is_the_training_splits(tmp_path):
 
 
 def test_tokens_and_ngrams():
-    assert prepare.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
-    assert prepare.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
-    ids = prepare.vocabulary([["b", "a", "b"], ["c"]], size=4, min_count=1)
+    assert preparation.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
+    assert preparation.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
+    ids = preparation.vocabulary({"b": 2, "a": 1, "c": 1}, size=4, min_count=1)
     assert ids == {"b": 2, "a": 3}
-    assert prepare.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
+    assert preparation.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
 
 
 def test_python_docs():
@@ -207,7 +207,7 @@ def test_image_folder_in_memory_and_streamed_are_the_same(tmp_path):
         "data=image_folder", f"data.root={tmp_path}", "data.size=8", "data.memory_gib=0"
     )
     order = [torch.arange(5), torch.arange(5, 9)]
-    for (x, y), (sx, sy) in zip(
+    for (x, y, _), (sx, sy, _) in zip(
         held.train.batches(order), streamed.train.batches(order), strict=True
     ):
         assert torch.allclose(x, sx, atol=1e-5)

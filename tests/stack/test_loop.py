@@ -381,7 +381,7 @@ def test_masks_are_those_of_the_solo_run():
 def test_a_batch_is_each_rows_own():
     runs = [make([*TABLE, f"seed={seed}"], torch.float64) for seed in (0, 1, 0)]
     rows = stack.Stack(runs)
-    x, y = next(stack.epoch_batches(rows))
+    x, y, _ = next(stack.epoch_batches(rows))
     for k, run in enumerate(rows.runs):
         order = torch.randperm(len(run.data.train), generator=rng.generator(run.seed, "order", 0))
         assert torch.equal(x[k], run.data.train.x[order[:32]])

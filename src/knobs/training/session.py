@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -16,9 +17,9 @@ from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import DIVERGED, for_a_person
+from knobs.errors import DIVERGED, DataError, for_a_person
 from knobs.identity import identity, public
-from knobs.record import Record, read_metrics
+from knobs.record import BROKEN, Record, read_config, read_metrics
 from knobs.search.pruning import Pruner
 from knobs.tracking import Mirror, mirror
 from knobs.tracking.tracker import versions
@@ -71,13 +72,17 @@ class Session:
     ):
         saved = config["resume"] and checkpoint.load_last(folder / "checkpoints")
         self.config, self.about = config, about or {"overrides": [], "choices": {}}
-        self.run = assemble(config, data or build.data(config), device)
+        data = data or build.data(config)
+        if saved:
+            _compare_data(folder, data)
+        self.run = assemble(config, data, device)
         if saved:
             checkpoint.restore(self.run, saved)
         self.record = Record(folder, self.run.progress.epoch)
-        self.record.begin(
-            _public(self.about) | {"identity": identity(config), "config": public(config)}
-        )
+        about = {"identity": identity(config), "config": public(config), "data": data.about()}
+        self.record.begin(_public(self.about) | about)
+        for name, content in data.preparation.save().items() if data.preparation else ():
+            _write_bytes(folder / name, content)
         told = public(config)
         self.tracker = track(told["tracking"], told, folder, read_metrics(folder))
         search, mode = config["search"], config["objective"]["mode"]
@@ -187,6 +192,29 @@ def prune(sessions: Sequence[Session]) -> None:
         values = {number: run.progress.best for number, run in runs.items()}
         for number in pruner.stops(values, epoch, epochs):
             runs[number].pruned = True
+
+
+def _compare_data(folder: Path, data: Data) -> None:
+    """Refuse to resume on other data than the run began with; older records do not tell.
+
+    Raises:
+        DataError: the content, the target or the split has another hash.
+    """
+    try:
+        before = read_config(folder)["data"]["hash"]
+    except (*BROKEN, LookupError, TypeError):
+        return
+    if before and data.hash and before != data.hash:
+        changed = "its content, target or split has changed since the run began"
+        mend = "put the old data back, or begin a new run"
+        raise DataError(f"data={data.name}: {changed} (hash {before}, now {data.hash}); {mend}")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that nobody ever sees half-written."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
