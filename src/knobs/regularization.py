@@ -71,7 +71,7 @@ def weighted(
     """Return the mean loss of a batch, (*); with weights w, (*, N), sum(w loss) / sum(w)."""
     if weight is None:
         return loss_of(outputs, targets, smoothing)
-    share = smoothing.unsqueeze(-1) if isinstance(smoothing, Tensor) else smoothing
+    share = torch.as_tensor(smoothing).to(outputs).unsqueeze(-1)  # each example a batch of its own
     losses = loss_of(outputs.unsqueeze(-2), targets.unsqueeze(outputs.ndim - 1), share)
     return (weight * losses).sum(-1) / _positive(weight.sum(-1))
 

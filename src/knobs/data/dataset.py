@@ -177,7 +177,8 @@ class Data:
     Args:
         kind: table, image or text.
         task: classification, multilabel or regression.
-        classes: their names in the order of the model's outputs; empty for regression.
+        classes: their names, or those of labels, in the order of the model's outputs; empty for
+            regression.
         target_mean, target_std: (T,) float64; a standardised regression target times the second
             plus the first is in its own unit. 0 and 1 where a target is no number.
         preparation: what made the tensors from raw rows; None where a data function gives none.

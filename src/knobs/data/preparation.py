@@ -23,6 +23,7 @@ VERSION = 1
 JSON, ARRAYS = "preparation.json", "preparation.safetensors"  # of a run's folder
 BLOCK = 65_536  # raw rows that are prepared at once
 MISSING = "missing"  # the category of an empty cell
+_TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
 MOST_PIXELS, MOST_TOKENS, MOST_NGRAMS = 2**14, 2**20, 3  # a side, an example, a token
 
 
@@ -64,7 +65,8 @@ def column_moments(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
     correction = np.array([values.sum() for values in off])
     variance = (np.array([(values**2).sum() for values in off]) - correction**2 / n) / n
     constant = variance <= n * eps * variance + (n * mean * eps) ** 2
-    return mean, np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
+    scale = np.sqrt(np.maximum(variance, 0))
+    return mean, np.where(constant & np.isfinite(variance), 1.0, scale)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Table:
                 mean, scale = column_moments(columns)
         for name, *both in zip(numbers, mean, scale, strict=True):
             if not np.isfinite(both).all():
-                raise DataError(f"{name}: numbers too large to standardise; drop it or scale it")
+                raise DataError(f"{name}: {_TOO_LARGE}")
         ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
         return cls(tuple(numbers), ordered, median, mean, scale)
 
@@ -131,13 +133,16 @@ class Table:
         """Return (n, features) float32.
 
         Raises:
-            DataError: a column is not there, or a cell of numbers holds none.
+            DataError: a column is not there, or a cell of numbers holds none or too large a one.
         """
         x = np.zeros((_count(block), self.width), np.float32)
         for i, name in enumerate(self.numbers):
             values = _numbers(block, name)
             values = np.where(np.isnan(values), self.median[i], values).astype(self.mean.dtype)
-            x[:, i] = (values - self.mean[i]) / self.scale[i]
+            with np.errstate(over="ignore"):
+                x[:, i] = (values - self.mean[i]) / self.scale[i]
+            if not np.isfinite(x[:, i]).all():
+                raise DataError(f"{name}: {_TOO_LARGE}")
         start = len(self.numbers)
         for name, known in self.levels.items():
             places = {level: start + i for i, level in enumerate(known)}

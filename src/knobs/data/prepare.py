@@ -196,7 +196,7 @@ def make_data(
     return Data(
         name, kind, task,
         Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary), *splits,
-        classes=list(target.classes) if task == "classification" else [],
+        classes=list(target.classes),
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,
         preparation=inputs and Preparation(inputs, target), hash=hash,

@@ -240,14 +240,17 @@ def train_epoch(
 def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     """Return each row's metrics of one split, as `name/metric`."""
     model, count = stack.model.eval(), len(stack.runs)
-    outputs, targets = [], []
+    outputs, targets, weights = [], [], []
     for batch in split.in_order(max(1, EVAL_NUMBERS // count)):
         x = each(batch.x, lambda values: values.expand(count, *values.shape))
         with stack.autocast():
             outputs.append(solo.at_least_fp32(model(x)))
         targets.append(batch.y)
-    data = stack.runs[0].data
-    rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
+        weights.append(batch.weight)
+    data, stacked, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
+    weight = None if weights[0] is None else torch.cat(weights)
+    std = data.target_std.to(stacked)
+    rows = metrics.evaluation(data.task, stacked, truth, std, weight=weight)
     return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
 
 

@@ -261,13 +261,16 @@ def add_losses(progress: Progress, losses: list[float], sizes: list[int]) -> Non
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     """Return the metrics of one split, as `name/metric`."""
     model = run.evaluated.eval()
-    outputs, targets = [], []
+    outputs, targets, weights = [], [], []
     for batch in split.in_order(EVAL_BATCH):
         with run.autocast():
             outputs.append(at_least_fp32(model(batch.x)))
         targets.append(batch.y)
-    data, stacked = run.data, torch.cat(outputs).unsqueeze(0)
-    values = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)[0]
+        weights.append(batch.weight)
+    data, stacked, truth = run.data, torch.cat(outputs).unsqueeze(0), torch.cat(targets)
+    weight = None if weights[0] is None else torch.cat(weights)
+    std = data.target_std.to(stacked)
+    values = metrics.evaluation(data.task, stacked, truth, std, weight=weight)[0]
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 

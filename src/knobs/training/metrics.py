@@ -9,14 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from knobs.regularization import LOSSES, weighted
 
-def evaluation(task: str, outputs: Tensor, targets: Tensor, target_std: Tensor) -> list[dict]:
+
+def evaluation(
+    task: str,
+    outputs: Tensor,
+    targets: Tensor,
+    target_std: Tensor | float,
+    weight: Tensor | None = None,
+) -> list[dict]:
     """Return the metrics of K runs on one split.
 
     Args:
         outputs: [K, N, outputs].
         targets: (N,), or (N, T).
         target_std: (T,), of a regression's standardised targets, in their own unit.
+        weight: (N,) of the examples, which the loss alone takes.
     """
     if task == "multilabel":
         columns = multilabel(outputs, targets)
@@ -24,6 +33,12 @@ def evaluation(task: str, outputs: Tensor, targets: Tensor, target_std: Tensor) 
         columns = regression(outputs, targets, target_std)
     else:
         columns = classification(outputs, targets)
+    if weight is not None:
+        weights, truth = (
+            weight.expand(outputs.shape[:2]),
+            targets.expand(len(outputs), *targets.shape),
+        )
+        columns["loss"] = weighted(LOSSES[task], outputs, truth, 0.0, weights).tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -73,7 +88,7 @@ def regression(outputs: Tensor, targets: Tensor, target_std: Tensor) -> dict[str
     Args:
         outputs: [K, N, T].
         targets: (N,) standardised, or (N, T).
-        target_std: (T,), one standard deviation, in the target's unit.
+        target_std: (T,), one standard deviation, in the target's unit; of the outputs' type.
     """
     if targets.ndim == 2:
         single = [
@@ -82,7 +97,6 @@ def regression(outputs: Tensor, targets: Tensor, target_std: Tensor) -> dict[str
         ]
         rows = {name: zip(*(one[name] for one in single), strict=True) for name in single[0]}
         return {name: list(map(statistics.fmean, values)) for name, values in rows.items()}
-    target_std = torch.as_tensor(target_std).to(outputs)
     error = outputs.squeeze(-1) - targets
     squared = (error**2).mean(1)
     variance = targets.var(correction=0)
