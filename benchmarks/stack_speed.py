@@ -97,8 +97,8 @@ def rows(run: Run, count: int) -> list[Run]:
 def solo_epoch(run: Run) -> int:
     """One epoch of knobs' own loop."""
     before = run.progress.step
-    for x, y in loop.epoch_batches(run):
-        loop.train_step(run, x, y)
+    for batch in loop.epoch_batches(run):
+        loop.train_step(run, *batch)
     run.progress.epoch += 1
     return run.progress.step - before
 
@@ -106,8 +106,8 @@ def solo_epoch(run: Run) -> int:
 def stack_epoch(stacked: Stack) -> int:
     """One epoch of every row."""
     before = stacked.runs[0].progress.step
-    for x, y in stack.epoch_batches(stacked):
-        stack.train_step(stacked, x, y)
+    for batch in stack.epoch_batches(stacked):
+        stack.train_step(stacked, *batch)
     for run in stacked.runs:
         run.progress.epoch += 1
     return (stacked.runs[0].progress.step - before) * len(stacked.runs)

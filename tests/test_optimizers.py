@@ -34,7 +34,7 @@ def twenty_batches(run):
 
 def by_hand(model, parts, batches):
     """The loop that anyone would write; a closure for LBFGS, which asks for one."""
-    for x, y in batches:
+    for x, y, _ in batches:
 
         def closure(x=x, y=y):
             model.zero_grad()
@@ -63,7 +63,7 @@ def test_twenty_steps_bit_for_bit(name, make_run):
     optimizer = from_yaml(name, model.parameters())
     for each in (optimizer, run.optimizer):
         optimizers.training_mode(each, True)
-    for x, y in batches:
+    for x, y, _ in batches:
         train_step(run, x, y)
     by_hand(model, [optimizer], batches)
     assert_same_bits(run.model, model)
@@ -80,7 +80,7 @@ def test_muon_is_torchs_muon_on_hidden_matrices_and_adamw_on_the_rest(make_run):
         O.AdamW(rest, lr=1e-3, weight_decay=0.1),
     ]
     batches = twenty_batches(run)
-    for x, y in batches:
+    for x, y, _ in batches:
         train_step(run, x, y)
     by_hand(model, parts, batches)
     assert_same_bits(run.model, model)

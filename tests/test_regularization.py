@@ -19,7 +19,7 @@ def gradients(run, x, y):
 
 def test_l1_gradient_is_coefficient_times_sign_on_weights_only(make_run):
     plain, penalised = make_run(), make_run("regularization.l1=0.01")
-    x, y = next(epoch_batches(plain))
+    x, y, _ = next(epoch_batches(plain))
     for parameter, a, b in zip(
         plain.model.parameters(), gradients(plain, x, y), gradients(penalised, x, y), strict=True
     ):
@@ -37,7 +37,7 @@ def test_l1_norm_value():
 def test_l2_is_the_optimizers_weight_decay(make_run):
     """One SGD step: w - lr (g + l2 w), biases included, as torch does it."""
     run = make_run("optimizer=sgd", "regularization=l2", "regularization.l2=0.1")
-    x, y = next(epoch_batches(run))
+    x, y, _ = next(epoch_batches(run))
     before = [p.detach().clone() for p in run.model.parameters()]
     slopes = gradients(run, x, y)
     train_step(run, x, y)
@@ -99,7 +99,7 @@ def test_mixup_weight_is_beta(alpha):
 
 def test_mixed_loss_weighs_both_targets(make_run):
     run = make_run("regularization=mixup")
-    x, y = next(epoch_batches(run))
+    x, y, _ = next(epoch_batches(run))
     rng.seed_global(7, run.device)
     found = batch_loss(run, x, y)
     mixed, partner, w = mixup(x, y, 0.2, rng_at(7))

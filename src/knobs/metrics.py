@@ -19,14 +19,19 @@ class Metric:
 
 
 METRICS = {
-    "loss": Metric(("classification", "regression"), "min"),
-    "accuracy": Metric(("classification",), "max", points=True),
+    "loss": Metric(("classification", "multilabel", "regression"), "min"),
+    "accuracy": Metric(("classification", "multilabel"), "max", points=True),
     "f1": Metric(("classification",), "max", points=True),
     "r2": Metric(("regression",), "max"),
     "rmse": Metric(("regression",), "min"),
     "mae": Metric(("regression",), "min"),
 }
-DEFAULT = {"classification": "val/accuracy", "regression": "val/r2"}  # task -> its objective
+# Task -> its objective.
+DEFAULT = {
+    "classification": "val/accuracy",
+    "multilabel": "val/loss",
+    "regression": "val/r2",
+}
 
 
 def of(task: str) -> tuple[str, ...]:

@@ -103,11 +103,16 @@ class Record:
         """Let the folder go: the run did not begin."""
         self._lock.release()
 
-    def begin(self, document: dict[str, Any]) -> None:
+    def begin(self, document: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
         """Write config.json: what the run is, for whoever reads it without Hydra.
 
         A summary of before goes: the run is under way again.
+
+        Args:
+            files: what else there is to say of it, by name.
         """
+        for name, data in (files or {}).items():
+            write(self.folder / name, data)
         write(self.folder / CONFIG, as_json({"schema": SCHEMA} | document))
         append(self._metrics, b"")
         (self.folder / SUMMARY).unlink(missing_ok=True)

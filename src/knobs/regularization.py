@@ -37,10 +37,61 @@ def squared_error(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 
     """Return the mean squared error, (*, N, 1) and (*, N) -> (*)."""
     if outputs.ndim == 2:
         return F.mse_loss(outputs.squeeze(-1), targets)
-    return ((outputs.squeeze(-1) - targets) ** 2).mean(-1)
+    return ((outputs.squeeze(-1) - targets) ** 2).flatten(outputs.ndim - 2).mean(-1)
 
 
-LOSSES = {"classification": cross_entropy, "regression": squared_error}
+def binary_cross_entropy(
+    outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0
+) -> Tensor:
+    """Return the mean binary cross-entropy of logits, (*, N, T) and (*, N, T) -> (*).
+
+    Args:
+        smoothing: share of each target that becomes 1/2; (*) where it differs.
+    """
+    share = smoothing[..., None, None] if isinstance(smoothing, Tensor) else smoothing
+    targets = (1 - share) * targets + share / 2
+    losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    return losses.flatten(outputs.ndim - 2).mean(-1)
+
+
+LOSSES = {
+    "classification": cross_entropy,
+    "multilabel": binary_cross_entropy,
+    "regression": squared_error,
+}
+
+
+def weighted(
+    loss_of: Callable[..., Tensor],
+    outputs: Tensor,
+    targets: Tensor,
+    smoothing: float | Tensor,
+    weight: Tensor | None,
+) -> Tensor:
+    """Return the mean loss of a batch, (*); with weights w, (*, N), sum(w loss) / sum(w)."""
+    if weight is None:
+        return loss_of(outputs, targets, smoothing)
+    share = torch.as_tensor(smoothing).to(outputs).unsqueeze(-1)  # each example a batch of its own
+    losses = loss_of(outputs.unsqueeze(-2), targets.unsqueeze(outputs.ndim - 1), share)
+    return (weight * losses).sum(-1) / _positive(weight.sum(-1))
+
+
+def share_of(
+    part: Tensor, part_weight: Tensor | None, whole: Tensor, weight: Tensor | None, dim: int = 0
+) -> float | Tensor:
+    """Return the share that a microbatch's mean loss has in its batch's: examples or weights.
+
+    Args:
+        part, whole: the targets of each, with the examples along `dim`.
+    """
+    if weight is None:
+        return part.shape[dim] / whole.shape[dim]
+    return part_weight.sum(-1) / _positive(weight.sum(-1))
+
+
+def _positive(total: Tensor) -> Tensor:
+    """Return sums of weights to divide by: where all weights are 0, the loss is 0 and no NaN."""
+    return total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:

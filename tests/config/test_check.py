@@ -12,6 +12,8 @@ from knobs.errors import ConfigError
 from knobs.identity import identity, public
 from knobs.schedulers import percent
 
+CSV = "data=csv data.path=t.csv data.task="
+
 
 def faults(*overrides, grid=False):
     return command.check_overrides(list(overrides), grid=grid)[1]
@@ -51,6 +53,19 @@ def faults(*overrides, grid=False):
     ("optimizer=nesterov optimizer.momentum=0", "optimizer: Nesterov momentum requires a momentum"),
     ("training.device=tpu9", "training.device: "),
     ("data=csv", "data.path: has no default; give data.path=VALUE"),
+    (f"{CSV}regression data.target=[a]", "data.target=[a]: a list is of two columns or more; one is data.target=COLUMN"),
+    (f"{CSV}regression data.target=[]", "data.target=[]: a list is of two columns or more"),
+    (f"{CSV}regression data.target=[a,b,a]", "data.target=[a, b, a]: a twice; name each column once"),
+    (f"{CSV}regression data.target=[a,b] data.drop=[b]", "data.drop=b: is a target; take it out of data.drop or"),
+    (f"{CSV}regression data.target=a data.drop=[a]", "data.drop=a: is a target"),
+    (f"{CSV}classification data.target=[a,b]", "data.target=[a, b]: a classification has one target; data.task=multilabel"),
+    (f"{CSV}multilabel data.target=a", "data.task=multilabel: needs a list of columns of 0 and 1"),
+    (f"{CSV}regression data.target=3", "data.target=3: must be a word, or a list of items, each a word"),
+    (f"{CSV}regression data.target=[a,3]", "data.target=['a', 3]: must be a word, or a list of items"),
+    (f"{CSV}regression data.target=a data.weight=a", "data.weight=a: has another part already; choose a column"),
+    (f"{CSV}sorting data.target=a", "data.task=sorting: must be one of classification, multilabel, regression"),
+    ("data=text_csv data.path=t model=text_bag data.weight=label", "data.weight=label: has another part already"),
+    ("data=text_csv data.path=t model=text_bag data.task=multilabel", "data.task=multilabel: needs a list"),
     ("init=tensor", "init.path: has no default; give init.path=VALUE"),
     ("init=tensor init.path=none.pt", "init.path=none.pt: no such file"),
     ("data.val=0.6 data.test=0.5", "nothing is left to train on"),

@@ -10,7 +10,7 @@ from sklearn import datasets
 
 from knobs import build, rng
 from knobs.config import command
-from knobs.data import Augment, prepare
+from knobs.data import Augment, preparation, prepare
 from knobs.errors import DataError
 
 
@@ -157,6 +157,70 @@ def test_csv_faults(content, overrides, message, tmp_path):
     assert error.value.exit_code == 3
 
 
+HEAD = "a,b,y,z,w\n"
+
+
+@pytest.mark.parametrize(("rows", "overrides", "message"), [
+    ("1,2,0,1,1\n2,3,1,0,\n", "data.weight=w", "t.csv, line 3: w=empty: a weight must be a number from 0"),
+    ("1,2,0,1,1\n\n2,3,1,0,-1\n", "data.weight=w", "t.csv, line 4: w=-1: a weight must be"),
+    ('1,"2\n3",0,1,1\n2,3,1,0,inf\n', "data.weight=w", "t.csv, line 4: w=inf: a weight must be"),
+    ("1,2,0,1,x\n2,3,1,0,1\n", "data.weight=w", "t.csv, line 2: w=x: a weight must be"),
+    ("1,2,0,1,1e39\n2,3,1,0,1\n", "data.weight=w", "line 2: w=1e[+]?39: a weight must be a number from 0 to 1e[+]30"),
+    ("1,2,0,1,0\n" * 5 + "2,3,1,0,0\n" * 5, "data.weight=w", r"line \d+: w=0, as in every row of the training split"),
+    ("1,2,0,1,1\n2,3,2,0,1\n", "data.target=[y,z] data.task=multilabel", "t.csv, line 3: y=2: must be 0 or 1"),
+    ("1,2,u,1,1\n2,3,2,0,1\n", "data.target=[y,z] data.task=multilabel", "t.csv: y is not a column of numbers"),
+    ("1,2,0,1,1\n2,3,1,,1\n", "data.target=[y,z] data.task=regression", "t.csv: 1 rows have no z"),
+    ("1,2,0,1,1\n2,3,inf,1,1\n", "data.target=y data.task=regression", "t.csv, line 3: y=inf: must be finite"),
+    ("1,2,0,7,1\n2,3,1,7,1\n" * 5, "data.target=[y,z] data.task=regression", "z is 7 in every training row"),
+    ("1,2,0,0,1\n2,3,1,0,1\n" * 5, "data.target=[y,z] data.task=multilabel", "z is 0 in every training row"),
+    ("1,2,0,7,1\n2,3,1,7,1\n" * 5, "data.target=z data.task=regression", "z is 7 in every training row"),
+    ("1,inf,0,7,1\n2,3,1,7,1\n" * 5, "", "b: an infinite number"),
+    ("1,1e300,0,7,1\n2,-1e300,1,7,1\n3,0,1,7,1\n" * 5, "", "b: numbers too large to standardise"),
+    ("1,2,0,1,1\n" * 9, "data.weight=v", "no column v; it has a, b, y, z, w"),
+])  # fmt: skip
+def test_targets_and_weights_at_fault(rows, overrides, message, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(HEAD + rows)
+    base = ["data=csv", f"data.path={path}", "data.target=y", "data.task=classification"]
+    with pytest.raises(DataError, match=message) as error:
+        load(*base, *overrides.split())
+    assert "\n" not in str(error.value)
+
+
+def test_a_fault_of_the_official_table_names_its_line(tmp_path):
+    for name, last in (("t", "1"), ("u", "-3")):
+        lines = [f"{i},{i % 2},1\n" for i in range(10)] + [f"1,1,{last}\n"]
+        (tmp_path / f"{name}.csv").write_text("x,label,w\n" + "".join(lines))
+    base = [f"data.path={tmp_path / 't.csv'}", f"data.test_path={tmp_path / 'u.csv'}"]
+    with pytest.raises(DataError, match="u.csv, line 12: w=-3: a weight must be"):
+        load("data=csv", *base, "data.target=label", "data.task=classification", "data.weight=w")
+    with pytest.raises(DataError, match="u.csv, line 12: w=-3: a weight must be"):
+        load("data=text_csv", *base, "data.text=x", "model=text_bag", "data.weight=w")
+
+
+def test_several_targets_and_weights_are_no_features(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"{i},{i * 2.5},{i % 2},{i % 5 == 0:d},{i % 4 + 0.5}" for i in range(50)]
+    path.write_text(HEAD + "\n".join(rows) + "\n")
+    base = ["data=csv", f"data.path={path}", "data.weight=w"]
+    data = load(*base, "data.target=[b,a]", "data.task=regression")
+    assert (data.shape.input, data.shape.outputs, data.classes) == ((2,), 2, [])
+    assert data.train.y.shape == (30, 2)
+    values = data.preparation.target.decode(data.train.y)
+    assert np.allclose(values[:, 0], 2.5 * values[:, 1], atol=1e-4)
+    order = values[:, 1].round().astype(int)
+    assert data.train.weight.tolist() == [i % 4 + 0.5 for i in order]
+    assert torch.allclose(data.train.y.mean(0), torch.zeros(2), atol=1e-6)
+    assert data.target_std.dtype == torch.float64
+    labels = load(*base, "data.target=[y,z]", "data.task=multilabel")
+    assert (labels.shape.input, labels.shape.outputs, labels.classes) == ((2,), 2, ["y", "z"])
+    assert labels.train.y.dtype == torch.float32
+    assert set(labels.train.y.unique().tolist()) == {0.0, 1.0}
+    one = load("data=csv", f"data.path={path}", "data.target=b", "data.task=regression")
+    assert one.train.y.shape == (30,)
+    assert one.target_std.shape == one.target_mean.shape == (1,)
+
+
 def test_text_vocabulary_is_the_training_splits(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(
@@ -178,11 +242,11 @@ def test_text_vocabulary_is_the_training_splits(tmp_path):
 
 
 def test_tokens_and_ngrams():
-    assert prepare.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
-    assert prepare.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
-    ids = prepare.vocabulary([["b", "a", "b"], ["c"]], size=4, min_count=1)
+    assert preparation.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
+    assert preparation.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
+    ids = preparation.vocabulary({"b": 2, "a": 1, "c": 1}, size=4, min_count=1)
     assert ids == {"b": 2, "a": 3}
-    assert prepare.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
+    assert preparation.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
 
 
 def test_python_docs():
@@ -207,7 +271,7 @@ def test_image_folder_in_memory_and_streamed_are_the_same(tmp_path):
         "data=image_folder", f"data.root={tmp_path}", "data.size=8", "data.memory_gib=0"
     )
     order = [torch.arange(5), torch.arange(5, 9)]
-    for (x, y), (sx, sy) in zip(
+    for (x, y, _), (sx, sy, _) in zip(
         held.train.batches(order), streamed.train.batches(order), strict=True
     ):
         assert torch.allclose(x, sx, atol=1e-5)

@@ -222,6 +222,25 @@ def test_image_augmentation_is_each_rows_own():
         assert compare([[*s, *crops] for s in settings])[0] < 1e-8
 
 
+@pytest.mark.parametrize("target", [
+    "data.target=[p,q] data.task=regression", "data.target=[l,m] data.task=multilabel",
+    "data.target=p data.task=regression", "data.target=l data.task=classification",
+])  # fmt: skip
+def test_weights_and_several_targets_are_each_rows_own(target, tmp_path):
+    """In microbatches, with mixtures; some weights are 0."""
+    draw, lines = torch.Generator().manual_seed(0), ["a,b,p,q,l,m,w"]
+    for i in range(100):
+        a, b = torch.randn(2, generator=draw).tolist()
+        lines.append(f"{a},{b},{a - b},{a * b},{int(a > 0)},{int(a > b)},{i % 4}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    base = ["data=csv", f"data.path={tmp_path / 't.csv'}", *target.split(), "data.weight=w",
+            "training.accumulate=3", "training.epochs=3"]  # fmt: skip
+    free = [["optimizer=momentum"], ["seed=1", "regularization.mixup=0.4"]]
+    if "regression" not in target:
+        free.append(["seed=2", "regularization.label_smoothing=0.1"])
+    assert compare([[*base, *more] for more in free])[0] < 1e-8
+
+
 def test_twenty_steps_float32():
     settings = [
         ["training.batch_size=64", "training.epochs=1", f"optimizer={name}", f"seed={i}"]
@@ -381,7 +400,7 @@ def test_masks_are_those_of_the_solo_run():
 def test_a_batch_is_each_rows_own():
     runs = [make([*TABLE, f"seed={seed}"], torch.float64) for seed in (0, 1, 0)]
     rows = stack.Stack(runs)
-    x, y = next(stack.epoch_batches(rows))
+    x, y, _ = next(stack.epoch_batches(rows))
     for k, run in enumerate(rows.runs):
         order = torch.randperm(len(run.data.train), generator=rng.generator(run.seed, "order", 0))
         assert torch.equal(x[k], run.data.train.x[order[:32]])

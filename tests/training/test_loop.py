@@ -108,7 +108,7 @@ def test_best_checkpoint_loads_in_two_lines(train, tmp_path):
 def test_accumulation_is_the_same_batch(make_run):
     one, four = make_run(), make_run("training.gradient_accumulation_steps=4")
     for run in (one, four):
-        for x, y in loop.epoch_batches(run):
+        for x, y, _ in loop.epoch_batches(run):
             loop.train_step(run, x, y)
     for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -116,7 +116,7 @@ def test_accumulation_is_the_same_batch(make_run):
 
 def test_overfits_one_batch(make_run):
     run = make_run("optimizer.lr=1e-2")
-    x, y = next(loop.epoch_batches(run))
+    x, y, _ = next(loop.epoch_batches(run))
     losses = [loop.train_step(run, x, y).item() for _ in range(60)]
     assert losses[-1] < 0.01 < losses[0]
 
@@ -133,7 +133,7 @@ def test_clipping(option, limit, make_run):
 def test_ema_is_the_formula_and_is_what_is_evaluated(make_run):
     run = make_run("training.ema=0.5", "optimizer=sgd")
     expected = None
-    for _, (x, y) in zip(range(5), loop.epoch_batches(run), strict=False):
+    for _, (x, y, _) in zip(range(5), loop.epoch_batches(run), strict=False):
         loop.train_step(run, x, y)
         now = run.model.head.weight.detach().clone()
         expected = now if expected is None else 0.5 * expected + 0.5 * now
@@ -161,17 +161,17 @@ def test_divergence_names_the_step_and_stops(make_run, train):
 def test_drop_last_and_steps(make_run):
     kept, dropped = make_run(), make_run("training.drop_last=true")
     n = len(kept.data.train)
-    assert [len(x) for x, _ in loop.epoch_batches(kept)][-1] == n % 32
-    assert {len(x) for x, _ in loop.epoch_batches(dropped)} == {32}
+    assert [len(x) for x, _, _ in loop.epoch_batches(kept)][-1] == n % 32
+    assert {len(x) for x, _, _ in loop.epoch_batches(dropped)} == {32}
     assert steps_per_epoch(n, kept.training) == n // 32 + 1
     assert steps_per_epoch(n, dropped.training) == n // 32
 
 
 def test_an_epoch_visits_every_example_once_in_a_new_order(make_run):
     run = make_run()
-    first = torch.cat([x for x, _ in loop.epoch_batches(run)])
+    first = torch.cat([x for x, _, _ in loop.epoch_batches(run)])
     run.progress.epoch = 1
-    second = torch.cat([x for x, _ in loop.epoch_batches(run)])
+    second = torch.cat([x for x, _, _ in loop.epoch_batches(run)])
     assert not torch.equal(first, second)
     key = lambda x: sorted(map(tuple, x.flatten(1).tolist()))  # noqa: E731
     assert key(first) == key(second) == key(run.data.train.x)

@@ -93,6 +93,8 @@ def conflicts(config: dict) -> Iterator[str]:
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":
         yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
 
+    yield from target_faults(data)
+
     smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
     if task == "regression" and smoothing:
         needs = f"needs classes, and {name} is a regression; set it to 0"
@@ -118,6 +120,28 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.gradient_accumulation_steps={count}: {more}"
+
+
+def target_faults(data: dict) -> Iterator[str]:
+    """Yield a line for targets that contradict each other, the task, or what is left out."""
+    target, task, weight = data.get("target"), data["task"], data.get("weight")
+    names = target if isinstance(target, list) else [target]
+    given = f"data.target={_show(target)}".replace("'", "")
+    if isinstance(target, list):
+        if len(names) < 2:
+            yield f"{given}: a list is of two columns or more; one is data.target=COLUMN"
+        elif task == "classification":
+            many = "data.task=multilabel takes several columns of 0 and 1, regression of numbers"
+            yield f"{given}: a classification has one target; {many}"
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{given}: {name} twice; name each column once"
+    elif task == "multilabel" and data["_target_"].startswith("knobs."):
+        yield "data.task=multilabel: needs a list of columns of 0 and 1: data=csv data.target=[A,B]"
+    for name in names:
+        if name is not None and name in data.get("drop", ()):
+            yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
+    if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
+        yield f"data.weight={weight}: has another part already; choose a column of weights"
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

@@ -1,5 +1,5 @@
 """Data sets: examples as tensors (or a stream of them), in training, validation and test splits."""
 
-from knobs.data.dataset import Augment, Data, Stream, Tensors
+from knobs.data.dataset import Augment, Batch, Data, Stream, Tensors, take
 
-__all__ = ["Augment", "Data", "Stream", "Tensors"]
+__all__ = ["Augment", "Batch", "Data", "Stream", "Tensors", "take"]

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
-from knobs.data.prepare import encode_targets, make_data, standardize, tensors, text_data, three_way
+from knobs.data.preparation import Table
+from knobs.data.prepare import (
+    content_hash,
+    encode_targets,
+    make_data,
+    picture_splits,
+    tensors,
+    text_data,
+    three_way,
+)
 from knobs.errors import DataError
 
 # scikit-learn's own files are read as they lie: importing it would take a second of every start.
@@ -42,8 +51,16 @@ def scikit_learn(
     shape = _FILES[name][3]
     parts = three_way(y, val, test, split_seed, task)
     targets = encode_targets(y, parts[0], task)
-    x = standardize(torch.from_numpy(rows).float().reshape(-1, *shape), parts[0])
-    return make_data(name, kind, task, tensors(x, targets.y, parts), targets, shape)
+    if len(shape) == 3:
+        pixels = torch.from_numpy(rows).float().reshape(-1, *shape)
+        inputs, splits = picture_splits(pixels, targets.y, parts, unit=1)
+    else:
+        table = {f"x{i}": column for i, column in enumerate(rows.T)}
+        inputs = Table.fit([table], parts[0], single=True)
+        splits = tensors(inputs.apply(table), targets.y, parts)
+    return make_data(
+        name, kind, task, splits, targets, shape, inputs=inputs, hash=content_hash(parts, rows, y)
+    )
 
 
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:

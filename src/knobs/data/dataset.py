@@ -2,42 +2,82 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from knobs.data.preparation import Preparation
 from knobs.shape import Shape
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+Inputs = Tensor | dict[str, Tensor]  # (N, ...), or several of them by name
+
+
+class Batch(NamedTuple):
+    """Some examples of a split.
+
+    Args:
+        x: (N, ...), or several such tensors by name.
+        y: (N,), or (N, T) where there are several targets.
+        weight: (N,) weights >= 0 of the examples; None where all count alike.
+    """
+
+    x: Inputs
+    y: Tensor
+    weight: Tensor | None = None
+
+
+def each(x: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """Return the inputs, every tensor of them changed."""
+    return change(x) if isinstance(x, Tensor) else {name: change(v) for name, v in x.items()}
+
+
+def chunks(batch: Batch, count: int, dim: int = 0) -> Iterator[Batch]:
+    """Yield a batch in at most `count` parts along a dimension, as torch.chunk cuts tensors."""
+    total = batch.y.shape[dim]
+    size = -(-total // count)
+    for start in range(0, total, size):
+        cut = partial(torch.narrow, dim=dim, start=start, length=min(size, total - start))
+        weight = None if batch.weight is None else cut(batch.weight)
+        yield Batch(each(batch.x, cut), cut(batch.y), weight)
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """A split in memory: x (N, ...) and y (N,), on the device, gathered by index."""
+    """A split in memory, on the device, gathered by index.
 
-    x: Tensor
+    Args:
+        x, y, weight: of all its examples, as a Batch has them.
+    """
+
+    x: Inputs
     y: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
-    def batches(self, indices: list[Tensor]) -> Batches:
-        """Yield one (x, y) for each tensor of indices."""
-        # index_select is the faster of the two, and forgets the memory order of NHWC images.
-        plain = self.x.is_contiguous()
+    def batches(self, indices: list[Tensor]) -> Iterator[Batch]:
+        """Yield one batch for each tensor of indices."""
         for index in indices:
-            x = self.x.index_select(0, index) if plain else self.x[index]
-            yield x, self.y.index_select(0, index)
+            yield take(self, index)
 
-    def in_order(self, size: int) -> Batches:
+    def in_order(self, size: int) -> Iterator[Batch]:
         """Yield every example once, `size` at a time."""
-        yield from zip(self.x.split(size), self.y.split(size), strict=True)
+        for start in range(0, len(self), size):
+            yield take(self, slice(start, start + size))
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":
         """Return the split on a device, images in the memory order that the model wants."""
-        order = memory_format if self.x.ndim == 4 else torch.preserve_format
-        return Tensors(self.x.to(device, memory_format=order), self.y.to(device))
+
+        def move(x: Tensor) -> Tensor:
+            order = memory_format if x.ndim == 4 else torch.preserve_format
+            return x.to(device, memory_format=order)
+
+        weight = None if self.weight is None else self.weight.to(device)
+        return Tensors(each(self.x, move), self.y.to(device), weight)
 
 
 @dataclass(frozen=True)
@@ -46,7 +86,7 @@ class Stream:
 
     Args:
         examples: index -> one example, a uint8 tensor (C, H, W).
-        y: (N,) targets.
+        y, weight: of all examples, as a Batch has them; on the CPU.
         normalize: (N, C, H, W) uint8 -> float, on the device.
         workers: processes that read ahead; 0 reads in this one.
     """
@@ -56,28 +96,51 @@ class Stream:
     normalize: Callable[[Tensor], Tensor]
     workers: int = 0
     device: torch.device | str = "cpu"
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.examples(int(index)), self.y[index]
+    def __getitem__(self, index: int) -> Tensor:
+        return self.examples(int(index))
 
-    def batches(self, indices: list[Tensor]) -> Batches:
-        """Yield one (x, y) for each tensor of indices, through a DataLoader."""
+    def batches(self, indices: list[Tensor]) -> Iterator[Batch]:
+        """Yield one batch for each tensor of indices, through a DataLoader."""
         loader = torch.utils.data.DataLoader(
             self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
         )
-        for x, y in loader:
-            yield self.normalize(x.to(self.device)), y.to(self.device)
+        rest = Tensors(torch.empty(len(self), 0), self.y, self.weight)
+        for x, index in zip(loader, indices, strict=True):
+            some = take(rest, index)
+            weight = None if some.weight is None else some.weight.to(self.device)
+            yield Batch(self.normalize(x.to(self.device)), some.y.to(self.device), weight)
 
-    def in_order(self, size: int) -> Batches:
+    def in_order(self, size: int) -> Iterator[Batch]:
         """Yield every example once, `size` at a time."""
         yield from self.batches(list(torch.arange(len(self)).split(size)))
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
         """Return the split with its batches on a device."""
         return replace(self, device=device)
+
+
+def take(split: Tensors | Stream, index: Tensor | slice) -> Batch:
+    """Gather examples of a split; every batch of a run comes from here.
+
+    Args:
+        index: (n,) numbers of examples, beside the split's y; or a slice, which copies nothing and
+            a stream does not take.
+    """
+    if isinstance(split, Stream):
+        return next(split.batches([index]))
+
+    def pick(values: Tensor) -> Tensor:
+        # index_select is the faster of the two, and forgets the memory order of NHWC images.
+        plain = isinstance(index, Tensor) and values.is_contiguous()
+        return values.index_select(0, index) if plain else values[index]
+
+    weight = None if split.weight is None else pick(split.weight)
+    return Batch(each(split.x, pick), pick(split.y), weight)
 
 
 @dataclass(frozen=True)
@@ -113,9 +176,13 @@ class Data:
 
     Args:
         kind: table, image or text.
-        task: classification or regression.
-        classes: their names in the order of the model's outputs; empty for regression.
-        target_std: what a standardised regression target is multiplied by to give its own unit.
+        task: classification, multilabel or regression.
+        classes: their names, or those of labels, in the order of the model's outputs; empty for
+            regression.
+        target_mean, target_std: (T,) float64; a standardised regression target times the second
+            plus the first is in its own unit. 0 and 1 where a target is no number.
+        preparation: what made the tensors from raw rows; None where a data function gives none.
+        hash: of the raw content, the target and the split; empty where none is given.
     """
 
     name: str
@@ -126,8 +193,16 @@ class Data:
     val: Tensors | Stream
     test: Tensors | Stream
     classes: list[str] = field(default_factory=list)
-    target_std: float = 1.0
+    target_mean: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    target_std: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
     augment: Augment | None = None
+    preparation: Preparation | None = None
+    hash: str = ""
+
+    def about(self) -> dict[str, Any]:
+        """Return what a record keeps of the data: their hash, and the rows of each split."""
+        rows = [len(split) for split in (self.train, self.val, self.test)]
+        return {"hash": self.hash or None, "rows": rows}
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         """Return the same data with every split on a device."""

@@ -1,6 +1,7 @@
 """A user's own data: tables, sentences and folders of images."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import torch
 from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
+from knobs.data.preparation import Pictures, Table
 from knobs.data.prepare import (
     Parts,
+    blocks,
+    content_hash,
     encode_targets,
     make_data,
+    picture_splits,
+    prepared,
     split,
-    standardize,
     tensors,
     text_data,
     three_way,
@@ -23,61 +28,117 @@ from knobs.errors import DataError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 
+GLANCES = 64  # files of a streamed set whose content is hashed
+MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
+
 
 def csv(
-    *, name: str, kind: str, task: str, path: str, test_path: str | None, target: str,
-    drop: list[str], val: float, test: float, split_seed: int,
+    *, name: str, kind: str, task: str, path: str, test_path: str | None,
+    target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
+    weight: str | None = None,
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
     Args:
         path: a CSV with a header.
         test_path: an official test table; then `test` plays no part.
-        target: the column to predict; rows without it are an error.
+        target: the column to predict, or several; rows without one are an error.
         drop: columns to leave out.
+        weight: a column of example weights, which is no feature.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table, official = _read(path, test_path, {target, *drop})
-    values = table[target]
-    if values.isna().any():
-        raise DataError(f"{path}: {values.isna().sum()} rows have no {target}")
-    if task == "regression" and values.dtype.kind not in "biuf":
-        raise DataError(f"{path}: {target} is not a column of numbers; data.task=classification?")
-    labels = values.to_numpy(float) if task == "regression" else values.astype(str).to_numpy(str)
-    parts = three_way(labels, val, test, split_seed, task, official)
-    targets = encode_targets(labels, parts[0], task)
-    x = _features(table.drop(columns=[target, *drop]), parts[0], path)
-    return make_data(name, kind, task, tensors(x, targets.y, parts), targets, x.shape[1:])
+    names = [target] if isinstance(target, str) else target
+    others = {*names, *drop, *([weight] if weight else [])}
+    table = _read(path, test_path, others)
+    values = _target_values(table, names, task)
+    official = table.sizes[1]
+    parts = three_way(values, val, test, split_seed, task, official)
+    targets = encode_targets(values, parts[0], task, names)
+    rows = table.rows.drop(columns=list(others))
+    if not len(rows.columns):
+        raise DataError(f"{path}: no column is left to learn from")
+    inputs = Table.fit(blocks(rows), parts[0])
+    x = prepared(inputs, rows)
+    splits = tensors(x, targets.y, parts, _weights(table, weight, parts))
+    return make_data(
+        name, kind, task, splits, targets, x.shape[1:], inputs=inputs,
+        hash=content_hash(parts, *table.files, names, weight or "", drop),
+    )  # fmt: skip
 
 
 def text_csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str, label: str,
     val: float, test: float, split_seed: int,
-    ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
+    ngrams: int, max_length: int, max_vocabulary: int, min_count: int, weight: str | None = None,
 ) -> Data:  # fmt: skip
     """Read a column of text and a column of labels.
+
+    Args:
+        weight: a column of example weights.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table, official = _read(path, test_path, {text, label})
-    texts = table[text].fillna("").astype(str).tolist()
-    labels = table[label].astype(str).to_numpy(str)
+    table = _read(path, test_path, {text, label, *([weight] if weight else [])})
+    texts = table.rows[text].fillna("").astype(str).tolist()
+    labels = table.rows[label].astype(str).to_numpy(str)
+    parts = three_way(labels, val, test, split_seed, task, table.sizes[1])
     return text_data(
-        name, kind, task, texts, labels, three_way(labels, val, test, split_seed, task, official),
+        name, kind, task, texts, labels, parts,
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
+        label=label, weight=_weights(table, weight, parts),
+        hash=content_hash(parts, *table.files, [text, label], weight or ""),
     )  # fmt: skip
 
 
-def _read(path: str, test_path: str | None, columns: set[str]) -> tuple[Any, int]:
-    """Return the rows of both tables, and how many at the end are the official test's."""
+@dataclass(frozen=True)
+class _Tables:
+    """The rows of one file or two, and where each comes from.
+
+    Args:
+        files: that of `path`, then that of `test_path` if there is one.
+        sizes: rows of the first, and of the official test table.
+        rows: a data frame.
+    """
+
+    files: list[Path]
+    sizes: tuple[int, int]
+    rows: Any
+
+    def place(self, row: int) -> str:
+        """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
+        from csv import Error, reader
+
+        official = row >= self.sizes[0]
+        file, row = self.files[official], row - official * self.sizes[0]
+        try:
+            with file.open(newline="", encoding="utf-8") as lines:
+                cells, line, left = reader(lines), 1, row + 1
+                for record in cells:
+                    if "".join(record).strip() or len(record) > 1:  # pandas skips empty lines
+                        if not left:
+                            return f"{file}, line {line}"
+                        left -= 1
+                    line = cells.line_num + 1
+        except (OSError, ValueError, Error):
+            pass  # a packed file, or one that only pandas reads
+        return f"{file}, row {row + 1}"
+
+
+def _read(path: str, test_path: str | None, columns: set[str]) -> _Tables:
+    """Return the rows of both tables, in which each of `columns` is there.
+
+    Raises:
+        DataError: naming what is not there, or cannot be read.
+    """
     import pandas as pd
 
-    tables = []
+    tables, files = [], []
     for name in [path, test_path] if test_path else [path]:
         file = Path(name).expanduser()
+        files.append(file)
         if not file.is_file():
             raise DataError(f"{file}: no such file; expected a CSV with a header")
         try:
@@ -91,29 +152,58 @@ def _read(path: str, test_path: str | None, columns: set[str]) -> tuple[Any, int
     if missing := sorted(columns - set(tables[0].columns)):
         have = ", ".join(map(str, tables[0].columns))
         raise DataError(f"{path}: no column {', '.join(missing)}; it has {have}")
-    return pd.concat(tables, ignore_index=True), len(tables[1]) if test_path else 0
+    sizes = len(tables[0]), len(tables[1]) if test_path else 0
+    return _Tables(files, sizes, pd.concat(tables, ignore_index=True))
 
 
-def _features(table: Any, train: np.ndarray, path: str) -> Tensor:
-    """Return (N, columns) float32, from a scikit-learn transformer fitted on `train`."""
-    from sklearn.compose import make_column_transformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+def _target_values(table: _Tables, names: list[str], task: str) -> np.ndarray:
+    """Return the targets, (N,) or (N, T): classes as texts, labels and values as float64."""
+    path, columns = table.files[0], table.rows[names]
+    for name in names:
+        values = columns[name]
+        if values.isna().any():
+            raise DataError(f"{path}: {values.isna().sum()} rows have no {name}")
+        if task == "classification":
+            continue
+        if values.dtype.kind not in "biuf":
+            hint = "; data.task=classification?" if len(names) == 1 else ""
+            raise DataError(f"{path}: {name} is not a column of numbers{hint}")
+        numbers = values.to_numpy(float)
+        labels = np.isin(numbers, (0, 1)) if task == "multilabel" else np.isfinite(numbers)
+        if not labels.all():
+            row = int(np.flatnonzero(~labels)[0])
+            must = "0 or 1, as task=multilabel has it" if task == "multilabel" else "finite"
+            raise DataError(f"{table.place(row)}: {name}={numbers[row]:g}: must be {must}")
+    if task == "classification":
+        return columns[names[0]].astype(str).to_numpy(str)
+    values = columns.to_numpy(float)
+    return values if len(names) > 1 else values[:, 0].copy()
 
-    numeric = [c for c in table.columns if table[c].dtype.kind in "iuf"]
-    categorical = [c for c in table.columns if c not in numeric]
-    if not len(table.columns):
-        raise DataError(f"{path}: no column is left to learn from")
-    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    transformer = make_column_transformer(
-        (make_pipeline(imputer, StandardScaler()), numeric), (one_hot, categorical)
-    )
-    words = table[categorical].astype(object)
-    table = table.assign(**words.where(words.notna(), "missing").astype(str))
-    transformer.fit(table.iloc[train])
-    return torch.from_numpy(np.asarray(transformer.transform(table), np.float32))
+
+def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
+    """Return (N,) float32 weights of the examples; None where no column has them.
+
+    Raises:
+        DataError: naming the first row whose weight is none, or where every one of a split is 0.
+    """
+    import pandas as pd
+
+    if not column:
+        return None
+    cells = table.rows[column]
+    weights = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+    wrong = ~((weights >= 0) & (weights <= MOST_WEIGHT))  # NaN is neither
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        must = f"must be a number from 0 to {MOST_WEIGHT:g}"
+        cell = "empty" if pd.isna(cells[row]) else cells[row]
+        raise DataError(f"{table.place(row)}: {column}={cell}: a weight {must}")
+    weights = weights.astype(np.float32)
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if len(part) and not weights[part].any():
+            place = table.place(int(part[0]))
+            raise DataError(f"{place}: {column}=0, as in every row of the {name} split")
+    return torch.from_numpy(weights)
 
 
 def image_folder(
@@ -148,11 +238,16 @@ def image_folder(
     parts = _folder_parts(labels, origin, folders, val, test, split_seed)
     targets = encode_targets(labels, parts[0], task)
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
-        x = torch.stack([read_image(file, size) for file in files]).float().div_(255)
-        splits: list = tensors(standardize(x, parts[0]), targets.y, parts)
+        pixels = torch.stack([read_image(file, size) for file in files])
+        inputs, splits = picture_splits(pixels, targets.y, parts)
+        found: list = [pixels]
     else:
-        splits = _streams(files, targets.y, parts, size, workers)
-    return make_data(name, kind, task, splits, targets, (3, size, size), augment=augment)
+        inputs, splits = _streams(files, targets.y, parts, size, workers)
+        found = _glance(files, base)
+    return make_data(
+        name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
+        hash=content_hash(parts, *found, labels),
+    )  # fmt: skip
 
 
 def _folder_parts(
@@ -193,24 +288,27 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _streams(files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int) -> list[Stream]:
+def _streams(
+    files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int
+) -> tuple[Pictures, list[Stream]]:
     """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
     some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
-    sample = torch.stack([read_image(file, size) for file in some]).float() / 255
-    mean = sample.mean([0, 2, 3])[:, None, None]
-    std = sample.std([0, 2, 3], correction=0)[:, None, None].clamp(min=1e-8)
-    normalize = functools.partial(_normalize, mean=mean, std=std)
+    sample = torch.stack([read_image(file, size) for file in some])
+    inputs = Pictures.fit([sample], np.arange(len(sample)))
     streams = []
     for part in parts:
         examples = functools.partial(_read_nth, files[part], size)
-        streams.append(Stream(examples, y[torch.from_numpy(part)], normalize, workers))
-    return streams
+        streams.append(Stream(examples, y[torch.from_numpy(part)], inputs.apply, workers))
+    return inputs, streams
 
 
-# Functions of the module, so that worker processes can receive them.
+def _glance(files: np.ndarray, base: Path) -> list:
+    """Return what tells a large folder from another: names, sizes, the bytes of some files."""
+    names = [path.relative_to(base).as_posix() for path in files]
+    sizes = np.array([path.stat().st_size for path in files])
+    return [names, sizes, *files[:: -(-len(files) // GLANCES)]]
+
+
+# A function of the module, so that worker processes can receive it.
 def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
     return read_image(files[index], size)
-
-
-def _normalize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return (x.float() / 255 - mean.to(x.device)) / std.to(x.device)

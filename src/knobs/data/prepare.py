@@ -1,29 +1,30 @@
 """From examples to Data: seeded, stratified splits, statistics of the training split alone."""
 
-import collections
-import re
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from knobs.data.dataset import Augment, Data, Stream, Tensors
+from knobs.data.preparation import BLOCK, Pictures, Preparation, Table, Target, Texts, moments
 from knobs.errors import DataError
 from knobs.shape import Shape
 
-# Indices of the training, validation and test examples.
+# Indices of the training, validation and test examples, increasing.
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """y (N,), class numbers or standardised values, and what they stand for."""
+    """y (N,) or (N, T): class numbers, labels 0 and 1 or standardised values; and what it means."""
 
     y: Tensor
-    classes: list[str]
-    std: float = 1.0
+    target: Target
 
 
 def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -69,20 +70,76 @@ def three_way(
     return rest[train], rest[chosen], np.arange(mine, len(y)) if official else held
 
 
-def encode_targets(values: np.ndarray, train: np.ndarray, task: str) -> Targets:
-    """Number classes in sorted order; standardise regression targets by the training split."""
+def encode_targets(
+    values: np.ndarray, train: np.ndarray, task: str, names: Sequence[str] = ("target",)
+) -> Targets:
+    """Number classes in sorted order; standardise regression targets by the training split.
+
+    Args:
+        values: (N,), or (N, T) where there are several targets.
+        train: indices of the training examples.
+        names: of the targets.
+
+    Raises:
+        DataError: a target that is the same everywhere.
+    """
     if task == "classification":
         classes, numbers = np.unique(values, return_inverse=True)
         if len(classes) < 2:
             raise DataError(f"the target has one value only, {classes[0]!r}; nothing to learn")
-        return Targets(torch.from_numpy(numbers.astype(np.int64)), [str(c) for c in classes])
-    mean, std = values[train].mean(), values[train].std() or 1.0
-    return Targets(torch.from_numpy(((values - mean) / std).astype(np.float32)), [], float(std))
+        y = torch.from_numpy(numbers.astype(np.int64))
+        return Targets(y, classes_of([str(c) for c in classes], names))
+    columns = [column[train] for column in values.reshape(len(values), -1).T]
+    for name, column in zip(names, columns, strict=True):
+        if (column == column[0]).all():
+            raise DataError(f"{name} is {column[0]:g} in every training row; nothing to learn")
+    mean, std = np.zeros(len(names)), np.ones(len(names))
+    if task == "regression":
+        # numpy's pairwise sums, whose bits are those of every run so far.
+        mean = np.array([column.mean() for column in columns], np.float64)
+        std = np.array([column.std() for column in columns], np.float64)
+    for name, *both in zip(names, mean, std, strict=True):
+        if not np.isfinite(both).all() or not both[1]:
+            raise DataError(f"{name}: its numbers cannot be standardised; scale them")
+    labels = tuple(names) if task == "multilabel" else ()
+    target = Target(task, tuple(names), labels, mean, std)
+    return Targets(target.encode(values), target)
 
 
-def tensors(x: Tensor, y: Tensor, parts: Parts) -> list[Tensors]:
-    """Return the splits of examples x (N, ...) and targets y (N,) in memory."""
-    return [Tensors(x[i], y[i]) for i in map(torch.from_numpy, parts)]
+def classes_of(classes: Sequence[str], names: Sequence[str] = ("target",)) -> Target:
+    """Return the meaning of class numbers."""
+    return Target("classification", tuple(names), tuple(classes), np.zeros(1), np.ones(1))
+
+
+def tensors(x: Tensor, y: Tensor, parts: Parts, weight: Tensor | None = None) -> list[Tensors]:
+    """Return the splits of examples in memory: x (N, ...), y (N,) or (N, T), weights (N,)."""
+    indices = map(torch.from_numpy, parts)
+    return [Tensors(x[i], y[i], None if weight is None else weight[i]) for i in indices]
+
+
+def blocks(rows: Any) -> Iterator[Any]:
+    """Yield rows, a list or a data frame, in blocks that can be prepared at once."""
+    places = getattr(rows, "iloc", rows)
+    for start in range(0, len(rows), BLOCK):
+        yield places[start : start + BLOCK]
+
+
+def prepared(inputs: Table | Texts, rows: Any) -> Tensor:
+    """Return the tensor of all rows, a list or a data frame, prepared block by block."""
+    return torch.cat([inputs.apply(block) for block in blocks(rows)])
+
+
+def picture_splits(
+    pixels: Tensor, y: Tensor, parts: Parts, unit: int = 255
+) -> tuple[Pictures, list[Tensors]]:
+    """Return the splits of pictures (N, C, H, W) in memory, and their preparation.
+
+    Args:
+        unit: the pixel value that counts as 1.
+    """
+    inputs = Pictures.fit([pixels], parts[0], unit)
+    indices = map(torch.from_numpy, parts)
+    return inputs, [Tensors(inputs.apply(pixels[i]), y[i]) for i in indices]
 
 
 def standardize(x: Tensor, train: np.ndarray) -> Tensor:
@@ -91,14 +148,40 @@ def standardize(x: Tensor, train: np.ndarray) -> Tensor:
     Args:
         train: indices of the examples that give mean and std.
     """
-    sample, dims = x[torch.from_numpy(train)], [0, *range(2, x.ndim)]
-    mean, std = sample.mean(dims, keepdim=True), sample.std(dims, correction=0, keepdim=True)
-    return (x - mean) / torch.where(std > 1e-8, std, 1.0)
+    mean, std = moments(x[torch.from_numpy(train)])
+    return (x - mean) / std
+
+
+def content_hash(parts: Parts, *content: Tensor | np.ndarray | Path | Sequence[str] | str) -> str:
+    """Hash raw content and the split: 32 hexadecimal digits, whatever machine and path.
+
+    The raw content, and not the tensors made of it: sums round otherwise with other threads.
+
+    Args:
+        content: arrays, texts, and files, of which the bytes count and not the names.
+    """
+    digest = hashlib.sha256()
+    for part in (*parts, *content):
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").digest()
+        elif isinstance(part, Tensor | np.ndarray):
+            values = np.ascontiguousarray(np.asarray(part))
+            digest.update(f"{values.dtype.str} {values.shape}".encode())
+            found = hashlib.sha256(values.data).digest()
+        else:
+            texts = [part] if isinstance(part, str) else part
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            lengths = np.array([len(text) for text in encoded], "<i8").tobytes()
+            found = hashlib.sha256(lengths + b"".join(encoded)).digest()
+        digest.update(found)
+    return digest.hexdigest()[:32]
 
 
 def make_data(
     name: str, kind: str, task: str, splits: Sequence[Tensors | Stream], targets: Targets,
     shape: Sequence[int], vocabulary: int = 0, augment: dict | None = None,
+    inputs: Table | Pictures | Texts | None = None, hash: str = "",
 ) -> Data:  # fmt: skip
     """Return Data of the training, validation and test split, whatever they are made of.
 
@@ -106,52 +189,32 @@ def make_data(
         shape: of one example.
         vocabulary: number of token ids; 0 where there is no text.
         augment: crop and flip, see Augment.
+        inputs: what made the tensors from raw rows, where it is known; it is saved with each run.
+        hash: of `content_hash`; a resumed run compares it. Empty: nothing is compared.
     """
+    target = targets.target
     return Data(
-        name, kind, task, Shape(tuple(shape), len(targets.classes) or 1, vocabulary), *splits,
-        classes=targets.classes, target_std=targets.std,
+        name, kind, task,
+        Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary), *splits,
+        classes=list(target.classes),
+        target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,
+        preparation=inputs and Preparation(inputs, target), hash=hash,
     )  # fmt: skip
-
-
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-def tokenize(text: str, ngrams: int) -> list[str]:
-    """Return lower-cased words and signs, and runs of up to `ngrams` of them."""
-    words = _TOKEN.findall(text.lower())
-    longer = (
-        " ".join(words[i : i + n]) for n in range(2, ngrams + 1) for i in range(len(words) - n + 1)
-    )
-    return [*words, *longer]
-
-
-def vocabulary(texts: list[list[str]], size: int, min_count: int) -> dict[str, int]:
-    """Return token -> id for the most frequent tokens; 0 is padding and 1 every other token.
-
-    Ties go by the alphabet, so the ids do not depend on the order of the texts.
-    """
-    counts = collections.Counter(token for text in texts for token in text)
-    kept = sorted((-n, token) for token, n in counts.items() if n >= min_count)[: max(0, size - 2)]
-    return {token: i for i, (_, token) in enumerate(kept, start=2)}
-
-
-def encode_texts(texts: list[list[str]], ids: dict[str, int], length: int) -> Tensor:
-    """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
-    encoded = np.zeros((len(texts), length), np.int32)
-    for row, text in zip(encoded, texts, strict=True):
-        row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
-    return torch.from_numpy(encoded)
 
 
 def text_data(
     name: str, kind: str, task: str, texts: list[str], labels: np.ndarray, parts: Parts,
     *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
+    label: str = "target", weight: Tensor | None = None, hash: str = "",
 ) -> Data:  # fmt: skip
     """Return Data of texts, the vocabulary and the length taken from the training split."""
-    targets = encode_targets(labels, parts[0], task)
-    tokens = [tokenize(text, ngrams) for text in texts]
-    ids = vocabulary([tokens[i] for i in parts[0]], max_vocabulary, min_count)
-    length = min(max_length, max(1, *(len(tokens[i]) for i in parts[0])))
-    splits = tensors(encode_texts(tokens, ids, length), targets.y, parts)
-    return make_data(name, kind, task, splits, targets, [length], len(ids) + 2)
+    targets = encode_targets(labels, parts[0], task, (label,))
+    inputs = Texts.fit(
+        blocks(texts), parts[0], ngrams=ngrams, max_length=max_length,
+        max_vocabulary=max_vocabulary, min_count=min_count,
+    )  # fmt: skip
+    splits = tensors(prepared(inputs, texts), targets.y, parts, weight)
+    shape, size = [inputs.length], len(inputs.tokens) + 2
+    hash = hash or content_hash(parts, texts, labels)
+    return make_data(name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash)

@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
-from knobs.data.prepare import Targets, make_data, standardize, tensors, three_way
+from knobs.data.prepare import (
+    Targets,
+    classes_of,
+    content_hash,
+    make_data,
+    picture_splits,
+    three_way,
+)
 from knobs.errors import DataError
 
 _CLASSES = {
@@ -47,10 +54,12 @@ def official(
     x = torch.cat([p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2) for p in pixels])
     y = torch.cat([torch.as_tensor(one.targets) for one in sets])
     parts = three_way(y.numpy(), val, 0.0, split_seed, task, official=len(sets[1]))
-    x = standardize(x.float().div_(255), parts[0])
-    targets = Targets(y, [str(name) for name in sets[0].classes])
-    splits = tensors(x, y, parts)
-    return make_data(name, kind, task, splits, targets, x.shape[1:], augment=augment)
+    targets = Targets(y, classes_of([str(name) for name in sets[0].classes]))
+    inputs, splits = picture_splits(x, y, parts)
+    return make_data(
+        name, kind, task, splits, targets, x.shape[1:], augment=augment, inputs=inputs,
+        hash=content_hash(parts, x, y),
+    )  # fmt: skip
 
 
 def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from knobs import rng
-from knobs.data import Tensors
-from knobs.regularization import LOSSES, PENALTIES, mixup, penalized
+from knobs.data import Batch, Tensors
+from knobs.data.dataset import Inputs, chunks, each
+from knobs.regularization import LOSSES, PENALTIES, mixup, penalized, share_of, weighted
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import loop as solo
@@ -88,11 +89,11 @@ class Stack:
         return self.runs
 
 
-def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Update every row once from its batch; return the losses [K], still on the device.
 
     Args:
-        x: [K, N, ...]. y: [K, N].
+        x: [K, N, ...]. y: [K, N], or [K, N, T]. weight: [K, N], of the examples.
     """
     runs = stack.runs
     if stack.uses_rng:
@@ -101,7 +102,7 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
         )
     for parameter in stack.parameters:
         parameter.grad = None
-    loss = backward(stack, x, y)
+    loss = backward(stack, x, y, weight)
     clip(stack)
     for part in stack.slices:
         part.step()
@@ -114,27 +115,28 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-def backward(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+def backward(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the losses [K], no graph."""
     count, total = stack.training["gradient_accumulation_steps"], 0.0
-    for part_x, part_y in zip(x.chunk(count, 1), y.chunk(count, 1), strict=True):
-        loss = batch_loss(stack, part_x, part_y) * (part_x.shape[1] / x.shape[1])
+    for part in chunks(Batch(x, y, weight), count, dim=1):
+        loss = batch_loss(stack, *part) * share_of(part.y, part.weight, y, weight, dim=1)
         loss.sum().backward()  # a sum: no row's gradient depends on how many others there are
         total = total + loss.detach()
     return total
 
 
-def batch_loss(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
+def batch_loss(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return each row's loss of its batch, penalties included, [K]."""
     if stack.mixed:
-        x, partners, weight = mix(stack, x, y)
+        x, partners, share = mix(stack, x, y)
     with stack.autocast():
         outputs = stack.model(x)
     outputs = solo.at_least_fp32(outputs)
     loss_of = LOSSES[stack.runs[0].data.task]
-    loss = loss_of(outputs, y, stack.smoothing)
+    loss = weighted(loss_of, outputs, y, stack.smoothing, weight)
     if stack.mixed:
-        loss = weight * loss + (1 - weight) * loss_of(outputs, partners, stack.smoothing)
+        other = weighted(loss_of, outputs, partners, stack.smoothing, weight)
+        loss = share * loss + (1 - share) * other
     return penalized(loss, stack.penalties, outputs, stack.weights)
 
 
@@ -164,7 +166,7 @@ def clip(stack: Stack) -> None:
             grad.clamp_(-bound, bound)
 
 
-def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(stack: Stack) -> Iterator[Batch]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
     data = stack.runs[0].data
     orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
@@ -174,11 +176,15 @@ def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
             orders[moment] = solo.epoch_order(run)
     rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
     indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
-    for x, y in data.train.batches(indices):
-        x = x.unflatten(0, (len(rows), -1))
+
+    def by_row(values: Tensor) -> Tensor:
+        return values.unflatten(0, (len(rows), -1))
+
+    for x, y, weight in data.train.batches(indices):
+        x = each(x, by_row)
         if data.augment:
             x = torch.stack([solo.augmented(run, x[k]) for k, run in enumerate(stack.runs)])
-        yield x, y.view(len(rows), -1)
+        yield Batch(x, by_row(y), None if weight is None else by_row(weight))
 
 
 def train_epoch(
@@ -209,9 +215,9 @@ def train_epoch(
         sizes.clear()
 
     try:
-        for x, y in epoch_batches(stack):
-            losses.append(train_step(stack, x, y))
-            sizes.append(y.shape[1])
+        for batch in epoch_batches(stack):
+            losses.append(train_step(stack, *batch))
+            sizes.append(batch.y.shape[1])
             for run in stack.runs:
                 run.progress.batch += 1
             if len(losses) == CHECK_EVERY:
@@ -234,13 +240,17 @@ def train_epoch(
 def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     """Return each row's metrics of one split, as `name/metric`."""
     model, count = stack.model.eval(), len(stack.runs)
-    outputs, targets = [], []
-    for x, y in split.in_order(max(1, EVAL_NUMBERS // count)):
+    outputs, targets, weights = [], [], []
+    for batch in split.in_order(max(1, EVAL_NUMBERS // count)):
+        x = each(batch.x, lambda values: values.expand(count, *values.shape))
         with stack.autocast():
-            outputs.append(solo.at_least_fp32(model(x.expand(count, *x.shape))))
-        targets.append(y)
-    data = stack.runs[0].data
-    rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
+            outputs.append(solo.at_least_fp32(model(x)))
+        targets.append(batch.y)
+        weights.append(batch.weight)
+    data, stacked, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
+    weight = None if weights[0] is None else torch.cat(weights)
+    std = data.target_std.to(stacked)
+    rows = metrics.evaluation(data.task, stacked, truth, std, weight=weight)
     return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
 
 

@@ -234,7 +234,7 @@ def clones(run: Run, count: int) -> list[Run]:
 def row_bytes(run: Run) -> int:
     """Return the bytes of one row: weights, gradients, optimizer state, and what a step saves."""
     [row] = clones(run, 1)
-    x, y = next(loop.epoch_batches(row))
+    batch = next(loop.epoch_batches(row))
     saved: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -242,12 +242,13 @@ def row_bytes(run: Run) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loop.train_step(row, x, y)
+        loop.train_step(row, *batch)
     weights = sum(p.nbytes for p in row.model.parameters())
     values = (v for state in row.optimizer.state.values() for v in state.values())
     state = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
     # Weights, gradient, shadow and the best so far; activations and their gradients.
-    return 4 * weights + state + x.nbytes + 2 * sum(saved)
+    inputs = batch.x.values() if isinstance(batch.x, dict) else [batch.x]
+    return 4 * weights + state + sum(x.nbytes for x in inputs) + 2 * sum(saved)
 
 
 def free_memory(device: torch.device) -> int:

@@ -13,10 +13,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from knobs import rng
-from knobs.data import Data, Stream, Tensors
+from knobs.data import Batch, Data, Stream, Tensors
+from knobs.data.dataset import Inputs, chunks
 from knobs.models.layers import ELEMENTWISE
 from knobs.optimizers import training_mode
-from knobs.regularization import LOSSES, PENALTIES, decayed, mixup, penalized
+from knobs.regularization import (
+    LOSSES,
+    PENALTIES,
+    decayed,
+    mixup,
+    penalized,
+    share_of,
+    weighted,
+)
 from knobs.training import metrics
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
@@ -114,7 +123,7 @@ class Run:
         return self.optimizer.param_groups[0]["lr"]
 
 
-def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
+def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Update once from one batch; return the loss, a scalar still on the device.
 
     A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
@@ -126,7 +135,7 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
         if run.uses_rng:
             rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
         run.optimizer.zero_grad()
-        loss = backward(run, x, y)
+        loss = backward(run, x, y, weight)
         if training["clip_norm"]:
             nn.utils.clip_grad_norm_(run.model.parameters(), training["clip_norm"])
         if training["clip_value"]:
@@ -142,33 +151,33 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
+def backward(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the loss, without its graph."""
     microbatches = run.training["gradient_accumulation_steps"]
     if microbatches == 1:
-        loss = batch_loss(run, x, y)
+        loss = batch_loss(run, x, y, weight)
         loss.backward()
         return loss.detach()
     total = torch.zeros((), device=run.device)
-    for part_x, part_y in zip(x.chunk(microbatches), y.chunk(microbatches), strict=True):
-        loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
+    for part in chunks(Batch(x, y, weight), microbatches):
+        loss = batch_loss(run, *part) * share_of(part.y, part.weight, y, weight)
         loss.backward()
         total += loss.detach()
     return total
 
 
-def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
+def batch_loss(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the loss of one batch, penalties included."""
-    partner, weight, alpha = y, 1.0, run.regularization["mixup"]
+    partner, share, alpha = y, 1.0, run.regularization["mixup"]
     if alpha:
-        x, partner, weight = mixup(x, y, alpha, torch.default_generator)
+        x, partner, share = mixup(x, y, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
     loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
-    loss = loss_of(outputs, y, smoothing)
+    loss = weighted(loss_of, outputs, y, smoothing, weight)
     if alpha:
-        loss = weight * loss + (1 - weight) * loss_of(outputs, partner, smoothing)
+        loss = share * loss + (1 - share) * weighted(loss_of, outputs, partner, smoothing, weight)
     return penalized(loss, run.penalties, outputs, run.weights)
 
 
@@ -187,10 +196,10 @@ def epoch_order(run: Run) -> list[Tensor]:
     return list(batches[progress.batch :])
 
 
-def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(run: Run) -> Iterator[Batch]:
     """Yield what is left of the epoch under way, in its own order, augmented."""
-    for x, y in run.data.train.batches(epoch_order(run)):
-        yield augmented(run, x) if run.data.augment else x, y
+    for batch in run.data.train.batches(epoch_order(run)):
+        yield batch._replace(x=augmented(run, batch.x)) if run.data.augment else batch
 
 
 def augmented(run: Run, x: Tensor) -> Tensor:
@@ -219,9 +228,9 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
         sizes.clear()
 
     try:
-        for x, y in epoch_batches(run):
-            losses.append(train_step(run, x, y))
-            sizes.append(len(x))
+        for batch in epoch_batches(run):
+            losses.append(train_step(run, *batch))
+            sizes.append(len(batch.y))
             progress.batch += 1
             if len(losses) == CHECK_EVERY:
                 look()
@@ -252,13 +261,16 @@ def add_losses(progress: Progress, losses: list[float], sizes: list[int]) -> Non
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     """Return the metrics of one split, as `name/metric`."""
     model = run.evaluated.eval()
-    outputs, targets = [], []
-    for x, y in split.in_order(EVAL_BATCH):
+    outputs, targets, weights = [], [], []
+    for batch in split.in_order(EVAL_BATCH):
         with run.autocast():
-            outputs.append(at_least_fp32(model(x)))
-        targets.append(y)
-    data, stacked = run.data, torch.cat(outputs).unsqueeze(0)
-    values = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)[0]
+            outputs.append(at_least_fp32(model(batch.x)))
+        targets.append(batch.y)
+        weights.append(batch.weight)
+    data, stacked, truth = run.data, torch.cat(outputs).unsqueeze(0), torch.cat(targets)
+    weight = None if weights[0] is None else torch.cat(weights)
+    std = data.target_std.to(stacked)
+    values = metrics.evaluation(data.task, stacked, truth, std, weight=weight)[0]
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import DIVERGED, for_a_person
+from knobs.errors import DIVERGED, DataError, for_a_person
 from knobs.identity import identity, public
-from knobs.record import Record
+from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror
@@ -77,11 +77,16 @@ class Session:
         self.record = Record(folder)
         try:
             saved = config["resume"] and checkpoint.load_last(self.record.checkpoints)
-            self.run = assemble(config, data or build.data(config), device)
+            data = data or build.data(config)
+            if saved:
+                _compare_data(folder, data)
+            self.run = assemble(config, data, device)
             if saved:
                 checkpoint.restore(self.run, saved)
             told = public(config)
-            self.record.begin(_public(self.about) | {"identity": identity(config), "config": told})
+            document = {"identity": identity(config), "config": told, "data": data.about()}
+            prepared = data.preparation.save() if data.preparation else {}
+            self.record.begin(_public(self.about) | document, prepared)
         except BaseException:
             self.record.release()
             raise
@@ -210,6 +215,22 @@ def prune(sessions: Sequence[Session]) -> None:
         values = {number: run.progress.best for number, run in runs.items()}
         for number in pruner.stops(values, epoch, epochs):
             runs[number].pruned = True
+
+
+def _compare_data(folder: Path, data: Data) -> None:
+    """Refuse to resume on other data than the run began with; older records do not tell.
+
+    Raises:
+        DataError: the content, the target or the split has another hash.
+    """
+    try:
+        before = read_config(folder)["data"]["hash"]
+    except (*BROKEN, LookupError, TypeError):
+        return
+    if before and data.hash and before != data.hash:
+        changed = "its content, target or split has changed since the run began"
+        mend = "put the old data back, or begin a new run"
+        raise DataError(f"data={data.name}: {changed} (hash {before}, now {data.hash}); {mend}")
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:

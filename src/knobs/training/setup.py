@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from knobs import build, rng
-from knobs.data import Data
+from knobs.data import Data, take
+from knobs.data.dataset import each
 from knobs.errors import ConfigError
 from knobs.training.loop import Run
 
@@ -25,7 +26,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     steps = steps_per_epoch(len(data.train), training)
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
-    sample = next(data.train.batches([few]))[0].cpu().contiguous()
+    sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
     rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
     model = build.model(config, data.shape)
     build.initialize(config, model, sample)
