@@ -92,8 +92,8 @@ class Named(torch.nn.Module):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_inputs_by_name_train_as_the_same_inputs_without(accumulate, make_run):
-    plain = make_run(f"training.accumulate={accumulate}", "training.epochs=2")
-    named = make_run(f"training.accumulate={accumulate}", "training.epochs=2")
+    plain = make_run(f"training.gradient_accumulation_steps={accumulate}", "training.epochs=2")
+    named = make_run(f"training.gradient_accumulation_steps={accumulate}", "training.epochs=2")
     named.forward = named.model = Named(named.model)
     for part in ("train", "val"):
         split = getattr(named.data, part)
@@ -227,7 +227,7 @@ def wide(path, rows=90):
 def test_the_loss_is_the_weighted_mean_of_the_examples(task, accumulate, tmp_path):
     """Over the whole batch, in microbatches too; and the validation loss over the whole split."""
     config = command.checked(
-        [*wide(tmp_path / "t.csv"), *task, *WEIGHTED, f"training.accumulate={accumulate}"]
+        [*wide(tmp_path / "t.csv"), *task, *WEIGHTED, f"training.gradient_accumulation_steps={accumulate}"]
     )
     run = assemble(config, build.data(config), CPU)
     batch = next(loop.epoch_batches(run))

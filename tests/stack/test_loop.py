@@ -234,7 +234,7 @@ def test_weights_and_several_targets_are_each_rows_own(target, tmp_path):
         lines.append(f"{a},{b},{a - b},{a * b},{int(a > 0)},{int(a > b)},{i % 4}")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     base = ["data=csv", f"data.path={tmp_path / 't.csv'}", *target.split(), "data.weight=w",
-            "training.accumulate=3", "training.epochs=3"]  # fmt: skip
+            "training.gradient_accumulation_steps=3", "training.epochs=3"]  # fmt: skip
     free = [["optimizer=momentum"], ["seed=1", "regularization.mixup=0.4"]]
     if "regression" not in target:
         free.append(["seed=2", "regularization.label_smoothing=0.1"])
