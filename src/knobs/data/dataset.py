@@ -113,9 +113,11 @@ class Data:
 
     Args:
         kind: table, image or text.
-        task: classification or regression.
-        classes: their names in the order of the model's outputs; empty for regression.
-        target_std: what a standardised regression target is multiplied by to give its own unit.
+        task: classification, multilabel or regression.
+        classes: their names, or those of labels, in the order of the model's outputs; empty for
+            regression.
+        target_std, target_mean: a standardised regression target times the one, plus the other, is
+            in its own unit; (T,) of several targets.
     """
 
     name: str
@@ -126,8 +128,9 @@ class Data:
     val: Tensors | Stream
     test: Tensors | Stream
     classes: list[str] = field(default_factory=list)
-    target_std: float = 1.0
+    target_std: float | Tensor = 1.0
     augment: Augment | None = None
+    target_mean: float | Tensor = 0.0
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         """Return the same data with every split on a device."""

@@ -24,6 +24,7 @@ class Targets:
     y: Tensor
     classes: list[str]
     std: float = 1.0
+    mean: float = 0.0
 
 
 def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +78,8 @@ def encode_targets(values: np.ndarray, train: np.ndarray, task: str) -> Targets:
             raise DataError(f"the target has one value only, {classes[0]!r}; nothing to learn")
         return Targets(torch.from_numpy(numbers.astype(np.int64)), [str(c) for c in classes])
     mean, std = values[train].mean(), values[train].std() or 1.0
-    return Targets(torch.from_numpy(((values - mean) / std).astype(np.float32)), [], float(std))
+    y = torch.from_numpy(((values - mean) / std).astype(np.float32))
+    return Targets(y, [], float(std), float(mean))
 
 
 def tensors(x: Tensor, y: Tensor, parts: Parts) -> list[Tensors]:
@@ -109,7 +111,7 @@ def make_data(
     """
     return Data(
         name, kind, task, Shape(tuple(shape), len(targets.classes) or 1, vocabulary), *splits,
-        classes=targets.classes, target_std=targets.std,
+        classes=targets.classes, target_std=targets.std, target_mean=targets.mean,
         augment=Augment(**augment) if augment and any(augment.values()) else None,
     )  # fmt: skip
 

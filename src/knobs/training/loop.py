@@ -14,10 +14,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from knobs import rng
 from knobs.data import Data, Stream, Tensors
+from knobs.errors import DataError
+from knobs.losses import Loss, usual
 from knobs.models.layers import ELEMENTWISE
 from knobs.optimizers import training_mode
-from knobs.regularization import LOSSES, PENALTIES, decayed, mixup, penalized
+from knobs.regularization import PENALTIES, decayed, mixup, penalized
 from knobs.training import metrics
+from knobs.training.scores import Score, score
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
@@ -69,6 +72,8 @@ class Run:
         interval: whether the schedule moves per epoch or per optimizer step.
         monitor: the metric that a plateau schedule watches.
         average: the running average of the weights, which then is what is evaluated.
+        loss: what is minimized; the usual one of the task if None.
+        scores: metrics beside the usual ones, by name.
     """
 
     model: nn.Module
@@ -84,6 +89,8 @@ class Run:
     monitor: str | None = None
     average: AveragedModel | None = None
     forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
+    loss: Loss | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
@@ -91,6 +98,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
+        self.loss = self.loss or usual(self.data.task)
         self.weights = decayed(self.model)
         self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
@@ -114,8 +122,11 @@ class Run:
         return self.optimizer.param_groups[0]["lr"]
 
 
-def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
+def train_step(run: Run, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Update once from one batch; return the loss, a scalar still on the device.
+
+    Args:
+        weight: (N,) of the examples: the loss is sum(w l) / sum(w).
 
     A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
     draws the same dropout masks and mixtures.
@@ -126,7 +137,7 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
         if run.uses_rng:
             rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
         run.optimizer.zero_grad()
-        loss = backward(run, x, y)
+        loss = backward(run, x, y, weight)
         if training["clip_norm"]:
             nn.utils.clip_grad_norm_(run.model.parameters(), training["clip_norm"])
         if training["clip_value"]:
@@ -142,33 +153,53 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
+def backward(run: Run, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the loss, without its graph."""
     microbatches = run.training["accumulate"]
     if microbatches == 1:
-        loss = batch_loss(run, x, y)
+        loss = batch_loss(run, x, y, weight)
         loss.backward()
         return loss.detach()
-    total = torch.zeros((), device=run.device)
-    for part_x, part_y in zip(x.chunk(microbatches), y.chunk(microbatches), strict=True):
-        loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
+    total, whole = torch.zeros((), device=run.device), run.loss.total(y, weight)
+    for part_x, part_y, part_weight in microbatched(x, y, weight, microbatches):
+        share = len(part_x) / len(x)
+        part_whole = None if whole is None else whole * share
+        loss = batch_loss(run, part_x, part_y, part_weight, part_whole) * share
         loss.backward()
         total += loss.detach()
     return total
 
 
-def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """Return the loss of one batch, penalties included."""
-    partner, weight, alpha = y, 1.0, run.regularization["mixup"]
+def microbatched(
+    x: Tensor, y: Tensor, weight: Tensor | None, count: int, dim: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield a batch in `count` parts, cut along the examples' dimension."""
+    parts = x.chunk(count, dim), y.chunk(count, dim)
+    weights = [None] * len(parts[0]) if weight is None else weight.chunk(count, dim)
+    yield from zip(*parts, weights, strict=True)
+
+
+def batch_loss(
+    run: Run, x: Tensor, y: Tensor, weight: Tensor | None = None, total: Tensor | None = None
+) -> Tensor:
+    """Return the loss of one batch, penalties included.
+
+    Args:
+        weight: (N,) of the examples.
+        total: what divides the weighted sum, where this is a part of a larger batch.
+    """
+    alpha, smoothing = run.regularization["mixup"], run.regularization["label_smoothing"]
     if alpha:
-        x, partner, weight = mixup(x, y, alpha, torch.default_generator)
+        rows = torch.arange(len(y), device=y.device)
+        x, partner, share = mixup(x, rows, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
-    loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
-    loss = loss_of(outputs, y, smoothing)
+    loss = run.loss.mean(outputs, y, smoothing, weight, total)
     if alpha:
-        loss = weight * loss + (1 - weight) * loss_of(outputs, partner, smoothing)
+        others = None if weight is None else weight[partner]
+        of_partners = run.loss.mean(outputs, y[partner], smoothing, others, total)
+        loss = share * loss + (1 - share) * of_partners
     return penalized(loss, run.penalties, outputs, run.weights)
 
 
@@ -180,11 +211,37 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
 def epoch_order(run: Run) -> list[Tensor]:
     """Return what is left of the epoch under way, a tensor of example indices a batch."""
     train, progress, size = run.data.train, run.progress, run.training["batch_size"]
-    order = torch.randperm(len(train), generator=rng.generator(run.seed, "order", progress.epoch))
+    draws = rng.generator(run.seed, "order", progress.epoch)
+    if sampler(run) == "balanced":
+        order = balanced(train.y.cpu(), draws)
+    else:
+        order = torch.randperm(len(train), generator=draws)
     batches = order.to(train.y.device).split(size)
     if run.training["drop_last"]:
         batches = batches[: len(order) // size]
     return list(batches[progress.batch :])
+
+
+def sampler(run: Run) -> str:
+    """Return how the run draws an epoch's examples."""
+    return run.training.get("sampler", "shuffle")  # a recorded config may be older than the key
+
+
+def balanced(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw len(y) indices with replacement: a class that occurs, each as likely, then one of it.
+
+    Args:
+        y: (N,) class numbers.
+    """
+    counts = y.bincount()
+    present, by_class, starts = (
+        counts.nonzero().squeeze(1),
+        y.argsort(stable=True),
+        counts.cumsum(0),
+    )
+    drawn = present[torch.randint(len(present), y.shape, generator=generator)]
+    place = torch.rand(y.shape, generator=generator, dtype=torch.float64) * counts[drawn]
+    return by_class[(starts - counts)[drawn] + place.long()]
 
 
 def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
@@ -258,7 +315,9 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
             outputs.append(at_least_fp32(model(x)))
         targets.append(y)
     data, stacked = run.data, torch.cat(outputs).unsqueeze(0)
-    values = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)[0]
+    truth = torch.cat(targets)
+    values = metrics.evaluation(data.task, stacked, truth, data.target_std, run.loss)[0]
+    values |= score(run.scores, stacked[0], truth)
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 
@@ -297,10 +356,16 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
     """Judge an epoch by its metrics, move on to the next; the epoch's row of the record.
 
     Raises:
-        Diverged: the objective is not a finite number.
+        Diverged: the objective is not a finite number. DataError: it is NaN though the loss is
+            finite: then the metric, not the model, has no value.
     """
-    progress = run.progress
-    if not math.isfinite(values[run.objective["metric"]]):
+    progress, metric = run.progress, run.objective["metric"]
+    if math.isnan(values[metric]) and math.isfinite(values.get("val/loss", math.nan)):
+        raise DataError(
+            f"objective.metric={metric}: not a number after epoch {progress.epoch + 1}, though "
+            "val/loss is: the metric has no value on this validation split; choose another"
+        )
+    if not math.isfinite(values[metric]):
         raise Diverged(progress.step)
     keep_best(run, values)
     if isinstance(run.scheduler, ReduceLROnPlateau):
