@@ -160,13 +160,13 @@ def backward(run: Run, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Te
         loss = batch_loss(run, x, y, weight)
         loss.backward()
         return loss.detach()
-    total, whole = torch.zeros((), device=run.device), run.loss.total(y, weight)
+    total, whole = 0.0, run.loss.total(y, weight)
     for part_x, part_y, part_weight in microbatched(x, y, weight, microbatches):
         share = len(part_x) / len(x)
         part_whole = None if whole is None else whole * share
         loss = batch_loss(run, part_x, part_y, part_weight, part_whole) * share
         loss.backward()
-        total += loss.detach()
+        total = total + loss.detach()
     return total
 
 
