@@ -77,6 +77,8 @@ def encode_targets(values: np.ndarray, train: np.ndarray, task: str) -> Targets:
         if len(classes) < 2:
             raise DataError(f"the target has one value only, {classes[0]!r}; nothing to learn")
         return Targets(torch.from_numpy(numbers.astype(np.int64)), [str(c) for c in classes])
+    if task != "regression":
+        raise DataError(f"data.task={task}: this data set has one target; choose another task")
     mean, std = values[train].mean(), values[train].std() or 1.0
     y = torch.from_numpy(((values - mean) / std).astype(np.float32))
     return Targets(y, [], float(std), float(mean))

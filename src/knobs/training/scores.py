@@ -44,28 +44,24 @@ def _judged(truth: Tensor) -> Tensor:
     return (positive > 0) & (positive < len(truth))
 
 
-def auroc(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the area under the ROC curve: each class against the rest, or each label.
+def _against_the_rest(name: str) -> Score:
+    """Return the mean of torchmetrics' binary score, of each class against the rest or each label.
 
-    Its mean over those with examples of both kinds; of two classes, both are the same.
+    It is over those with examples of both kinds; without any, NaN.
     """
-    truth = _one_hot(outputs, targets)
-    each = _torchmetrics().multilabel_auroc(
-        _probabilities(outputs, targets), truth, truth.shape[1], average="none"
-    )
-    return each[_judged(truth)].mean()
+
+    def score(outputs: Tensor, targets: Tensor) -> Tensor:
+        truth, p = _one_hot(outputs, targets), _probabilities(outputs, targets)
+        columns = _judged(truth).nonzero().flatten().tolist()
+        function = getattr(_torchmetrics(), f"binary_{name}")
+        each = [function(p[:, c], truth[:, c]) for c in columns]
+        return torch.stack(each).mean() if each else p.new_full((), torch.nan)
+
+    return score
 
 
-def average_precision(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the average precision: each class against the rest, or each label.
-
-    Its mean over those with examples of both kinds; of two classes, over both of them.
-    """
-    truth = _one_hot(outputs, targets)
-    each = _torchmetrics().multilabel_average_precision(
-        _probabilities(outputs, targets), truth, truth.shape[1], average="none"
-    )
-    return each[_judged(truth)].mean()
+auroc = _against_the_rest("auroc")  # of two classes, both are the same
+average_precision = _against_the_rest("average_precision")  # of two classes, the mean of both
 
 
 def _counted(name: str, average: str) -> Score:
