@@ -14,7 +14,7 @@ from torch import Tensor
 
 from knobs import rng
 from knobs.data import Tensors
-from knobs.regularization import PENALTIES, mixup, penalized
+from knobs.regularization import PENALTIES, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import loop as solo
@@ -159,13 +159,12 @@ def mix(
     """
     x, partners, share = x.clone(), y.clone(), torch.ones_like(stack.lr)
     others = None if weight is None else weight.clone()
-    rows = torch.arange(y.shape[1], device=y.device)
     for k in stack.mixed:
         alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
-        x[k], partner, share[k] = mixup(x[k], rows, alpha, draws)
-        partners[k] = y[k][partner]
-        if weight is not None:
-            others[k] = weight[k][partner]
+        own = None if weight is None else weight[k]
+        x[k], partners[k], other, share[k] = solo.mixed(x[k], y[k], own, alpha, draws)
+        if others is not None:
+            others[k] = other
     return x, partners, others, share
 
 

@@ -190,17 +190,27 @@ def batch_loss(
     """
     alpha, smoothing = run.regularization["mixup"], run.regularization["label_smoothing"]
     if alpha:
-        rows = torch.arange(len(y), device=y.device)
-        x, partner, share = mixup(x, rows, alpha, torch.default_generator)
+        x, partners, others, share = mixed(x, y, weight, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
     loss = run.loss.mean(outputs, y, smoothing, weight, total)
     if alpha:
-        others = None if weight is None else weight[partner]
-        of_partners = run.loss.mean(outputs, y[partner], smoothing, others, total)
+        of_partners = run.loss.mean(outputs, partners, smoothing, others, total)
         loss = share * loss + (1 - share) * of_partners
     return penalized(loss, run.penalties, outputs, run.weights)
+
+
+def mixed(
+    x: Tensor, y: Tensor, weight: Tensor | None, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Return mixed inputs, the partners' targets and weights, and the share of their own."""
+    if weight is None:
+        x, partners, share = mixup(x, y, alpha, generator)
+        return x, partners, None, share
+    rows = torch.arange(len(y), device=y.device)
+    x, partner, share = mixup(x, rows, alpha, generator)
+    return x, y[partner], weight[partner], share
 
 
 def at_least_fp32(outputs: Tensor) -> Tensor:
