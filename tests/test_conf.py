@@ -12,13 +12,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 
-from knobs import targets
+from knobs import build, targets
 from knobs.cli import first_comment, ordered_groups
 from knobs.config import command, rules
 from knobs.identity import differences
 from knobs.search.methods import METHODS
 
 CONF = command.CONF
+read_data = build.data
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = [g for g, option in ordered_groups().items() if g != "search" and option != "null"]
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
@@ -38,7 +39,7 @@ def test_a_yaml_opens_with_its_help(path):
 
 
 @pytest.mark.parametrize(
-    "group", ["optimizer", "activation", "init", "scheduler", "model", "regularization"]
+    "group", ["optimizer", "activation", "init", "scheduler", "model", "regularization", "loss"]
 )
 def test_an_option_names_its_source(group):
     for path in (CONF / group).glob("*.yaml"):
@@ -85,6 +86,12 @@ def inputs(tmp_path, monkeypatch):
             extra += ["training.batch_size=256", *(text if inputs == ["text"] else [])]
         if at == "regularization/none":
             extra += ["data=diabetes"]
+        if group == "loss":
+            extra += fitting(option)
+            if "data.task=multilabel" in extra:
+                rows = "".join(f"{i % 7},{i % 2},{int(i % 3 == 0)}\n" for i in range(60))
+                (tmp_path / "labels.csv").write_text("x,odd,third\n" + rows)
+                extra += [f"data.path={tmp_path / 'labels.csv'}"]
         if at == "data/mnist":
             fake_sets.write_mnist(sets.MNIST, tmp_path, monkeypatch)
             extra += [f"data.root={tmp_path}", "data.val=0.2"]
@@ -124,6 +131,13 @@ def inputs(tmp_path, monkeypatch):
     return prepare
 
 
+def fitting(loss):
+    """Overrides that give a loss data of its task."""
+    [task, *_] = yaml.safe_load((CONF / "loss" / f"{loss}.yaml").read_text())["tasks"]
+    labels = ["data=csv", "data.task=multilabel", "data.target=[odd,third]", "data.path=labels.csv"]
+    return {"regression": ["data=diabetes"], "multilabel": labels}.get(task, [])
+
+
 def write_images(root: Path) -> None:
     for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         (root / name).mkdir(parents=True)
@@ -148,8 +162,10 @@ def test_an_option_changes_only_its_own_group():
     for group, option in OPTIONS:
         if group in ("data", "model", "tracking") or option == "tensor":
             continue  # these rename the run or need values
-        other = command.checked([f"{group}={option}"])
-        moved = {p.split(".")[0] for p in differences(base, other)}
+        needs = fitting(option) if group == "loss" else []
+        other = command.checked([f"{group}={option}", *needs])
+        other_base = command.checked(needs) if needs else base
+        moved = {p.split(".")[0] for p in differences(other_base, other)}
         linked = {"optimizer"} if group == "regularization" else {"scheduler"}
         assert moved <= {group} | linked, (group, option)
 

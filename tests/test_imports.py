@@ -13,7 +13,7 @@ SRC = REPO / "src" / "knobs"
 LAYERS = [
     {"__init__"}, {"sweep"}, {"stack"}, {"report"}, {"training"}, {"tracking", "cli"},
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
-    {"data", "models", "init", "optimizers", "schedulers", "regularization"},
+    {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
      "words", "errors",},
 ]  # fmt: skip

@@ -1,11 +1,15 @@
 """From a checked config to objects."""
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, optimizers, schedulers
+from knobs import init, losses, optimizers, schedulers
 from knobs.data import Data
+from knobs.errors import DataError
+from knobs.losses import Loss
 from knobs.shape import Shape
 from knobs.targets import make
 
@@ -20,6 +24,41 @@ def model(config: dict, shape: Shape) -> nn.Module:
     activation = make("activation", config["activation"])
     options = {name: config["regularization"][name] for name in ("norm", "dropout")}
     return make("model", config["model"])(shape, activation=activation, **options)
+
+
+def loss(config: dict, data: Data) -> Loss:
+    """Return what the run minimizes, its class or label weights from the training split.
+
+    Raises:
+        ConfigError: weights that are not one a class or label. DataError: data that the loss, or
+            balanced weights, cannot take.
+    """
+    node = config.get("loss") or {}  # an older config has none
+    if "_target_" not in node:
+        return losses.usual(data.task)
+    given = {name: node[name] for name in losses.WEIGHTS if node.get(name) is not None}
+    made = make("loss", {key: value for key, value in node.items() if key not in given})
+    function, arguments = made.func, {**made.keywords}
+    if not node["_target_"].startswith("knobs."):
+        return Loss(functools.partial(function, **arguments, **given), by_row=True)
+    arguments = {key: value for key, value in arguments.items() if key not in losses.WEIGHTS}
+    weigh = {"weight": losses.class_weights, "pos_weight": losses.positive_weights}
+    names = data.classes or [str(i) for i in range(data.shape.outputs)]
+    weights = {key: weigh[key](value, data.train.y, names) for key, value in given.items()}
+    if function is losses.poisson:
+        arguments = {"target_mean": data.target_mean, "target_std": data.target_std}
+        _check_counts(data, **arguments)
+    return Loss(function, arguments, weights)
+
+
+def _check_counts(data: Data, target_mean: losses.Facts, target_std: losses.Facts) -> None:
+    for split, y in (("training", data.train.y), ("validation", data.val.y)):
+        counts = y.double().cpu() * target_std + target_mean
+        if (counts / target_std).min() < -1e-4:  # a 0, standardised and back, is near 0
+            raise DataError(
+                f"loss=poisson: needs targets >= 0, and the {split} split has "
+                f"{counts.min():.6g}; choose loss=mse or another data.target"
+            )
 
 
 def initialize(config: dict, net: nn.Module, batch: Tensor) -> None:

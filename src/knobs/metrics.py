@@ -1,5 +1,9 @@
-"""Facts about the metrics that a run is judged by; training/metrics.py computes them. No torch."""
+"""Facts about the metrics that a run is judged by. No torch.
 
+training/metrics.py computes the usual ones, training/scores.py the others, where asked for.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -11,32 +15,67 @@ class Metric:
         tasks: that have it.
         mode: max where more is better, else min.
         points: whether it is a share of 1, whose differences are told in hundredths.
+        usual: whether every run of these tasks has it; others are computed where asked for.
     """
 
     tasks: tuple[str, ...]
     mode: str
     points: bool = False
+    usual: bool = False
 
 
+CLASSES, LABELS, NUMBERS = TASKS = ("classification", "multilabel", "regression")
 METRICS = {
-    "loss": Metric(("classification", "multilabel", "regression"), "min"),
-    "accuracy": Metric(("classification", "multilabel"), "max", points=True),
-    "f1": Metric(("classification",), "max", points=True),
-    "r2": Metric(("regression",), "max"),
-    "rmse": Metric(("regression",), "min"),
-    "mae": Metric(("regression",), "min"),
+    "loss": Metric(TASKS, "min", usual=True),
+    "accuracy": Metric((CLASSES, LABELS), "max", points=True, usual=True),
+    "f1": Metric((CLASSES, LABELS), "max", points=True, usual=True),
+    "r2": Metric((NUMBERS,), "max", usual=True),
+    "rmse": Metric((NUMBERS,), "min", usual=True),
+    "mae": Metric((NUMBERS,), "min", usual=True),
+    "auroc": Metric((CLASSES, LABELS), "max", points=True),
+    "average_precision": Metric((CLASSES, LABELS), "max", points=True),
+    "balanced_accuracy": Metric((CLASSES,), "max", points=True),
+    "precision": Metric((CLASSES, LABELS), "max", points=True),
+    "recall": Metric((CLASSES, LABELS), "max", points=True),
+    "f1_macro": Metric((CLASSES, LABELS), "max", points=True),
+    "f1_micro": Metric((CLASSES, LABELS), "max", points=True),
+    "f1_weighted": Metric((CLASSES, LABELS), "max", points=True),
+    "top_5": Metric((CLASSES,), "max", points=True),
+    "mcc": Metric((CLASSES,), "max"),
+    "calibration_error": Metric((CLASSES,), "min", points=True),
+    "log_loss": Metric((CLASSES, LABELS), "min"),
+    "spearman": Metric((NUMBERS,), "max"),
 }
-# Task -> its objective.
-DEFAULT = {
-    "classification": "val/accuracy",
-    "multilabel": "val/loss",
-    "regression": "val/r2",
-}
+# task -> its objective. F1 of labels: it has a value on every split, as the average precision of a
+# label that a split lacks has not, and is not near 1 for a model that finds nothing.
+DEFAULT = {CLASSES: "val/accuracy", LABELS: "val/f1", NUMBERS: "val/r2"}
 
 
 def of(task: str) -> tuple[str, ...]:
     """Return the validation metrics of a task, as an objective names them."""
     return tuple(f"val/{name}" for name, metric in METRICS.items() if task in metric.tasks)
+
+
+def asked(config: dict) -> dict[str, str]:
+    """Return name -> the override that asks for it, of each metric that a config names."""
+    section = config.get("metrics") or {}  # an older config has none
+    names = {name: f"metrics.extra=[{name}]" for name in section.get("extra", ())}
+    names |= {name: f"metrics.own.{name}" for name in section.get("own") or ()}
+    for path, metric in watched(config).items():
+        names[metric.rpartition("/")[2]] = f"{path}={metric}"
+    return names
+
+
+def watched(config: dict) -> dict[str, str]:
+    """Return path -> metric of the keys that name one: `objective.metric`, a plateau's monitor."""
+    monitor = config["scheduler"].get("monitor")
+    named = {"scheduler.monitor": monitor} if monitor else {}
+    return named | {"objective.metric": config["objective"]["metric"]}
+
+
+def unusual(names: Iterable[str]) -> list[str]:
+    """Return those of the names that are computed only where asked for, in their order."""
+    return [name for name in names if name not in METRICS or not METRICS[name].usual]
 
 
 def mode_of(metric: str) -> str:

@@ -1,6 +1,6 @@
-"""Losses, penalties and mixtures. Dropout and norm layers stand in the models, L2 in the optimizer.
+"""Penalties and mixtures. Dropout and norm layers stand in the models, L2 in the optimizer.
 
-A loss or a penalty is a function over any leading dimensions: of one run's tensors it is a scalar,
+A penalty is a function over any leading dimensions: of one run's tensors it is a scalar,
 of a stack's, which have one more dimension in front, it is [K].
 """
 
@@ -8,90 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def decayed(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of two or more dimensions, so neither biases nor norms."""
     return [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
-
-
-# Of a single run torch's own kernel: records hold its bits, which another order would round anew.
-def cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
-    """Return the mean cross-entropy, (*, N, C) and (*, N) -> (*).
-
-    Args:
-        smoothing: share of each target spread over all classes; (*) where it differs.
-    """
-    if outputs.ndim == 2:
-        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
-    logs = outputs.log_softmax(-1)
-    losses = F.nll_loss(logs.flatten(0, -2), targets.flatten(), reduction="none").view_as(targets)
-    if isinstance(smoothing, Tensor):
-        share = smoothing.unsqueeze(-1)
-        losses = (1 - share) * losses - share * logs.mean(-1)
-    return losses.mean(-1)
-
-
-def squared_error(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
-    """Return the mean squared error, (*, N, 1) and (*, N) -> (*)."""
-    if outputs.ndim == 2:
-        return F.mse_loss(outputs.squeeze(-1), targets)
-    return ((outputs.squeeze(-1) - targets) ** 2).flatten(outputs.ndim - 2).mean(-1)
-
-
-def binary_cross_entropy(
-    outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 0.0
-) -> Tensor:
-    """Return the mean binary cross-entropy of logits, (*, N, T) and (*, N, T) -> (*).
-
-    Args:
-        smoothing: share of each target that becomes 1/2; (*) where it differs.
-    """
-    share = smoothing[..., None, None] if isinstance(smoothing, Tensor) else smoothing
-    targets = (1 - share) * targets + share / 2
-    losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-    return losses.flatten(outputs.ndim - 2).mean(-1)
-
-
-LOSSES = {
-    "classification": cross_entropy,
-    "multilabel": binary_cross_entropy,
-    "regression": squared_error,
-}
-
-
-def weighted(
-    loss_of: Callable[..., Tensor],
-    outputs: Tensor,
-    targets: Tensor,
-    smoothing: float | Tensor,
-    weight: Tensor | None,
-) -> Tensor:
-    """Return the mean loss of a batch, (*); with weights w, (*, N), sum(w loss) / sum(w)."""
-    if weight is None:
-        return loss_of(outputs, targets, smoothing)
-    share = torch.as_tensor(smoothing).to(outputs).unsqueeze(-1)  # each example a batch of its own
-    losses = loss_of(outputs.unsqueeze(-2), targets.unsqueeze(outputs.ndim - 1), share)
-    return (weight * losses).sum(-1) / _positive(weight.sum(-1))
-
-
-def share_of(
-    part: Tensor, part_weight: Tensor | None, whole: Tensor, weight: Tensor | None, dim: int = 0
-) -> float | Tensor:
-    """Return the share that a microbatch's mean loss has in its batch's: examples or weights.
-
-    Args:
-        part, whole: the targets of each, with the examples along `dim`.
-    """
-    if weight is None:
-        return part.shape[dim] / whole.shape[dim]
-    return part_weight.sum(-1) / _positive(weight.sum(-1))
-
-
-def _positive(total: Tensor) -> Tensor:
-    """Return sums of weights to divide by: where all weights are 0, the loss is 0 and no NaN."""
-    return total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -32,11 +32,18 @@ ALLOWED = {
         ("torch.optim.lr_scheduler.", "knobs.schedulers."),
         "torch.optim.lr_scheduler.LRScheduler",
     ),
+    "loss": (("knobs.losses.",), None),
+    "metrics": (("knobs.training.scores.",), None),
     "tracking": (("knobs.tracking.",), "knobs.tracking.Mirror"),
     "hydra": (("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental."), None),
 }
 # Keys that knobs reads itself, which go to no target.
-OWN_KEYS = {"scheduler": {"interval", "monitor"}, "model": {"name", "inputs"}}
+OWN_KEYS = {
+    "scheduler": {"interval", "monitor"},
+    "model": {"name", "inputs"},
+    "loss": {"tasks"},
+    "metrics.own": {"mode"},  # of each metric there
+}
 # What Hydra hands to logging.config.dictConfig, which calls whatever `class` and `()` name.
 LOGGING = (
     "logging.StreamHandler",
@@ -95,12 +102,22 @@ def resolve(path: str, target: Any) -> Any:
     return code
 
 
+def kind_of(path: str) -> str:
+    """Return what a node is of: its path, or `metrics.own` for a metric of one's own."""
+    return "metrics.own" if path.startswith("metrics.own.") else path
+
+
+def own_keys(path: str) -> set[str]:
+    """Return the keys of a node that go to no target."""
+    return OWN_KEYS.get(kind_of(path), set())
+
+
 def make(path: str, node: dict) -> Any:
     """Return what a node describes: `_target_` called with the other keys, or its partial.
 
     As hydra.utils.instantiate, for plain data and targets of the node's group alone.
     """
-    ours = {"_target_", "_partial_", *OWN_KEYS.get(path, ())}
+    ours = {"_target_", "_partial_", *own_keys(path)}
     arguments = {
         name: make(f"{path}.{name}", child) if isinstance(child, dict) else child
         for name, child in node.items()

@@ -227,7 +227,12 @@ def wide(path, rows=90):
 def test_the_loss_is_the_weighted_mean_of_the_examples(task, accumulate, tmp_path):
     """Over the whole batch, in microbatches too; and the validation loss over the whole split."""
     config = command.checked(
-        [*wide(tmp_path / "t.csv"), *task, *WEIGHTED, f"training.gradient_accumulation_steps={accumulate}"]
+        [
+            *wide(tmp_path / "t.csv"),
+            *task,
+            *WEIGHTED,
+            f"training.gradient_accumulation_steps={accumulate}",
+        ]
     )
     run = assemble(config, build.data(config), CPU)
     batch = next(loop.epoch_batches(run))

@@ -11,8 +11,9 @@ from trained import distance, solo, together
 
 from knobs import build, rng
 from knobs.config import command, rules
+from knobs.losses import usual
 from knobs.models.layers import ELEMENTWISE, Dropout
-from knobs.regularization import PENALTIES, cross_entropy
+from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack, Noise
 from knobs.stack.layers import stack as stacked
@@ -47,6 +48,7 @@ def make(overrides, dtype):
     data = run.data
     parts = {name: split(getattr(data, name)) for name in ("train", "val", "test")}
     run.data = dataclasses.replace(data, **parts)
+    run.loss = run.loss.to(torch.empty(0, dtype=dtype))
     return run
 
 
@@ -446,13 +448,15 @@ def test_losses_of_rows_are_theirs_alone():
     outputs = torch.zeros(2, 5, 3).double()
     outputs[1, :, 0] = 50.0
     targets = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 0, 0, 0]])
-    assert cross_entropy(outputs, targets).tolist() == pytest.approx([math.log(3), 0.0])
+    loss = usual("classification").mean(outputs, targets)
+    assert loss.tolist() == pytest.approx([math.log(3), 0.0])
 
 
 # A row of a stack with each knob of the step, beside one without; what is read outside the step.
 KNOBS = {
     "training.epochs": "3",
     "training.batch_size": "16",
+    "training.sampler": "balanced",
     "training.drop_last": "true",
     "training.early_stopping.patience": "1",
     "training.early_stopping.min_delta": "0.5",

@@ -1,6 +1,7 @@
 """The loop: the same bits for the same seed, resume equal to an uninterrupted run, options by number."""
 
 import copy
+import dataclasses
 import errno
 import json
 import subprocess
@@ -12,7 +13,8 @@ from trained import assert_same_bits, interrupt_at
 
 from knobs import build, rng
 from knobs.config import command
-from knobs.errors import StorageError, for_a_person
+from knobs.data import Tensors
+from knobs.errors import DataError, StorageError, for_a_person
 from knobs.models.layers import ELEMENTWISE
 from knobs.record import Record, read_metrics
 from knobs.training import loop
@@ -278,3 +280,74 @@ print(torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2))), "sympy" 
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "True"]
+
+
+def drawn(run):
+    """The classes and the examples of the epoch under way."""
+    order = torch.cat(loop.epoch_order(run))
+    return run.data.train.y[order], order
+
+
+def test_a_balanced_sampler_draws_each_class_as_often(make_run):
+    """Within five standard deviations over 200 epochs; within a class each example alike."""
+    run = make_run("data=wine", "training.sampler=balanced")
+    n, counts = len(run.data.train), run.data.train.y.bincount()
+    assert counts.max() > 1.3 * counts.min()
+    classes, examples = torch.zeros(3), torch.zeros(n)
+    for epoch in range(200):
+        run.progress.epoch = epoch
+        y, order = drawn(run)
+        assert len(order) == n
+        classes += y.bincount(minlength=3)
+        examples += order.bincount(minlength=n)
+    share = 1 / 3
+    sigma = (200 * n * share * (1 - share)) ** 0.5
+    assert (classes - 200 * n * share).abs().max() < 5 * sigma
+    expected = 200 * n / (3 * counts[run.data.train.y])
+    assert ((examples - expected).abs() < 5 * expected.sqrt()).all()
+
+
+def test_a_balanced_order_is_a_function_of_seed_and_epoch(make_run):
+    settings = ["data=wine", "training.sampler=balanced"]
+    run, other = make_run(*settings), make_run(*settings, "optimizer=momentum")
+    assert torch.equal(drawn(run)[1], drawn(other)[1])
+    assert not torch.equal(drawn(run)[1], drawn(make_run(*settings, "seed=1"))[1])
+    first = drawn(run)[1]
+    run.progress.epoch = 1
+    assert not torch.equal(drawn(run)[1], first)
+
+
+def test_a_balanced_run_resumes_to_the_same_bits(make_run):
+    settings = ["data=wine", "training.sampler=balanced", "training.epochs=3"]
+    whole = make_run(*settings)
+    rows = list(loop.fit(whole))
+    for at in (2, 5, 7):  # of 4 steps an epoch
+        broken, seen = make_run(*settings), []
+        with pytest.raises(loop.Interrupted):
+            seen += loop.fit(broken, interrupt_at(at))
+        resumed = make_run(*settings)
+        restore(resumed, snapshot(broken))
+        tail = list(loop.fit(resumed))
+        assert tail == rows[-len(tail) :]
+        assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_an_unbalanced_class_is_drawn_and_an_empty_one_refused(make_run, monkeypatch):
+    y = torch.tensor([0] * 999 + [1])
+    order = loop.balanced(y, torch.Generator().manual_seed(0))
+    assert 400 < (order == 999).sum() < 600
+    whole = build.data
+
+    def emptied(config):
+        data = whole(config)
+        train = Tensors(data.train.x, data.train.y.clamp(max=1))
+        return dataclasses.replace(data, train=train)
+
+    monkeypatch.setattr(build, "data", emptied)
+    message = "training.sampler=balanced: class 2 has no training example"
+    with pytest.raises(DataError, match=message):
+        make_run("data=wine", "training.sampler=balanced")
+    _, faults = command.check_overrides(["data=diabetes", "training.sampler=balanced"])
+    assert faults == [
+        "training.sampler=balanced: needs classes, and diabetes is a regression; use shuffle"
+    ]

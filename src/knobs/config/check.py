@@ -23,6 +23,8 @@ GIVEN = {
     "init.linear": {"tensor"},
     "init.conv": {"tensor"},
     "model": {"shape", "activation", "norm", "dropout"},
+    "loss": {"outputs", "targets", "smoothing", "target_mean", "target_std"},
+    "metrics.own": {"outputs", "targets"},
     "tracking": {"config", "folder", "earlier"},
 }
 
@@ -84,21 +86,20 @@ def conflicts(config: dict) -> Iterator[str]:
     if kind not in model["inputs"]:
         reads = f"reads {' or '.join(model['inputs'])}, and data={name} is {kind}"
         yield f"model={model['name']}: {reads}; choose another model"
-    for path, metric in (
-        ("objective.metric", config["objective"]["metric"]),
-        ("scheduler.monitor", scheduler.get("monitor")),
-    ):
-        if metric is not None and metric not in metrics.of(task):
-            yield f"{path}={metric}: a {task} run has {', '.join(metrics.of(task))}"
+    yield from metric_faults(config)
+    yield from loss_faults(config)
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":
         yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
 
     yield from target_faults(data)
 
     smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
-    if task == "regression" and smoothing:
-        needs = f"needs classes, and {name} is a regression; set it to 0"
+    if task != "classification" and smoothing:
+        needs = f"needs classes, and {name} is a {task}; set it to 0"
         yield f"regularization.label_smoothing={smoothing}: {needs}"
+    if task != "classification" and (sampler := training["sampler"]) == "balanced":
+        needs = f"needs classes, and {name} is a {task}; use shuffle"
+        yield f"training.sampler={sampler}: {needs}"
     if kind == "text" and mixing:
         yield f"regularization.mixup={mixing}: cannot mix words; set it to 0 for text"
     if l2 is not None and "weight_decay" not in optimizer:
@@ -144,10 +145,58 @@ def target_faults(data: dict) -> Iterator[str]:
         yield f"data.weight={weight}: has another part already; choose a column of weights"
 
 
+def metric_faults(config: dict) -> Iterator[str]:
+    """Yield metrics that the task does not have, and metrics of one's own that cannot be."""
+    task, section = config["data"]["task"], config["metrics"]
+    own = section.get("own") or {}
+    has = [*metrics.of(task), *(f"val/{name}" for name in own)]
+    for path, metric in metrics.watched(config).items():
+        if metric not in has:
+            near = did_you_mean(metric, has)
+            yield f"{path}={metric}: a {task} run has {', '.join(has)}{near}"
+    names = [metric.removeprefix("val/") for metric in has]
+    for name in section["extra"]:
+        if name not in names:
+            near = did_you_mean(name, names)
+            yield f"metrics.extra=[{name}]: a {task} run has {', '.join(names)}{near}"
+    for name, node in own.items():
+        if name in metrics.METRICS:
+            yield f"metrics.own.{name}: is a metric of knobs; choose another name"
+        elif not isinstance(node, dict) or "_target_" not in node:
+            yield f"metrics.own.{name}: needs _target_, a function of (outputs, targets), and mode"
+        elif node.get("mode") not in ("min", "max"):
+            yield f"metrics.own.{name}.mode={_show(node.get('mode'))}: must be one of min, max"
+        elif not node.get("_partial_"):
+            yield f"metrics.own.{name}._partial_: must be true, since knobs calls the function"
+
+
+def loss_faults(config: dict) -> Iterator[str]:
+    """Yield what of the loss the task, the smoothing or the weights do not fit."""
+    loss, task, name = config["loss"], config["data"]["task"], config["data"]["name"]
+    target = loss.get("_target_")
+    called = target.rpartition(".")[2] if target else "auto"
+    if task not in (fits := loss.get("tasks", metrics.TASKS)):
+        fits = " or ".join(fits)
+        yield f"loss={called}: is for {fits}, and {name} is a {task}; choose another, or loss=auto"
+    if not target:
+        return
+    if not loss.get("_partial_"):
+        yield "loss._partial_: must be true, since knobs calls the function"
+    smoothing = config["regularization"]["label_smoothing"]
+    takes = _signature(targets.resolve("loss", target)).parameters
+    if smoothing and task == "classification" and "smoothing" not in takes:
+        lacks = f"loss={called} takes no smoothing; set it to 0, or loss=cross_entropy"
+        yield f"regularization.label_smoothing={smoothing}: {lacks}"
+    weight = loss.get("weight")
+    if isinstance(weight, list) and not any(weight):
+        yield f"loss.weight={weight}: some class needs a weight above 0"
+
+
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each argument that a target does not take, lacks, or takes otherwise."""
     takes = _signature(targets.resolve(path, target)).parameters
-    given = sorted(node.keys() - targets.OWN_KEYS.get(path, set()) - {"_target_", "_partial_"})
+    kind = targets.kind_of(path)
+    given = sorted(node.keys() - targets.own_keys(path) - {"_target_", "_partial_"})
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target
         for name in given:
             if name not in takes:
@@ -155,7 +204,7 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
                 yield f"{path}.{name}={node[name]}: {target} takes no argument {name}{near}"
         for name, p in takes.items():
             named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            if named and p.default is p.empty and name not in {*given, *GIVEN.get(path, ())}:
+            if named and p.default is p.empty and name not in {*given, *GIVEN.get(kind, ())}:
                 yield f"{path}.{name}: {target} needs it; give {path}.{name}=VALUE"
     values = schedulers.lengths(node, 1) if path.startswith("scheduler") else node
     for name in given:

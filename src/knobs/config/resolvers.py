@@ -27,6 +27,12 @@ def _l2(default: float, *, _root_: DictConfig) -> float:
     return default if l2 is None else l2
 
 
+def _objective_mode(metric: str, *, _root_: DictConfig) -> str:
+    """Return max or min for a metric: that of metrics.own where it stands there."""
+    own = OmegaConf.select(_root_, f"metrics.own.{metric.rpartition('/')[2]}.mode")
+    return own or metrics.mode_of(metric)
+
+
 def register() -> None:
     """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
     for name, function, cached in (
@@ -36,7 +42,7 @@ def register() -> None:
         ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
         ("objective_metric", lambda task: metrics.DEFAULT.get(task, "val/accuracy"), False),
-        ("objective_mode", metrics.mode_of, False),
+        ("objective_mode", _objective_mode, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

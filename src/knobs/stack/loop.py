@@ -15,12 +15,13 @@ from torch import Tensor
 from knobs import rng
 from knobs.data import Batch, Tensors
 from knobs.data.dataset import Inputs, chunks, each
-from knobs.regularization import LOSSES, PENALTIES, mixup, penalized, share_of, weighted
+from knobs.regularization import PENALTIES, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import loop as solo
 from knobs.training import metrics
 from knobs.training.loop import CHECK_EVERY, Diverged, Interrupted, Run
+from knobs.training.scores import score
 
 Ending = tuple[str, Exception | None]  # a run's status, and what failed it, if something did
 EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
@@ -42,6 +43,7 @@ class Stack:
         assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
         assert len({len(run.data.train) for run in runs}) == 1, "rows share their data"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
+        self.loss = first.loss
         self.noise = Noise(len(self.runs), self.device)
         self.model = stack([run.model for run in self.runs], self.noise)
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
@@ -118,35 +120,54 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
 def backward(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the losses [K], no graph."""
     count, total = stack.training["gradient_accumulation_steps"], 0.0
+    whole = stack.loss.total(y, weight)
     for part in chunks(Batch(x, y, weight), count, dim=1):
-        loss = batch_loss(stack, *part) * share_of(part.y, part.weight, y, weight, dim=1)
+        share = part.y.shape[1] / y.shape[1]
+        part_whole = None if whole is None else whole * share
+        loss = batch_loss(stack, *part, part_whole) * share
         loss.sum().backward()  # a sum: no row's gradient depends on how many others there are
         total = total + loss.detach()
     return total
 
 
-def batch_loss(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return each row's loss of its batch, penalties included, [K]."""
+def batch_loss(
+    stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None, total: Tensor | None = None
+) -> Tensor:
+    """Return each row's loss of its batch, penalties included, [K].
+
+    Args:
+        weight: [K, N] of the examples.
+        total: [K], what divides the weighted sums, where this is a part of a larger batch.
+    """
     if stack.mixed:
-        x, partners, share = mix(stack, x, y)
+        x, partners, others, share = mix(stack, x, y, weight)
     with stack.autocast():
         outputs = stack.model(x)
     outputs = solo.at_least_fp32(outputs)
-    loss_of = LOSSES[stack.runs[0].data.task]
-    loss = weighted(loss_of, outputs, y, stack.smoothing, weight)
+    loss = stack.loss.mean(outputs, y, stack.smoothing, weight, total)
     if stack.mixed:
-        other = weighted(loss_of, outputs, partners, stack.smoothing, weight)
-        loss = share * loss + (1 - share) * other
+        of_partners = stack.loss.mean(outputs, partners, stack.smoothing, others, total)
+        loss = share * loss + (1 - share) * of_partners
     return penalized(loss, stack.penalties, outputs, stack.weights)
 
 
-def mix(stack: Stack, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix row by row, from the streams that solo runs draw from."""
-    x, partners, weight = x.clone(), y.clone(), torch.ones_like(stack.lr)
+def mix(
+    stack: Stack, x: Tensor, y: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Mix row by row, from the streams that solo runs draw from.
+
+    Returns:
+        Mixed inputs, the partners' targets and weights, and each row's share of its own targets.
+    """
+    x, partners, share = x.clone(), y.clone(), torch.ones_like(stack.lr)
+    others = None if weight is None else weight.clone()
     for k in stack.mixed:
         alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
-        x[k], partners[k], weight[k] = mixup(x[k], y[k], alpha, draws)
-    return x, partners, weight
+        own = None if weight is None else weight[k]
+        x[k], partners[k], other, share[k] = solo.mixed(x[k], y[k], own, alpha, draws)
+        if others is not None:
+            others[k] = other
+    return x, partners, others, share
 
 
 @torch.no_grad()
@@ -169,12 +190,12 @@ def clip(stack: Stack) -> None:
 def epoch_batches(stack: Stack) -> Iterator[Batch]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
     data = stack.runs[0].data
-    orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
-    for run in stack.runs:
-        moment = run.seed, run.progress.epoch
+    orders: dict[tuple, list[Tensor]] = {}  # rows of one seed see one order
+    moments = [(run.seed, run.progress.epoch, solo.sampler(run)) for run in stack.runs]
+    for run, moment in zip(stack.runs, moments, strict=True):
         if moment not in orders:
             orders[moment] = solo.epoch_order(run)
-    rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
+    rows = [orders[moment] for moment in moments]
     indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
 
     def by_row(values: Tensor) -> Tensor:
@@ -247,10 +268,12 @@ def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
             outputs.append(solo.at_least_fp32(model(x)))
         targets.append(batch.y)
         weights.append(batch.weight)
-    data, stacked, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
+    data, found, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
     weight = None if weights[0] is None else torch.cat(weights)
-    std = data.target_std.to(stacked)
-    rows = metrics.evaluation(data.task, stacked, truth, std, weight=weight)
+    std = data.target_std.to(found)
+    rows = metrics.evaluation(data.task, found, truth, std, stack.loss, weight)
+    for run, row, own in zip(stack.runs, rows, found, strict=True):
+        row |= score(run.scores, own, truth)
     return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
 
 
@@ -291,12 +314,12 @@ def fit(
             return
         scores = evaluate(stack, stack.runs[0].data.val, "val")
         share = (time.perf_counter() - began) / len(stack.runs)
-        for run, row, score in zip(stack.runs, rows, scores, strict=True):
+        for run, row, values in zip(stack.runs, rows, scores, strict=True):
             run.progress.seconds += share
             if run in over:
                 continue
             try:
-                on_epoch(run, solo.end_epoch(run, row | score))
+                on_epoch(run, solo.end_epoch(run, row | values))
             except Exception as error:  # this run's alone: the shared computation went well
                 over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
         judge([run for run in stack.runs if run not in over and not solo.ended(run)])

@@ -33,7 +33,7 @@ STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
-    "training": ("epochs", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
+    "training": ("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
     "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
 }
 ALIKE = {
@@ -44,7 +44,7 @@ ALIKE = {
     "regularization": ("norm",),
 }
 OFF = {"training": "training/default", "regularization": "regularization/none"}  # every knob is off
-SHARED = ("data", "model", "activation", "regularization", "training")
+SHARED = ("data", "model", "activation", "loss", "regularization", "training")
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 PROBE_STEPS = 3
 MEMORY_SHARE = 0.5  # of what is free
@@ -150,7 +150,9 @@ def shared(config: dict) -> str:
     Whether they drop anything as well: masks take time, which runs without need not share.
     """
     parts: dict[str, object] = {
-        section: {k: v for k, v in config[section].items() if k not in FREE.get(section, ())}
+        section: {
+            k: v for k, v in config.get(section, {}).items() if k not in FREE.get(section, ())
+        }
         for section in SHARED
     }
     parts["drops"] = config["regularization"]["dropout"] > 0

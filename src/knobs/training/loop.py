@@ -15,18 +15,13 @@ from torch.optim.swa_utils import AveragedModel
 from knobs import rng
 from knobs.data import Batch, Data, Stream, Tensors
 from knobs.data.dataset import Inputs, chunks
+from knobs.errors import DataError
+from knobs.losses import Loss, usual
 from knobs.models.layers import ELEMENTWISE
 from knobs.optimizers import training_mode
-from knobs.regularization import (
-    LOSSES,
-    PENALTIES,
-    decayed,
-    mixup,
-    penalized,
-    share_of,
-    weighted,
-)
+from knobs.regularization import PENALTIES, decayed, mixup, penalized
 from knobs.training import metrics
+from knobs.training.scores import Score, score
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
@@ -78,6 +73,8 @@ class Run:
         interval: whether the schedule moves per epoch or per optimizer step.
         monitor: the metric that a plateau schedule watches.
         average: the running average of the weights, which then is what is evaluated.
+        loss: what is minimized; the usual one of the task if None.
+        scores: metrics beside the usual ones, by name.
     """
 
     model: nn.Module
@@ -93,6 +90,8 @@ class Run:
     monitor: str | None = None
     average: AveragedModel | None = None
     forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
+    loss: Loss | None = None
+    scores: dict[str, Score] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stop_requested: bool = False
@@ -100,6 +99,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
+        self.loss = self.loss or usual(self.data.task)
         self.weights = decayed(self.model)
         self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
@@ -125,6 +125,9 @@ class Run:
 
 def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Update once from one batch; return the loss, a scalar still on the device.
+
+    Args:
+        weight: (N,) of the examples: the loss is sum(w l) / sum(w).
 
     A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
     draws the same dropout masks and mixtures.
@@ -158,27 +161,48 @@ def backward(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Te
         loss = batch_loss(run, x, y, weight)
         loss.backward()
         return loss.detach()
-    total = torch.zeros((), device=run.device)
+    total, whole = 0.0, run.loss.total(y, weight)
     for part in chunks(Batch(x, y, weight), microbatches):
-        loss = batch_loss(run, *part) * share_of(part.y, part.weight, y, weight)
+        share = len(part.y) / len(y)
+        part_whole = None if whole is None else whole * share
+        loss = batch_loss(run, *part, part_whole) * share
         loss.backward()
-        total += loss.detach()
+        total = total + loss.detach()
     return total
 
 
-def batch_loss(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Return the loss of one batch, penalties included."""
-    partner, share, alpha = y, 1.0, run.regularization["mixup"]
+def batch_loss(
+    run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None, total: Tensor | None = None
+) -> Tensor:
+    """Return the loss of one batch, penalties included.
+
+    Args:
+        weight: (N,) of the examples.
+        total: what divides the weighted sum, where this is a part of a larger batch.
+    """
+    alpha, smoothing = run.regularization["mixup"], run.regularization["label_smoothing"]
     if alpha:
-        x, partner, share = mixup(x, y, alpha, torch.default_generator)
+        x, partners, others, share = mixed(x, y, weight, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
-    loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
-    loss = weighted(loss_of, outputs, y, smoothing, weight)
+    loss = run.loss.mean(outputs, y, smoothing, weight, total)
     if alpha:
-        loss = share * loss + (1 - share) * weighted(loss_of, outputs, partner, smoothing, weight)
+        of_partners = run.loss.mean(outputs, partners, smoothing, others, total)
+        loss = share * loss + (1 - share) * of_partners
     return penalized(loss, run.penalties, outputs, run.weights)
+
+
+def mixed(
+    x: Tensor, y: Tensor, weight: Tensor | None, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Return mixed inputs, the partners' targets and weights, and the share of their own."""
+    if weight is None:
+        x, partners, share = mixup(x, y, alpha, generator)
+        return x, partners, None, share
+    rows = torch.arange(len(y), device=y.device)
+    x, partner, share = mixup(x, rows, alpha, generator)
+    return x, y[partner], weight[partner], share
 
 
 def at_least_fp32(outputs: Tensor) -> Tensor:
@@ -189,11 +213,37 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
 def epoch_order(run: Run) -> list[Tensor]:
     """Return what is left of the epoch under way, a tensor of example indices a batch."""
     train, progress, size = run.data.train, run.progress, run.training["batch_size"]
-    order = torch.randperm(len(train), generator=rng.generator(run.seed, "order", progress.epoch))
+    draws = rng.generator(run.seed, "order", progress.epoch)
+    if sampler(run) == "balanced":
+        order = balanced(train.y.cpu(), draws)
+    else:
+        order = torch.randperm(len(train), generator=draws)
     batches = order.to(train.y.device).split(size)
     if run.training["drop_last"]:
         batches = batches[: len(order) // size]
     return list(batches[progress.batch :])
+
+
+def sampler(run: Run) -> str:
+    """Return how the run draws an epoch's examples."""
+    return run.training.get("sampler", "shuffle")  # a recorded config may be older than the key
+
+
+def balanced(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw len(y) indices with replacement: a class that occurs, each as likely, then one of it.
+
+    Args:
+        y: (N,) class numbers.
+    """
+    counts = y.bincount()
+    present, by_class, starts = (
+        counts.nonzero().squeeze(1),
+        y.argsort(stable=True),
+        counts.cumsum(0),
+    )
+    drawn = present[torch.randint(len(present), y.shape, generator=generator)]
+    place = torch.rand(y.shape, generator=generator, dtype=torch.float64) * counts[drawn]
+    return by_class[(starts - counts)[drawn] + place.long()]
 
 
 def epoch_batches(run: Run) -> Iterator[Batch]:
@@ -270,7 +320,8 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     data, stacked, truth = run.data, torch.cat(outputs).unsqueeze(0), torch.cat(targets)
     weight = None if weights[0] is None else torch.cat(weights)
     std = data.target_std.to(stacked)
-    values = metrics.evaluation(data.task, stacked, truth, std, weight=weight)[0]
+    values = metrics.evaluation(data.task, stacked, truth, std, run.loss, weight)[0]
+    values |= score(run.scores, stacked[0], truth)
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 
@@ -309,10 +360,16 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
     """Judge an epoch by its metrics, move on to the next; the epoch's row of the record.
 
     Raises:
-        Diverged: the objective is not a finite number.
+        Diverged: the objective is not a finite number. DataError: it is NaN though the loss is
+            finite: then the metric, not the model, has no value.
     """
-    progress = run.progress
-    if not math.isfinite(values[run.objective["metric"]]):
+    progress, metric = run.progress, run.objective["metric"]
+    if math.isnan(values[metric]) and math.isfinite(values.get("val/loss", math.nan)):
+        raise DataError(
+            f"objective.metric={metric}: not a number after epoch {progress.epoch + 1}, though "
+            "val/loss is: the metric has no value on this validation split; choose another"
+        )
+    if not math.isfinite(values[metric]):
         raise Diverged(progress.step)
     keep_best(run, values)
     if isinstance(run.scheduler, ReduceLROnPlateau):

@@ -1,44 +1,42 @@
-"""The metrics of a split, by task. All are means over the whole split.
+"""The usual metrics of a split, by task. All are means over the whole split.
 
 Each function takes the outputs of one run, or of the K runs of a stack at once.
 """
-
-import statistics
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from knobs.regularization import LOSSES, weighted
+from knobs.losses import BY_TASK, Loss
 
 
 def evaluation(
     task: str,
     outputs: Tensor,
     targets: Tensor,
-    target_std: Tensor | float,
+    target_std: float | Tensor,
+    loss: Loss | None = None,
     weight: Tensor | None = None,
 ) -> list[dict]:
     """Return the metrics of K runs on one split.
 
     Args:
         outputs: [K, N, outputs].
-        targets: (N,), or (N, T).
-        target_std: (T,), of a regression's standardised targets, in their own unit.
+        targets: (N,), or (N, T) of several targets or labels.
+        target_std: of a regression's standardised targets, in their own unit; (T,) of several.
+        loss: what the runs minimize, where it is not the usual one of the task.
         weight: (N,) of the examples, which the loss alone takes.
     """
-    if task == "multilabel":
+    if task == "regression":
+        guess = loss.predictions(outputs) if loss else outputs
+        columns = regression(guess, targets, target_std)
+    elif task == "multilabel":
         columns = multilabel(outputs, targets)
-    elif task == "regression":
-        columns = regression(outputs, targets, target_std)
     else:
         columns = classification(outputs, targets)
-    if weight is not None:
-        weights, truth = (
-            weight.expand(outputs.shape[:2]),
-            targets.expand(len(outputs), *targets.shape),
-        )
-        columns["loss"] = weighted(LOSSES[task], outputs, truth, 0.0, weights).tolist()
+    if weight is not None or (loss and loss.function is not BY_TASK[task]):
+        of = loss or Loss(BY_TASK[task])
+        columns["loss"] = of.validation(outputs, targets, weight).tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -65,38 +63,50 @@ def classification(outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
 
 
 def multilabel(outputs: Tensor, targets: Tensor) -> dict[str, list[float]]:
-    """Return binary cross-entropy, and accuracy over all labels of all examples.
+    """Return binary cross-entropy, accuracy, and macro F1 over the labels, of decisions at p = 1/2.
+
+    Accuracy is the share of examples with every label right, as scikit-learn's: the share of right
+    labels is near 1 for a model that finds none. F1 is 0 for a label that is neither there nor
+    guessed.
 
     Args:
-        outputs: [K, N, T] logits.
-        targets: (N, T) of 0 and 1.
+        outputs: [K, N, labels] logits.
+        targets: (N, labels) 0 or 1.
     """
-    targets = targets.expand_as(outputs)
-    losses = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
-    hits = (outputs > 0) == (targets > 0.5)
+    losses = F.binary_cross_entropy_with_logits(
+        outputs, targets.expand_as(outputs), reduction="none"
+    )
+    guess, truth = outputs > 0, targets > 0
+    both = (guess.sum(1) + truth.sum(0)).clamp(min=1)
     return {
         "loss": losses.mean((1, 2)).tolist(),
-        "accuracy": hits.double().mean((1, 2)).tolist(),
+        "accuracy": (guess == truth).all(2).double().mean(1).tolist(),
+        "f1": (2 * (guess & truth).sum(1) / both).mean(1).tolist(),
     }
 
 
-def regression(outputs: Tensor, targets: Tensor, target_std: Tensor) -> dict[str, list[float]]:
+def regression(
+    outputs: Tensor, targets: Tensor, target_std: float | Tensor = 1.0
+) -> dict[str, list[float]]:
     """Return the MSE of standardised targets, R2, and RMSE and MAE in the target's own unit.
 
-    Of several targets it is the mean of each metric over them.
+    Of several targets the mean of each, whatever their units.
 
     Args:
         outputs: [K, N, T].
         targets: (N,) standardised, or (N, T).
-        target_std: (T,), one standard deviation, in the target's unit; of the outputs' type.
+        target_std: one standard deviation, in the target's unit; (T,) of several.
     """
     if targets.ndim == 2:
-        single = [
-            regression(outputs[..., t : t + 1], targets[:, t], target_std[t : t + 1])
-            for t in range(targets.shape[1])
-        ]
-        rows = {name: zip(*(one[name] for one in single), strict=True) for name in single[0]}
-        return {name: list(map(statistics.fmean, values)) for name, values in rows.items()}
+        stds = torch.as_tensor(target_std).expand(targets.shape[1]).to(outputs)
+        parts = zip(outputs.split(1, -1), targets.unbind(1), stds, strict=True)
+        each = [regression(*part) for part in parts]
+        return {
+            name: [
+                sum(values) / len(values) for values in zip(*(e[name] for e in each), strict=True)
+            ]
+            for name in each[0]
+        }
     error = outputs.squeeze(-1) - targets
     squared = (error**2).mean(1)
     variance = targets.var(correction=0)

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from knobs import build, rng
+from knobs import build, losses, metrics, rng
 from knobs.data import Data, take
 from knobs.data.dataset import each
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, DataError, first_line
+from knobs.targets import make
 from knobs.training.loop import Run
+from knobs.training.scores import SCORES, Score, ready, undefined
 
 INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
 
@@ -20,9 +22,14 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     """Build everything of a run, on its device.
 
     Raises:
-        ConfigError: the data leave a batch that the model cannot take.
+        ConfigError: the data leave a batch that the model cannot take, or need other weights.
+        DataError: data that the loss, the sampler or a metric cannot take.
     """
     training, seed = config["training"], config["seed"]
+    loss, scores = build.loss(config, data), scores_of(config, data)
+    _check_loss(loss, config, data)
+    if training.get("sampler") == "balanced":
+        losses.class_counts("training.sampler=balanced", data.train.y, data.classes)
     steps = steps_per_epoch(len(data.train), training)
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
@@ -57,7 +64,50 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         regularization=config["regularization"],
         average=average,
         forward=torch.compile(model) if training["compile"] else None,
+        loss=loss.to(next(model.parameters())),
+        scores=scores,
     )
+
+
+def scores_of(config: dict, data: Data) -> dict[str, Score]:
+    """Return name -> function of the metrics that are computed because the config names them.
+
+    Raises:
+        DataError: one has no value on the validation split, whatever the model.
+    """
+    own = (config.get("metrics") or {}).get("own") or {}
+    named = metrics.asked(config)
+    for name, by in named.items():
+        if why := undefined(name, data.val.y, data.shape.outputs, data.classes):
+            raise DataError(f"{by}: {why}")
+    wanted = metrics.unusual(named)
+    ready(wanted)
+    return {
+        name: make(f"metrics.own.{name}", own[name]) if name in own else SCORES[data.task][name]
+        for name in wanted
+    }
+
+
+def _check_loss(loss: losses.Loss, config: dict, data: Data) -> None:
+    """Try a loss of one's own on the first examples: it must give a value for each.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not loss.by_row:
+        return
+    y = data.train.y[:2].cpu()
+    outputs = torch.zeros(len(y), data.shape.outputs)
+    fault = f"loss._target_={config['loss']['_target_']}: must return a value per example"
+    try:
+        values = loss.values(outputs, y)
+    except Exception as error:  # code of one's own raises anything
+        raise ConfigError(
+            f"{fault}; it raised {type(error).__name__}: {first_line(error)}"
+        ) from None
+    if not isinstance(values, torch.Tensor) or values.shape != (len(y),):
+        shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        raise ConfigError(f"{fault}, of shape ({len(y)},) for {len(y)} examples; got {shape}")
 
 
 def steps_per_epoch(examples: int, training: dict) -> int:
