@@ -59,7 +59,7 @@ def test_the_config_is_there_before_the_run_ends_and_hides_secrets(tmp_path, mon
     choices = {"optimizer": "adam", "experiment": None}
     execute(plain, tmp_path, None, {"overrides": overrides, "choices": choices})
     written = read_config(tmp_path)
-    assert list(written) == ["schema", "overrides", "choices", "identity", "config"]
+    assert list(written) == ["schema", "overrides", "choices", "identity", "config", "data"]
     assert written["overrides"] == [*overrides[:2], "<hidden>", "<hidden>"]
     assert written["choices"] == choices
     assert written["identity"] == identity(plain) == read_summary(tmp_path)["config_hash"]

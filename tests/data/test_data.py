@@ -174,7 +174,7 @@ HEAD = "a,b,y,z,w\n"
     ("1,2,0,7,1\n2,3,1,7,1\n" * 5, "data.target=[y,z] data.task=regression", "z is 7 in every training row"),
     ("1,2,0,0,1\n2,3,1,0,1\n" * 5, "data.target=[y,z] data.task=multilabel", "z is 0 in every training row"),
     ("1,2,0,7,1\n2,3,1,7,1\n" * 5, "data.target=z data.task=regression", "z is 7 in every training row"),
-    ("1,inf,0,7,1\n2,3,1,7,1\n" * 5, "", "b: an infinite number"),
+    ("1,inf,0,7,1\n2,3,1,7,1\n" * 5, "", "t.csv: b: an infinite number"),
     ("1,1e300,0,7,1\n2,-1e300,1,7,1\n3,0,1,7,1\n" * 5, "", "b: numbers too large to standardise"),
     ("1,2,0,1,1\n" * 9, "data.weight=v", "no column v; it has a, b, y, z, w"),
 ])  # fmt: skip

@@ -58,6 +58,11 @@ def test_take_is_indexing(split):
     assert torch.equal(found.y, batches[0].y)
 
 
+def test_a_split_may_be_empty():
+    [batch] = Tensors(torch.empty(0, 3), torch.empty(0)).in_order(4)
+    assert (batch.x.shape, len(batch.y), batch.weight) == ((0, 3), 0, None)
+
+
 def test_take_keeps_the_memory_order_of_images():
     split = next(s for s in forms() if isinstance(s.x, torch.Tensor) and s.x.ndim == 4)
     assert take(split, torch.tensor([1, 5])).x.is_contiguous(memory_format=torch.channels_last)

@@ -66,7 +66,7 @@ class Tensors:
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Yield every example once, `size` at a time."""
-        for start in range(0, len(self), size):
+        for start in range(0, max(1, len(self)), size):  # a split may be empty
             yield take(self, slice(start, start + size))
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Tensors":

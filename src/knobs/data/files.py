@@ -59,12 +59,15 @@ def csv(
     rows = table.rows.drop(columns=list(others))
     if not len(rows.columns):
         raise DataError(f"{path}: no column is left to learn from")
-    inputs = Table.fit(blocks(rows), parts[0])
-    x = prepared(inputs, rows)
+    try:
+        inputs = Table.fit(blocks(rows), parts[0])
+        x = prepared(inputs, rows)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     splits = tensors(x, targets.y, parts, _weights(table, weight, parts))
     return make_data(
         name, kind, task, splits, targets, x.shape[1:], inputs=inputs,
-        hash=content_hash(parts, *table.files, names, weight or "", drop),
+        hash=content_hash(parts, *table.files, names, weight or "", sorted(drop)),
     )  # fmt: skip
 
 
@@ -202,7 +205,8 @@ def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
     for name, part in zip(("training", "validation", "test"), parts, strict=True):
         if len(part) and not weights[part].any():
             place = table.place(int(part[0]))
-            raise DataError(f"{place}: {column}=0, as in every row of the {name} split")
+            none = f"0, as in every row of the {name} split"
+            raise DataError(f"{place}: {column}={none}; some of each must be above 0")
     return torch.from_numpy(weights)
 
 

@@ -35,11 +35,13 @@ def rows_in(blocks: Iterable, rows: np.ndarray, size: Callable) -> Iterator[tupl
         rows: increasing numbers of rows, counted over all blocks.
         size: a block -> its number of rows.
     """
+    assert (np.diff(rows) > 0).all(), "rows increase"
     start = 0
     for block in blocks:
         first, last = np.searchsorted(rows, [start, start + size(block)])
         yield block, rows[first:last] - start
         start += size(block)
+    assert not len(rows) or rows[-1] < start, "rows lie in the blocks"
 
 
 def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
