@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from trained import distance, solo, together
+from trained import assert_same_bits, distance, solo, together
 
 from knobs import build, losses
 from knobs.config import command
@@ -447,6 +447,15 @@ def test_a_loss_of_ones_own_is_called_row_by_row_and_tried_first(tmp_path, monke
         own("mean")
     with pytest.raises(ConfigError, match="a value per example; it raised IndexError"):
         own("broken")
+
+
+def test_a_config_older_than_these_keys_trains_to_the_same_bits():
+    plain = command.checked(["data=wine", "tracking=local", "training.epochs=2"])
+    older = {name: node for name, node in plain.items() if name not in ("loss", "metrics")}
+    older["training"] = {k: v for k, v in plain["training"].items() if k != "sampler"}
+    runs = [assemble(config, build.data(plain), CPU) for config in (plain, older)]
+    assert solo(runs[0]) == solo(runs[1])
+    assert_same_bits(runs[0].model.state_dict(), runs[1].model.state_dict())
 
 
 def test_multilabel_metrics_and_objective():

@@ -1,6 +1,6 @@
 """From a checked config to objects."""
 
-import functools
+import inspect
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +39,17 @@ def loss(config: dict, data: Data) -> Loss:
     given = {name: node[name] for name in losses.WEIGHTS if node.get(name) is not None}
     made = make("loss", {key: value for key, value in node.items() if key not in given})
     function, arguments = made.func, {**made.keywords}
+    facts = {"target_mean": data.target_mean, "target_std": data.target_std}
+    takes = inspect.signature(function).parameters
+    arguments |= {name: fact for name, fact in facts.items() if name in takes}
     if not node["_target_"].startswith("knobs."):
-        return Loss(functools.partial(function, **arguments, **given), by_row=True)
+        return Loss(function, arguments | given, by_row=True)
+    if function is losses.poisson:
+        _check_counts(data, **arguments)
     arguments = {key: value for key, value in arguments.items() if key not in losses.WEIGHTS}
     weigh = {"weight": losses.class_weights, "pos_weight": losses.positive_weights}
     names = data.classes or [str(i) for i in range(data.shape.outputs)]
     weights = {key: weigh[key](value, data.train.y, names) for key, value in given.items()}
-    if function is losses.poisson:
-        arguments = {"target_mean": data.target_mean, "target_std": data.target_std}
-        _check_counts(data, **arguments)
     return Loss(function, arguments, weights)
 
 

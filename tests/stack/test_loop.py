@@ -495,6 +495,22 @@ def test_a_knob_stacks_as_it_trains_alone_or_makes_its_run_train_alone(key):
         ] < (0.05 if loose else 1e-8)
 
 
+def test_rows_share_the_loss_and_may_differ_in_sampler_and_metrics():
+    plain = command.checked(["data=wine"])
+    for free in ("training.sampler=balanced", "metrics.extra=[mcc]", "objective.metric=val/auroc"):
+        other = command.checked(["data=wine", free])
+        assert groups.alone(other) == ""
+        assert groups.shared(other) == groups.shared(plain)
+    for own in ("loss=focal", "loss=cross_entropy"):
+        other = command.checked(["data=wine", own])
+        assert groups.alone(other) == ""
+        assert groups.shared(other) != groups.shared(plain)
+        weighted = command.checked(["data=wine", own, "loss.weight=balanced"])
+        assert groups.shared(weighted) != groups.shared(other)
+    older = {name: node for name, node in plain.items() if name not in ("loss", "metrics")}
+    assert groups.alone(older) == ""
+
+
 def test_a_knob_that_a_stack_does_not_know_makes_its_run_train_alone():
     plain = command.checked([])
     for value, reason in ((0.1, "training.no_such_knob is not known to stacks"), (0.0, "")):

@@ -107,6 +107,8 @@ def regression(
             ]
             for name in each[0]
         }
+    if isinstance(target_std, Tensor):
+        target_std = target_std.to(outputs)
     error = outputs.squeeze(-1) - targets
     squared = (error**2).mean(1)
     variance = targets.var(correction=0)
