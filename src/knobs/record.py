@@ -30,12 +30,14 @@ class NewerSchema(UserError):
     """A file that a newer knobs wrote."""
 
 
-def check_schema(document: dict[str, Any], path: Path) -> None:
+def check_schema(document: Any, path: Path) -> None:
     """Refuse what a newer knobs wrote: it would be misread.
 
     Raises:
-        NewerSchema: saying so.
+        NewerSchema: saying so. ValueError: no JSON object.
     """
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: no JSON object")
     schema = document.get("schema", 1)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise NewerSchema(f"{path}: has schema {schema}, this knobs reads {SCHEMA}; update knobs")

@@ -50,11 +50,13 @@ class Tensors:
 
     Args:
         x, y, weight: of all its examples, as a Batch has them.
+        rows: (N,) int64 on the CPU, their numbers among the source's rows; None: 0, 1, 2, ...
     """
 
     x: Inputs
     y: Tensor
     weight: Tensor | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -77,7 +79,7 @@ class Tensors:
             return x.to(device, memory_format=order)
 
         weight = None if self.weight is None else self.weight.to(device)
-        return Tensors(each(self.x, move), self.y.to(device), weight)
+        return Tensors(each(self.x, move), self.y.to(device), weight, self.rows)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Stream:
         y, weight: of all examples, as a Batch has them; on the CPU.
         normalize: (N, C, H, W) uint8 -> float, on the device.
         workers: processes that read ahead; 0 reads in this one.
+        rows: as of Tensors.
     """
 
     examples: Callable[[int], Tensor]
@@ -97,6 +100,7 @@ class Stream:
     workers: int = 0
     device: torch.device | str = "cpu"
     weight: Tensor | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)

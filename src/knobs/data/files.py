@@ -302,7 +302,8 @@ def _streams(
     streams = []
     for part in parts:
         examples = functools.partial(_read_nth, files[part], size)
-        streams.append(Stream(examples, y[torch.from_numpy(part)], inputs.apply, workers))
+        rows = torch.from_numpy(part)
+        streams.append(Stream(examples, y[rows], inputs.apply, workers, rows=rows))
     return inputs, streams
 
 

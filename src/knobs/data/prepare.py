@@ -114,7 +114,7 @@ def classes_of(classes: Sequence[str], names: Sequence[str] = ("target",)) -> Ta
 def tensors(x: Tensor, y: Tensor, parts: Parts, weight: Tensor | None = None) -> list[Tensors]:
     """Return the splits of examples in memory: x (N, ...), y (N,) or (N, T), weights (N,)."""
     indices = map(torch.from_numpy, parts)
-    return [Tensors(x[i], y[i], None if weight is None else weight[i]) for i in indices]
+    return [Tensors(x[i], y[i], None if weight is None else weight[i], i) for i in indices]
 
 
 def blocks(rows: Any) -> Iterator[Any]:
@@ -139,7 +139,7 @@ def picture_splits(
     """
     inputs = Pictures.fit([pixels], parts[0], unit)
     indices = map(torch.from_numpy, parts)
-    return inputs, [Tensors(inputs.apply(pixels[i]), y[i]) for i in indices]
+    return inputs, [Tensors(inputs.apply(pixels[i]), y[i], rows=i) for i in indices]
 
 
 def standardize(x: Tensor, train: np.ndarray) -> Tensor:

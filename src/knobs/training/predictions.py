@@ -1,0 +1,52 @@
+"""predictions.safetensors: what a run's best weights say of its validation split, row by row.
+
+Reports, ensembles and comparisons read it, and need neither the model nor the data.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knobs.data import Stream, Tensors
+
+FILE = "predictions.safetensors"
+MOST_BYTES = 5_000_000
+SAMPLED = 20_000  # rows of a split that is larger
+LARGEST = torch.finfo(torch.float16).max
+
+
+def encode(split: Tensors | Stream, outputs: Tensor, epoch: int) -> bytes:
+    """Return the file: rows, targets and outputs of a split.
+
+    `rows` (n,) int64 are numbers of the source's rows, ascending; `targets` (n,) or (n, T);
+    `outputs` (n, C) float16, logits or standardised values. Of a split beyond MOST_BYTES the rows
+    with the smallest hash, the same in every run on these data.
+
+    Args:
+        outputs: (N, C) of the split's examples in order.
+        epoch: whose weights they are of.
+    """
+    from safetensors.torch import save
+
+    rows = torch.arange(len(split)) if split.rows is None else split.rows
+    kept = outputs.detach().cpu().clamp(-LARGEST, LARGEST).half()
+    a_row = rows.element_size() + split.y[:1].nbytes + kept[:1].nbytes
+    if len(rows) * a_row > MOST_BYTES:
+        chosen = sampled(rows, min(SAMPLED, MOST_BYTES // a_row))
+    else:
+        chosen = rows.argsort()
+    tensors = {"rows": rows[chosen], "targets": split.y.cpu()[chosen], "outputs": kept[chosen]}
+    return save({name: t.contiguous() for name, t in tensors.items()}, {"epoch": str(epoch)})
+
+
+def sampled(rows: Tensor, count: int) -> Tensor:
+    """Return the places of the `count` rows with the smallest hash, by ascending row.
+
+    Source: splitmix64, Steele et al. 2014.
+    """
+    z = rows.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    hashes = z ^ (z >> np.uint64(31))
+    places = np.argsort(hashes, kind="stable")[:count]
+    return torch.from_numpy(places[np.argsort(rows.numpy()[places])])
