@@ -96,6 +96,17 @@ def test_an_old_search_goes_on_with_its_budget(old):
         ).read_bytes()
 
 
+def test_a_folder_is_held_against_its_trial(old):
+    """Another run's folder in a trial's place would be told to the search as the trial's result."""
+    shutil.rmtree(old / "search" / "4")
+    shutil.copytree(old / "search" / "0", old / "search" / "4")
+    done = train_py(old, *SEARCH)
+    assert done.returncode == 2
+    assert "search/4: its config.json is not that of its trial; move it away" in done.stderr
+    shutil.rmtree(old / "search" / "4")
+    assert train_py(old, *SEARCH).returncode == 0
+
+
 def test_old_sweeps_report(old):
     grid, search = read_sweep([old / "grid"]), read_sweep([old / "search"])
     assert (len(grid.runs), len(search.runs)) == (6, 5)
