@@ -26,6 +26,9 @@ GIVEN = {
     "tracking": {"config", "folder", "earlier"},
 }
 
+# Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
+TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
+
 
 def check(config: dict) -> list[str]:
     """Return every fault of a resolved config: types and ranges, arguments, and sense."""
@@ -116,6 +119,18 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["accumulate"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.accumulate={count}: {more}"
+    yield from member_conflicts(training, optimizer["_target_"])
+
+
+def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
+    """Yield a line for each value that a run of several members cannot have."""
+    if (count := training["members"]) == 1:
+        return
+    if training["compile"]:
+        yield f"training.members={count}: cannot be compiled; use training.compile=false"
+    if optimizer == "torch.optim.LBFGS" or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
+        mixes = f"{optimizer} may mix the members' weights; choose another optimizer"
+        yield f"training.members={count}: {mixes}"
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from knobs.errors import CheckpointError, first_line
+from knobs.models.members import Ensemble
 from knobs.training.loop import Progress, Run
 
 BEST, LAST = "best.safetensors", "last.pt"
@@ -59,7 +60,7 @@ def snapshot(run: Run) -> dict:
         "average": run.average.state_dict() if run.average else None,
         "best_weights": run.best_weights,
         "progress": asdict(run.progress),
-    }
+    } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
 
 def restore(run: Run, state: dict) -> None:
@@ -75,6 +76,7 @@ def restore(run: Run, state: dict) -> None:
         if run.average:
             run.average.load_state_dict(state["average"])
         run.best_weights = state["best_weights"]
+        run.best_members = state.get("best_members", [])
         run.progress = Progress(**state["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = first_line(error)
@@ -99,6 +101,8 @@ def load_last(folder: Path) -> dict[str, Any]:
 def load(folder: str | Path) -> nn.Module:
     """Load the model of a run with its best weights, in eval mode, on the CPU.
 
+    Of a run with several members the model gives their mean prediction (see Ensemble).
+
     Args:
         folder: a run's folder.
 
@@ -121,6 +125,7 @@ def load(folder: str | Path) -> nn.Module:
         shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
     except Exception as error:  # a Rust error, a missing key, bad JSON
         raise CheckpointError(f"{path}: not a checkpoint of knobs ({error})") from None
-    model = build.model(about["config"], shape)
+    networks = [build.model(about["config"], shape) for _ in range(about.get("members", 1))]
+    model = networks[0] if len(networks) == 1 else Ensemble(networks, about["task"])
     model.load_state_dict(weights)
     return model.eval()

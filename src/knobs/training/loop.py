@@ -15,9 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 from knobs import rng
 from knobs.data import Data, Stream, Tensors
 from knobs.models.layers import ELEMENTWISE
+from knobs.models.members import Members, at_blocks, mean_prediction, side_by_side
 from knobs.optimizers import training_mode
 from knobs.regularization import LOSSES, PENALTIES, decayed, mixup, penalized
 from knobs.training import metrics
+from knobs.training.sharing import sharing
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
@@ -33,8 +35,9 @@ DRAWLESS = (
 class Diverged(Exception):
     """The loss, or the objective, is no longer a finite number."""
 
-    def __init__(self, step: int):
-        super().__init__(f"the loss is not a finite number at step {step}")
+    def __init__(self, step: int, member: int | None = None):
+        whose = "" if member is None else f" of member {member}"
+        super().__init__(f"the loss{whose} is not a finite number at step {step}")
         self.step = step
 
 
@@ -63,7 +66,11 @@ class Progress:
 class Run:
     """One config built: everything `fit` needs, and nothing that fits only one kind of run.
 
+    A run of M > 1 members trains M networks of its config, each on batches and draws of its own; a
+    batch then is [M, N, ...] and its loss [M]. What is judged is their mean prediction.
+
     Args:
+        model: the network; of several members `Members`.
         training, regularization: the config's sections.
         objective: metric and mode of the one number that picks the best epoch.
         interval: whether the schedule moves per epoch or per optimizer step.
@@ -86,22 +93,34 @@ class Run:
     forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_members: list[float] = field(default_factory=list)  # their objectives at the best epoch
     stop_requested: bool = False
     pruned: bool = False  # others of its sweep were better at this epoch
 
     def __post_init__(self) -> None:
         self.forward = self.forward or self.model
-        self.weights = decayed(self.model)
+        several = isinstance(self.model, Members)
+        self.networks = list(self.model.members) if several else [self.model]
+        self.batch_dim = 1 if several else 0  # of a batch's tensors: the one that counts examples
+        self.weights = [decayed(network) for network in self.networks]
+        self.shared = False  # members train together: their gradients are views, never None
+        self.member_metrics: list[dict[str, float]] = []  # of the last evaluation
         self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
         self.uses_rng = bool(self.regularization["mixup"]) or any(
             type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
-            for m in self.model.modules()
+            for network in self.networks
+            for m in network.modules()
         )
         # bf16 arithmetic where asked; weights and the loss stay fp32.
         self.autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
         if self.training["precision"] == "bf16":
             self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return what each member draws from; the first one from the run's own seed."""
+        return [rng.member(self.seed, m) for m in range(len(self.networks))]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -115,7 +134,7 @@ class Run:
 
 
 def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """Update once from one batch; return the loss, a scalar still on the device.
+    """Update once from one batch; return the loss, a scalar still on the device, or [M].
 
     A closure, because some optimizers (LBFGS) look at the loss more than once a step; every look
     draws the same dropout masks and mixtures.
@@ -124,13 +143,14 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
 
     def closure() -> Tensor:
         if run.uses_rng:
-            rng.seed_global(rng.key(run.seed, "noise", progress.epoch, progress.step), run.device)
-        run.optimizer.zero_grad()
+            seed_noise(run)
+        run.optimizer.zero_grad(set_to_none=not run.shared)
         loss = backward(run, x, y)
-        if training["clip_norm"]:
-            nn.utils.clip_grad_norm_(run.model.parameters(), training["clip_norm"])
-        if training["clip_value"]:
-            nn.utils.clip_grad_value_(run.model.parameters(), training["clip_value"])
+        for network in run.networks:
+            if training["clip_norm"]:
+                nn.utils.clip_grad_norm_(network.parameters(), training["clip_norm"])
+            if training["clip_value"]:
+                nn.utils.clip_grad_value_(network.parameters(), training["clip_value"])
         return loss
 
     loss = run.optimizer.step(closure)
@@ -142,34 +162,67 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
+def seed_noise(run: Run) -> None:
+    """Put what dropout and mixup draw from at the next step's moment."""
+    moment = run.progress.epoch, run.progress.step
+    keys = [rng.key(seed, "noise", *moment) for seed in run.seeds]
+    if len(keys) == 1:
+        rng.seed_global(keys[0], run.device)
+    else:
+        run.model.seed(keys)
+
+
 def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
     """Fill every .grad from one batch, in microbatches where asked; the loss, without its graph."""
-    microbatches = run.training["accumulate"]
+    microbatches, dim = run.training["accumulate"], run.batch_dim
     if microbatches == 1:
         loss = batch_loss(run, x, y)
-        loss.backward()
+        loss.backward(torch.ones_like(loss))  # of [M] their sum: members share no weight
         return loss.detach()
     total = torch.zeros((), device=run.device)
-    for part_x, part_y in zip(x.chunk(microbatches), y.chunk(microbatches), strict=True):
-        loss = batch_loss(run, part_x, part_y) * (len(part_x) / len(x))
-        loss.backward()
-        total += loss.detach()
+    for part_x, part_y in zip(x.chunk(microbatches, dim), y.chunk(microbatches, dim), strict=True):
+        loss = batch_loss(run, part_x, part_y) * (part_x.shape[dim] / x.shape[dim])
+        loss.backward(torch.ones_like(loss))
+        total = total + loss.detach()
     return total
 
 
 def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
-    """Return the loss of one batch, penalties included."""
+    """Return the loss of one batch, penalties included; of several members [M]."""
     partner, weight, alpha = y, 1.0, run.regularization["mixup"]
-    if alpha:
+    several = len(run.networks) > 1
+    if alpha and several:
+        x, partner, weight = mix_members(run, x, y)
+    elif alpha:
         x, partner, weight = mixup(x, y, alpha, torch.default_generator)
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
+    if not several:
+        return loss_of_outputs(run, outputs, y, run.weights[0], partner, weight)
+    mixing = zip(partner, weight, strict=True) if alpha else [()] * len(outputs)
+    members = zip(outputs.unbind(0), y.unbind(0), run.weights, mixing, strict=True)
+    return torch.stack([loss_of_outputs(run, o, t, ws, *mixed) for o, t, ws, mixed in members])
+
+
+def loss_of_outputs(
+    run: Run, outputs: Tensor, y: Tensor, weights: list, partner: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Return the loss of one network's outputs, penalties included; see `mixup` for a partner."""
     loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
     loss = loss_of(outputs, y, smoothing)
-    if alpha:
+    if run.regularization["mixup"]:
         loss = weight * loss + (1 - weight) * loss_of(outputs, partner, smoothing)
-    return penalized(loss, run.penalties, outputs, run.weights)
+    return penalized(loss, run.penalties, outputs, weights)
+
+
+def mix_members(run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    """Mix every member's batch, [M, N, ...], by its own draws."""
+    alpha = run.regularization["mixup"]
+    each = [mixup(*part, alpha, run.model.streams[m]) for m, part in enumerate(zip(x, y))]
+    xs, partners, weights = zip(*each, strict=True)
+    return side_by_side(xs), torch.stack(partners), list(weights)
 
 
 def at_least_fp32(outputs: Tensor) -> Tensor:
@@ -177,10 +230,14 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
 
 
-def epoch_order(run: Run) -> list[Tensor]:
-    """Return what is left of the epoch under way, a tensor of example indices a batch."""
+def epoch_order(run: Run, seed: int) -> list[Tensor]:
+    """Return what is left of the epoch under way, a tensor of example indices a batch.
+
+    Args:
+        seed: the run's, or that of one of its members.
+    """
     train, progress, size = run.data.train, run.progress, run.training["batch_size"]
-    order = torch.randperm(len(train), generator=rng.generator(run.seed, "order", progress.epoch))
+    order = torch.randperm(len(train), generator=rng.generator(seed, "order", progress.epoch))
     batches = order.to(train.y.device).split(size)
     if run.training["drop_last"]:
         batches = batches[: len(order) // size]
@@ -188,15 +245,60 @@ def epoch_order(run: Run) -> list[Tensor]:
 
 
 def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what is left of the epoch under way, in its own order, augmented."""
-    for x, y in run.data.train.batches(epoch_order(run)):
-        yield augmented(run, x) if run.data.augment else x, y
+    """Yield what is left of the epoch under way, in its own order, augmented.
+
+    Of several members [M, N, ...], each in an order of its own.
+    """
+    if len(run.networks) > 1:
+        yield from member_batches([(run, seed) for seed in run.seeds])
+        return
+    for x, y in run.data.train.batches(epoch_order(run, run.seed)):
+        yield augmented(run, x, run.seed) if run.data.augment else x, y
 
 
-def augmented(run: Run, x: Tensor) -> Tensor:
-    """Return a batch with the shifts and mirrors that the run draws for its next step."""
+def member_batches(rows: list[tuple[Run, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what is left of an epoch: each row's batch in its order, augmented, [K, N, ...].
+
+    Args:
+        rows: runs and seeds of theirs; the runs share their data and stand at one batch.
+    """
+    data = rows[0][0].data
+    orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
+    moments = [(seed, run.progress.epoch) for run, seed in rows]
+    for (run, seed), moment in zip(rows, moments, strict=True):
+        if moment not in orders:
+            orders[moment] = epoch_order(run, seed)
+    each = [orders[moment] for moment in moments]
+    for x, y in data.train.batches([torch.cat(batch) for batch in zip(*each, strict=True)]):
+        x, y = x.unflatten(0, (len(rows), -1)), y.unflatten(0, (len(rows), -1))
+        if data.augment:
+            parts = [augmented(run, x[k], seed) for k, (run, seed) in enumerate(rows)]
+            x = side_by_side(parts)
+        yield at_blocks(x), y
+
+
+def augmented(run: Run, x: Tensor, seed: int) -> Tensor:
+    """Return a batch with the shifts and mirrors that a seed draws for the run's next step."""
     progress = run.progress
-    return run.data.augment(x, rng.generator(run.seed, "augment", progress.epoch, progress.step))
+    return run.data.augment(x, rng.generator(seed, "augment", progress.epoch, progress.step))
+
+
+@contextlib.contextmanager
+def together(run: Run) -> Iterator[None]:
+    """Let the members of a run share a step's computations; see `sharing`."""
+    if len(run.networks) == 1:
+        yield
+        return
+    sums = run.training["accumulate"] > 1 or len(run.penalties)  # gradients come in several terms
+    ordered = run.training["accumulate"] > 1 and run.penalties or len(run.penalties) > 1
+    alone = run.training["precision"] == "bf16" or ordered
+    forward = run.forward
+    with sharing(run.model, run.optimizer, alone, sums) as shared:
+        run.forward, run.shared = shared or forward, shared is not None
+        try:
+            yield
+        finally:
+            run.forward, run.shared = forward, False
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
@@ -219,47 +321,63 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
         sizes.clear()
 
     try:
-        for x, y in epoch_batches(run):
-            losses.append(train_step(run, x, y))
-            sizes.append(len(x))
-            progress.batch += 1
-            if len(losses) == CHECK_EVERY:
-                look()
-            watch(run)
-            if run.stop_requested:
-                look()
-                raise Interrupted
-        look()
+        with together(run):
+            for x, y in epoch_batches(run):
+                losses.append(train_step(run, x, y))
+                sizes.append(x.shape[run.batch_dim])
+                progress.batch += 1
+                if len(losses) == CHECK_EVERY:
+                    look()
+                watch(run)
+                if run.stop_requested:
+                    look()
+                    raise Interrupted
+            look()
     finally:
         progress.train_seconds += time.perf_counter() - began
     return {"lr": run.lr, "train/loss": progress.loss_sum / max(1, progress.examples)}
 
 
-def add_losses(progress: Progress, losses: list[float], sizes: list[int]) -> None:
+def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
     """Add the mean losses of the last steps, and how many examples each had, to an epoch's sums.
+
+    Args:
+        losses: a number a step; of several members a list a step, of which the mean counts.
 
     Raises:
         Diverged: naming the first step whose loss is not finite.
     """
     for i, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            raise Diverged(progress.step - len(losses) + i + 1)
+        several = isinstance(loss, list)
+        for m, value in enumerate(loss if several else [loss]):
+            if not math.isfinite(value):
+                raise Diverged(progress.step - len(losses) + i + 1, m if several else None)
+    if losses and isinstance(losses[0], list):
+        losses = [sum(loss) / len(loss) for loss in losses]
     progress.loss_sum += sum(loss * n for loss, n in zip(losses, sizes, strict=True))
     progress.examples += sum(sizes)
 
 
 @torch.no_grad()
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
-    """Return the metrics of one split, as `name/metric`."""
-    model = run.evaluated.eval()
+    """Return the metrics of one split, as `name/metric`; of members, their mean prediction's."""
+    model, count = run.evaluated.eval(), len(run.networks)
     outputs, targets = [], []
     for x, y in split.in_order(EVAL_BATCH):
         with run.autocast():
-            outputs.append(at_least_fp32(model(x)))
+            answers = model(x) if count == 1 else model(x.expand(count, *x.shape))
+        outputs.append(at_least_fp32(answers))
         targets.append(y)
-    data, stacked = run.data, torch.cat(outputs).unsqueeze(0)
-    values = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)[0]
+    data, whole = run.data, torch.cat(outputs, run.batch_dim)
+    stacked = whole.unsqueeze(0) if count == 1 else with_mean(data.task, whole)
+    rows = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)
+    *run.member_metrics, values = rows
     return {f"{name}/{metric}": value for metric, value in values.items()}
+
+
+def with_mean(task: str, outputs: Tensor) -> Tensor:
+    """Return the outputs of M members, [..., M, N, C], and behind them their mean prediction's."""
+    return torch.cat([outputs, mean_prediction(task, outputs).unsqueeze(-3)], -3)
 
 
 def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[dict[str, float]]:
@@ -300,6 +418,9 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
         Diverged: the objective is not a finite number.
     """
     progress = run.progress
+    for m, value in enumerate(member_values(run)):
+        if not math.isfinite(value):
+            raise Diverged(progress.step, m)
     if not math.isfinite(values[run.objective["metric"]]):
         raise Diverged(progress.step)
     keep_best(run, values)
@@ -312,6 +433,12 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
     return {"epoch": progress.epoch, "step": progress.step} | values
 
 
+def member_values(run: Run) -> list[float]:
+    """Return each member's own value of the objective; none where there is one network."""
+    metric = run.objective["metric"].partition("/")[2]
+    return [row[metric] for row in run.member_metrics]
+
+
 def keep_best(run: Run, values: dict[str, float]) -> None:
     """Copy the weights when the objective improved by at least min_delta."""
     progress, value = run.progress, values[run.objective["metric"]]
@@ -321,5 +448,5 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
         progress.stale += 1
         return
     progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
-    progress.best_metrics = values
+    progress.best_metrics, run.best_members = values, member_values(run)
     run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}

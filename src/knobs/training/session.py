@@ -141,6 +141,8 @@ class Session:
             parts = {name: config[name] for name in ("model", "activation", "regularization")}
             shape, epoch = asdict(run.data.shape), run.progress.best_epoch
             about = {"shape": shape, "config": parts, "epoch": epoch}
+            if (members := len(run.networks)) > 1:
+                about |= {"members": members, "task": run.data.task}
             checkpoint.save_best(self.record.checkpoints, run.best_weights, about)
 
     def close(
@@ -200,10 +202,14 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
         test = loop.evaluate(run, run.data.test, "test")
+    several = {}
+    if (members := len(run.networks)) > 1:
+        several = {"members": members, "member_values": run.best_members}
     examples = progress.epoch * len(run.data.train) + progress.examples
     return {
         "status": status,
         "objective": config["objective"] | {"value": progress.best},
+        **several,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,

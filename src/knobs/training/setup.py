@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from knobs import build, rng
 from knobs.data import Data
 from knobs.errors import ConfigError
+from knobs.models.members import Members
 from knobs.training.loop import Run
 
 INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
@@ -26,9 +27,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = next(data.train.batches([few]))[0].cpu().contiguous()
-    rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
-    model = build.model(config, data.shape)
-    build.initialize(config, model, sample)
+    networks = []
+    for member in range(training["members"]):
+        rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
+        networks.append(build.model(config, data.shape))
+        build.initialize(config, networks[-1], sample)
+    model = networks[0] if len(networks) == 1 else Members(networks)
     _check_last_batch(model, training, len(data.train), steps)
     images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format

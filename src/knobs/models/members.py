@@ -1,0 +1,122 @@
+"""M networks of one shape that are trained together and answer with their mean prediction."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from knobs import rng
+
+BLOCK = 64  # bytes: a matrix that begins at a multiple is multiplied to the same bits anywhere
+
+
+class Members(nn.Module):
+    """M networks side by side, each with inputs of its own: [M, N, ...] -> [M, N, outputs].
+
+    Args:
+        networks: of one shape. Their weights are called `members.0...`, `members.1...`.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+        self.streams: list[torch.Generator] = []  # of each member's draws, once it is seeded
+
+    def seed(self, keys: Sequence[int]) -> None:
+        """Put every member's random stream at one moment."""
+        self.streams = [torch.Generator().manual_seed(key) for key in keys]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [M, N, ...] -> [M, N, outputs], one member after the other."""
+        return self.each(list(self.members), x)
+
+    def each(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+        """Return what each member's module computes of its part of x, drawing from its stream."""
+        outputs = []
+        for m, (module, part) in enumerate(zip(modules, x.unbind(0), strict=True)):
+            draws = self.training and self.streams
+            with drawing(self.streams[m], x.device) if draws else nullcontext():
+                outputs.append(module(part))
+        return side_by_side(outputs)
+
+
+@contextmanager
+def drawing(stream: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Draw from a CPU stream inside, where modules draw from torch's default generator.
+
+    On an accelerator its default generator is seeded from the stream instead.
+    """
+    if device.type != "cpu":
+        rng.seed_global(int(torch.randint(2**62, (), generator=stream)), device)
+    torch.default_generator.set_state(stream.get_state())
+    try:
+        yield
+    finally:
+        stream.set_state(torch.default_generator.get_state())
+
+
+def places(like: Tensor, count: int, shape: Sequence[int]) -> Tensor:
+    """Return an empty tensor [count, *shape] each part of which begins at a multiple of BLOCK."""
+    step = BLOCK // like.element_size()
+    size = torch.Size(shape).numel()
+    padded = -(-size // step) * step
+    room = like.new_empty(count, padded)
+    return (room if padded == size else room[:, :size]).unflatten(1, tuple(shape))
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Stack tensors, each where one of its own would begin."""
+    if parts[0].nbytes % BLOCK == 0:
+        return torch.stack(list(parts))
+    return _Placed.apply(*parts)
+
+
+def at_blocks(x: Tensor) -> Tensor:
+    """Return [M, ...] of inputs with each part where a tensor of its own would begin."""
+    return x if x[0].nbytes % BLOCK == 0 else side_by_side(x.unbind(0))
+
+
+class _Placed(torch.autograd.Function):
+    """torch.stack into `places`."""
+
+    @staticmethod
+    def forward(ctx, *parts):  # noqa: ANN001
+        out = places(parts[0], len(parts), parts[0].shape)
+        for place, part in zip(out.unbind(0), parts, strict=True):
+            place.copy_(part)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001
+        return tuple(part.clone() for part in grad.unbind(0))
+
+
+def mean_prediction(task: str, outputs: Tensor) -> Tensor:
+    """Return what M members answer together, (..., M, N, C) -> (..., N, C).
+
+    Classification: the log of their mean probability, whose softmax is that probability.
+    Regression: their mean.
+
+    Source: Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4.
+    """
+    if task == "regression":
+        return outputs.mean(-3)
+    count = torch.tensor(outputs.shape[-3], dtype=outputs.dtype, device=outputs.device)
+    return outputs.log_softmax(-1).logsumexp(-3) - count.log()
+
+
+class Ensemble(nn.Module):
+    """Trained members as one network: (N, ...) -> (N, outputs), their mean prediction.
+
+    Args:
+        task: classification, which gives logs of the mean probabilities, or regression.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], task: str):
+        super().__init__()
+        self.members, self.task = nn.ModuleList(networks), task
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, ...) -> (N, outputs)."""
+        return mean_prediction(self.task, torch.stack([member(x) for member in self.members]))
