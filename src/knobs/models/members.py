@@ -58,18 +58,16 @@ def drawing(stream: torch.Generator, device: torch.device) -> Iterator[None]:
 
 def places(like: Tensor, count: int, shape: Sequence[int]) -> Tensor:
     """Return an empty tensor [count, *shape] each part of which begins at a multiple of BLOCK."""
-    step = BLOCK // like.element_size()
-    size = torch.Size(shape).numel()
-    padded = -(-size // step) * step
-    room = like.new_empty(count, padded)
-    return (room if padded == size else room[:, :size]).unflatten(1, tuple(shape))
+    size, step = torch.Size(shape).numel(), BLOCK // like.element_size()
+    room = like.new_empty(count, -(-size // step) * step)
+    return (room if room.shape[1] == size else room[:, :size]).unflatten(1, tuple(shape))
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Stack tensors, each where one of its own would begin."""
-    if parts[0].nbytes % BLOCK == 0:
+    """Stack tensors of one shape, each laid out as it is, where one of its own would begin."""
+    if parts[0].nbytes % BLOCK == 0 and parts[0].is_contiguous():
         return torch.stack(list(parts))
-    return _Placed.apply(*parts)
+    return _SideBySide.apply(*parts)
 
 
 def at_blocks(x: Tensor) -> Tensor:
@@ -77,12 +75,15 @@ def at_blocks(x: Tensor) -> Tensor:
     return x if x[0].nbytes % BLOCK == 0 else side_by_side(x.unbind(0))
 
 
-class _Placed(torch.autograd.Function):
-    """torch.stack into `places`."""
+class _SideBySide(torch.autograd.Function):
+    """torch.stack, into places that begin at a multiple of BLOCK."""
 
     @staticmethod
-    def forward(ctx, *parts):  # noqa: ANN001
-        out = places(parts[0], len(parts), parts[0].shape)
+    def forward(ctx, *parts):  # noqa: ANN001, ANN002
+        first = torch.empty_like(parts[0])  # dense, in the order of memory of images
+        step = places(first, len(parts), first.shape).stride(0)
+        room = first.new_empty(len(parts), step)
+        out = room.as_strided((len(parts), *first.shape), (step, *first.stride()))
         for place, part in zip(out.unbind(0), parts, strict=True):
             place.copy_(part)
         return out

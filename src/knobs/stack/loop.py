@@ -29,7 +29,8 @@ class Stack:
     """Runs that share architecture, batch size, data, loss and precision, at one batch.
 
     Building it makes each run's weights views of the stack's; `release` makes each a whole Run
-    again, ready to be saved, to go on alone, or to enter another stack.
+    again, ready to be saved, to go on alone, or to enter another stack. Every member of a run is a
+    row; `owners` are the rows' runs.
 
     Args:
         runs: assembled; anything that no shared computation depends on may differ between them.
@@ -41,29 +42,33 @@ class Stack:
         assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
         assert len({len(run.data.train) for run in runs}) == 1, "rows share their data"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
-        self.noise = Noise(len(self.runs), self.device)
-        self.model = stack([run.model for run in self.runs], self.noise)
+        self.members = len(first.networks)
+        assert {len(run.networks) for run in runs} == {self.members}, "runs have as many members"
+        self.owners = [run for run in self.runs for _ in run.networks]
+        self.seeds = [seed for run in self.runs for seed in run.seeds]
+        self.noise = Noise(len(self.owners), self.device)
+        self.model = stack([net for run in self.runs for net in run.networks], self.noise)
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
         self.stacked = [p for leaf in leaves for p in leaf.stacked]
         self.parameters = [p.parameter for p in self.stacked]
         self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
         values = self.parameters[0]
-        self.lr = torch.empty(len(self.runs), dtype=values.dtype, device=self.device)
+        self.lr = torch.empty(len(self.owners), dtype=values.dtype, device=self.device)
         self.slices, start = [], 0
-        for _, group in groupby(self.runs, key=kind):
+        for _, group in groupby(self.owners, key=kind):
             rows = list(group)
             self.slices.append(Slice(rows, start, self.stacked, self.lr))
             start += len(rows)
         self.follow_schedules()
-        sections = [run.regularization for run in self.runs]
+        sections = [run.regularization for run in self.owners]
         vectors = {name: self._vector([reg[name] for reg in sections]) for name in PENALTIES}
         self.penalties = {name: v for name, v in vectors.items() if v is not None}
         smoothing = self._vector([reg["label_smoothing"] for reg in sections])
         self.smoothing = 0.0 if smoothing is None else smoothing
         self.uses_rng = any(run.uses_rng for run in self.runs)
         self.mixed = [k for k, reg in enumerate(sections) if reg["mixup"]]
-        self.clip_norm = self._vector([r.training["clip_norm"] for r in self.runs], math.inf)
-        self.clip_value = self._vector([r.training["clip_value"] for r in self.runs], math.inf)
+        self.clip_norm = self._vector([r.training["clip_norm"] for r in self.owners], math.inf)
+        self.clip_value = self._vector([r.training["clip_value"] for r in self.owners], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
         self.stop_requested = False
         for run in self.runs:
@@ -77,7 +82,7 @@ class Stack:
 
     def follow_schedules(self) -> None:
         """Take over the rates, and what else the rows' schedules moved."""
-        self.lr.copy_(torch.tensor([run.lr for run in self.runs], dtype=self.lr.dtype))
+        self.lr.copy_(torch.tensor([run.lr for run in self.owners], dtype=self.lr.dtype))
         for part in self.slices:
             part.follow_schedule()
 
@@ -94,18 +99,16 @@ def train_step(stack: Stack, x: Tensor, y: Tensor) -> Tensor:
     Args:
         x: [K, N, ...]. y: [K, N].
     """
-    runs = stack.runs
     if stack.uses_rng:
-        stack.noise.seed(
-            [rng.key(r.seed, "noise", r.progress.epoch, r.progress.step) for r in runs]
-        )
+        rows = zip(stack.seeds, [run.progress for run in stack.owners], strict=True)
+        stack.noise.seed([rng.key(seed, "noise", p.epoch, p.step) for seed, p in rows])
     for parameter in stack.parameters:
         parameter.grad = None
     loss = backward(stack, x, y)
     clip(stack)
     for part in stack.slices:
         part.step()
-    for run in runs:
+    for run in stack.runs:
         run.progress.step += 1
     if stack.moves:
         for run in stack.moves:
@@ -142,7 +145,7 @@ def mix(stack: Stack, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mix row by row, from the streams that solo runs draw from."""
     x, partners, weight = x.clone(), y.clone(), torch.ones_like(stack.lr)
     for k in stack.mixed:
-        alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
+        alpha, draws = stack.owners[k].regularization["mixup"], stack.noise.generators[k]
         x[k], partners[k], weight[k] = mixup(x[k], y[k], alpha, draws)
     return x, partners, weight
 
@@ -166,19 +169,7 @@ def clip(stack: Stack) -> None:
 
 def epoch_batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
-    data = stack.runs[0].data
-    orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
-    for run in stack.runs:
-        moment = run.seed, run.progress.epoch
-        if moment not in orders:
-            orders[moment] = solo.epoch_order(run)
-    rows = [orders[run.seed, run.progress.epoch] for run in stack.runs]
-    indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
-    for x, y in data.train.batches(indices):
-        x = x.unflatten(0, (len(rows), -1))
-        if data.augment:
-            x = torch.stack([solo.augmented(run, x[k]) for k, run in enumerate(stack.runs)])
-        yield x, y.view(len(rows), -1)
+    yield from solo.member_batches(list(zip(stack.owners, stack.seeds, strict=True)))
 
 
 def train_epoch(
@@ -198,7 +189,11 @@ def train_epoch(
     sizes: list[int] = []
 
     def look() -> None:
-        rows = torch.stack(losses, 1).tolist() if losses else [[]] * len(stack.runs)
+        rows = [[]] * len(stack.runs)  # a loss a step; of several members a list of losses a step
+        if losses:
+            whole = torch.stack(losses, 1)  # [rows, steps]
+            members = whole.unflatten(0, (-1, stack.members)).mT
+            rows = (whole if stack.members == 1 else members).tolist()
         for run, values in zip(stack.runs, rows, strict=True):
             try:
                 if run not in over:
@@ -233,15 +228,24 @@ def train_epoch(
 @torch.no_grad()
 def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     """Return each row's metrics of one split, as `name/metric`."""
-    model, count = stack.model.eval(), len(stack.runs)
+    model, count = stack.model.eval(), len(stack.owners)
     outputs, targets = [], []
     for x, y in split.in_order(max(1, EVAL_NUMBERS // count)):
         with stack.autocast():
             outputs.append(solo.at_least_fp32(model(x.expand(count, *x.shape))))
         targets.append(y)
-    data = stack.runs[0].data
-    rows = metrics.evaluation(data.task, torch.cat(outputs, 1), torch.cat(targets), data.target_std)
-    return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
+    data, whole, each = stack.runs[0].data, torch.cat(outputs, 1), stack.members
+    if each > 1:  # behind the members of a run its mean prediction
+        whole, each = (
+            solo.with_mean(data.task, whole.unflatten(0, (-1, each))).flatten(0, 1),
+            each + 1,
+        )
+    rows = metrics.evaluation(data.task, whole, torch.cat(targets), data.target_std)
+    values = []
+    for i, run in enumerate(stack.runs):
+        *run.member_metrics, row = rows[i * each : (i + 1) * each]
+        values.append({f"{name}/{metric}": value for metric, value in row.items()})
+    return values
 
 
 def fit(

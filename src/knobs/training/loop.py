@@ -220,7 +220,9 @@ def loss_of_outputs(
 def mix_members(run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[float]]:
     """Mix every member's batch, [M, N, ...], by its own draws."""
     alpha = run.regularization["mixup"]
-    each = [mixup(*part, alpha, run.model.streams[m]) for m, part in enumerate(zip(x, y))]
+    each = [
+        mixup(*part, alpha, run.model.streams[m]) for m, part in enumerate(zip(x, y, strict=True))
+    ]
     xs, partners, weights = zip(*each, strict=True)
     return side_by_side(xs), torch.stack(partners), list(weights)
 
@@ -250,7 +252,8 @@ def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     Of several members [M, N, ...], each in an order of its own.
     """
     if len(run.networks) > 1:
-        yield from member_batches([(run, seed) for seed in run.seeds])
+        for x, y in member_batches([(run, seed) for seed in run.seeds]):
+            yield at_blocks(x), y
         return
     for x, y in run.data.train.batches(epoch_order(run, run.seed)):
         yield augmented(run, x, run.seed) if run.data.augment else x, y
@@ -272,9 +275,8 @@ def member_batches(rows: list[tuple[Run, int]]) -> Iterator[tuple[Tensor, Tensor
     for x, y in data.train.batches([torch.cat(batch) for batch in zip(*each, strict=True)]):
         x, y = x.unflatten(0, (len(rows), -1)), y.unflatten(0, (len(rows), -1))
         if data.augment:
-            parts = [augmented(run, x[k], seed) for k, (run, seed) in enumerate(rows)]
-            x = side_by_side(parts)
-        yield at_blocks(x), y
+            x = side_by_side([augmented(run, x[k], s) for k, (run, s) in enumerate(rows)])
+        yield x, y
 
 
 def augmented(run: Run, x: Tensor, seed: int) -> Tensor:
@@ -289,11 +291,11 @@ def together(run: Run) -> Iterator[None]:
     if len(run.networks) == 1:
         yield
         return
-    sums = run.training["accumulate"] > 1 or len(run.penalties)  # gradients come in several terms
-    ordered = run.training["accumulate"] > 1 and run.penalties or len(run.penalties) > 1
-    alone = run.training["precision"] == "bf16" or ordered
+    # A weight's gradient is a sum of so many terms; of three and more the order matters.
+    terms = (1 + len(run.penalties)) * run.training["accumulate"]
+    in_turn = run.training["precision"] == "bf16" or (run.penalties and terms > 2)
     forward = run.forward
-    with sharing(run.model, run.optimizer, alone, sums) as shared:
+    with sharing(run.model, run.optimizer, in_turn, terms > 1) as shared:
         run.forward, run.shared = shared or forward, shared is not None
         try:
             yield

@@ -6,7 +6,6 @@ paid once. All of it is put back at the end of an epoch: outside, a run with mem
 model and an ordinary optimizer.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -26,7 +25,7 @@ Forward = Callable[[Tensor], Tensor]
 
 @contextmanager
 def sharing(
-    model: Members, optimizer: torch.optim.Optimizer, alone: bool, sums: bool
+    model: Members, optimizer: torch.optim.Optimizer, in_turn: bool, sums: bool
 ) -> Iterator[Forward | None]:
     """Share inside what can be shared; give the forward pass [M, N, ...] -> [M, N, outputs].
 
@@ -34,7 +33,7 @@ def sharing(
     The forward pass is None where nothing can be shared.
 
     Args:
-        alone: whether each member's forward pass is to stay as it is.
+        in_turn: whether the members' forward passes are to stay one after the other.
         sums: whether gradients of a weight are added up, from several terms or microbatches.
     """
     layers = [sequence(network) for network in model.members]
@@ -46,7 +45,7 @@ def sharing(
         return
     joined = Joined(model, optimizer)
     try:
-        shared = not alone and all(type(layer) in LAYERS for layer in layers[0])
+        shared = not in_turn and all(type(layer) in LAYERS for layer in layers[0])
         yield layer_by_layer(model, layers, joined, sums) if shared else model
     finally:
         joined.part()
