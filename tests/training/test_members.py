@@ -1,18 +1,23 @@
 """Members: each is the run that it would be alone, bit for bit; together they are their mean."""
 
+import dataclasses
+import io
 import math
 
 import pytest
 import torch
+from rich.console import Console
 from torch.nn import functional as F
 from trained import assert_same_bits, interrupt_at
 
 from knobs import build, rng
 from knobs.config import command
+from knobs.data import Augment, Stream
 from knobs.errors import ConfigError
 from knobs.models.members import mean_prediction
 from knobs.training import loop
-from knobs.training.checkpoint import load, restore, snapshot
+from knobs.training.checkpoint import load, load_last, restore, save_last, snapshot
+from knobs.training.run import execute
 from knobs.training.setup import assemble, steps_per_epoch
 
 SCHEDULERS, OPTIMIZERS = (
@@ -96,7 +101,7 @@ def test_every_activation_at_a_width_that_fits_no_vector(activation):
         ["training.epochs=1", "model.width=[100,30]", "init=lsuv", "training.batch_size=77"],
         ["data=diabetes", "training.epochs=4", "regularization.mixup=0.4"],
         [*IMAGE, "regularization.norm=batch", "regularization.dropout=0.3"],
-        [*IMAGE, "data.augment.crop=1", "data.augment.flip=true", "regularization.mixup=0.2"],
+        [*IMAGE, "regularization.mixup=0.2", "training.drop_last=true"],
         [*IMAGE, "training.channels_last=false", "regularization.norm=layer"],
         [*TEXT, "model=text_bag", "model.embedding_dim=8", "regularization.dropout=0.2"],
         [*TEXT, "model=text_lstm", "model.embedding_dim=8", "model.width=8"],
@@ -106,3 +111,196 @@ def test_every_activation_at_a_width_that_fits_no_vector(activation):
 )  # fmt: skip
 def test_every_kind_of_run(overrides):
     assert_members_are_runs(overrides)
+
+
+def test_augmented_images_of_an_odd_size():
+    """Each member shifts and mirrors by its own draws; 7 x 7 images fit no block."""
+    setting = [*IMAGE, "regularization.mixup=0.2", "training.epochs=1"]
+
+    def run(overrides, seed=None):
+        run = make(overrides, seed)
+        parts = {
+            name: dataclasses.replace(
+                part, x=part.x[..., :7, :7].contiguous(memory_format=torch.channels_last)
+            )
+            for name in ("train", "val", "test")
+            for part in [getattr(run.data, name)]
+        }
+        run.data = dataclasses.replace(run.data, **parts, augment=Augment(crop=1, flip=True))
+        list(loop.fit(run))
+        return run
+
+    whole = run([*setting, "training.members=2"])
+    for m, network in enumerate(whole.networks):
+        alone = run(setting, rng.member(0, m))
+        assert_same_bits(network.state_dict(), alone.model.state_dict())
+
+
+def test_training_loss_is_the_mean_over_members():
+    whole, rows = trained([*WINE, "training.members=3"])
+    alone = [trained(WINE, seed)[1] for seed in whole.seeds]
+    for epoch, row in enumerate(rows):
+        mean = sum(other[epoch]["train/loss"] for other in alone) / 3
+        assert row["train/loss"] == pytest.approx(mean, rel=1e-12)
+
+
+def test_the_mean_prediction_is_judged():
+    """Classification: the mean of probabilities, its NLL and accuracy. Regression: the mean output."""
+    whole, rows = trained([*WINE, "training.members=3"])
+    data = whole.data
+    alone = [trained(WINE, seed)[0].model.eval() for seed in whole.seeds]
+    with torch.no_grad():
+        mean = torch.stack([net(data.val.x).softmax(-1) for net in alone]).mean(0)
+    nll = F.nll_loss(mean.log(), data.val.y).item()
+    hits = (mean.argmax(-1) == data.val.y).float().mean().item()
+    assert rows[-1]["val/loss"] == pytest.approx(nll, rel=1e-5)
+    assert rows[-1]["val/accuracy"] == pytest.approx(hits)
+    assert whole.progress.best == max(row["val/accuracy"] for row in rows)
+
+    setting = ["data=diabetes", "training.epochs=3"]
+    whole, rows = trained([*setting, "training.members=3"])
+    alone = [trained(setting, seed)[0].model.eval() for seed in whole.seeds]
+    with torch.no_grad():
+        mean = torch.stack([net(whole.data.val.x) for net in alone]).mean(0)
+    assert rows[-1]["val/loss"] == pytest.approx(F.mse_loss(mean[:, 0], whole.data.val.y).item())
+
+
+def test_mean_prediction_in_closed_form():
+    logits = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])  # (1/2, 1/2) and (3/4, 1/4)
+    found = mean_prediction("classification", logits)
+    assert found.exp().tolist() == [[pytest.approx(0.625), pytest.approx(0.375)]]
+    assert found.softmax(-1).tolist() == [[pytest.approx(0.625), pytest.approx(0.375)]]
+    assert mean_prediction("regression", torch.tensor([[[1.0]], [[4.0]]])).tolist() == [[2.5]]
+
+
+def test_plateau_and_early_stopping_watch_the_mean_prediction():
+    setting = [*WINE, "training.members=2", "training.epochs=30", "scheduler=plateau"]
+    setting += ["scheduler.patience=0", "optimizer.lr=0.05", "training.early_stopping.patience=3"]
+    run, rows = trained(setting)
+    best, stale, rate = math.inf, 0, 0.05
+    for row in rows:
+        assert row["lr"] == pytest.approx(rate)
+        value = row[run.monitor]
+        improved = value < best * (1 - run.scheduler.threshold)
+        best, rate = (value, rate) if improved else (best, rate * run.scheduler.factor)
+    values = [row["val/accuracy"] for row in rows]
+    stale = len(values) - 1 - values.index(max(values))
+    assert run.progress.stale == stale
+    assert loop.ended(run) == ("stopped_early" if stale >= 3 else "finished")
+    assert len({row["lr"] for row in rows}) > 1
+
+
+CASES = [
+    ["training.members=3"],
+    ["training.members=2", *NOISY, "training.ema=0.9", "scheduler=one_cycle"],
+    ["training.members=2", "optimizer=muon"],
+    ["training.members=2", "optimizer=schedule_free"],
+    ["training.members=2", "model=cnn", "model.width=4", "regularization=batchnorm"],
+]
+
+
+@pytest.mark.parametrize("overrides", CASES, ids=lambda o: " ".join(o)[:50])
+def test_resume_is_bitwise_an_uninterrupted_run(overrides, tmp_path):
+    """Stopped in the middle of an epoch, saved, loaded into fresh objects, gone on with."""
+    overrides = ["training.epochs=3", "training.batch_size=128", *overrides]
+    whole, rows = trained(overrides)
+    broken, seen = make(overrides), []
+    steps = steps_per_epoch(len(broken.data.train), broken.training)
+    with pytest.raises(loop.Interrupted):
+        seen.extend(loop.fit(broken, interrupt_at(steps + steps // 2)))
+    save_last(tmp_path, snapshot(broken))
+    resumed = make(overrides)
+    restore(resumed, load_last(tmp_path))
+    seen += loop.fit(resumed)
+    assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
+    assert_same_bits(resumed.best_weights, whole.best_weights)
+    assert (seen, resumed.best_members) == (rows, whole.best_members)
+
+
+def test_the_record_of_a_run_with_members(train, tmp_path):
+    one = train("training.epochs=5", folder="one")
+    four = train("training.epochs=5", "training.members=4", "test=true")
+    assert "members" not in one.summary
+    assert "member_values" not in one.summary
+    assert four.summary["members"] == len(four.summary["member_values"]) == 4
+    assert four.value == four.summary["metrics"]["val/accuracy"]
+    model, data = load(tmp_path / "run"), build.data(command.checked([]))
+    names = [name for name, _ in model.named_parameters()]
+    assert {name.split(".")[1] for name in names if name.startswith("members.")} == set("0123")
+    with torch.no_grad():
+        for split, metrics in (("val", four.summary["metrics"]), ("test", four.summary["test"])):
+            part = getattr(data, split)
+            logits = model(part.x)
+            assert logits.exp().sum(-1).tolist() == pytest.approx([1.0] * len(logits), rel=1e-5)
+            hits = (logits.softmax(-1).argmax(-1) == part.y).float().mean().item()
+            assert hits == pytest.approx(metrics[f"{split}/accuracy"])
+            loss = F.cross_entropy(logits, part.y).item()
+            assert loss == pytest.approx(metrics[f"{split}/loss"], rel=1e-4)
+        own = [(m(data.val.x).argmax(-1) == data.val.y).float().mean() for m in model.members]
+    assert four.summary["member_values"] == pytest.approx([v.item() for v in own])
+    assert not model.training
+
+
+def test_weights_are_those_of_one_network_where_there_is_one(train, tmp_path):
+    train("training.epochs=1")
+    names = load(tmp_path / "run").state_dict()
+    assert not any(name.startswith("members") for name in names)
+    assert names.keys() == make([]).model.state_dict().keys()
+
+
+def test_a_member_that_diverges_is_named():
+    run = make([*WINE, "training.members=3"])
+    with torch.no_grad():
+        run.networks[1].head.weight.fill_(math.nan)
+    with pytest.raises(
+        loop.Diverged, match="the loss of member 1 is not a finite number at step 1"
+    ):
+        list(loop.fit(run))
+
+
+def test_outside_an_epoch_a_run_is_an_ordinary_model_and_optimizer():
+    run, _ = trained([*WINE, "training.members=2"])
+    parameters = list(run.model.parameters())
+    held = [p for group in run.optimizer.param_groups for p in group["params"]]
+    assert all(a is b for a, b in zip(held, parameters, strict=True))
+    assert set(run.optimizer.state) == set(parameters)
+    assert all(p.untyped_storage().nbytes() == p.nbytes for p in parameters)
+    assert run.forward is run.model
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["training.members=0"], "training.members=0: must be a whole number >= 1 and <= 64"),
+        (["training.members=65"], "training.members=65: must be a whole number >= 1 and <= 64"),
+        (["training.members=1.5"], "training.members=1.5: must be a whole number"),
+        (
+            ["training.members=2", "training.compile=true"],
+            "training.members=2: cannot be compiled; use training.compile=false",
+        ),
+        (["training.members=2", "optimizer=lbfgs"], "torch.optim.LBFGS mixes the members' weights"),
+    ],
+)
+def test_what_cannot_have_members_is_refused_in_one_line(overrides, fault):
+    with pytest.raises(ConfigError) as error:
+        command.checked(overrides)
+    assert fault in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_opening_says_how_many_members(tmp_path):
+    out = Console(file=io.StringIO(), width=200)
+    plain = command.checked(["tracking=local", "training.epochs=1", "training.members=4"])
+    execute(plain, tmp_path / "run", out)
+    assert "4 members" in out.file.getvalue()
+
+
+def test_members_read_a_set_from_disk():
+    """A split that is no tensor gives every member its own order too."""
+    run, alone = make([*WINE, "training.members=2"]), make(WINE)
+    part = run.data.train
+    stream = Stream(lambda i: part.x[i], part.y, lambda x: x)
+    run.data = dataclasses.replace(run.data, train=stream)
+    list(loop.fit(run))
+    list(loop.fit(alone))
+    assert_same_bits(run.networks[0].state_dict(), alone.model.state_dict())

@@ -128,9 +128,11 @@ def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
         return
     if training["compile"]:
         yield f"training.members={count}: cannot be compiled; use training.compile=false"
-    if optimizer == "torch.optim.LBFGS" or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
-        mixes = f"{optimizer} may mix the members' weights; choose another optimizer"
-        yield f"training.members={count}: {mixes}"
+    mixes = optimizer == "torch.optim.LBFGS"
+    if mixes or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
+        does = "mixes" if mixes else "may mix"
+        remedy = "the members' weights; choose another optimizer"
+        yield f"training.members={count}: {optimizer} {does} {remedy}"
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

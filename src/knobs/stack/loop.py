@@ -219,10 +219,7 @@ def train_epoch(
     finally:
         for run in stack.runs:  # each run's share: they add up to what the stack took
             run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
-    return [
-        {"lr": run.lr, "train/loss": run.progress.loss_sum / max(1, run.progress.examples)}
-        for run in stack.runs
-    ]
+    return [{"lr": run.lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
 @torch.no_grad()

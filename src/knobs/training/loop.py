@@ -52,7 +52,7 @@ class Progress:
     epoch: int = 0  # epochs completed
     batch: int = 0  # batches done in the epoch under way
     step: int = 0  # optimizer updates
-    loss_sum: float = 0.0  # over the examples of the epoch under way
+    loss_sum: float = 0.0  # over the examples of the epoch under way, and the members
     examples: int = 0
     best: float | None = None
     best_epoch: int = 0
@@ -337,14 +337,21 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
             look()
     finally:
         progress.train_seconds += time.perf_counter() - began
-    return {"lr": run.lr, "train/loss": progress.loss_sum / max(1, progress.examples)}
+    return {"lr": run.lr, "train/loss": train_loss(run)}
+
+
+def train_loss(run: Run) -> float:
+    """Return the mean loss of the epoch so far; of several members the mean over them."""
+    progress = run.progress
+    return progress.loss_sum / max(1, progress.examples) / len(run.networks)
 
 
 def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
     """Add the mean losses of the last steps, and how many examples each had, to an epoch's sums.
 
     Args:
-        losses: a number a step; of several members a list a step, of which the mean counts.
+        losses: a number a step; of several members a list a step, whose sum is added: a mean
+            would round, and the order of sums then matter to a resume.
 
     Raises:
         Diverged: naming the first step whose loss is not finite.
@@ -355,7 +362,7 @@ def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
             if not math.isfinite(value):
                 raise Diverged(progress.step - len(losses) + i + 1, m if several else None)
     if losses and isinstance(losses[0], list):
-        losses = [sum(loss) / len(loss) for loss in losses]
+        losses = [sum(loss) for loss in losses]
     progress.loss_sum += sum(loss * n for loss, n in zip(losses, sizes, strict=True))
     progress.examples += sum(sizes)
 
