@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from knobs import rng
 from knobs.models.layers import Dropout
-from knobs.regularization import cross_entropy, decayed, l1_norm, mixup, squared_error
+from knobs.regularization import SAME_BITS, cross_entropy, decayed, l1_norm, mixup, squared_error
 from knobs.training.loop import batch_loss, epoch_batches, train_step
 
 
@@ -158,3 +158,19 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p):
     y.sum().backward()
     assert torch.equal(x.grad, y)  # the gradient takes the same mask
     assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("loss", SAME_BITS)
+def test_a_loss_of_members_has_the_gradient_bits_of_each_alone(loss):
+    draw = torch.Generator().manual_seed(0)
+    for n, classes in ((1, 2), (7, 3), (22, 10), (32, 10), (100, 77)):
+        classes = classes if loss is cross_entropy else 1
+        outputs = torch.randn(3, n, classes, generator=draw).requires_grad_()
+        targets = torch.randn(3, n, generator=draw)
+        if loss is cross_entropy:
+            targets = torch.randint(classes, (3, n), generator=draw)
+        loss(outputs, targets).sum().backward()
+        for m in range(3):
+            alone = outputs[m].detach().requires_grad_()
+            loss(alone, targets[m]).backward()
+            assert torch.equal(outputs.grad[m], alone.grad), (n, classes)

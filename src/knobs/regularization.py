@@ -41,6 +41,8 @@ def squared_error(outputs: Tensor, targets: Tensor, smoothing: float | Tensor = 
 
 
 LOSSES = {"classification": cross_entropy, "regression": squared_error}
+# Those whose gradient of outputs (M, N, C), unsmoothed, has the bits of that of each (N, C) alone.
+SAME_BITS = (cross_entropy, squared_error)
 
 
 def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """M networks of one shape that are trained together and answer with their mean prediction."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -58,9 +59,11 @@ def drawing(stream: torch.Generator, device: torch.device) -> Iterator[None]:
 
 def places(like: Tensor, count: int, shape: Sequence[int]) -> Tensor:
     """Return an empty tensor [count, *shape] each part of which begins at a multiple of BLOCK."""
-    size, step = torch.Size(shape).numel(), BLOCK // like.element_size()
+    size, step = math.prod(shape), BLOCK // like.element_size()
+    if size % step == 0:
+        return like.new_empty(count, *shape)
     room = like.new_empty(count, -(-size // step) * step)
-    return (room if room.shape[1] == size else room[:, :size]).unflatten(1, tuple(shape))
+    return room[:, :size].unflatten(1, tuple(shape))
 
 
 def side_by_side(parts: Sequence[Tensor]) -> Tensor:

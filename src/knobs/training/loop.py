@@ -17,7 +17,7 @@ from knobs.data import Data, Stream, Tensors
 from knobs.models.layers import ELEMENTWISE
 from knobs.models.members import Members, at_blocks, mean_prediction, side_by_side
 from knobs.optimizers import training_mode
-from knobs.regularization import LOSSES, PENALTIES, decayed, mixup, penalized
+from knobs.regularization import LOSSES, PENALTIES, SAME_BITS, decayed, mixup, penalized
 from knobs.training import metrics
 from knobs.training.sharing import sharing
 
@@ -103,7 +103,7 @@ class Run:
         self.networks = list(self.model.members) if several else [self.model]
         self.batch_dim = 1 if several else 0  # of a batch's tensors: the one that counts examples
         self.weights = [decayed(network) for network in self.networks]
-        self.shared = False  # members train together: their gradients are views, never None
+        self.zero_grad = self.optimizer.zero_grad
         self.member_metrics: list[dict[str, float]] = []  # of the last evaluation
         self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
@@ -144,7 +144,7 @@ def train_step(run: Run, x: Tensor, y: Tensor) -> Tensor:
     def closure() -> Tensor:
         if run.uses_rng:
             seed_noise(run)
-        run.optimizer.zero_grad(set_to_none=not run.shared)
+        run.zero_grad()
         loss = backward(run, x, y)
         for network in run.networks:
             if training["clip_norm"]:
@@ -200,6 +200,9 @@ def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
     outputs = at_least_fp32(outputs)
     if not several:
         return loss_of_outputs(run, outputs, y, run.weights[0], partner, weight)
+    loss_of, smoothing = LOSSES[run.data.task], run.regularization["label_smoothing"]
+    if loss_of in SAME_BITS and not (alpha or smoothing or run.penalties):
+        return loss_of(outputs, y)
     mixing = zip(partner, weight, strict=True) if alpha else [()] * len(outputs)
     members = zip(outputs.unbind(0), y.unbind(0), run.weights, mixing, strict=True)
     return torch.stack([loss_of_outputs(run, o, t, ws, *mixed) for o, t, ws, mixed in members])
@@ -294,13 +297,12 @@ def together(run: Run) -> Iterator[None]:
     # A weight's gradient is a sum of so many terms; of three and more the order matters.
     terms = (1 + len(run.penalties)) * run.training["accumulate"]
     in_turn = run.training["precision"] == "bf16" or (run.penalties and terms > 2)
-    forward = run.forward
     with sharing(run.model, run.optimizer, in_turn, terms > 1) as shared:
-        run.forward, run.shared = shared or forward, shared is not None
+        run.forward, run.zero_grad = shared
         try:
             yield
         finally:
-            run.forward, run.shared = forward, False
+            run.forward, run.zero_grad = run.model, run.optimizer.zero_grad
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:

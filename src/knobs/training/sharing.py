@@ -14,23 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from knobs.models.layers import ELEMENTWISE, Dropout
-from knobs.models.members import BLOCK, Members, places
+from knobs.models.members import BLOCK, Members, at_blocks, places
 from knobs.optimizers import ELEMENT_BY_ELEMENT
 
 LANES = 32  # numbers that a vector loop takes at once; it rounds what is left over its own way
 # Layers that are computed for all members before the next one.
 LAYERS = (nn.Linear, nn.Flatten, nn.BatchNorm1d, nn.LayerNorm, nn.PReLU, Dropout, *ELEMENTWISE)
 Forward = Callable[[Tensor], Tensor]
+Zero = Callable[[], None]
 
 
 @contextmanager
 def sharing(
     model: Members, optimizer: torch.optim.Optimizer, in_turn: bool, sums: bool
-) -> Iterator[Forward | None]:
-    """Share inside what can be shared; give the forward pass [M, N, ...] -> [M, N, outputs].
+) -> Iterator[tuple[Forward, Zero]]:
+    """Share inside what can be shared.
 
-    Inside, .grad of the networks' parameters are views of the optimizer's: zeroed, never None.
-    The forward pass is None where nothing can be shared.
+    Returns:
+        The forward pass, [M, N, ...] -> [M, N, outputs], and what makes every gradient 0.
 
     Args:
         in_turn: whether the members' forward passes are to stay one after the other.
@@ -41,12 +42,13 @@ def sharing(
         group.get(switch) for group in optimizer.param_groups for switch in ("foreach", "fused")
     )
     if not (plain and layers[0] and all(p.ndim and p.requires_grad for p in model.parameters())):
-        yield None
+        yield model, optimizer.zero_grad
         return
     joined = Joined(model, optimizer)
     try:
         shared = not in_turn and all(type(layer) in LAYERS for layer in layers[0])
-        yield layer_by_layer(model, layers, joined, sums) if shared else model
+        forward = layer_by_layer(model, layers, joined, sums) if shared else model
+        yield forward, joined.zero_grad
     finally:
         joined.part()
 
@@ -62,7 +64,8 @@ def sequence(network: nn.Module) -> list[nn.Module]:
 class Joined:
     """An optimizer whose parameters, those of M networks, are one tensor a group.
 
-    In it a weight's M values follow each other, each at a place that its own tensor could have.
+    In it a weight's M values follow each other, each at a place that its own tensor could have;
+    its gradient is there all the time, and those of the networks' parameters are views of it.
     """
 
     def __init__(self, model: Members, optimizer: torch.optim.Optimizer):
@@ -106,6 +109,11 @@ class Joined:
                     piece(value, p, start).copy_(state[name])
             self.optimizer.state[whole][name] = value
 
+    def zero_grad(self) -> None:
+        """Make every gradient 0."""
+        for whole, _, _ in self.parts:
+            whole.grad.zero_()
+
     def part(self) -> None:
         """Give every network parameters, and the optimizer a state, of its own again."""
         for group, params in zip(self.optimizer.param_groups, self.groups, strict=True):
@@ -140,7 +148,7 @@ def layer_by_layer(
     def forward(x: Tensor) -> Tensor:
         for rank in ranks:
             if isinstance(rank, Weights):
-                x = Linear.apply(x, rank.weight, rank.bias, rank)
+                x = Linear.apply(x, rank.leaf, rank)
             elif type(rank[0]) is nn.Flatten:
                 x = x.flatten(2)
             elif type(rank[0]) in ELEMENTWISE and x[0].numel() % LANES == 0:
@@ -153,54 +161,63 @@ def layer_by_layer(
 
 
 class Weights:
-    """The weights of M linear layers: as the graph sees them [M, ...], and each as a matrix."""
+    """The weights of M linear layers: joined in the optimizer, and each as a matrix.
+
+    Args:
+        weights: M of (O, I).
+        biases: M of (O,), or M times None.
+        sums: whether their gradients are added up.
+    """
 
     def __init__(
         self, weights: Sequence[Tensor], biases: Sequence[Tensor | None], joined: Joined, sums: bool
     ):
-        self.sums = sums
-        self.weight, self.bias = joined.leaves[weights[0]], joined.leaves.get(biases[0])
-        self.weight_grads = self.weight.grad.unbind(0)
-        self.matrices = [w.data for w in weights]
-        self.turned = [w.data.t() for w in weights]
-        self.biases = [b.data for b in biases] if self.bias is not None else None
+        self.sums, self.shape = sums, weights[0].shape
+        self.leaf, self.matrices = joined.leaves[weights[0]], [w.data for w in weights]
+        self.turned, self.grads = [w.data.t() for w in weights], [w.grad for w in weights]
+        self.biases = self.bias_grad = None
+        if biases[0] is not None:
+            self.biases = [b.data for b in biases]
+            self.bias_grad = joined.leaves[biases[0]].grad
 
 
 class Linear(torch.autograd.Function):
     """M linear layers, [M, N, I] -> [M, N, O], each by the kernels of torch's own.
 
     A batched product would cost no less for a few members, and rounds otherwise: of 200 random
-    shapes 21 differed, with these kernels none.
+    shapes 21 differed, with these kernels none. What it adds to .grad it adds in place, where it
+    is known to be 0 within the product.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, layers):  # noqa: ANN001
-        ctx.layers, ctx.x = layers, x
-        out = places(x, len(x), (x.shape[1], weight.shape[1]))
-        rows = zip(x.unbind(0), layers.turned, out.unbind(0), strict=True)
-        if bias is None:
+    def forward(ctx, x, leaf, layers):  # noqa: ANN001
+        count, size, _ = x.shape
+        ctx.layers, ctx.parts, ctx.shape = layers, x.unbind(0), x.shape
+        out = places(x, count, (size, layers.shape[0]))
+        rows = zip(ctx.parts, layers.turned, out.unbind(0), strict=True)
+        if layers.biases is None:
             for part, turned, place in rows:
                 torch.mm(part, turned, out=place)
         else:
-            for b, (part, turned, place) in zip(layers.biases, rows, strict=True):
-                torch.addmm(b, part, turned, out=place)
+            for bias, (part, turned, place) in zip(layers.biases, rows, strict=True):
+                torch.addmm(bias, part, turned, out=place)
         return out
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001
-        x, layers, of_x = ctx.x, ctx.layers, None
-        grads = grad.unbind(0)
-        if any(g.data_ptr() % BLOCK or not g.is_contiguous() for g in grads):
-            grads = [g.clone(memory_format=torch.contiguous_format) for g in grads]
-        for g, part, place in zip(grads, x.unbind(0), layers.weight_grads, strict=True):
+        layers, of_x = ctx.layers, None
+        grad = at_blocks(grad.contiguous())
+        for g, part, place in zip(grad.mT.unbind(0), ctx.parts, layers.grads, strict=True):
             if layers.sums:
-                place += g.t().mm(part)  # what torch does: the sum within the product rounds anew
+                place += g.mm(part)  # as torch does: a sum within the product rounds otherwise
             else:
-                place.addmm_(g.t(), part)  # onto 0
-        if layers.bias is not None:
-            layers.bias.grad += grad.sum(1)
+                place.addmm_(g, part)
+        if layers.bias_grad is not None:
+            layers.bias_grad += grad.sum(1)
         if ctx.needs_input_grad[0]:
-            of_x = places(x, len(x), x.shape[1:])
-            for g, matrix, place in zip(grads, layers.matrices, of_x.unbind(0), strict=True):
+            count, *shape = ctx.shape
+            of_x = places(grad, count, shape)
+            rows = zip(grad.unbind(0), layers.matrices, of_x.unbind(0), strict=True)
+            for g, matrix, place in rows:
                 torch.mm(g, matrix, out=place)
-        return of_x, None, None, None
+        return of_x, None, None
