@@ -96,6 +96,7 @@ def test_every_activation_at_a_width_that_fits_no_vector(activation):
         [*WINE, "training.accumulate=2", "regularization.l1=1e-3", "training.batch_size=33"],
         [*WINE, "regularization.label_smoothing=0.1", "training.drop_last=true", "model.bias=false"],
         [*WINE, "training.precision=bf16"],
+        [*WINE, "activation=relu", "activation.inplace=true", "model.width=[64,21]"],
         [*WINE, "model=linear", "regularization.dropout=0.2", "optimizer.amsgrad=true"],
         [*WINE, "optimizer.foreach=true"],
         ["training.epochs=1", "model.width=[100,30]", "init=lsuv", "training.batch_size=77"],

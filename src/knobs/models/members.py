@@ -34,11 +34,10 @@ class Members(nn.Module):
 
     def each(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Return what each member's module computes of its part of x, drawing from its stream."""
-        outputs = []
-        for m, (module, part) in enumerate(zip(modules, x.unbind(0), strict=True)):
-            draws = self.training and self.streams
+        outputs, draws = [], self.training and self.streams
+        for m, module in enumerate(modules):
             with drawing(self.streams[m], x.device) if draws else nullcontext():
-                outputs.append(module(part))
+                outputs.append(module(x[m]))  # x.unbind() would forbid to change it in place
         return side_by_side(outputs)
 
 

@@ -69,12 +69,10 @@ class Joined:
     """
 
     def __init__(self, model: Members, optimizer: torch.optim.Optimizer):
-        self.optimizer, self.groups = (
-            optimizer,
-            [group["params"] for group in optimizer.param_groups],
-        )
-        self.count = len(model.members)
+        self.optimizer, self.count = optimizer, len(model.members)
+        self.groups = [group["params"] for group in optimizer.param_groups]
         self.leaves: dict[nn.Parameter, nn.Parameter] = {}  # of member 0 -> of all, [M, ...]
+        # Each group's one tensor, the parameters in it, and where each of them begins.
         self.parts: list[tuple[nn.Parameter, list[nn.Parameter], list[int]]] = []
         index = {p: i for m in model.members for i, p in enumerate(m.parameters())}
         for group in optimizer.param_groups:
@@ -184,9 +182,8 @@ class Weights:
 class Linear(torch.autograd.Function):
     """M linear layers, [M, N, I] -> [M, N, O], each by the kernels of torch's own.
 
-    A batched product would cost no less for a few members, and rounds otherwise: of 200 random
-    shapes 21 differed, with these kernels none. What it adds to .grad it adds in place, where it
-    is known to be 0 within the product.
+    A batched product costs no less for a few members, and rounds otherwise: of 200 random shapes 21
+    differed, with these kernels none. Gradients of weights are added to .grad right here.
     """
 
     @staticmethod
@@ -211,7 +208,7 @@ class Linear(torch.autograd.Function):
             if layers.sums:
                 place += g.mm(part)  # as torch does: a sum within the product rounds otherwise
             else:
-                place.addmm_(g, part)
+                place.addmm_(g, part)  # onto 0
         if layers.bias_grad is not None:
             layers.bias_grad += grad.sum(1)
         if ctx.needs_input_grad[0]:
