@@ -35,9 +35,11 @@ class Members(nn.Module):
     def each(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Return what each member's module computes of its part of x, drawing from its stream."""
         outputs, draws = [], self.training and self.streams
-        for m, module in enumerate(modules):
+        for m, (module, part) in enumerate(zip(modules, x.unbind(0), strict=True)):
+            if getattr(module, "inplace", False):
+                part = part.clone()  # autograd lets nobody change a part of x
             with drawing(self.streams[m], x.device) if draws else nullcontext():
-                outputs.append(module(x[m]))  # x.unbind() would forbid to change it in place
+                outputs.append(module(part))
         return side_by_side(outputs)
 
 
