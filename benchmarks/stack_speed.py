@@ -290,7 +290,7 @@ class Graphed:
 
     def epoch(self) -> int:
         """One epoch in the run's own order."""
-        order = loop.epoch_order(self.run)
+        order = loop.epoch_order(self.run, self.run.seed)
         for index in order:
             self.index.copy_(index)
             self.graph.replay()

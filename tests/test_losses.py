@@ -14,6 +14,7 @@ from knobs.config import command
 from knobs.data import Data, Tensors
 from knobs.errors import ConfigError, DataError
 from knobs.losses import Loss
+from knobs.regularization import mixup
 from knobs.shape import Shape
 from knobs.stack import loop as stack
 from knobs.training import loop
@@ -311,7 +312,7 @@ def test_mixup_takes_each_targets_weight_and_its_partners():
     x, y, weight = data.train.x[:16], data.train.y[:16], torch.rand(16).double()
     torch.default_generator.manual_seed(5)
     found = loop.batch_loss(run, x, y, weight)
-    mixed, partner, share = loop.mixup(x, torch.arange(16), 0.3, torch.Generator().manual_seed(5))
+    mixed, partner, share = mixup(x, torch.arange(16), 0.3, torch.Generator().manual_seed(5))
     each = F.cross_entropy(run.model(mixed), y, reduction="none")
     other = F.cross_entropy(run.model(mixed), y[partner], reduction="none")
     expected = share * (weight * each).sum() + (1 - share) * (weight[partner] * other).sum()
@@ -465,3 +466,20 @@ def test_multilabel_metrics_and_objective():
     assert record[-1]["val/f1"] > 0.6
     assert math.isfinite(record[-1]["val/loss"])
     assert command.checked(["data=diabetes"])["objective"]["metric"] == "val/r2"
+
+
+@pytest.mark.parametrize("function", losses.FUSED)
+def test_a_loss_of_members_has_the_gradient_bits_of_each_alone(function):
+    """[M, N, C] at once, by `values`, and each (N, C) by torch's kernel of a single run."""
+    draw, loss = torch.Generator().manual_seed(0), Loss(function)
+    for n, outputs in ((1, 2), (7, 3), (22, 10), (32, 10), (100, 77)):
+        several = function is losses.cross_entropy
+        guess = torch.randn(3, n, outputs if several else 1, generator=draw).requires_grad_()
+        targets = torch.randn(3, n, generator=draw)
+        if several:
+            targets = torch.randint(outputs, (3, n), generator=draw)
+        loss.mean(guess, targets).sum().backward()
+        for m in range(3):
+            alone = guess[m].detach().requires_grad_()
+            loss.mean(alone, targets[m]).backward()
+            assert torch.equal(guess.grad[m], alone.grad), (n, outputs)

@@ -123,7 +123,8 @@ def rates(outputs: Tensor, target_mean: Facts, target_std: Facts) -> Tensor:
 
 
 # Means by torch's own kernels of a single run without weights: records hold their bits, which
-# another order of summation would round anew.
+# another order of summation would round anew. The gradient of members [M, N, C] at once has the
+# bits of these for each (N, C), of one target, where nothing is weighted, smoothed or scaled.
 def _fused_cross_entropy(outputs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
 
@@ -168,6 +169,11 @@ class Loss:
         object.__setattr__(self, "smooths", "smoothing" in takes)
         fused = None if self.weights or self.by_row else FUSED.get(self.function)
         object.__setattr__(self, "fused", fused)
+
+    @property
+    def log_rates(self) -> bool:
+        """Return whether outputs are the logs of what is predicted."""
+        return self.function is poisson
 
     def to(self, like: Tensor) -> "Loss":
         """Return the loss with its tensors on the device, and of the type, of another."""

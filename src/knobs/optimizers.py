@@ -6,6 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Whose update treats every number of a weight alone: one step of many weights laid side by side is
+# a step of each, to the same bits.
+ELEMENT_BY_ELEMENT = (
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
+    *(torch.optim.ASGD, torch.optim.Rprop),
+)
+
 
 class Muon(torch.optim.Optimizer):
     """torch.optim.Muon on 2-D hidden weights, torch.optim.AdamW on every other parameter.

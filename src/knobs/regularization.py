@@ -59,3 +59,15 @@ def mixup(
     weight = a / (a + b) if a + b else 0.5
     partner = torch.randperm(len(x), generator=generator).to(x.device)
     return weight * x + (1 - weight) * x[partner], y[partner], weight
+
+
+def mixed(
+    x: Tensor, y: Tensor, weight: Tensor | None, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None, float]:
+    """Return mixed inputs, the partners' targets and weights, and the share of their own."""
+    if weight is None:
+        x, partners, share = mixup(x, y, alpha, generator)
+        return x, partners, None, share
+    rows = torch.arange(len(y), device=y.device)
+    x, partner, share = mixup(x, rows, alpha, generator)
+    return x, y[partner], weight[partner], share

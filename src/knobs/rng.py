@@ -15,6 +15,11 @@ def key(seed: int, name: str, epoch: int = 0, step: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
+def member(seed: int, number: int) -> int:
+    """Return the seed of a run's member: of the first one, 0, the run's own."""
+    return key(seed, "member", number) if number else seed
+
+
 def generator(seed: int, name: str, epoch: int = 0, step: int = 0) -> torch.Generator:
     """Return a CPU generator of its own for draws that can name one, such as the data's order."""
     return torch.Generator().manual_seed(key(seed, name, epoch, step))

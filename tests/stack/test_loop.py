@@ -28,6 +28,7 @@ SCHEDULERS = list(READ["scheduler._target_"])
 INITS = ["common", "default", "xavier_normal", "kaiming_uniform", "orthogonal", "lsuv", "normal"]
 TABLE = ["data=wine", "training.batch_size=32", "training.epochs=50"]  # 4 steps an epoch
 TEXT = ["data=python_docs", "data.max_length=12", "training.batch_size=256", "training.epochs=2"]
+MEMBERS = ["training.members=3"]
 IMAGE = ["training.batch_size=256", "training.epochs=3"]
 
 
@@ -319,6 +320,56 @@ def test_a_diverging_row_touches_no_other():
     assert [status for _, status, _ in told[1:]] == ["finished"] * 3
 
 
+def test_runs_of_several_members_float64():
+    """Each member a row: weights, buffers, states, best weights and metrics are those alone."""
+    knobs = [
+        ["seed=1", "regularization.dropout=0.3", "training.clip_norm=0.5"],
+        ["seed=2", "optimizer=momentum", "scheduler=one_cycle", "regularization.mixup=0.2"],
+        ["seed=3", "optimizer=rmsprop", "scheduler=plateau", "training.clip_value=0.01"],
+        ["seed=4", "regularization.l1=1e-3", "regularization.l2=1e-2", "training.epochs=7"],
+        ["seed=5", "training.early_stopping.patience=2", "regularization.label_smoothing=0.1"],
+    ]
+    batch_norm = ["regularization.norm=batch", "model.bias=false", "training.epochs=20"]
+    settings = [[*TABLE, "training.members=3", *batch_norm, *each] for each in knobs]
+    worst, rows = compare(settings)
+    assert worst < 1e-8
+    for run, setting in zip(rows, settings, strict=True):
+        alone = make(setting, torch.float64)
+        solo(alone)
+        assert run.best_members == pytest.approx(alone.best_members, rel=1e-7)
+
+
+def test_a_member_of_a_row_is_the_row_of_one():
+    """Member 0 of a stacked run is the stacked run with one member."""
+    one, three = ([[*TABLE, f"seed={i}", *more] for i in range(2)] for more in ([], MEMBERS))
+    runs = [make(setting, torch.float64) for setting in one]
+    several = [make(setting, torch.float64) for setting in three]
+    together(runs)
+    together(several)
+    for run, other in zip(runs, several, strict=True):
+        assert distance(run.model.parameters(), other.networks[0].parameters()) < 1e-10
+
+
+def test_a_member_that_diverges_ends_its_run_and_no_other():
+    runs = [make([*TABLE, *MEMBERS, f"seed={i}"], torch.float64) for i in range(3)]
+    with torch.no_grad():
+        runs[1].networks[2].head.bias.fill_(math.nan)
+    ends = {}
+    stack.fit(
+        runs,
+        on_epoch=lambda *_: None,
+        on_end=lambda run, status, error: ends.update({run: (status, str(error))}),
+        watch=lambda _: None,
+        on_round=lambda _: None,
+    )
+    said = "the loss of member 2 is not a finite number at step 1"
+    assert ends[runs[1]] == ("diverged", said)
+    assert [ends[run][0] for run in (runs[0], runs[2])] == ["finished", "finished"]
+    alone = make([*TABLE, *MEMBERS, "seed=2"], torch.float64)
+    solo(alone)
+    assert distance(runs[2].model.parameters(), alone.model.parameters()) < 1e-10
+
+
 def test_what_one_row_raises_ends_that_row_alone():
     runs = [make([*TABLE, "training.epochs=4", f"seed={i}"], torch.float64) for i in range(3)]
     ends = {}
@@ -359,10 +410,18 @@ def interrupted(settings, at):
     return runs
 
 
+@pytest.mark.parametrize("more", [[], MEMBERS], ids=["one member", "three"])
 @pytest.mark.parametrize("at", [6, 8])  # in the middle of an epoch, and at its end
-def test_a_row_goes_on_alone_or_in_another_stack(at, tmp_path):
+def test_a_row_goes_on_alone_or_in_another_stack(at, more, tmp_path):
     settings = [
-        [*TABLE, "training.epochs=4", f"optimizer={name}", "scheduler=one_cycle", f"seed={i}"]
+        [
+            *TABLE,
+            *more,
+            "training.epochs=4",
+            f"optimizer={name}",
+            "scheduler=one_cycle",
+            f"seed={i}",
+        ]
         for i, name in enumerate(OPTIMIZERS)
     ]
     expected = []
@@ -458,6 +517,7 @@ KNOBS = {
     "training.batch_size": "16",
     "training.sampler": "balanced",
     "training.drop_last": "true",
+    "training.members": "2",
     "training.early_stopping.patience": "1",
     "training.early_stopping.min_delta": "0.5",
     "training.clip_norm": "0.1",

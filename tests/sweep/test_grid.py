@@ -170,11 +170,12 @@ def test_without_its_ledger_a_sweep_overwrites_no_run(text, sweep, tmp_path):
     assert [read_config(folder / n)["config"]["seed"] for n in "012"] == [5, 6, 7]
 
 
-@pytest.mark.parametrize("width", ["null", "1"])
+@pytest.mark.parametrize(("width", "members"), [("null", 1), ("1", 1), ("null", 4), ("1", 4)])
 def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
-    width, sweep, tmp_path, at_epoch
+    width, members, sweep, tmp_path, at_epoch
 ):
     grid = ["seed=choice(0, 1, 2)", "optimizer.lr=choice(1e-2)", "training.epochs=4",
+            f"training.members={members}",
             "regularization=dropout", f"hydra.launcher.width={width}"]  # fmt: skip
     assert sweep("sweep=whole", *grid)[0] == 0
     at_epoch(2, ctrl_c)

@@ -284,7 +284,7 @@ print(torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2))), "sympy" 
 
 def drawn(run):
     """The classes and the examples of the epoch under way."""
-    order = torch.cat(loop.epoch_order(run))
+    order = torch.cat(loop.epoch_order(run, run.seed))
     return run.data.train.y[order], order
 
 

@@ -28,6 +28,9 @@ GIVEN = {
     "tracking": {"config", "folder", "earlier"},
 }
 
+# Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
+TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
+
 
 def check(config: dict) -> list[str]:
     """Return every fault of a resolved config: types and ranges, arguments, and sense."""
@@ -121,6 +124,7 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.gradient_accumulation_steps={count}: {more}"
+    yield from member_conflicts(training, optimizer["_target_"])
 
 
 def target_faults(data: dict) -> Iterator[str]:
@@ -190,6 +194,19 @@ def loss_faults(config: dict) -> Iterator[str]:
     weight = loss.get("weight")
     if isinstance(weight, list) and not any(weight):
         yield f"loss.weight={weight}: some class needs a weight above 0"
+
+
+def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
+    """Yield a line for each value that a run of several members cannot have."""
+    if (count := training["members"]) == 1:
+        return
+    if training["compile"]:
+        yield f"training.members={count}: cannot be compiled; use training.compile=false"
+    mixes = optimizer == "torch.optim.LBFGS"
+    if mixes or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
+        does = "mixes" if mixes else "may mix"
+        remedy = "the members' weights; choose another optimizer"
+        yield f"training.members={count}: {optimizer} {does} {remedy}"
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

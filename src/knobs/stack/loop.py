@@ -15,13 +15,13 @@ from torch import Tensor
 from knobs import rng
 from knobs.data import Batch, Tensors
 from knobs.data.dataset import Inputs, chunks, each
-from knobs.regularization import PENALTIES, penalized
+from knobs.models.members import with_mean
+from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import loop as solo
 from knobs.training import metrics
 from knobs.training.loop import CHECK_EVERY, Diverged, Interrupted, Run
-from knobs.training.scores import score
 
 Ending = tuple[str, Exception | None]  # a run's status, and what failed it, if something did
 EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
@@ -31,7 +31,8 @@ class Stack:
     """Runs that share architecture, batch size, data, loss and precision, at one batch.
 
     Building it makes each run's weights views of the stack's; `release` makes each a whole Run
-    again, ready to be saved, to go on alone, or to enter another stack.
+    again, ready to be saved, to go on alone, or to enter another stack. Every member of a run is a
+    row; `owners` are the rows' runs.
 
     Args:
         runs: assembled; anything that no shared computation depends on may differ between them.
@@ -44,29 +45,33 @@ class Stack:
         assert len({len(run.data.train) for run in runs}) == 1, "rows share their data"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
         self.loss = first.loss
-        self.noise = Noise(len(self.runs), self.device)
-        self.model = stack([run.model for run in self.runs], self.noise)
+        self.members = len(first.networks)
+        assert {len(run.networks) for run in runs} == {self.members}, "runs have as many members"
+        self.owners = [run for run in self.runs for _ in run.networks]
+        self.seeds = [seed for run in self.runs for seed in run.seeds]
+        self.noise = Noise(len(self.owners), self.device)
+        self.model = stack([net for run in self.runs for net in run.networks], self.noise)
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
         self.stacked = [p for leaf in leaves for p in leaf.stacked]
         self.parameters = [p.parameter for p in self.stacked]
         self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
         values = self.parameters[0]
-        self.lr = torch.empty(len(self.runs), dtype=values.dtype, device=self.device)
+        self.lr = torch.empty(len(self.owners), dtype=values.dtype, device=self.device)
         self.slices, start = [], 0
-        for _, group in groupby(self.runs, key=kind):
+        for _, group in groupby(self.owners, key=kind):
             rows = list(group)
             self.slices.append(Slice(rows, start, self.stacked, self.lr))
             start += len(rows)
         self.follow_schedules()
-        sections = [run.regularization for run in self.runs]
+        sections = [run.regularization for run in self.owners]
         vectors = {name: self._vector([reg[name] for reg in sections]) for name in PENALTIES}
         self.penalties = {name: v for name, v in vectors.items() if v is not None}
         smoothing = self._vector([reg["label_smoothing"] for reg in sections])
         self.smoothing = 0.0 if smoothing is None else smoothing
         self.uses_rng = any(run.uses_rng for run in self.runs)
         self.mixed = [k for k, reg in enumerate(sections) if reg["mixup"]]
-        self.clip_norm = self._vector([r.training["clip_norm"] for r in self.runs], math.inf)
-        self.clip_value = self._vector([r.training["clip_value"] for r in self.runs], math.inf)
+        self.clip_norm = self._vector([r.training["clip_norm"] for r in self.owners], math.inf)
+        self.clip_value = self._vector([r.training["clip_value"] for r in self.owners], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
         self.stop_requested = False
         for run in self.runs:
@@ -80,7 +85,7 @@ class Stack:
 
     def follow_schedules(self) -> None:
         """Take over the rates, and what else the rows' schedules moved."""
-        self.lr.copy_(torch.tensor([run.lr for run in self.runs], dtype=self.lr.dtype))
+        self.lr.copy_(torch.tensor([run.lr for run in self.owners], dtype=self.lr.dtype))
         for part in self.slices:
             part.follow_schedule()
 
@@ -97,18 +102,16 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
     Args:
         x: [K, N, ...]. y: [K, N], or [K, N, T]. weight: [K, N], of the examples.
     """
-    runs = stack.runs
     if stack.uses_rng:
-        stack.noise.seed(
-            [rng.key(r.seed, "noise", r.progress.epoch, r.progress.step) for r in runs]
-        )
+        rows = zip(stack.seeds, [run.progress for run in stack.owners], strict=True)
+        stack.noise.seed([rng.key(seed, "noise", p.epoch, p.step) for seed, p in rows])
     for parameter in stack.parameters:
         parameter.grad = None
     loss = backward(stack, x, y, weight)
     clip(stack)
     for part in stack.slices:
         part.step()
-    for run in runs:
+    for run in stack.runs:
         run.progress.step += 1
     if stack.moves:
         for run in stack.moves:
@@ -162,9 +165,9 @@ def mix(
     x, partners, share = x.clone(), y.clone(), torch.ones_like(stack.lr)
     others = None if weight is None else weight.clone()
     for k in stack.mixed:
-        alpha, draws = stack.runs[k].regularization["mixup"], stack.noise.generators[k]
+        alpha, draws = stack.owners[k].regularization["mixup"], stack.noise.generators[k]
         own = None if weight is None else weight[k]
-        x[k], partners[k], other, share[k] = solo.mixed(x[k], y[k], own, alpha, draws)
+        x[k], partners[k], other, share[k] = mixed(x[k], y[k], own, alpha, draws)
         if others is not None:
             others[k] = other
     return x, partners, others, share
@@ -189,23 +192,7 @@ def clip(stack: Stack) -> None:
 
 def epoch_batches(stack: Stack) -> Iterator[Batch]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
-    data = stack.runs[0].data
-    orders: dict[tuple, list[Tensor]] = {}  # rows of one seed see one order
-    moments = [(run.seed, run.progress.epoch, solo.sampler(run)) for run in stack.runs]
-    for run, moment in zip(stack.runs, moments, strict=True):
-        if moment not in orders:
-            orders[moment] = solo.epoch_order(run)
-    rows = [orders[moment] for moment in moments]
-    indices = [torch.cat(batch) for batch in zip(*rows, strict=True)]
-
-    def by_row(values: Tensor) -> Tensor:
-        return values.unflatten(0, (len(rows), -1))
-
-    for x, y, weight in data.train.batches(indices):
-        x = each(x, by_row)
-        if data.augment:
-            x = torch.stack([solo.augmented(run, x[k]) for k, run in enumerate(stack.runs)])
-        yield Batch(x, by_row(y), None if weight is None else by_row(weight))
+    yield from solo.member_batches(list(zip(stack.owners, stack.seeds, strict=True)))
 
 
 def train_epoch(
@@ -225,7 +212,11 @@ def train_epoch(
     sizes: list[int] = []
 
     def look() -> None:
-        rows = torch.stack(losses, 1).tolist() if losses else [[]] * len(stack.runs)
+        rows = [[]] * len(stack.runs)  # a loss a step; of several members a list of losses a step
+        if losses:
+            whole = torch.stack(losses, 1)  # [rows, steps]
+            members = whole.unflatten(0, (-1, stack.members)).mT
+            rows = (whole if stack.members == 1 else members).tolist()
         for run, values in zip(stack.runs, rows, strict=True):
             try:
                 if run not in over:
@@ -251,16 +242,13 @@ def train_epoch(
     finally:
         for run in stack.runs:  # each run's share: they add up to what the stack took
             run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
-    return [
-        {"lr": run.lr, "train/loss": run.progress.loss_sum / max(1, run.progress.examples)}
-        for run in stack.runs
-    ]
+    return [{"lr": run.lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
 @torch.no_grad()
 def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     """Return each row's metrics of one split, as `name/metric`."""
-    model, count = stack.model.eval(), len(stack.runs)
+    model, count = stack.model.eval(), len(stack.owners)
     outputs, targets, weights = [], [], []
     for batch in split.in_order(max(1, EVAL_NUMBERS // count)):
         x = each(batch.x, lambda values: values.expand(count, *values.shape))
@@ -268,13 +256,20 @@ def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
             outputs.append(solo.at_least_fp32(model(x)))
         targets.append(batch.y)
         weights.append(batch.weight)
-    data, found, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
+    data, whole, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
     weight = None if weights[0] is None else torch.cat(weights)
-    std = data.target_std.to(found)
-    rows = metrics.evaluation(data.task, found, truth, std, stack.loss, weight)
-    for run, row, own in zip(stack.runs, rows, found, strict=True):
-        row |= score(run.scores, own, truth)
-    return [{f"{name}/{metric}": value for metric, value in row.items()} for row in rows]
+    std, size = data.target_std.to(whole), 1
+    if stack.members > 1:  # behind the members of a run their mean prediction
+        by_run = whole.unflatten(0, (-1, stack.members))
+        whole = with_mean(data.task, by_run, stack.loss.log_rates).flatten(0, 1)
+        size = stack.members + 1
+    rows = metrics.evaluation(data.task, whole, truth, std, stack.loss, weight)
+    values = []
+    for i, run in enumerate(stack.runs):
+        part = slice(i * size, (i + 1) * size)
+        row = solo.judged(run, rows[part], whole[part], truth)
+        values.append({f"{name}/{metric}": value for metric, value in row.items()})
+    return values
 
 
 def fit(

@@ -39,7 +39,7 @@ FREE = {
 ALIKE = {
     "training": (
         *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
-        *("device", "threads", "deterministic"),
+        *("device", "threads", "deterministic", "members"),
     ),
     "regularization": ("norm",),
 }
@@ -61,7 +61,7 @@ class Group:
     Args:
         jobs: their numbers.
         config: of the first of them; None where it is no run of knobs.
-        width: rows of a stack; 1 where they train sequentially.
+        width: jobs of a stack; 1 where they train sequentially.
         reason: why sequentially, in one line.
         epochs: of all of them, each trained to its last.
         epoch_steps: optimizer steps of one epoch of one of them.
@@ -170,7 +170,8 @@ def _measure(group: Group, data: Reader, most: int) -> None:
         group.reason = first_line(for_a_person(error))
         return
     group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
-    rows = min(len(group.jobs), most)
+    members = group.config["training"].get("members", 1)
+    rows = min(len(group.jobs), max(1, most // members))
     if group.reason or rows == 1:
         return
     if isinstance(examples.train, Stream):
@@ -194,9 +195,15 @@ def _measure(group: Group, data: Reader, most: int) -> None:
 
 
 def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
-    """Return width -> seconds of a step and row, as long as wider is not clearly slower."""
+    """Return width -> seconds of a step and run, as long as wider is not clearly slower.
+
+    Args:
+        rows: most runs of a stack; each is as many rows as it has members.
+        solo: seconds of a step of the run alone.
+    """
     timed: dict[int, float] = {}
-    for width in [*(w for w in WIDTHS if w < rows), rows]:
+    widths = sorted({w // len(run.networks) for w in WIDTHS})
+    for width in [*(w for w in widths if 1 < w < rows), rows]:
         timed[width] = time_stack(run, width)
         if timed[width] > NEARLY * min(*timed.values(), 2 * solo):
             break
@@ -207,11 +214,12 @@ def time_solo(run: Run) -> float:
     """Time one optimizer step of a run alone, which takes a few; return seconds."""
     run.model.train()
     training_mode(run.optimizer, True)
-    return _step_seconds(functools.partial(loop.train_step, run), loop.epoch_batches(run))
+    with loop.together(run):
+        return _step_seconds(functools.partial(loop.train_step, run), loop.epoch_batches(run))
 
 
 def time_stack(run: Run, width: int) -> float:
-    """Time one step of a stack of `width` copies of a run; return seconds a row."""
+    """Time one step of a stack of `width` copies of a run; return seconds a run."""
     rows = stack.Stack(clones(run, width))
     rows.model.train()
     step = functools.partial(stack.train_step, rows)
@@ -234,7 +242,7 @@ def clones(run: Run, count: int) -> list[Run]:
 
 
 def row_bytes(run: Run) -> int:
-    """Return the bytes of one row: weights, gradients, optimizer state, and what a step saves."""
+    """Return the bytes of one run: weights, gradients, optimizer state, and what a step saves."""
     [row] = clones(run, 1)
     batch = next(loop.epoch_batches(row))
     saved: list[int] = []

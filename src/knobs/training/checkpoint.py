@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from knobs import record
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
+from knobs.models.members import Ensemble
 from knobs.training.loop import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
@@ -110,7 +111,7 @@ def snapshot(run: Run) -> dict:
         "average": run.average.state_dict() if run.average else None,
         "best_weights": run.best_weights,
         "progress": asdict(run.progress),
-    }
+    } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
 
 def restore(run: Run, state: dict) -> None:
@@ -126,6 +127,7 @@ def restore(run: Run, state: dict) -> None:
         if run.average:
             run.average.load_state_dict(state["average"])
         run.best_weights = state["best_weights"]
+        run.best_members = state.get("best_members", [])
         run.progress = Progress(**state["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = first_line(error)
@@ -163,6 +165,8 @@ def load_last(folder: Path) -> dict[str, Any]:
 def load(folder: str | Path) -> nn.Module:
     """Load the model of a run with its best weights, in eval mode, on the CPU.
 
+    Of a run with several members the model gives their mean prediction (see Ensemble).
+
     Args:
         folder: a run's folder.
 
@@ -178,7 +182,11 @@ def load(folder: str | Path) -> nn.Module:
             if "state" in about:
                 weights = decode(about["state"]["best_weights"], weights)
             shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
-            model = build.model(record.migrate(about["config"]), shape)
+            config, count = record.migrate(about["config"]), about.get("members", 1)
+            networks = [build.model(config, shape) for _ in range(count)]
+            model = networks[0]
+            if count > 1:
+                model = Ensemble(networks, about["task"], about["log_rates"])
             model.load_state_dict(weights)
         except Exception as error:  # a missing key, weights of another model
             faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")

@@ -92,7 +92,9 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     kind = f"{data.kind} {'x'.join(map(str, data.shape.input))}"
     target = f"{len(data.classes)} classes" if data.classes else "regression"
     weights = sum(p.numel() for p in run.model.parameters())
-    model = f"{config['model']['name']}, {weights:,} weights; {_short(config['activation'])}"
+    members = f"{n} members, " if (n := len(run.networks)) > 1 else ""
+    model = f"{config['model']['name']}, {members}{weights:,} weights"
+    model = f"{model}; {_short(config['activation'])}"
     steps = f"{training['epochs']} epochs in batches of {training['batch_size']}"
     against = [f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True]
     rows = [

@@ -159,6 +159,9 @@ class Session:
         all_of_it = last and not self.row  # of a row of a stack last.safetensors alone: it has all
         parts = {name: config[name] for name in ("model", "activation", "regularization")}
         about = {"shape": asdict(run.data.shape), "config": parts}
+        if (members := len(run.networks)) > 1:
+            about |= {"members": members, "task": run.data.task}
+            about["log_rates"] = run.loss.log_rates
         if whole:
             checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
         if run.best_weights and run.progress.best_epoch != self._kept:
@@ -244,10 +247,14 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
         test = loop.evaluate(run, run.data.test, "test")
+    several = {}
+    if (members := len(run.networks)) > 1:
+        several = {"members": members, "member_values": run.best_members}
     examples = progress.epoch * len(run.data.train) + progress.examples
     return {
         "status": status,
         "objective": config["objective"] | {"value": progress.best},
+        **several,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,

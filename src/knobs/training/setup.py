@@ -11,6 +11,7 @@ from knobs import build, losses, metrics, rng
 from knobs.data import Data, take
 from knobs.data.dataset import each
 from knobs.errors import ConfigError, DataError, first_line
+from knobs.models.members import Members
 from knobs.targets import make
 from knobs.training.loop import Run
 from knobs.training.scores import SCORES, Score, ready, undefined
@@ -34,9 +35,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
-    rng.seed_global(rng.key(seed, "init"), torch.device("cpu"))
-    model = build.model(config, data.shape)
-    build.initialize(config, model, sample)
+    networks = []
+    for member in range(training.get("members", 1)):  # a recorded config may be older than the key
+        rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
+        networks.append(build.model(config, data.shape))
+        build.initialize(config, networks[-1], sample)
+    model = networks[0] if len(networks) == 1 else Members(networks)
     _check_last_batch(model, training, len(data.train), steps)
     images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format
