@@ -102,6 +102,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_members: list[float] = field(default_factory=list)  # their objectives at the best epoch
+    best_outputs: Tensor | None = None  # (N, C) float16 on the validation split, by best_weights
     stop_requested: bool = False
     pruned: bool = False  # others of its sweep were better at this epoch
 
@@ -114,6 +115,7 @@ class Run:
         self.weights = [decayed(network) for network in self.networks]
         self.zero_grad = self.optimizer.zero_grad
         self.member_metrics: list[dict[str, float]] = []  # of the last evaluation
+        self.outputs: Tensor | None = None  # (N, C), of the last evaluation
         self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
         # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
         self.uses_rng = bool(self.regularization["mixup"]) or any(
@@ -484,11 +486,18 @@ def judged(run: Run, rows: list[dict], outputs: Tensor, truth: Tensor) -> dict[s
         truth: (N,) or (N, T) targets.
     """
     *run.member_metrics, values = rows
+    run.outputs = outputs[-1]
     metric = objective_name(run)  # the one score that is computed of each member as well
     watched = {metric: run.scores[metric]} if metric in run.scores else {}
     for row, member in zip(run.member_metrics, outputs[:-1], strict=True):
         row |= score(watched, member, truth)
     return values | score(run.scores, outputs[-1], truth)
+
+
+def half(outputs: Tensor) -> Tensor:
+    """Return outputs as float16, the largest of which stands for what is larger."""
+    largest = torch.finfo(torch.float16).max
+    return outputs.clamp(-largest, largest).half()
 
 
 def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[dict[str, float]]:
@@ -578,3 +587,4 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
     progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
     progress.best_metrics, run.best_members = values, member_values(run)
     run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}
+    run.best_outputs = None if run.outputs is None else half(run.outputs)

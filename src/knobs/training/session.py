@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from knobs import build
+from knobs import build, record
 from knobs.data import Data
 from knobs.errors import DIVERGED, DataError, for_a_person
 from knobs.identity import identity, public
@@ -23,7 +23,7 @@ from knobs.search.pruning import Pruner
 from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror
 from knobs.tracking.tracker import versions
-from knobs.training import checkpoint, loop
+from knobs.training import checkpoint, loop, predictions
 from knobs.training.loop import Run
 from knobs.training.screen import Screen
 from knobs.training.setup import assemble
@@ -191,6 +191,7 @@ class Session:
             exit_code = getattr(for_a_person(failure), "exit_code", 1)
         else:
             self.save(whole=status != "diverged", last=True)
+            self._keep_predictions()
         summary = _summary(self.run, self.config, status)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
@@ -199,6 +200,18 @@ class Session:
         value = summary["objective"]["value"]
         self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         return self.outcome
+
+    def _keep_predictions(self) -> None:
+        """Write predictions.safetensors, of the best epoch; none where there was no such epoch."""
+        run = self.run
+        if not run.best_weights:
+            return
+        if run.best_outputs is None:  # the best epoch lies before a resume
+            run.evaluated.load_state_dict(run.best_weights)
+            loop.evaluate(run, run.data.val, "val")
+            run.best_outputs = loop.half(run.outputs)
+        data = predictions.encode(run.data.val, run.best_outputs, run.progress.best_epoch)
+        record.write(self.record.folder / predictions.FILE, data)
 
     def restart(self) -> None:
         """Begin again at the first step, in the same folder."""
