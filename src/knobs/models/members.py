@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from knobs import rng
+from knobs.regularization import mixup
 
 BLOCK = 64  # bytes: a matrix that begins at a multiple is multiplied to the same bits anywhere
 
@@ -79,6 +80,15 @@ def at_blocks(x: Tensor) -> Tensor:
     return x if x[0].nbytes % BLOCK == 0 else side_by_side(x.unbind(0))
 
 
+def mix_members(
+    x: Tensor, y: Tensor, alpha: float, streams: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Return what `mixup` makes of every member's batch, [M, N, ...], by the member's own draws."""
+    rows = zip(x.unbind(0), y.unbind(0), streams, strict=True)
+    xs, partners, weights = zip(*(mixup(*row, alpha, s) for *row, s in rows), strict=True)
+    return side_by_side(xs), torch.stack(partners), list(weights)
+
+
 class _SideBySide(torch.autograd.Function):
     """torch.stack, into places that begin at a multiple of BLOCK."""
 
@@ -109,6 +119,11 @@ def mean_prediction(task: str, outputs: Tensor) -> Tensor:
         return outputs.mean(-3)
     count = torch.tensor(outputs.shape[-3], dtype=outputs.dtype, device=outputs.device)
     return outputs.log_softmax(-1).logsumexp(-3) - count.log()
+
+
+def with_mean(task: str, outputs: Tensor) -> Tensor:
+    """Return the outputs of M members, (..., M, N, C), and behind them their mean prediction."""
+    return torch.cat([outputs, mean_prediction(task, outputs).unsqueeze(-3)], -3)
 
 
 class Ensemble(nn.Module):

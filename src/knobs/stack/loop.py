@@ -14,6 +14,7 @@ from torch import Tensor
 
 from knobs import rng
 from knobs.data import Tensors
+from knobs.models.members import with_mean
 from knobs.regularization import LOSSES, PENALTIES, mixup, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
@@ -234,7 +235,7 @@ def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
     data, whole, each = stack.runs[0].data, torch.cat(outputs, 1), stack.members
     if each > 1:  # behind the members of a run its mean prediction
         whole, each = (
-            solo.with_mean(data.task, whole.unflatten(0, (-1, each))).flatten(0, 1),
+            with_mean(data.task, whole.unflatten(0, (-1, each))).flatten(0, 1),
             each + 1,
         )
     rows = metrics.evaluation(data.task, whole, torch.cat(targets), data.target_std)

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from knobs import rng
 from knobs.data import Data, Stream, Tensors
 from knobs.models.layers import ELEMENTWISE
-from knobs.models.members import Members, at_blocks, mean_prediction, side_by_side
+from knobs.models.members import Members, at_blocks, mix_members, side_by_side, with_mean
 from knobs.optimizers import training_mode
 from knobs.regularization import LOSSES, PENALTIES, SAME_BITS, decayed, mixup, penalized
 from knobs.training import metrics
@@ -177,14 +177,19 @@ def backward(run: Run, x: Tensor, y: Tensor) -> Tensor:
     microbatches, dim = run.training["accumulate"], run.batch_dim
     if microbatches == 1:
         loss = batch_loss(run, x, y)
-        loss.backward(torch.ones_like(loss))  # of [M] their sum: members share no weight
+        loss.backward(each_alone(loss))
         return loss.detach()
     total = torch.zeros((), device=run.device)
     for part_x, part_y in zip(x.chunk(microbatches, dim), y.chunk(microbatches, dim), strict=True):
         loss = batch_loss(run, part_x, part_y) * (part_x.shape[dim] / x.shape[dim])
-        loss.backward(torch.ones_like(loss))
+        loss.backward(each_alone(loss))
         total = total + loss.detach()
     return total
+
+
+def each_alone(loss: Tensor) -> Tensor | None:
+    """Return what backward multiplies by: losses [M] add up, as their members share no weight."""
+    return torch.ones_like(loss) if loss.ndim else None
 
 
 def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
@@ -192,7 +197,7 @@ def batch_loss(run: Run, x: Tensor, y: Tensor) -> Tensor:
     partner, weight, alpha = y, 1.0, run.regularization["mixup"]
     several = len(run.networks) > 1
     if alpha and several:
-        x, partner, weight = mix_members(run, x, y)
+        x, partner, weight = mix_members(x, y, alpha, run.model.streams)
     elif alpha:
         x, partner, weight = mixup(x, y, alpha, torch.default_generator)
     with run.autocast():
@@ -220,16 +225,6 @@ def loss_of_outputs(
     return penalized(loss, run.penalties, outputs, weights)
 
 
-def mix_members(run: Run, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, list[float]]:
-    """Mix every member's batch, [M, N, ...], by its own draws."""
-    alpha = run.regularization["mixup"]
-    each = [
-        mixup(*part, alpha, run.model.streams[m]) for m, part in enumerate(zip(x, y, strict=True))
-    ]
-    xs, partners, weights = zip(*each, strict=True)
-    return side_by_side(xs), torch.stack(partners), list(weights)
-
-
 def at_least_fp32(outputs: Tensor) -> Tensor:
     """bf16 outputs as fp32, in which a loss is exact enough; others as they are."""
     return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
@@ -255,18 +250,21 @@ def epoch_batches(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
     Of several members [M, N, ...], each in an order of its own.
     """
     if len(run.networks) > 1:
-        for x, y in member_batches([(run, seed) for seed in run.seeds]):
+        for x, y in member_batches([(run, seed) for seed in run.seeds], side_by_side):
             yield at_blocks(x), y
         return
     for x, y in run.data.train.batches(epoch_order(run, run.seed)):
         yield augmented(run, x, run.seed) if run.data.augment else x, y
 
 
-def member_batches(rows: list[tuple[Run, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def member_batches(
+    rows: list[tuple[Run, int]], join: Callable[[list[Tensor]], Tensor] = torch.stack
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield what is left of an epoch: each row's batch in its order, augmented, [K, N, ...].
 
     Args:
         rows: runs and seeds of theirs; the runs share their data and stand at one batch.
+        join: of the rows' augmented images.
     """
     data = rows[0][0].data
     orders: dict[tuple[int, int], list[Tensor]] = {}  # rows of one seed see one order
@@ -278,7 +276,7 @@ def member_batches(rows: list[tuple[Run, int]]) -> Iterator[tuple[Tensor, Tensor
     for x, y in data.train.batches([torch.cat(batch) for batch in zip(*each, strict=True)]):
         x, y = x.unflatten(0, (len(rows), -1)), y.unflatten(0, (len(rows), -1))
         if data.augment:
-            x = side_by_side([augmented(run, x[k], s) for k, (run, s) in enumerate(rows)])
+            x = join([augmented(run, x[k], s) for k, (run, s) in enumerate(rows)])
         yield x, y
 
 
@@ -384,11 +382,6 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     rows = metrics.evaluation(data.task, stacked, torch.cat(targets), data.target_std)
     *run.member_metrics, values = rows
     return {f"{name}/{metric}": value for metric, value in values.items()}
-
-
-def with_mean(task: str, outputs: Tensor) -> Tensor:
-    """Return the outputs of M members, [..., M, N, C], and behind them their mean prediction's."""
-    return torch.cat([outputs, mean_prediction(task, outputs).unsqueeze(-3)], -3)
 
 
 def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[dict[str, float]]:
