@@ -23,7 +23,7 @@ from knobs import record
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
 from knobs.models.members import Ensemble
-from knobs.training.loop import Progress, Run
+from knobs.training.state import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
 LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written

@@ -24,9 +24,9 @@ from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
-from knobs.training.loop import Run
 from knobs.training.screen import Screen
 from knobs.training.setup import assemble
+from knobs.training.state import Run
 
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
