@@ -266,10 +266,10 @@ def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
         whole = with_mean(data.task, by_run, stack.loss.log_rates).flatten(0, 1)
         size = stack.members + 1
     rows = metrics.evaluation(data.task, whole, truth, std, stack.loss, weight)
-    values = []
+    values, outputs = [], whole.unbind(0)
     for i, run in enumerate(stack.runs):
         part = slice(i * size, (i + 1) * size)
-        row = solo.judged(run, rows[part], whole[part], truth)
+        row = solo.judged(run, rows[part], outputs[part], truth)
         values.append({f"{name}/{metric}": value for metric, value in row.items()})
     return values
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,10 @@ def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> 
 def seed_noise(run: Run) -> None:
     """Put what dropout and mixup draw from at the next step's moment."""
     moment = run.progress.epoch, run.progress.step
-    keys = [rng.key(seed, "noise", *moment) for seed in run.seeds]
-    if len(keys) == 1:
-        rng.seed_global(keys[0], run.device)
+    if len(run.networks) == 1:
+        rng.seed_global(rng.key(run.seed, "noise", *moment), run.device)
     else:
-        run.model.seed(keys)
+        run.model.seed([rng.key(seed, "noise", *moment) for seed in run.seeds])
 
 
 def backward(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -269,16 +268,18 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     else:
         stacked = with_mean(data.task, whole, run.loss.log_rates)
     rows = metrics.evaluation(data.task, stacked, truth, std, run.loss, weight)
-    values = judged(run, rows, stacked, truth)
+    values = judged(run, rows, stacked.unbind(0), truth)
     return {f"{name}/{metric}": value for metric, value in values.items()}
 
 
-def judged(run: Run, rows: list[dict], outputs: Tensor, truth: Tensor) -> dict[str, float]:
+def judged(
+    run: Run, rows: list[dict], outputs: Sequence[Tensor], truth: Tensor
+) -> dict[str, float]:
     """Return the metrics of a run, with those that its config asks for; keep its members' own.
 
     Args:
         rows: the usual metrics; where there are several members, of each and then of their mean.
-        outputs: [1, N, C], or [M + 1, N, C], of the same.
+        outputs: (N, C) of each of the same.
         truth: (N,) or (N, T) targets.
     """
     *run.member_metrics, values = rows
