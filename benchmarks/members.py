@@ -22,8 +22,8 @@ from solo import ratio, spread
 from knobs import build
 from knobs.config import command
 from knobs.training import loop
-from knobs.training.loop import Run
 from knobs.training.setup import assemble
+from knobs.training.state import Run
 
 
 def trained(overrides: list[str], members: int) -> tuple[Run, float, float]:

@@ -32,8 +32,8 @@ from knobs.data import Data, Tensors
 from knobs.errors import DataError
 from knobs.shape import Shape
 from knobs.training import loop
-from knobs.training.loop import Run
 from knobs.training.setup import assemble
+from knobs.training.state import Run
 
 REPO = Path(__file__).parents[1]
 # name: (overrides, training examples, epochs a turn)

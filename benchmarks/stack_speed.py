@@ -37,9 +37,9 @@ from knobs.data import Data, Tensors
 from knobs.stack import loop as stack
 from knobs.stack.loop import Stack
 from knobs.sweep import groups
-from knobs.training import loop
-from knobs.training.loop import Run
+from knobs.training import batches, loop
 from knobs.training.setup import assemble
+from knobs.training.state import Run
 
 CPU = torch.device("cpu")
 EXAMPLES = 1024  # a multiple of every batch size here
@@ -290,7 +290,7 @@ class Graphed:
 
     def epoch(self) -> int:
         """One epoch in the run's own order."""
-        order = loop.epoch_order(self.run, self.run.seed)
+        order = batches.epoch_order(self.run, self.run.seed)
         for index in order:
             self.index.copy_(index)
             self.graph.replay()

@@ -112,3 +112,15 @@ def test_a_rename_is_applied_to_overrides_and_configs():
         ]
         assert renamed(f"~{old}") == f"~{new}"
     assert renamed("optimizer.lr=training.accumulate=2") == "optimizer.lr=training.accumulate=2"
+
+
+def test_a_rename_is_applied_to_studies(tmp_path):
+    [(old, new), *_] = RENAMED.items()
+    study = {
+        "scientific": [old], "fixed": ["seed", old],
+        "arms": {"a": {"overrides": [f"{old}=2", "seed=1"], "space": {old: {"low": 1, "high": 4}}}},
+        "runs": {"0": {"arm": "a", "role": "search"}},
+    }  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    read = record.read_study(tmp_path)
+    assert json.dumps(read) == json.dumps(study).replace(old, new)

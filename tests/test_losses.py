@@ -191,6 +191,8 @@ def made(task, targets=T, examples=70):
     plain = torch.zeros(1).double(), torch.ones(1).double()
     mean, std = (y.mean(0), y.std(0)) if task == "regression" else plain
     y = (y - mean) / std if task == "regression" else y
+    if task == "regression":
+        mean = mean - (y * std + mean).min() + 0.5  # above 0, as a poisson loss has them
     parts = [Tensors(x[a:b], y[a:b]) for a, b in ((0, 50), (50, 60), (60, 70))]
     names = [] if task == "regression" else [f"l{i}" for i in range(targets)]
     return Data("made", "table", task, Shape((6,), targets), *parts, classes=names,
@@ -231,6 +233,7 @@ SETTINGS = [
     ("regression", "loss=mse"),
     ("regression", "loss=mae"),
     ("regression", "loss=huber", "loss.delta=0.5"),
+    ("regression", "loss=poisson"),
 ]
 
 

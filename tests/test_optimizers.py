@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from knobs import optimizers
 from knobs.config import command
-from knobs.training.loop import epoch_batches, train_step
+from knobs.training.batches import epoch_batches
+from knobs.training.loop import train_step
 
 O = torch.optim  # noqa: E741
 YAMLS = {file.stem: file.read_text() for file in (command.CONF / "optimizer").glob("*.yaml")}

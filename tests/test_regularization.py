@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from knobs import rng
 from knobs.models.layers import Dropout
 from knobs.regularization import decayed, l1_norm, mixup
-from knobs.training.loop import batch_loss, epoch_batches, train_step
+from knobs.training.batches import epoch_batches
+from knobs.training.loop import batch_loss, train_step
 
 
 def gradients(run, x, y):

@@ -17,6 +17,7 @@ from knobs.record import (
     check_schema,
     ended,
     read_config,
+    renamed,
     write,
 )
 from knobs.storage import Lock
@@ -60,7 +61,7 @@ def read(folder: Path) -> Ledger | None:
         stored = json.loads((folder / LEDGER).read_text())
         check_schema(stored, folder / LEDGER)
         jobs = {
-            int(number): Entry(tuple(job["overrides"]), job["identity"])
+            int(number): Entry(tuple(map(renamed, job["overrides"])), job["identity"])
             for number, job in stored["jobs"].items()
         }
         texts = [t for entry in jobs.values() for t in (entry.identity, *entry.overrides)]

@@ -231,4 +231,13 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place."""
     study = json.loads((folder / STUDY).read_text())
     check_schema(study, folder / STUDY)
-    return study
+    return _with_names_of_today(study)
+
+
+def _with_names_of_today(node: Any) -> Any:
+    """Return plain data in which every key and override has its name of today."""
+    if isinstance(node, dict):
+        return {RENAMED.get(key, key): _with_names_of_today(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_with_names_of_today(child) for child in node]
+    return renamed(node) if isinstance(node, str) else node

@@ -21,7 +21,8 @@ from knobs import build
 from knobs.config import command
 from knobs.data import bundled, preparation, prepare
 from knobs.data.files import _folder_parts, read_image
-from knobs.data.preparation import ARRAYS, JSON, Pictures, Preparation, Table, Texts
+from knobs.data.inputs import Pictures, Table, Texts
+from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.errors import CheckpointError, DataError
 
 # SHA-256 of x and y of every split, taken before there were preparations. Sums in float32 depend

@@ -17,7 +17,7 @@ from knobs.data import Tensors
 from knobs.errors import DataError, StorageError, for_a_person
 from knobs.models.layers import ELEMENTWISE
 from knobs.record import Record, read_metrics
-from knobs.training import loop
+from knobs.training import batches, loop
 from knobs.training.checkpoint import load, load_last, restore, save_last, snapshot
 from knobs.training.run import execute
 from knobs.training.setup import assemble, steps_per_epoch
@@ -284,7 +284,7 @@ print(torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2))), "sympy" 
 
 def drawn(run):
     """The classes and the examples of the epoch under way."""
-    order = torch.cat(loop.epoch_order(run, run.seed))
+    order = torch.cat(batches.epoch_order(run, run.seed))
     return run.data.train.y[order], order
 
 
@@ -334,7 +334,7 @@ def test_a_balanced_run_resumes_to_the_same_bits(make_run):
 
 def test_an_unbalanced_class_is_drawn_and_an_empty_one_refused(make_run, monkeypatch):
     y = torch.tensor([0] * 999 + [1])
-    order = loop.balanced(y, torch.Generator().manual_seed(0))
+    order = batches.balanced(y, torch.Generator().manual_seed(0))
     assert 400 < (order == 999).sum() < 600
     whole = build.data
 

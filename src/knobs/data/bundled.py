@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
-from knobs.data.preparation import Table
+from knobs.data.inputs import Table
 from knobs.data.prepare import (
     content_hash,
     encode_targets,

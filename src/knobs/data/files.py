@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
-from knobs.data.preparation import Pictures, Table
+from knobs.data.inputs import Pictures, Table
 from knobs.data.prepare import (
     Parts,
     blocks,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from knobs.data.dataset import Augment, Data, Stream, Tensors
-from knobs.data.preparation import BLOCK, Pictures, Preparation, Table, Target, Texts, moments
+from knobs.data.inputs import BLOCK, Pictures, Table, Texts, moments
+from knobs.data.preparation import Preparation, Target
 from knobs.errors import DataError
 from knobs.shape import Shape
 

@@ -30,6 +30,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs.errors import ConfigError
+from knobs.identity import RENAMED
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
@@ -206,6 +207,9 @@ class Search(contextlib.AbstractContextManager):
             return id_
         study = studies[name]
         before = {key: study.user_attrs.get(key) for key in about}
+        if old := [key for key in before["space"] or {} if key in RENAMED]:
+            why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
+            raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
         if before != about or study.directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "

@@ -21,7 +21,9 @@ from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.training import loop as solo
 from knobs.training import metrics
-from knobs.training.loop import CHECK_EVERY, Diverged, Interrupted, Run
+from knobs.training.batches import member_batches
+from knobs.training.loop import CHECK_EVERY
+from knobs.training.state import Diverged, Interrupted, Run
 
 Ending = tuple[str, Exception | None]  # a run's status, and what failed it, if something did
 EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
@@ -192,7 +194,7 @@ def clip(stack: Stack) -> None:
 
 def epoch_batches(stack: Stack) -> Iterator[Batch]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
-    yield from solo.member_batches(list(zip(stack.owners, stack.seeds, strict=True)))
+    yield from member_batches(list(zip(stack.owners, stack.seeds, strict=True)))
 
 
 def train_epoch(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from knobs.stack.layers import StackedParameter, per_row
-from knobs.training.loop import Run
+from knobs.training.state import Run
 
 LINEAR_IN_LR = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),

@@ -25,8 +25,9 @@ from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep.jobs import Job
 from knobs.training import loop
-from knobs.training.loop import Run
+from knobs.training.batches import epoch_batches
 from knobs.training.setup import assemble, steps_per_epoch
+from knobs.training.state import Run
 
 STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
@@ -215,7 +216,7 @@ def time_solo(run: Run) -> float:
     run.model.train()
     training_mode(run.optimizer, True)
     with loop.together(run):
-        return _step_seconds(functools.partial(loop.train_step, run), loop.epoch_batches(run))
+        return _step_seconds(functools.partial(loop.train_step, run), epoch_batches(run))
 
 
 def time_stack(run: Run, width: int) -> float:
@@ -244,7 +245,7 @@ def clones(run: Run, count: int) -> list[Run]:
 def row_bytes(run: Run) -> int:
     """Return the bytes of one run: weights, gradients, optimizer state, and what a step saves."""
     [row] = clones(run, 1)
-    batch = next(loop.epoch_batches(row))
+    batch = next(epoch_batches(row))
     saved: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

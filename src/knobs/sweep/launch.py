@@ -23,9 +23,9 @@ from knobs.sweep.screen import Screen
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
-from knobs.training.loop import Run
 from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
 from knobs.training.setup import machine, steps_per_epoch
+from knobs.training.state import Run
 
 Row = tuple[Job, Session]
 log = logging.getLogger("knobs")

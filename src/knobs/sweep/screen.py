@@ -15,7 +15,7 @@ from knobs.errors import first_line, for_a_person
 from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
-from knobs.training.loop import Run
+from knobs.training.state import Run
 from knobs.words import count, duration
 
 LEADERS = 3

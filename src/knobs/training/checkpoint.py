@@ -23,7 +23,7 @@ from knobs import record
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
 from knobs.models.members import Ensemble
-from knobs.training.loop import Progress, Run
+from knobs.training.state import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
 LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written
@@ -31,23 +31,26 @@ UNSIGNED = "0" * 64  # stands where a file's own digest goes while it is compute
 log = logging.getLogger("knobs")
 
 
+Entry = dict[str, Any]  # of a file in the manifest: its bytes and their SHA-256
+
+
 def save_best(
     folder: Path, weights: dict[str, Tensor], about: dict[str, Any], sync: bool = False
-) -> None:
-    """Write best.safetensors.
+) -> dict[str, Entry]:
+    """Write best.safetensors; return its entry for the manifest.
 
     Args:
         about: what `load` needs: the shape and the model's part of the config.
         sync: as record.write has it.
     """
     plain = {name: w.detach().cpu().contiguous() for name, w in weights.items()}
-    _write(folder, BEST, plain, about, sync)
+    return _write(folder, BEST, plain, about, sync)
 
 
 def save_last(
     folder: Path, state: dict, about: dict[str, Any] | None = None, sync: bool = False
-) -> None:
-    """Write last.safetensors.
+) -> dict[str, Entry]:
+    """Write last.safetensors; return its entry for the manifest.
 
     Args:
         state: of `snapshot`.
@@ -55,22 +58,23 @@ def save_last(
     """
     tensors: dict[str, Tensor] = {}
     more = {"state": encode(state, tensors), "epoch": state["progress"]["epoch"]}
-    _write(folder, LAST, tensors, (about or {}) | more, sync)
+    return _write(folder, LAST, tensors, (about or {}) | more, sync)
 
 
-def save_manifest(folder: Path, sync: bool = False) -> None:
-    """Write manifest.json: what the files beside it hold, once they are all written."""
-    files = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        data = path.read_bytes()
-        files[path.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def save_manifest(folder: Path, written: dict[str, Entry], sync: bool = False) -> None:
+    """Write manifest.json, once the files are written: what they hold, and those before them."""
+    files = _manifest(folder)
+    for name, entry in written.items():
+        if name in files:
+            files[_before(name)] = files[name]
+        files[name] = entry
     document = {"schema": record.SCHEMA, "files": files}
     record.write(folder / MANIFEST, record.as_json(document), sync)
 
 
 def _write(
     folder: Path, name: str, tensors: dict[str, Tensor], about: dict[str, Any], sync: bool
-) -> None:
+) -> dict[str, Entry]:
     from safetensors.torch import save
 
     folder.mkdir(exist_ok=True)
@@ -80,6 +84,7 @@ def _write(
     if (folder / name).exists():
         os.replace(folder / name, folder / _before(name))
     record.write(folder / name, data, sync)
+    return {name: {"bytes": len(data), "sha256": _digest(data)}}
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,7 +103,6 @@ def _before(name: str) -> str:
 
 
 def _digest(data: bytes) -> str:
-    """Return the SHA-256 of a file whose own digest is not in it yet."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -204,7 +208,7 @@ def _whole(
     from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
-    sums = _manifest(folder)
+    sums = {entry["sha256"] for entry in _manifest(folder).values()}
     for name in names:
         path = folder / name
         if not path.is_file():
@@ -216,7 +220,7 @@ def _whole(
             about = json.loads(said["knobs"])
             own = about.get("digest")
             unsigned = data.replace(own.encode(), UNSIGNED.encode(), 1) if own else data
-            listed = hashlib.sha256(data).hexdigest() in sums
+            listed = _digest(data) in sums
             signed = own is not None and _digest(unsigned) == own
             # Schema 1 had neither digest nor manifest.
             if not (listed or signed or (own is None and not sums)):
@@ -229,13 +233,13 @@ def _whole(
         yield name, tensors, about
 
 
-def _manifest(folder: Path) -> set[str]:
-    """Return the SHA-256 that manifest.json states; none where it cannot be read."""
+def _manifest(folder: Path) -> dict[str, Entry]:
+    """Return the entries of manifest.json by name; none where it cannot be read."""
     try:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]
-        return {entry["sha256"] for entry in files.values()}
+        return {name: entry for name, entry in files.items() if isinstance(entry["sha256"], str)}
     except (*record.BROKEN, KeyError, TypeError, AttributeError):
-        return set()
+        return {}
 
 
 def _tell(faults: list[str], instead: str) -> None:

@@ -4,144 +4,26 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from knobs import rng
-from knobs.data import Batch, Data, Stream, Tensors
+from knobs.data import Batch, Stream, Tensors
 from knobs.data.dataset import Inputs, chunks, each
 from knobs.errors import DataError
-from knobs.losses import Loss, usual
-from knobs.models.layers import ELEMENTWISE
-from knobs.models.members import Members, at_blocks, mix_members, side_by_side, with_mean
+from knobs.models.members import mix_members, with_mean
 from knobs.optimizers import training_mode
-from knobs.regularization import PENALTIES, decayed, mixed, penalized
+from knobs.regularization import mixed, penalized
 from knobs.training import metrics
-from knobs.training.scores import Score, score
+from knobs.training.batches import epoch_batches
+from knobs.training.scores import score
 from knobs.training.sharing import sharing
+from knobs.training.state import Diverged, Interrupted, Progress, Run
 
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
-# Modules that never draw a random number. A model made of these alone needs no seed at each step,
-# which a small step would feel (15 us of 750); a model with any other module gets one.
-DRAWLESS = (
-    *(nn.Sequential, nn.Flatten, nn.Linear, nn.Conv2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.PReLU),
-    *ELEMENTWISE,
-)
-
-
-class Diverged(Exception):
-    """The loss, or the objective, is no longer a finite number."""
-
-    def __init__(self, step: int, member: int | None = None):
-        whose = "" if member is None else f" of member {member}"
-        super().__init__(f"the loss{whose} is not a finite number at step {step}")
-        self.step = step
-
-
-class Interrupted(Exception):
-    """Someone asked the run to stop; it stands between two steps and can go on from there."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands. With the weights and the optimizer's state, all a resume needs."""
-
-    epoch: int = 0  # epochs completed
-    batch: int = 0  # batches done in the epoch under way
-    step: int = 0  # optimizer updates
-    loss_sum: float = 0.0  # over the examples of the epoch under way, and the members
-    examples: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    stale: int = 0  # epochs since the objective last improved
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Run:
-    """One config built: everything `fit` needs, and nothing that fits only one kind of run.
-
-    A run of M > 1 members trains M networks of its config, each on batches and draws of its own; a
-    batch then is [M, N, ...] and its loss [M]. What is judged is their mean prediction.
-
-    Args:
-        model: the network; of several members `Members`.
-        training, regularization: the config's sections.
-        objective: metric and mode of the one number that picks the best epoch.
-        interval: whether the schedule moves per epoch or per optimizer step.
-        monitor: the metric that a plateau schedule watches.
-        average: the running average of the weights, which then is what is evaluated.
-        loss: what is minimized; the usual one of the task if None.
-        scores: metrics beside the usual ones, by name.
-    """
-
-    model: nn.Module
-    data: Data
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
-    training: dict
-    regularization: dict
-    objective: dict
-    device: torch.device
-    seed: int = 0
-    interval: str = "epoch"
-    monitor: str | None = None
-    average: AveragedModel | None = None
-    forward: Callable[[Tensor], Tensor] | None = None  # the model, compiled where asked
-    loss: Loss | None = None
-    scores: dict[str, Score] = field(default_factory=dict)
-    progress: Progress = field(default_factory=Progress)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    best_members: list[float] = field(default_factory=list)  # their objectives at the best epoch
-    best_outputs: Tensor | None = None  # (N, C) float16 on the validation split, by best_weights
-    stop_requested: bool = False
-    pruned: bool = False  # others of its sweep were better at this epoch
-
-    def __post_init__(self) -> None:
-        self.forward = self.forward or self.model
-        self.loss = self.loss or usual(self.data.task)
-        several = isinstance(self.model, Members)
-        self.networks = list(self.model.members) if several else [self.model]
-        self.batch_dim = 1 if several else 0  # of a batch's tensors: the one that counts examples
-        self.weights = [decayed(network) for network in self.networks]
-        self.zero_grad = self.optimizer.zero_grad
-        self.member_metrics: list[dict[str, float]] = []  # of the last evaluation
-        self.outputs: Tensor | None = None  # (N, C), of the last evaluation
-        self.penalties = {name: c for name in PENALTIES if (c := self.regularization[name])}
-        # The exact types: a subclass may do anything. Dropout at 0 draws nothing either.
-        self.uses_rng = bool(self.regularization["mixup"]) or any(
-            type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
-            for network in self.networks
-            for m in network.modules()
-        )
-        # bf16 arithmetic where asked; weights and the loss stay fp32.
-        self.autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-        if self.training["precision"] == "bf16":
-            self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Return what each member draws from; the first one from the run's own seed."""
-        return [rng.member(self.seed, m) for m in range(len(self.networks))]
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """Return the model whose metrics count: the averaged one where there is an average."""
-        return self.average.module if self.average else self.model
-
-    @property
-    def lr(self) -> float:
-        """Return the learning rate of the next step."""
-        return self.optimizer.param_groups[0]["lr"]
 
 
 def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -283,92 +165,6 @@ def loss_of_outputs(
 def at_least_fp32(outputs: Tensor) -> Tensor:
     """bf16 outputs as fp32, in which a loss is exact enough; others as they are."""
     return outputs.float() if outputs.dtype is torch.bfloat16 else outputs
-
-
-def epoch_order(run: Run, seed: int) -> list[Tensor]:
-    """Return what is left of the epoch under way, a tensor of example indices a batch.
-
-    Args:
-        seed: the run's, or that of one of its members.
-    """
-    train, progress, size = run.data.train, run.progress, run.training["batch_size"]
-    draws = rng.generator(seed, "order", progress.epoch)
-    if sampler(run) == "balanced":
-        order = balanced(train.y.cpu(), draws)
-    else:
-        order = torch.randperm(len(train), generator=draws)
-    batches = order.to(train.y.device).split(size)
-    if run.training["drop_last"]:
-        batches = batches[: len(order) // size]
-    return list(batches[progress.batch :])
-
-
-def sampler(run: Run) -> str:
-    """Return how the run draws an epoch's examples."""
-    return run.training.get("sampler", "shuffle")  # a recorded config may be older than the key
-
-
-def balanced(y: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw len(y) indices with replacement: a class that occurs, each as likely, then one of it.
-
-    Args:
-        y: (N,) class numbers.
-    """
-    counts = y.bincount()
-    present, by_class, starts = (
-        counts.nonzero().squeeze(1),
-        y.argsort(stable=True),
-        counts.cumsum(0),
-    )
-    drawn = present[torch.randint(len(present), y.shape, generator=generator)]
-    place = torch.rand(y.shape, generator=generator, dtype=torch.float64) * counts[drawn]
-    return by_class[(starts - counts)[drawn] + place.long()]
-
-
-def epoch_batches(run: Run) -> Iterator[Batch]:
-    """Yield what is left of the epoch under way, in its own order, augmented.
-
-    Of several members [M, N, ...], each in an order of its own.
-    """
-    if len(run.networks) > 1:
-        for batch in member_batches([(run, seed) for seed in run.seeds], side_by_side):
-            yield batch._replace(x=each(batch.x, at_blocks))
-        return
-    for batch in run.data.train.batches(epoch_order(run, run.seed)):
-        yield batch._replace(x=augmented(run, batch.x, run.seed)) if run.data.augment else batch
-
-
-def member_batches(
-    rows: list[tuple[Run, int]], join: Callable[[list[Tensor]], Tensor] = torch.stack
-) -> Iterator[Batch]:
-    """Yield what is left of an epoch: each row's batch in its order, augmented, [K, N, ...].
-
-    Args:
-        rows: runs and seeds of theirs; the runs share their data and stand at one batch.
-        join: of the rows' augmented images.
-    """
-    data = rows[0][0].data
-    orders: dict[tuple, list[Tensor]] = {}  # rows of one seed see one order
-    moments = [(seed, run.progress.epoch, sampler(run)) for run, seed in rows]
-    for (run, seed), moment in zip(rows, moments, strict=True):
-        if moment not in orders:
-            orders[moment] = epoch_order(run, seed)
-    indices = [torch.cat(batch) for batch in zip(*(orders[m] for m in moments), strict=True)]
-
-    def by_row(values: Tensor) -> Tensor:
-        return values.unflatten(0, (len(rows), -1))
-
-    for x, y, weight in data.train.batches(indices):
-        x = each(x, by_row)
-        if data.augment:
-            x = join([augmented(run, x[k], seed) for k, (run, seed) in enumerate(rows)])
-        yield Batch(x, by_row(y), None if weight is None else by_row(weight))
-
-
-def augmented(run: Run, x: Tensor, seed: int) -> Tensor:
-    """Return a batch with the shifts and mirrors that a seed draws for the run's next step."""
-    progress = run.progress
-    return run.data.augment(x, rng.generator(seed, "augment", progress.epoch, progress.step))
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from knobs.training.loop import Run
 from knobs.training.setup import steps_per_epoch
+from knobs.training.state import Run
 
 PLAIN_SECONDS = 2.0  # between plain lines
 MAX_HINTS = 3

@@ -24,9 +24,9 @@ from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
-from knobs.training.loop import Run
 from knobs.training.screen import Screen
 from knobs.training.setup import assemble
+from knobs.training.state import Run
 
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
@@ -162,16 +162,18 @@ class Session:
         if (members := len(run.networks)) > 1:
             about |= {"members": members, "task": run.data.task}
             about["log_rates"] = run.loss.log_rates
+        written = {}
         if whole:
-            checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
+            written |= checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
         if run.best_weights and run.progress.best_epoch != self._kept:
             self._kept = run.progress.best_epoch
-            about = about | {"epoch": self._kept}
-            checkpoint.save_best(folder, run.best_weights, about, all_of_it or (sync and not whole))
-        if folder.exists():
-            checkpoint.save_manifest(folder, all_of_it)
-            if all_of_it:
-                sync_folder(folder)
+            about |= {"epoch": self._kept}
+            alone = all_of_it or (sync and not whole)
+            written |= checkpoint.save_best(folder, run.best_weights, about, alone)
+        if written:
+            checkpoint.save_manifest(folder, written, all_of_it)
+        if all_of_it and folder.exists():
+            sync_folder(folder)
 
     def close(
         self, status: str, failure: Exception | None = None, number: int = signal.SIGINT

@@ -13,8 +13,8 @@ from knobs.data.dataset import each
 from knobs.errors import ConfigError, DataError, first_line
 from knobs.models.members import Members
 from knobs.targets import make
-from knobs.training.loop import Run
 from knobs.training.scores import SCORES, Score, ready, undefined
+from knobs.training.state import Run
 
 INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
 

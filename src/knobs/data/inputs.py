@@ -1,0 +1,350 @@
+"""What turns raw rows, pictures or texts into tensors, fitted on training rows, block by block."""
+
+import collections
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knobs.data.stored import Fields
+from knobs.errors import DataError
+
+BLOCK = 65_536  # raw rows that are prepared at once
+MISSING = "missing"  # the category of an empty cell
+_TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
+MOST_PIXELS, MOST_TOKENS, MOST_NGRAMS = 2**14, 2**20, 3  # a side, an example, a token
+
+
+def rows_in(blocks: Iterable, rows: np.ndarray, size: Callable) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield each block with the places in it of those of its rows that are asked for.
+
+    Args:
+        blocks: of raw rows, in order.
+        rows: increasing numbers of rows, counted over all blocks.
+        size: a block -> its number of rows.
+    """
+    assert (np.diff(rows) > 0).all(), "rows increase"
+    start = 0
+    for block in blocks:
+        first, last = np.searchsorted(rows, [start, start + size(block)])
+        yield block, rows[first:last] - start
+        start += size(block)
+    assert not len(rows) or rows[-1] < start, "rows lie in the blocks"
+
+
+def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation by feature (N, F) or channel (N, C, H, W), kept broadcast.
+
+    In float32 and torch's order of summation, whose bits are those of every run so far. The
+    deviation of a constant is 1.
+    """
+    dims = [0, *range(2, sample.ndim)]
+    mean, std = sample.mean(dims, keepdim=True), sample.std(dims, correction=0, keepdim=True)
+    return mean, torch.where(std > 1e-8, std, 1.0)
+
+
+def column_moments(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of float64 columns (N,); that of a constant is 1.
+
+    numpy's pairwise sums over each whole column, and the bits of scikit-learn's StandardScaler.
+    Source: Chan, Golub and LeVeque 1983, the corrected two-pass algorithm and its error bound.
+    """
+    n, eps = float(len(columns[0])) if columns else 0.0, np.finfo(float).eps
+    mean = np.array([values.sum() / n for values in columns])
+    off = [values - m for values, m in zip(columns, mean, strict=True)]
+    correction = np.array([values.sum() for values in off])
+    variance = (np.array([(values**2).sum() for values in off]) - correction**2 / n) / n
+    constant = variance <= n * eps * variance + (n * mean * eps) ** 2
+    scale = np.sqrt(np.maximum(variance, 0))
+    return mean, np.where(constant & np.isfinite(variance), 1.0, scale)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers standardised, a missing one as the median; categories one-hot, an unknown one as 0s.
+
+    A block maps a column's name to its cells: a data frame, or a dict of arrays.
+
+    Args:
+        numbers: columns of numbers, in the order of the features.
+        levels: column -> its categories, whose features come after the numbers.
+        median, mean, scale: (numbers,), of the type in which a number is standardised.
+    """
+
+    numbers: tuple[str, ...]
+    levels: Mapping[str, tuple[str, ...]]
+    median: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    kind: ClassVar = "table"
+
+    @classmethod
+    def fit(
+        cls, blocks: Iterable[Mapping], train_rows: np.ndarray, single: bool = False
+    ) -> "Table":
+        """Take medians, means and deviations, and the categories, from the training rows.
+
+        Args:
+            single: in float32, as the bundled sets have it, not float64.
+        """
+        numbers: dict[str, list[np.ndarray]] = {}
+        levels: dict[str, set[str]] = {}
+        for block, rows in rows_in(blocks, train_rows, _count):
+            if not (numbers or levels):  # a column is of the kind that it has in the first block
+                for name in map(str, block):
+                    is_number = np.asarray(block[name]).dtype.kind in "iuf"
+                    (numbers if is_number else levels)[name] = [] if is_number else set()
+            for name, pieces in numbers.items():
+                pieces.append(_numbers(block, name)[rows])
+            for name, known in levels.items():
+                known.update(_words(block, name, rows))
+        columns = [np.concatenate(pieces) for pieces in numbers.values()]
+        median = np.array([_median(values) for values in columns])
+        columns = [np.where(np.isnan(v), m, v) for v, m in zip(columns, median, strict=True)]
+        if single and columns:
+            sample = torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+            median = median.astype(np.float32)
+            mean, scale = (values.flatten().numpy() for values in moments(sample))
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean, scale = column_moments(columns)
+        for name, *both in zip(numbers, mean, scale, strict=True):
+            if not np.isfinite(both).all():
+                raise DataError(f"{name}: {_TOO_LARGE}")
+        ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
+        return cls(tuple(numbers), ordered, median, mean, scale)
+
+    @property
+    def width(self) -> int:
+        """Return the number of features."""
+        return len(self.numbers) + sum(map(len, self.levels.values()))
+
+    def apply(self, block: Mapping) -> Tensor:
+        """Return (n, features) float32.
+
+        Raises:
+            DataError: a column is not there, or a cell of numbers holds none or too large a one.
+        """
+        x = np.zeros((_count(block), self.width), np.float32)
+        for i, name in enumerate(self.numbers):
+            values = _numbers(block, name)
+            values = np.where(np.isnan(values), self.median[i], values).astype(self.mean.dtype)
+            with np.errstate(over="ignore"):
+                x[:, i] = (values - self.mean[i]) / self.scale[i]
+            if not np.isfinite(x[:, i]).all():
+                raise DataError(f"{name}: {_TOO_LARGE}")
+        start = len(self.numbers)
+        for name, known in self.levels.items():
+            places = {level: start + i for i, level in enumerate(known)}
+            found = np.array([places.get(word, -1) for word in _words(block, name)], int)
+            rows = np.flatnonzero(found >= 0)
+            x[rows, found[rows]] = 1
+            start += len(known)
+        return torch.from_numpy(x)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return names and arrays."""
+        levels = {name: list(known) for name, known in self.levels.items()}
+        arrays = {"median": self.median, "mean": self.mean, "scale": self.scale}
+        return {"numbers": list(self.numbers), "levels": levels}, arrays
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Table":
+        """Return the table that fields describe."""
+        numbers = tuple(fields.names("numbers"))
+        levels = fields.section("levels")
+        known = {name: tuple(levels.names(name, least=1)) for name in levels.node}
+        if not (numbers or known) or set(numbers) & set(known):
+            raise fields.wrong("numbers", list(numbers), "columns, none of which are in levels")
+        types = ("float64", "float32")
+        mean = fields.array("mean", len(numbers), types)
+        types = (mean.dtype.name,)
+        median = fields.array("median", len(numbers), types)
+        scale = fields.array("scale", len(numbers), types, positive=True)
+        return cls(numbers, known, median, mean, scale)
+
+
+def _count(block: Mapping) -> int:
+    """Return the number of rows of a table's block."""
+    return len(block[next(iter(block))])
+
+
+def _cells(block: Mapping, name: str) -> Any:
+    if name not in block:
+        raise DataError(f"{name}: no such column; it has {', '.join(map(str, block))}")
+    return block[name]
+
+
+def _numbers(block: Mapping, name: str) -> np.ndarray:
+    """Return a column as (n,) float64, NaN where a cell is empty."""
+    values = np.asarray(_cells(block, name))
+    if values.dtype.kind not in "iufb":
+        numbers = np.full(len(values), np.nan)
+        for i, cell in enumerate(values):
+            try:
+                numbers[i] = np.nan if cell is None or cell == "" else float(cell)
+            except (TypeError, ValueError):
+                raise DataError(f"{name}: {str(cell)[:40]!r} is not a number") from None
+        values = numbers
+    values = values.astype(float)
+    if np.isinf(values).any():
+        raise DataError(f"{name}: an infinite number; leave it out, or the cell empty")
+    return values
+
+
+def _words(block: Mapping, name: str, rows: np.ndarray | None = None) -> list[str]:
+    """Return a column's cells as categories."""
+    cells = np.asarray(_cells(block, name), dtype=object)
+    cells = cells if rows is None else cells[rows]
+    return [MISSING if cell is None or cell != cell else str(cell) for cell in cells]
+
+
+def _median(values: np.ndarray) -> float:
+    """Return the median of what is no NaN; 0 where nothing is."""
+    present = values[~np.isnan(values)]
+    return float(np.median(present)) if len(present) else 0.0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pixels standardised by channel. A block is a tensor (n, C, H, W) of pixels.
+
+    Args:
+        size: (H, W).
+        unit: the pixel value that counts as 1.
+        mean, scale: (C,) float32.
+    """
+
+    size: tuple[int, int]
+    unit: int
+    mean: np.ndarray
+    scale: np.ndarray
+    kind: ClassVar = "image"
+
+    @classmethod
+    def fit(cls, blocks: Iterable[Tensor], train_rows: np.ndarray, unit: int = 255) -> "Pictures":
+        """Take each channel's mean and deviation from the training rows."""
+        sample = [block[torch.from_numpy(rows)] for block, rows in rows_in(blocks, train_rows, len)]
+        pixels = sample[0] if len(sample) == 1 else torch.cat(sample)
+        mean, scale = moments(pixels.to(torch.float32, copy=True).div_(unit))
+        size = tuple(pixels.shape[2:])
+        return cls(size, unit, mean.flatten().numpy(), scale.flatten().numpy())
+
+    @cached_property
+    def _channels(self) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.scale))
+
+    def apply(self, block: Tensor) -> Tensor:
+        """Return (n, C, H, W) float32 on the block's device, in its memory order.
+
+        Raises:
+            DataError: pictures of another shape.
+        """
+        expected = (len(self.mean), *self.size)
+        if block.ndim != 4 or tuple(block.shape[1:]) != expected:
+            raise DataError(f"pictures of shape {tuple(block.shape[1:])}: must be {expected}")
+        mean, scale = (values.to(block.device) for values in self._channels)
+        return block.to(torch.float32, copy=True).div_(self.unit).sub_(mean).div_(scale)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return numbers and arrays."""
+        height, width = self.size
+        arrays = {"mean": self.mean, "scale": self.scale}
+        channels = len(self.mean)
+        return {"channels": channels, "height": height, "width": width, "unit": self.unit}, arrays
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Pictures":
+        """Return the pictures that fields describe."""
+        channels = fields.whole("channels", 1, 2**10)
+        size = fields.whole("height", 1, MOST_PIXELS), fields.whole("width", 1, MOST_PIXELS)
+        mean = fields.array("mean", channels, ("float32",))
+        scale = fields.array("scale", channels, ("float32",), positive=True)
+        return cls(size, fields.whole("unit", 1, 2**16), mean, scale)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as token ids: 0 is padding, 1 every unknown token. A block is a list of texts.
+
+    Args:
+        tokens: those that have an id, from 2 on.
+        ngrams: a token is a word, or up to so many of them.
+        length: of an example, in tokens; longer ones are cut.
+    """
+
+    tokens: tuple[str, ...]
+    ngrams: int
+    length: int
+    kind: ClassVar = "text"
+
+    @classmethod
+    def fit(
+        cls, blocks: Iterable[Sequence[str]], train_rows: np.ndarray,
+        *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
+    ) -> "Texts":  # fmt: skip
+        """Take the vocabulary and the longest text's length from the training rows."""
+        counts, longest = collections.Counter(), 1
+        for block, rows in rows_in(blocks, train_rows, len):
+            for row in rows:
+                tokens = tokenize(block[row], ngrams)
+                counts.update(tokens)
+                longest = max(longest, len(tokens))
+        ids = vocabulary(counts, max_vocabulary, min_count)
+        return cls(tuple(ids), ngrams, min(max_length, longest))
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Return token -> id."""
+        return {token: i for i, token in enumerate(self.tokens, start=2)}
+
+    def apply(self, block: Sequence[str]) -> Tensor:
+        """Return (n, length) int32 token ids."""
+        return encode_texts([tokenize(text, self.ngrams) for text in block], self.ids, self.length)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the vocabulary, and no arrays."""
+        return {"tokens": list(self.tokens), "ngrams": self.ngrams, "length": self.length}, {}
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Texts":
+        """Return the texts that fields describe."""
+        ngrams, length = (
+            fields.whole("ngrams", 1, MOST_NGRAMS),
+            fields.whole("length", 1, MOST_TOKENS),
+        )
+        return cls(tuple(fields.names("tokens")), ngrams, length)
+
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def tokenize(text: str, ngrams: int) -> list[str]:
+    """Return lower-cased words and signs, and runs of up to `ngrams` of them."""
+    words = _TOKEN.findall(text.lower())
+    longer = (
+        " ".join(words[i : i + n]) for n in range(2, ngrams + 1) for i in range(len(words) - n + 1)
+    )
+    return [*words, *longer]
+
+
+def vocabulary(counts: Mapping[str, int], size: int, min_count: int) -> dict[str, int]:
+    """Return token -> id for the most frequent tokens; 0 is padding and 1 every other token.
+
+    Ties go by the alphabet, so the ids do not depend on the order of the texts.
+    """
+    kept = sorted((-n, token) for token, n in counts.items() if n >= min_count)[: max(0, size - 2)]
+    return {token: i for i, (_, token) in enumerate(kept, start=2)}
+
+
+def encode_texts(texts: list[list[str]], ids: Mapping[str, int], length: int) -> Tensor:
+    """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
+    encoded = np.zeros((len(texts), length), np.int32)
+    for row, text in zip(encoded, texts, strict=True):
+        row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
+    return torch.from_numpy(encoded)
