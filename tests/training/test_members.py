@@ -12,9 +12,9 @@ from trained import assert_same_bits, distance, interrupt_at, solo, together
 
 from knobs import build, rng
 from knobs.config import command
-from knobs.data import Augment, Stream
+from knobs.data import Augment, Stream, Tensors
 from knobs.errors import ConfigError, DataError
-from knobs.models.members import mean_prediction
+from knobs.models.members import Members, mean_prediction
 from knobs.training import loop
 from knobs.training.checkpoint import load, load_last, restore, save_last, snapshot
 from knobs.training.metrics import evaluation
@@ -453,3 +453,27 @@ def test_members_read_a_set_from_disk():
     list(loop.fit(run))
     list(loop.fit(alone))
     assert_same_bits(run.networks[0].state_dict(), alone.model.state_dict())
+
+
+class Named(torch.nn.Module):
+    """A model that takes its inputs by name."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x["numbers"])
+
+
+def test_members_take_inputs_by_name():
+    setting = [*WINE, "regularization.dropout=0.3", PARTS, "training.members=2"]
+    plain, named = make(setting), make(setting)
+    named.model = named.forward = Members([Named(network) for network in named.networks])
+    named.networks = list(named.model.members)
+    for part in ("train", "val"):
+        split = getattr(named.data, part)
+        object.__setattr__(named.data, part, Tensors({"numbers": split.x}, split.y))
+    assert list(loop.fit(plain)) == list(loop.fit(named))
+    for a, b in zip(plain.networks, named.networks, strict=True):
+        assert_same_bits(a.state_dict(), b.inner.state_dict())
