@@ -110,7 +110,7 @@ def lightning_arm(run: Run) -> float:
                 self.seconds += time.perf_counter() - self.began
 
         def training_step(self, batch: list, _index: int) -> torch.Tensor:
-            loss = run.loss(self.model(batch[0]), batch[1])
+            loss = run.loss.mean(self.model(batch[0]), batch[1])
             self.log("train/loss", loss, on_step=False, on_epoch=True)
             return loss
 

@@ -285,7 +285,7 @@ class Graphed:
         train = self.run.data.train
         x, y = train.x.index_select(0, self.index), train.y.index_select(0, self.index)
         self.optimizer.zero_grad()
-        self.run.loss(self.run.model(x), y).backward()
+        self.run.loss.mean(self.run.model(x), y).backward()
         self.optimizer.step()
 
     def epoch(self) -> int:
