@@ -49,6 +49,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "predictions.safetensors",
         "preparation.json",
         "preparation.safetensors",
         "summary.json",
