@@ -46,9 +46,14 @@ def computed(config: dict) -> dict[str, Any]:
     kept = {}
     for path, value in leaves(config):
         name = FIRST_NAMES.get(path, path)
-        if not under(path, NOT_IDENTITY) and (name in _keys() or not _neutral(path, value)):
+        if _computes(path) and (name in _keys() or not _neutral(path, value)):
             kept[name] = value
     return kept
+
+
+@functools.lru_cache(4096)  # the same few paths in every config
+def _computes(path: str) -> bool:
+    return not under(path, NOT_IDENTITY)
 
 
 def differences(a: dict, b: dict) -> list[str]:
