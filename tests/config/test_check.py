@@ -277,3 +277,13 @@ def test_a_glob_is_a_grid_over_a_group():
     assert not found
     options = [len([*command.CONF.glob(files)]) for files in ("scheduler/*", "optimizer/ada*")]
     assert len(configs) == math.prod(options) > 1
+
+
+@pytest.mark.parametrize(("words", "fault"), [
+    (["+loss.gamma=2"], "loss.gamma=2: loss=auto has no such key; it is one of focal"),
+    (["+init.gain=2"], "init.gain=2: init=common has no such key; it is one of orthogonal, "),
+])  # fmt: skip
+def test_a_key_of_another_option_is_not_ignored(words, fault):
+    _, faults = command.check_overrides(words)
+    assert faults
+    assert faults[0].startswith(fault)

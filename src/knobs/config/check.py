@@ -59,9 +59,18 @@ def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
             yield f"{path}={_show(value)}: is {RENAMED[path]} now"
         elif rule and not rule.accepts(value):
             yield f"{path}={_show(value)}: must be {rule.says}"
+        elif rule and not _inside_target(config, path) and (others := _elsewhere(path, where)):
+            group = path.split(".")[0]
+            lacks = f"{group}={where['choices'][group]} has no such key"
+            yield f"{path}={_show(value)}: {lacks}; it is one of {', '.join(others)}"
         elif not rule and not _inside_target(config, path):
             near = did_you_mean(path, rules.paths(where["folders"]))
             yield f"{path}={_show(value)}: no such key{near}"
+
+
+def _elsewhere(path: str, where: dict[str, Any]) -> list[str]:
+    option = where["choices"].get(path.split(".")[0]) or ""
+    return rules.options_with(path, option, where["folders"])
 
 
 def _inside_target(config: dict, path: str) -> bool:

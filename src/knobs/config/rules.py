@@ -208,6 +208,33 @@ def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     return sorted({path for path, places in keys if "._" not in path and max(places.values())[0]})
 
 
+def options_with(path: str, option: str, folders: tuple[Path, ...]) -> list[str]:
+    """Return the options of a key's group that have the key, where the chosen one has it not.
+
+    An option has the keys of those that its `defaults` name too.
+
+    Args:
+        option: the chosen one; empty where that is not known.
+    """
+    group = path.split(".")[0]
+    have = {name for folder in folders for name in read(folder).get(path, ())}
+    if not option or not have or have & _inherited(group, option, folders):
+        return []
+    return sorted(have)
+
+
+@functools.lru_cache(maxsize=1024)
+def _inherited(group: str, option: str, folders: tuple[Path, ...]) -> frozenset[str]:
+    """Return an option and those that it is made of."""
+    names = {option}
+    for file in (folder / group / f"{option}.yaml" for folder in folders):
+        if file.is_file():
+            found = re.findall(r"^ +- (\w+)\s*(?:#.*)?$", file.read_text("utf-8", "replace"), re.M)
+            names |= {*found} - {"_self_", option}
+    others = (_inherited(group, name, folders) for name in names - {option})
+    return frozenset(names).union(*others)
+
+
 def where(runtime: Mapping[str, Any]) -> dict[str, Any]:
     """Return `choices` and `folders` of a composed config, from Hydra's record of it."""
     files = [Path(s["path"]) for s in runtime.get("config_sources", ()) if s["schema"] == "file"]
