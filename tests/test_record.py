@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import REPO
 
+from knobs import record
 from knobs.config import command
 from knobs.errors import LockedError
 from knobs.identity import identity
@@ -187,3 +188,14 @@ def test_nobody_but_the_storage_writes_files():
     sources = sorted((REPO / "src").rglob("*.py"))
     found = [path.name for path in sources if writes.search(path.read_text())]
     assert found == ["storage.py"]
+
+
+@pytest.mark.parametrize(("names", "yes"), [
+    ([], False), (["last.safetensors"], True), (["last.previous.safetensors"], True),
+    (["last.pt"], True), (["last.safetensors.partial"], False), (["best.safetensors"], False),
+])  # fmt: skip
+def test_what_a_run_can_go_on_from(names, yes, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in names:
+        (tmp_path / "checkpoints" / name).touch()
+    assert record.resumable(tmp_path) == yes

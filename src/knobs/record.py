@@ -151,7 +151,8 @@ def hold(folder: Path) -> storage.Lock:
 
 def resumable(folder: Path) -> bool:
     """Return whether a run has a checkpoint to go on from: training/checkpoint.py writes them."""
-    return any((folder / CHECKPOINTS).glob("last*"))
+    names = {path.suffix for path in (folder / CHECKPOINTS).glob("last.*")}
+    return bool(names & {".safetensors", ".pt"})
 
 
 def held(folder: Path) -> bool:

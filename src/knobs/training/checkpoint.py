@@ -162,8 +162,10 @@ def load_last(folder: Path) -> dict[str, Any]:
         else:
             _tell(faults, f"{path.name} takes its place")
             return state
-    missing = f"{folder / LAST}: no such file; the run kept no checkpoint to resume from"
-    raise CheckpointError("; ".join(faults) or missing)
+    if faults:
+        raise CheckpointError(f"{'; '.join(faults)}; remove {folder} to begin anew")
+    missing = "no such file; the run kept no checkpoint to resume from"
+    raise CheckpointError(f"{folder / LAST}: {missing}")
 
 
 def load(folder: str | Path) -> nn.Module:
