@@ -1,5 +1,7 @@
 """sweep.json: what a resumed sweep believes, and what it does not."""
 
+import json
+
 import pytest
 
 from knobs import ledger
@@ -102,3 +104,20 @@ def test_a_folder_is_held_by_one(tmp_path):
     with ledger.held(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_the_index_lacks_is_known_but_composed_again(tmp_path):
+    """Nobody knows from which files it was composed, so its overrides alone do not settle it."""
+    BOOK.write(tmp_path)
+    for number, seed in ((0, 0), (3, 5)):
+        run = tmp_path / str(number)
+        run.mkdir()
+        document = {"overrides": [f"seed={seed}"], "identity": f"id{number}", "config": {}}
+        (run / "config.json").write_text(json.dumps(document))
+        (run / "summary.json").write_text('{"status": "finished"}')
+    book, found = ledger.known(tmp_path)
+    assert (found, book.jobs[3]) == (1, Entry(("seed=5",), "id3"))
+    assert book.jobs[0] == BOOK.jobs[0]
+    assert ledger.done(tmp_path, "abc", False) == set()
+    (tmp_path / "3" / "config.json").unlink()
+    assert ledger.done(tmp_path, "abc", False) == {("seed=0",)}

@@ -39,7 +39,7 @@ def slope(values, outputs):
     return torch.autograd.grad(values.sum(), outputs)[0]
 
 
-def close(a, b, tolerance=1e-10):
+def assert_close(a, b, tolerance=1e-10):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -53,8 +53,8 @@ def test_cross_entropy_has_the_gradient_of_its_formula(logits, classes, smoothin
     values = losses.cross_entropy(logits, classes, smoothing, weight if weighted else None)
     share = (1 - smoothing) * F.one_hot(classes, C).double() + smoothing / C
     t, p = weight * share, logits.detach().softmax(1)
-    close(values, -(t * p.log()).sum(1))
-    close(slope(values, logits), p * t.sum(1, keepdim=True) - t)
+    assert_close(values, -(t * p.log()).sum(1))
+    assert_close(slope(values, logits), p * t.sum(1, keepdim=True) - t)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
@@ -63,9 +63,9 @@ def test_focal_has_the_gradient_of_its_formula(logits, classes, gamma):
     values = losses.focal(logits, classes, gamma=gamma)
     every = logits.detach().softmax(1)
     p = every[range(N), classes]
-    close(values, -((1 - p) ** gamma) * p.log())
+    assert_close(values, -((1 - p) ** gamma) * p.log())
     outer = gamma * (1 - p) ** (gamma - 1) * p * p.log() - (1 - p) ** gamma
-    close(slope(values, logits), outer[:, None] * (F.one_hot(classes, C) - every))
+    assert_close(slope(values, logits), outer[:, None] * (F.one_hot(classes, C) - every))
 
 
 def test_focal_of_a_sure_model_stays_finite(classes):
@@ -79,7 +79,7 @@ def test_focal_of_a_sure_model_stays_finite(classes):
 def test_focal_without_gamma_is_cross_entropy(logits, classes):
     weight = torch.rand(C).double()
     found = losses.focal(logits, classes, gamma=0.0, weight=weight)
-    close(found, losses.cross_entropy(logits, classes, 0.0, weight))
+    assert_close(found, losses.cross_entropy(logits, classes, 0.0, weight))
 
 
 def test_bce_has_the_gradient_of_its_formula(logits):
@@ -87,8 +87,8 @@ def test_bce_has_the_gradient_of_its_formula(logits):
     y, w = torch.randint(2, (N, C)).double(), torch.rand(C).double() + 0.5
     values = losses.bce(logits, y, pos_weight=w)
     s = logits.detach().sigmoid()
-    close(values, (-w * y * s.log() - (1 - y) * (1 - s).log()).mean(1))
-    close(slope(values, logits), (w * y * (s - 1) + (1 - y) * s) / C)
+    assert_close(values, (-w * y * s.log() - (1 - y) * (1 - s).log()).mean(1))
+    assert_close(slope(values, logits), (w * y * (s - 1) + (1 - y) * s) / C)
 
 
 # Of errors e = output - target: the value and its slope.
@@ -114,8 +114,8 @@ def test_losses_of_errors_have_the_gradients_of_their_formulas(name, targets):
     y = torch.randn(N, targets).double() if targets else torch.randn(N).double()
     error = outputs.detach() - y.view(N, -1)
     values = function(outputs, y, **arguments)
-    close(values, value(error).mean(1))
-    close(slope(values, outputs), derivative(error) / max(1, targets))
+    assert_close(values, value(error).mean(1))
+    assert_close(slope(values, outputs), derivative(error) / max(1, targets))
 
 
 @pytest.mark.parametrize("targets", [0, T])
@@ -127,11 +127,11 @@ def test_poisson_is_of_counts_in_their_own_unit(targets):
     mean, std = (counts.mean(0), counts.std(0)) if targets else (2.5, 1.7)
     values = losses.poisson(outputs, (counts - mean) / std, mean, std)
     o, y = outputs.detach(), counts.view(N, -1)
-    close(values, (o.exp() - y * o).mean(1))
-    close(values, F.poisson_nll_loss(o, y, reduction="none").mean(1))
-    close(slope(values, outputs), (o.exp() - y) / max(1, targets))
+    assert_close(values, (o.exp() - y * o).mean(1))
+    assert_close(values, F.poisson_nll_loss(o, y, reduction="none").mean(1))
+    assert_close(slope(values, outputs), (o.exp() - y) / max(1, targets))
     guess = losses.rates(outputs, mean, std) * std + mean
-    close(guess, outputs.exp())
+    assert_close(guess, outputs.exp())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -140,9 +140,9 @@ def test_the_mean_of_cross_entropy_is_torchs(logits, classes, smoothing, weighte
     weight = torch.tensor([0.5, 2.0, 0.0, 1.0, 3.0]).double() if weighted else None
     loss = Loss(losses.cross_entropy, weights={"weight": weight} if weighted else {})
     found = loss.mean(logits, classes, smoothing)
-    close(found, F.cross_entropy(logits, classes, weight, label_smoothing=smoothing))
+    assert_close(found, F.cross_entropy(logits, classes, weight, label_smoothing=smoothing))
     plain = loss.validation(logits[None], classes)
-    close(plain, F.cross_entropy(logits, classes)[None])
+    assert_close(plain, F.cross_entropy(logits, classes)[None])
 
 
 def test_weights_of_examples_are_shares_of_the_mean(logits, classes):
@@ -153,7 +153,7 @@ def test_weights_of_examples_are_shares_of_the_mean(logits, classes):
     for weights in ({}, {"weight": class_weight}):
         loss = Loss(losses.cross_entropy, weights=weights)
         found = loss.mean(logits, classes, 0.1, counts.double())
-        close(found, loss.mean(logits[twice], classes[twice], 0.1))
+        assert_close(found, loss.mean(logits[twice], classes[twice], 0.1))
 
 
 def test_a_batch_without_any_weight_moves_nothing(logits, classes):
@@ -303,7 +303,7 @@ def test_weights_of_examples_in_a_stack_are_each_rows_own(setting):
                 loop.train_step(run, x[index[k]], y[index[k]], weight[k])
                 for k, run in enumerate(alone)
             ]
-            close(found, torch.stack(expected)[at], 1e-9)
+            assert_close(found, torch.stack(expected)[at], 1e-9)
         for run in together_.release():
             other = next(a for a in alone if a.seed == run.seed)
             assert distance(run.model.parameters(), other.model.parameters()) < 1e-8

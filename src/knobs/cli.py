@@ -54,19 +54,15 @@ def prepare(argv: list[str]) -> list[str]:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
         raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
-    lines = [renamed(line) for line in args.overrides]
-    for old, new in zip(args.overrides, lines, strict=True):
-        if old != new:
-            print(f"knobs: {old} is {new} now, and is taken as that", file=sys.stderr)
-    argv = [*(arg for arg in argv if arg not in args.overrides), *lines]
-    args.overrides = lines
+    given, args.overrides = args.overrides, _with_names_of_today(args.overrides)
+    lines = args.overrides
     resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
     folder = resumed[-1].partition("=")[2] if resumed else ""
     overrides = _resume(folder, args) if resumed else lines
-    began = _path(folder) if resumed else _sweep_folder(overrides)
-    stated = set(map(key_of, overrides))
-    older = defaults_since(began) if began else []
-    overrides = [*(line for line in older if key_of(line) not in stated), *overrides]
+    if began := _path(folder) if resumed else _sweep_folder(overrides):
+        stated = set(map(key_of, overrides))
+        older = [line for line in defaults_since(began) if key_of(line) not in stated]
+        overrides = [*older, *overrides]
     folders = [Path(args.config_path).resolve() if args.config_path else CONF]
     folders += [Path(args.config_dir)] if args.config_dir else []
     grid = args.multirun or command.MULTIRUN in overrides
@@ -95,7 +91,16 @@ def prepare(argv: list[str]) -> list[str]:
         _same_run(configs[0], folder)
     if not grid and configs[0]["task"] == "train":
         _hold(_path(configs[0]["hydra"]["run"]["dir"]), bool(resumed))
-    return [*(arg for arg in argv if arg not in lines), *overrides]
+    return [*(arg for arg in argv if arg not in given), *overrides]
+
+
+def _with_names_of_today(lines: list[str]) -> list[str]:
+    """Return overrides under the names of today, and say which had others."""
+    current = [renamed(line) for line in lines]
+    for old, new in zip(lines, current, strict=True):
+        if old != new:
+            print(f"knobs: {old} is {new} now, and is taken as that", file=sys.stderr)
+    return current
 
 
 def _is_study(lines: list[str], grid: bool) -> bool:

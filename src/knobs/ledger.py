@@ -97,6 +97,8 @@ def known(folder: Path) -> tuple[Ledger, int]:
             found += 1
         except (*BROKEN, KeyError, TypeError, AttributeError):
             continue  # no run of knobs, or one that cannot be told from others
+    if found:
+        book.conf = ""  # which files those were composed from is not known: each is composed again
     return book, found
 
 
@@ -146,15 +148,18 @@ def settled(status: str, retry_failed: bool) -> bool:
 
 def done(folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
     """Return the overrides of jobs that need no look: composed from the same files, and settled."""
-    ledger = read(folder)
-    if not ledger or ledger.conf != conf:
+    book, _ = known(folder)
+    return over(book, folder, conf, retry_failed)
+
+
+def over(book: Ledger, folder: Path, conf: str, retry_failed: bool) -> set[tuple[str, ...]]:
+    """Return the same of a sweep whose jobs are `known`."""
+    if book.conf != conf:
         return set()
     return {
         entry.overrides
-        for number, entry in ledger.jobs.items()
-        if entry.identity
-        and settled(status(folder / str(number)), retry_failed)
-        and _agrees(ledger, number, folder / str(number))
+        for number, entry in book.jobs.items()
+        if entry.identity and settled(status(folder / str(number)), retry_failed)
     }
 
 

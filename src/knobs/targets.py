@@ -115,7 +115,7 @@ def own_keys(path: str) -> set[str]:
 def make(path: str, node: dict) -> Any:
     """Return what a node describes: `_target_` called with the other keys, or its partial.
 
-    As hydra.utils.instantiate, for plain data and targets of the node's group alone.
+    For plain data, and targets of the node's group alone.
     """
     ours = {"_target_", "_partial_", *own_keys(path)}
     arguments = {

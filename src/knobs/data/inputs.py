@@ -1,4 +1,4 @@
-"""What turns raw rows, pictures or texts into tensors, fitted on training rows, block by block."""
+"""Raw rows, pictures or texts -> tensors, by statistics of training rows, block by block."""
 
 import collections
 import re

@@ -24,7 +24,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Target:
-    """What a model's outputs stand for.
+    """The meaning of a model's outputs.
 
     Args:
         task: classification, multilabel or regression.

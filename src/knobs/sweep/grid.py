@@ -127,8 +127,8 @@ class SweepContext:
         folder, retry = self.folder, bool(self.master.get("retry_failed"))
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
-        done = ledger.done(folder, digest, retry)
         book, found = ledger.known(folder)
+        done = ledger.over(book, folder, digest, retry)
         if found:
             which = f"{count(found, 'run')} known by what they recorded"
             self.out.print(f"{LEDGER} is not that of the runs that are here: {which}")

@@ -1,4 +1,4 @@
-"""What members of a run share while they train, each to the bits it would have alone.
+"""Computations that members of a run share while they train, each to the bits it has alone.
 
 Their weights lie in one tensor, which one step of the real optimizer moves; members that are plain
 sequences of layers are computed layer by layer, so that what a layer costs beside arithmetic is
