@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,103 @@ GIVEN = {
     "tracking": {"config", "folder", "earlier"},
 }
 
+# What of a config is built without data.
+DRY_BUILT = ("activation", "init", "model", "optimizer", "scheduler", "regularization", "training")
 # Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
 TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
 
 
-def check(config: dict) -> list[str]:
-    """Return every fault of a resolved config: types and ranges, arguments, and sense."""
-    faults = targets.faults(config)
-    if faults:
+def check(config: dict, memo: dict | None = None) -> list[str]:
+    """Return every fault of a resolved config: types and ranges, arguments, and sense.
+
+    Args:
+        memo: what was found before; jobs of a grid whose configs share sections share it.
+    """
+    seen = _Seen({} if memo is None else memo)
+    if faults := seen.each(targets.faults, config):
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
     where = rules.where(config.get("hydra", job).get("runtime", {}))
     config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
-    faults = list(rule_faults(config, where)) or [*conflicts(config)]
-    for part in targets.targets(config):
-        faults += argument_faults(*part, where)
-    return [*faults, *norm_faults(config)] or dry_build(config)
+    if faults := seen.all(missing, config):
+        return faults
+    faults = seen.each(rule_faults, config, where) or seen.all(conflicts, config)
+    faults = faults + seen.each(_signature_faults, config, where)
+    faults += seen.all(norm_faults, {name: config[name] for name in ("model", "regularization")})
+    return faults or seen.all(dry_build, {name: config[name] for name in DRY_BUILT})
+
+
+class _Seen:
+    """Remembers faults by the sections that were looked at: of one object, once."""
+
+    def __init__(self, memo: dict):
+        self._memo = memo  # key: (sections, which must live as long as their ids stand for them)
+
+    def each(self, look: Callable[..., Iterable[str]], config: dict, *more: Any) -> list[str]:
+        """Return the faults of sections that are looked at one by one."""
+        return [f for name, node in config.items() for f in self.all(look, {name: node}, *more)]
+
+    def all(self, look: Callable[..., Iterable[str]], config: dict, *more: Any) -> list[str]:
+        """Return the faults of sections that are looked at together, whatever the seed."""
+        alone = len(config) == 1
+        kept = [(name, node) for name, node in config.items() if alone or name != "seed"]
+        key = (look, *((name, _stands_for(node)) for name, node in kept))
+        if key not in self._memo:
+            self._memo[key] = (config, list(look(config, *more)))
+        return self._memo[key][1]
+
+
+def _stands_for(node: Any) -> Any:
+    return id(node) if isinstance(node, dict | list) else (type(node), str(node))
+
+
+def missing(config: dict) -> Iterator[str]:
+    """Yield sections and keys without which nothing can be built, which are not there.
+
+    They are missing where a YAML of one's own leaves out what the default options have.
+    """
+    for section, keys in required().items():
+        node = config.get(section)
+        if not isinstance(node, dict):
+            yield f"{section}={_show(node)}: must be a section; choose {section}=OPTION"
+        elif lacking := sorted(keys - node.keys()):
+            first = f"begin its YAML with `defaults: [{defaults().get(section)}, _self_]`"
+            first = first if defaults().get(section) else "set it"
+            yield f"{section}.{lacking[0]}: is missing; {first}"
+
+
+@functools.cache
+def required() -> dict[str, frozenset[str]]:
+    """Return section -> keys that every config has."""
+    default = defaults()
+    whole = ("training", "regularization", "metrics", "search")
+    keys = {
+        section: frozenset(
+            path.split(".")[1]
+            for path, options in rules.read(rules.CONF).items()
+            if path.startswith(f"{section}.") and default[section] in options
+        )
+        for section in whole
+    }
+    target = frozenset({"_target_"})
+    return keys | {
+        "data": target | {"name", "kind", "task"},
+        "model": target | {"name", "inputs"},
+        "activation": target,
+        "optimizer": target,
+        "scheduler": target | {"interval"},
+        "objective": frozenset({"metric", "mode"}),
+        "init": frozenset(),
+        "loss": frozenset(),
+        "tracking": target,
+    }
+
+
+@functools.cache
+def defaults() -> dict[str, str]:
+    """Return group -> its default option, in the order of config.yaml."""
+    text = (rules.CONF / "config.yaml").read_text()
+    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
 
 
 def resolve(config: DictConfig) -> dict:
@@ -216,6 +298,11 @@ def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
         does = "mixes" if mixes else "may mix"
         remedy = "the members' weights; choose another optimizer"
         yield f"training.members={count}: {optimizer} {does} {remedy}"
+
+
+def _signature_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
+    for part in targets.targets(config):
+        yield from argument_faults(*part, where)
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:

@@ -23,7 +23,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,13 @@ def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     """Return every key that the configs of folders hold."""
     keys = [item for folder in folders for item in read(folder).items()]
     return sorted({path for path, places in keys if "._" not in path and max(places.values())[0]})
+
+
+def options(group: str, folders: Sequence[Path]) -> list[str]:
+    """Return the names of a group's options; none where it is no group."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def options_with(path: str, option: str, folders: tuple[Path, ...]) -> list[str]:

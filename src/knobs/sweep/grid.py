@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from knobs import ledger
-from knobs.config import command
+from knobs.config import command, overrides
 from knobs.errors import (
     BUG,
     SWEEP_FAILED,
@@ -256,7 +256,7 @@ def sweep(
         if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
             raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
         with under_way.held_folder():
-            jobs = command.jobs(arguments)
+            jobs = overrides.jobs(arguments)
             if not jobs:
                 raise ConfigError("the grid is empty: one of its overrides has no values")
             under_way.run(under_way.outstanding(jobs))
