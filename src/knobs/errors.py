@@ -52,6 +52,14 @@ class LockedError(UserError):
     exit_code = 9
 
 
+class Bug(UserError):
+    """A fault of knobs itself: one line for a person, who did nothing wrong."""
+
+    def __str__(self) -> str:
+        more = "HYDRA_FULL_ERROR=1 shows the traceback, which a report should have"
+        return f"a bug of knobs, not a mistake of yours: {super().__str__()}; {more}"
+
+
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
     print(f"knobs: {error}", file=sys.stderr)
@@ -75,7 +83,8 @@ MAX_REASON = 300  # characters
 
 def reason(error: BaseException) -> str:
     """Return all that an error says in one line, its bookkeeping and its ruler left out."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    cause = error.__cause__  # where Hydra says which key, OmegaConf says what is wrong with it
+    lines = [line.strip() for e in (error, cause) if e for line in str(e).splitlines()]
     lines = [line for line in lines if line.strip("^ ") and not line.startswith(NO_REASON)]
     if not lines:
         return type(error).__name__

@@ -109,6 +109,11 @@ def resolve(path: str, target: str) -> Any:
     return code
 
 
+def admits(target: str) -> bool:
+    """Return whether code of this name may be named somewhere in a config of this process."""
+    return target.startswith((*_ADMITTED, *(p for ps, _ in ALLOWED.values() for p in ps)))
+
+
 def _remedy(group: str, target: str) -> str:
     """Say how code of one's own is admitted; nothing where no package could be meant."""
     package = target.partition(".")[0]

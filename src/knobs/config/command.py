@@ -105,8 +105,10 @@ def check_overrides(
         composer = Composer(functools.partial(_whole, config_name, searched), folders)
         LAST.composer, LAST.source, LAST.jobs = composer, source, {}
         parsed, faults = overrides.parse(lines)
-        search = is_search(lines)
-        wrong = {o.input_line: [*overrides.faults_of(o, folders, grid, search)] for o in parsed}
+        search, given = is_search(lines), {o.key_or_group for o in parsed}
+        wrong = {
+            o.input_line: [*overrides.faults_of(o, folders, grid, search, given)] for o in parsed
+        }
         faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
         every, more = _jobs(parsed, grid, search, composer, skip)
@@ -224,6 +226,26 @@ def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list
         return None, _culprits(composer, lines, error)
 
 
+def composed(lines: list[str], folders: Sequence[Path], resolved: bool) -> dict:
+    """Return a config that nobody has checked, without `hydra`; nothing of it is to be built.
+
+    Args:
+        resolved: whether each `${...}` is what it comes to.
+
+    Raises:
+        ConfigError: these overrides make no config.
+    """
+    source, *others = [folder.resolve() for folder in folders]
+    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
+    try:
+        with initialize_config_dir(str(source), version_base="1.3"):
+            config = _whole("config", searched, lines)
+            raw = _resolve(config, _raw(config)) if resolved else _raw(config)
+    except (*NOT_COMPOSED, TypeError, ValueError) as error:
+        raise ConfigError(_reason(error)) from None
+    return {name: node for name, node in raw.items() if name != "hydra"}
+
+
 def checked(lines: list[str]) -> dict:
     """Return one checked config, for use from Python.
 
@@ -292,7 +314,8 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
     """Return the faults of all bad overrides, where Hydra stops at the first one."""
     parsed, faults = overrides.parse(lines)
     folders = composer.folders
-    faults += [f for o in parsed for f in overrides.faults_of(o, folders, grid=True, search=True)]
+    given = {o.key_or_group for o in parsed}
+    faults += [f for o in parsed for f in overrides.faults_of(o, folders, True, True, given)]
     if faults:  # of a study's YAML: those of the command line were found before
         return faults
     chooses = [o for o in parsed if overrides.options_of(o, folders) or root(o) == "hydra"]
@@ -310,6 +333,7 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
         overrides.unknown(o, [*paths, *base], folders)
         for o in values
         if (path := o.key_or_group.replace("/", ".")) not in known
+        and not path.endswith("._target_")
         and not any(name.startswith(f"{path}.") for name in known)
     ]
     if not faults:  # a key of another option of its group

@@ -146,6 +146,18 @@ def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
         yield f"training.members={count}: {optimizer} {does} {remedy}"
 
 
+def missing_files(data: dict) -> Iterator[str]:
+    """Yield a line for each file or folder that a data set names and that is not there.
+
+    A run says so itself; a sweep asks before its first run.
+    """
+    for key in ("path", "test_path"):
+        if (path := data.get(key)) and not Path(str(path)).exists():
+            yield f"data.{key}={path}: no such file or folder"
+    if data.get("download") is False and not Path(str(data.get("root", "."))).is_dir():
+        yield f"data.root={data['root']}: no such folder; data.download=true fetches the data"
+
+
 def size_faults(model: dict, training: dict) -> Iterator[str]:
     """Yield what is too much to build or to wait for, by arithmetic: it is never tried."""
     if (epochs := training["epochs"]) > MAX_STEPS:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def parse(lines: Sequence[str]) -> tuple[list[Override], list[str]]:
             parsed.append(parser.parse_override(line))
             parsed[-1].config_loader = loader
         except HydraException as error:
-            faults.append(_unread(line, first_line(error)))
+            short = re.sub(r" expecting \{.*\}", "", first_line(error))
+            faults.append(_unread(line, short))
         except Exception as error:  # numbers of 5,000 digits, lists in lists in lists
             faults.append(_unread(line, type(error).__name__))
     return parsed, faults
@@ -71,7 +72,7 @@ def _unread(line: str, reason: str) -> str:
     if "=" in line:
         key, _, value = line.partition("=")
         hint = ""
-        if not re.search(r"""^['"]|[\[{(]""", value):
+        if re.search(r"\w", value) and not re.search(r"""^['"]|[\[{(]""", value):
             hint = f"; a value with such characters is quoted twice: '{key}=\"{value}\"'"
         return f"{line}: cannot be read ({reason}){hint}"
     if not re.fullmatch(r"[+~]*[\w./-]+", word):
@@ -86,23 +87,37 @@ def _unread(line: str, reason: str) -> str:
 
 
 def faults_of(
-    override: Override, folders: Sequence[Path], grid: bool, search: bool
+    override: Override,
+    folders: Sequence[Path],
+    grid: bool,
+    search: bool,
+    given: Collection[str] = (),
 ) -> Iterator[str]:
-    """Yield what is wrong with an override by itself: what it sweeps, chooses or takes away."""
+    """Yield what is wrong with an override by itself: what it sweeps, chooses or takes away.
+
+    Args:
+        folders: of configs.
+        grid: whether it is one of several jobs.
+        search: whether these are those of a search.
+        given: the keys of all overrides; one that brings another target may take arguments away.
+    """
     line, key, first = printable(override.input_line, 200), override.key_or_group, root(override)
     if override.is_sweep_override() and not grid:
         yield f"{line}: several values are a grid; put -m first"
         return
-    if override.is_sweep_override() and (wrong := _sweep_fault(override, search)):
+    options = options_of(override, folders)
+    ranged = override.is_range_sweep() or override.is_interval_sweep()
+    counted = override.is_sweep_override() and not (options and ranged)
+    if counted and (wrong := _sweep_fault(override, search)):
         yield f"{line}: {wrong}"
         return
     if first == "search" and not search and key not in ("search", *_of_a_grid(grid)):
         yield f"{line}: belongs to a search; add -m hydra/sweeper=search, or -m +study=NAME"
     if key in (ZIP, SKIP) and (not grid or search):
         yield f"{key}: belongs to a grid; put -m first, without a search"
-    options = options_of(override, folders)
     if override.is_delete():
-        yield from _deleted(override, options, folders)
+        if f"{key.rpartition('.')[0]}._target_" not in given:
+            yield from _deleted(override, options, folders)
     elif options:
         yield from _option_faults(override, options, folders)
     elif key == "hydra":
@@ -177,7 +192,7 @@ def _option_faults(
     if override.is_sweep_override():
         values = [str(v).strip("'\"") for v in override.sweep_string_iterator()]
     for value in values:
-        if value is None and key != "experiment":
+        if value is None:
             yield f"{key}=null: leave it out, or choose: {', '.join(options)}"
         elif isinstance(value, list) and root(override) not in SEVERAL:
             grid = f"; a grid of them: -m {key}={','.join(map(str, value))}" if value[1:] else ""
@@ -367,6 +382,9 @@ def meant(key: str, value: str, folders: Sequence[Path], known: Iterable[str] = 
     )
     last = key.rpartition(".")[2].lower().replace("-", "_")
     last = ALSO_CALLED.get(last, last)
+    first = key.partition(".")[0]
+    if "." in key and last in rules.options(first, folders):  # optimizer/adam, optimizer.adam
+        return f"; did you mean {first}={last}?"
     if last in groups or (value and (near := closest(last, groups)) and "." not in key):
         group = last if last in groups else near
         options = rules.options(group, folders)
@@ -391,6 +409,7 @@ def meant(key: str, value: str, folders: Sequence[Path], known: Iterable[str] = 
         lasts = {path.rpartition(".")[2]: path for path in [*reversed(paths), *section]}
     else:
         lasts = {path.rpartition(".")[2]: path for path in reversed(paths)} | {t: t for t in tops}
+    lasts = {name: path for name, path in lasts.items() if not path.startswith("search.")}
     near = closest(last, lasts)
     return f"; did you mean {lasts[near]}?" if near else ""
 

@@ -34,7 +34,7 @@ from knobs.words import printable
 TEXTS = {
     "word": "(?s).+",
     "word of 1 to 64 characters": "(?s).{1,64}",
-    "name of letters, digits, ., - and _": r"\w[\w.-]*",
+    "name of at most 100 letters, digits, ., - and _": r"\w[\w.-]{0,99}",
     "percentage of the run": r"0*(\d\d?(\.\d+)?|100(\.0+)?)%",
 }
 VALUES = {"null": None, "true": True, "false": False}
