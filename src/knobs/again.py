@@ -101,19 +101,19 @@ def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     changed = {key_of(line) for line in given}
     groups = {g: o for g, o in choices.items() if o in rules.options(g, folders)}
     groups.pop("experiment", None)  # a recipe of those others, and of values
-    lines = [f"{group}={option}" for group, option in groups.items() if group not in changed]
+    lines = [f"{group}={option}" for group, option in groups.items()]
     wanted = {p: v for p, v in leaves(config) if not under(p, FROM_HERE)}
-    chosen = {group for group in changed if group in choices}
-    kept = {p: v for p, v in wanted.items() if p not in changed and p.split(".")[0] not in chosen}
     for resolved in (False, True):  # what a `${...}` comes to may follow from the others
         has = dict(leaves(command.composed(lines, folders, resolved)))
         lines += [
             override(("" if p in has else "++") + p, literal(v) if isinstance(v, str) else v)
-            for p, v in kept.items()
+            for p, v in wanted.items()
             if has.get(p, ABSENT) != v and (resolved or "${" not in str(has.get(p)))
         ]
     _tell_files(path, wanted)
-    return [*lines, *(line for line in given if key_of(line) not in ("rerun", "trust"))]
+    # An option or a value that the command line gives takes the place of what was there.
+    kept = [line for line in lines if not under(key_of(line), tuple(changed))]
+    return [*kept, *(line for line in given if key_of(line) not in ("rerun", "trust"))]
 
 
 def _trusted(path: Path, folder: str, given: Sequence[str]) -> None:

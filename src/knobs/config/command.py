@@ -36,6 +36,7 @@ MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 resolvers.register()
+resolvers.keep_folders_literal()
 resolvers.remember_interpolations()
 
 
@@ -359,7 +360,12 @@ def _resolve(composed: DictConfig, raw: dict) -> dict:
             if OmegaConf.is_missing(composed.hydra[section], key):
                 composed.hydra[section][key] = 0
                 raw["hydra"][section][key] = composed.hydra[section][key]
-    unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
+    unread = {
+        "help",
+        "hydra_help",
+        "runtime",
+        *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else []),
+    }
     unread = {("hydra", name) for name in unread}
     places = [
         (path, node)

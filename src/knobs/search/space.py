@@ -173,7 +173,9 @@ class Space:
             raise ConfigError(f"{arm or 'search'}: no knob to search; give one a range: {form}")
 
     @classmethod
-    def from_yaml(cls, node: Mapping[str, Any], arms: Sequence[str] = ()) -> "Space":
+    def from_yaml(
+        cls, node: Mapping[str, Any], arms: Sequence[str] = (), also: Knobs | None = None
+    ) -> "Space":
         """Read a study's `space` section.
 
         A key with an equals sign is a condition: what lies below it is searched in that arm alone.
@@ -187,6 +189,7 @@ class Space:
 
         Args:
             arms: the study's, where some have no condition of their own.
+            also: knobs of all arms that are given elsewhere.
         """
         common = {k: knob_from_yaml(k, v) for k, v in node.items() if "=" not in k}
         conditional = {
@@ -197,7 +200,7 @@ class Space:
         if arms and (unknown := conditional.keys() - set(arms)):
             raise ConfigError(f"space.{min(unknown)}: no arm of this study; one of {list(arms)}")
         arms = arms or list(conditional) or [""]
-        return cls({arm: common | conditional.get(arm, {}) for arm in arms})
+        return cls({arm: common | conditional.get(arm, {}) | (also or {}) for arm in arms})
 
 
 def knobs_to_json(knobs: Knobs) -> dict[str, dict[str, Any]]:
