@@ -65,7 +65,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
 
 
 @pytest.mark.parametrize(("args", "code", "message"), [
-    (["optimizer=adm", "training.epoch=3", "seed=-1"], 2, "3 faults in the config, nothing was run"),
+    (["optimizer=adm", "training.epoch=3", "seed=-1"], 2, "invalid config: 3 faults, nothing was run"),
     (["optimizer._target_=os.system"], 2, "not allowed here"),
     (["optimizer.lr=abc"], 2, "optimizer.lr=abc: must be a number > 0"),
     (["-m", "optimizer=adam,sgdd"], 2, "did you mean sgd?"),

@@ -146,7 +146,9 @@ def _parsed(argv: list[str]) -> Namespace:
             key = name
         else:
             near = overrides.meant(name, value, [CONF])
-            key = near.removeprefix("; did you mean ").rstrip("?") or name
+            key = near.removeprefix("; did you mean ").rstrip("?")
+        if not key:
+            raise ConfigError(f"{word}: no such flag; --help shows what there is")
         line = key if "=" in key else f"{key}={value or 'VALUE'}"
         raise ConfigError(f"{word}: no such flag; a hyperparameter has no dashes: {line}")
 
@@ -164,6 +166,9 @@ def _folders(args: Namespace) -> list[Path]:
     for flag, folder in (("--config-path", args.config_path), ("--config-dir", args.config_dir)):
         if folder and not Path(folder).is_dir():
             raise ConfigError(f"{flag} {folder}: no such folder")
+    name, places = args.config_name or "config", [first, Path(args.config_dir or first)]
+    if not any((folder / f"{name}.yaml").is_file() for folder in places):
+        raise ConfigError(f"--config-name {name}: no {name}.yaml in {first.name}/ or --config-dir")
     if not args.config_dir:
         return [first]
     own = Path(args.config_dir)

@@ -1,6 +1,7 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
 import errno
+import re
 import sys
 from collections.abc import Iterable
 
@@ -73,10 +74,8 @@ def first_line(error: BaseException) -> str:
 
 # Lines of Hydra's and OmegaConf's messages that tell a user of knobs nothing.
 NO_REASON = (
-    "full_key:",
-    "object_type=",
-    "Set the environment variable",
-    "To append to your config",
+    *("full_key:", "object_type=", "reference_type="),
+    *("Set the environment", "To append to your config"),
 )
 MAX_REASON = 300  # characters
 
@@ -84,11 +83,13 @@ MAX_REASON = 300  # characters
 def reason(error: BaseException) -> str:
     """Return all that an error says in one line, its bookkeeping and its ruler left out."""
     cause = error.__cause__  # where Hydra says which key, OmegaConf says what is wrong with it
-    lines = [line.strip() for e in (error, cause) if e for line in str(e).splitlines()]
+    told = [error, *([cause] if type(cause).__module__.startswith("omegaconf.") else [])]
+    lines = [line.strip() for e in told for line in str(e).splitlines()]
     lines = [line for line in lines if line.strip("^ ") and not line.startswith(NO_REASON)]
     if not lines:
         return type(error).__name__
     text = " ".join(dict.fromkeys(lines))
+    text = re.sub(r"^\w+ raised while resolving interpolation: ['\"](.*)['\"]$", r"\1", text)
     return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
 
 

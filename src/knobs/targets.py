@@ -164,7 +164,8 @@ def faults(config: dict) -> list[str]:
     lines = []
     for path, target, _ in targets(config):
         if not isinstance(target, str):
-            lines.append(f"{path}._target_={target}: must be a word, the dotted name of code")
+            shown = "null" if target is None else target
+            lines.append(f"{path}._target_={shown}: must be a word, the dotted name of code")
             continue
         try:
             resolve(path, target)

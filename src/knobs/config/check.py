@@ -240,10 +240,13 @@ def dry_build(config: dict) -> list[str]:
         return None
 
     def activated() -> None:
-        x = torch.zeros(2, 2)
-        y = build.make("activation", config["activation"])()(x)
+        x, activation = torch.zeros(2, 2, 2), build.make("activation", config["activation"])()
+        try:
+            y = activation(x)
+        except RuntimeError:
+            return  # of another shape it may do
         if not isinstance(y, torch.Tensor) or y.shape != x.shape:
-            raise TypeError("must return a tensor of the shape it is given")
+            raise TypeError(f"{config['activation']['_target_']} keeps no tensor's shape")
 
     attempt("activation", activated)
     if not faults and not scheme.get("_target_", "torch.").startswith("knobs."):
@@ -256,5 +259,8 @@ def dry_build(config: dict) -> list[str]:
         # Of SparseAdam, which takes no dense gradient; schedules warn when they come before a step.
         attempt("optimizer", optimizer.step, lambda: torch.zeros(()))
         attempt("scheduler", build.scheduler, config, optimizer, training["epochs"])
-    attempt("training.device", build.device, training["device"])
+    if attempt("device", build.device, name := training["device"]) is None:
+        why = faults.pop().removeprefix("device: ")
+        some = "must be auto, cpu, cuda, cuda:1, mps or another that torch has here"
+        faults.append(f"training.device={name}: {some} ({why[:100]})")
     return faults

@@ -112,6 +112,8 @@ def check_overrides(
         }
         faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
+        if search and faults:  # what is left may be no question
+            return [], faults
         every, more = _jobs(parsed, grid, search, composer, skip)
         mode = [MULTIRUN] if grid and MULTIRUN not in lines else []
         configs, rest = _check_jobs(composer, every, mode)
@@ -145,9 +147,14 @@ def _jobs(
         if faults := [*overrides.together(parsed, search)]:
             return [overrides.first_job(parsed)], faults
         if not search:
-            return itertools.filterfalse(skip, overrides.expand(parsed)), [
-                *overrides.useless_skips(parsed)
-            ]
+            every = list(overrides.expand(parsed))
+            empty = (
+                []
+                if every
+                else ["the grid is empty: skip leaves out all of it, or a key has no values"]
+            )
+            todo = itertools.filterfalse(skip, every)
+            return todo, [*empty, *overrides.useless_skips(parsed)]
         asked, faults = _plan(composer, parsed)
     except ConfigError as error:
         return [], [str(error)]
@@ -339,7 +346,7 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
     ]
     if not faults:  # a key of another option of its group
         faults = [
-            f"{o.input_line}: {root(o)}={chosen[root(o)]} has no such key"
+            _not_of_option(o, chosen[root(o)], folders)
             for o in values
             if root(o) in chosen and o.key_or_group != root(o)
             if OmegaConf.select(base, o.key_or_group, default=base) is base
@@ -348,6 +355,13 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
     wrong = {o.input_line for o in values if any(f.startswith(o.input_line) for f in faults)}
     config, more, _ = _compose(composer, [line for line in lines if line not in wrong])
     return faults + (more or check(config))
+
+
+def _not_of_option(override: Override, option: str, folders: Sequence[Path]) -> str:
+    """Return the fault of a key that the chosen option of its group has not."""
+    others = rules.options_with(override.key_or_group, option, (*folders, CONF))
+    more = f"; it is one of {', '.join(others)}" if others else ""
+    return f"{override.input_line}: {root(override)}={option} has no such key{more}"
 
 
 def _resolve(composed: DictConfig, raw: dict) -> dict:

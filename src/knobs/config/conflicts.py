@@ -168,7 +168,8 @@ def size_faults(model: dict, training: dict) -> Iterator[str]:
         sizes = {f"model.{k}": model[k] for k in ("width", "depth", "embedding_dim") if k in model}
         sizes |= {"training.members": training["members"]} if training["members"] > 1 else {}
         named = " ".join(f"{key}={show(value)}" for key, value in sizes.items())
-        needs = f"needs at least {needed / 2**30:,.1f} GiB for weights and gradients"
+        gib = f"{needed / 2**30:,.1f}" if needed < 2**60 else f"{needed / 2**30:.0e}"
+        needs = f"needs at least {gib} GiB for weights and gradients"
         yield f"{named}: {needs}, and {free / 2**30:,.1f} GiB are free; use a smaller one"
 
 

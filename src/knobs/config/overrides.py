@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -20,6 +21,7 @@ from knobs.words import listed, printable
 
 MAX_JOBS = 100_000  # of a grid; more are never built
 ZIP, SKIP = "zip", "skip"  # keys of config.yaml that shape a grid
+NONE_OF_IT = ("none", "off", "no", "false", "nothing", "disabled")  # for a group without such
 SEVERAL = ("experiment", "hydra")  # groups of which several options may be chosen at once
 # What people of other tools type; the first that is a key is meant.
 ALSO_CALLED = {
@@ -72,8 +74,9 @@ def _unread(line: str, reason: str) -> str:
     if "=" in line:
         key, _, value = line.partition("=")
         hint = ""
-        if re.search(r"\w", value) and not re.search(r"""^['"]|[\[{(]""", value):
-            hint = f"; a value with such characters is quoted twice: '{key}=\"{value}\"'"
+        if re.search(r"\w", value) and not re.search(r"""["\[{(]|^'""", value):
+            double = shlex.quote(f'{key}="{value}"')
+            hint = f"; a value with such characters is quoted twice: {double}"
         return f"{line}: cannot be read ({reason}){hint}"
     if not re.fullmatch(r"[+~]*[\w./-]+", word):
         return f"{line}: cannot be read ({reason}); write KEY=VALUE"
@@ -122,6 +125,9 @@ def faults_of(
         yield from _option_faults(override, options, folders)
     elif key == "hydra":
         yield f"{line}: is a section; set one of its keys, as in hydra.run.dir=FOLDER"
+    elif _is_dict(override) and _is_value(key, folders):
+        rule = rules.rule(key, folders=_and_conf(folders))
+        yield f"{line}: must be {rule.says if rule else 'a value'}"
     elif first != "hydra" and _is_section(key, folders) and not _is_dict(override):
         inside = [path for path in rules.paths(_and_conf(folders)) if path.startswith(f"{key}.")]
         yield f"{line}: is a section; set one of its keys: {', '.join(inside[:6])}"
@@ -168,7 +174,7 @@ def _deleted(override: Override, options: Sequence[str], folders: Sequence[Path]
     """Yield why what a line takes away cannot be taken away; a key that conf/ has not, can."""
     key = override.key_or_group
     if options:
-        yield f"~{key}: a run needs one; leave it out, or choose: {', '.join(options)}"
+        yield f"~{key}: leave it out, or choose: {', '.join(options)}"
     elif root(override) == "hydra":
         if key == "hydra":
             yield "~hydra: a run needs it; leave it out"
@@ -192,10 +198,11 @@ def _option_faults(
     if override.is_sweep_override():
         values = [str(v).strip("'\"") for v in override.sweep_string_iterator()]
     for value in values:
-        if value is None:
-            yield f"{key}=null: leave it out, or choose: {', '.join(options)}"
+        if value is None or (value not in options and str(value).lower() in NONE_OF_IT):
+            yield f"{key}={rules.show(value)}: leave it out, or choose: {', '.join(options)}"
         elif isinstance(value, list) and root(override) not in SEVERAL:
-            grid = f"; a grid of them: -m {key}={','.join(map(str, value))}" if value[1:] else ""
+            several = value[1:] and set(map(str, value)) <= set(options)
+            grid = f"; a grid of them: -m {key}={','.join(value)}" if several else ""
             yield f"{override.input_line}: takes one option{grid}; {listing}"
         elif isinstance(value, bool | int | float):
             yield f"{key}={override.get_value_string()}: no such option; {listing}"
@@ -224,6 +231,14 @@ def _is_dict(override: Override) -> bool:
 
 def _is_section(key: str, folders: Sequence[Path]) -> bool:
     return any(path.startswith(f"{key}.") for path in rules.paths(_and_conf(folders)))
+
+
+def _is_value(key: str, folders: Sequence[Path]) -> bool:
+    """Return whether a key holds a plain value in every YAML that has it."""
+    places = [
+        place for folder in _and_conf(folders) for place in rules.read(folder).get(key, {}).values()
+    ]
+    return bool(places) and all(default and default[:1] not in "{$" for default, _ in places)
 
 
 def _and_conf(folders: Sequence[Path]) -> tuple[Path, ...]:
@@ -385,6 +400,8 @@ def meant(key: str, value: str, folders: Sequence[Path], known: Iterable[str] = 
     first = key.partition(".")[0]
     if "." in key and last in rules.options(first, folders):  # optimizer/adam, optimizer.adam
         return f"; did you mean {first}={last}?"
+    if "." in key and (near := closest(key, paths, cutoff=0.85)) and near != key:
+        return f"; did you mean {near}?"
     if last in groups or (value and (near := closest(last, groups)) and "." not in key):
         group = last if last in groups else near
         options = rules.options(group, folders)
@@ -410,7 +427,7 @@ def meant(key: str, value: str, folders: Sequence[Path], known: Iterable[str] = 
     else:
         lasts = {path.rpartition(".")[2]: path for path in reversed(paths)} | {t: t for t in tops}
     lasts = {name: path for name, path in lasts.items() if not path.startswith("search.")}
-    near = closest(last, lasts)
+    near = closest(last, lasts, cutoff=0.78)
     return f"; did you mean {lasts[near]}?" if near else ""
 
 

@@ -77,7 +77,7 @@ def number(bounds: str = "", whole: bool = False) -> Rule:
 
 def one_of(*options: Any) -> Rule:
     """Accept the words (or values) given."""
-    says = "one of " + ", ".join(map(show, options))
+    says = "one of " * (len(options) > 1) + ", ".join(map(show, options))
     return Rule(says, lambda v: any(v is o or (v == o and type(v) is type(o)) for o in options))
 
 

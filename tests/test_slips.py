@@ -1,0 +1,119 @@
+"""What people mistype: every command line of slips.txt, and 2,000 that are made up.
+
+`python tests/test_slips.py` writes slips.txt again; read what changed before it is committed.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from knobs import build, cli
+from knobs.config import rules
+from knobs.errors import UserError
+
+KEPT = Path(__file__).with_name("slips.txt")
+VARIABLES = {"KNOBS_TEST_LR": "0.01", "HYDRA_FULL_ERROR": "0"}
+NAMES = {g.name: ", ".join(rules.options(g.name, [rules.CONF])) for g in rules.CONF.iterdir()}
+
+
+def blocks():
+    """Return each command line of slips.txt with its message; a # begins a comment."""
+    text = re.sub(r"^#.*\n", "", KEPT.read_text(), flags=re.M)
+    pairs = (block.partition("\n")[::2] for block in text.strip().split("\n\n"))
+    return [(line.removeprefix("$ "), message.strip("\n")) for line, message in pairs]
+
+
+def told(argv):
+    """Return what a command line is told before anything runs: `exit CODE` and the message."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(err):
+        try:
+            cli.prepare(argv)
+            code = 0
+        except UserError as error:
+            code = error.exit_code
+            print(error)
+    return f"exit {code}: {err.getvalue()}".strip().replace(str(rules.CONF.parent), "REPO")
+
+
+def shortened(message):
+    """Put a group's name in braces in the place of all its options."""
+    for group, names in NAMES.items():
+        if "," in names:
+            message = message.replace(names, f"{{{group}}}")
+    return message
+
+
+@pytest.fixture(autouse=True)
+def a_place(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "free_memory", lambda device: 8 * 2**30)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_there_are_many():
+    assert len(blocks()) >= 250
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_a_slip_is_told_right(part, tmp_path):
+    for line, message in blocks()[part::8]:
+        began = time.monotonic()
+        assert shortened(told(shlex.split(line))) == message, line
+        assert time.monotonic() - began < 5, line
+        assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", [
+    "name=a\nb", "optimizer.lr=1\x1b[31m", "seed=\u200b1", "name=\udc80", "+x\x7f=1", "model=\x00",
+])  # fmt: skip
+def test_characters_that_are_no_text_are_named(line):
+    message = told([line])
+    assert message.startswith("exit 2: invalid config, nothing was run")
+    assert re.search(r"character \d+ is U\+[0-9A-F]{4}, a control character or no text", message)
+    assert message.isprintable() or message.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(("line", "part"), [
+    ("seed=" + "1" * 5000, "cannot be read"),
+    ("name=" + "a" * 300, "255 bytes at most"),
+    ("hydra.run.dir=" + "b" * 300, "255 bytes at most"),
+    ("resume=" + "c" * 5000, "no run there"),
+    ("optimizer.betas=" + "[" * 2000, "cannot be read"),
+    ("training.note=" + "x" * 5000, "no such key"),
+])  # fmt: skip
+def test_what_is_too_long_is_cut_in_its_message(line, part):
+    message = told([line])
+    assert message.startswith(("exit 2", "exit 4"))
+    assert part in message
+    assert len(message) < 6000
+
+
+def write():
+    """Write slips.txt with what each of its command lines is told now."""
+    os.environ.update(VARIABLES)
+    build.free_memory = lambda device: 8 * 2**30
+    import tempfile
+
+    lines = KEPT.read_text().splitlines()
+    out = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for line in lines:
+            if line.startswith("#"):
+                out.append(line)
+            elif line.startswith("$ "):
+                out += [line, shortened(told(shlex.split(line[2:]))), ""]
+    KEPT.write_text("\n".join(out).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(write())
