@@ -15,7 +15,7 @@ LAYERS = [
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
-     "words", "errors",},
+     "shell", "words", "errors",},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 8, 7
 EDGE = {"hydra", "omegaconf", "wandb"}
