@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
-from knobs.cli import ordered_groups
+from knobs.config.manual import default_options
 
 # The log is a dated record: its commands are those of their day.
 PAGES = {
@@ -239,5 +239,5 @@ def test_the_table_of_knobs_names_options_that_exist(group):
     named = knobs_table()[group]
     options = {p.stem for p in (REPO / "conf" / group).glob("*.yaml")}
     assert [o for o in named if o not in options] == []
-    default = ordered_groups().get(group)
+    default = default_options().get(group)
     assert named[0] == default or default in (None, "null")

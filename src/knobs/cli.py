@@ -1,7 +1,6 @@
 """Prepare a command line for Hydra: help, the check, resume, and exit codes."""
 
 import gc
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from knobs.config import command
 from knobs.config.check import resolve
 from knobs.config.command import CONF
 from knobs.errors import CheckpointError, ConfigError, UserError, tell
+from knobs.help import answer
 from knobs.identity import differences, job_of, key_of, under
 from knobs.record import defaults_since, renamed
 
@@ -29,8 +29,8 @@ def main(train: Callable[[], None]) -> None:
     A fault a user can mend is printed without a traceback and ends in its exit code.
     """
     try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            return show_help()
+        if answer(sys.argv[1:]):
+            return
         sys.argv[1:] = prepare(sys.argv[1:])
         train()
     except UserError as error:
@@ -193,38 +193,3 @@ def _same_run(now: dict, folder: str) -> None:
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
             "put the old values back, or start a new run"
         )
-
-
-def show_help() -> None:
-    """Print the knobs and their options, each with the first line of its YAML; without torch."""
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console()
-    out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
-    for group, default in (ordered_groups() | {"study": ""}).items():
-        head = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
-        table = Table(box=None, show_header=False, padding=(0, 1), title=head, title_justify="left")
-        table.add_column(style="cyan", min_width=20, no_wrap=True)
-        table.add_column()
-        for option in sorted((CONF / group).glob("*.yaml")):
-            chosen = "*" if option.stem == default else " "
-            table.add_row(chosen + option.stem, first_comment(option))
-        out.print(table)
-    out.print(
-        "* is the default. Values: `python train.py --cfg job` lists them all; conf/ explains each."
-    )
-    out.print("Hydra's own flags: --hydra-help. Tab completion, in bash:")
-    out.print('  eval "$(python train.py -sc install=bash)"')
-
-
-def ordered_groups() -> dict[str, str]:
-    """Return group -> default option, in the order of config.yaml's defaults list."""
-    text = (CONF / "config.yaml").read_text()
-    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
-
-
-def first_comment(path: Path) -> str:
-    """Return the one-line help that a YAML opens with."""
-    lines = (line.lstrip("# ").rstrip() for line in path.read_text().splitlines())
-    return next(line for line in lines if not line.startswith("@package"))
