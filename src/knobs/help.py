@@ -153,7 +153,9 @@ def _fitted(text: str, room: int) -> str:
     items = text.split(", ")
     fitting = (", ".join([*items[:n], "..."]) for n in range(len(items) - 1, 0, -1))
     clause = re.split("[:;]", text, maxsplit=1)[0]
-    return next((short for short in fitting if len(short) <= room), clause[:room])
+    if not room / 4 < len(clause) <= room:
+        clause = textwrap.shorten(text, max(room, 5), placeholder=" ...")
+    return next((short for short in fitting if len(short) <= room), clause)
 
 
 def _show_group(out: Any, conf: Conf, group: str, _: str = "") -> None:
