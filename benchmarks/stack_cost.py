@@ -27,7 +27,7 @@ from solo import spread
 from stack_speed import CPU, assembled, micros, prepared, rows, stack_epoch
 
 from knobs import ledger
-from knobs.config import command
+from knobs.config import command, overrides
 from knobs.identity import identity, job_of
 from knobs.record import CONFIG, METRICS, SUMMARY, read_config, read_summary
 from knobs.report import leaderboard
@@ -144,7 +144,7 @@ def fill(folder: Path, rates: int, seeds: int) -> None:
     book = ledger.read(folder)
     if book is None or len(book.jobs) != 2:
         raise ValueError(f"{folder}: the first sweep left no ledger of 2 jobs")
-    jobs = [job_of(job) for job in command.jobs(command_line(folder, rates, seeds))]
+    jobs = [job_of(job) for job in overrides.jobs(command_line(folder, rates, seeds))]
     for number, job in enumerate(jobs):
         values = dict(line.split("=") for line in job)
         plain = about["config"]

@@ -10,7 +10,14 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
-    """A thin adapter: knobs.sweep.grid does the work, with any launcher."""
+    """A thin adapter: knobs.sweep.grid does the work, with any launcher.
+
+    Args:
+        params: of a grid written down in a file; knobs.config.files has made overrides of them.
+    """
+
+    def __init__(self, params: dict[str, Any] | None = None):
+        self.params = params
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -35,7 +42,7 @@ class SearchSweeper(GridSweeper):
         return search(arguments, self.launcher, self.context, self.config)
 
 
-# Nothing to set: what varies stands on the command line, what is tried in `search` and a study.
+# What varies stands on the command line or in `params`, what is tried in `search` and a study.
 for _name, _class in (("grid", GridSweeper), ("search", SearchSweeper)):
-    _node = {"_target_": f"{__name__}.{_class.__name__}"}
+    _node = {"_target_": f"{__name__}.{_class.__name__}", "params": None}
     ConfigStore.instance().store(group="hydra/sweeper", name=_name, node=_node, provider="knobs")

@@ -1,97 +1,201 @@
 """Prepare a command line for Hydra: help, the check, resume, and exit codes."""
 
 import gc
+import os
+import re
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
-from omegaconf import OmegaConf
-from yaml import YAMLError
 
-from knobs import ledger, record, storage
-from knobs.config import command
-from knobs.config.check import resolve
+from knobs import again, ledger, record, storage
+from knobs.config import command, files, overrides, rules
 from knobs.config.command import CONF
-from knobs.errors import CheckpointError, ConfigError, UserError, tell
+from knobs.config.conflicts import missing_files
+from knobs.errors import (
+    BUG,
+    Bug,
+    ConfigError,
+    DataError,
+    StorageError,
+    UserError,
+    closest,
+    for_a_person,
+    reason,
+    tell,
+)
 from knobs.help import answer
-from knobs.identity import differences, job_of, key_of, under
+from knobs.identity import job_of, key_of
 from knobs.record import defaults_since, renamed
+from knobs.shell import quoted
+from knobs.words import printable
 
-# What may change when a run goes on; anything else would make it another run.
-RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
+# Words of a command line that are knobs' own, with or without a +.
+OWN = ("sweep", "retry_failed", "keep_going", "resume", "rerun", "trust", "study")
+FOLDERS = ("sweep", "resume", "rerun")  # of these, what names a folder: as it is typed
+OF_SWEEPS = ("sweep", "retry_failed", "keep_going")
+DRY_RUN = "--dry-run"
+MAX_NAME = 255  # bytes, of a file system
 
 
 def main(train: Callable[[], None]) -> None:
     """Check the command line, then hand over to `train`, the @hydra.main function.
 
-    A fault a user can mend is printed without a traceback and ends in its exit code.
+    A fault a user can mend is printed without a traceback and ends in its exit code; a bug of
+    knobs is one line and exit code 1, its traceback in the run's log or, with HYDRA_FULL_ERROR=1,
+    on the screen.
     """
+    wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then what it would print in its own way
     try:
         if answer(sys.argv[1:]):
             return
-        sys.argv[1:] = prepare(sys.argv[1:])
-        train()
+        line = prepare(sys.argv[1:])
+        if line is not None:
+            sys.argv[1:] = line
+            train()
     except UserError as error:
         sys.exit(tell(error))
+    except command.NOT_COMPOSED as error:
+        sys.exit(tell(ConfigError(reason(error))))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BUG)
+    except OSError as error:  # a folder that cannot be made, a name too long for a file
+        fault = for_a_person(error)
+        if not isinstance(fault, UserError):
+            fault = StorageError(f"{printable(str(error.filename), 100)}: {error.strerror}")
+        sys.exit(tell(fault))
+    except Exception as error:
+        if wanted:
+            raise
+        sys.exit(tell(Bug(f"{type(error).__name__}: {reason(error)}")))
 
 
-def prepare(argv: list[str]) -> list[str]:
+def prepare(argv: list[str]) -> list[str] | None:
     """Compose and check every config that is asked for; return the command line for Hydra.
 
     Questions that Hydra answers about a config (`--cfg`, completion, ...) go through unchecked.
 
+    Returns:
+        The words for Hydra; None where all is done: `--dry-run` has shown what would run.
+
     Raises:
         ConfigError: naming all faults at once; nothing has run and no folder was made.
-        CheckpointError: `resume=` names no run.
+        CheckpointError: `resume=` or `rerun=` names no run. DataError: a file is missing.
     """
-    args = get_args_parser().parse_intermixed_args(argv)  # flags behind overrides too
+    dry = DRY_RUN in argv
+    argv = [word for word in argv if word != DRY_RUN]
+    args = _parsed(argv)
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
-        raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use resume=")
-    given, args.overrides = args.overrides, _with_names_of_today(args.overrides)
-    lines = args.overrides
-    resumed = [o for o in lines if o.startswith("resume=") and o != "resume=null"]
-    folder = resumed[-1].partition("=")[2] if resumed else ""
-    overrides = _resume(folder, args) if resumed else lines
-    if began := _path(folder) if resumed else _sweep_folder(overrides):
-        stated = set(map(key_of, overrides))
-        older = [line for line in defaults_since(began) if key_of(line) not in stated]
-        overrides = [*older, *overrides]
-    folders = [Path(args.config_path).resolve() if args.config_path else CONF]
-    folders += [Path(args.config_dir)] if args.config_dir else []
-    grid = args.multirun or command.MULTIRUN in overrides
-    settled: set[tuple[str, ...]] = set()
-    if _is_study(lines, grid) and not any(o.startswith("hydra/sweeper=") for o in overrides):
-        overrides = [*overrides, "hydra/sweeper=search"]
-    if grid:
-        # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
-        gc.set_threshold(100_000, 50, 50)
-        if not command.is_search(overrides):
-            settled = _settled(overrides, folders)
-    from knobs import late_compiler  # late: it imports torch, as the check does
-
-    late_compiler.install()
-    configs, faults = command.check_overrides(
-        overrides,
-        folders,
-        config_name=args.config_name or "config",
-        grid=grid,
-        skip=lambda job: job_of(job) in settled,
-    )
-    if faults:
-        count = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
-        raise ConfigError(f"{count} in the config, nothing was run\n  " + "\n  ".join(faults))
+        raise ConfigError("--experimental-rerun: reads a pickle, which can run code; use rerun=")
+    folders = _folders(args)
+    given, lines = args.overrides, _with_names_of_today([*map(_own_word, args.overrides)])
+    args.overrides = lines
+    resumed, anew = _last(lines, "resume"), _last(lines, "rerun")
     if resumed:
-        _same_run(configs[0], folder)
+        lines = again.resume(resumed, args)
+    elif anew:
+        lines = again.rerun(anew, lines, folders)
+    else:
+        lines = [*lines, *files.words(lines, folders, args.config_name or "config")]
+    if began := again.path_of(resumed) if resumed else _sweep_folder(lines):
+        stated = set(map(key_of, lines))
+        older = [line for line in defaults_since(began) if key_of(line) not in stated]
+        lines = [*older, *lines]
+    grid = args.multirun or command.MULTIRUN in lines
+    _check_words(lines, grid)
+    if command.is_search(lines) and not any(o.startswith("hydra/sweeper=") for o in lines):
+        lines = [*lines, "hydra/sweeper=search"]
+    configs = _checked(lines, folders, args.config_name or "config", grid)
+    if resumed:
+        again.same_run(configs[0], resumed)
+    if dry:
+        return _show_only(configs[0], lines, grid)
     if not grid and configs[0]["task"] == "train":
-        _hold(_path(configs[0]["hydra"]["run"]["dir"]), bool(resumed))
-    return [*(arg for arg in argv if arg not in given), *overrides]
+        _hold(Path(str(configs[0]["hydra"]["run"]["dir"])), bool(resumed))
+    return [*(arg for arg in argv if arg not in given), *lines]
+
+
+def _parsed(argv: list[str]) -> Namespace:
+    """Return Hydra's flags and the overrides, flags behind overrides too.
+
+    Raises:
+        ConfigError: a flag that Hydra does not know.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        flags = {flag for action in parser._actions for flag in action.option_strings} | {DRY_RUN}
+        unknown = (w for w in argv if w.startswith("-") and w.partition("=")[0] not in flags)
+        word = next((w for w in unknown if not re.fullmatch(r"-\w", w)), "")
+        if not word:
+            raise ConfigError(f"{message}; --help shows how to go on")
+        name, _, value = word.lstrip("-").partition("=")
+        if flag := closest(f"--{name}", flags, cutoff=0.8):
+            raise ConfigError(f"{word}: no such flag; did you mean {flag}?")
+        if name in rules.paths() or rules.options(name, [CONF]):
+            key = name
+        else:
+            near = overrides.meant(name, value, [CONF])
+            key = near.removeprefix("; did you mean ").rstrip("?") or name
+        line = key if "=" in key else f"{key}={value or 'VALUE'}"
+        raise ConfigError(f"{word}: no such flag; a hyperparameter has no dashes: {line}")
+
+    parser.error = refuse
+    return parser.parse_intermixed_args(argv)
+
+
+def _folders(args: Namespace) -> list[Path]:
+    """Return where configs lie: conf/, then that of one's own.
+
+    Raises:
+        ConfigError: a folder that is not there, or one whose files would be ignored.
+    """
+    first = Path(args.config_path).resolve() if args.config_path else CONF
+    for flag, folder in (("--config-path", args.config_path), ("--config-dir", args.config_dir)):
+        if folder and not Path(folder).is_dir():
+            raise ConfigError(f"{flag} {folder}: no such folder")
+    if not args.config_dir:
+        return [first]
+    own = Path(args.config_dir)
+    names = (path.relative_to(own) for path in sorted(own.rglob("*.yaml")))
+    for name in (name for name in names if (first / name).is_file()):
+        flag = f"--config-dir {own}: its {name}"
+        if str(own.absolute()).endswith("/.hydra"):
+            run = own.parent
+            raise ConfigError(
+                f"{flag} is not read, conf/ has one; train that run anew: rerun={run}"
+            )
+        raise ConfigError(f"{flag} would not be read, conf/ has one of that name; rename it")
+    return [first, own]
+
+
+def _own_word(line: str) -> str:
+    """Return a word of knobs' own as it is meant: without a +, its folder as it is typed."""
+    key, mark, value = line.partition("=")
+    name = key.lstrip("+")
+    if not mark or name not in OWN:
+        return line
+    if name in FOLDERS and value not in ("", "null") and "," not in value:
+        path = again.path_of(value)
+        return f"{name}={quoted(str(path)) if name == 'sweep' else path}"
+    return f"+study={value}" if name == "study" else f"{name}={value}"
+
+
+def _last(lines: list[str], key: str) -> str:
+    """Return what the last of an own word names; empty where there is none, or null."""
+    named = [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
+    return named[-1] if named and named[-1] != "null" else ""
 
 
 def _with_names_of_today(lines: list[str]) -> list[str]:
@@ -103,36 +207,71 @@ def _with_names_of_today(lines: list[str]) -> list[str]:
     return current
 
 
-def _is_study(lines: list[str], grid: bool) -> bool:
-    """Return whether a study is asked for; refuse the words of a sweep where they do not belong."""
-    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
-    studied = [o for o in lines if o.startswith(("+study=", "study="))]
-    if several := [o for o in named if "," in o]:
-        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
-    if studied and not grid:
-        raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
-    if named and not grid:
+def _check_words(lines: list[str], grid: bool) -> None:
+    """Refuse words of a sweep where they do not belong, or with several values."""
+    named = [line for line in lines if key_of(line) in OF_SWEEPS and not line.endswith("=null")]
+    if several := [line for line in named if "," in line]:
+        raise ConfigError(f"{several[0]}: has one value in a sweep")
+    if not grid and (study := [line for line in lines if line.startswith("+study=")]):
+        raise ConfigError(f"{study[0]}: a study is many runs; put -m first")
+    if not grid and named:
         raise ConfigError(f"{named[0]}: belongs to a grid; put -m first")
-    return bool(studied)
 
 
-def _settled(overrides: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
+def _checked(lines: list[str], folders: list[Path], name: str, grid: bool) -> list[dict]:
+    """Return the configs that overrides ask for, one a job that is to run.
+
+    Raises:
+        ConfigError: naming all faults. DataError: files that no job of a grid would find.
+    """
+    settled: set[tuple[str, ...]] = set()
+    if grid:
+        # A grid's configs live to its end: looking among them for garbage takes a tenth of a start.
+        gc.set_threshold(100_000, 50, 50)
+        if not command.is_search(lines):
+            settled = _settled(lines, folders)
+    from knobs import late_compiler  # late: it imports torch, as the check does
+
+    late_compiler.install()
+    configs, faults = command.check_overrides(
+        lines, folders, name, grid, skip=lambda job: job_of(job) in settled
+    )
+    if faults:
+        count = f": {len(faults)} faults" if len(faults) > 1 else ""
+        raise ConfigError(f"invalid config{count}, nothing was run\n  " + "\n  ".join(faults))
+    if grid and (missing := [*dict.fromkeys(f for c in configs for f in missing_files(c["data"]))]):
+        raise DataError("\n  ".join(["nothing was run, data are missing", *missing]))
+    return configs
+
+
+def _show_only(config: dict, lines: list[str], grid: bool) -> None:
+    """Show what would run. A search has its runs, and those that confirm the best of each arm."""
+    from knobs.sweep import dry_run  # late: it measures, with torch
+
+    runs = None
+    if command.is_search(lines):
+        plan = command.plan(lines)
+        given = any(key_of(line) == "search.runs" for line in lines)
+        runs = (None if given else plan.runs) or config["search"]["runs"] or 0
+        runs += plan.seeds * max(2, len(plan.arms)) + bool(plan.seeds)
+    hydra = config["hydra"]
+    folder = Path(str(hydra["sweep"]["dir"] if grid else hydra["run"]["dir"]))
+    dry_run.show(command.LAST.jobs, folder, grid, runs)
+
+
+def _settled(lines: list[str], folders: list[Path]) -> set[tuple[str, ...]]:
     """Return the jobs of a sweep under way that are over, and need no second check."""
-    folder, retry = _sweep_folder(overrides), "retry_failed=true" in map(str.lower, overrides)
+    folder, retry = _sweep_folder(lines), "retry_failed=true" in map(str.lower, lines)
     return ledger.done(folder, ledger.digest(folders), retry) if folder else set()
 
 
-def _sweep_folder(overrides: list[str]) -> Path | None:
+def _sweep_folder(lines: list[str]) -> Path | None:
     """Return the folder that a command line names for a sweep."""
-    values = dict(o.partition("=")[::2] for o in overrides if "," not in o)
-    named = f"outputs/sweeps/{values['sweep']}" if "sweep" in values else ""
+    values = dict(o.partition("=")[::2] for o in lines if "," not in o)
+    name = values.get("sweep", "null")
+    named = "" if name == "null" else f"outputs/sweeps/{again.path_of(name)}"
     folder = values.get("hydra.sweep.dir", named)
-    return _path(folder) if folder else None
-
-
-def _path(text: str) -> Path:
-    """Return a folder that an override names, quoted or not."""
-    return Path(text.strip("'\""))
+    return again.path_of(folder) if folder else None
 
 
 def _hold(path: Path, resumed: bool) -> None:
@@ -142,54 +281,10 @@ def _hold(path: Path, resumed: bool) -> None:
         ConfigError: a new run was typed into the folder of another. LockedError: another process
             is writing there.
     """
+    if long := [part for part in path.parts if len(os.fsencode(part)) > MAX_NAME]:
+        raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
     if not resumed and (path / record.CONFIG).exists():
-        more = f"resume={path} goes on with it, or name another folder"
+        more = f"{shlex.quote(f'resume={path}')} goes on with it, or name another folder"
         raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
     if path.is_dir():
         storage.keep(record.hold(path))
-
-
-def _resume(folder: str, args: Namespace) -> list[str]:
-    """Return the overrides that made the run in `folder`, with what the user changes."""
-    path = _path(folder)
-    before = _recorded(path)
-    if before is None:
-        raise CheckpointError(f"resume={folder}: no run there (no .hydra/overrides.yaml)")
-    if args.multirun:
-        raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
-    changes = [o for o in args.overrides if not o.startswith("resume=")]
-    for change in changes:
-        if not under(change.partition("=")[0].lstrip("+~"), RESUMABLE):
-            raise ConfigError(
-                f"{change}: a resumed run keeps its knobs; only {', '.join(RESUMABLE)} may change"
-            )
-    before = [o for o in before if not o.startswith("resume=")]
-    return [*before, *changes, f"resume='{path}'", f"hydra.run.dir='{path}'"]
-
-
-def _recorded(path: Path) -> list[str] | None:
-    """Return the overrides that made a run, under the names of today; None where none are known."""
-    try:
-        lines = OmegaConf.load(path / ".hydra" / "overrides.yaml")
-    except (*record.BROKEN, YAMLError):
-        try:
-            lines = record.read_config(path)["overrides"]
-        except (*record.BROKEN, KeyError):
-            return None
-    return [renamed(str(line)) for line in lines]
-
-
-def _same_run(now: dict, folder: str) -> None:
-    """Refuse to go on when conf/ has changed since the run began."""
-    try:
-        composed = OmegaConf.load(_path(folder) / ".hydra" / "config.yaml")
-        composed.name = ""  # it names Hydra's choices, which are not in this file
-        before = record.migrate(resolve(composed))
-    except (*record.BROKEN, YAMLError):
-        before = record.read_config(_path(folder))["config"]
-    paths = differences(before, now)  # `hydra` plays no part in them
-    if changed := [path for path in paths if not under(path, RESUMABLE)]:
-        raise ConfigError(
-            f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
-            "put the old values back, or start a new run"
-        )

@@ -16,6 +16,8 @@ from knobs.config import rules
 from knobs.config.manual import WHOLE, Conf, Key, conf_of, default_options
 
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
+# Of the command line alone, no keys of a config.
+FLAGS, WORDS = ("--dry-run", "--version"), ("keep_going", "rerun", "trust")
 MOST_RUNS = 100  # the newest; more are no help
 
 
@@ -52,7 +54,7 @@ def candidates(conf: Conf, given: Sequence[str], word: str, help: bool = False) 
     """
     if word.startswith("-"):
         flags = get_args_parser()._option_string_actions
-        yield from (f for f in [*flags, "--version"] if f.startswith(word) and f[:2] == "--")
+        yield from (f for f in (*flags, *FLAGS) if f.startswith(word) and f[:2] == "--")
         return
     prefix = word[: len(word) - len(word.lstrip("+~"))]
     key, equals, value = word[len(prefix) :].partition("=")
@@ -82,7 +84,7 @@ def _names(conf: Conf, given: Sequence[str], keys: bool) -> list[str]:
         *(g for g in groups if g not in WHOLE),
         *(p.split(".")[0] for p in main if "." in p),
     ]
-    names = (*groups, *(path for path in main if "." not in path))
+    names = (*groups, *(path for path in main if "." not in path), *WORDS)
     return [f"{name}=" for name in names] + [f"{name}." for name in sections]
 
 
@@ -107,8 +109,10 @@ def _values(conf: Conf, given: Sequence[str], key: str) -> Iterator[str]:
     """Yield values of a group, of a key that takes fixed ones, or what lies below outputs/."""
     if key in conf.groups():
         yield from conf.options(key)
-    elif key == "resume":
+    elif key in ("resume", "rerun"):
         yield from filter(_plain, map(str, _runs()))
+    elif key in WORDS:
+        yield from ("false", "true")
     elif key == "sweep":
         for name in (record.LEDGER, record.STUDY):
             yield from filter(_plain, (path.parent.name for path in SWEEPS.glob(f"*/{name}")))

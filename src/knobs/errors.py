@@ -52,6 +52,14 @@ class LockedError(UserError):
     exit_code = 9
 
 
+class Bug(UserError):
+    """A fault of knobs itself: one line for a person, who did nothing wrong."""
+
+    def __str__(self) -> str:
+        more = "HYDRA_FULL_ERROR=1 shows the traceback, which a report should have"
+        return f"a bug of knobs, not a mistake of yours: {super().__str__()}; {more}"
+
+
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
     print(f"knobs: {error}", file=sys.stderr)
@@ -63,12 +71,39 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def did_you_mean(word: str, words: Iterable) -> str:
-    """Return `; did you mean X?`, or nothing where none of the words is near."""
+# Lines of Hydra's and OmegaConf's messages that tell a user of knobs nothing.
+NO_REASON = (
+    "full_key:",
+    "object_type=",
+    "Set the environment variable",
+    "To append to your config",
+)
+MAX_REASON = 300  # characters
+
+
+def reason(error: BaseException) -> str:
+    """Return all that an error says in one line, its bookkeeping and its ruler left out."""
+    cause = error.__cause__  # where Hydra says which key, OmegaConf says what is wrong with it
+    lines = [line.strip() for e in (error, cause) if e for line in str(e).splitlines()]
+    lines = [line for line in lines if line.strip("^ ") and not line.startswith(NO_REASON)]
+    if not lines:
+        return type(error).__name__
+    text = " ".join(dict.fromkeys(lines))
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
+
+
+def closest(word: str, words: Iterable, cutoff: float = 0.7) -> str:
+    """Return the word that is nearest to one mistyped; empty where none is near."""
     import difflib
 
-    near = difflib.get_close_matches(str(word), [str(w) for w in words], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=cutoff)
+    return near[0] if near else ""
+
+
+def did_you_mean(word: str, words: Iterable) -> str:
+    """Return `; did you mean X?`, or nothing where none of the words is near."""
+    near = closest(word, words, cutoff=0.6)
+    return f"; did you mean {near}?" if near else ""
 
 
 def for_a_person(error: Exception) -> Exception:

@@ -38,7 +38,8 @@ def answer(argv: Sequence[str]) -> bool:
         print(f"knobs {knobs.__version__}")
         print(", ".join(f"{name} {found}" for name in RELIES_ON if (found := _installed(name))))
         return True
-    args = get_args_parser().parse_intermixed_args(argv)
+    words = [word for word in argv if word != "--dry-run"]  # knobs' own, which Hydra does not know
+    args = get_args_parser().parse_intermixed_args(words)
     if args.hydra_help or args.cfg or args.info:
         return False
     if args.shell_completion:

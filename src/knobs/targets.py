@@ -12,15 +12,21 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from knobs.errors import did_you_mean
 from knobs.identity import walk
 
 # Read once, before any config is: hydra.job.env_set cannot widen it later.
-_ADMITTED = tuple(p for p in os.environ.get("KNOBS_ALLOW", "").split(",") if p)
+# A name admits its own package: mylab is not mylab_other.
+_ADMITTED = tuple(
+    f"{name.strip().rstrip('.')}."
+    for name in os.environ.get("KNOBS_ALLOW", "").split(",")
+    if name.strip(" .")
+)
 
 # group: (prefixes, the class its classes must derive from)
 ALLOWED = {
@@ -78,7 +84,7 @@ def not_admitted(config: dict) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=512)
-def resolve(path: str, target: Any) -> Any:
+def resolve(path: str, target: str) -> Any:
     """Return the class or function that `path`'s `_target_` names, if the list of its group has it.
 
     Args:
@@ -96,12 +102,12 @@ def resolve(path: str, target: Any) -> Any:
         f"targets of {group} lie under {', '.join(prefixes)}" if prefixes else "no target is"
     )
     private = group != "hydra" and "._" in f".{target}"
-    if not isinstance(target, str) or not target.startswith(prefixes) or private:
-        raise ValueError(refusal)
+    if not target.startswith(prefixes) or private:
+        raise ValueError(refusal + _remedy(group, target))
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever a module of one's own raises
         raise ValueError(f"{field}: no module {module_name} ({error})") from None
     code = getattr(module, name, None)
     if code is None:
@@ -113,6 +119,29 @@ def resolve(path: str, target: Any) -> Any:
     if base and is_class and not issubclass(code, pkgutil.resolve_name(base)):
         raise ValueError(f"{field}: must be a {base}")
     return code
+
+
+def admits(target: str) -> bool:
+    """Return whether code of this name may be named somewhere in a config of this process."""
+    return target.startswith((*_ADMITTED, *(p for ps, _ in ALLOWED.values() for p in ps)))
+
+
+def _remedy(group: str, target: str) -> str:
+    """Say how code of one's own is admitted; nothing where no package could be meant."""
+    package = target.partition(".")[0]
+    ours = package in {"knobs", "torch", "hydra", "hydra_plugins", *sys.stdlib_module_names}
+    if group == "hydra" or ours or "._" in target or not re.fullmatch(r"\w+(\.\w+)+", target):
+        return ""
+    return f"; if that code is yours, or read by you: export KNOBS_ALLOW={package}."
+
+
+@functools.lru_cache(maxsize=256)
+def signature(target: Callable) -> inspect.Signature:
+    """Return what a target takes; of code that hides it, anything."""
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError):
+        return inspect.signature(lambda *args, **kwargs: None)
 
 
 def kind_of(path: str) -> str:
@@ -146,6 +175,9 @@ def faults(config: dict) -> list[str]:
     """Return what in a resolved config names code that is not allowed, `hydra` included."""
     lines = []
     for path, target, _ in targets(config):
+        if not isinstance(target, str):
+            lines.append(f"{path}._target_={target}: must be a word, the dotted name of code")
+            continue
         try:
             resolve(path, target)
         except ValueError as error:

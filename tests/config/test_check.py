@@ -21,7 +21,7 @@ def faults(*overrides, grid=False):
 
 @pytest.mark.parametrize(("override", "message"), [
     ("optimizer=adm", "optimizer=adm: no such option; did you mean adam? options: "),
-    ("optimiser=adam", "optimiser=adam: no such key; did you mean optimizer?"),
+    ("optimiser=adam", "optimiser=adam: no such key; did you mean optimizer=adam?"),
     ("training.epoch=3", "training.epoch=3: no such key; did you mean training.epochs?"),
     ("optimizer.lr=abc", "optimizer.lr=abc: must be a number > 0"),
     ("optimizer.lr=-1", "optimizer.lr=-1: must be a number > 0"),
@@ -69,7 +69,7 @@ def faults(*overrides, grid=False):
     ("init=tensor", "init.path: has no default; give init.path=VALUE"),
     ("init=tensor init.path=none.pt", "init.path=none.pt: no such file"),
     ("data.val=0.6 data.test=0.5", "nothing is left to train on"),
-    ("optimizer.lr", "optimizer.lr: cannot be read"),
+    ("optimizer.lr", "optimizer.lr: has no value; write optimizer.lr=VALUE, a number > 0"),
     ("training.gradient_accumulation_steps=64", "training.gradient_accumulation_steps=64: more microbatches than training.batch_size=32"),
     ("scheduler=plateau scheduler.interval=step", "scheduler.interval=step: the metric is measured once an epoch"),
     ("scheduler=plateau scheduler.monitor=val/acc", "scheduler.monitor=val/acc: a classification run has"),
@@ -82,7 +82,7 @@ def faults(*overrides, grid=False):
     ("activation=silu activation.inplace=1", "activation.inplace=1: must be one of True, False"),
     ("data=mnist data.augment.flip=2", "data.augment.flip=2: must be one of True, False"),
     ("scheduler=plateau scheduler.mode=triangular", "scheduler.mode=triangular: must be one of min, max"),
-    ("training.early_stopping=3", "training.early_stopping=3: no such key"),
+    ("training.early_stopping=3", "training.early_stopping=3: is a section; set one of its keys: training.early_stopping.min_delta"),
     ("init.conv.nonlinearity=foo", "init: Unsupported nonlinearity foo"),
     ("tracking.tags=[a,'']", "tracking.tags=['a', '']: must be a list of items, each a word of 1 to 64"),
 ])  # fmt: skip

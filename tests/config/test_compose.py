@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
-from knobs.config import command
+from knobs.config import command, overrides
 from knobs.config.check import check
 from knobs.config.compose import Composer
 
@@ -296,15 +296,15 @@ def test_the_check_composes_a_grid_once_a_choice(monkeypatch):
     assert faults == []
     assert count == 2  # each group's first option, then each group's second
     assert len(configs) == 12
-    for plain, job in zip(configs, command.jobs(grid), strict=True):
+    for plain, job in zip(configs, overrides.jobs(grid), strict=True):
         alone = command.checked(job)
         assert {name: node for name, node in plain.items() if name != "hydra"} == alone
 
 
 def test_the_check_resolves_what_may_name_code_in_every_job():
     axes = [
-        "+hydra.callbacks.x._target_=${name}",
-        "name=hydra.experimental.callback.Callback,os.system",
+        "+hydra.callbacks.x._target_=${objective.metric}",
+        "objective.metric=hydra.experimental.callback.Callback,os.system",
     ]
     _, faults = command.check_overrides(axes, grid=True)
     assert any("hydra.callbacks.x._target_=os.system: not allowed" in fault for fault in faults)
@@ -330,7 +330,7 @@ def test_a_checked_job_is_composed_again_without_hydra():
     grid = ["optimizer=adam,sgd", "scheduler=constant,one_cycle", "seed=0,1", "hydra.job.name=here"]
     command.check_overrides(grid, grid=True)
     assert not GlobalHydra.instance().is_initialized()
-    for job in command.jobs(grid):
+    for job in overrides.jobs(grid):
         hydra = [o for o in job if o.startswith("hydra.")]
         asked = [*hydra, command.MULTIRUN, *(o for o in job if o not in hydra)]
         mine = command.LAST.compose(asked)
@@ -348,13 +348,37 @@ def test_what_was_not_composed_is_not_made_up(monkeypatch):
 
 
 def test_the_jobs_of_a_command_line():
-    assert command.jobs(["optimizer=adam,sgd", "seed=range(2)", "name=x"]) == [
+    assert overrides.jobs(["optimizer=adam,sgd", "seed=range(2)", "name=x"]) == [
         ["optimizer=adam", "seed=0", "name=x"],
         ["optimizer=adam", "seed=1", "name=x"],
         ["optimizer=sgd", "seed=0", "name=x"],
         ["optimizer=sgd", "seed=1", "name=x"],
     ]
-    with pytest.raises(command.ConfigError, match="optimizer.lr: cannot be read"):
-        command.jobs(["optimizer.lr"])
+    with pytest.raises(
+        command.ConfigError,
+        match="optimizer.lr: has no value; write optimizer.lr=VALUE, a number > 0",
+    ):
+        overrides.jobs(["optimizer.lr"])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert ["tracking=wandb"] in command.jobs(["tracking=glob(*)"])
+        assert ["tracking=wandb"] in overrides.jobs(["tracking=glob(*)"])
+
+
+# ------------------------------------------------------------------ jobs that differ in plain values
+@pytest.mark.parametrize("axes", [
+    ["optimizer=adam,sgd", "optimizer.lr=1e-3,1e-2", "seed=0,1"],
+    ["scheduler=one_cycle,cyclic", "optimizer.lr=1e-3,1e-2", "regularization.l2=1e-4,1e-3"],  # ${...lr}
+    ["data.val=0.1,0.2", "model.width=8,[8,16]", "objective.metric=val/loss,val/accuracy"],
+    ["scheduler=warmup_cosine", "training.epochs=2,3", "scheduler.lr_lambda.warmup=10%,20%"],
+    ["+metrics.own.mine.mode=max", "metrics.extra=[],[mcc]", "seed=1,2"],
+])  # fmt: skip
+def test_a_value_in_its_place_is_what_hydra_composes(axes):
+    configs, _ = command.check_overrides(axes, grid=True)
+    jobs = overrides.jobs(axes)
+    assert len(configs) == len(jobs) > 1
+    for config, job in zip(configs, jobs, strict=True):
+        (alone,), _ = command.check_overrides(job)
+        assert without(config) == without(alone)
+
+
+def without(config):
+    return {name: node for name, node in config.items() if name != "hydra"}

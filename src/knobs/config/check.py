@@ -1,18 +1,19 @@
 """One resolved config -> its faults: names, types, ranges, arguments, and sense."""
 
 import functools
-import inspect
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from knobs import metrics, schedulers, targets
+from knobs import schedulers, targets
 from knobs.config import rules
+from knobs.config.conflicts import conflicts
+from knobs.config.rules import show
 from knobs.errors import did_you_mean, first_line
-from knobs.identity import RENAMED, leaves, public
+from knobs.identity import RENAMED, leaves
 
 # Arguments that knobs gives to a target, besides those of the YAML.
 GIVEN = {
@@ -28,22 +29,103 @@ GIVEN = {
     "tracking": {"config", "folder", "earlier"},
 }
 
-# Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
-TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
+# Those that it gives by name: a target must have them.
+HANDED = {"model": {"activation", "norm", "dropout"}}
+# What of a config is built without data.
+DRY_BUILT = ("activation", "init", "model", "optimizer", "scheduler", "regularization", "training")
 
 
-def check(config: dict) -> list[str]:
-    """Return every fault of a resolved config: types and ranges, arguments, and sense."""
-    faults = targets.faults(config)
-    if faults:
+def check(config: dict, memo: dict | None = None) -> list[str]:
+    """Return every fault of a resolved config: types and ranges, arguments, and sense.
+
+    Args:
+        memo: what was found before; jobs of a grid whose configs share sections share it.
+    """
+    seen = _Seen({} if memo is None else memo)
+    if faults := seen.each(targets.faults, config):
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
     where = rules.where(config.get("hydra", job).get("runtime", {}))
     config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
-    faults = list(rule_faults(config, where)) or [*conflicts(config)]
-    for part in targets.targets(config):
-        faults += argument_faults(*part, where)
-    return [*faults, *norm_faults(config)] or dry_build(config)
+    if faults := seen.all(missing, config):
+        return faults
+    faults = seen.each(rule_faults, config, where) or seen.all(conflicts, config)
+    faults = faults + seen.each(_signature_faults, config, where)
+    faults += seen.all(norm_faults, {name: config[name] for name in ("model", "regularization")})
+    return faults or seen.all(dry_build, {name: config[name] for name in DRY_BUILT})
+
+
+class _Seen:
+    """Remembers faults by the sections that were looked at: of one object, once."""
+
+    def __init__(self, memo: dict):
+        self._memo = memo  # key: (sections, which must live as long as their ids stand for them)
+
+    def each(self, look: Callable[..., Iterable[str]], config: dict, *more: Any) -> list[str]:
+        """Return the faults of sections that are looked at one by one."""
+        return [f for name, node in config.items() for f in self.all(look, {name: node}, *more)]
+
+    def all(self, look: Callable[..., Iterable[str]], config: dict, *more: Any) -> list[str]:
+        """Return the faults of sections that are looked at together, whatever the seed."""
+        alone = len(config) == 1
+        kept = [(name, node) for name, node in config.items() if alone or name != "seed"]
+        key = (look, *((name, _stands_for(node)) for name, node in kept))
+        if key not in self._memo:
+            self._memo[key] = (config, list(look(config, *more)))
+        return self._memo[key][1]
+
+
+def _stands_for(node: Any) -> Any:
+    return id(node) if isinstance(node, dict | list) else (type(node), str(node))
+
+
+def missing(config: dict) -> Iterator[str]:
+    """Yield sections and keys without which nothing can be built, which are not there.
+
+    They are missing where a YAML of one's own leaves out what the default options have.
+    """
+    for section, keys in required().items():
+        node = config.get(section)
+        if not isinstance(node, dict):
+            yield f"{section}={show(node)}: must be a section; choose {section}=OPTION"
+        elif lacking := sorted(keys - node.keys()):
+            first = f"begin its YAML with `defaults: [{defaults().get(section)}, _self_]`"
+            first = first if defaults().get(section) else "set it"
+            yield f"{section}.{lacking[0]}: is missing; {first}"
+
+
+@functools.cache
+def required() -> dict[str, frozenset[str]]:
+    """Return section -> keys that every config has."""
+    default = defaults()
+    whole = ("training", "regularization", "metrics", "search")
+    keys = {
+        section: frozenset(
+            path.split(".")[1]
+            for path, options in rules.read(rules.CONF).items()
+            if path.startswith(f"{section}.") and default[section] in options
+        )
+        for section in whole
+    }
+    target = frozenset({"_target_"})
+    return keys | {
+        "data": target | {"name", "kind", "task"},
+        "model": target | {"name", "inputs"},
+        "activation": target,
+        "optimizer": target,
+        "scheduler": target | {"interval"},
+        "objective": frozenset({"metric", "mode"}),
+        "init": frozenset(),
+        "loss": frozenset(),
+        "tracking": target,
+    }
+
+
+@functools.cache
+def defaults() -> dict[str, str]:
+    """Return group -> its default option, in the order of config.yaml."""
+    text = (rules.CONF / "config.yaml").read_text()
+    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
 
 
 def resolve(config: DictConfig) -> dict:
@@ -56,16 +138,30 @@ def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     for path, value in leaves(config):
         rule = rules.rule(path, **where)
         if path in RENAMED:
-            yield f"{path}={_show(value)}: is {RENAMED[path]} now"
+            yield f"{path}={show(value)}: is {RENAMED[path]} now"
         elif rule and not rule.accepts(value):
-            yield f"{path}={_show(value)}: must be {rule.says}"
+            yield f"{path}={show(value)}: must be {rule.says}{_remedy(path, value, rule)}"
         elif rule and not _inside_target(config, path) and (others := _elsewhere(path, where)):
             group = path.split(".")[0]
             lacks = f"{group}={where['choices'][group]} has no such key"
-            yield f"{path}={_show(value)}: {lacks}; it is one of {', '.join(others)}"
+            yield f"{path}={show(value)}: {lacks}; it is one of {', '.join(others)}"
         elif not rule and not _inside_target(config, path):
             near = did_you_mean(path, rules.paths(where["folders"]))
-            yield f"{path}={_show(value)}: no such key{near}"
+            yield f"{path}={show(value)}: no such key{near}"
+
+
+def _remedy(path: str, value: Any, rule: rules.Rule) -> str:
+    """Return what to type where a value is right but for its type; empty where it is not."""
+    if isinstance(value, str):
+        number = rules.plain(value.strip())
+        if number != value and rule.accepts(number):
+            bare, env = f"{path}={value.strip()}", f"'{path}=${{oc.decode:${{oc.env:NAME}}}}'"
+            return f", and this is text; write {bare} without quotes, or from a variable {env}"
+    elif isinstance(value, float) and value.is_integer() and rule.accepts(int(value)):
+        return f"; write {int(value)}"
+    elif isinstance(value, int | float) and rule.accepts(str(value)):
+        return f"; as text it is '{path}=\"{show(value)}\"'"
+    return ""
 
 
 def _elsewhere(path: str, where: dict[str, Any]) -> list[str]:
@@ -83,147 +179,20 @@ def _inside_target(config: dict, path: str) -> bool:
     return False
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
-
-
-def conflicts(config: dict) -> Iterator[str]:
-    """Yield a line for each pair of incompatible values, naming the one to change."""
-    data, model, reg = config["data"], config["model"], config["regularization"]
-    optimizer, scheduler, training = config["optimizer"], config["scheduler"], config["training"]
-    name, kind, task = data["name"], data["kind"], data["task"]
-
-    if kind not in model["inputs"]:
-        reads = f"reads {' or '.join(model['inputs'])}, and data={name} is {kind}"
-        yield f"model={model['name']}: {reads}; choose another model"
-    yield from metric_faults(config)
-    yield from loss_faults(config)
-    if scheduler.get("monitor") and scheduler["interval"] != "epoch":
-        yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
-
-    yield from target_faults(data)
-
-    smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
-    if task != "classification" and smoothing:
-        needs = f"needs classes, and {name} is a {task}; set it to 0"
-        yield f"regularization.label_smoothing={smoothing}: {needs}"
-    if task != "classification" and (sampler := training["sampler"]) == "balanced":
-        needs = f"needs classes, and {name} is a {task}; use shuffle"
-        yield f"training.sampler={sampler}: {needs}"
-    if kind == "text" and mixing:
-        yield f"regularization.mixup={mixing}: cannot mix words; set it to 0 for text"
-    if l2 is not None and "weight_decay" not in optimizer:
-        lacks = f"{optimizer['_target_']} takes no weight decay"
-        yield f"regularization.l2={l2}: {lacks}; choose another optimizer, or l2=null"
-    elif l2 is not None and l2 != optimizer["weight_decay"]:
-        other = f"optimizer.weight_decay={optimizer['weight_decay']}"
-        yield f"regularization.l2={l2}: and {other} are the same knob; set one of them"
-    if "heads" in model and (dim := model["embedding_dim"]) % model["heads"]:
-        yield f"model.heads={model['heads']}: must divide model.embedding_dim={dim}"
-
-    if public(config["name"]) != config["name"]:
-        yield "name=<hidden>: holds a secret, and names folders and logs; choose another"
-    if (val := data.get("val", 0)) + (test := data.get("test", 0)) >= 1:
-        yield f"data.val={val}: with data.test={test} nothing is left to train on"
-    path = config["init"].get("path")
-    if path and not Path(path).is_file():
-        yield f"init.path={path}: no such file"
-    if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
-        more = f"more microbatches than training.batch_size={size} examples"
-        yield f"training.gradient_accumulation_steps={count}: {more}"
-    yield from member_conflicts(training, optimizer["_target_"])
-
-
-def target_faults(data: dict) -> Iterator[str]:
-    """Yield a line for targets that contradict each other, the task, or what is left out."""
-    target, task, weight = data.get("target"), data["task"], data.get("weight")
-    names = target if isinstance(target, list) else [target]
-    given = f"data.target={_show(target)}".replace("'", "")
-    if isinstance(target, list):
-        if len(names) < 2:
-            yield f"{given}: a list is of two columns or more; one is data.target=COLUMN"
-        elif task == "classification":
-            many = "data.task=multilabel takes several columns of 0 and 1, regression of numbers"
-            yield f"{given}: a classification has one target; {many}"
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{given}: {name} twice; name each column once"
-    elif task == "multilabel" and data["_target_"].startswith("knobs."):
-        yield "data.task=multilabel: needs a list of columns of 0 and 1: data=csv data.target=[A,B]"
-    for name in names:
-        if name is not None and name in data.get("drop", ()):
-            yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
-    if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
-        yield f"data.weight={weight}: has another part already; choose a column of weights"
-
-
-def metric_faults(config: dict) -> Iterator[str]:
-    """Yield metrics that the task does not have, and metrics of one's own that cannot be."""
-    task, section = config["data"]["task"], config["metrics"]
-    own = section.get("own") or {}
-    has = [*metrics.of(task), *(f"val/{name}" for name in own)]
-    for path, metric in metrics.watched(config).items():
-        if metric not in has:
-            near = did_you_mean(metric, has)
-            yield f"{path}={metric}: a {task} run has {', '.join(has)}{near}"
-    names = [metric.removeprefix("val/") for metric in has]
-    for name in section["extra"]:
-        if name not in names:
-            near = did_you_mean(name, names)
-            yield f"metrics.extra=[{name}]: a {task} run has {', '.join(names)}{near}"
-    for name, node in own.items():
-        if name in metrics.METRICS:
-            yield f"metrics.own.{name}: is a metric of knobs; choose another name"
-        elif not isinstance(node, dict) or "_target_" not in node:
-            yield f"metrics.own.{name}: needs _target_, a function of (outputs, targets), and mode"
-        elif node.get("mode") not in ("min", "max"):
-            yield f"metrics.own.{name}.mode={_show(node.get('mode'))}: must be one of min, max"
-        elif not node.get("_partial_"):
-            yield f"metrics.own.{name}._partial_: must be true, since knobs calls the function"
-
-
-def loss_faults(config: dict) -> Iterator[str]:
-    """Yield what of the loss the task, the smoothing or the weights do not fit."""
-    loss, task, name = config["loss"], config["data"]["task"], config["data"]["name"]
-    target = loss.get("_target_")
-    called = target.rpartition(".")[2] if target else "auto"
-    if task not in (fits := loss.get("tasks", metrics.TASKS)):
-        fits = " or ".join(fits)
-        yield f"loss={called}: is for {fits}, and {name} is a {task}; choose another, or loss=auto"
-    if not target:
-        return
-    if not loss.get("_partial_"):
-        yield "loss._partial_: must be true, since knobs calls the function"
-    smoothing = config["regularization"]["label_smoothing"]
-    takes = _signature(targets.resolve("loss", target)).parameters
-    if smoothing and task == "classification" and "smoothing" not in takes:
-        lacks = f"loss={called} takes no smoothing; set it to 0, or loss=cross_entropy"
-        yield f"regularization.label_smoothing={smoothing}: {lacks}"
-    weight = loss.get("weight")
-    if isinstance(weight, list) and not any(weight):
-        yield f"loss.weight={weight}: some class needs a weight above 0"
-
-
-def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
-    """Yield a line for each value that a run of several members cannot have."""
-    if (count := training["members"]) == 1:
-        return
-    if training["compile"]:
-        yield f"training.members={count}: cannot be compiled; use training.compile=false"
-    mixes = optimizer == "torch.optim.LBFGS"
-    if mixes or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
-        does = "mixes" if mixes else "may mix"
-        remedy = "the members' weights; choose another optimizer"
-        yield f"training.members={count}: {optimizer} {does} {remedy}"
+def _signature_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
+    for part in targets.targets(config):
+        yield from argument_faults(*part, where)
 
 
 def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each argument that a target does not take, lacks, or takes otherwise."""
-    takes = _signature(targets.resolve(path, target)).parameters
+    takes = targets.signature(targets.resolve(path, target)).parameters
     kind = targets.kind_of(path)
+    many = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    if not many and (lacks := sorted(HANDED.get(kind, set()) - takes.keys())):
+        yield f"{path}._target_={target}: takes no {', '.join(lacks)}, which knobs gives it"
     given = sorted(node.keys() - targets.own_keys(path) - {"_target_", "_partial_"})
-    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):  # else dry_build asks the target
+    if not many:  # else dry_build asks the target
         for name in given:
             if name not in takes:
                 near = did_you_mean(name, takes)
@@ -239,15 +208,10 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
             yield f"{path}.{name}={node[name]}: must be {rule.says}"
 
 
-@functools.lru_cache(maxsize=256)
-def _signature(target: Callable) -> inspect.Signature:
-    return inspect.signature(target)
-
-
 def norm_faults(config: dict) -> Iterator[str]:
     """Yield a line where the model's signature leaves out the normalization that is asked for."""
     target, norm = config["model"]["_target_"], config["regularization"]["norm"]
-    takes = _signature(targets.resolve("model", target)).parameters
+    takes = targets.signature(targets.resolve("model", target)).parameters
     rule = "norm" in takes and rules.of_type(takes["norm"].annotation)
     if rule and not rule.accepts(norm):
         yield f"regularization.norm={norm}: {target} takes {rule.says}"
@@ -275,13 +239,22 @@ def dry_build(config: dict) -> list[str]:
             faults.append(f"{path}: {first_line(error)}")
         return None
 
-    attempt("activation", lambda: build.make("activation", config["activation"])())
+    def activated() -> None:
+        x = torch.zeros(2, 2)
+        y = build.make("activation", config["activation"])()(x)
+        if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+            raise TypeError("must return a tensor of the shape it is given")
+
+    attempt("activation", activated)
     if not faults and not scheme.get("_target_", "torch.").startswith("knobs."):
         attempt("init", build.initialize, config, stand_in, torch.zeros(1, 2))
     optimizer = attempt("optimizer", build.optimizer, config, stand_in)
     if optimizer is not None:
         training_mode(optimizer, True)
-        optimizer.step(lambda: torch.zeros(()))  # schedules warn when they come before any step
+        for weight in stand_in.parameters():
+            weight.grad = torch.zeros_like(weight)
+        # Of SparseAdam, which takes no dense gradient; schedules warn when they come before a step.
+        attempt("optimizer", optimizer.step, lambda: torch.zeros(()))
         attempt("scheduler", build.scheduler, config, optimizer, training["epochs"])
     attempt("training.device", build.device, training["device"])
     return faults

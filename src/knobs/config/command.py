@@ -4,37 +4,39 @@ import functools
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs.config import resolvers, rules
+from knobs.config import overrides, resolvers, rules
 from knobs.config.check import check, resolve, rule_faults
-from knobs.config.compose import Composer
-from knobs.config.question import NOT_SEARCHED, Plan, last_of_each, root
+from knobs.config.compose import Alike, Composer
+from knobs.config.question import Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
 from knobs.config.rules import CONF
-from knobs.errors import ConfigError, UserError, did_you_mean, first_line
+from knobs.errors import ConfigError, UserError, reason
 from knobs.identity import job_of, leaves, walk
 
-MAX_GRID = 4096  # jobs of a grid each of which is checked before the first runs
 MAX_TOLD = 8  # jobs named by number for each fault
-MAX_FAULTY = 512  # and no more once so many of them have faults
+MAX_FAULTY = 512  # jobs with faults; no further ones are looked for
+TELL_SECONDS = 2.0  # between lines about the check of a large grid
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra itself adds to the jobs of a grid
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 resolvers.register()
+resolvers.keep_folders_literal()
 resolvers.remember_interpolations()
 
 
@@ -79,7 +81,7 @@ LAST = Checked()
 
 
 def check_overrides(
-    overrides: list[str],
+    lines: list[str],
     folders: Sequence[Path] = (CONF,),
     config_name: str = "config",
     grid: bool = False,
@@ -88,7 +90,7 @@ def check_overrides(
     """Compose what the overrides ask for and look for every fault before anything runs.
 
     Args:
-        overrides: as on the command line.
+        lines: overrides as on the command line.
         folders: that of config_name, then one of further options (`--config-dir`).
         config_name: the root YAML, without its ending.
         grid: whether `a=1,2` means several jobs (`--multirun`).
@@ -101,37 +103,70 @@ def check_overrides(
     source, *others = folders = [folder.resolve() for folder in folders]
     searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
     with initialize_config_dir(str(source), version_base="1.3"):
-        whole = functools.partial(compose, config_name, return_hydra_config=True)
-        composer = Composer(lambda lines: whole(overrides=lines), folders)
+        composer = Composer(functools.partial(_whole, config_name, searched), folders)
         LAST.composer, LAST.source, LAST.jobs = composer, source, {}
-        parsed, faults = _parse(searched + overrides)
-        search = is_search(overrides)
-        wrong = {o.input_line: [*_override_faults(o, folders, grid, search)] for o in parsed}
+        parsed, faults = overrides.parse(lines)
+        search, given = is_search(lines), {o.key_or_group for o in parsed}
+        wrong = {
+            o.input_line: [*overrides.faults_of(o, folders, grid, search, given)] for o in parsed
+        }
         faults += itertools.chain(*wrong.values())
         parsed = [o for o in parsed if not wrong[o.input_line]]
-        every: Iterable[list[str]] = [[o.input_line for o in parsed]]
-        if grid and search:
-            asked, more = _plan(composer, parsed)
-            faults += more
-            every = asked.probes() if asked else []
-        elif grid:
-            every = itertools.filterfalse(skip, expand(parsed))
-        mode = [MULTIRUN] if grid and MULTIRUN not in overrides else []
-        configs, more = _check_jobs(composer, every, mode)
-    return configs, faults + more
+        every, more = _jobs(parsed, grid, search, composer, skip)
+        mode = [MULTIRUN] if grid and MULTIRUN not in lines else []
+        configs, rest = _check_jobs(composer, every, mode)
+    return configs, [*faults, *more, *rest]
+
+
+def _whole(config_name: str, searched: list[str], lines: list[str]) -> DictConfig:
+    """Compose as Hydra does; whatever it cannot make of odd values is a HydraException."""
+    own = [line for line in lines if not line.startswith("hydra.searchpath=")]
+    if len(own) < len(lines) and searched:
+        raise ConfigError("hydra.searchpath: beside --config-dir; give one of them")
+    try:
+        return compose(config_name, [*searched, *lines], return_hydra_config=True)
+    except NOT_COMPOSED:
+        raise
+    except Exception as error:  # its asserts, and errors of every class
+        raise HydraException(reason(error)) from error
+
+
+def _jobs(
+    parsed: list[Override],
+    grid: bool,
+    search: bool,
+    composer: Composer,
+    skip: Callable[[list[str]], bool],
+) -> tuple[Iterable[list[str]], list[str]]:
+    """Return the jobs to look at, and what is wrong with the command line as a whole."""
+    if not grid:
+        return [[o.input_line for o in parsed]], []
+    try:
+        if faults := [*overrides.together(parsed, search)]:
+            return [overrides.first_job(parsed)], faults
+        if not search:
+            return itertools.filterfalse(skip, overrides.expand(parsed)), [
+                *overrides.useless_skips(parsed)
+            ]
+        asked, faults = _plan(composer, parsed)
+    except ConfigError as error:
+        return [], [str(error)]
+    return asked.probes() if asked else [], faults
 
 
 def _check_jobs(
     composer: Composer, every: Iterable[list[str]], mode: list[str]
 ) -> tuple[list[dict], list[str]]:
     """Compose and check jobs; return their configs, and each fault once with the jobs it hits."""
-    jobs = list(itertools.islice(every, MAX_GRID))
+    jobs, told = list(every), time.monotonic()
     composer.expect(job + mode for job in jobs)
+    alike, memo = Alike(functools.partial(_compose, composer), composer.plain), {}
     configs: list[dict] = []
     hits: dict[str, list[int]] = {}  # fault: the jobs it hits
     faulty = 0
     for number, job in enumerate(jobs):
-        config, faults = _compose(composer, job + mode)
+        config, faults = alike(job, mode)
+        faults = faults or check(config, memo)
         if config:
             configs.append(config)
             LAST.jobs[job_of(job)] = config
@@ -140,39 +175,27 @@ def _check_jobs(
         faulty += bool(faults)
         if faulty == MAX_FAULTY:
             break
+        if number and time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            print(f"checked {number + 1:,} of {len(jobs):,} jobs", file=sys.stderr, flush=True)
     return configs, [
         fault if len(hit) == len(jobs) else f"{fault}  [{_which(hit, jobs)}]"
         for fault, hit in hits.items()
     ]
 
 
-def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a grid, as Hydra's own sweeper makes them.
-
-    Args:
-        overrides: as on the command line; `glob(*)` only while Hydra is initialized.
-
-    Raises:
-        ConfigError: one cannot be read.
-    """
-    parsed, faults = _parse(list(overrides))
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return list(expand(parsed))
-
-
-def is_search(overrides: Iterable[str]) -> bool:
+def is_search(lines: Iterable[str]) -> bool:
     """Return whether a command line asks for a search or a study."""
-    return any(line.startswith(("+study=", "hydra/sweeper=search")) for line in overrides)
+    return any(line.startswith(("+study=", "hydra/sweeper=search")) for line in lines)
 
 
-def plan(overrides: Sequence[str]) -> Plan:
+def plan(lines: Sequence[str]) -> Plan:
     """Return what a command line that passed check_overrides asks a search to find out.
 
     Raises:
         ConfigError: naming all that is wrong with it.
     """
-    parsed, faults = _parse(list(overrides))
+    parsed, faults = overrides.parse(lines)
     asked, more = _plan(LAST.composer, parsed) if not faults else (None, [])
     if asked is None:
         raise ConfigError("\n".join(faults + more))
@@ -201,79 +224,40 @@ def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list
     except UserError as error:
         return None, [str(error)]
     except NOT_COMPOSED as error:
-        return None, _compose_without_faults(composer, lines, error)[1]
+        return None, _culprits(composer, lines, error)
 
 
-def checked(overrides: list[str]) -> dict:
+def composed(lines: list[str], folders: Sequence[Path], resolved: bool) -> dict:
+    """Return a config that nobody has checked, without `hydra`; nothing of it is to be built.
+
+    Args:
+        resolved: whether each `${...}` is what it comes to.
+
+    Raises:
+        ConfigError: these overrides make no config.
+    """
+    source, *others = [folder.resolve() for folder in folders]
+    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
+    try:
+        with initialize_config_dir(str(source), version_base="1.3"):
+            config = _whole("config", searched, lines)
+            raw = _resolve(config, _raw(config)) if resolved else _raw(config)
+    except (*NOT_COMPOSED, TypeError, ValueError) as error:
+        raise ConfigError(_reason(error)) from None
+    return {name: node for name, node in raw.items() if name != "hydra"}
+
+
+def checked(lines: list[str]) -> dict:
     """Return one checked config, for use from Python.
 
     Raises:
         ConfigError: naming every fault.
     """
-    configs, faults = check_overrides(overrides)
+    configs, faults = check_overrides(lines)
     if faults:
         raise ConfigError("\n".join(faults))
     configs[0].pop("hydra", None)
     return configs[0]
-
-
-def _parse(overrides: list[str]) -> tuple[list[Override], list[str]]:
-    hydra = GlobalHydra.instance()
-    # The loader knows the options that glob(*) means.
-    loader = hydra.config_loader() if hydra.is_initialized() else None
-    parser, parsed, faults = OverridesParser.create(), [], []
-    for line in overrides:
-        try:
-            parsed.append(parser.parse_override(line))
-            parsed[-1].config_loader = loader
-        except HydraException as error:
-            reason = first_line(error)
-            faults.append(f"{line}: cannot be read ({reason}); write KEY=VALUE, -m goes first")
-    return parsed, faults
-
-
-def _override_faults(
-    override: Override, folders: list[Path], grid: bool, search: bool
-) -> Iterator[str]:
-    """Yield faults: several values for one run, options that do not exist."""
-    if override.is_sweep_override() and not grid:
-        yield f"{override.input_line}: several values are a grid; put -m first"
-    elif search and override.is_sweep_override() and root(override) in NOT_SEARCHED:
-        yield f"{override.input_line}: no knob to search, {root(override)} has one value"
-    elif override.is_interval_sweep() and not search:
-        yield f"{override.input_line}: a range is searched, not listed; add hydra/sweeper=search"
-    if override.key_or_group == "study" and not override.is_add():
-        yield f"{override.input_line}: write +{override.input_line}"
-    known = _options(override, folders)
-    if override.is_delete() or not known:
-        return
-    values = [override.value()]
-    if override.is_sweep_override():
-        values = [str(v).strip("'\"") for v in override.sweep_string_iterator()]
-    if values == [None]:
-        yield f"{override.key_or_group}=null: leave it out, or choose: {', '.join(known)}"
-    for value in values:
-        missing = value not in known and value is not None and isinstance(value, str | int | float)
-        if missing and not override.key_or_group.startswith("hydra"):
-            near = did_you_mean(str(value), known)
-            options = f"{near or ';'} options: {', '.join(known)}"
-            yield f"{override.key_or_group}={value}: no such option{options}"
-
-
-def _options(override: Override, folders: list[Path]) -> list[str]:
-    """Return the options that an override chooses from; none where it sets a value."""
-    group = override.key_or_group.replace(".", "/")
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-
-
-def expand(parsed: list[Override]) -> Iterator[list[str]]:
-    """Yield the jobs of a grid, a list of overrides each; of a key given twice the last counts."""
-    axes: dict[str, list[str]] = {}
-    for override in parsed:
-        key, several = override.get_key_element(), override.is_sweep_override()
-        values = override.sweep_string_iterator() if several else ()
-        axes[key] = [f"{key}={value}" for value in values] if several else [override.input_line]
-    return (list(job) for job in itertools.product(*axes.values()))
 
 
 def _which(hit: list[int], every: list[list[str]]) -> str:
@@ -284,60 +268,86 @@ def _which(hit: list[int], every: list[list[str]]) -> str:
     return f"{jobs} {numbers} of {len(every)}, the first: {first}"
 
 
-def _compose(composer: Composer, overrides: list[str]) -> tuple[dict | None, list[str]]:
-    """Return one job's resolved config and its faults."""
+def _compose(composer: Composer, lines: list[str]) -> tuple[dict | None, list[str], set[str]]:
+    """Return one job's resolved config, its faults, and every word inside its `${...}`."""
     try:
-        composed = composer(overrides)
+        composed = composer(lines)
     except NOT_COMPOSED as error:
-        return _compose_without_faults(composer, overrides, error)
+        return None, _culprits(composer, lines, error), set()
     raw = _raw(composed)
-    unset = [path for path, value in leaves(raw) if value == "???"]
-    unset = [path for path in unset if not path.startswith("hydra.")]
+    if unset := [path for path, value in leaves(raw) if value == "???"]:
+        unset = [path for path in unset if not path.startswith("hydra.")]
     if unset:
-        return None, [f"{path}: has no default; give {path}=VALUE" for path in unset]
+        where = rules.where(raw["hydra"]["runtime"])
+        return None, [_has_no_default(path, where) for path in unset], set()
+    spoken = _spoken(raw)
     try:
-        config = _resolve(composed, raw)
+        return _resolve(composed, raw), [], spoken
     except (OmegaConfBaseException, TypeError, ValueError) as error:
-        return None, [f"{getattr(error, 'full_key', None) or 'config'}: {_reason(error)}"]
-    return config, check(config)
+        return None, [_not_resolved(raw, error)], set()
 
 
-def _compose_without_faults(
-    composer: Composer, overrides: list[str], error: Exception
-) -> tuple[dict | None, list[str]]:
-    """Find all bad overrides, where Hydra stops at the first one; check what is left."""
-    parsed, faults = _parse(overrides)
+def _has_no_default(path: str, where: dict[str, Any]) -> str:
+    rule = rules.rule(path, **where)
+    says = f", {rule.says}" if rule and rule is not rules.anything else ""
+    return f"{path}: has no default; give {path}=VALUE{says}"
+
+
+def _not_resolved(raw: dict, error: Exception) -> str:
+    """Return the fault of a `${...}` that comes to nothing, under the key that has it."""
+    path = str(getattr(error, "full_key", None) or "config")
+    if path.startswith("hydra.overrides."):  # a copy of the command line
+        path = raw["hydra"]["overrides"]["task"][int(path.rpartition("[")[2].rstrip("]"))]
+    return f"{path}: {_reason(error)}"
+
+
+def _spoken(raw: dict) -> set[str]:
+    """Return every word inside the `${...}` of a config; a `*` where one may look anywhere."""
+    texts = [node for _, node in walk(raw) if isinstance(node, str) and "${" in node]
+    ours = [n for k, section in raw.items() if k != "hydra" for _, n in walk(section)]
+    anywhere = (
+        re.search(r"hydra\s*:(?!runtime\.choices\.)", n) for n in ours if isinstance(n, str)
+    )
+    return {*re.findall(r"\w+", " ".join(texts)), *(["*"] if any(anywhere) else [])}
+
+
+def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[str]:
+    """Return the faults of all bad overrides, where Hydra stops at the first one."""
+    parsed, faults = overrides.parse(lines)
     folders = composer.folders
-    faults += [f for o in parsed for f in _override_faults(o, folders, grid=True, search=True)]
+    given = {o.key_or_group for o in parsed}
+    faults += [f for o in parsed for f in overrides.faults_of(o, folders, True, True, given)]
     if faults:  # of a study's YAML: those of the command line were found before
-        return None, faults
+        return faults
+    chooses = [o for o in parsed if overrides.options_of(o, folders) or root(o) == "hydra"]
     try:
-        base = composer([o.input_line for o in parsed if _options(o, folders)])
-    except NOT_COMPOSED:
-        return None, [_reason(error)]
+        base = composer([o.input_line for o in chooses])
+    except NOT_COMPOSED as fault:
+        return [_reason(fault)]
     chosen = base.hydra.runtime.choices
     with open_dict(base):
         del base["hydra"]
     paths = [path for path, _ in leaves(_raw(base)) if "._" not in path]
-    good = []
-    for override in parsed:
-        path = override.key_or_group.replace("/", ".")
-        free = override.is_add() or root(override) == "hydra"
-        if free or path in {*rules.paths((*folders, CONF)), *paths, *base}:
-            good.append(override.input_line)
-        else:
-            near = did_you_mean(path, [*paths, *base])
-            faults.append(f"{override.input_line}: no such key{near}")
+    known = {*rules.paths((*folders, CONF)), *paths, *base}
+    values = [o for o in parsed if not o.is_add() and o not in chooses]
+    faults = [
+        overrides.unknown(o, [*paths, *base], folders)
+        for o in values
+        if (path := o.key_or_group.replace("/", ".")) not in known
+        and not path.endswith("._target_")
+        and not any(name.startswith(f"{path}.") for name in known)
+    ]
     if not faults:  # a key of another option of its group
         faults = [
             f"{o.input_line}: {root(o)}={chosen[root(o)]} has no such key"
-            for o in parsed
-            if not o.is_add() and root(o) in chosen and o.key_or_group != root(o)
+            for o in values
+            if root(o) in chosen and o.key_or_group != root(o)
             if OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
-        return None, faults or [_reason(error)]
-    config, more = _compose(composer, good)
-    return config, faults + more
+        return faults or [_reason(error)]
+    wrong = {o.input_line for o in values if any(f.startswith(o.input_line) for f in faults)}
+    config, more, _ = _compose(composer, [line for line in lines if line not in wrong])
+    return faults + (more or check(config))
 
 
 def _resolve(composed: DictConfig, raw: dict) -> dict:
@@ -350,7 +360,12 @@ def _resolve(composed: DictConfig, raw: dict) -> dict:
             if OmegaConf.is_missing(composed.hydra[section], key):
                 composed.hydra[section][key] = 0
                 raw["hydra"][section][key] = composed.hydra[section][key]
-    unread = {"help", "hydra_help", *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else [])}
+    unread = {
+        "help",
+        "hydra_help",
+        "runtime",
+        *(["run"] if raw["hydra"]["mode"] == RunMode.MULTIRUN else []),
+    }
     unread = {("hydra", name) for name in unread}
     places = [
         (path, node)
@@ -380,4 +395,4 @@ def _raw(config: DictConfig) -> dict:
 def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
         return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
-    return first_line(error)
+    return reason(error)

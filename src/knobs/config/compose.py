@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from knobs.identity import walk
+from knobs.identity import under, walk
 
 MAX_KEPT = 256  # composed configs, about 150 kB each
 Plain = dict[str, Any]
@@ -56,7 +56,7 @@ class Composer:
         """
         self.folders = [folder.resolve() for folder in folders]
         self._compose = compose
-        self._read = functools.lru_cache(maxsize=4096)(self._read_override)
+        self._read = functools.lru_cache(maxsize=65536)(self._read_override)
         # As Hydra composed them; None where it raised, or added sources that are not known here.
         self._composed: dict[Structure, DictConfig | None] = {}
         self._first: dict[Structure, Structure] = {}  # shape: the first structure of it
@@ -80,6 +80,26 @@ class Composer:
             return self._make(overrides, new=False)
         except Unsure:
             return None
+
+    def plain(self, line: str) -> tuple[str, Any] | None:
+        """Return the key and the value of an override that sets a plain value, else None."""
+        try:
+            override, part = self._read(line)
+        except Unsure:
+            return None
+        value = override.value()
+        kept = part or override.type is not OverrideType.CHANGE or override.package
+        if (
+            kept
+            or not isinstance(value, bool | int | float | str)
+            or under(
+                override.key_or_group,
+                ("metrics.own",),  # whose mode an objective looks up
+            )
+        ):
+            return None
+        odd = isinstance(value, str) and ("${" in value or value == "???")
+        return None if odd else (override.key_or_group, value)
 
     def expect(self, jobs: Iterable[list[str]]) -> None:
         """Compose what these jobs need of each other: the second options of all groups at once,
@@ -263,6 +283,72 @@ class Composer:
             isinstance(node, dict | list) and ".".join(map(str, path)) in self._references
             for path, node in walk(raw)
         )
+
+
+class Alike:
+    """Composes the jobs of a grid; those that differ in plain values alone, once.
+
+    Where no `${...}` of a config speaks of a key, what the key holds goes nowhere else: the config
+    of another value is that of the first one with this value in its place. Configs of one grid
+    share what they have in common, and are not to be changed.
+    """
+
+    def __init__(
+        self,
+        compose: Callable[[list[str]], tuple[Plain | None, list[str], set[str]]],
+        plain: Callable[[str], tuple[str, Any] | None],
+    ):
+        """Compose nothing yet.
+
+        Args:
+            compose: overrides -> a resolved config, its faults, the words inside its `${...}`.
+            plain: an override -> its key and value, where it sets a plain value.
+        """
+        self._compose, self._plain = compose, plain
+        self._spoken: dict[tuple, set[str]] = {}  # overrides in common: words
+        self._first: dict[tuple, Plain] = {}
+        self._wrong: dict[tuple, list[str]] = {}
+        self._sections: dict[tuple, tuple[Plain, Plain]] = {}  # section and change: both sections
+
+    def __call__(self, job: list[str], mode: list[str]) -> tuple[Plain | None, list[str]]:
+        """Return a job's config, resolved, and why it cannot be composed."""
+        plain = [(line, pair) for line in job if (pair := self._plain(line))]
+        lines = {line for line, _ in plain}
+        common = (*(line for line in job if line not in lines), *(pair[0] for _, pair in plain))
+        if common in self._wrong:
+            return None, self._wrong[common]
+        if common in self._spoken:
+            free, shared = self._sorted(common, plain)
+            if (first := self._first.get(shared)) is not None:
+                return functools.reduce(self._with, free, first), []
+        config, faults, words = self._compose(job + mode)
+        if config is None:
+            self._wrong[common] = faults
+            return None, faults
+        self._spoken.setdefault(common, set()).update(words)
+        self._first.setdefault(self._sorted(common, plain)[1], config)
+        return config, faults
+
+    def _sorted(
+        self, common: tuple, plain: list[tuple[str, tuple[str, Any]]]
+    ) -> tuple[list[tuple[str, Any]], tuple]:
+        """Return what is free to differ, as key and value, and all that is not, as lines."""
+        words = self._spoken[common]
+        free, bound = [], []
+        for line, (key, value) in plain:
+            loose = "*" not in words and key.rpartition(".")[2] not in words
+            free.append((key, value)) if loose else bound.append(line)
+        return free, (common, *bound)
+
+    def _with(self, config: Plain, pair: tuple[str, Any]) -> Plain:
+        """Return a config with another value; equal changes of a section give one object."""
+        name, _, rest = pair[0].partition(".")
+        if not rest:
+            return config if config[name] is pair[1] else {**config, name: pair[1]}
+        section, change = config[name], (id(config[name]), rest, type(pair[1]), pair[1])
+        if change not in self._sections:
+            self._sections[change] = section, self._with(section, (rest, pair[1]))
+        return {**config, name: self._sections[change][1]}
 
 
 def _shape(structure: Iterable[str | Choice]) -> Structure:

@@ -13,7 +13,7 @@ from knobs.search.space import Choice, Knobs, Range, Space
 
 KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
 # Of a command line: what a search is, not what each of its runs is.
-NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed")
+NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed", "zip", "skip")
 # What has one value for a whole search: no best seed is known to be best again.
 NOT_SEARCHED = (
     *("hydra", *NOT_OF_RUNS, "seed", "test", "task", "objective"),
@@ -100,9 +100,9 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     walk = _walk(study)
     knobs: dict[str, Knobs] = {arm: {} for arm in arms}
     if not walk:
-        searched = _searched(study.get("space") or {}, list(arms), asked)
+        searched = _searched(study.get("space") or {}, list(arms), asked, ranges)
         for arm in arms:
-            knobs[arm] = {k: v for k, v in (searched[arm] | ranges).items() if k not in values}
+            knobs[arm] = {k: v for k, v in searched[arm].items() if k not in values}
             for key in (key for key in scientific if key in knobs[arm]):
                 raise ConfigError(f"{key}: asked about and searched as well (in {arm}); keep one")
     return Plan(
@@ -150,12 +150,12 @@ def _arms(scientific: Mapping[str, list]) -> dict[str, tuple[str, ...]]:
     return {" ".join(lines): lines for lines in itertools.product(*axes)}
 
 
-def _searched(node: Any, arms: list[str], asked: set[str]) -> dict[str, Knobs]:
+def _searched(node: Any, arms: list[str], asked: set[str], also: Knobs) -> dict[str, Knobs]:
     """Return what a study searches in each arm, without conditions of arms left out."""
     if not isinstance(node, Mapping):
         raise ConfigError(f"study.space={node!r}: must give each knob a range or choices")
     ranges = {key: value for key, value in node.items() if key in arms or key not in asked}
-    searched = Space.from_yaml(ranges, arms).arms
+    searched = Space.from_yaml(ranges, arms, also).arms
     for key in (key for knobs in searched.values() for key in knobs if under(key, NOT_SEARCHED)):
         raise ConfigError(f"study.space: {key} is no knob to search, it has one value")
     return searched

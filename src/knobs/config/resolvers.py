@@ -4,10 +4,14 @@ import functools
 import itertools
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+from hydra._internal import config_loader_impl
+from hydra.core import utils
 from omegaconf import DictConfig, OmegaConf, base
 
 from knobs import metrics
+from knobs.shell import literal
 
 
 def _free_dir(path: str) -> str:
@@ -45,6 +49,17 @@ def register() -> None:
         ("objective_mode", _objective_mode, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
+
+
+def keep_folders_literal() -> None:
+    r"""Let Hydra write down folders as they are named: a `${x}` in a name is no interpolation.
+
+    It puts the working directory and the run's folder into the config as they are, where OmegaConf
+    would look up what they name; `\${` is what it reads as `${`.
+    """
+    path = SimpleNamespace(**vars(os.path) | {"abspath": lambda p: literal(os.path.abspath(p))})
+    utils.os = SimpleNamespace(**vars(os) | {"path": path})
+    config_loader_impl.os = SimpleNamespace(**vars(os) | {"getcwd": lambda: literal(os.getcwd())})
 
 
 def remember_interpolations() -> None:

@@ -23,17 +23,18 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knobs.identity import CONF
+from knobs.words import printable
 
 TEXTS = {
     "word": "(?s).+",
     "word of 1 to 64 characters": "(?s).{1,64}",
-    "name of letters, digits, ., - and _": r"\w[\w.-]*",
+    "name of at most 100 letters, digits, ., - and _": r"\w[\w.-]{0,99}",
     "percentage of the run": r"0*(\d\d?(\.\d+)?|100(\.0+)?)%",
 }
 VALUES = {"null": None, "true": True, "false": False}
@@ -42,6 +43,7 @@ BOUND = re.compile(r"(>=|<=|>|<) (-?[\d.]+(?:e-?\d+)?(?:\^\d+)?)")
 NUMBER = re.compile(rf"(whole )?(?:number)?((?: ?(?:and )?{BOUND.pattern})*)")
 EACH = re.compile(r"(?:list of )?(?:(\d+ )?items, )?each (.+)")
 LINE = re.compile(r"( *)([\w-]+):(?: +(.*?))??(?:\s+# ?(.*))?")
+MAX_SHOWN = 80  # characters of a value in a message
 OPEN = "[{$?"  # how a default begins that is no plain value
 NO_DEFAULTS = ("hydra", "study", "experiment")  # folders whose files set other groups' keys
 
@@ -55,9 +57,16 @@ class Rule:
     parts: tuple["Rule", ...] = ()  # the alternatives
 
 
+def show(value: Any) -> str:
+    """Return a value as a YAML has it, cut to a length."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else printable(str(value), MAX_SHOWN)
+
+
 def number(bounds: str = "", whole: bool = False) -> Rule:
     """Accept finite numbers within bounds such as `>= 0 and < 1`."""
-    ends = [(COMPARE[sign], _value(text)) for sign, text in BOUND.findall(bounds)]
+    ends = [(COMPARE[sign], plain(text)) for sign, text in BOUND.findall(bounds)]
 
     def accepts(value: Any) -> bool:
         fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
@@ -68,7 +77,7 @@ def number(bounds: str = "", whole: bool = False) -> Rule:
 
 def one_of(*options: Any) -> Rule:
     """Accept the words (or values) given."""
-    says = "one of " + ", ".join("null" if o is None else str(o) for o in options)
+    says = "one of " + ", ".join(map(show, options))
     return Rule(says, lambda v: any(v is o or (v == o and type(v) is type(o)) for o in options))
 
 
@@ -107,7 +116,7 @@ PLAIN = {bool: flag, int: number(whole=True), float: number(), str: text("word")
 NAMES = {kind.__name__: kind for kind in PLAIN} | {"None": type(None), "Tensor": "Tensor"}
 
 
-def _value(text: str) -> Any:
+def plain(text: str) -> Any:
     """Return what a plain value stands for as a YAML has it; `2^63` too."""
     base, _, power = text.partition("^")
     for kind in (int, float):
@@ -153,7 +162,7 @@ def of_comment(default: str, comment: str) -> Rule | None:
     rule = parse(re.split(r"[;:(]", comment, maxsplit=1)[0].strip())
     if rule is None:
         return None
-    value, choice = _value(default), not rule.parts and rule.says.startswith("one of ")
+    value, choice = plain(default), not rule.parts and rule.says.startswith("one of ")
     prose = choice or isinstance(value, str)
     return rule if not prose or default[:1] in OPEN or rule.accepts(value) else None
 
@@ -175,7 +184,7 @@ def of_type(kind: Any) -> Rule | None:
 
 def of_default(text: str) -> Rule:
     """Return the rule of a default as a YAML has it."""
-    value = _value(text)
+    value = plain(text)
     if text[:1] in OPEN or value is None:
         return anything
     return Rule("a word", lambda v: isinstance(v, str)) if text == '""' else PLAIN[type(value)]
@@ -206,6 +215,13 @@ def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     """Return every key that the configs of folders hold."""
     keys = [item for folder in folders for item in read(folder).items()]
     return sorted({path for path, places in keys if "._" not in path and max(places.values())[0]})
+
+
+def options(group: str, folders: Sequence[Path]) -> list[str]:
+    """Return the names of a group's options; none where it is no group."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def options_with(path: str, option: str, folders: tuple[Path, ...]) -> list[str]:

@@ -17,7 +17,10 @@ from knobs.targets import not_admitted
 from knobs.words import count, listed, short
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
-NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
+NOT_REPEATED = (
+    *("hydra", "sweep", "resume", "rerun", "trust", "retry_failed", "keep_going"),
+    *("study", "search", "task", "test"),
+)
 MOST = 5
 INTEGER = re.compile(r"-?\d+")
 PLAIN_VALUE = re.compile(r"[\w.+-]+")

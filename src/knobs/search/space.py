@@ -11,20 +11,24 @@ coordinate a knob.
 import contextlib
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knobs.errors import ConfigError
+from knobs.shell import quoted
 
 DIGITS = 4  # of a float that a search proposes: what is run can be read and typed
 MAX_INTEGER = 2**53  # beyond it not every whole number is a float
 SCALES = {"log": True, "linear": False}
+# Of knobs by the last part of their key: on which scale equal steps matter equally.
+USUAL_SCALES = dict.fromkeys(
+    ("lr", "weight_decay", "l1", "l2", "eps", "batch_size", "width", "embedding_dim", "clip_norm"),
+    "log",
+) | dict.fromkeys(("dropout", "label_smoothing", "mixup", "depth", "momentum", "seed"), "linear")
+WHOLE = ("batch_size", "width", "embedding_dim", "depth", "seed")
 MODES = ("max", "min")  # of an objective
 KEYS = {"low", "high", "scale", "int", "step"}  # of a range in a study's YAML
-BARE = re.compile(r"[A-Za-z_][\w./-]*")  # a string that Hydra reads as itself, unless
-WORDS = {"null", "true", "false", "inf", "nan"}
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,9 @@ class Space:
             raise ConfigError(f"{arm or 'search'}: no knob to search; give one a range: {form}")
 
     @classmethod
-    def from_yaml(cls, node: Mapping[str, Any], arms: Sequence[str] = ()) -> "Space":
+    def from_yaml(
+        cls, node: Mapping[str, Any], arms: Sequence[str] = (), also: Knobs | None = None
+    ) -> "Space":
         """Read a study's `space` section.
 
         A key with an equals sign is a condition: what lies below it is searched in that arm alone.
@@ -183,6 +189,7 @@ class Space:
 
         Args:
             arms: the study's, where some have no condition of their own.
+            also: knobs of all arms that are given elsewhere.
         """
         common = {k: knob_from_yaml(k, v) for k, v in node.items() if "=" not in k}
         conditional = {
@@ -193,7 +200,7 @@ class Space:
         if arms and (unknown := conditional.keys() - set(arms)):
             raise ConfigError(f"space.{min(unknown)}: no arm of this study; one of {list(arms)}")
         arms = arms or list(conditional) or [""]
-        return cls({arm: common | conditional.get(arm, {}) for arm in arms})
+        return cls({arm: common | conditional.get(arm, {}) | (also or {}) for arm in arms})
 
 
 def knobs_to_json(knobs: Knobs) -> dict[str, dict[str, Any]]:
@@ -306,14 +313,27 @@ def from_override(override: Any) -> Knob:
 
 
 def _interval(name: str, sweep: Any) -> Range:
+    """Return a range; its scale is the one that it says, else the one usual for this knob."""
     low, high = sweep.start, sweep.end
     whole = isinstance(low, int) and isinstance(high, int)
-    if len(scale := sweep.tags & SCALES.keys()) != 1:
-        form = f"interval({_text(low)},{_text(high)})"
-        form = f"int({form})" if isinstance(low, int) else form
-        ways = " or ".join(f"{name}=tag({scale},{form})" for scale in SCALES)
+    scales = sweep.tags & SCALES.keys()
+    scale, usual = min(scales, default=None), USUAL_SCALES.get(name.rpartition(".")[2])
+    if not scales and usual and not (usual == "log" and low <= 0):
+        scale = usual
+        whole = name.rpartition(".")[2] in WHOLE  # interval(0,1) is no choice of 0 and 1
+        if whole and (low % 1 or high % 1):
+            raise ConfigError(f"interval({low},{high}): must be whole numbers")
+    if scale is None or len(scales) > 1:
+        least = low if low > 0 else high / 1e4  # a log scale begins above 0
+        forms = {"log": (least, high), "linear": (low, high)}
+        ways = " or ".join(f"'{name}={_interval_text(s, *ends)}'" for s, ends in forms.items())
         raise ConfigError(f"an interval must say log or linear: {ways}")
-    return Range(low, high, SCALES[scale.pop()], whole)
+    return Range(low, high, SCALES[scale], whole)
+
+
+def _interval_text(scale: str, low: float, high: float) -> str:
+    text = f"interval({_text(low)},{_text(high)})"
+    return f"tag({scale},{f'int({text})' if isinstance(low, int) else text})"
 
 
 def override(name: str, value: Any) -> str:
@@ -323,10 +343,7 @@ def override(name: str, value: Any) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        if BARE.fullmatch(value) and value.lower() not in WORDS:
-            return value
-        # A backslash escapes only a quote, or another one in front of a quote.
-        return "'" + re.sub(r"(\\*)('|$)", r"\1\1\2", value).replace("'", r"\'") + "'"
+        return quoted(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, dict):

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from knobs import ledger
-from knobs.config import command
+from knobs.config import command, overrides
 from knobs.errors import (
     BUG,
     SWEEP_FAILED,
@@ -35,6 +35,7 @@ from knobs.errors import (
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
+from knobs.shell import literal, quoted
 from knobs.storage import Lock
 from knobs.sweep.jobs import Job
 from knobs.words import count
@@ -158,7 +159,7 @@ class SweepContext:
             else:
                 if name in numbers and status != "failed" and resumable(run):
                     new.config = new.config | {"resume": str(run)}
-                    new.overrides = [*lines, f"resume='{run}'"]
+                    new.overrides = [*lines, f"resume={quoted(literal(str(run)))}"]
                     counts[RESUMED] += 1
                 todo[new.number] = new
             book.jobs[new.number] = Entry(key, name)
@@ -205,9 +206,9 @@ class SweepContext:
         if self.stopped:
             words = sys.argv[1:]
             if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
-                words.append(f"hydra.sweep.dir={self.folder}")
-            line = shlex.join(words)
-            self.out.print(escape(f"interrupted; go on with: python train.py {line}"))
+                words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
+            line = shlex.join(["python", "train.py", *words])
+            self.out.print(escape(f"interrupted; go on with: {line}"))
             code = self.stopped
         elif failed or any(run.status == "failed" for run in runs):
             code = SWEEP_FAILED
@@ -237,7 +238,8 @@ class SweepContext:
             why = f"{type(error).__name__}: {first_line(error)}"
             self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
         terminal.leaderboard(self.out, entries, path=path)
-        self.out.print(escape(f"what it says: python -m knobs.report {_near(self.folder)}"))
+        place = shlex.quote(_near(self.folder))
+        self.out.print(escape(f"what it says: python -m knobs.report {place}"))
         return BUG if report else 0
 
 
@@ -256,7 +258,7 @@ def sweep(
         if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
             raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
         with under_way.held_folder():
-            jobs = command.jobs(arguments)
+            jobs = overrides.jobs(arguments)
             if not jobs:
                 raise ConfigError("the grid is empty: one of its overrides has no values")
             under_way.run(under_way.outstanding(jobs))

@@ -24,6 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from knobs.shell import literal
 from knobs.storage import write
 
 ROOT = logging.getLogger()
@@ -178,7 +179,7 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
     HydraConfig.instance().cfg = config  # which the folder's name may read
     folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(folder.absolute())
+        config.hydra.runtime.output_dir = literal(str(folder.absolute()))
     HydraConfig.instance().set_config(config)  # which keeps a copy of the hydra node
     task_config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     for flag in ("struct", "readonly"):

@@ -28,6 +28,7 @@ from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, RunRecord
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
+from knobs.shell import literal, quoted
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.jobs import Job
 
@@ -312,7 +313,7 @@ class Trials(Supply):
             more.append(f"search.pruner={pruner}")
         lines = plan.job(trial.arm, trial.values, *more)
         if resumable(run):
-            lines.append(f"resume='{run}'")
+            lines.append(f"resume={quoted(literal(str(run)))}")
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep
         new = job(lines, sweep.context, sweep.master, trial.run)

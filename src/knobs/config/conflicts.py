@@ -1,0 +1,197 @@
+"""One resolved config -> values that do not go together, or that no machine can do."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from knobs import metrics, targets
+from knobs.config.rules import show
+from knobs.errors import did_you_mean
+from knobs.identity import public
+
+# Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
+TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
+MAX_STEPS = 10**9  # of an optimizer in one run
+WEIGHT_BYTES, MODULE_BYTES = 8, 4096  # a weight and its gradient in float32; a layer's objects
+SURELY_FITS = 2**28  # bytes that are not worth a look at what is free
+
+
+def conflicts(config: dict) -> Iterator[str]:
+    """Yield a line for each pair of incompatible values, naming the one to change."""
+    data, model, reg = config["data"], config["model"], config["regularization"]
+    optimizer, scheduler, training = config["optimizer"], config["scheduler"], config["training"]
+    name, kind, task = data["name"], data["kind"], data["task"]
+
+    if kind not in model["inputs"]:
+        reads = f"reads {' or '.join(model['inputs'])}, and data={name} is {kind}"
+        yield f"model={model['name']}: {reads}; choose another model"
+    yield from metric_faults(config)
+    yield from loss_faults(config)
+    if scheduler.get("monitor") and scheduler["interval"] != "epoch":
+        yield "scheduler.interval=step: the metric is measured once an epoch; use epoch"
+
+    yield from target_faults(data)
+
+    smoothing, mixing, l2 = reg["label_smoothing"], reg["mixup"], reg["l2"]
+    if task != "classification" and smoothing:
+        needs = f"needs classes, and {name} is a {task}; set it to 0"
+        yield f"regularization.label_smoothing={smoothing}: {needs}"
+    if task != "classification" and (sampler := training["sampler"]) == "balanced":
+        needs = f"needs classes, and {name} is a {task}; use shuffle"
+        yield f"training.sampler={sampler}: {needs}"
+    if kind == "text" and mixing:
+        yield f"regularization.mixup={mixing}: cannot mix words; set it to 0 for text"
+    if l2 is not None and "weight_decay" not in optimizer:
+        lacks = f"{optimizer['_target_']} takes no weight decay"
+        yield f"regularization.l2={l2}: {lacks}; choose another optimizer, or l2=null"
+    elif l2 is not None and l2 != optimizer["weight_decay"]:
+        other = f"optimizer.weight_decay={optimizer['weight_decay']}"
+        yield f"regularization.l2={l2}: and {other} are the same knob; set one of them"
+    if "heads" in model and (dim := model["embedding_dim"]) % model["heads"]:
+        yield f"model.heads={model['heads']}: must divide model.embedding_dim={dim}"
+
+    if public(config["name"]) != config["name"]:
+        yield "name=<hidden>: holds a secret, and names folders and logs; choose another"
+    if (val := data.get("val", 0)) + (test := data.get("test", 0)) >= 1:
+        yield f"data.val={val}: with data.test={test} nothing is left to train on"
+    path = config["init"].get("path")
+    if path and not Path(path).is_file():
+        yield f"init.path={path}: no such file"
+    if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
+        more = f"more microbatches than training.batch_size={size} examples"
+        yield f"training.gradient_accumulation_steps={count}: {more}"
+    yield from member_conflicts(training, optimizer["_target_"])
+    yield from size_faults(model, training)
+
+
+def target_faults(data: dict) -> Iterator[str]:
+    """Yield a line for targets that contradict each other, the task, or what is left out."""
+    target, task, weight = data.get("target"), data["task"], data.get("weight")
+    names = target if isinstance(target, list) else [target]
+    given = f"data.target={show(target)}".replace("'", "")
+    if isinstance(target, list):
+        if len(names) < 2:
+            yield f"{given}: a list is of two columns or more; one is data.target=COLUMN"
+        elif task == "classification":
+            many = "data.task=multilabel takes several columns of 0 and 1, regression of numbers"
+            yield f"{given}: a classification has one target; {many}"
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{given}: {name} twice; name each column once"
+    elif task == "multilabel" and data["_target_"].startswith("knobs."):
+        yield "data.task=multilabel: needs a list of columns of 0 and 1: data=csv data.target=[A,B]"
+    for name in names:
+        if name is not None and name in data.get("drop", ()):
+            yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
+    if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
+        yield f"data.weight={weight}: has another part already; choose a column of weights"
+
+
+def metric_faults(config: dict) -> Iterator[str]:
+    """Yield metrics that the task does not have, and metrics of one's own that cannot be."""
+    task, section = config["data"]["task"], config["metrics"]
+    own = section.get("own") or {}
+    has = [*metrics.of(task), *(f"val/{name}" for name in own)]
+    for path, metric in metrics.watched(config).items():
+        if metric not in has:
+            near = did_you_mean(metric, has)
+            yield f"{path}={metric}: a {task} run has {', '.join(has)}{near}"
+    names = [metric.removeprefix("val/") for metric in has]
+    for name in section["extra"]:
+        if name not in names:
+            near = did_you_mean(name, names)
+            yield f"metrics.extra=[{name}]: a {task} run has {', '.join(names)}{near}"
+    for name, node in own.items():
+        if name in metrics.METRICS:
+            yield f"metrics.own.{name}: is a metric of knobs; choose another name"
+        elif not isinstance(node, dict) or "_target_" not in node:
+            yield f"metrics.own.{name}: needs _target_, a function of (outputs, targets), and mode"
+        elif node.get("mode") not in ("min", "max"):
+            yield f"metrics.own.{name}.mode={show(node.get('mode'))}: must be one of min, max"
+        elif not node.get("_partial_"):
+            yield f"metrics.own.{name}._partial_: must be true, since knobs calls the function"
+
+
+def loss_faults(config: dict) -> Iterator[str]:
+    """Yield what of the loss the task, the smoothing or the weights do not fit."""
+    loss, task, name = config["loss"], config["data"]["task"], config["data"]["name"]
+    target = loss.get("_target_")
+    called = target.rpartition(".")[2] if target else "auto"
+    if task not in (fits := loss.get("tasks", metrics.TASKS)):
+        fits = " or ".join(fits)
+        yield f"loss={called}: is for {fits}, and {name} is a {task}; choose another, or loss=auto"
+    if not target:
+        return
+    if not loss.get("_partial_"):
+        yield "loss._partial_: must be true, since knobs calls the function"
+    smoothing = config["regularization"]["label_smoothing"]
+    takes = targets.signature(targets.resolve("loss", target)).parameters
+    if smoothing and task == "classification" and "smoothing" not in takes:
+        lacks = f"loss={called} takes no smoothing; set it to 0, or loss=cross_entropy"
+        yield f"regularization.label_smoothing={smoothing}: {lacks}"
+    weight = loss.get("weight")
+    if isinstance(weight, list) and not any(weight):
+        yield f"loss.weight={weight}: some class needs a weight above 0"
+
+
+def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
+    """Yield a line for each value that a run of several members cannot have."""
+    if (count := training["members"]) == 1:
+        return
+    if training["compile"]:
+        yield f"training.members={count}: cannot be compiled; use training.compile=false"
+    mixes = optimizer == "torch.optim.LBFGS"
+    if mixes or not optimizer.startswith(TREATS_WEIGHTS_ALONE):
+        does = "mixes" if mixes else "may mix"
+        remedy = "the members' weights; choose another optimizer"
+        yield f"training.members={count}: {optimizer} {does} {remedy}"
+
+
+def missing_files(data: dict) -> Iterator[str]:
+    """Yield a line for each file or folder that a data set names and that is not there.
+
+    A run says so itself; a sweep asks before its first run.
+    """
+    for key in ("path", "test_path"):
+        if (path := data.get(key)) and not Path(str(path)).exists():
+            yield f"data.{key}={path}: no such file or folder"
+    if data.get("download") is False and not Path(str(data.get("root", "."))).is_dir():
+        yield f"data.root={data['root']}: no such folder; data.download=true fetches the data"
+
+
+def size_faults(model: dict, training: dict) -> Iterator[str]:
+    """Yield what is too much to build or to wait for, by arithmetic: it is never tried."""
+    if (epochs := training["epochs"]) > MAX_STEPS:
+        yield f"training.epochs={epochs}: more than {MAX_STEPS:,} optimizer steps; use fewer"
+    weights, modules = least_weights(model)
+    needed = training["members"] * (WEIGHT_BYTES * weights + MODULE_BYTES * modules)
+    if needed > SURELY_FITS and needed > (free := _free()):
+        sizes = {f"model.{k}": model[k] for k in ("width", "depth", "embedding_dim") if k in model}
+        sizes |= {"training.members": training["members"]} if training["members"] > 1 else {}
+        named = " ".join(f"{key}={show(value)}" for key, value in sizes.items())
+        needs = f"needs at least {needed / 2**30:,.1f} GiB for weights and gradients"
+        yield f"{named}: {needs}, and {free / 2**30:,.1f} GiB are free; use a smaller one"
+
+
+def least_weights(model: dict) -> tuple[float, int]:
+    """Return a lower bound on a network's weights and modules, from its config alone."""
+    width, depth = model.get("width"), model.get("depth", 1)
+    dim, convolutional = model.get("embedding_dim", 1), "convs" in model
+    if isinstance(width, list):
+        pairs = [a * b for a, b in itertools.pairwise(width)]
+        return sum(pairs) * (9 if convolutional else 1) + dim, len(width)
+    if not isinstance(width, int):  # a rule that looks at the data, or none
+        return dim, depth
+    if convolutional:  # doubled a stage; the last one counts most
+        return 9.0 * width * width * 4.0 ** min(depth, 400), depth
+    if "heads" in model:
+        return depth * (2.0 * width * dim + 4.0 * dim * dim), depth
+    inner = 8.0 * width * (width + dim) if "bidirectional" in model else float(width) * width
+    return max(0, depth - ("bidirectional" not in model)) * inner + float(width) * dim, depth
+
+
+def _free() -> int:
+    import torch  # late, as all that builds
+
+    from knobs import build
+
+    return build.free_memory(torch.device("cpu"))
