@@ -758,6 +758,8 @@ def test_commands_about_a_folder_of_any_name_can_be_copied(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for lr in (1e-4, 1e-3, 1e-2):
         tried(Path("sweeps", name), {"optimizer.lr": lr})
+    for advice in make([Path("sweeps", name)]).advice:
+        assert from_hydra(advice.command)["training.epochs"]
     joined = [
         a.command for a in make([Path("sweeps", name)]).advice if "hydra.sweep.dir" in a.command
     ]
