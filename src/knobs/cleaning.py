@@ -21,7 +21,7 @@ from knobs.report.read import read_run
 from knobs.tracking import sync
 from knobs.words import count, printable
 
-TRIALS = ("trials.journal", "trials.json")  # of a search, which knows its runs by their folders
+TRIALS = ("trials.journal",)  # of a search, which knows its runs by their folders
 LOCKS = (record.LOCK, ledger.LOCK, "trials.lock", "rungs.lock")
 # Of storage.write, in a process that was killed meanwhile.
 LEFTOVER = re.compile(r".+\.(json|jsonl|safetensors|pt|csv|html|md|png)\.partial")
