@@ -1,4 +1,4 @@
-"""Train one network, or sweep many: every hyperparameter is one word on the command line.
+"""Train one network, or sweep many: each hyperparameter is a word to type.
 
 python train.py optimizer=adam scheduler=cosine
 python train.py -m optimizer=adam,momentum optimizer.lr=1e-3,3e-3,1e-2

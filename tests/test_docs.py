@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
-from knobs.cli import ordered_groups
+from knobs.config.manual import default_options
 
 # The log is a dated record: its commands are those of their day.
 PAGES = {
@@ -20,7 +20,16 @@ PAGES = {
     if path.name != "LOG.md"
 }
 README = PAGES["README.md"]
-ENDINGS = ("finished: best val/", "nothing was trained", "rank  val/", "page: ")
+ENDINGS = (
+    *("finished: best val/", "nothing was trained", "rank  val/", "page: "),
+    *(
+        "no runs below outputs",
+        "run,sweep,status",
+        "nothing to remove",
+        "optimizer=",
+        "optimizer.lr,",
+    ),
+)
 
 
 def blocks(language):
@@ -92,6 +101,7 @@ def folder(tmp_path, request):
     text = str(request.node.callspec.params) if hasattr(request.node, "callspec") else ""
     if "NAME" in text:
         shutil.copytree(request.getfixturevalue("outputs"), tmp_path / "outputs")
+    (tmp_path / "outputs" / "sweeps").mkdir(parents=True, exist_ok=True)  # of knobs ls, clean
     return tmp_path
 
 
@@ -118,7 +128,7 @@ def test_a_command_runs(command, folder):
     words = words[1:]
     if words[0] == "train.py":
         words = [str(REPO / "train.py"), *words[1:]]
-        given = any(word.startswith("training.epochs") for word in words)
+        given = any(word.startswith(("training.epochs", "--help")) for word in words)
         words += [] if given else ["training.epochs=1"]
     done = run(folder, *words, env=variables)
     assert done.returncode == 0, done.stderr
@@ -239,5 +249,5 @@ def test_the_table_of_knobs_names_options_that_exist(group):
     named = knobs_table()[group]
     options = {p.stem for p in (REPO / "conf" / group).glob("*.yaml")}
     assert [o for o in named if o not in options] == []
-    default = ordered_groups().get(group)
+    default = default_options().get(group)
     assert named[0] == default or default in (None, "null")

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from knobs import shell
 from omegaconf import OmegaConf
+
+from knobs import shell
 
 NASTY = [
     "", " ", "plain", "a/b-c_d.e", "it's", "a b", "x=1", "${x}", "$x", "ä", "a,b", "{a}", "[a]", "(a)",
@@ -36,7 +37,9 @@ def test_a_quoted_value_comes_back_as_it_was(value):
 def test_so_do_300_random_values():
     draw = random.Random(0)
     for _ in range(300):
-        letters = draw.choices("ab1 0.'\"\\\\\\\\=,${}[]():;#&*?|~+-_/@!%^<>`äß日\t", k=draw.randint(0, 12))
+        letters = draw.choices(
+            "ab1 0.'\"\\\\\\\\=,${}[]():;#&*?|~+-_/@!%^<>`äß日\t", k=draw.randint(0, 12)
+        )
         check("".join(letters))
 
 
@@ -56,7 +59,15 @@ def test_a_command_carries_what_this_process_was_given(monkeypatch):
         "KNOBS_ALLOW='mylab.,its own.' python train.py --config-name other "
         "--config-dir 'my lab/conf' a=1"
     )
-    assert shlex.split(line)[1:] == ["python", "train.py", "--config-name", "other", "--config-dir", "my lab/conf", "a=1"]
+    assert shlex.split(line)[1:] == [
+        "python",
+        "train.py",
+        "--config-name",
+        "other",
+        "--config-dir",
+        "my lab/conf",
+        "a=1",
+    ]
 
 
 @pytest.mark.parametrize("word", ["a=\x1b[31m", "a=\n", "a=" + "b" * 2001])

@@ -11,6 +11,8 @@ it is asked for: the first needs torch, which the command line's help does witho
 import importlib
 from typing import Any
 
+__version__ = "0.2.0"
+
 
 def __getattr__(name: str) -> Any:
     if name == "load":

@@ -28,6 +28,7 @@ from knobs.errors import (
     reason,
     tell,
 )
+from knobs.help import answer
 from knobs.identity import job_of, key_of
 from knobs.record import defaults_since, renamed
 from knobs.shell import quoted
@@ -51,8 +52,8 @@ def main(train: Callable[[], None]) -> None:
     wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then what it would print in its own way
     try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            return show_help()
+        if answer(sys.argv[1:]):
+            return
         line = prepare(sys.argv[1:])
         if line is not None:
             sys.argv[1:] = line
@@ -292,38 +293,3 @@ def _hold(path: Path, resumed: bool) -> None:
         raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
     if path.is_dir():
         storage.keep(record.hold(path))
-
-
-def show_help() -> None:
-    """Print the knobs and their options, each with the first line of its YAML; without torch."""
-    from rich.console import Console
-    from rich.table import Table
-
-    out = Console()
-    out.print(sys.modules["__main__"].__doc__ or "", highlight=False)
-    for group, default in (ordered_groups() | {"study": ""}).items():
-        head = f"[bold]{'-m +' if group == 'study' else ''}{group}[/]="
-        table = Table(box=None, show_header=False, padding=(0, 1), title=head, title_justify="left")
-        table.add_column(style="cyan", min_width=20, no_wrap=True)
-        table.add_column()
-        for option in sorted((CONF / group).glob("*.yaml")):
-            chosen = "*" if option.stem == default else " "
-            table.add_row(chosen + option.stem, first_comment(option))
-        out.print(table)
-    out.print(
-        "* is the default. Values: `python train.py --cfg job` lists them all; conf/ explains each."
-    )
-    out.print("Hydra's own flags: --hydra-help. Tab completion, in bash:")
-    out.print('  eval "$(python train.py -sc install=bash)"')
-
-
-def ordered_groups() -> dict[str, str]:
-    """Return group -> default option, in the order of config.yaml's defaults list."""
-    text = (CONF / "config.yaml").read_text()
-    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
-
-
-def first_comment(path: Path) -> str:
-    """Return the one-line help that a YAML opens with."""
-    lines = (line.lstrip("# ").rstrip() for line in path.read_text().splitlines())
-    return next(line for line in lines if not line.startswith("@package"))

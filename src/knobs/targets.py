@@ -71,6 +71,18 @@ def targets(config: dict) -> Iterator[tuple[str, Any, dict]]:
             yield ".".join(map(str, path)), node["_target_"], node
 
 
+def not_admitted(config: dict) -> tuple[str, ...]:
+    """Return the packages, `mylab.`, of a user's own targets that KNOBS_ALLOW does not admit.
+
+    For a message: nothing is imported, and what could be nobody's own is left out.
+    """
+    names = {str(name) for _, name, _ in targets(config) if "." in str(name)}
+    packages = {name.partition(".")[0] for name in names if not name.startswith(_ADMITTED)}
+    others = {p.partition(".")[0] for prefixes, _ in ALLOWED.values() for p in prefixes}
+    own = packages - others - sys.stdlib_module_names
+    return tuple(f"{package}." for package in sorted(own) if package.isidentifier())
+
+
 @functools.lru_cache(maxsize=512)
 def resolve(path: str, target: str) -> Any:
     """Return the class or function that `path`'s `_target_` names, if the list of its group has it.

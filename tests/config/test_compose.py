@@ -354,7 +354,10 @@ def test_the_jobs_of_a_command_line():
         ["optimizer=sgd", "seed=0", "name=x"],
         ["optimizer=sgd", "seed=1", "name=x"],
     ]
-    with pytest.raises(command.ConfigError, match="optimizer.lr: has no value; write optimizer.lr=VALUE, a number > 0"):
+    with pytest.raises(
+        command.ConfigError,
+        match="optimizer.lr: has no value; write optimizer.lr=VALUE, a number > 0",
+    ):
         overrides.jobs(["optimizer.lr"])
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert ["tracking=wandb"] in overrides.jobs(["tracking=glob(*)"])

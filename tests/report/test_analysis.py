@@ -5,10 +5,13 @@ import os
 import shlex
 import shutil
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_sweeps import HOSTILE, add_run, fake_grid, fake_search, fake_study, hostile_sweep, tried
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from knobs.errors import ConfigError, StorageError
@@ -722,6 +725,77 @@ def test_a_command_that_cannot_be_shown_as_it_is_is_not_made(tmp_path, word):
     report = make([tmp_path / "s"])
     assert report.recipe.command == ""
     assert report.advice == ()
+
+
+NASTY = [
+    "it's",
+    "a b",
+    "x=1",
+    "${x}",
+    "ä",
+    "a,b",
+    "{a}",
+    "a#b",
+    "--x",
+    "back\\slash",
+    "\\${x}",
+    "1",
+]
+
+
+def from_hydra(command):
+    """The words of a printed command, as a shell splits it and Hydra reads it: key -> value."""
+    words = shlex.split(command)
+    assert words[:2] == ["python", "train.py"]
+    lines = [word for word in words[2:] if word != "-m"]
+    parsed = OverridesParser.create().parse_overrides(lines)
+    values = {o.key_or_group: o.value() for o in parsed if not o.is_sweep_override()}
+    return OmegaConf.create({"values": {k: v for k, v in values.items()}})["values"]
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_commands_about_a_folder_of_any_name_can_be_copied(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for lr in (1e-4, 1e-3, 1e-2):
+        tried(Path("sweeps", name), {"optimizer.lr": lr})
+    for advice in make([Path("sweeps", name)]).advice:
+        assert from_hydra(advice.command)["training.epochs"]
+    joined = [
+        a.command for a in make([Path("sweeps", name)]).advice if "hydra.sweep.dir" in a.command
+    ]
+    assert joined
+    for command in joined:
+        assert from_hydra(command)["hydra.sweep.dir"] == f"sweeps/{name}"
+    fake_search(Path("searches", name), n=12)
+    confirm = make([Path("searches", name)]).advice[0].command
+    assert from_hydra(confirm)["study.walk"] == f"searches/{name}"
+    assert main(["--", f"sweeps/{name}"]) == 0
+    assert Path("sweeps", name, "report.html").exists()
+
+
+def test_a_command_needs_what_its_reader_has_exported_and_says_what_more(tmp_path, monkeypatch):
+    own = {
+        "optimizer.lr": 1e-3,
+        "loss._target_": "mylab.losses.ours",
+        "model._target_": "torch.x",
+        "init._target_": "os.system",
+    }
+    add_run(tmp_path / "s", own, value=0.9)
+    report = make([tmp_path / "s"])
+    assert report.recipe.code == ("mylab.",)  # torch and os are nobody's own
+    said = {section.name: " ".join(section.texts) for section in sections.sections(report)}
+    line = "This run used code of its own (mylab.); read it, then export KNOBS_ALLOW yourself."
+    assert line in said["reproduce"]
+    assert line in said["next"]
+    assert "KNOBS_ALLOW" not in report.recipe.command
+    monkeypatch.setenv("KNOBS_ALLOW", "mylab.")
+    assert make([tmp_path / "s"]).recipe.command.startswith("KNOBS_ALLOW=mylab. python train.py ")
+
+
+def test_choices_that_hydra_would_misread_are_quoted():
+    line = range_of(Knob("data.path", choices=("a b.csv", "it's", "x,y", "[1,2]", "null")))
+    choices = OverridesParser.create().parse_override(line).sweep_iterator()
+    assert [getattr(c, "text", c) for c in choices] == ["a b.csv", "it's", "x,y", [1, 2], None]
 
 
 # ------------------------------------------------------------------ shown and written

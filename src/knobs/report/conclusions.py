@@ -180,6 +180,7 @@ class Recipe:
     Args:
         command: empty where its overrides cannot be shown as a command.
         versions: package -> version.
+        code: packages of its own that this process does not admit, `mylab.`.
     """
 
     run: str
@@ -187,6 +188,7 @@ class Recipe:
     value: float | None
     config_hash: str
     versions: dict[str, str]
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

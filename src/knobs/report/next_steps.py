@@ -1,26 +1,30 @@
 """Commands to copy, made from records: the next runs, and the best run again.
 
 A record may be anyone's, so a word of it reaches a command only in a shell's quotes, and a command
-with a word that cannot be shown as it is (line breaks, control characters) is left out.
+with a word that cannot be shown as it is (line breaks, control characters) is left out. What a
+command needs beside its overrides comes from the process that prints: see shell.command.
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from knobs.identity import key_of, under
 from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
 from knobs.report.records import Knob, RunRecord, Sweep
 from knobs.report.stats import LEAST_PAIRS as SEEDS
+from knobs.shell import command, literal, quoted
+from knobs.targets import not_admitted
 from knobs.words import count, listed, short
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
-NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
+NOT_REPEATED = (
+    *("hydra", "sweep", "resume", "rerun", "trust", "retry_failed", "keep_going"),
+    *("study", "search", "task", "test"),
+)
 MOST = 5
-LONGEST = 2000
 INTEGER = re.compile(r"-?\d+")
 PLAIN_VALUE = re.compile(r"[\w.+-]+")
-PLAIN_PATH = re.compile(r"[\w./-]+")
+PLAIN_CHOICE = re.compile(r"[\w.+/%-]+|[\[{].*")  # no string that Hydra would want in quotes
 
 
 def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
@@ -47,19 +51,14 @@ def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
     run = max(verdict.winner.runs, key=lambda run: sweep.objective.sign * run.value)
     digest = run.summary.get("config_hash")
     again = command(overrides(run, drop=()))
-    return Recipe(run.id, again, run.value, digest if isinstance(digest, str) else "", run.versions)
+    digest = digest if isinstance(digest, str) else ""
+    return Recipe(run.id, again, run.value, digest, run.versions, not_admitted(run.config))
 
 
 def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
     """Return a run's overrides that say what it computes."""
     dropped = (*NOT_REPEATED, *drop)
     return [line for line in run.overrides if not under(key_of(line), dropped)]
-
-
-def command(words: Sequence[str], many: bool = False) -> str:
-    """Return `python train.py ...`, quoted for a shell; empty where it cannot be shown as it is."""
-    line = shlex.join(["python", "train.py", *(["-m"] if many else []), *words])
-    return line if line.isprintable() and len(line) <= LONGEST else ""
 
 
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
@@ -111,9 +110,8 @@ def _in_sweep(sweep: Sweep, words: Sequence[str]) -> str:
 
 
 def _folder(sweep: Sweep) -> str:
-    """Return the sweep's folder, if there is one only and Hydra reads its name as it is."""
-    folder = str(sweep.folders[0])
-    return folder if len(sweep.folders) == 1 and PLAIN_PATH.fullmatch(folder) else ""
+    """Return the sweep's folder as an override's value; empty where there are several."""
+    return quoted(literal(str(sweep.folders[0]))) if len(sweep.folders) == 1 else ""
 
 
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
@@ -143,6 +141,7 @@ def range_of(knob: Knob) -> str:
     if knob.choices is not None:
         whole = all(map(INTEGER.fullmatch, knob.choices))  # 0, 0.1: the first is 0.0
         texts = [c if whole or not INTEGER.fullmatch(c) else f"{c}.0" for c in knob.choices]
+        texts = [text if PLAIN_CHOICE.fullmatch(text) else quoted(text) for text in texts]
         return f"{knob.name}={','.join(texts)}"
     scale = "log" if knob.log else "linear"
     if knob.integer:

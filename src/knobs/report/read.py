@@ -111,10 +111,11 @@ def read_runs(folder: Path) -> list[RunRecord]:
         names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
     numbers = (name for name in names if name.isascii() and name.isdecimal())
     runs = (folder / name for name in sorted(numbers, key=lambda name: (int(name), name)))
-    return [_read_run(run) for run in runs if os.path.lexists(run / record.CONFIG)]
+    return [read_run(run) for run in runs if os.path.lexists(run / record.CONFIG)]
 
 
-def _read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path) -> RunRecord:
+    """Return the run of a folder, unreadable where its files are not what a run writes."""
     run = RunRecord(folder, folder.name, load_curve=functools.partial(_curve, folder))
     with contextlib.suppress(*BROKEN):
         run = replace(run, **_what_ran(folder))

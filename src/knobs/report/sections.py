@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from knobs.report.conclusions import Advice, Finding, Report
 from knobs.report.leaderboard import table
-from knobs.report.sentences import answered, cells, decided, expected, ranked
+from knobs.report.sentences import answered, cells, code_of_its_own, decided, expected, ranked
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def checks(report: Report) -> Section:
 
 def following(report: Report) -> Section:
     """Return what to run next."""
-    nothing = () if report.advice else ("Nothing: the checks ask for no further runs.",)
-    return Section("next", "What to run next", nothing, advice=report.advice)
+    nothing = "Nothing: the checks ask for no further runs."
+    texts = code_of_its_own(report) if report.advice else (nothing,)
+    return Section("next", "What to run next", texts, advice=report.advice)
 
 
 def reproduce(report: Report) -> Section | None:
@@ -71,6 +72,7 @@ def reproduce(report: Report) -> Section | None:
     if recipe is None:
         return None
     texts = [f"{expected(report)}; on the versions below; on others nearly so."]
+    texts += code_of_its_own(report)
     if not recipe.command:
         texts.append("Its overrides hold characters that no command should: see its config.json.")
     return Section(

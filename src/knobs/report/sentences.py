@@ -92,3 +92,14 @@ def decided(report: Report) -> str:
     has = "has" if importance.decided == "sure" else "probably has"
     share = f"probability {min(99, round(100 * first.p_top))} %"
     return f"{name} {has} the largest total-order effect ({share})."
+
+
+def code_of_its_own(report: Report) -> tuple[str, ...]:
+    """Say that a command needs code which only its reader can admit; a record cannot."""
+    code = report.recipe.code if report.recipe else ()
+    if not code:
+        return ()
+    return (
+        f"This run used code of its own ({', '.join(code)}); "
+        "read it, then export KNOBS_ALLOW yourself.",
+    )

@@ -1,0 +1,74 @@
+"""`knobs COMMAND`, or `python -m knobs COMMAND`: what there is to do with runs that are there.
+
+train.py trains them. The commands import no torch.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import knobs
+from knobs.errors import INTERRUPTED, ConfigError, UserError, did_you_mean, tell
+
+
+def _ls(arguments: list[str]) -> int:
+    from knobs import listing
+
+    return listing.main(arguments)
+
+
+def _clean(arguments: list[str]) -> int:
+    from knobs import cleaning
+
+    return cleaning.main(arguments)
+
+
+def _report(arguments: list[str]) -> int:
+    from knobs.report import __main__ as report
+
+    return report.main(arguments)
+
+
+def _sync(arguments: list[str]) -> int:
+    from knobs.tracking import sync
+
+    sys.argv = ["knobs sync", *arguments]  # it reads them itself
+    return sync.main()
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "ls": ("a table of all runs below outputs/; knobs ls --help: filters, order, JSON", _ls),
+    "clean": ("what could be removed, and how much space that frees", _clean),
+    "report": ("the report on a sweep's folder: python -m knobs.report", _report),
+    "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if name in ("-h", "--help"):
+            print("knobs COMMAND [...]\n")
+            print("\n".join(f"  {word:8} {about}" for word, (about, _) in COMMANDS.items()))
+            print("\nRuns and sweeps: python train.py --help")
+            return 0
+        if name == "--version":
+            print(f"knobs {knobs.__version__}")
+            return 0
+        if name not in COMMANDS:
+            near = did_you_mean(name, COMMANDS) or f"; one of {', '.join(COMMANDS)}"
+            raise ConfigError(f"knobs {name}: no such command{near}")
+        return COMMANDS[name][1](rest)
+    except UserError as error:
+        return tell(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `knobs ls | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
