@@ -102,8 +102,8 @@ def resolve(path: str, target: str) -> Any:
         f"targets of {group} lie under {', '.join(prefixes)}" if prefixes else "no target is"
     )
     private = group != "hydra" and "._" in f".{target}"
-    if not target.startswith(prefixes) or private:
-        raise ValueError(refusal + _remedy(group, target))
+    if not isinstance(target, str) or not target.startswith(prefixes) or private:
+        raise ValueError(refusal + _remedy(group, str(target)))
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name)
