@@ -105,10 +105,11 @@ def _with_names_of_today(lines: list[str]) -> list[str]:
 
 def _is_study(lines: list[str], grid: bool) -> bool:
     """Return whether a study is asked for; refuse the words of a sweep where they do not belong."""
-    named = [o for o in lines if o.startswith(("sweep=", "retry_failed="))]
+    named = [o for o in lines if o.startswith(("sweep=", "retry_failed=", "keep_going="))]
     studied = [o for o in lines if o.startswith(("+study=", "study="))]
     if several := [o for o in named if "," in o]:
-        raise ConfigError(f"{several[0]}: a sweep has one name, and one value of retry_failed")
+        one = "one name, and one value of retry_failed and of keep_going"
+        raise ConfigError(f"{several[0]}: a sweep has {one}")
     if studied and not grid:
         raise ConfigError(f"{studied[0]}: a study is many runs; put -m first")
     if named and not grid:

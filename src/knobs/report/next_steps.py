@@ -15,7 +15,17 @@ from knobs.report.stats import LEAST_PAIRS as SEEDS
 from knobs.words import count, listed, short
 
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
-NOT_REPEATED = ("hydra", "sweep", "resume", "retry_failed", "study", "search", "task", "test")
+NOT_REPEATED = (
+    "hydra",
+    "sweep",
+    "resume",
+    "retry_failed",
+    "keep_going",
+    "study",
+    "search",
+    "task",
+    "test",
+)
 MOST = 5
 LONGEST = 2000
 INTEGER = re.compile(r"-?\d+")
