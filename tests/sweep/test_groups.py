@@ -76,6 +76,16 @@ def test_the_widest_that_is_not_clearly_slower():
     assert choice({4: 4.0, 16: 1.0, 64: 1.22}, cache=64 * MIB) == 16
 
 
+def test_widths_to_be_timed():
+    assert groups.ladder(64, 1, MIB, cache=0) == [4, 16, 64]
+    assert groups.ladder(100, 1, MIB, cache=0) == [4, 16, 64, 100]
+    assert groups.ladder(64, 1, MIB, cache=16 * MIB) == [16, 64]  # 16 fit: 4 cannot be better
+    assert groups.ladder(64, 1, MIB, cache=64 * MIB) == [64]
+    assert groups.ladder(20, 4, MIB, cache=0) == [4, 16, 20]
+    assert groups.ladder(3, 1, MIB, cache=0) == [3]
+    assert groups.ladder(1, 1, MIB, cache=0) == []
+
+
 class Fake:
     """A probe of nothing: every visit takes what a function of its width and number says."""
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -257,7 +258,8 @@ def _measure(group: Group, data: Reader, most: int) -> None:
         try:
             size = row_bytes(fresh)
             rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / size)))
-            cache, widths = cache_bytes(device), ladder(rows, members)
+            cache = cache_bytes(device)
+            widths = ladder(rows, members, size, cache)
             times = time_widths(
                 lambda width: probe_stack(fresh, width) if width > 1 else alone,
                 widths,
@@ -303,10 +305,19 @@ def choose_width(times: Mapping[int, float], size: int, cache: int) -> int:
     raise AssertionError("the narrowest has no narrower one")
 
 
-def ladder(rows: int, members: int) -> list[int]:
-    """Return the widths to be timed, in runs: WIDTHS in rows, and the most that there may be."""
+def ladder(rows: int, members: int, size: int, cache: int) -> list[int]:
+    """Return the widths to be timed, in runs: WIDTHS in rows, and the most that there may be.
+
+    One whose next wider one fits into the cache is left out: no bandwidth ends the gain there.
+
+    Args:
+        rows: the most runs. members: rows of a run.
+        size: bytes of a run. cache: of the machine.
+    """
     widths = sorted({width // members for width in WIDTHS})
-    return [*(width for width in widths if 1 < width < rows), *[rows] * (rows > 1)]
+    widths = [*(width for width in widths if 1 < width < rows), *[rows] * (rows > 1)]
+    kept = [width for width, wider in pairwise(widths) if wider * size > cache]
+    return [*kept, *widths[-1:]]
 
 
 def time_widths(
