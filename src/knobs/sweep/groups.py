@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -243,7 +244,7 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             run = assemble(group.config | {"resume": None}, examples, device)
             [fresh], alone = clones(run, 1), probe_alone(run)
             alone.visit(0)  # warms up
-            group.step_seconds = group.alone_seconds = alone.visit(0)
+            group.step_seconds = group.alone_seconds = min(alone.visit(0) for _ in range(3))
         except Exception as error:  # each job will say it of itself
             group.reason = first_line(for_a_person(error))
             return
@@ -339,37 +340,41 @@ def time_widths(
     """
     seconds = min(VISIT_SECONDS, PLAN_SHARE * group.steps * group.alone_seconds / 4)
     probes = {1: probe(1)}
-    times = {1: min(group.alone_seconds, probes[1].visit(seconds))}
+    times = {1: min(group.alone_seconds, probes[1].visit(seconds))}  # rough ones at first
 
-    def factor(width: int) -> float:
-        return max([1.0, *(by for wide, by in group.slower.items() if width >= wide)])
+    def visit(width: int) -> float:
+        slow = [by for wide, by in group.slower.items() if width >= wide]
+        return probes[width].visit(seconds) * max([1.0, *slow])
 
-    def visit(*widths: int) -> None:
-        for width in widths:
-            took = probes[width].visit(seconds) * factor(width)
-            times[width] = min(took, times.get(width, took))
-
-    def widest_is_best() -> bool:
-        return choose_width(times, size, cache) == max(times)
+    def beaten(width: int) -> bool:
+        """Return whether a narrower one is clearly faster, in visits of one length."""
+        best = min(times, key=times.get)
+        if choose_width({best: times[best], width: times[width]}, size, cache) == width:
+            return False
+        turns = [{one: visit(one) for one in (best, width)} for _ in range(3)]
+        least = {one: min(turn[one] for turn in turns) for one in (best, width)}
+        return choose_width(least, size, cache) != width
 
     for width in widths:
         probes[width] = probe(width)
-        probes[width].visit(0)
-        visit(width)
-        for _ in range(2):
-            if not widest_is_best():
-                visit(min(times, key=times.get), width)
-        seconds = max(seconds, times[width] * width / factor(width))
-        if not widest_is_best():
+        rough = probes[width].visit(0) * width
+        times[width] = visit(width)
+        seconds = max(seconds, min(rough, times[width] * width))
+        if beaten(width):
             break
+    # Short visits flatter: those that may be chosen are timed anew, all for as long.
+    widest, best = max(times), min(times.values())
+    near = [w for w in times if w == widest or times[w] < 2 * OUT_OF_REACH * best]
+    times |= {width: visit(width) for width in near}
     began = time.perf_counter()
     for turn in range(1, ROUNDS):
-        best, widest = min(times.values()), max(times)
+        best = min(times.values())
+        reach = best * OUT_OF_REACH if turn > 1 else math.inf
+        rivals = [w for w in near if w != widest and times[w] < reach]
         spent = (time.perf_counter() - began) > PLAN_SHARE * group.steps * best
-        rivals = [w for w in times if w < widest and times[w] < OUT_OF_REACH * best]
-        if spent or (turn >= (5 if rivals else 3) and widest_is_best()):
+        if spent or (turn >= (5 if rivals else 3) and choose_width(times, size, cache) == widest):
             break
-        visit(*rivals, widest)
+        times |= {width: min(times[width], visit(width)) for width in (*rivals, widest)}
     return times
 
 
