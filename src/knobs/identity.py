@@ -11,15 +11,15 @@ from typing import Any
 
 # Where a run is kept and shown, not what it computes: no part of its identity.
 NOT_IDENTITY = (
-    *("hydra", "resume", "sweep", "retry_failed", "name", "silence", "tracking", "search", "study"),
-    *("zip", "skip"),
+    *("hydra", "resume", "sweep", "retry_failed", "keep_going", "name", "silence", "tracking"),
+    *("search", "study", "zip", "skip"),
     *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
 # Of these, what tells one run from another within a sweep: data sets under other names.
 FILES = ("data.root", "data.path", "data.test_path", "init.path")
 # Overrides that say how a sweep goes about its jobs, not what a job is.
-NOT_THE_JOB = ("hydra", "sweep", "retry_failed", "zip", "skip")
+NOT_THE_JOB = ("hydra", "sweep", "retry_failed", "keep_going", "zip", "skip")
 CONF = Path(__file__).parents[2] / "conf"
 KEYS = Path(__file__).with_name("schema.json")
 # Keys of a config that have another name now: old name -> new. Overrides, configs and records of

@@ -1,4 +1,6 @@
-"""Groups of runs with several members: their rows, their memory, what they share."""
+"""Which jobs share a stack, how wide it is, and when a plan is made again."""
+
+import random
 
 import pytest
 
@@ -7,19 +9,29 @@ from knobs.config import command
 from knobs.sweep import groups
 from knobs.sweep.jobs import Job
 
+MIB = 2**20
 
-def plan(monkeypatch, overrides, jobs, width):
-    """The groups of so many jobs, and the numbers of runs whose stacks were timed."""
+
+def configs(overrides, jobs):
+    return [command.checked([*overrides, f"seed={i}"]) for i in range(jobs)]
+
+
+def plan(monkeypatch, overrides, jobs, width, seconds=lambda width: 1.0 / width):
+    """The groups of so many jobs, and the widths that were timed, as often as they were.
+
+    Args:
+        seconds: of a step and run, by the width of its stack; a stack that is not timed in truth.
+    """
     tried = []
 
-    def time_stack(run, count):
-        tried.append(count)
-        return 1e-9 / count  # wider is faster
+    def visit(probe, least):
+        tried.append(len(probe.runs))
+        return seconds(len(probe.runs))
 
-    monkeypatch.setattr(groups, "time_stack", time_stack)
-    configs = [command.checked([*overrides, f"seed={i}"]) for i in range(jobs)]
+    monkeypatch.setattr(groups.Probe, "visit", visit)
+    monkeypatch.setattr(groups, "cache_bytes", lambda device: 0)
     planned = groups.plan_groups(
-        {i: Job(i, [], config) for i, config in enumerate(configs)},
+        {i: Job(i, [], config) for i, config in enumerate(configs(overrides, jobs))},
         lambda config: build.data(config), width, {},
     )  # fmt: skip
     return planned, tried
@@ -28,9 +40,9 @@ def plan(monkeypatch, overrides, jobs, width):
 def test_widths_count_rows(monkeypatch):
     """Stacks of 4, 16, 64, 256 rows are timed: of runs with four members a quarter as many runs."""
     one, tried = plan(monkeypatch, ["data=wine"], 20, 64)
-    assert tried == [4, 16, 20]
+    assert set(tried) == {1, 4, 16, 20}
     four, tried = plan(monkeypatch, ["data=wine", "training.members=4"], 20, 64)
-    assert tried == [4, 16]  # 16 and 64 rows, the most there may be
+    assert set(tried) == {1, 4, 16}  # 16 and 64 rows, the most there may be
     assert (one[0].width, four[0].width) == (20, 16)
 
 
@@ -46,3 +58,155 @@ def test_memory_counts_members():
         return groups.row_bytes(groups.assemble(plain, build.data(plain), build.device("cpu")))
 
     assert memory(4) == pytest.approx(4 * memory(1), rel=0.05)
+
+
+def test_the_widest_that_is_not_clearly_slower():
+    def choice(times, cache=0):
+        return groups.choose_width(times, MIB, cache)
+
+    assert choice({4: 4.0, 16: 2.0, 64: 1.0}) == 64
+    assert choice({4: 4.0, 16: 1.0, 64: 1.09}) == 64  # nearly as fast
+    assert choice({4: 4.0, 16: 1.0, 64: 1.11}) == 16
+    assert choice({4: 1.0, 16: 1.2, 64: 1.5}) == 4
+    assert choice({4: 1.0, 16: 1.08, 64: 1.16}) == 16  # 64 is clearly slower than 4
+    assert choice({8: 3.0}) == 8
+    # Where all rows fit into the cache it takes more to say that wider is slower.
+    assert choice({4: 4.0, 16: 1.0, 64: 1.2}, cache=64 * MIB) == 64
+    assert choice({4: 4.0, 16: 1.0, 64: 1.2}, cache=63 * MIB) == 16
+    assert choice({4: 4.0, 16: 1.0, 64: 1.22}, cache=64 * MIB) == 16
+
+
+def test_widths_to_be_timed():
+    assert groups.ladder(64, 1, MIB, cache=0) == [4, 16, 64]
+    assert groups.ladder(100, 1, MIB, cache=0) == [4, 16, 64, 100]
+    assert groups.ladder(64, 1, MIB, cache=16 * MIB) == [16, 64]  # 16 fit: 4 cannot be better
+    assert groups.ladder(64, 1, MIB, cache=64 * MIB) == [64]
+    assert groups.ladder(20, 4, MIB, cache=0) == [4, 16, 20]
+    assert groups.ladder(3, 1, MIB, cache=0) == [3]
+    assert groups.ladder(1, 1, MIB, cache=0) == []
+
+
+class Fake:
+    """A probe of nothing: every visit takes what a function of its width and number says."""
+
+    def __init__(self, width, seconds):
+        self.width, self.seconds, self.visits = width, seconds, 0
+
+    def visit(self, least):
+        self.visits += 1
+        return self.seconds(self.width, self.visits - 1)
+
+
+def choose(seconds, widths=(4, 16, 20), steps=10**6):
+    """The width chosen by timings that are made up, and how often each was visited."""
+    probes = {width: Fake(width, seconds) for width in (1, *widths)}
+    group = groups.Group([], None, epochs=1, epoch_steps=steps, alone_seconds=seconds(1, 0))
+    times = groups.time_widths(probes.get, widths, group, MIB, 0)
+    del times[1]
+    return groups.choose_width(times, MIB, 0), {w: p.visits for w, p in probes.items()}
+
+
+def test_slow_moments_change_no_choice():
+    """One visit to one width takes 30 times as long, or the first ones to all: the choice stays."""
+    truth = {1: 5.0, 4: 2.0, 16: 1.2, 20: 1.0}
+    for slow in truth:
+        for moment in range(4):
+
+            def seconds(width, visit, slow=slow, moment=moment):
+                return truth[width] * (30 if (width, visit) == (slow, moment) else 1)
+
+            assert choose(seconds)[0] == 20, (slow, moment)
+    assert choose(lambda width, visit: truth[width] * (30 if visit < 2 else 1))[0] == 20
+
+
+def test_noise_chooses_nearly_the_best():
+    """Every visit is slower by a random factor, 1 to 4 and often near 1, in 1,000 plans."""
+    for truth, best in (
+        ({1: 5.0, 4: 2.0, 16: 1.0, 20: 1.5}, 16),  # the widest is not the best
+        ({1: 5.0, 4: 2.0, 16: 1.2, 20: 1.0}, 20),
+    ):
+        draws = random.Random(0)
+
+        def seconds(width, visit, truth=truth, draws=draws):
+            return truth[width] * (1 + 3 * draws.random() ** 4)
+
+        chosen = [choose(seconds)[0] for _ in range(1000)]
+        assert chosen.count(best) >= 950, truth
+
+
+def test_a_plan_takes_few_visits():
+    """Where wider is faster at once the widest is visited five times, and narrow ones once."""
+    chosen, visits = choose(lambda width, visit: 1 / width, (4, 16, 64))
+    assert chosen == 64
+    assert visits == {1: 1, 4: 2, 16: 2, 64: 5}  # of a stack the first visit warms up
+    _, visits = choose(lambda width, visit: 1 / width, (4, 16, 64), steps=0)
+    assert visits == {1: 1, 4: 2, 16: 2, 64: 3}  # no time for more
+
+
+def test_wider_ones_are_not_built_where_a_stack_is_clearly_slower():
+    chosen, visits = choose(lambda width, visit: float(width), (4, 16, 64, 256))
+    assert chosen == 4
+    assert visits[64] == visits[256] == 0
+
+
+def test_a_stack_that_is_slower_than_a_run_alone_is_none(monkeypatch):
+    [group], tried = plan(monkeypatch, ["data=wine"], 20, 64, lambda width: 1 + width / 10)
+    assert max(tried) == 4
+    assert group.width == 1
+    assert group.reason == "a stack would take 1.3 times as long"  # 1.4 / 1.1
+
+
+@pytest.mark.filterwarnings("ignore:Seems like")  # of a copy, as plan_groups ignores it
+def test_a_schedule_of_one_epoch_is_timed_for_many():
+    """one_cycle refuses to step beyond its end; probes go on for as long as they like."""
+    [config] = configs(["data=wine", "scheduler=one_cycle", "training.epochs=1"], 1)
+    run = groups.assemble(config, build.data(config), build.device("cpu"))
+    [fresh] = groups.clones(run, 1)
+    for probe in (groups.probe_alone(run), groups.probe_stack(fresh, 2)):
+        for _ in range(3 * groups.steps_per_epoch(len(run.data.train), run.training)):
+            assert probe.visit(0) > 0
+
+
+def test_chunks_are_even():
+    group = groups.Group(list(range(65)), None, width=64)
+    assert [len(chunk) for chunk in group.chunks] == [33, 32]
+    assert sorted(job for chunk in group.chunks for job in chunk) == group.jobs
+
+
+def test_a_stack_is_misjudged_where_load_does_not_explain_it():
+    def factor(seen, alone=1.0):
+        return groups.misjudged(seen, planned=0.1, alone=alone, alone_planned=1.0)
+
+    assert factor([0.11, 0.1, 0.12]) == 1.0
+    assert factor([0.3, 0.3, 0.3]) == pytest.approx(3.0)
+    assert factor([0.9, 0.14, 0.9]) == 1.0  # one epoch without a slow moment was as planned
+    assert factor([0.3, 0.3]) == 1.0  # too few epochs
+    assert factor([0.3, 0.3, 0.3], alone=2.5) == 1.0  # the machine is as much slower
+    assert factor([0.8, 0.8, 0.8], alone=2.0) == pytest.approx(4.0)
+    assert factor([0.3, 0.3, 0.3], alone=0.2) == pytest.approx(3.0)  # a faster one excuses nothing
+
+
+def test_jobs_that_have_not_begun_are_planned_again_once(monkeypatch):
+    """Stacks of 16 of 48 took twice as long as planned: the 32 left train 4 at a time."""
+    timed, data = {}, {}
+    times = {1: 5.0, 4: 1.5, 16: 1.0}
+    monkeypatch.setattr(groups.Probe, "visit", lambda probe, least: times[len(probe.runs)])
+    monkeypatch.setattr(groups, "cache_bytes", lambda device: 0)
+
+    def read(config):
+        return data.setdefault("wine", build.data(config))
+
+    jobs = {i: Job(i, [], config) for i, config in enumerate(configs(["data=wine"], 48))}
+    [group] = groups.plan_groups(jobs, read, 16, timed)
+    assert (group.width, group.step_seconds, group.alone_seconds) == (16, 1.0, 5.0)
+    first, *left = group.chunks
+    assert groups.plan_again(group, left, [1.0, 1.0, 1.0], read, 16, timed) is None
+    again = groups.plan_again(group, left, [2.0, 2.1, 2.2], read, 16, timed)
+    assert again.width == 4
+    assert again.slower == {16: 2.0}
+    assert sorted(again.jobs + first) == list(range(48))
+    assert all(len(chunk) == 4 for chunk in again.chunks)
+    assert again.steps * 48 == group.steps * 32
+    assert groups.plan_again(again, again.chunks, [9.0, 9.0, 9.0], read, 16, timed) is None
+    [later] = groups.plan_groups({0: jobs[0], 1: jobs[1]}, read, 16, timed)
+    assert later.slower == {16: 2.0}

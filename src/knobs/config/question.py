@@ -13,7 +13,7 @@ from knobs.search.space import Choice, Knobs, Range, Space
 
 KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
 # Of a command line: what a search is, not what each of its runs is.
-NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed", "zip", "skip")
+NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed", "keep_going", "zip", "skip")
 # What has one value for a whole search: no best seed is known to be best again.
 NOT_SEARCHED = (
     *("hydra", *NOT_OF_RUNS, "seed", "test", "task", "objective"),

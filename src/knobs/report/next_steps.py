@@ -19,7 +19,7 @@ from knobs.words import count, listed, short
 # Of an override: where a run is kept, or which sweep it was part of; not what it computes.
 NOT_REPEATED = (
     *("hydra", "sweep", "resume", "rerun", "trust", "retry_failed", "keep_going"),
-    *("study", "search", "task", "test"),
+    *("zip", "skip", "study", "search", "task", "test"),
 )
 MOST = 5
 INTEGER = re.compile(r"-?\d+")

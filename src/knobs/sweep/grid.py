@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -37,6 +38,7 @@ from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.shell import literal, quoted
 from knobs.storage import Lock
+from knobs.sweep import failing
 from knobs.sweep.jobs import Job
 from knobs.words import count
 
@@ -69,7 +71,8 @@ class SweepContext:
     Args:
         launcher, context, master: as Hydra hands them to a sweeper.
         returns: of the jobs that have run.
-        stopped: the exit code of a signal that ended it early, or 0.
+        stopped: the exit code of what ended it early, a signal or runs that failed alike, or 0.
+        halted: why it stopped early, where its first runs failed alike.
     """
 
     launcher: Launcher
@@ -78,6 +81,7 @@ class SweepContext:
     out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     returns: list[JobReturn] = field(default_factory=list)
     stopped: int = 0
+    halted: str = ""
 
     @property
     def folder(self) -> Path:
@@ -173,8 +177,13 @@ class SweepContext:
 
     def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
         """Run jobs, and those of the supply; note their returns, and a signal that stopped them."""
+        keep_going = bool(self.master.get("keep_going"))
         try:
-            returns = _launch(jobs, self.launcher, supply) if jobs else []
+            returns = _launch(jobs, self.launcher, supply, keep_going) if jobs else []
+        except failing.Halted as stop:
+            self.returns += stop.returns
+            self.stopped, self.halted = stop.exit_code, str(stop)
+            return
         except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
             code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
             if code not in SIGNALS:
@@ -203,7 +212,10 @@ class SweepContext:
         ]
         if failed:
             show_failures(self.out, failed)
-        if self.stopped:
+        if self.halted:
+            self.out.print(escape(self.halted))
+            code = self.stopped
+        elif self.stopped:
             words = sys.argv[1:]
             if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
                 words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
@@ -265,19 +277,33 @@ def sweep(
             return under_way.conclude()
 
 
-def _launch(jobs: dict[int, Job], launcher: Launcher, supply: Supply | None) -> list[JobReturn]:
-    """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers."""
+def _launch(
+    jobs: dict[int, Job], launcher: Launcher, supply: Supply | None, keep_going: bool
+) -> list[JobReturn]:
+    """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers.
+
+    Raises:
+        Halted: the first of them failed alike: of ours, and of one that runs one job at a time.
+    """
     if hasattr(launcher, "launch_numbered"):
         return list(launcher.launch_numbered(jobs, supply))
+    watched = isinstance(launcher, BasicLauncher) and not keep_going
     returns: list[JobReturn] = []
     for _, batch in groupby(enumerate(sorted(jobs)), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in batch]
-        lines = [jobs[number].overrides for number in numbers]
-        ends = launcher.launch(lines, initial_job_idx=numbers[0])
-        for number, returned in zip(numbers, ends, strict=True):
-            returns.append(returned)
-            if supply:
-                supply.ended(number, returned)
+        first = max(0, failing.FIRST - len(returns)) if watched else 0
+        for part in filter(None, (numbers[:first], numbers[first:])):
+            lines = [jobs[number].overrides for number in part]
+            ends = launcher.launch(lines, initial_job_idx=part[0])
+            for number, returned in zip(part, ends, strict=True):
+                returns.append(returned)
+                if supply:
+                    supply.ended(number, returned)
+            ended = [failing.failure(returned) for returned in returns]
+            if watched and failing.alike(ended):
+                left = len(jobs) - len(returns)
+                if left or supply:
+                    raise failing.Halted(first_line(ended[0]), len(ended), left, returns)
     return returns
 
 

@@ -1,20 +1,21 @@
 """Jobs of a sweep -> groups that train together, how many at a time, and at what cost."""
 
+import contextlib
 import copy
+import dataclasses
 import functools
-import itertools
 import json
-import statistics
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 
-from knobs import build
 from knobs.config import rules
 from knobs.data import Data, Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
@@ -26,7 +27,7 @@ from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep.jobs import Job
 from knobs.training import loop
 from knobs.training.batches import epoch_batches
-from knobs.training.setup import assemble, steps_per_epoch
+from knobs.training.setup import assemble, machine, steps_per_epoch
 from knobs.training.state import Run
 
 STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
@@ -47,9 +48,15 @@ ALIKE = {
 OFF = {"training": "training/default", "regularization": "regularization/none"}  # every knob is off
 SHARED = ("data", "model", "activation", "loss", "regularization", "training")
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
-PROBE_STEPS = 3
+VISIT_SECONDS = 0.005  # of each visit: so long that a pause of the machine hits all widths alike
+ROUNDS = 8  # visits to each width, at most
+PLAN_SHARE = 0.02  # of a group's expected time, which visits after the first may take
 MEMORY_SHARE = 0.5  # of what is free
-NEARLY = 1.1
+NEARLY = 1.1  # a narrower stack is chosen where it is faster by more than this
+OUT_OF_REACH = 1.5  # a narrower one that is slower by more than this is not visited again
+MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
+LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
+CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
 
 Reader = Callable[[dict], Data]  # a config -> its data
@@ -67,6 +74,8 @@ class Group:
         epochs: of all of them, each trained to its last.
         epoch_steps: optimizer steps of one epoch of one of them.
         step_seconds: what a step of one of them is expected to take.
+        alone_seconds: what a step of one of them takes that trains alone.
+        slower: width -> how many times as long a stack took as planned; of stacks that have run.
     """
 
     jobs: list[int]
@@ -76,6 +85,8 @@ class Group:
     epochs: int = 0
     epoch_steps: int = 0
     step_seconds: float = 0.0
+    alone_seconds: float = 0.0
+    slower: dict[int, float] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -113,13 +124,68 @@ def plan_groups(
         if before and (before.width == 1 or len(group.jobs) <= len(before.jobs)):
             group.width, group.reason = min(before.width, len(group.jobs)), before.reason
             group.epoch_steps, group.step_seconds = before.epoch_steps, before.step_seconds
+            group.alone_seconds, group.slower = before.alone_seconds, before.slower
         elif group.config:
-            with warnings.catch_warnings():
-                # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
-                warnings.simplefilter("ignore", UserWarning)
-                _measure(group, data, width)
+            group.slower = before.slower if before else {}
+            _measure(group, data, width)
             timed[key] = group
     return sorted(groups.values(), key=lambda group: group.jobs[0])
+
+
+def plan_again(
+    group: Group,
+    chunks: list[list[int]],
+    seen: Sequence[float],
+    data: Reader,
+    width: int,
+    timed: dict[str, Group],
+) -> Group | None:
+    """Plan the stacks of a group that have not begun, where one that ran was slower than planned.
+
+    A group is planned again at most once: a plan costs time, and the second has learned.
+
+    Args:
+        chunks: the jobs of each stack that has not begun.
+        seen: seconds of a step of one run in the stack that ran, an epoch each.
+        data, width, timed: as plan_groups takes them.
+
+    Returns:
+        The new group of those jobs; None where the plan stands.
+    """
+    if group.width == 1 or group.slower or len(seen) < LEAST_EPOCHS:
+        return None
+    if min(seen) <= MISJUDGED * group.step_seconds:
+        return None
+    with _quiet(group) as device:  # is it the machine that is slower now?
+        run = assemble(group.config | {"resume": None}, data(group.config), device)
+        alone = min(probe_alone(run).visit(VISIT_SECONDS) for _ in range(LEAST_EPOCHS + 1))
+    factor = misjudged(seen, group.step_seconds, alone, group.alone_seconds)
+    if factor == 1.0:
+        return None
+    group.slower[group.width] = factor
+    jobs = sorted(number for chunk in chunks for number in chunk)
+    share = len(jobs) / len(group.jobs)
+    again = dataclasses.replace(group, jobs=jobs, epochs=round(group.epochs * share), width=1)
+    _measure(again, data, width)
+    for key in [key for key, one in timed.items() if one is group]:
+        timed[key] = again
+    return again
+
+
+def misjudged(seen: Sequence[float], planned: float, alone: float, alone_planned: float) -> float:
+    """Return how many times as long as planned a stack's steps take, load left out; 1: as planned.
+
+    factor = min(seen) / planned / max(1, alone / alone_planned), where that is over MISJUDGED.
+
+    Args:
+        seen: seconds of a step of one run in the stack, an epoch each.
+        planned: what was expected.
+        alone: seconds of a step of a run alone, now. alone_planned: when it was planned.
+    """
+    if len(seen) < LEAST_EPOCHS or not planned or not alone_planned:
+        return 1.0
+    factor = min(seen) / planned / max(1.0, alone / alone_planned)
+    return factor if factor > MISJUDGED else 1.0
 
 
 def alone(config: dict) -> str:
@@ -160,81 +226,224 @@ def shared(config: dict) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
+@contextlib.contextmanager
+def _quiet(group: Group) -> Iterator[torch.device]:
+    """Enter the device and the threads of a group's runs, without warnings about copies of them."""
+    with machine(group.config["training"]) as device, warnings.catch_warnings():
+        # A copied optimizer lacks the mark by which its schedule knows that it has stepped.
+        warnings.simplefilter("ignore", UserWarning)
+        yield device
+
+
 def _measure(group: Group, data: Reader, most: int) -> None:
     """Choose the group's width by timing a few steps, and note what a step will cost."""
-    try:
-        examples = data(group.config)
-        device = build.device(group.config["training"]["device"])
-        run = assemble(group.config | {"resume": None}, examples, device)
-        solo = group.step_seconds = time_solo(run)
-    except Exception as error:  # each job will say it of itself
-        group.reason = first_line(for_a_person(error))
+    with contextlib.ExitStack() as quiet:
+        try:
+            examples = data(group.config)
+            device = quiet.enter_context(_quiet(group))
+            run = assemble(group.config | {"resume": None}, examples, device)
+            [fresh], alone = clones(run, 1), probe_alone(run)
+            alone.visit(0)  # warms up
+            group.step_seconds = group.alone_seconds = min(alone.visit(0) for _ in range(3))
+        except Exception as error:  # each job will say it of itself
+            group.reason = first_line(for_a_person(error))
+            return
+        group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
+        members = group.config["training"].get("members", 1)
+        rows = min(len(group.jobs), max(1, most // members))
+        if group.reason or rows == 1:
+            return
+        if isinstance(examples.train, Stream):
+            group.reason = "its data are read from disk batch by batch"
+            return
+        try:
+            size = row_bytes(fresh)
+            rows = min(rows, max(1, int(build.free_memory(device) * MEMORY_SHARE / size)))
+            cache = cache_bytes(device)
+            widths = ladder(rows, members, size, cache)
+            times = time_widths(
+                lambda width: probe_stack(fresh, width) if width > 1 else alone,
+                widths,
+                group,
+                size,
+                cache,
+            )
+        except Exception as error:
+            if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage):
+                raise
+            group.reason = str(fault)
+            return
+    solo = group.step_seconds = group.alone_seconds = times.pop(1)
+    if not times:  # there is no memory for two
         return
-    group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
-    members = group.config["training"].get("members", 1)
-    rows = min(len(group.jobs), max(1, most // members))
-    if group.reason or rows == 1:
+    width = choose_width(times, size, cache)
+    if times[width] > LEAST_GAIN * solo:
+        group.reason = f"a stack would take {times[width] / solo:.1f} times as long"
         return
-    if isinstance(examples.train, Stream):
-        group.reason = "its data are read from disk batch by batch"
-        return
-    try:
-        rows = min(rows, max(1, int(free_memory(device) * MEMORY_SHARE / row_bytes(run))))
-        timed = time_widths(run, rows, solo)
-    except Exception as error:
-        if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage):
-            raise
-        group.reason = str(fault)
-        return
-    fastest = min(timed.values())
-    if fastest > LEAST_GAIN * solo:
-        group.reason = f"a stack would take {fastest / solo:.1f} times as long"
-        return
-    # The widest that is nearly as fast: what an epoch costs beside its steps is shared by more.
-    group.width = max(w for w, seconds in timed.items() if seconds < NEARLY * fastest)
-    group.step_seconds = fastest
+    group.width, group.step_seconds = width, times[width]
 
 
-def time_widths(run: Run, rows: int, solo: float) -> dict[int, float]:
-    """Return width -> seconds of a step and run, as long as wider is not clearly slower.
+def choose_width(times: Mapping[int, float], size: int, cache: int) -> int:
+    """Return the widest stack than which no narrower one is clearly faster.
+
+    A step costs overhead / width + arithmetic a run, so wider is faster until memory bandwidth ends
+    it. What a timing says against that must be clear: by a factor of NEARLY, and of its square
+    where all rows of the stack fit into the cache, since then no bandwidth can be the cause. The
+    wider of equals is better: what an epoch costs beside its steps is shared by more runs.
 
     Args:
-        rows: most runs of a stack; each is as many rows as it has members.
-        solo: seconds of a step of the run alone.
+        times: width -> seconds of a step and run.
+        size: bytes of a run. cache: of the machine.
     """
-    timed: dict[int, float] = {}
-    widths = sorted({w // len(run.networks) for w in WIDTHS})
-    for width in [*(w for w in widths if 1 < w < rows), rows]:
-        timed[width] = time_stack(run, width)
-        if timed[width] > NEARLY * min(*timed.values(), 2 * solo):
+
+    def clearly(narrow: int, wide: int) -> bool:
+        margin = NEARLY**2 if wide * size <= cache else NEARLY
+        return times[narrow] * margin < times[wide]
+
+    for width in sorted(times, reverse=True):
+        if not any(clearly(narrow, width) for narrow in times if narrow < width):
+            return width
+    raise AssertionError("the narrowest has no narrower one")
+
+
+def ladder(rows: int, members: int, size: int, cache: int) -> list[int]:
+    """Return the widths to be timed, in runs: WIDTHS in rows, and the most that there may be.
+
+    One whose next wider one fits into the cache is left out: no bandwidth ends the gain there.
+
+    Args:
+        rows: the most runs. members: rows of a run.
+        size: bytes of a run. cache: of the machine.
+    """
+    widths = sorted({width // members for width in WIDTHS})
+    widths = [*(width for width in widths if 1 < width < rows), *[rows] * (rows > 1)]
+    kept = [width for width, wider in pairwise(widths) if wider * size > cache]
+    return [*kept, *widths[-1:]]
+
+
+def time_widths(
+    probe: Callable[[int], "Probe"], widths: Sequence[int], group: Group, size: int, cache: int
+) -> dict[int, float]:
+    """Return width -> seconds of a step and run: the least of several visits, in turns.
+
+    Every visit takes as long as any other, whatever the width: a pause of the machine is then as
+    likely in each, and the least of several has none. Narrow stacks come first, and no wider ones
+    where one is clearly slower, three times over. Visits go on until the widest is the choice, or
+    the time for it is spent, which is PLAN_SHARE of what the steps will take.
+
+    Args:
+        probe: of a width; of 1 the run alone, warm.
+        widths: to be timed beside it, ascending.
+        group: its steps, and by which factors stacks of it were slower than their timing, which
+            holds for wider ones as well.
+        size: bytes of a run. cache: of the machine.
+    """
+    seconds = min(VISIT_SECONDS, PLAN_SHARE * group.steps * group.alone_seconds / 4)
+    probes = {1: probe(1)}
+    times = {1: min(group.alone_seconds, probes[1].visit(seconds))}  # rough ones at first
+
+    def visit(width: int) -> float:
+        slow = [by for wide, by in group.slower.items() if width >= wide]
+        return probes[width].visit(seconds) * max([1.0, *slow])
+
+    def beaten(width: int) -> bool:
+        """Return whether a narrower one is clearly faster, in visits of one length."""
+        best = min(times, key=times.get)
+        if choose_width({best: times[best], width: times[width]}, size, cache) == width:
+            return False
+        turns = [{one: visit(one) for one in (best, width)} for _ in range(3)]
+        least = {one: min(turn[one] for turn in turns) for one in (best, width)}
+        return choose_width(least, size, cache) != width
+
+    for width in widths:
+        probes[width] = probe(width)
+        rough = probes[width].visit(0) * width
+        times[width] = visit(width)
+        seconds = max(seconds, min(rough, times[width] * width))
+        if beaten(width):
             break
-    return timed
+    # Short visits flatter: those that may be chosen are timed anew, all for as long.
+    widest, best = max(times), min(times.values())
+    near = [w for w in times if w == widest or times[w] < 2 * OUT_OF_REACH * best]
+    times |= {width: visit(width) for width in near}
+    began = time.perf_counter()
+    for turn in range(1, ROUNDS):
+        best = min(times.values())
+        reach = best * OUT_OF_REACH if turn > 1 else math.inf
+        rivals = [w for w in near if w != widest and times[w] < reach]
+        spent = (time.perf_counter() - began) > PLAN_SHARE * group.steps * best
+        if spent or (turn >= (5 if rivals else 3) and choose_width(times, size, cache) == widest):
+            break
+        times |= {width: min(times[width], visit(width)) for width in (*rivals, widest)}
+    return times
 
 
-def time_solo(run: Run) -> float:
-    """Time one optimizer step of a run alone, which takes a few; return seconds."""
+@dataclass
+class Probe:
+    """Optimizer steps of a run or of a stack of copies of it, to be timed.
+
+    Args:
+        step: makes one of a batch.
+        batches: yields those of an epoch.
+        runs: which the steps are of.
+    """
+
+    step: Callable[..., object]
+    batches: Callable[[], Iterator[tuple]]
+    runs: list[Run]
+
+    def __post_init__(self) -> None:
+        self._endless = self._epochs()
+
+    def visit(self, seconds: float) -> float:
+        """Make steps for so long, one at least; return seconds of a step and run."""
+        steps, took, began = 0, 0.0, time.perf_counter()
+        with loop.together(self.runs[0]) if len(self.runs) == 1 else contextlib.nullcontext():
+            while steps == 0 or took < seconds:
+                self.step(*next(self._endless))
+                steps += 1
+                if self.runs[0].device.type != "cpu":
+                    torch.accelerator.synchronize()  # else only the launches would be timed
+                took = time.perf_counter() - began
+        return took / steps / len(self.runs)
+
+    def _epochs(self) -> Iterator[tuple]:
+        """Yield batches for ever; a schedule, which may refuse to outlast its run, begins again."""
+        moved = [run.scheduler for run in self.runs if run.interval == "step"]
+        begun = [copy.deepcopy(scheduler.state_dict()) for scheduler in moved]
+        while True:
+            yield from self.batches()
+            for scheduler, state in zip(moved, begun, strict=True):
+                scheduler.load_state_dict(copy.deepcopy(state))
+
+
+def probe_alone(run: Run) -> Probe:
+    """Return a probe of a run alone."""
     run.model.train()
     training_mode(run.optimizer, True)
-    with loop.together(run):
-        return _step_seconds(functools.partial(loop.train_step, run), epoch_batches(run))
+    step = functools.partial(loop.train_step, run)
+    return Probe(step, functools.partial(epoch_batches, run), [run])
 
 
-def time_stack(run: Run, width: int) -> float:
-    """Time one step of a stack of `width` copies of a run; return seconds a run."""
+def probe_stack(run: Run, width: int) -> Probe:
+    """Return a probe of a stack of `width` copies of a run."""
     rows = stack.Stack(clones(run, width))
     rows.model.train()
     step = functools.partial(stack.train_step, rows)
-    return _step_seconds(step, stack.epoch_batches(rows)) / width
+    return Probe(step, functools.partial(stack.epoch_batches, rows), rows.runs)
 
 
-def _step_seconds(step: Callable[..., object], batches: Iterator[tuple]) -> float:
-    """Return the median; the first step warms up where there are several."""
-    seconds = []
-    for batch in itertools.islice(batches, PROBE_STEPS + 1):
-        began = time.perf_counter()
-        step(*batch)
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:] or seconds)
+@functools.cache
+def cache_bytes(device: torch.device) -> int:
+    """Return the bytes of a device's last cache; 0 where they are not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [0]
+    for path in CACHE.glob("index*/size"):
+        text = path.read_text().strip()
+        unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 0)
+        sizes.append(int(text[:-1]) * unit if unit else 0)
+    return max(sizes)
 
 
 def clones(run: Run, count: int) -> list[Run]:
@@ -260,19 +469,3 @@ def row_bytes(run: Run) -> int:
     # Weights, gradient, shadow and the best so far; activations and their gradients.
     inputs = batch.x.values() if isinstance(batch.x, dict) else [batch.x]
     return 4 * weights + state + sum(x.nbytes for x in inputs) + 2 * sum(saved)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes still free on a device, within this process's own limit."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 8 * 2**30  # not Linux: a guess that every machine of today meets
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(0, free)

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from knobs import build
 from knobs.data import Data
-from knobs.errors import ConfigError, MemoryShortage, for_a_person
+from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
-from knobs.sweep import groups
+from knobs.sweep import failing, groups
+from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
@@ -48,6 +49,9 @@ def launch(
         context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
         supply: has further jobs when some have ended; none if None.
+
+    Raises:
+        Halted: the first runs failed alike, and `master` has no keep_going=true.
     """
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
@@ -61,22 +65,55 @@ def launch(
     def begin(job: Job) -> None:
         job.begin(compose(job.overrides, context, master), context, task_function)
 
-    supply, timed = supply or Supply(), {}
+    searching, supply, timed = supply is not None, supply or Supply(), {}
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
     planned = groups.plan_groups(jobs, read, width, timed)
+    keep_going = bool(master.get("keep_going"))
     with Screen(jobs, planned, supply) as screen, stop_signals() as stopped:
-        launched = Launch(screen, stopped, read, begin, supply)
+        launched = Launch(screen, stopped, read, begin, supply, keep_going)
         while jobs:
             for group in planned:
-                for numbers in group.chunks:
-                    if not stopped:
-                        launched.run([jobs[number] for number in numbers])
+                chunks = group.chunks
+                while chunks and not launched.ends:
+                    numbers = chunks.pop(0)
+                    launched.run([jobs[number] for number in numbers])
+                    if chunks and not launched.ends:
+                        chunks = replanned(launched, group, chunks, width, timed)
             waiting, launched.waiting = launched.waiting, {}  # the screen knows of them
-            jobs = {} if stopped else waiting or supply.more()
+            if launched.halted:
+                launched.left |= set(jobs) | set(waiting)
+            jobs = {} if launched.ends else waiting or supply.more()
             planned = groups.plan_groups(jobs, read, width, timed)
             screen.add({} if waiting else jobs, sum(group.steps for group in planned))
         launched.wait()
-    return [returned for _, returned in sorted(launched.returns.items())]
+    returns = [returned for _, returned in sorted(launched.returns.items())]
+    left = len(launched.left - set(launched.returns))
+    if launched.halted and not stopped and (left or searching):
+        raise Halted(launched.halted, len(launched.failures), left, returns)
+    return returns
+
+
+def replanned(
+    launched: "Launch",
+    group: groups.Group,
+    chunks: list[list[int]],
+    width: int,
+    timed: dict[str, groups.Group],
+) -> list[list[int]]:
+    """Return the stacks of a group that have not begun, otherwise than planned where that pays.
+
+    Args:
+        chunks: as planned; what has run of the group says whether the plan was right.
+        width, timed: as groups.plan_groups takes them.
+    """
+    again = groups.plan_again(group, chunks, launched.seen, launched.read, width, timed)
+    if not again:
+        return chunks
+    launched.screen.note(
+        f"stacks of {group.width} are {again.slower[group.width]:.1f} times as slow as planned; "
+        f"the {len(again.jobs)} runs left train {again.width} at a time"
+    )
+    return again.chunks
 
 
 def open_files() -> int:
@@ -102,8 +139,14 @@ class Launch:
         read: a config -> its data.
         begin: lets a job run until it waits for its run, or has ended.
         supply: of jobs that take the places of those that have left a stack.
+        keep_going: whether to go on where the first runs all failed alike.
         waiting: handed out by the supply, of no stack under way.
         returns: of jobs that have ended.
+        failures: what failed each run that has ended, None where nothing did, in that order.
+        halted: why no further run begins: what the first failures say.
+        left: numbers of jobs that did not begin because of it.
+        seen: seconds that a step of one run took in the stack that ran last, an epoch each, as
+            long as every row was in it.
     """
 
     screen: Screen
@@ -111,21 +154,50 @@ class Launch:
     read: groups.Reader
     begin: Callable[[Job], None]
     supply: Supply
+    keep_going: bool = False
     waiting: dict[int, Job] = field(default_factory=dict)
     returns: dict[int, JobReturn] = field(default_factory=dict)
+    failures: list[Exception | None] = field(default_factory=list)
+    halted: str = ""
+    left: set[int] = field(default_factory=set)
+    seen: list[float] = field(default_factory=list)
     _mirrors: MirrorProcess = field(default_factory=lambda: MirrorProcess())
     _trackers: list[Mirror] = field(default_factory=list)
 
+    @property
+    def ends(self) -> bool:
+        """Return whether no further run begins: a signal came, or the first ones failed alike."""
+        return bool(self.stopped or self.halted)
+
     def run(self, jobs: list[Job]) -> None:
         """Run jobs that train together, from their beginning to their end."""
-        jobs = self._begun(jobs)
-        if jobs:
-            with machine(jobs[0].config["training"]) as device:
+        self.seen.clear()
+        first, rest = jobs[: failing.FIRST], jobs[failing.FIRST :]
+        waiting = self._begun(first)
+        # Those that are to train alike are opened under one setting; the first ones try it.
+        if not waiting and rest and not self._halts():
+            waiting, rest = self._begun(rest), []
+        if waiting:
+            with machine(waiting[0].config["training"]) as device:
+                rows = self._opened(waiting, device)
+                if rest and (rows or not self._halts()):
+                    data = rows[0][1].run.data if rows else None
+                    rows += self._opened(self._begun(rest), device, data)
                 places: dict[int, list[Row]] = {}  # a stack stands at one batch
-                for job, session in self._opened(jobs, device):
+                for job, session in rows:
                     places.setdefault(session.run.progress.batch, []).append((job, session))
                 for rows in places.values():
                     self._train(rows)
+        self._halts(whole_stack=len(jobs) > 1)
+
+    def _halts(self, whole_stack: bool = False) -> bool:
+        """Note that no further run is to begin, where the first ones have failed alike."""
+        if self._alike(whole_stack):
+            self.halted = first_line(self.failures[0])
+        return bool(self.halted)
+
+    def _alike(self, whole_stack: bool = False) -> bool:
+        return not self.keep_going and failing.alike(self.failures, whole_stack)
 
     def wait(self) -> None:
         """Wait until everything is mirrored."""
@@ -193,9 +265,13 @@ class Launch:
         return None
 
     def _alone(self, rows: list[Row]) -> None:
-        for job, session in rows:
+        for place, (job, session) in enumerate(rows):
             if self.stopped:
                 self._end(job, session.close("interrupted", None, self.stopped[0]))
+                continue
+            if place >= failing.FIRST and self._halts():  # no step of it has been made
+                self.left.add(job.number)
+                job.end(session.close("interrupted", None, SWEEP_FAILED - 128))
                 continue
             try:
                 with job.environment(), session.fitting(Console(quiet=True)) as (_, watch):
@@ -216,6 +292,8 @@ class Launch:
         by_run = {session.run: (job, session) for job, session in rows}
         unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
         due = time.perf_counter() + SAVE_SECONDS
+        first, left = rows[0][1].run, False  # a run to time the stack by, until any row has left
+        before = [first.progress.train_seconds, first.progress.step]
 
         def on_epoch(one: Run, metrics: dict) -> None:
             if one in unsaved:
@@ -224,6 +302,10 @@ class Launch:
             with job.log():
                 session.epoch(metrics)
             self.screen.epoch(job.number, one)
+            seconds, steps = one.progress.train_seconds, one.progress.step
+            if one is first and not left and steps > before[1]:
+                self.seen.append((seconds - before[0]) / (steps - before[1]))
+                before[:] = seconds, steps
 
         def on_round(stacked: stack.Stack) -> None:
             nonlocal due
@@ -242,20 +324,22 @@ class Launch:
             prune([by_run[one][1] for one in going])
 
         def refill(places: int) -> list[Run]:
-            first = rows[0][1]
-            jobs = {} if self.stopped else self.supply.more(places)
-            joining = [job for job in jobs.values() if joins(job.config, first.config)]
+            config = rows[0][1].config
+            jobs = {} if self.stopped or self._alike() else self.supply.more(places)
+            joining = [job for job in jobs.values() if joins(job.config, config)]
             self.waiting |= {n: job for n, job in jobs.items() if job not in joining}
-            data = first.run.data
-            steps = steps_per_epoch(len(data.train), first.run.training)
+            data = first.data
+            steps = steps_per_epoch(len(data.train), first.training)
             epochs = sum(job.config["training"]["epochs"] for job in joining)
             self.screen.add(jobs, steps * epochs)
-            opened = self._opened(self._begun(joining), first.run.device, data)
+            opened = self._opened(self._begun(joining), first.device, data)
             rows.extend(opened)
             by_run.update({session.run: (job, session) for job, session in opened})
             return [session.run for _, session in opened]
 
         def on_end(one: Run, status: str, error: Exception | None) -> None:
+            nonlocal left
+            left = True
             job, session = by_run[one]
             try:
                 with job.log():
@@ -277,6 +361,7 @@ class Launch:
 
     def _ended(self, job: Job) -> None:
         self.returns[job.number] = job.returned
+        self.failures.append(failing.failure(job.returned))
         self.screen.ended(job)
         self.supply.ended(job.number, job.returned)
 
