@@ -134,6 +134,8 @@ def conflicts(config: dict) -> Iterator[str]:
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.gradient_accumulation_steps={count}: {more}"
     yield from member_conflicts(training, optimizer["_target_"])
+    tracking = config["tracking"]
+    yield from targets.resolve("tracking", tracking["_target_"]).faults(tracking)
 
 
 def target_faults(data: dict) -> Iterator[str]:

@@ -5,6 +5,7 @@ import logging
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -138,6 +139,7 @@ class SweepContext:
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
         counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
+        shared = Counter(line for lines in jobs for line in set(lines))
         for lines in jobs:
             key = job_of(lines)
             if key in done:
@@ -145,6 +147,7 @@ class SweepContext:
                 continue
             new = job(lines, self.context, self.master)
             name = ledger.name_of(identity(new.config), key) if new.config else ""
+            new.differs = [line for line in lines if shared[line] < len(jobs) or len(jobs) == 1]
             new.number = numbers.get(name, last + 1)
             last = max(last, new.number)
             if new.number in todo:

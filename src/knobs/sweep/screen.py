@@ -104,8 +104,7 @@ class Screen:
     def mirrored(self, lines: list[str]) -> None:
         """Print what the mirrors have to say: the same thing of all runs once."""
         if len(lines) > 1:
-            upload = "; all of them: make sync" * ("wandb sync" in lines[0])
-            lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')}{upload})"]
+            lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')})"]
         if lines:
             self.note(lines[0])
 

@@ -316,7 +316,8 @@ class Trials(Supply):
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep
         new = job(lines, sweep.context, sweep.master, trial.run)
-        new.label = " ".join([*plan.arms[trial.arm], *values])
+        new.differs = [*plan.arms[trial.arm], *values]
+        new.label = " ".join(new.differs)
         return new
 
     def _tell(self, number: int) -> None:

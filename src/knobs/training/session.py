@@ -21,7 +21,7 @@ from knobs.identity import identity, public
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.storage import sync_folder
-from knobs.tracking import Mirror, mirror
+from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
 from knobs.training.screen import Screen
@@ -73,6 +73,7 @@ class Session:
         track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
         row: bool = False,
     ):
+        config = config | {"tracking": named(config["tracking"], config["name"])}
         self.row, self.config, self.about = row, config, about or {"overrides": [], "choices": {}}
         self.record = Record(folder)
         try:
