@@ -51,7 +51,9 @@ def found(report, check):
 
 
 def screen(report, width=80, height=24, page=None):
-    out = Console(file=StringIO(), width=width, height=height)
+    out = Console(
+        file=StringIO(), width=width, height=height, force_terminal=True, color_system=None
+    )
     terminal.show(out, report, page)
     return out.file.getvalue()
 

@@ -62,7 +62,7 @@ def read_csv(path):
 
 
 def shown(entries, width=80, **more):
-    out = Console(file=StringIO(), width=width)
+    out = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
     terminal.leaderboard(out, entries, **more)
     return out.file.getvalue().splitlines()
 

@@ -19,7 +19,6 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from knobs import ledger
 from knobs.config import command
@@ -38,6 +37,7 @@ from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.storage import Lock
 from knobs.sweep.jobs import Job
+from knobs.sweep.lines import failures
 from knobs.words import count
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
@@ -52,6 +52,7 @@ log = logging.getLogger("knobs")
 class Supply:
     """Has further jobs while others run: a search. This one has none."""
 
+    before = 0  # jobs that have ended already, in earlier phases and processes
     coming = 0  # jobs that there will be beside those handed out, as far as is known
 
     def more(self, count: int | None = None) -> dict[int, Job]:
@@ -240,7 +241,7 @@ class SweepContext:
             why = f"{type(error).__name__}: {first_line(error)}"
             self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
         terminal.leaderboard(self.out, entries, path=path)
-        self.out.print(escape(f"what it says: python -m knobs.report {_near(self.folder)}"))
+        self.out.print(escape(f"report: python -m knobs.report {_near(self.folder)}"))
         return BUG if report else 0
 
 
@@ -316,16 +317,14 @@ def resolved(composed: DictConfig) -> dict[str, Any] | None:
 
 def show_failures(out: Console, failed: list[JobReturn]) -> None:
     """Print a line for each job that failed, and where its traceback is."""
-    table = Table(box=None, title=f"{len(failed)} failed", title_justify="left", title_style="red")
-    for column in ("job", "error", "log"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for returned in failed:
         hydra, error = returned.hydra_cfg.hydra, returned._return_value
         why = f"{type(error).__name__}: {first_line(for_a_person(error))}"
         log = Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
         where = _near(log) if log.is_file() else ""
-        table.add_row(str(hydra.job.num), escape(why), escape(where))
-    out.print(table)
+        rows.append((str(hydra.job.num), why, where))
+    failures(out, rows)
 
 
 def _near(path: Path) -> str:

@@ -5,7 +5,6 @@ elsewhere there is one plain line at most every few seconds, and nothing is wrap
 """
 
 import math
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from torch import nn
 
 from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
+from knobs.models.layers import Dropout
 from knobs.training.setup import steps_per_epoch
 from knobs.training.state import Run
-from knobs.words import count, duration, printable
+from knobs.words import count, duration, folded, printable
 
 PLAIN_SECONDS = 2.0  # between plain lines
 MAX_HINTS = 3
@@ -103,7 +103,7 @@ class Screen:
     def _stay(self) -> None:
         """Print the line that waits, if one does: the last best, or the last epoch."""
         if self._waiting:
-            self.out.print(escape(self._waiting))
+            self.out.print(escape(self._waiting), soft_wrap=True)
             self._waiting = ""
 
     def _times(self, done: int) -> str:
@@ -134,14 +134,8 @@ def block(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def _row(out: Console, name: str, value: str, style: str = "dim") -> None:
-    """Print a named row, in one line; on a terminal one too long goes on below its beginning.
-
-    It is broken at spaces only: a path stays whole.
-    """
-    lines = [value]
-    if out.is_terminal:
-        room = max(20, out.width - 13)
-        lines = textwrap.wrap(value, room, break_long_words=False, break_on_hyphens=False)
+    """Print a named row, in one line; on a terminal one too long goes on below its beginning."""
+    lines = folded(value, out.width - 13) if out.is_terminal else [value]
     for i, line in enumerate(lines):
         out.print(f"  [{style}]{'' if i else name:<10}[/] {escape(line)}", soft_wrap=True)
 
@@ -155,16 +149,17 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     kind = {"table": f"{size} inputs", "text": f"{size} tokens"}.get(data.kind, f"image {size}")
     members = f"{n} members, " if (n := len(run.networks)) > 1 else ""
     model = f"{config['model']['name']}, {members}{_parameters(run.model)}"
-    stated = [line for line in changed if key_of(line) != "resume"]  # the folder says it
+    stated = {key_of(line): line for line in changed}  # of a key given twice the last counts
+    stated.pop("resume", None)  # the folder says it
     steps = f"{training['epochs']} epochs in batches of {training['batch_size']}"
     regularization = [
         f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True
     ]
     rows = [
-        ("changed", "  ".join(stated) or "nothing: all defaults"),
+        ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
         ("target", _target(run, config)),
-        ("model", f"{model}; {_short(config['activation'])}"),
+        ("model", model + _activation(run.networks[0], config["activation"])),
         ("init", _init(run.networks[0], config["init"])),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
@@ -182,6 +177,13 @@ def _parameters(model: nn.Module) -> str:
     total, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
     frozen = f", {trained:,} trainable" if trained < total else ""
     return count(total, "parameter") + frozen
+
+
+def _activation(network: nn.Module, node: dict) -> str:
+    """Return `; ReLU`; nothing where there is no layer that one could follow."""
+    layers = {type(m) for m in network.modules() if not any(True for _ in m.children())}
+    bare = layers <= {nn.Flatten, nn.Linear, nn.Dropout, Dropout}
+    return "" if bare else f"; {_short(node)}"
 
 
 def _target(run: Run, config: dict) -> str:

@@ -124,7 +124,7 @@ class Session:
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
                     advice = "a lower lr, warm-up or clipping may help"
-                    out.print(f"[red]diverged[/]: {error}; {advice}")
+                    out.print(f"[red]diverged[/]: {error}; {advice}", soft_wrap=not out.is_terminal)
                     self.close("diverged", error)
                 except loop.Interrupted:
                     self.close("interrupted", number=received[0])
