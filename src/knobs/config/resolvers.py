@@ -55,7 +55,7 @@ def short_name(overrides: Iterable[str], otherwise: str) -> str:
 def _name_part(key: str, value: str) -> str:
     if under(key, (*NOT_IDENTITY, "task", "test")) or not value or PATH.search(value):
         return ""
-    value = UNSAFE.sub("_", re.sub(r"[\s\[\]{}'\"]", "", value)).strip("._-")
+    value = UNSAFE.sub("_", re.sub(r"[\s\[\]{}'\"]", "", value)).lstrip("_").rstrip("._-")
     group, _, rest = key.partition(".")
     if not rest and (CONF / group).is_dir():  # an option
         plain = _options()[value] == 1 and value not in UNCLEAR
