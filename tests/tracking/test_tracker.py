@@ -210,8 +210,8 @@ def test_without_an_account_a_run_is_kept_and_one_line_says_how_to_send_it(train
     assert offline.done.stderr == ""
     assert offline.done.seconds < NO_HANG
     command = "python -m knobs.tracking.sync run"
-    why = "no W&B account here; log in with `wandb login`"
-    assert offline.done.line == f"offline: {why}; upload with: {command}"
+    why = "offline, no account; log in with `wandb login`"
+    assert offline.done.line == f"{why}, then: {command}"
     assert len(list(offline.folder.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
@@ -223,10 +223,10 @@ def test_a_missing_account_is_named_once_a_day(train, tmp_path):
     def line():
         return train(tmp_path, ".", "1", "5", env=env, command=TRACKER).line
 
-    assert line().startswith("offline: no W&B account here")
+    assert line().startswith("offline, no account; ")
     assert line() == ""
     os.utime(stamp, (time.time() - DAY - 1,) * 2)
-    assert line().startswith("offline: no W&B account here")
+    assert line().startswith("offline, no account; ")
     assert line() == ""
     env["KNOBS_CACHE"] = str(tmp_path / "metrics.jsonl")  # no folder: it cannot be written
     assert line() == line() != ""
@@ -253,7 +253,7 @@ def test_no_secret_is_in_the_offline_files(offline):
 
 
 def test_the_command_shown_uploads_an_offline_run(train, offline):
-    words = shlex.split(offline.done.line.partition("upload with: ")[2])
+    words = shlex.split(offline.done.line.partition("then: ")[2])
     assert words.pop(0) == "python"
     env = {"PYTHONWARNINGS": "", "PYTHONPATH": str(REPO / "src")}
     with WandbServer() as server:

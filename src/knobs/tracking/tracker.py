@@ -59,7 +59,8 @@ VARIABLES = {
     "tags": "WANDB_TAGS",
 }
 DEFAULT_PROJECT = "knobs"
-NO_ACCOUNT = "no W&B account here; log in with `wandb login`"
+LOG_IN = "log in with `wandb login`"
+NO_ACCOUNT = f"no W&B account here; {LOG_IN}"
 DAY = 86_400.0  # seconds between two words about a missing account
 STAMP = "no-wandb-account"  # the file whose time says when the last one was
 
@@ -190,9 +191,12 @@ class Tracker(Mirror):
             run, why = self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
-        self.line = f"offline: {why}; upload with: {upload(self.folder)}" if why else run.url
-        if why == NO_ACCOUNT and told_today():
-            self.line = ""
+        self.line = run.url
+        if why == NO_ACCOUNT:
+            send = f"offline, no account; {LOG_IN}, then: {upload(self.folder)}"
+            self.line = "" if told_today() else send
+        elif why:
+            self.line = f"offline: {why}; upload with: {upload(self.folder)}"
         try:
             self._send(run)
         finally:
