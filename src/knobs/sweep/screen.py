@@ -7,6 +7,7 @@ from collections import Counter
 from hydra.core.utils import JobStatus
 from rich.console import Console
 from rich.console import Group as Lines
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
@@ -62,9 +63,10 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def __rich__(self) -> Lines:
+    def __rich__(self) -> Constrain:
         lines = [self._line(), *("  " + line for line in self._leaders())]
-        return Lines(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+        texts = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
+        return Constrain(Lines(*texts), self.out.width - 3)  # room for the ^C of a terminal
 
     def add(self, jobs: dict[int, Job], steps: int) -> None:
         """Count further jobs, and further optimizer steps, as far as they are known."""

@@ -6,12 +6,14 @@ elsewhere there is one plain line at most every few seconds, and nothing is wrap
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from torch import nn
 
@@ -31,6 +33,18 @@ MAX_CLASSES, MAX_NAME = 6, 20  # names of classes shown; characters of one
 FILLED = (*LINEAR, *CONV, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
+class Bar(Progress):
+    """A bar that leaves room for the ^C a terminal echoes: wrapped by it, the bar stayed behind."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, **settings: Any):
+        self._out = console  # rich asks for the line before it has its own
+        super().__init__(*columns, console=console, **settings)
+
+    def get_renderables(self) -> Iterator[Constrain]:
+        """Yield the one line."""
+        yield Constrain(self.make_tasks_table(self.tasks), self._out.width - 3)
+
+
 class Screen:
     """Shows progress: `with Screen(run, out) as screen`, then `epoch` and `step` as it goes."""
 
@@ -45,9 +59,9 @@ class Screen:
         self._shown = -self._apart  # the epoch of the last line that stays
         self._waiting = ""  # the line that stays if nothing better comes
         self._best = run.progress.best_epoch
-        self._bar = Progress(
+        self._bar = Bar(
             _words("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=3)),
             _words("{task.fields[values]}"),
             _words("{task.fields[times]}"),
             console=self.out,
@@ -84,8 +98,8 @@ class Screen:
         line = f"epoch {epoch}/{self.epochs}  loss {loss}  {self.metric} {value}"
         if not self._bar.disable:
             done = epoch * self._steps
-            values = f"loss {loss}  {self.metric} {value}"
-            values += f"  best {run.progress.best:.4f}" if best else ""
+            values = f"loss {loss} {self.metric} {value}"
+            values += f" best {run.progress.best:.4f}" if best else ""
             times = self._times(done)
             self._bar.update(self._task, completed=done, epoch=epoch, values=values, times=times)
             if best != self._best:
