@@ -131,7 +131,7 @@ class Tracker(Mirror):
         if not Tracker.enabled(settings):
             return
         for key, variable in VARIABLES.items():
-            stated = settings[key] is not None
+            stated = settings.get(key) is not None
             field = f"tracking.{key}" if stated else variable
             value = settings[key] if stated else _variable(key)
             if key == "tags":
@@ -152,7 +152,7 @@ class Tracker(Mirror):
         Args:
             name: the run's, where it has no other.
         """
-        filled = {key: settings[key] for key in VARIABLES}
+        filled = {key: settings.get(key) for key in VARIABLES}
         filled |= {key: _variable(key) for key, value in filled.items() if value is None}
         filled["project"] = filled["project"] or DEFAULT_PROJECT
         filled["run_name"] = filled["run_name"] or name[:MAX_NAME]
