@@ -42,7 +42,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
     assert re.search(r"finished: best val/accuracy 0\.\d{4}", done.stdout)
     assert re.search(r"cost +\d+\.\d s, [\d,]+ samples/s, peak memory [\d,]+ MiB", done.stdout)
     (folder,) = folders(tmp_path)
-    assert folder.name.endswith("-digits-mlp-momentum")
+    assert folder.name.endswith("-momentum-epochs3-lr5")
     assert sorted(p.name for p in folder.iterdir()) == [
         ".hydra",
         "checkpoints",

@@ -7,10 +7,14 @@ import math
 import pytest
 import torch
 from torch.optim import lr_scheduler
+from trained import solo, together
 
 from knobs import build, schedulers
 from knobs.config import command
+from knobs.training.checkpoint import restore, snapshot
+from knobs.training.loop import train_epoch
 from knobs.training.preview import rates
+from knobs.training.state import Interrupted
 
 EPOCHS, STEPS = 20, 7
 TOTAL = EPOCHS * STEPS
@@ -140,6 +144,36 @@ def test_plateau_watches_a_validation_metric(train, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line)["lr"] for line in lines]
     assert found == pytest.approx([1e-2, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_the_rate_of_an_epoch_is_that_of_its_last_step(make_run):
+    """Of every schedule, alone and in a stack of all of them."""
+    setting = ["data=wine", "training.batch_size=32", "training.epochs=6", "tracking=local"]
+    options = sorted(p.stem for p in (command.CONF / "scheduler").glob("*.yaml"))
+    lines = {o: [*setting, "optimizer=sgd", f"scheduler={o}"] for o in options}
+    lines["plateau"].append("scheduler.patience=99")  # it falls by a metric, and so it cannot
+    rows = [make_run(*lines[option]) for option in options]
+    stacked = together(rows)
+    for option, row in zip(options, rows, strict=True):
+        steps = row.progress.step // 6
+        used = rates(command.checked(lines[option]), steps)[steps - 1 :: steps]
+        assert [one["lr"] for one in solo(make_run(*lines[option]))[1]] == used, option
+        assert [one["lr"] for one in stacked[row][1]] == used, option
+
+
+def test_a_run_interrupted_behind_an_epochs_last_step_knows_its_rate(make_run):
+    setting = ["data=wine", "training.batch_size=32", "scheduler=one_cycle", "training.epochs=4"]
+    run, whole = make_run(*setting), make_run(*setting)
+
+    def stop(run):
+        run.stop_requested = run.progress.batch == 4
+
+    with pytest.raises(Interrupted):
+        train_epoch(run, stop)
+    resumed = make_run(*setting)
+    restore(resumed, snapshot(run))
+    rates_used = [train_epoch(one, lambda run: None)["lr"] for one in (resumed, whole)]
+    assert rates_used[0] == rates_used[1] != run.lr
 
 
 @pytest.mark.parametrize(("word", "total", "expected"), [

@@ -107,3 +107,18 @@ def test_processes_that_wait_for_each_other_count_exactly(tmp_path):
         assert process.wait() == 0
     assert number.read_text() == "300"
     assert not lock.exists()
+
+
+def test_processes_that_claim_one_folder_at_once_each_get_their_own(tmp_path):
+    """Every claim of four processes' is a new folder, though all ask for one name."""
+    code = (
+        "import sys, pathlib, knobs.storage as s\n"
+        "[print(s.claim(pathlib.Path(sys.argv[1]) / 'a' / 'run').name) for _ in range(25)]"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    names = [name for one in started for name in one.communicate()[0].decode().split()]
+    assert sorted(names) == sorted(["run", *(f"run-{i}" for i in range(2, 101))])
+    assert {path.name for path in (tmp_path / "a").iterdir()} == set(names)

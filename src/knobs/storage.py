@@ -8,6 +8,7 @@ killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -54,6 +55,20 @@ def append(path: Path, data: bytes) -> None:
             file.seek(-1, os.SEEK_END)
             data = data if file.read(1) == b"\n" else b"\n" + data
         file.write(data)
+
+
+def claim(folder: Path) -> Path:
+    """Make a new folder, and return it: `folder`, or `folder-2`, ... where another process has it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for name in itertools.chain([folder.name], (f"{folder.name}-{i}" for i in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            (folder.parent / name).mkdir()
+            return folder.parent / name
+    raise AssertionError("there is always a further number")
 
 
 def cut_half_line(path: Path) -> None:

@@ -6,6 +6,7 @@ have two; a p-value has three.
 
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -67,6 +68,14 @@ def printable(text: str, most: int = 400) -> str:
     """Return text with control characters removed, cut to a length."""
     short = text if len(text) <= most else text[: most - 1] + "…"
     return "".join(c if c.isprintable() else "�" for c in short)
+
+
+def folded(text: str, room: int) -> list[str]:
+    """Break a text into lines of at most `room` characters, 20 at least.
+
+    It is broken at spaces only: a longer word or path is a line of its own.
+    """
+    return textwrap.wrap(text, max(20, room), break_long_words=False, break_on_hyphens=False)
 
 
 def short(value: Any) -> str:

@@ -54,7 +54,9 @@ def found(report, check):
 
 
 def screen(report, width=80, height=24, page=None):
-    out = Console(file=StringIO(), width=width, height=height)
+    out = Console(
+        file=StringIO(), width=width, height=height, force_terminal=True, color_system=None
+    )
     terminal.show(out, report, page)
     return out.file.getvalue()
 
@@ -799,6 +801,26 @@ def test_choices_that_hydra_would_misread_are_quoted():
 
 
 # ------------------------------------------------------------------ shown and written
+@pytest.mark.parametrize("kind", [fake_grid, fake_search, fake_study])
+def test_where_there_is_no_terminal_the_report_is_whole(tmp_path, kind):
+    report = make([kind(tmp_path / "s")])
+    out = Console(file=StringIO(), width=80, height=25)
+    terminal.show(out, report, tmp_path / "report.html")
+    lines = out.file.getvalue().splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("rank"))
+    entries = report.sweep.entries
+    assert len(entries) > terminal.TOP
+    ranks = ["-" if e.rank is None else str(e.rank) for e in entries]
+    assert [line.split()[0] for line in lines[head + 1 : head + 1 + len(entries)]] == ranks
+    for text in (
+        report.verdict.headline,
+        *report.verdict.more,
+        *(a.command for a in report.advice),
+    ):
+        assert any(text in line for line in lines), text
+    assert "more on the page" in screen(report, 80, 24, tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("size", [(80, 24), (100, 40)])
 @pytest.mark.parametrize("kind", [fake_grid, fake_search, fake_study])
 def test_the_terminals_report_is_one_screen(tmp_path, kind, size):

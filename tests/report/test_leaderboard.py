@@ -62,7 +62,7 @@ def read_csv(path):
 
 
 def shown(entries, width=80, **more):
-    out = Console(file=StringIO(), width=width)
+    out = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
     terminal.leaderboard(out, entries, **more)
     return out.file.getvalue().splitlines()
 
@@ -393,3 +393,14 @@ def test_objectives_are_short(add, tmp_path, value, text):
 def test_seconds_are_short(add, tmp_path, value, text):
     add("seed=0", seconds=value)
     assert shown(board(tmp_path))[1].split()[-1] == text
+
+
+def test_where_there_is_no_terminal_the_leaderboard_is_whole_and_not_wrapped(add, tmp_path):
+    long = "long_" * 30
+    for n in range(30):
+        add(f'model.width={n} model.note="{long}{n}"', 0.5 + n / 100)
+    out = Console(file=StringIO(), width=80)
+    terminal.leaderboard(out, board(tmp_path), path=tmp_path / "leaderboard.csv")
+    lines = out.file.getvalue().splitlines()
+    assert len(lines) == 31
+    assert all(long in line for line in lines[1:])

@@ -175,7 +175,7 @@ def test_only_the_line_with_a_secret_is_hidden(tmp_path, monkeypatch):
         ("saving", "giving up after 2 attempt(s)"),
         ("silent", "Failed to verify credentials"),
         ("down", "127.0.0.1 does not answer"),
-        ("no account", "no W&B account here (wandb login makes one)"),
+        ("no account", "no W&B account here; log in with `wandb login`"),
         ("offline", "W&B is offline here, as asked"),
     ],
 )

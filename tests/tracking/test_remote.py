@@ -127,7 +127,10 @@ def mine(tmp_path):
     (tmp_path / "own" / "tracking" / "table.yaml").write_text(yaml)
 
     def run(*words):
-        env = os.environ | {"KNOBS_ALLOW": "mine.", "PYTHONPATH": str(tmp_path)}
+        env = os.environ | {
+            "KNOBS_ALLOW": "mine.",
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPO / "src")]),
+        }
         command = [sys.executable, str(REPO / "train.py"), "--config-dir", "own", "tracking=table"]
         done = subprocess.run(
             [*command, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180

@@ -212,7 +212,7 @@ def test_without_a_server_or_an_account_one_line_says_so(offline, fault):
     expected = {
         "refusing": "Failed to verify credentials with",
         "down": "127.0.0.1 does not answer; 2 runs still to upload",
-        "no account": "no W&B account here (wandb login makes one); 2 runs still to upload",
+        "no account": "no W&B account here; log in with `wandb login`; 2 runs still to upload",
     }
     assert done.returncode == 1
     assert done.stderr.startswith(f"knobs: {expected[fault]}")

@@ -16,8 +16,10 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, SILENT, WandbServer, plain
 
-from knobs.record import read_metrics, read_summary
-from knobs.tracking.tracker import answers, git_revision, run_id
+from knobs.config import command
+from knobs.errors import ConfigError
+from knobs.record import read_config, read_metrics, read_summary
+from knobs.tracking.tracker import DAY, STAMP, Tracker, answers, git_revision, run_id, upload
 
 SECRET = "supersecretvalue"
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -207,10 +209,27 @@ def test_without_an_account_a_run_is_kept_and_one_line_says_how_to_send_it(train
     assert offline.done.returncode == 0, offline.done.stderr
     assert offline.done.stderr == ""
     assert offline.done.seconds < NO_HANG
-    start = "offline: no W&B account here (wandb login makes one); upload with: wandb sync "
-    assert offline.done.line.startswith(start)
-    path = offline.cwd / offline.done.line.removeprefix(start)
-    assert len(list(path.glob("*.wandb"))) == 1
+    command = "python -m knobs.tracking.sync run"
+    why = "offline, no account; log in with `wandb login`"
+    assert offline.done.line == f"{why}, then: {command}"
+    assert len(list(offline.folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
+def test_a_missing_account_is_named_once_a_day(train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    stamp = tmp_path / "cache" / STAMP
+    env = {"KNOBS_CACHE": str(stamp.parent)}
+
+    def line():
+        return train(tmp_path, ".", "1", "5", env=env, command=TRACKER).line
+
+    assert line().startswith("offline, no account; ")
+    assert line() == ""
+    os.utime(stamp, (time.time() - DAY - 1,) * 2)
+    assert line().startswith("offline, no account; ")
+    assert line() == ""
+    env["KNOBS_CACHE"] = str(tmp_path / "metrics.jsonl")  # no folder: it cannot be written
+    assert line() == line() != ""
 
 
 def test_w_and_bs_own_reader_finds_everything_in_the_offline_file(offline):
@@ -234,10 +253,12 @@ def test_no_secret_is_in_the_offline_files(offline):
 
 
 def test_the_command_shown_uploads_an_offline_run(train, offline):
-    words = shlex.split(offline.done.line.partition("upload with: ")[2])
-    assert words.pop(0) == "wandb"
+    words = shlex.split(offline.done.line.partition("then: ")[2])
+    assert words.pop(0) == "python"
+    env = {"PYTHONWARNINGS": "", "PYTHONPATH": str(REPO / "src")}
     with WandbServer() as server:
-        done = train(offline.cwd, *words, env=server.env | {"PYTHONWARNINGS": ""}, command=WANDB)
+        python = [sys.executable]
+        done = train(offline.cwd, *words, env=server.env | env, command=python)
     assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
     assert run.history == read_metrics(offline.folder)
@@ -267,6 +288,86 @@ def test_the_w_and_b_run_follows_from_the_folder(tmp_path):
     assert re.fullmatch("[0-9a-f]{12}", ids[0])
 
 
+# ------------------------------------------------------------------ names
+def test_w_and_bs_variables_name_what_the_config_leaves_open(train, tmp_path):
+    given = {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_RUN_GROUP": "g", "WANDB_NAME": "n",
+             "WANDB_TAGS": "t, u", "WANDB_NOTES": "why"}  # fmt: skip
+    stated = ["tracking.project=mine", "tracking.tags=[v]", "tracking.mode=offline"]
+    done = train(tmp_path, "hydra.run.dir=run", *stated, env=given)
+    assert done.returncode == 0, done.stderr
+    assert done.line == "offline: as asked; upload with: python -m knobs.tracking.sync run"
+    (run,) = [r["run"] for r in records(tmp_path / "run" / "wandb") if r["type"] == "run"]
+    kept = {k: run[k] for k in ("project", "entity", "run_group", "display_name", "tags", "notes")}
+    assert list(kept.values()) == ["mine", "e", "g", "n", ["v"], "why"]
+    tracking = read_config(tmp_path / "run")["config"]["tracking"]  # where `make sync` looks
+    assert (tracking["project"], tracking["entity"]) == ("mine", "e")
+
+
+def test_names_without_variables_and_a_sweeps_say_what_differs(train, tmp_path):
+    words = [*TRAIN[:2], "-m", "training.epochs=1", "tracking.mode=offline", "sweep=s"]
+    done = train(tmp_path, "optimizer=adam,sgd", "optimizer.lr=0.1", command=words)
+    assert done.returncode == 0, done.stderr
+    found = [read_config(tmp_path / "outputs/sweeps/s" / n)["config"]["tracking"] for n in "01"]
+    assert [one["run_name"] for one in found] == ["adam", "sgd"]
+    assert {(one["project"], one["group"]) for one in found} == {("knobs", "s")}
+    assert "optimizer.lr=0.1" in found[0]["tags"]
+
+
+@pytest.fixture
+def mirrored(monkeypatch):
+    """This process as one whose runs are mirrored, and that knows no names of W&B."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("override", "fault"), [
+    ("project=a/b", "tracking.project=a/b: must be 1 to 128 characters, none of / \\ # ? % :"),
+    (f"project={'x' * 129}", f"tracking.project={'x' * 39}…: must be 1 to 128 characters, none"),
+    ("entity='a:b'", "tracking.entity=a:b: must be 1 to 128 characters, none of"),
+    (f"group={'x' * 129}", "x…: must be 1 to 128 characters; choose another"),
+    (f"run_name={'x' * 129}", "x…: must be 1 to 128 characters; choose another"),
+    (f"tags=[{'x' * 65}]", "each a word of 1 to 64 characters"),
+])  # fmt: skip
+def test_a_name_that_w_and_b_refuses_is_a_fault(override, fault, mirrored):
+    with pytest.raises(ConfigError) as error:
+        command.checked([f"tracking.{override}"])
+    assert fault in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_variable_that_w_and_b_refuses_is_a_fault_where_it_counts(mirrored):
+    mirrored.setenv("WANDB_PROJECT", "what?")
+    mirrored.setenv("WANDB_TAGS", f"fine,{'x' * 65}")
+    faults = list(Tracker.faults(command.checked(["tracking=local"])["tracking"]))
+    assert faults == []  # not mirrored
+    with pytest.raises(ConfigError) as error:
+        command.checked([])
+    assert "WANDB_PROJECT=what?: must be 1 to 128 characters" in str(error.value)
+    assert f"WANDB_TAGS: {'x' * 39}…: a tag must be 1 to 64 characters" in str(error.value)
+    command.checked(["tracking.project=mine", "tracking.tags=[]"])
+
+
+def test_w_and_b_takes_the_longest_names_and_no_longer(mirrored):
+    import wandb
+
+    for value in ("x" * 128, "a b+c,d.e=f"):
+        assert wandb.Settings(project=value).project == value
+        command.checked([f"tracking.project='{value}'"])
+    for value in ("x" * 129, *(f"a{sign}b" for sign in "/\\#?%:")):
+        with pytest.raises(Exception, match="project"):
+            wandb.Settings(project=value)
+
+
+def test_an_upload_is_make_sync_where_that_finds_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    below = tmp_path / "outputs" / "runs" / "a"
+    assert upload(below) == "python -m knobs.tracking.sync outputs/runs/a"
+    (tmp_path / "Makefile").touch()
+    assert upload(below) == "make sync"
+    assert upload(tmp_path / "b c") == "python -m knobs.tracking.sync 'b c'"
+
+
 # ------------------------------------------------------------------ servers that are no use
 def closed_port():
     with socket.socket() as free:
@@ -279,7 +380,7 @@ def test_a_server_that_is_not_there_makes_a_run_offline(train, tmp_path):
     env = {"WANDB_BASE_URL": f"http://127.0.0.1:{closed_port()}", "WANDB_API_KEY": KEY}
     done = train(tmp_path, ".", "1", "30", env=env, command=TRACKER)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.line.startswith("offline: 127.0.0.1 does not answer; upload with: wandb sync ")
+    assert done.line.startswith("offline: 127.0.0.1 does not answer; upload with: python -m knobs")
     assert done.seconds < 30  # it refuses at once: there is nothing to wait for
 
 
@@ -289,7 +390,7 @@ def test_a_server_that_never_answers_is_waited_for_once_a_sweep(train, tmp_path)
         done = train(tmp_path, "tracking.timeout=2", env=server.env, command=command)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("offline: 127.0.0.1 let no run start (Timed out") == 1
-    assert "(and 1 more run; all of them: make sync)" in done.stdout
+    assert "(and 1 more run)" in done.stdout
     assert len(server.requests) == 1
     assert done.seconds < NO_HANG
     for job in "01":

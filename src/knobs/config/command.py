@@ -27,7 +27,7 @@ from knobs.config.question import Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
 from knobs.config.rules import CONF
 from knobs.errors import ConfigError, UserError, reason
-from knobs.identity import job_of, leaves, walk
+from knobs.identity import job_of, key_of, leaves, under, walk
 
 MAX_TOLD = 8  # jobs named by number for each fault
 MAX_FAULTY = 512  # jobs with faults; no further ones are looked for
@@ -167,7 +167,8 @@ def _check_jobs(
     """Compose and check jobs; return their configs, and each fault once with the jobs it hits."""
     jobs, told = list(every), time.monotonic()
     composer.expect(job + mode for job in jobs)
-    alike, memo = Alike(functools.partial(_compose, composer), composer.plain), {}
+    alike = Alike(functools.partial(_compose, composer), composer.plain, _name)
+    memo: dict = {}
     configs: list[dict] = []
     hits: dict[str, list[int]] = {}  # fault: the jobs it hits
     faulty = 0
@@ -294,6 +295,14 @@ def _compose(composer: Composer, lines: list[str]) -> tuple[dict | None, list[st
         return None, [_not_resolved(raw, error)], set()
 
 
+def _name(job: list[str], config: dict) -> str:
+    """Return the `name` that conf/config.yaml gives a job of a grid."""
+    task = [line for line in job if not under(key_of(line), ("hydra",))]
+    choices = config["hydra"]["runtime"]["choices"]
+    otherwise = f"{config['data']['name']}-{config['model']['name']}-{choices['optimizer']}"
+    return resolvers.short_name(task, otherwise)
+
+
 def _has_no_default(path: str, where: dict[str, Any]) -> str:
     rule = rules.rule(path, **where)
     says = f", {rule.says}" if rule and rule is not rules.anything else ""
@@ -311,7 +320,9 @@ def _not_resolved(raw: dict, error: Exception) -> str:
 def _spoken(raw: dict) -> set[str]:
     """Return every word inside the `${...}` of a config; a `*` where one may look anywhere."""
     texts = [node for _, node in walk(raw) if isinstance(node, str) and "${" in node]
-    ours = [n for k, section in raw.items() if k != "hydra" for _, n in walk(section)]
+    named = "short_name" in str(raw.get("name"))  # see Alike
+    aside = ("hydra", "name") if named else ("hydra",)
+    ours = " ".join(str(section) for name, section in raw.items() if name not in aside)
     anywhere = (
         re.search(r"hydra\s*:(?!runtime\.choices\.)", n) for n in ours if isinstance(n, str)
     )

@@ -297,14 +297,16 @@ class Alike:
         self,
         compose: Callable[[list[str]], tuple[Plain | None, list[str], set[str]]],
         plain: Callable[[str], tuple[str, Any] | None],
+        name: Callable[[list[str], Plain], str],
     ):
         """Compose nothing yet.
 
         Args:
             compose: overrides -> a resolved config, its faults, the words inside its `${...}`.
             plain: an override -> its key and value, where it sets a plain value.
+            name: a job and its config -> what `${short_name:...}` comes to.
         """
-        self._compose, self._plain = compose, plain
+        self._compose, self._plain, self._name = compose, plain, name
         self._spoken: dict[tuple, set[str]] = {}  # overrides in common: words
         self._first: dict[tuple, Plain] = {}
         self._wrong: dict[tuple, list[str]] = {}
@@ -320,7 +322,10 @@ class Alike:
         if common in self._spoken:
             free, shared = self._sorted(common, plain)
             if (first := self._first.get(shared)) is not None:
-                return functools.reduce(self._with, free, first), []
+                config = functools.reduce(self._with, free, first)
+                if "short_name" in self._spoken[common]:
+                    config = config | {"name": self._name(job, config)}
+                return config, []
         config, faults, words = self._compose(job + mode)
         if config is None:
             self._wrong[common] = faults

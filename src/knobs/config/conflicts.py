@@ -62,6 +62,8 @@ def conflicts(config: dict) -> Iterator[str]:
         yield f"training.gradient_accumulation_steps={count}: {more}"
     yield from member_conflicts(training, optimizer["_target_"])
     yield from size_faults(model, training)
+    tracking = config["tracking"]
+    yield from targets.resolve("tracking", tracking["_target_"]).faults(tracking)
 
 
 def target_faults(data: dict) -> Iterator[str]:

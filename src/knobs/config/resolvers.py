@@ -3,6 +3,9 @@
 import functools
 import itertools
 import os
+import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,14 @@ from hydra.core import utils
 from omegaconf import DictConfig, OmegaConf, base
 
 from knobs import metrics
+from knobs.identity import CONF, NOT_IDENTITY, key_of, public, under
 from knobs.shell import literal
+
+NAME = 60  # characters of what a run changes, in its name
+UNSAFE = re.compile(r"[^\w.,+-]+", re.ASCII)  # in a file's name, on some system
+PATH = re.compile(r"[/\\$~]")
+UNCLEAR = ("none", "default", "auto", "common")  # options that say little without their group
+NUMBER = re.compile(r"[+-]?\.?\d.*")
 
 
 def _free_dir(path: str) -> str:
@@ -23,6 +33,45 @@ def _free_dir(path: str) -> str:
 def _sweep_dir(name: str | None, otherwise: str) -> str:
     """Return the folder of a named sweep, which may be there already, or a new one."""
     return f"outputs/sweeps/{name}" if name else _free_dir(f"outputs/sweeps/{otherwise}")
+
+
+def short_name(overrides: Iterable[str], otherwise: str) -> str:
+    """Return what overrides change, in short: `adam-lr0.003-seed1` of optimizer=adam and two more.
+
+    Options go by their names, values by the last part of their key. What is no part of a run's
+    identity, what may be secret and what holds a path stay out; so does what has no room.
+
+    Args:
+        otherwise: the name where nothing is left.
+    """
+    last = {key_of(line): line.partition("=")[2] for line in overrides}
+    shown = public(last)
+    parts = (_name_part(key, value) for key, value in last.items() if shown[key] == value)
+    name = ""
+    for part in filter(None, parts):
+        longer = f"{name}-{part}" if name else part
+        if len(longer) > NAME:
+            break
+        name = longer
+    return name or otherwise
+
+
+def _name_part(key: str, value: str) -> str:
+    if under(key, (*NOT_IDENTITY, "task", "test")) or not value or PATH.search(value):
+        return ""
+    value = UNSAFE.sub("_", re.sub(r"[\s\[\]{}'\"]", "", value)).lstrip("_").rstrip("._-")
+    group, _, rest = key.partition(".")
+    if not rest and (CONF / group).is_dir():  # an option
+        plain = _options()[value] == 1 and value not in UNCLEAR
+        return value if plain else f"{group}_{value}"
+    separator = "" if NUMBER.fullmatch(value) else "_"
+    return UNSAFE.sub("_", f"{key.rpartition('.')[2]}{separator}{value}")
+
+
+@functools.cache
+def _options() -> Counter:
+    """Count the groups that have an option of a name: none, default and linear are in several."""
+    return Counter(path.stem for path in CONF.glob("*/*.yaml"))
 
 
 def _l2(default: float, *, _root_: DictConfig) -> float:
@@ -42,6 +91,7 @@ def register() -> None:
     for name, function, cached in (
         ("free_dir", _free_dir, True),
         ("sweep_dir", _sweep_dir, True),
+        ("short_name", short_name, False),
         ("l2", _l2, False),
         ("scale", lambda value, factor: float(f"{value * factor:.12g}"), False),
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),

@@ -15,12 +15,18 @@ from knobs.report.sentences import MARKS, what_ran
 from knobs.words import printable, short_names
 
 TOP = 5
+ENDLESS = 10_000  # columns, where nothing is wrapped
 NUMBERS = ("rank", "epoch", "sec")  # heads of the leaderboard's columns that are flush right
 WRAPPED = ("knobs", "status")  # and of those whose cells may take several lines
 
 
 def show(console: Console, report: Report, page: Path | None = None) -> None:
-    """Show the report in one screen, with less of everything where there is little room."""
+    """Show the report in one screen, with less of everything where there is little room.
+
+    Where there is no terminal it is whole, and no line is wrapped.
+    """
+    if not console.is_terminal:
+        return _show(_endless(console), report, page, None)
     for depth in range(TOP, 0, -1):
         with console.capture() as captured:
             _show(console, report, page, depth)
@@ -31,37 +37,50 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
     console.file.write(text)
 
 
-def _show(console: Console, report: Report, page: Path | None, depth: int) -> None:
+def _show(console: Console, report: Report, page: Path | None, depth: int | None) -> None:
+    """Show it with at most `depth` lines of each kind; all of them if None."""
     sweep, answer = report.sweep, report.verdict
-    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim")
-    console.print(_line(answer.headline), style="bold")
-    for sentence in answer.more if depth > 2 else answer.more[-1:]:
-        console.print(_line(sentence))
+    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
+    console.print(_line(answer.headline), style="bold", soft_wrap=False)
+    for sentence in answer.more if depth is None or depth > 2 else answer.more[-1:]:
+        console.print(_line(sentence), soft_wrap=False)
     for section in sections(report):
         if section.on_screen:
-            _section(console, section, report, depth)
+            _section(console, section, report, depth, " on the page" * bool(page))
     if page:
         console.print(_line(f"page: {page}"), soft_wrap=True)
 
 
-def _section(console: Console, section: Section, report: Report, depth: int) -> None:
-    """Show a section that has more than words, with at most `depth` lines of each kind."""
+def _section(
+    console: Console, section: Section, report: Report, depth: int | None, whole: str
+) -> None:
+    """Show a section that has more than words, with at most `depth` lines of each kind.
+
+    Args:
+        whole: where the whole tables are.
+    """
+    few = {"rows": depth, "texts": None, "findings": None, "advice": None}
+    if depth is not None:
+        few |= {"texts": depth // 2 or 1, "findings": depth - 1 or 1, "advice": 1}
     findings = [finding for finding in section.findings if finding.level != "ok"]
     if not (section.rows or findings or section.advice):
         return
-    if depth > 1:
+    if depth != 1:
         console.print()
     if section.name == "leaderboard":
-        leaderboard(console, report.sweep.entries[:depth])
+        leaderboard(console, report.sweep.entries, few["rows"], where=whole)
     elif section.rows:
-        console.print(_table(section.heads, section.rows[:depth], right=section.heads[1:]))
-    for text in section.texts[: depth // 2 or 1]:
-        console.print(_line(text))
-    for finding in findings[: depth - 1 or 1]:
+        shown = _table(section.heads, section.rows[: few["rows"]], right=section.heads[1:])
+        console.print(shown, soft_wrap=False)
+        _more(console, len(section.rows), few["rows"], whole)
+    for text in section.texts[: few["texts"]]:
+        console.print(_line(text), soft_wrap=False)
+    for finding in findings[: few["findings"]]:
         line = _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
-        console.print(line, style="yellow" if finding.level == "act" else "")
-    for advice in section.advice[:1]:
-        console.print(_line(f"next: {advice.why}"))
+        style = "yellow" if finding.level == "act" else ""
+        console.print(line, style=style, soft_wrap=False)
+    for advice in section.advice[: few["advice"]]:
+        console.print(_line(f"next: {advice.why}"), soft_wrap=False)
         console.print(_line(f"  {advice.command}"), soft_wrap=True, style="cyan")
 
 
@@ -71,20 +90,36 @@ def _line(text: str) -> Text:
 
 
 def leaderboard(
-    console: Console, entries: Sequence[Entry], limit: int = 20, path: Path | None = None
+    console: Console,
+    entries: Sequence[Entry],
+    limit: int | None = 20,
+    path: Path | None = None,
+    where: str = "",
 ) -> None:
-    """Show the best entries, and where the rest is."""
+    """Show the best entries, and where the rest is; all of them where there is no terminal."""
     if not entries:
         return console.print("no runs")
+    limit, console = limit if console.is_terminal else None, _endless(console)
     names = short_names(list(entries[0].knobs), HEADS)
     shown = _leaderboard(entries[:limit], names)
-    endless = console.options.update(max_width=10_000)
+    endless = console.options.update(max_width=ENDLESS)
     if console.measure(shown, options=endless).minimum > console.width:
         shown = _leaderboard(entries[:limit], names, together=True)
     console.print(shown, soft_wrap=False)
-    if len(entries) > limit:
-        where = f": {path}" if path else ""
-        console.print(_line(f"and {len(entries) - limit:,} more{where}"), soft_wrap=True)
+    _more(console, len(entries), limit, f": {path}" if path else where)
+
+
+def _more(console: Console, rows: int, limit: int | None, where: str) -> None:
+    """Say how many rows a table has besides those shown, and where it is whole."""
+    if limit is not None and rows > limit:
+        console.print(_line(f"and {rows - limit:,} more{where}"), soft_wrap=True)
+
+
+def _endless(console: Console) -> Console:
+    """Return a terminal as it is; else a console on the same file whose lines are never wrapped."""
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=ENDLESS, highlight=False, soft_wrap=True)
 
 
 def _leaderboard(entries: Sequence[Entry], names: dict[str, str], together: bool = False) -> Table:

@@ -117,6 +117,7 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
         run.progress.step += 1
     if stack.moves:
         for run in stack.moves:
+            run.progress.lr = run.lr
             run.scheduler.step()
         stack.follow_schedules()
     return loss
@@ -200,7 +201,7 @@ def epoch_batches(stack: Stack) -> Iterator[Batch]:
 def train_epoch(
     stack: Stack, watch: Callable[[Stack], None], over: dict[Run, Ending]
 ) -> list[dict[str, float]]:
-    """Train for what is left of an epoch; return each row's mean loss, and its rate at the end.
+    """Train for what is left of an epoch; return each row's mean loss, and its last step's rate.
 
     Args:
         over: gets the runs whose loss is not finite, whose rows then mean nothing.
@@ -244,7 +245,7 @@ def train_epoch(
     finally:
         for run in stack.runs:  # each run's share: they add up to what the stack took
             run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
-    return [{"lr": run.lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
+    return [{"lr": run.last_lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
 @torch.no_grad()

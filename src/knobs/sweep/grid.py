@@ -5,6 +5,7 @@ import logging
 import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,7 +20,6 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from knobs import ledger
 from knobs.config import command, overrides
@@ -40,6 +40,7 @@ from knobs.shell import literal, quoted
 from knobs.storage import Lock
 from knobs.sweep import failing
 from knobs.sweep.jobs import Job
+from knobs.sweep.lines import failures
 from knobs.words import count
 
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
@@ -54,6 +55,7 @@ log = logging.getLogger("knobs")
 class Supply:
     """Has further jobs while others run: a search. This one has none."""
 
+    before = 0  # jobs that have ended already, in earlier phases and processes
     coming = 0  # jobs that there will be beside those handed out, as far as is known
 
     def more(self, count: int | None = None) -> dict[int, Job]:
@@ -143,6 +145,7 @@ class SweepContext:
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
         counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
+        shared = Counter(line for lines in jobs for line in set(lines))
         for lines in jobs:
             key = job_of(lines)
             if key in done:
@@ -150,6 +153,7 @@ class SweepContext:
                 continue
             new = job(lines, self.context, self.master)
             name = ledger.name_of(identity(new.config), key) if new.config else ""
+            new.differs = [line for line in lines if shared[line] < len(jobs) or len(jobs) == 1]
             new.number = numbers.get(name, last + 1)
             last = max(last, new.number)
             if new.number in todo:
@@ -251,7 +255,7 @@ class SweepContext:
             self.out.print(escape(f"the report failed ({why}), a fault of its own; runs are whole"))
         terminal.leaderboard(self.out, entries, path=path)
         place = shlex.quote(_near(self.folder))
-        self.out.print(escape(f"what it says: python -m knobs.report {place}"))
+        self.out.print(escape(f"report: python -m knobs.report {place}"))
         return BUG if report else 0
 
 
@@ -341,16 +345,14 @@ def resolved(composed: DictConfig) -> dict[str, Any] | None:
 
 def show_failures(out: Console, failed: list[JobReturn]) -> None:
     """Print a line for each job that failed, and where its traceback is."""
-    table = Table(box=None, title=f"{len(failed)} failed", title_justify="left", title_style="red")
-    for column in ("job", "error", "log"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for returned in failed:
         hydra, error = returned.hydra_cfg.hydra, returned._return_value
         why = f"{type(error).__name__}: {first_line(for_a_person(error))}"
         log = Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
         where = _near(log) if log.is_file() else ""
-        table.add_row(str(hydra.job.num), escape(why), escape(where))
-    out.print(table)
+        rows.append((str(hydra.job.num), why, where))
+    failures(out, rows)
 
 
 def _near(path: Path) -> str:

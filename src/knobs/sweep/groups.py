@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from knobs import build
 from knobs.config import rules
 from knobs.data import Data, Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person

@@ -75,6 +75,7 @@ class Job:
         overrides: all but hydra's own.
         config: what it trains, resolved; None where it is no training run of knobs.
         label: what sets it apart from others, for a person; empty: its overrides say it.
+        differs: those of its overrides that set it apart.
         waiting: whether its run is to be trained: `config`, `folder` and `about` then are the
             arguments of training.run.execute.
         outcome: of its run (training.session.Outcome); None where it had none, or it failed.
@@ -85,6 +86,7 @@ class Job:
     overrides: list[str]
     config: dict[str, Any] | None
     label: str = ""
+    differs: list[str] = field(default_factory=list)
     waiting: bool = False
     folder: Path = Path()
     about: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +112,8 @@ class Job:
         thread = threading.Thread(
             target=self._work, args=work, name=f"job {self.number}", daemon=True
         )
-        thread.train = self._hand_over  # which training.run.start looks for
+        # Which training.run.start looks for.
+        thread.train, thread.differs = self._hand_over, self.differs
         thread.start()
         self._stopped.acquire()
         self._state = ProcessState.now(self._names)

@@ -7,6 +7,7 @@ from collections import Counter
 from hydra.core.utils import JobStatus
 from rich.console import Console
 from rich.console import Group as Lines
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
@@ -15,6 +16,7 @@ from knobs.errors import first_line, for_a_person
 from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
+from knobs.sweep.lines import note
 from knobs.training.state import Run
 from knobs.words import count, duration
 
@@ -46,11 +48,12 @@ class Screen:
     def __enter__(self) -> "Screen":
         self.note(self._cost())
         alone = Counter(group.reason for group in self.groups if group.reason)
-        for reason, _ in alone.most_common(MAX_REASONS):
+        most = MAX_REASONS if self.out.is_terminal else None
+        for reason, _ in alone.most_common(most):
             runs = sum(len(group.jobs) for group in self.groups if group.reason == reason)
             self.note(f"  {count(runs, 'run')} sequentially: {reason}")
-        if len(alone) > MAX_REASONS:
-            self.note(f"  and more for {len(alone) - MAX_REASONS} other reasons")
+        if most and len(alone) > most:
+            self.note(f"  and more for {count(len(alone) - most, 'other reason')}")
         if self.out.is_terminal:
             self._live = Live(self, console=self.out, refresh_per_second=4, transient=True)
             self._live.start()
@@ -60,8 +63,10 @@ class Screen:
         if self._live:
             self._live.stop()
 
-    def __rich__(self) -> Lines:
-        return Lines(Text(self._line()), *(Text("  " + line) for line in self._leaders()))
+    def __rich__(self) -> Constrain:
+        lines = [self._line(), *("  " + line for line in self._leaders())]
+        texts = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
+        return Constrain(Lines(*texts), self.out.width - 3)  # room for the ^C of a terminal
 
     def add(self, jobs: dict[int, Job], steps: int) -> None:
         """Count further jobs, and further optimizer steps, as far as they are known."""
@@ -70,8 +75,8 @@ class Screen:
         self._total += steps
 
     def note(self, line: str) -> None:
-        """Print one line that stays."""
-        self.out.print(escape(line))
+        """Print one line that stays; what is too long for a terminal goes on below it."""
+        note(self.out, line)
 
     def steps(self, count: int) -> None:
         """Count so many optimizer steps more, over all runs."""
@@ -104,8 +109,7 @@ class Screen:
     def mirrored(self, lines: list[str]) -> None:
         """Print what the mirrors have to say: the same thing of all runs once."""
         if len(lines) > 1:
-            upload = "; all of them: make sync" * ("wandb sync" in lines[0])
-            lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')}{upload})"]
+            lines = [f"{lines[0]}  (and {count(len(lines) - 1, 'more run')})"]
         if lines:
             self.note(lines[0])
 
@@ -120,14 +124,19 @@ class Screen:
         parts = [f"{count(self.count - singles, 'run')} in {count(stacks, 'stack')}"] * bool(stacks)
         parts += [f"{count(singles, 'run')} sequentially"] * bool(singles)
         seconds = sum(group.steps * group.step_seconds for group in self.groups)
-        return f"{', '.join(parts)}, about {duration(seconds)}" if seconds else ", ".join(parts)
+        if seconds:
+            parts.append(f"about {duration(seconds)}")
+        if seconds and (coming := self.supply.coming):
+            whole = seconds * (self.count + coming) / self.count
+            parts.append(f"with the {count(coming, 'run')} to come about {duration(whole)}")
+        return ", ".join(parts)
 
     def _line(self) -> str:
         done, seconds = sum(self.done.values()), time.perf_counter() - self._began
-        count = self.count + self.supply.coming
+        count, before = self.count + self.supply.coming, self.supply.before
         handed_out = min(1.0, self._steps / self._total) if self._total else done / self.count
         share = handed_out * self.count / count
-        parts = [f"runs {done}/{count}"]
+        parts = [f"runs {before + done}/{before + count}"]
         parts += [f"{name} {n}" for name in ("failed", "diverged") if (n := self.done[name])]
         if share > SOON:
             rate = count * share / seconds

@@ -31,6 +31,8 @@ from knobs.search.trials import UNITS, Search, Trial
 from knobs.shell import literal, quoted
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.jobs import Job
+from knobs.sweep.lines import note
+from knobs.words import count
 
 FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
 PlacedJob = tuple[list[str], dict[str, Any]]  # overrides, and the run's place in study.json
@@ -78,6 +80,7 @@ class StudyRunner:
         self.unit, self.budget = self._budget()
         self.seed = config["seed"]
         self.others = False
+        self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
     def search(self) -> None:
@@ -102,7 +105,8 @@ class StudyRunner:
                     lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
-            trials = Trials(search, self)
+            trials = Trials(search, self, before=self._tried(search))
+            self._announce(trials.before)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
@@ -111,10 +115,43 @@ class StudyRunner:
                 self.sweep.out.print(
                     f"{prefix}all {len(search.trials(arm))} combinations were tried"
                 )
+            self.before = self._tried(search)
             self.best = {arm: search.best(arm) for arm in self.plan.arms}
             self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
             )
+
+    def _tried(self, search: Search) -> int:
+        """Return how many trials have ended."""
+        trials = (trial for arm in self.plan.arms for trial in search.trials(arm))
+        return sum(trial.state.is_finished() for trial in trials)
+
+    @property
+    def later(self) -> int:
+        """Return how many runs come after the search, at most: to confirm, and the test."""
+        confirmed = self.plan.seeds * max(2, len(self.plan.arms))
+        return confirmed + bool(confirmed)
+
+    def _announce(self, tried: int) -> None:
+        """Print what all phases come to, then the first of them."""
+        known = math.isfinite(self.budget)
+        amount = f"{self.budget:g} {self.unit}" if known else "every combination"
+        if self.unit == "runs" and known:
+            amount = count(round(self.budget), "run")
+        if self.later:
+            first, total = f"{amount} to search", ""
+            if self.unit == "runs" and known:
+                first = f"{round(self.budget):,} to search"
+                total = f"{count(round(self.budget) + self.later, 'run')} at most: "
+            rest = f"{self.later - 1} to confirm, 1 on the test split"
+            self._say(f"{self.plan.name}: {total}{first}, {rest}")
+        arms = len(self.plan.arms)
+        of = f" of {count(arms, 'arm')}" if arms > 1 else ""
+        before = f", {tried:,} of them ended before" if tried else ""
+        self._say(f"search: {amount}{of}{before}")
+
+    def _say(self, line: str) -> None:
+        note(self.sweep.out, line)
 
     def _budget(self) -> tuple[str, float]:
         """Return unit and amount: the command line's, else the study's, else the config's."""
@@ -146,10 +183,18 @@ class StudyRunner:
             self.others = True  # both came to the end of the search at once
 
     def _confirm(self, jobs: list[PlacedJob]) -> None:
-        self._run(jobs)
+        n = count(len(jobs), "run")
+        if self.plan.walk:
+            steps = len(jobs) // max(1, self.plan.seeds) - 1
+            self._say(f"walk: {count(steps, 'step')} from the default, {n}; then 1 for the test")
+        else:
+            what = "the best of each arm" if len(self.best) > 1 else "the best and the default"
+            self._say(f"confirm: {what} with {count(self.plan.seeds, 'new seed')}: {n}")
+        self._run(jobs, coming=1)
         if not self.sweep.stopped and (winner := self._winner(jobs)):
             lines, place = winner
             lines = last_of_each([*lines, "test=true", "search.role=test"])
+            self._say("test: the winner again, and the test split read: 1 run")
             self._run([(lines, {"arm": place["arm"], "role": "test"})])
 
     def _finals(self) -> Iterator[PlacedJob]:
@@ -213,8 +258,12 @@ class StudyRunner:
         top = max(means, key=means.get)
         return None if math.isinf(means[top]) else candidates[top]
 
-    def _run(self, jobs: list[PlacedJob]) -> None:
-        """Run jobs of given overrides, those that ran before left alone; write their places."""
+    def _run(self, jobs: list[PlacedJob], coming: int = 0) -> None:
+        """Run jobs of given overrides, those that ran before left alone; write their places.
+
+        Args:
+            coming: runs of the phases after this one.
+        """
         self.write({})  # before sweep.json: a folder that has that alone is a grid's
         lines = [lines for lines, _ in jobs]
         todo = self.sweep.outstanding(lines, FIRST_CONFIRMED)
@@ -222,7 +271,10 @@ class StudyRunner:
         keyed = [(job_of(overrides), place) for overrides, place in jobs]
         # The default may be the best as well: then one run is both.
         self.write({numbers[job]: place for job, place in keyed if job in numbers})
-        self.sweep.run(todo)
+        phase = Supply()
+        phase.before, phase.coming = self.before + len(jobs) - len(todo), coming
+        self.sweep.run(todo, phase)
+        self.before += len(jobs)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
         book = ledger.read(self.folder)
@@ -268,6 +320,7 @@ class Trials(Supply):
 
     search: Search
     study: StudyRunner
+    before: int = 0
     _under_way: dict[int, Trial] = field(default_factory=dict)
 
     def more(self, count: int | None = None) -> dict[int, Job]:
@@ -284,10 +337,12 @@ class Trials(Supply):
                     raise ConfigError(f"{run}: {why}, and the trial runs anew")
                 if ledger.settled(ledger.status(run), retry_failed=False):
                     self._tell(trial.run)  # killed between the run's end and its being told
+                    self.before += 1
                 else:
                     jobs[trial.run] = job
+        self.coming = self.study.later
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
-            self.coming = max(0, round(self.search.budget - self.search.spent()))
+            self.coming += max(0, round(self.search.budget - self.search.spent()))
         return jobs
 
     def ended(self, number: int, returned: JobReturn) -> None:
@@ -317,7 +372,8 @@ class Trials(Supply):
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep
         new = job(lines, sweep.context, sweep.master, trial.run)
-        new.label = " ".join([*plan.arms[trial.arm], *values])
+        new.differs = [*plan.arms[trial.arm], *values]
+        new.label = " ".join(new.differs)
         return new
 
     def _tell(self, number: int) -> None:

@@ -1,6 +1,6 @@
 """Runs mirrored beside their records, to Weights & Biases or wherever `tracking._target_` says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,20 @@ class Mirror:
     def enabled(settings: dict) -> bool:
         """Return whether a run with these tracking settings is mirrored."""
         return True
+
+    @staticmethod
+    def faults(settings: dict) -> Iterator[str]:
+        """Yield a line for each of these settings that the mirror would refuse; before any run."""
+        yield from ()
+
+    @staticmethod
+    def named(settings: dict, name: str) -> dict:
+        """Return the settings that apply, as the record has them: those left open are filled in.
+
+        Args:
+            name: the run's, where it has no other.
+        """
+        return dict(settings)
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
@@ -77,6 +91,11 @@ def kind(settings: dict) -> type[Mirror]:
     """Return the class that a config's tracking section names; Mirror where it is not in use."""
     named = targets.resolve("tracking", settings["_target_"])
     return named if named.enabled(settings) else Mirror
+
+
+def named(settings: dict, name: str) -> dict:
+    """Return a config's tracking section with what was left open filled in; see `Mirror.named`."""
+    return kind(settings).named(settings, name)
 
 
 def mirror(settings: dict, config: dict, folder: Path, earlier: list[dict]) -> Mirror:

@@ -26,12 +26,11 @@ from rich.text import Text
 from knobs import record
 from knobs.errors import INTERRUPTED, ConfigError, UserError, first_line, tell
 from knobs.identity import public
-from knobs.tracking.tracker import BOUNDED, QUIET, no_account, no_server
+from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
 from knobs.words import count, printable
 
 ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
 FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
-NAME = re.compile(r"[^/\\#?%:\x00-\x1f]{1,128}")  # of a project or an entity
 BATCH = 16  # runs a call of the client, which uploads five at a time
 BATCH_SECONDS = 600.0  # for one such call
 KNOCK = 5.0  # seconds to wait for the server at first

@@ -12,18 +12,24 @@ import importlib.metadata
 import os
 import platform
 import queue
+import re
 import shlex
 import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from knobs.errors import first_line
+from knobs.identity import public
+from knobs.storage import write
 from knobs.tracking import Mirror
+from knobs.words import printable
 
 VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy")
 FINISH_TIMEOUT = 60.0  # seconds to wait for the last upload
@@ -36,6 +42,27 @@ BOUNDED = {
     "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
     "WANDB_X_FILE_TRANSFER_RETRY_MAX": "3",
 }
+
+
+# What W&B's client takes: wandb.Settings, validate_project and validate_run_tags; the server
+# takes no longer names of runs and groups.
+MAX_NAME, MAX_TAG = 128, 64  # characters
+NAME = re.compile(rf"[^/\\#?%:\x00-\x1f]{{1,{MAX_NAME}}}")  # of a project or an entity
+NAME_RULE = f"must be 1 to {MAX_NAME} characters, none of / \\ # ? % :"
+LENGTH_RULE = f"must be 1 to {MAX_NAME} characters"
+# Settings that W&B's variables give where the config leaves them open.
+VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "run_name": "WANDB_NAME",
+    "tags": "WANDB_TAGS",
+}
+DEFAULT_PROJECT = "knobs"
+LOG_IN = "log in with `wandb login`"
+NO_ACCOUNT = f"no W&B account here; {LOG_IN}"
+DAY = 86_400.0  # seconds between two words about a missing account
+STAMP = "no-wandb-account"  # the file whose time says when the last one was
 
 
 @functools.cache
@@ -77,10 +104,11 @@ class Tracker(Mirror):
 
     def __init__(
         self, config: dict, folder: Path, earlier: list[dict], *,
-        mode: str, project: str, entity: str | None, group: str | None, tags: list[str],
-        run_name: str, artifact: bool, timeout: float,
+        mode: str, project: str | None, entity: str | None, group: str | None,
+        tags: list[str] | None, run_name: str | None, artifact: bool, timeout: float,
     ):  # fmt: skip
         self.mode, self.artifact, self.timeout = mode, artifact, timeout
+        project, tags = project or DEFAULT_PROJECT, tags or []
         self.place = {"project": project, "entity": entity, "group": group, "tags": tags}
         self.config, self.folder, self.run_name = config, folder, run_name
         self.line = ""  # what to tell the person at the end
@@ -96,6 +124,40 @@ class Tracker(Mirror):
     def enabled(settings: dict) -> bool:
         """Return whether a run with these tracking settings is mirrored."""
         return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
+
+    @staticmethod
+    def faults(settings: dict) -> Iterator[str]:
+        """Yield a line for each name that W&B would refuse."""
+        if not Tracker.enabled(settings):
+            return
+        for key, variable in VARIABLES.items():
+            stated = settings.get(key) is not None
+            field = f"tracking.{key}" if stated else variable
+            value = settings[key] if stated else _variable(key)
+            if key == "tags":
+                for tag in value or []:
+                    if not 1 <= len(tag) <= MAX_TAG:
+                        shown = printable(public(tag), 40)
+                        yield f"{field}: {shown}: a tag must be 1 to {MAX_TAG} characters"
+            elif value is not None:
+                named = key in ("project", "entity")
+                if not (NAME.fullmatch(value) if named else 1 <= len(value) <= MAX_NAME):
+                    rule = NAME_RULE if named else LENGTH_RULE
+                    yield f"{field}={printable(public(value), 40)}: {rule}; choose another"
+
+    @staticmethod
+    def named(settings: dict, name: str) -> dict:
+        """Return the settings, with W&B's variables and the defaults where they leave a name open.
+
+        Args:
+            name: the run's, where it has no other.
+        """
+        filled = {key: settings.get(key) for key in VARIABLES}
+        filled |= {key: _variable(key) for key, value in filled.items() if value is None}
+        filled["project"] = filled["project"] or DEFAULT_PROJECT
+        filled["run_name"] = filled["run_name"] or name[:MAX_NAME]
+        filled["tags"] = filled["tags"] or []
+        return settings | filled
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
@@ -129,8 +191,12 @@ class Tracker(Mirror):
             run, why = self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
-        files = shlex.quote(os.path.relpath(Path(run.dir).parent))
-        self.line = f"offline: {why}; upload with: wandb sync {files}" if why else run.url
+        self.line = run.url
+        if why == NO_ACCOUNT:
+            send = f"offline, no account; {LOG_IN}, then: {upload(self.folder)}"
+            self.line = "" if told_today() else send
+        elif why:
+            self.line = f"offline: {why}; upload with: {upload(self.folder)}"
         try:
             self._send(run)
         finally:
@@ -138,6 +204,7 @@ class Tracker(Mirror):
             try:
                 run.finish(exit_code=self._exit_code)
             except TimeoutError:
+                files = shlex.quote(os.path.relpath(Path(run.dir).parent))
                 sync = f"wandb sync --no-skip-online {files}"
                 self.line = f"the server stopped answering; upload the rest with: {sync}"
 
@@ -210,6 +277,38 @@ class Tracker(Mirror):
         )
 
 
+def _variable(key: str) -> Any:
+    """Return what W&B's variable says for a setting; None where it is not set, or empty."""
+    value = os.environ.get(VARIABLES[key]) or None
+    if key != "tags" or value is None:
+        return value
+    return [tag.strip() for tag in value.split(",") if tag.strip()]
+
+
+def upload(folder: Path) -> str:
+    """Return the command that uploads an offline run, and all others below outputs/ if it is."""
+    if Path("Makefile").is_file() and folder.resolve().is_relative_to(Path("outputs").resolve()):
+        return "make sync"
+    return f"python -m knobs.tracking.sync {shlex.quote(os.path.relpath(folder))}"
+
+
+def told_today() -> bool:
+    """Return whether a missing account was named within a day; from now on it was.
+
+    Where the stamp cannot be written it is named again.
+    """
+    try:
+        cache = Path(os.environ.get("KNOBS_CACHE") or Path.home() / ".cache" / "knobs")
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stamp = cache / STAMP
+        if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < DAY:
+            return True
+        write(stamp, b"")
+    except (OSError, RuntimeError):  # the latter where nobody knows the home folder
+        pass
+    return False
+
+
 def run_id(folder: Path) -> str:
     """Return a folder's id, so that a resumed run goes on in the same W&B run."""
     text = f"{platform.node()}:{folder.resolve()}"
@@ -231,7 +330,7 @@ def no_account() -> str:
         account = wandb.login(prompt=False, verify=False)
     except wandb.errors.AuthenticationError as error:
         return first_line(error)
-    return "" if account else "no W&B account here (wandb login makes one)"
+    return "" if account else NO_ACCOUNT
 
 
 def no_server(timeout: float) -> str:

@@ -54,6 +54,7 @@ def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> 
     if run.average:
         run.average.update_parameters(run.model)
     if run.interval == "step":
+        progress.lr = run.lr
         run.scheduler.step()
     return loss
 
@@ -185,7 +186,7 @@ def together(run: Run) -> Iterator[None]:
 
 
 def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
-    """Train for what is left of an epoch; return its mean loss, and the rate at its end.
+    """Train for what is left of an epoch; return its mean loss, and the rate of its last step.
 
     Raises:
         Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
@@ -218,7 +219,7 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
             look()
     finally:
         progress.train_seconds += time.perf_counter() - began
-    return {"lr": run.lr, "train/loss": train_loss(run)}
+    return {"lr": run.last_lr, "train/loss": train_loss(run)}
 
 
 def train_loss(run: Run) -> float:

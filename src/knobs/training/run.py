@@ -17,15 +17,17 @@ from rich.console import Console
 from knobs import late_compiler, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
+from knobs.config.resolvers import short_name
 from knobs.errors import ConfigError, UserError, for_a_person, tell
 from knobs.identity import public
 from knobs.record import LOCK
+from knobs.tracking import named
+from knobs.tracking.tracker import MAX_NAME, MAX_TAG
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine
 
 PLACE = ("role", "arm", "step", "knob")  # of a run in its study, as the search section has them
-MAX_TAG = 64  # characters, W&B's limit
 log = logging.getLogger("knobs")
 
 
@@ -49,12 +51,13 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(config, folder, out)
+        thread = threading.current_thread()
         if alone:  # nothing to be held against
             config = config | {"search": config["search"] | {"pruner": "none"}}
         else:
-            config = _as_one_of_many(config, job)
+            config = _as_one_of_many(config, job, getattr(thread, "differs", None))
         # A job of a sweep may run in a thread that hands its run over, to train with others.
-        train = getattr(threading.current_thread(), "train", execute)
+        train = getattr(thread, "train", execute)
         outcome = train(config, folder, out, _about(job, config["search"]))
     except Exception as error:
         fault = for_a_person(error)
@@ -82,19 +85,24 @@ def _about(job: DictConfig, search: dict[str, Any]) -> dict[str, Any]:
     return about | {"run": {"number": job.job.num} | place}
 
 
-def _as_one_of_many(config: dict, job: DictConfig) -> dict:
+def _as_one_of_many(config: dict, job: DictConfig, differs: list[str] | None) -> dict:
     """Return the config of a sweep's job: with its place in W&B, and its share of the cores.
+
+    Args:
+        differs: the overrides that set it apart; all of its own if None.
 
     Processes that run side by side and share cores are many times slower than each on its own.
     """
-    tracking, training = dict(config["tracking"]), dict(config["training"])
+    name = short_name(job.overrides.task if differs is None else differs, config["name"])
+    tracking, training = named(config["tracking"], name), dict(config["training"])
     folder = Path(job.runtime.output_dir).parent  # the sweep's
     if "group" in tracking:
         group = "-".join(folder.parts[-2:]).removeprefix("sweeps-")
-        tracking["group"] = tracking["group"] or group
+        tracking["group"] = tracking["group"] or group[-MAX_NAME:]
     if "tags" in tracking:
         tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
-        tracking["tags"] = [*tracking["tags"], *(tag for tag in tags if len(tag) <= MAX_TAG)]
+        tags = [*(tracking["tags"] or []), *(tag for tag in tags if 1 <= len(tag) <= MAX_TAG)]
+        tracking["tags"] = list(dict.fromkeys(tags))
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
         cores = os.cpu_count() or 1
         count = side_by_side if side_by_side > 0 else max(1, cores + 1 + side_by_side)

@@ -1,22 +1,48 @@
 """A run on the screen: a block before, a bar during, a block after.
 
-On a terminal the bar is rich's; elsewhere one plain line at most every few seconds.
+On a terminal the bar is rich's, and each epoch with a new best leaves a line, ten of them at most;
+elsewhere there is one plain line at most every few seconds, and nothing is wrapped.
 """
 
+import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
+from torch import nn
 
+from knobs.identity import key_of
+from knobs.init import CONV, LINEAR
+from knobs.models.layers import Dropout
 from knobs.training.setup import steps_per_epoch
 from knobs.training.state import Run
+from knobs.words import count, duration, folded, printable
 
 PLAIN_SECONDS = 2.0  # between plain lines
 MAX_HINTS = 3
 BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
+HISTORY = 10  # lines that a bar leaves behind at most
+MAX_CLASSES, MAX_NAME = 6, 20  # names of classes shown; characters of one
+# Modules that an init scheme fills, or whose weights are the same under each.
+FILLED = (*LINEAR, *CONV, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
+class Bar(Progress):
+    """A bar that leaves room for the ^C a terminal echoes: wrapped by it, the bar stayed behind."""
+
+    def __init__(self, *columns: ProgressColumn, console: Console, **settings: Any):
+        self._out = console  # rich asks for the line before it has its own
+        super().__init__(*columns, console=console, **settings)
+
+    def get_renderables(self) -> Iterator[Constrain]:
+        """Yield the one line."""
+        yield Constrain(self.make_tasks_table(self.tasks), self._out.width - 3)
 
 
 class Screen:
@@ -24,25 +50,30 @@ class Screen:
 
     def __init__(self, run: Run, out: Console):
         self.out = out
-        self.metric = run.objective["metric"]
-        self._last = 0.0
+        self.metric, self.epochs = run.objective["metric"], run.training["epochs"]
+        self._last, self._began = 0.0, time.perf_counter()
         self._steps = steps_per_epoch(len(run.data.train), run.training)
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]:>4}/{task.fields[epochs]}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[metric]} {task.fields[value]}"),
-            TextColumn("lr {task.fields[lr]}"),
-            TimeRemainingColumn(),
+        self._first = run.progress.epoch * self._steps + run.progress.batch  # > 0 if resumed
+        # So many epochs apart, the lines of new bests are HISTORY - 1 at most; one is for the last.
+        self._apart = max(1, math.ceil((self.epochs - 1) / (HISTORY - 2)))
+        self._shown = -self._apart  # the epoch of the last line that stays
+        self._waiting = ""  # the line that stays if nothing better comes
+        self._best = run.progress.best_epoch
+        self._bar = Bar(
+            _words("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=3)),
+            _words("{task.fields[values]}"),
+            _words("{task.fields[times]}"),
             console=self.out,
+            expand=True,
             transient=True,
             refresh_per_second=5,
             disable=not self.out.is_terminal,
         )
+        done = run.progress.epoch
         self._task = self._bar.add_task(
-            "", total=run.training["epochs"] * self._steps,
-            completed=run.progress.epoch * self._steps, epoch=run.progress.epoch,
-            epochs=run.training["epochs"], loss="-",
-            metric=self.metric, value="-", lr=f"{run.lr:.2e}",
+            "", total=self.epochs * self._steps, completed=done * self._steps, epoch=done,
+            epochs=self.epochs, values="", times="",
         )  # fmt: skip
 
     def __enter__(self) -> "Screen":
@@ -50,6 +81,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stay()
         self._bar.stop()
 
     def step(self, run: Run) -> None:
@@ -57,31 +89,69 @@ class Screen:
         if not self._bar.disable and time.perf_counter() - self._last > BAR_SECONDS:
             self._last = time.perf_counter()
             done = run.progress.epoch * self._steps + run.progress.batch
-            self._bar.update(self._task, completed=done, lr=f"{run.lr:.2e}")
+            self._bar.update(self._task, completed=done, times=self._times(done))
 
     def epoch(self, run: Run, metrics: dict[str, Any]) -> None:
         """Show an epoch's metrics."""
         loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
-        epoch, epochs = metrics["epoch"], run.training["epochs"]
+        epoch, best = metrics["epoch"], run.progress.best_epoch
+        line = f"epoch {epoch}/{self.epochs}  loss {loss}  {self.metric} {value}"
         if not self._bar.disable:
-            self._bar.update(
-                self._task, completed=epoch * self._steps, epoch=epoch, loss=loss, value=value
-            )
-        elif time.perf_counter() - self._last > PLAIN_SECONDS or epoch == epochs:
+            done = epoch * self._steps
+            values = f"loss {loss} {self.metric} {value}"
+            values += f" best {run.progress.best:.4f}" if best else ""
+            times = self._times(done)
+            self._bar.update(self._task, completed=done, epoch=epoch, values=values, times=times)
+            if best != self._best:
+                self._best, self._waiting = best, line
+                if epoch - self._shown >= self._apart:
+                    self._shown = epoch
+                    self._stay()
+            return
+        left = run.progress.seconds / epoch * (self.epochs - epoch)
+        self._waiting = f"{line}  lr {metrics['lr']:.2e}  {_time(left)} left"
+        if time.perf_counter() - self._last > PLAIN_SECONDS or epoch == self.epochs:
             self._last = time.perf_counter()
-            left = run.progress.seconds / epoch * (epochs - epoch)
-            self.out.print(
-                f"epoch {epoch}/{epochs}  loss {loss}  {self.metric} {value}  "
-                f"lr {metrics['lr']:.2e}  {left:.0f} s left"
-            )
+            self._stay()
+
+    def _stay(self) -> None:
+        """Print the line that waits, if one does: the last best, or the last epoch."""
+        if self._waiting:
+            self.out.print(escape(self._waiting), soft_wrap=True)
+            self._waiting = ""
+
+    def _times(self, done: int) -> str:
+        """Return the time so far, and the time left once some steps of this process tell it."""
+        passed = time.perf_counter() - self._began
+        left = ""
+        if done > self._first:
+            rest = self.epochs * self._steps - done
+            left = f", {_time(passed / (done - self._first) * rest)} left"
+        return f"{_time(passed)}{left}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else duration(seconds)
+
+
+def _words(text: str) -> TextColumn:
+    """Return a column of the bar that is never wrapped."""
+    return TextColumn(text, markup=False, table_column=Column(no_wrap=True))
 
 
 def block(out: Console, title: str, rows: list[tuple[str, str]]) -> None:
     """Print a title and named rows; empty rows are left out."""
-    out.print(f"[bold]{escape(title)}[/]")
+    out.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     for name, value in rows:
         if value:
-            out.print(f"  [dim]{name:<10}[/] {escape(value)}")
+            _row(out, name, value)
+
+
+def _row(out: Console, name: str, value: str, style: str = "dim") -> None:
+    """Print a named row, in one line; on a terminal one too long goes on below its beginning."""
+    lines = folded(value, out.width - 13) if out.is_terminal else [value]
+    for i, line in enumerate(lines):
+        out.print(f"  [{style}]{'' if i else name:<10}[/] {escape(line)}", soft_wrap=True)
 
 
 def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[str]) -> None:
@@ -89,34 +159,99 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     data, training = run.data, run.training
     splits = f"{len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test"
     unread = "" if config["test"] else " (not read)"
-    kind = f"{data.kind} {'x'.join(map(str, data.shape.input))}"
-    target = f"{len(data.classes)} classes" if data.classes else "regression"
-    weights = sum(p.numel() for p in run.model.parameters())
+    size = "x".join(map(str, data.shape.input))
+    kind = {"table": f"{size} inputs", "text": f"{size} tokens"}.get(data.kind, f"image {size}")
     members = f"{n} members, " if (n := len(run.networks)) > 1 else ""
-    model = f"{config['model']['name']}, {members}{weights:,} weights"
-    model = f"{model}; {_short(config['activation'])}"
+    model = f"{config['model']['name']}, {members}{_parameters(run.model)}"
+    stated = {key_of(line): line for line in changed}  # of a key given twice the last counts
+    stated.pop("resume", None)  # the folder says it
     steps = f"{training['epochs']} epochs in batches of {training['batch_size']}"
-    against = [f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True]
+    regularization = [
+        f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True
+    ]
     rows = [
-        ("changed", "  ".join(changed) or "nothing: all defaults"),
-        ("data", f"{data.name}: {splits}{unread}; {kind}, {target}"),
-        ("model", f"{model}; init {_short(config['init'])}"),
+        ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
+        ("data", f"{data.name}: {splits}{unread}; {kind}"),
+        ("target", _target(run, config)),
+        ("model", model + _activation(run.networks[0], config["activation"])),
+        ("init", _init(run.networks[0], config["init"])),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
-        ("against", f"over-fitting: {', '.join(against)}" if against else ""),
+        ("regularize", ", ".join(regularization)),
         ("training", f"{steps}, {training['precision']} on {run.device}, seed {run.seed}"),
+        ("resumed", f"after epoch {run.progress.epoch}" if run.progress.step else ""),
         ("folder", str(folder)),
     ]
     block(out, config["name"], rows)
 
 
+def _parameters(model: nn.Module) -> str:
+    """Return `8,970 parameters`, and how many are trained where some are frozen."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+    frozen = f", {trained:,} trainable" if trained < total else ""
+    return count(total, "parameter") + frozen
+
+
+def _activation(network: nn.Module, node: dict) -> str:
+    """Return `; ReLU`; nothing where there is no layer that one could follow."""
+    layers = {type(m) for m in network.modules() if not any(True for _ in m.children())}
+    bare = layers <= {nn.Flatten, nn.Linear, nn.Dropout, Dropout}
+    return "" if bare else f"; {_short(node)}"
+
+
+def _target(run: Run, config: dict) -> str:
+    """Return what is predicted: the columns of a table, where they are named, and the classes."""
+    data, names = run.data, run.data.classes
+    columns = config["data"].get("target")
+    columns = [columns] if isinstance(columns, str) else columns or []
+    parts = [_some([str(column) for column in columns])] * bool(columns)
+    if not names:
+        task = f"{data.task} of {count(data.shape.outputs, 'value')}"
+        return ": ".join([*parts, data.task if data.shape.outputs == 1 else task])
+    labels = data.task == "multilabel"
+    what = count(len(names), "label") if labels else f"{len(names):,} classes"
+    parts = [] if labels else parts  # whose columns are the labels
+    return ", ".join([*parts, f"{what}: {_some([str(name) for name in names])}"])
+
+
+def _some(names: list[str]) -> str:
+    """Return a few names in full, of many the first two and the last."""
+    names = [printable(name, MAX_NAME) for name in names]
+    return ", ".join(names if len(names) <= MAX_CLASSES else [*names[:2], "...", names[-1]])
+
+
+def _init(network: nn.Module, node: dict) -> str:
+    """Return the schemes that filled a network's layers, and what the model filled itself."""
+    modules = list(network.modules())
+    if "_target_" in node:
+        name = _short(node)
+        scheme = "torch's own, each layer" if name == "torch_default" else name
+    else:
+        kinds = {"linear": LINEAR, "conv": CONV}
+        used = [k for k, types in kinds.items() if any(isinstance(m, types) for m in modules)]
+        used = [part for part in node if part in used]
+        scheme = ", ".join(
+            f"{_short(node[k])} ({k})" if used[1:] else _short(node[k]) for k in used
+        )
+    own = [
+        parameter.numel()
+        for module in modules
+        if not isinstance(module, FILLED)
+        for name, parameter in module.named_parameters(recurse=False)
+        if "bias" not in name
+    ]
+    itself = f"{count(sum(own), 'parameter')} by the model itself" if own else ""
+    return "; ".join(filter(None, [scheme, itself]))
+
+
 def hints(out: Console, lines: list[Any]) -> None:
     """Print at most three hints."""
-    shown = [escape(str(line)) for line in lines[:MAX_HINTS]]
+    shown = [str(line) for line in lines[:MAX_HINTS]]
     if more := len(lines) - len(shown):
-        shown.append(f"and {more} more; silence=\\[all] hides every one")
+        shown.append(f"and {more} more; silence=[all] hides every one")
     for line in shown:
-        out.print(f"  [yellow]{'hint':<10}[/] {line}")
+        _row(out, "hint", line, "yellow")
 
 
 def closing(
@@ -128,22 +263,22 @@ def closing(
         mirrored: where to, and how that ended; empty where it was not.
     """
     objective, status = summary["objective"], summary["status"]
-    value = "none" if objective["value"] is None else f"{objective['value']:.4f}"
+    best = "none"
+    if objective["value"] is not None:
+        place = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+        best = f"{objective['value']:.4f} at {place}"
+    names = ["metrics.jsonl", "summary.json"]
+    checkpoints = (folder / "checkpoints").is_dir()
+    resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
-    checkpoints = ", checkpoints/" if (folder / "checkpoints").is_dir() else ""
-    label, line = mirrored
-    look = f"wandb leet {folder}/wandb" if "offline" in line else f"cat {folder}/metrics.jsonl"
-    resumable = status == "interrupted" and bool(checkpoints)
     rows = [
-        ("best", f"epoch {summary['best_epoch']} of {summary['epochs']}"),
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
-        ("files", f"{folder}: metrics.jsonl, summary.json{checkpoints}"),
-        (label, line),
-        ("look", look),
+        ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
+        mirrored,
         ("go on", f"python train.py resume={folder}" * resumable),
     ]
-    block(out, f"{status}: best {objective['metric']} {value}", rows)
+    block(out, f"{status}: best {objective['metric']} {best}", rows)
 
 
 def _short(node: dict) -> str:

@@ -21,7 +21,7 @@ from knobs.identity import identity, public
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.storage import sync_folder
-from knobs.tracking import Mirror, mirror
+from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
 from knobs.training.screen import Screen
@@ -73,6 +73,7 @@ class Session:
         track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
         row: bool = False,
     ):
+        config = config | {"tracking": named(config["tracking"], config["name"])}
         self.row, self.config, self.about = row, config, about or {"overrides": [], "choices": {}}
         self.record = Record(folder)
         try:
@@ -123,7 +124,7 @@ class Session:
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
                     advice = "a lower lr, warm-up or clipping may help"
-                    out.print(f"[red]diverged[/]: {error}; {advice}")
+                    out.print(f"[red]diverged[/]: {error}; {advice}", soft_wrap=not out.is_terminal)
                     self.close("diverged", error)
                 except loop.Interrupted:
                     self.close("interrupted", number=received[0])

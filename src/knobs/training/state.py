@@ -54,6 +54,7 @@ class Progress:
     stale: int = 0  # epochs since the objective last improved
     seconds: float = 0.0
     train_seconds: float = 0.0
+    lr: float | None = None  # of the last step, where the schedule has moved on since
     best_metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -133,3 +134,9 @@ class Run:
     def lr(self) -> float:
         """Return the learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def last_lr(self) -> float:
+        """Return the learning rate of the last step; asked before an epoch's schedule moves on."""
+        moved = self.interval == "step" and self.progress.lr is not None
+        return self.progress.lr if moved else self.lr

@@ -1,0 +1,114 @@
+"""A sweep on the screen, as it is seen at 80 and 120 columns and in a file."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+from seen import held_against, seen
+
+from knobs.sweep import screen
+from knobs.sweep.grid import Supply
+from knobs.sweep.jobs import Job
+from knobs.sweep.lines import MOST, failures, note
+from knobs.sweep.screen import Screen
+
+STUDY = """# Which of two optimizers?
+question: Which of two?
+scientific: {optimizer: [adam, sgd]}
+space:
+  optimizer=adam:
+    optimizer.lr: {low: 1e-4, high: 1e-2, scale: log}
+  optimizer=sgd:
+    optimizer.lr: {low: 1e-2, high: 1.0, scale: log}
+fixed: [training.epochs]
+set: [training.batch_size=256]
+runs: 4
+seeds: 2
+"""
+LOOKS = {"80": "80", "120": "120", "plain": ""}
+
+
+@pytest.fixture(params=LOOKS)
+def look(request, monkeypatch):
+    """A name of a look, for Consoles that the code makes itself."""
+    monkeypatch.setattr(screen, "PLAIN_SECONDS", math.inf)  # no lines that depend on the time
+    if columns := LOOKS[request.param]:
+        for name, value in (("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", columns)):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("LINES", "40")
+    return request.param
+
+
+def test_a_grid(look, sweep):
+    grid = ["optimizer=adam,sgd", "optimizer.lr=1e-9", "model.width=64,32", "sweep=s"]
+    code, told = sweep(*grid, "training.epochs=1", "training.batch_size=512", "tracking=local")
+    assert code == 0, told
+    lines = seen(told)
+    board = next(i for i, line in enumerate(lines) if line.startswith("rank"))
+    assert len([line for line in lines[board:] if line[:4].strip().isdigit()]) == 4
+    held_against(f"grid-{look}", [*lines[:board], *lines[board + 5 :]])
+
+
+def test_a_study(look, sweep, tmp_path):
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "two.yaml").write_text(STUDY)
+    asked = ["--config-dir", str(tmp_path / "mine"), "+study=two", "training.epochs=1", "sweep=s"]
+    code, told = sweep(*asked, "tracking=local", "hydra.launcher.width=1")
+    assert code == 0, told
+    lines = [line for line in seen(told) if line]
+    report = next(i for i, line in enumerate(lines) if line.startswith("s  9 runs: 9 finished"))
+    held_against(f"study-{look}", [*lines[:report], *lines[-1:]])
+    assert lines[-1] == "page: outputs/sweeps/s/report.html"
+    again, told = sweep(*asked, "tracking=local", "hydra.launcher.width=1")
+    assert again == 0
+    assert "search: 4 runs of 2 arms, 4 of them ended before" in told
+
+
+def test_one_counter_counts_the_runs_of_all_phases():
+    supply = Supply()
+    supply.before, supply.coming = 40, 1
+    face = Screen({n: Job(n, [f"seed={n}"], None) for n in range(25)}, [], supply)
+    face.done["finished"] = 5
+    face.done["failed"] = 1
+    assert face._line().startswith("runs 46/66  failed 1  ")
+
+
+def out(terminal, width=80):
+    return Console(
+        file=io.StringIO(), width=width, force_terminal=terminal, color_system=None,
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+ROWS = [(str(n), f"RuntimeError: {'why ' * 30}".strip(), f"a/b/{n}/train.log") for n in range(50)]
+
+
+def test_failures_are_all_there_and_whole_in_a_file():
+    console = out(False)
+    failures(console, ROWS)
+    lines = console.file.getvalue().splitlines()
+    assert lines == ["50 failed", *map("  ".join, ROWS)]
+
+
+def test_failures_are_bounded_on_a_terminal_which_says_so():
+    console = out(True)
+    failures(console, ROWS)
+    text = console.file.getvalue()
+    assert "50 failed" in text
+    assert f"and {50 - MOST} more" in text
+    assert f"a/b/{MOST - 1}/train.log" in text
+    assert f"a/b/{MOST}/train.log" not in text
+
+
+def test_a_long_note_goes_on_indented_on_a_terminal_only():
+    line = "  8 runs sequentially: " + "word " * 20 + "a" * 90
+    plain, terminal = out(False), out(True, 40)
+    note(plain, line)
+    assert plain.file.getvalue() == f"{line}\n"
+    note(terminal, line)
+    lines = terminal.file.getvalue().splitlines()
+    assert lines[0].startswith("  8 runs")
+    assert all(part.startswith("    ") for part in lines[1:])
+    assert all(len(part) <= 40 for part in lines[:-1])
+    assert " ".join(" ".join(lines).split()) == " ".join(line.split())
