@@ -31,7 +31,7 @@ from knobs.errors import (
 from knobs.help import answer
 from knobs.identity import job_of, key_of
 from knobs.record import defaults_since, renamed
-from knobs.shell import quoted
+from knobs.shell import literal, quoted
 from knobs.words import printable
 
 # Words of a command line that are knobs' own, with or without a +.
@@ -121,9 +121,30 @@ def prepare(argv: list[str]) -> list[str] | None:
         again.same_run(configs[0], resumed)
     if dry:
         return _show_only(configs[0], lines, grid)
-    if not grid and configs[0]["task"] == "train":
-        _hold(Path(str(configs[0]["hydra"]["run"]["dir"])), bool(resumed))
+    if not grid:
+        lines = _placed(configs[0], lines, bool(resumed))
     return [*(arg for arg in argv if arg not in given), *lines]
+
+
+def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
+    """Return a run's overrides with its folder, which is now there and held by this process.
+
+    Raises:
+        ConfigError: a new run was typed into the folder of another, or a name is too long.
+        LockedError: another process is writing there.
+    """
+    path = Path(str(config["hydra"]["run"]["dir"]))
+    if long := [part for part in path.parts if len(os.fsencode(part)) > MAX_NAME]:
+        raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
+    if not any(key_of(line) == "hydra.run.dir" for line in lines):
+        path = storage.claim(path)  # two runs of one second have folders of their own
+        lines = [*lines, f"hydra.run.dir={quoted(literal(str(path)))}"]
+    elif not resumed and (path / record.CONFIG).exists():
+        more = f"{shlex.quote(f'resume={path}')} goes on with it, or name another folder"
+        raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
+    if config["task"] == "train" and path.is_dir():
+        storage.keep(record.hold(path))  # the run takes the lock over
+    return lines
 
 
 def _parsed(argv: list[str]) -> Namespace:
@@ -277,19 +298,3 @@ def _sweep_folder(lines: list[str]) -> Path | None:
     named = "" if name == "null" else f"outputs/sweeps/{again.path_of(name)}"
     folder = values.get("hydra.sweep.dir", named)
     return again.path_of(folder) if folder else None
-
-
-def _hold(path: Path, resumed: bool) -> None:
-    """Hold a run's folder before Hydra writes into it; the run then takes the lock over.
-
-    Raises:
-        ConfigError: a new run was typed into the folder of another. LockedError: another process
-            is writing there.
-    """
-    if long := [part for part in path.parts if len(os.fsencode(part)) > MAX_NAME]:
-        raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
-    if not resumed and (path / record.CONFIG).exists():
-        more = f"{shlex.quote(f'resume={path}')} goes on with it, or name another folder"
-        raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
-    if path.is_dir():
-        storage.keep(record.hold(path))
