@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from knobs import build, cli
 from knobs.config import rules
@@ -96,6 +98,78 @@ def test_what_is_too_long_is_cut_in_its_message(line, part):
     assert message.startswith(("exit 2", "exit 4"))
     assert part in message
     assert len(message) < 6000
+
+
+# ------------------------------------------------------------------ made up
+KEYS = [
+    *rules.paths(),
+    *NAMES,
+    *cli.OWN,
+    "hydra.run.dir",
+    "hydra/launcher",
+    "hydra.launcher.width",
+    "zip",
+    "skip",
+    "lr",
+]
+VALUES = [
+    "", "null", "true", "1", "0", "-1", "1e3", "1e400", "nan", "inf", ".", "..", "/", "a", "adam", "none", "[]", "{}", "[1,2]",
+    "{a:1}", "[a,[b,{c:d}]]", "1,2", "a,b", "range(0,3)", "range(3)", "range(0,1e9)", "interval(0,1)", "tag(log,interval(1e-3,1))",
+    "choice(1,2)", "glob(*)", "sort(3,1)", "shuffle(range(0,9))", "${seed}", "${oc.env:HOME}", "${x}", "'a b'", '"1"', "50%",
+    "it's", "a=b", "ä", "???", "0x10", "1_000", "10%", "val/loss", "torch.optim.SGD", "os.system", "[", "}", "\\", "9" * 400,
+]  # fmt: skip
+PLAIN = [
+    f"{key}={default}" for key, places in rules.read(rules.CONF).items() for default, _ in places.values()
+    if default and default[0] not in "$?"
+] + [f"{group}={option}" for group in NAMES for option in rules.options(group, [rules.CONF])]  # fmt: skip
+lines = st.sampled_from(PLAIN) | st.builds(
+    lambda sign, key, mark, value: f"{sign}{key}{mark}{value}",
+    st.sampled_from(["", "", "", "+", "++", "~"]),
+    st.one_of(
+        st.sampled_from(KEYS),
+        st.sampled_from(KEYS).map(lambda k: k[:-1] + "x"),
+        st.text(max_size=6),
+    ),
+    st.sampled_from(["=", "=", "=", "=", "", "@x="]),
+    st.one_of(st.sampled_from(VALUES), st.text(max_size=8)),
+)
+words = st.lists(lines, min_size=1, max_size=3).flatmap(
+    lambda several: st.sampled_from(
+        [several, ["-m", *several], ["-m", "hydra/sweeper=search", *several]]
+    )
+)
+MADE_UP = 2000  # of these, 300 where the long trainings are left out
+
+
+def made_up(count, seed):
+    """Check so many command lines: exit 0, or a code of a user's fault, in 5 s, without a bug."""
+    slow = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count, deadline=None, database=None, derandomize=False,
+        suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
+    )  # fmt: skip
+    @hypothesis.given(words)
+    def one(argv):
+        began = time.monotonic()
+        message = told(argv)  # whatever is no UserError fails here
+        assert re.match(r"exit [0234569]", message), argv
+        assert "Traceback" not in message, argv
+        if time.monotonic() - began > 5:
+            slow.append(argv)
+
+    one()
+    assert slow == []
+
+
+def test_made_up_command_lines_are_told_apart():
+    made_up(300, seed=1)
+
+
+@pytest.mark.slow
+def test_many_made_up_command_lines_are_told_apart():
+    made_up(MADE_UP, seed=2)
 
 
 def write():

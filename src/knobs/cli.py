@@ -39,6 +39,7 @@ OWN = ("sweep", "retry_failed", "keep_going", "resume", "rerun", "trust", "study
 FOLDERS = ("sweep", "resume", "rerun")  # of these, what names a folder: as it is typed
 OF_SWEEPS = ("sweep", "retry_failed", "keep_going")
 DRY_RUN = "--dry-run"
+LONGEST = 1000  # characters of one fault
 MAX_NAME = 255  # bytes, of a file system
 
 
@@ -264,7 +265,8 @@ def _checked(lines: list[str], folders: list[Path], name: str, grid: bool) -> li
     )
     if faults:
         count = f": {len(faults)} faults" if len(faults) > 1 else ""
-        raise ConfigError(f"invalid config{count}, nothing was run\n  " + "\n  ".join(faults))
+        told = "\n  ".join(printable(fault, LONGEST) for fault in faults)
+        raise ConfigError(f"invalid config{count}, nothing was run\n  {told}")
     if grid and (missing := [*dict.fromkeys(f for c in configs for f in missing_files(c["data"]))]):
         raise DataError("\n  ".join(["nothing was run, data are missing", *missing]))
     return configs

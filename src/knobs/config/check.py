@@ -196,7 +196,7 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
         for name in given:
             if name not in takes:
                 near = did_you_mean(name, takes)
-                yield f"{path}.{name}={node[name]}: {target} takes no argument {name}{near}"
+                yield f"{path}.{name}={show(node[name])}: {target} takes no argument {name}{near}"
         for name, p in takes.items():
             named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
             if named and p.default is p.empty and name not in {*given, *GIVEN.get(kind, ())}:
@@ -205,7 +205,7 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
     for name in given:
         rule = name in takes and rules.of_type(takes[name].annotation)
         if rule and not rule.accepts(values[name]) and not rules.rule(f"{path}.{name}", **where):
-            yield f"{path}.{name}={node[name]}: must be {rule.says}"
+            yield f"{path}.{name}={show(node[name])}: must be {rule.says}"
 
 
 def norm_faults(config: dict) -> Iterator[str]:

@@ -348,14 +348,14 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
     paths = [path for path, _ in leaves(_raw(base)) if "._" not in path]
     known = {*rules.paths((*folders, CONF)), *paths, *base}
     values = [o for o in parsed if not o.is_add() and o not in chooses]
-    faults = [
-        overrides.unknown(o, [*paths, *base], folders)
+    wrong = {
+        o.input_line: overrides.unknown(o, [*paths, *base], folders)
         for o in values
         if (path := o.key_or_group.replace("/", ".")) not in known
         and not path.endswith("._target_")
         and not any(name.startswith(f"{path}.") for name in known)
-    ]
-    if not faults:  # a key of another option of its group
+    }
+    if not wrong:  # a key of another option of its group
         faults = [
             _not_of_option(o, chosen[root(o)], folders)
             for o in values
@@ -363,9 +363,8 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
             if OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
         return faults or [_reason(error)]
-    wrong = {o.input_line for o in values if any(f.startswith(o.input_line) for f in faults)}
     config, more, _ = _compose(composer, [line for line in lines if line not in wrong])
-    return faults + (more or check(config))
+    return [*wrong.values(), *(more or check(config))]
 
 
 def _not_of_option(override: Override, option: str, folders: Sequence[Path]) -> str:
