@@ -18,6 +18,7 @@ from knobs.config.command import CONF
 from knobs.config.conflicts import missing_files
 from knobs.errors import (
     BUG,
+    FULL_ERROR,
     Bug,
     ConfigError,
     DataError,
@@ -50,7 +51,6 @@ def main(train: Callable[[], None]) -> None:
     knobs is one line and exit code 1, its traceback in the run's log or, with HYDRA_FULL_ERROR=1,
     on the screen.
     """
-    wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then what it would print in its own way
     try:
         if answer(sys.argv[1:]):
@@ -75,9 +75,9 @@ def main(train: Callable[[], None]) -> None:
             fault = StorageError(f"{printable(str(error.filename), 100)}: {error.strerror}")
         sys.exit(tell(fault))
     except Exception as error:
-        if wanted:
+        if FULL_ERROR:
             raise
-        sys.exit(tell(Bug(f"{type(error).__name__}: {reason(error)}")))
+        sys.exit(tell(Bug(error)))
 
 
 def prepare(argv: list[str]) -> list[str] | None:
@@ -185,10 +185,14 @@ def _folders(args: Namespace) -> list[Path]:
     Raises:
         ConfigError: a folder that is not there, or one whose files would be ignored.
     """
-    first = Path(args.config_path).resolve() if args.config_path else CONF
-    for flag, folder in (("--config-path", args.config_path), ("--config-dir", args.config_dir)):
-        if folder and not Path(folder).is_dir():
-            raise ConfigError(f"{flag} {folder}: no such folder")
+    # Hydra looks for a relative one beside train.py, and for --config-dir in the working directory.
+    first = (CONF.parent / args.config_path).resolve() if args.config_path else CONF
+    if not first.is_dir():
+        raise ConfigError(
+            f"--config-path {args.config_path}: no such folder; {first} is looked for"
+        )
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {args.config_dir}: no such folder")
     name, places = args.config_name or "config", [first, Path(args.config_dir or first)]
     if not any((folder / f"{name}.yaml").is_file() for folder in places):
         raise ConfigError(f"--config-name {name}: no {name}.yaml in {first.name}/ or --config-dir")

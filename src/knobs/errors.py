@@ -1,10 +1,13 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Iterable
 
+# Read once: the command line sets it, so that Hydra raises what it would print in its own way.
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 BUG = 1  # a fault of knobs itself
 DIVERGED = 5  # the loss left the finite numbers: a result, not an error
 SWEEP_FAILED = 10  # a sweep of which some runs failed
@@ -54,11 +57,13 @@ class LockedError(UserError):
 
 
 class Bug(UserError):
-    """A fault of knobs itself: one line for a person, who did nothing wrong."""
+    """A fault of knobs itself, or of code of the user's own; where its traceback is, it says."""
 
-    def __str__(self) -> str:
-        more = "HYDRA_FULL_ERROR=1 shows the traceback, which a report should have"
-        return f"a bug of knobs, not a mistake of yours: {super().__str__()}; {more}"
+    exit_code = BUG
+
+    def __init__(self, error: BaseException, place: str = "shown with HYDRA_FULL_ERROR=1"):
+        what = f"{type(error).__name__}: {reason(error)}"
+        super().__init__(f"{what}; a bug of knobs or of your own code, its traceback is {place}")
 
 
 def tell(error: UserError) -> int:
@@ -74,7 +79,7 @@ def first_line(error: BaseException) -> str:
 
 # Lines of Hydra's and OmegaConf's messages that tell a user of knobs nothing.
 NO_REASON = (
-    *("full_key:", "object_type=", "reference_type="),
+    *("full_key:", "object_type=", "reference_type=", "Config search path:", "provider="),
     *("Set the environment", "To append to your config"),
 )
 MAX_REASON = 300  # characters

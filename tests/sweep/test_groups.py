@@ -1,5 +1,6 @@
 """Which jobs share a stack, how wide it is, and when a plan is made again."""
 
+import math
 import random
 
 import pytest
@@ -60,20 +61,20 @@ def test_memory_counts_members():
     assert memory(4) == pytest.approx(4 * memory(1), rel=0.05)
 
 
-def test_the_widest_that_is_not_clearly_slower():
-    def choice(times, cache=0):
-        return groups.choose_width(times, MIB, cache)
-
-    assert choice({4: 4.0, 16: 2.0, 64: 1.0}) == 64
-    assert choice({4: 4.0, 16: 1.0, 64: 1.09}) == 64  # nearly as fast
-    assert choice({4: 4.0, 16: 1.0, 64: 1.11}) == 16
-    assert choice({4: 1.0, 16: 1.2, 64: 1.5}) == 4
-    assert choice({4: 1.0, 16: 1.08, 64: 1.16}) == 16  # 64 is clearly slower than 4
-    assert choice({8: 3.0}) == 8
+def test_turns_say_by_how_much_a_wider_stack_is_slower():
+    assert groups.ratio_of([(1.0, 1.2), (2.0, 2.2), (1.0, 30.0)]) == pytest.approx(1.2)
+    assert groups.margin_of(64, MIB, cache=63 * MIB) == pytest.approx(1.1)
     # Where all rows fit into the cache it takes more to say that wider is slower.
-    assert choice({4: 4.0, 16: 1.0, 64: 1.2}, cache=64 * MIB) == 64
-    assert choice({4: 4.0, 16: 1.0, 64: 1.2}, cache=63 * MIB) == 16
-    assert choice({4: 4.0, 16: 1.0, 64: 1.22}, cache=64 * MIB) == 16
+    assert groups.margin_of(64, MIB, cache=64 * MIB) == pytest.approx(1.21)
+
+
+def test_what_is_left_to_share_is_the_overhead():
+    """Of t = overhead / width + arithmetic, in closed form."""
+    times = {width: 8.0 / width + 1.0 for width in (1, 4, 16)}
+    assert groups.left_to_share(times, 1, 4) == pytest.approx(3.0)
+    assert groups.left_to_share(times, 4, 16) == pytest.approx(1.5)
+    assert groups.left_to_share({1: 5.0, 4: 5.0 / 4}, 1, 4) == math.inf  # no arithmetic at all
+    assert groups.left_to_share({1: 2.0, 4: 2.0}, 1, 4) == pytest.approx(1.0)
 
 
 def test_widths_to_be_timed():
@@ -101,9 +102,8 @@ def choose(seconds, widths=(4, 16, 20), steps=10**6):
     """The width chosen by timings that are made up, and how often each was visited."""
     probes = {width: Fake(width, seconds) for width in (1, *widths)}
     group = groups.Group([], None, epochs=1, epoch_steps=steps, alone_seconds=seconds(1, 0))
-    times = groups.time_widths(probes.get, widths, group, MIB, 0)
-    del times[1]
-    return groups.choose_width(times, MIB, 0), {w: p.visits for w, p in probes.items()}
+    _, width = groups.find_width(probes.get, widths, group, MIB, 0)
+    return width, {w: p.visits for w, p in probes.items()}
 
 
 def test_slow_moments_change_no_choice():
@@ -135,16 +135,23 @@ def test_noise_chooses_nearly_the_best():
 
 
 def test_a_plan_takes_few_visits():
-    """Where wider is faster at once the widest is visited five times, and narrow ones once."""
+    """Three turns of each width and the one before it; of a stack the first visit warms up."""
     chosen, visits = choose(lambda width, visit: 1 / width, (4, 16, 64))
     assert chosen == 64
-    assert visits == {1: 1, 4: 2, 16: 2, 64: 5}  # of a stack the first visit warms up
-    _, visits = choose(lambda width, visit: 1 / width, (4, 16, 64), steps=0)
-    assert visits == {1: 1, 4: 2, 16: 2, 64: 3}  # no time for more
+    assert visits == {1: 3, 4: 7, 16: 7, 64: 4}
+    # There is nothing left to share behind 4: wider ones are not even built.
+    chosen, visits = choose(lambda width, visit: 0.1 / width + 1, (4, 16, 64))
+    assert chosen == 4
+    assert visits == {1: 3, 4: 4, 16: 0, 64: 0}
+
+
+def test_a_wider_stack_is_given_up_after_many_turns():
+    assert choose(lambda width, visit: float(width), (4,)) == (1, {1: 9, 4: 10})
 
 
 def test_wider_ones_are_not_built_where_a_stack_is_clearly_slower():
-    chosen, visits = choose(lambda width, visit: float(width), (4, 16, 64, 256))
+    truth = {1: 8.0, 4: 1.0, 16: 2.0}
+    chosen, visits = choose(lambda width, visit: truth[width], (4, 16, 64, 256))
     assert chosen == 4
     assert visits[64] == visits[256] == 0
 

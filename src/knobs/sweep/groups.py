@@ -50,11 +50,10 @@ OFF = {"training": "training/default", "regularization": "regularization/none"} 
 SHARED = ("data", "model", "activation", "loss", "regularization", "training")
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 VISIT_SECONDS = 0.005  # of each visit: so long that a pause of the machine hits all widths alike
-ROUNDS = 8  # visits to each width, at most
-PLAN_SHARE = 0.02  # of a group's expected time, which visits after the first may take
+TURNS, MOST_TURNS = 2, 9  # of two widths; as many as the latter before a wider one is given up
+PLAN_SHARE = 0.02  # of a group's expected time, which a visit to each of two widths may take
 MEMORY_SHARE = 0.5  # of what is free
 NEARLY = 1.1  # a narrower stack is chosen where it is faster by more than this
-OUT_OF_REACH = 1.5  # a narrower one that is slower by more than this is not visited again
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -262,7 +261,7 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             rows = min(rows, max(1, int(build.free_memory(device) * MEMORY_SHARE / size)))
             cache = cache_bytes(device)
             widths = ladder(rows, members, size, cache)
-            times = time_widths(
+            times, width = find_width(
                 lambda width: probe_stack(fresh, width) if width > 1 else alone,
                 widths,
                 group,
@@ -274,37 +273,14 @@ def _measure(group: Group, data: Reader, most: int) -> None:
                 raise
             group.reason = str(fault)
             return
-    solo = group.step_seconds = group.alone_seconds = times.pop(1)
-    if not times:  # there is no memory for two
+    solo = group.step_seconds = group.alone_seconds = times[1]
+    if not widths:  # there is no memory for two
         return
-    width = choose_width(times, size, cache)
+    width = max(times) if width == 1 else width  # the one that was tried, to say by how much
     if times[width] > LEAST_GAIN * solo:
         group.reason = f"a stack would take {times[width] / solo:.1f} times as long"
         return
     group.width, group.step_seconds = width, times[width]
-
-
-def choose_width(times: Mapping[int, float], size: int, cache: int) -> int:
-    """Return the widest stack than which no narrower one is clearly faster.
-
-    A step costs overhead / width + arithmetic a run, so wider is faster until memory bandwidth ends
-    it. What a timing says against that must be clear: by a factor of NEARLY, and of its square
-    where all rows of the stack fit into the cache, since then no bandwidth can be the cause. The
-    wider of equals is better: what an epoch costs beside its steps is shared by more runs.
-
-    Args:
-        times: width -> seconds of a step and run.
-        size: bytes of a run. cache: of the machine.
-    """
-
-    def clearly(narrow: int, wide: int) -> bool:
-        margin = NEARLY**2 if wide * size <= cache else NEARLY
-        return times[narrow] * margin < times[wide]
-
-    for width in sorted(times, reverse=True):
-        if not any(clearly(narrow, width) for narrow in times if narrow < width):
-            return width
-    raise AssertionError("the narrowest has no narrower one")
 
 
 def ladder(rows: int, members: int, size: int, cache: int) -> list[int]:
@@ -322,15 +298,16 @@ def ladder(rows: int, members: int, size: int, cache: int) -> list[int]:
     return [*kept, *widths[-1:]]
 
 
-def time_widths(
+def find_width(
     probe: Callable[[int], "Probe"], widths: Sequence[int], group: Group, size: int, cache: int
-) -> dict[int, float]:
-    """Return width -> seconds of a step and run: the least of several visits, in turns.
+) -> tuple[dict[int, float], int]:
+    """Return width -> seconds of a step and run, and the width that is chosen.
 
-    Every visit takes as long as any other, whatever the width: a pause of the machine is then as
-    likely in each, and the least of several has none. Narrow stacks come first, and no wider ones
-    where one is clearly slower, three times over. Visits go on until the widest is the choice, or
-    the time for it is spent, which is PLAN_SHARE of what the steps will take.
+    A step costs overhead / width + arithmetic a run, so wider is faster until memory bandwidth ends
+    it. So each width is held against the best narrower one, in turns of equal length: a pause of
+    the machine is as likely in both, and the least of several has none. The wider of equals
+    is better, since what an epoch costs beside its steps is shared by more runs; none wider is
+    tried where one is clearly slower, or where there is no overhead left to share.
 
     Args:
         probe: of a width; of 1 the run alone, warm.
@@ -339,44 +316,55 @@ def time_widths(
             holds for wider ones as well.
         size: bytes of a run. cache: of the machine.
     """
+    best = 1
     seconds = min(VISIT_SECONDS, PLAN_SHARE * group.steps * group.alone_seconds / 4)
-    probes = {1: probe(1)}
-    times = {1: min(group.alone_seconds, probes[1].visit(seconds))}  # rough ones at first
-
-    def visit(width: int) -> float:
-        slow = [by for wide, by in group.slower.items() if width >= wide]
-        return probes[width].visit(seconds) * max([1.0, *slow])
-
-    def beaten(width: int) -> bool:
-        """Return whether a narrower one is clearly faster, in visits of one length."""
-        best = min(times, key=times.get)
-        if choose_width({best: times[best], width: times[width]}, size, cache) == width:
-            return False
-        turns = [{one: visit(one) for one in (best, width)} for _ in range(3)]
-        least = {one: min(turn[one] for turn in turns) for one in (best, width)}
-        return choose_width(least, size, cache) != width
-
+    probes, times = {1: probe(1)}, {1: group.alone_seconds}
     for width in widths:
         probes[width] = probe(width)
-        rough = probes[width].visit(0) * width
-        times[width] = visit(width)
-        seconds = max(seconds, min(rough, times[width] * width))
-        if beaten(width):
+        probes[width].visit(0)  # warms up
+        slower = max([1.0, *(by for wide, by in group.slower.items() if width >= wide)])
+        turns: list[tuple[float, float]] = []
+        margin = margin_of(width, size, cache)
+        while len(turns) < TURNS or (len(turns) < MOST_TURNS and ratio_of(turns) > margin):
+            wide = probes[width].visit(seconds)
+            narrow = probes[best].visit(max(seconds, wide * width))
+            turns.append((narrow, wide * slower))
+        times |= dict(zip((best, width), map(min, zip(*turns, strict=True)), strict=True))
+        if ratio_of(turns) > margin:
             break
-    # Short visits flatter: those that may be chosen are timed anew, all for as long.
-    widest, best = max(times), min(times.values())
-    near = [w for w in times if w == widest or times[w] < 2 * OUT_OF_REACH * best]
-    times |= {width: visit(width) for width in near}
-    began = time.perf_counter()
-    for turn in range(1, ROUNDS):
-        best = min(times.values())
-        reach = best * OUT_OF_REACH if turn > 1 else math.inf
-        rivals = [w for w in near if w != widest and times[w] < reach]
-        spent = (time.perf_counter() - began) > PLAN_SHARE * group.steps * best
-        if spent or (turn >= (5 if rivals else 3) and choose_width(times, size, cache) == widest):
+        spared, best = left_to_share(times, best, width), width
+        if spared < NEARLY:
             break
-        times |= {width: min(times[width], visit(width)) for width in (*rivals, widest)}
-    return times
+    return times, best
+
+
+def ratio_of(turns: Sequence[tuple[float, float]]) -> float:
+    """Return how many times as long as the narrower a wider stack takes: by the least of each.
+
+    Beside other work a step of half a millisecond may take a hundred, and the mean of few visits
+    says nothing; the least of several is what the machine can do.
+    """
+    narrow, wide = map(min, zip(*turns, strict=True))
+    return wide / narrow
+
+
+def margin_of(width: int, size: int, cache: int) -> float:
+    """Return by which factor a stack must be slower than a narrower one to be given up for it.
+
+    Twice as much, in the exponent, where all its rows fit into the cache: then no bandwidth can be
+    the cause, and it must be noise.
+    """
+    return NEARLY**2 if width * size <= cache else NEARLY
+
+
+def left_to_share(times: Mapping[int, float], narrow: int, wide: int) -> float:
+    """Return how many times faster than in the wide stack a step could be in one without end.
+
+    From two timings t = overhead / width + arithmetic of a step and run.
+    """
+    overhead = (times[narrow] - times[wide]) / (1 / narrow - 1 / wide)
+    arithmetic = times[wide] - overhead / wide
+    return times[wide] / arithmetic if arithmetic > 0 else math.inf
 
 
 @dataclass

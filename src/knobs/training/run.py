@@ -18,7 +18,7 @@ from knobs import late_compiler, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
-from knobs.errors import ConfigError, UserError, for_a_person, tell
+from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
 from knobs.identity import public
 from knobs.record import LOCK
 from knobs.tracking import named
@@ -62,11 +62,13 @@ def start(cfg: DictConfig) -> float | None:
     except Exception as error:
         fault = for_a_person(error)
         log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)
-        if not alone or not isinstance(fault, UserError):
+        if not alone or FULL_ERROR:
             raise
         if kept := storage.take_over(folder / LOCK):  # the run did not come to take it
             kept.release()
-        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+        if not isinstance(fault, UserError):
+            fault = Bug(error, f"in {folder / job.job.name}.log")
+        elif {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
             shutil.rmtree(folder)  # nothing ran: Hydra's own files and a log of one error
         sys.exit(tell(fault))
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
