@@ -61,7 +61,7 @@ NEW = {
         betas: [0.8, 0.95]
         amsgrad: true
         """,
-        ("amsgrad=1", "must be one of True, False"),
+        ("amsgrad=1", "must be one of true, false"),
         "",
     ),
     "a schedule of torch": (
@@ -132,7 +132,7 @@ NEW = {
     "a recipe of training": (
         "training",
         "defaults:\n  - default\n  - _self_\n\nclip_norm: 1.0\ngradient_accumulation_steps: 2",
-        ("clip_norm=0", "must be one of null, or a number > 0"),
+        ("clip_norm=0", "must be null, or a number > 0"),
         "",
     ),
     "a model": (

@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from knobs import build, targets
-from knobs.cli import first_comment, ordered_groups
 from knobs.config import command, rules
+from knobs.config.manual import default_options, first_comment
 from knobs.identity import differences
 from knobs.search.methods import METHODS
 
 CONF = command.CONF
 read_data = build.data
 FILES = sorted(CONF.rglob("*.yaml"))
-GROUPS = [g for g, option in ordered_groups().items() if g != "search" and option != "null"]
+GROUPS = [g for g, option in default_options().items() if g != "search" and option != "null"]
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))]
 # What an option needs beside itself to train for an epoch.
 ALSO = {

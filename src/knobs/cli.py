@@ -140,7 +140,7 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
     if not any(key_of(line) == "hydra.run.dir" for line in lines):
         path = storage.claim(path)  # two runs of one second have folders of their own
         lines = [*lines, f"hydra.run.dir={quoted(literal(str(path)))}"]
-    elif not resumed and (path / record.CONFIG).exists():
+    elif not resumed and config["task"] == "train" and (path / record.CONFIG).exists():
         more = f"{shlex.quote(f'resume={path}')} goes on with it, or name another folder"
         raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
     if config["task"] == "train" and path.is_dir():

@@ -84,7 +84,7 @@ def faults(*overrides, grid=False):
     ("scheduler=plateau scheduler.mode=triangular", "scheduler.mode=triangular: must be one of min, max"),
     ("training.early_stopping=3", "training.early_stopping=3: is a section; set one of its keys: training.early_stopping.min_delta"),
     ("init.conv.nonlinearity=foo", "init: Unsupported nonlinearity foo"),
-    ("tracking.tags=[a,'']", "tracking.tags=['a', '']: must be one of null, or a list of items, each a word of 1 to 64"),
+    ("tracking.tags=[a,'']", "tracking.tags=['a', '']: must be null, or a list of items, each a word of 1 to 64"),
 ])  # fmt: skip
 def test_a_fault_names_field_value_and_what_is_allowed(override, message):
     found = faults(*override.split(" "))
@@ -262,7 +262,7 @@ def test_a_signature_states_a_rule(annotation, says):
     ("training.ema", "null, or a number > 0 and < 1"),
     ("training.compile", "one of true, false"),
     ("search.arm", "a word"),
-    ("tracking.tags", "one of null, or a list of items, each a word of 1 to 64 characters"),
+    ("tracking.tags", "null, or a list of items, each a word of 1 to 64 characters"),
     ("training.none_such", None),
 ])  # fmt: skip
 def test_rules_of_keys(key, says):

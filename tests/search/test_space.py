@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -135,7 +136,8 @@ def test_hydra_sweeps(line, knob):
 @pytest.mark.parametrize(
     ("line", "ways"),
     [
-        ("optimizer.lr=interval(1e-4,0.1)", "optimizer.lr=tag(log,interval(0.0001,0.1)) or"),
+        ("w=interval(1e-4,0.1)", "'w=tag(log,interval(0.0001,0.1))' or"),
+        ("optimizer.lr=interval(0,0.1)", "'optimizer.lr=tag(log,interval(1e-05,0.1))' or"),
         ("w=int(interval(16,512))", "w=tag(linear,int(interval(16,512)))"),
         ("w=tag(log,linear,interval(16,512))", "must say log or linear"),
     ],
@@ -146,10 +148,25 @@ def test_an_interval_says_its_scale(line, ways):
     assert ways in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "knob"),
+    [
+        ("optimizer.lr=interval(1e-4,1)", Range(1e-4, 1.0, True)),
+        ("regularization.dropout=interval(0,0.5)", Range(0.0, 0.5, False)),
+        ("regularization.dropout=interval(0,1)", Range(0.0, 1.0, False)),
+        ("model.width=interval(8,64)", Range(8, 64, True, True)),
+        ("model.depth=interval(1,4)", Range(1, 4, False, True)),
+        ("optimizer.lr=tag(linear,interval(0,1))", Range(0.0, 1.0, False)),
+    ],
+)
+def test_a_usual_scale_need_not_be_said(line, knob):
+    assert repr(from_override(parse(line))) == repr(knob)
+
+
 def test_what_is_advised_is_understood():
     with pytest.raises(ConfigError) as error:
         from_override(parse("w=int(interval(16,512))"))
-    advised = str(error.value).partition("linear: ")[2].split(" or ")
+    advised = shlex.split(str(error.value).partition("linear: ")[2].replace(" or ", " "))
     assert [from_override(parse(line)) for line in advised] == [
         Range(16, 512, True, True),
         Range(16, 512, False, True),

@@ -1,7 +1,6 @@
 """One resolved config -> its faults: names, types, ranges, arguments, and sense."""
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from knobs import schedulers, targets
 from knobs.config import rules
 from knobs.config.conflicts import conflicts
+from knobs.config.manual import default_options
 from knobs.config.rules import show
 from knobs.errors import did_you_mean, first_line
 from knobs.identity import RENAMED, leaves
@@ -89,15 +89,15 @@ def missing(config: dict) -> Iterator[str]:
         if not isinstance(node, dict):
             yield f"{section}={show(node)}: must be a section; choose {section}=OPTION"
         elif lacking := sorted(keys - node.keys()):
-            first = f"begin its YAML with `defaults: [{defaults().get(section)}, _self_]`"
-            first = first if defaults().get(section) else "set it"
+            option = default_options().get(section)
+            first = f"begin its YAML with `defaults: [{option}, _self_]`" if option else "set it"
             yield f"{section}.{lacking[0]}: is missing; {first}"
 
 
 @functools.cache
 def required() -> dict[str, frozenset[str]]:
     """Return section -> keys that every config has."""
-    default = defaults()
+    default = default_options()
     whole = ("training", "regularization", "metrics", "search")
     keys = {
         section: frozenset(
@@ -119,13 +119,6 @@ def required() -> dict[str, frozenset[str]]:
         "loss": frozenset(),
         "tracking": target,
     }
-
-
-@functools.cache
-def defaults() -> dict[str, str]:
-    """Return group -> its default option, in the order of config.yaml."""
-    text = (rules.CONF / "config.yaml").read_text()
-    return dict(re.findall(r"^  - (\w+): (\w+)", text, re.MULTILINE))
 
 
 def resolve(config: DictConfig) -> dict:
@@ -254,10 +247,9 @@ def dry_build(config: dict) -> list[str]:
     optimizer = attempt("optimizer", build.optimizer, config, stand_in)
     if optimizer is not None:
         training_mode(optimizer, True)
-        for weight in stand_in.parameters():
-            weight.grad = torch.zeros_like(weight)
-        # Of SparseAdam, which takes no dense gradient; schedules warn when they come before a step.
-        attempt("optimizer", optimizer.step, lambda: torch.zeros(()))
+        optimizer.step(lambda: torch.zeros(()))  # schedules warn when they come before any step
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            faults.append("optimizer: SparseAdam takes sparse gradients only; choose another")
         attempt("scheduler", build.scheduler, config, optimizer, training["epochs"])
     if attempt("device", build.device, name := training["device"]) is None:
         why = faults.pop().removeprefix("device: ")

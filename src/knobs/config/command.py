@@ -310,10 +310,11 @@ def _has_no_default(path: str, where: dict[str, Any]) -> str:
 
 
 def _not_resolved(raw: dict, error: Exception) -> str:
-    """Return the fault of a `${...}` that comes to nothing, under the key that has it."""
+    """Return the fault of a `${...}` that comes to nothing, under what was typed or its key."""
     path = str(getattr(error, "full_key", None) or "config")
-    if path.startswith("hydra.overrides."):  # a copy of the command line
-        path = raw["hydra"]["overrides"]["task"][int(path.rpartition("[")[2].rstrip("]"))]
+    typed = [line for line in raw["hydra"]["overrides"]["task"] if "${" in line]
+    if typed and path.startswith("hydra."):  # where the command line is copied to, or names a run
+        path = typed[0]
     return f"{path}: {_reason(error)}"
 
 

@@ -144,7 +144,7 @@ def _sweep_fault(override: Override, search: bool) -> str:
     if first in (ZIP, SKIP):
         return "has one value; write it in one pair of quotes"
     if search and first in NOT_SEARCHED:
-        return f"is not searched, {first} has one value"
+        return f"no knob to search, {first} has one value"
     if override.is_interval_sweep():
         return "" if search else "a range is searched, not listed; add hydra/sweeper=search"
     if not search and under(key, NOT_IDENTITY) and not under(key, (*FILES, "search", "hydra")):
@@ -256,7 +256,7 @@ def together(parsed: Sequence[Override], search: bool = False) -> Iterator[str]:
     for override in parsed:
         by_key.setdefault(override.key_or_group, []).append(override)
     for key, several in by_key.items():
-        if several[1:] and any(o.is_sweep_override() for o in several):
+        if any(o.is_sweep_override() for o in several[:-1]):  # whose values would be lost
             every = ",".join(o.get_value_string() for o in several)
             yield f"{key}: is given {len(several)} times; list all values once: {key}={every}"
     if search:
@@ -309,12 +309,14 @@ def skipped(parsed: Sequence[Override]) -> list[tuple[str, ...]]:
 
 
 def first_job(parsed: Sequence[Override]) -> list[str]:
-    """Return a job of a grid that is not expanded: of each override the first value."""
-    of_runs = [o for o in parsed if o.key_or_group not in (ZIP, SKIP)]
-    several = ((o, o.is_sweep_override() and not o.is_interval_sweep()) for o in of_runs)
+    """Return a job of a grid that is not expanded: of each override the first value, if any."""
+    of_runs = [o for o in parsed if o.key_or_group not in (ZIP, SKIP) and size(o)]
     return [
-        f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if many else o.input_line
-        for o, many in several
+        f"{o.get_key_element()}={next(o.sweep_string_iterator())}"
+        if o.is_sweep_override()
+        else o.input_line
+        for o in of_runs
+        if not o.is_interval_sweep()
     ]
 
 
