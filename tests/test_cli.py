@@ -1,5 +1,6 @@
 """train.py as a user runs it: exit codes, what is printed, what is left behind."""
 
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ from trained import ENV, TRAIN
 from trained import train_py as run
 
 from knobs.record import read_config, read_metrics, read_summary
+from knobs.shell import literal, quoted
 from knobs.storage import Lock
 
 
@@ -231,3 +233,74 @@ def test_a_run_without_its_hydra_folder_resumes_by_its_record(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in read_metrics(tmp_path / "here")] == [1, 2]
     assert read_config(tmp_path / "here")["config"]["seed"] == 4
+
+
+def test_a_recorded_run_is_trained_again_and_changed(tmp_path):
+    knobs = [
+        "optimizer=momentum",
+        "optimizer.lr=0.05",
+        "scheduler=one_cycle",
+        "training.epochs=2",
+        "tracking=local",
+    ]
+    assert run(tmp_path, *knobs, "regularization.dropout=0.2", "hydra.run.dir=a").returncode == 0
+    first = tmp_path / "a"
+    again = run(tmp_path, "rerun=a", "tracking=local", "hydra.run.dir=b")
+    assert again.returncode == 0, again.stderr
+    assert read_config(tmp_path / "b")["identity"] == read_config(first)["identity"]
+    assert read_metrics(tmp_path / "b") == read_metrics(first)
+    changed = run(tmp_path, "rerun=a", "tracking=local", "optimizer.lr=0.1", "hydra.run.dir=c")
+    assert changed.returncode == 0, changed.stderr
+    was, now = (read_config(tmp_path / name)["config"] for name in "ac")
+    assert (was["optimizer"]["lr"], now["optimizer"]["lr"]) == (0.05, 0.1)
+    # What followed from the value follows from the new one.
+    assert now["scheduler"]["max_lr"] == pytest.approx(2 * was["scheduler"]["max_lr"])
+    assert now["regularization"] == was["regularization"]
+
+
+@pytest.mark.parametrize("name", ["it's", "a b", "x=1", "${x}", "ä", "c,d"])
+def test_a_folder_of_any_name(name, tmp_path):
+    place = tmp_path / name
+    knobs = ["training.epochs=1", "tracking=local"]
+    done = run(tmp_path, *knobs, f"hydra.run.dir={quoted(literal(str(place)))}")
+    assert done.returncode == 0, done.stderr
+    resumed = run(tmp_path, f"resume={place}", "training.epochs=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(read_metrics(place)) == 2
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path):
+    (tmp_path / "mylab.py").write_text(
+        "def net(shape, *, activation, norm, dropout):\n    raise KeyError('boom')\n"
+    )
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(
+        "# Mine.\nname: mine\ninputs: [image]\n_target_: mylab.net\n_partial_: true\n"
+    )
+    words = ["--config-dir", "conf", "model=mine", "tracking=local", "hydra.run.dir=r"]
+    refused = run(tmp_path, *words)
+    assert refused.returncode == 2
+    assert "export KNOBS_ALLOW=mylab." in refused.stderr
+    env = ENV | {
+        "KNOBS_ALLOW": "mylab",
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = run(tmp_path, *words, env=env)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "knobs: KeyError: 'boom'; a bug of knobs or of your own code, its traceback is in r/train.log\n"
+    )
+    assert "KeyError: 'boom'" in (tmp_path / "r" / "train.log").read_text()
+    other = run(tmp_path, *words, env=env | {"KNOBS_ALLOW": "myla"})  # whole names
+    assert other.returncode == 2
+
+
+def test_a_dry_run_shows_and_leaves_nothing(tmp_path):
+    done = run(tmp_path, "-m", "optimizer=adam,sgd", "seed=0,1", "tracking=local", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"4 runs in 1 stack: [\d,]+ optimizer steps, about [\d.]+ s", done.stdout)
+    assert [line.split()[:3] for line in done.stdout.splitlines()[2:6]] == [
+        [str(n), f"optimizer={name}", f"seed={seed}"]
+        for n, (name, seed) in enumerate((o, s) for o in ("adam", "sgd") for s in (0, 1))
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -350,7 +350,7 @@ def test_a_stack_needs_no_more_files_than_the_process_may_open(monkeypatch):
 
 
 @pytest.mark.parametrize(("args", "code", "message"), [
-    (["sweep=../x"], 2, "must be null, or a name of letters"),
+    (["sweep=../x"], 2, "must be null, or a name of at most 100 letters"),
     (["hydra.sweep.subdir='x${hydra.job.num}'"], 2, "a sweep finds its runs by ${hydra.job.num}"),
     (["hydra.launcher.width=0"], 2, "hydra.launcher.width=0: must be null or a whole number >= 1"),
     (["sweep=s", "model=glob(x*)"], 2, "the grid is empty"),

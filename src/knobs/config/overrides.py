@@ -127,7 +127,8 @@ def faults_of(
         yield f"{line}: is a section; set one of its keys, as in hydra.run.dir=FOLDER"
     elif _is_dict(override) and _is_value(key, folders):
         rule = rules.rule(key, folders=_and_conf(folders))
-        yield f"{line}: must be {rule.says if rule else 'a value'}"
+        if rule and not rule.accepts(override.value()):
+            yield f"{line}: must be {rule.says}"
     elif first != "hydra" and _is_section(key, folders) and not _is_dict(override):
         inside = [path for path in rules.paths(_and_conf(folders)) if path.startswith(f"{key}.")]
         yield f"{line}: is a section; set one of its keys: {', '.join(inside[:6])}"

@@ -1,0 +1,102 @@
+"""Lines of a command line: what a grid of them is, how large, and what was meant."""
+
+import pytest
+
+from knobs.config import files, overrides
+from knobs.config.rules import CONF
+from knobs.errors import ConfigError
+
+
+def parsed(*lines):
+    found, faults = overrides.parse(lines)
+    assert faults == []
+    return found
+
+
+ZIP = "zip={model.width:[64,128],optimizer.lr:[1e-2,3e-3]}"
+
+
+def test_zip_pairs_values():
+    assert list(overrides.expand(parsed(ZIP, "seed=0,1"))) == [
+        ["seed=0", "model.width=64", "optimizer.lr=0.01"],
+        ["seed=0", "model.width=128", "optimizer.lr=0.003"],
+        ["seed=1", "model.width=64", "optimizer.lr=0.01"],
+        ["seed=1", "model.width=128", "optimizer.lr=0.003"],
+    ]
+
+
+def test_zip_of_unequal_lengths_names_both():
+    unequal = "zip={model.width:[64,128],optimizer.lr:[1e-2]}"
+    (fault,) = overrides.together(parsed(unequal))
+    assert (
+        fault == "zip: its lists must be of one length, and model.width has 2, optimizer.lr has 1"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["zip=3", "zip={a:[1]}", "zip={a:1,b:2}", "zip=[1,2]", "zip={a:[],b:[]}"]
+)
+def test_what_pairs_nothing_is_refused(line):
+    with pytest.raises(ConfigError, match="must pair two or more lists"):
+        overrides.zipped(parsed(line))
+
+
+def test_skip_leaves_combinations_out():
+    skip = 'skip=["optimizer=sgd optimizer.lr=0.1"]'
+    lines = parsed(skip, "optimizer=sgd,adam", "optimizer.lr=1e-1,1e-2")
+    assert list(overrides.expand(lines)) == [
+        ["optimizer=sgd", "optimizer.lr=0.01"],
+        ["optimizer=adam", "optimizer.lr=0.1"],
+        ["optimizer=adam", "optimizer.lr=0.01"],
+    ]
+    assert list(overrides.useless_skips(lines)) == []
+    useless = parsed(
+        'skip=["optimizer=sgd optimizer.lr=0.3"]', "optimizer=sgd,adam", "optimizer.lr=0.1"
+    )
+    (fault,) = overrides.useless_skips(useless)
+    assert fault.startswith("skip: no job of the grid has optimizer=sgd optimizer.lr=0.3")
+
+
+@pytest.mark.parametrize(("line", "count"), [
+    ("seed=0", 1), ("seed=0,1,2", 3), ("seed=range(0,10)", 10), ("seed=range(0,10,3)", 4), ("seed=range(5,0,-2)", 3),
+    ("a=range(0,1,0.25)", 4), ("a=range(0,1,0.3)", 4), ("seed=range(0,10**9)".replace("10**9", "1000000000"), 10**9),
+    ("seed=range(0,1,0)", None), ("a=range(0,inf)", None), ("a=shuffle(range(0,1000000000000))", 10**12),
+    ("seed=range(3,3)", 0), ("a=interval(0,1)", 1), ("a=sort(3,1,2)", 3),
+])  # fmt: skip
+def test_values_are_counted_and_not_built(line, count):
+    (override,) = parsed(line)
+    assert overrides.size(override) == count
+    if count is not None and count <= 100 and override.is_discrete_sweep():
+        assert len(list(override.sweep_string_iterator())) == count
+
+
+@pytest.mark.parametrize(("key", "value", "near"), [
+    ("lr", "0.1", "optimizer.lr"), ("epochs", "5", "training.epochs"), ("optimzer", "adam", "optimizer=adam"),
+    ("optimzer", "adm", "optimizer=adam"), ("dataset", "wine", "data=wine"), ("hidden_size", "3", "model.width"),
+    ("regularisation.dropout", "0", "regularization.dropout"), ("training.lr", "1", "optimizer.lr"),
+    ("adam", "true", "optimizer=adam"), ("patience", "3", "training.early_stopping.patience"),
+])  # fmt: skip
+def test_what_was_meant(key, value, near):
+    assert overrides.meant(key, value, [CONF]) == f"; did you mean {near}?"
+
+
+@pytest.mark.parametrize("key", ["foo", "x.y", "zzz", "q", "foo.bar.baz"])
+def test_nothing_was_meant(key):
+    assert overrides.meant(key, "3", [CONF]) == ""
+
+
+def test_a_file_holds_a_whole_sweep(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "rates.yaml").write_text(
+        "# @package _global_\n# Rates.\ndefaults:\n  - override /optimizer: momentum\n"
+        "  - override /hydra/launcher: basic\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
+        "      optimizer.lr: 1e-3,1e-2\n      seed: range(0,3)\n      model.width: [8, 8]\n"
+    )
+    words = files.words(["experiment=rates"], [CONF, tmp_path], "config")
+    assert words == [
+        "hydra/launcher=basic", "optimizer.lr=1e-3,1e-2", "seed=range(0,3)", "model.width=[8, 8]", "hydra.mode=MULTIRUN",
+    ]  # fmt: skip
+    # The command line has the last word.
+    given = ["experiment=rates", "hydra/launcher=stack", "optimizer.lr=0.1"]
+    assert files.words(given, [CONF, tmp_path], "config") == words[2:]
+    assert files.words(["optimizer=adam"], [CONF, tmp_path], "config") == []
