@@ -7,8 +7,11 @@ from rich.console import Console
 from torch import nn
 
 from knobs import build
+from knobs.errors import ConfigError
 from knobs.optimizers import training_mode
 from knobs.training.setup import steps_per_epoch
+
+MOST_STEPS = 10**6  # that are drawn
 
 
 def rates(config: dict, steps_per_epoch: int) -> list[float]:
@@ -38,6 +41,11 @@ def rates(config: dict, steps_per_epoch: int) -> list[float]:
 def preview(config: dict, folder: Path, out: Console) -> None:
     """Draw the rates to lr.png in `folder` and in the terminal."""
     per_epoch = steps_per_epoch(len(build.data(config).train), config["training"])
+    if (steps := per_epoch * config["training"]["epochs"]) > MOST_STEPS:
+        raise ConfigError(
+            f"training.epochs={config['training']['epochs']}: a preview draws each of {steps:,} "
+            f"optimizer steps, and {MOST_STEPS:,} at most; use fewer epochs"
+        )
     values = rates(config, per_epoch)
     epochs = [step / per_epoch for step in range(len(values))]
     choices = (config[knob]["_target_"].rpartition(".")[2] for knob in ("optimizer", "scheduler"))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from knobs import build, losses, metrics, rng
+from knobs.config.conflicts import MAX_STEPS
 from knobs.data import Data, take
 from knobs.data.dataset import each
 from knobs.errors import ConfigError, DataError, first_line
@@ -32,6 +33,9 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     if training.get("sampler") == "balanced":
         losses.class_counts("training.sampler=balanced", data.train.y, data.classes)
     steps = steps_per_epoch(len(data.train), training)
+    if (total := steps * training["epochs"]) > MAX_STEPS:
+        many = f"{total:,} optimizer steps, more than {MAX_STEPS:,}; use fewer"
+        raise ConfigError(f"training.epochs={training['epochs']}: {many}")
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
