@@ -60,6 +60,13 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.gradient_accumulation_steps={count}: {more}"
+    if (
+        count > 1
+        and reg["norm"] == "batch"
+        and (size % (part := -(-size // count)) == 1 or part == 1)
+    ):
+        more = f"of training.batch_size={size} has a microbatch of one example"
+        yield f"training.gradient_accumulation_steps={count}: {more}, which batch norm cannot take"
     yield from member_conflicts(training, optimizer["_target_"])
     yield from size_faults(model, training)
     tracking = config["tracking"]

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import record
 from knobs.codec import decode, encode
@@ -27,6 +30,12 @@ from knobs.training.state import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
 LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written
+# Schedules that end with the run: where it becomes longer, they are those of the new length.
+FOLLOWS = (
+    *(lr_scheduler.CosineAnnealingLR, lr_scheduler.LinearLR, lr_scheduler.PolynomialLR),
+    *(lr_scheduler.OneCycleLR, lr_scheduler.LambdaLR),
+)
+MOVED = ("lr", "momentum", "betas")  # of a parameter group, by schedules
 UNSIGNED = "0" * 64  # stands where a file's own digest goes while it is computed
 log = logging.getLogger("knobs")
 
@@ -118,24 +127,46 @@ def snapshot(run: Run) -> dict:
     } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
 
-def restore(run: Run, state: dict) -> None:
+def restore(run: Run, state: dict, planned: int | None = None) -> None:
     """Put a run back to where `snapshot` was taken.
+
+    Args:
+        planned: epochs that the run was to have then; None: as many as now. Where they differ, a
+            schedule that follows the length of the run (FOLLOWS) is rebuilt for the new length and
+            placed at its step; others go on as they are.
 
     Raises:
         CheckpointError: the state is of a run with another config.
     """
+    rebuilt = planned not in (None, run.training["epochs"]) and isinstance(run.scheduler, FOLLOWS)
     try:
         run.model.load_state_dict(state["model"])
+        if rebuilt:
+            _place(run.scheduler, state["scheduler"]["last_epoch"])
+        moved = [{k: g[k] for k in MOVED if k in g} for g in run.optimizer.param_groups]
         run.optimizer.load_state_dict(state["optimizer"])
-        run.scheduler.load_state_dict(state["scheduler"])
+        if rebuilt:
+            for group, values in zip(run.optimizer.param_groups, moved, strict=True):
+                group.update(values)
+        else:
+            run.scheduler.load_state_dict(state["scheduler"])
         if run.average:
             run.average.load_state_dict(state["average"])
         run.best_weights = state["best_weights"]
         run.best_members = state.get("best_members", [])
         run.progress = Progress(**state["progress"])
+        run.rebuilt = rebuilt
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = first_line(error)
         raise CheckpointError(f"the checkpoint does not fit this config: {reason}") from None
+
+
+def _place(scheduler: LRScheduler, steps: int) -> None:
+    """Take a new schedule to where it is after so many steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer has made none
+        for _ in range(steps):
+            scheduler.step()
 
 
 def load_last(folder: Path) -> dict[str, Any]:

@@ -179,10 +179,18 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
         ("regularize", ", ".join(regularization)),
         ("training", f"{steps}, {training['precision']} on {run.device}, seed {run.seed}"),
-        ("resumed", f"after epoch {run.progress.epoch}" if run.progress.step else ""),
+        ("resumed", _resumed(run)),
         ("folder", str(folder)),
     ]
     block(out, config["name"], rows)
+
+
+def _resumed(run: Run) -> str:
+    """Say after which epoch a run goes on; empty for a new one."""
+    if not run.progress.step:
+        return ""
+    longer = f"; its schedule is rebuilt for {run.training['epochs']} epochs" * run.rebuilt
+    return f"after epoch {run.progress.epoch}{longer}"
 
 
 def _parameters(model: nn.Module) -> str:

@@ -83,7 +83,7 @@ class Session:
                 _compare_data(folder, data)
             self.run = assemble(config, data, device)
             if saved:
-                checkpoint.restore(self.run, saved)
+                checkpoint.restore(self.run, saved, _planned(folder))
             told = public(config)
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
@@ -234,6 +234,14 @@ def prune(sessions: Sequence[Session]) -> None:
         values = {number: run.progress.best for number, run in runs.items()}
         for number in pruner.stops(values, epoch, epochs):
             runs[number].pruned = True
+
+
+def _planned(folder: Path) -> int | None:
+    """Return how many epochs a run was to have when it was last begun; None where none says."""
+    try:
+        return read_config(folder)["config"]["training"]["epochs"]
+    except (*BROKEN, KeyError, TypeError):
+        return None
 
 
 def _compare_data(folder: Path, data: Data) -> None:

@@ -54,6 +54,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     optimizer = build.optimizer(config, model)
     interval = config["scheduler"]["interval"]
     total = training["epochs"] * (steps if interval == "step" else 1)
+    ends = config["scheduler"].get("total_steps")
+    if isinstance(ends, int) and ends < total:
+        raise ConfigError(
+            f"scheduler.total_steps={ends}: ends before the run, which has {total:,} {interval}s; "
+            "use 100%"
+        )
     average = None
     if training["ema"]:
         update = get_ema_multi_avg_fn(training["ema"])
