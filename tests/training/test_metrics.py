@@ -1,10 +1,15 @@
 """Metrics against scikit-learn's."""
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics as reference
+from sklearn.dummy import DummyClassifier, DummyRegressor
 
+from knobs import build
+from knobs.config import command
 from knobs.training import metrics
+from knobs.training.metrics import constant_baseline
 
 
 def test_classification_against_scikit_learn():
@@ -28,3 +33,21 @@ def test_regression_against_scikit_learn():
     rmse = reference.root_mean_squared_error(y, guess)
     assert values["rmse"] == pytest.approx(10 * rmse, rel=1e-5)
     assert values["mae"] == pytest.approx(10 * reference.mean_absolute_error(y, guess), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["digits", "wine", "diabetes"])
+def test_the_baseline_is_a_constant_prediction(name):
+    data = build.data(command.checked([f"data={name}"]))
+    y, trained = data.val.y.numpy(), data.train.y.numpy()
+    if data.task == "classification":
+        constant = DummyClassifier(strategy="most_frequent").fit(
+            np.zeros((len(trained), 1)), trained
+        )
+        wanted = constant.score(np.zeros((len(y), 1)), y)
+        assert constant_baseline(data, "val/accuracy") == pytest.approx(wanted, abs=1e-12)
+        assert constant_baseline(data, "val/f1") is None
+    else:
+        constant = DummyRegressor().fit(np.zeros((len(trained), 1)), trained)
+        wanted = reference.r2_score(y, constant.predict(np.zeros((len(y), 1))))
+        assert constant_baseline(data, "val/r2") == pytest.approx(wanted, abs=1e-6)
+        assert wanted <= 0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from knobs.data import Data
 from knobs.losses import BY_TASK, Loss
 
 
@@ -118,3 +119,18 @@ def regression(
         "rmse": (squared.sqrt() * target_std).tolist(),
         "mae": (error.abs().mean(1) * target_std).tolist(),
     }
+
+
+def constant_baseline(data: Data, metric: str) -> float | None:
+    """Return an objective on the validation split without a model; None where it is not known.
+
+    Accuracy of the most frequent class of the training split, R2 of its mean target (of several
+    targets the mean R2).
+    """
+    targets, trained = data.val.y.cpu(), data.train.y.cpu()
+    if data.task == "classification" and metric == "val/accuracy":
+        return (targets == trained.bincount().argmax()).double().mean().item()
+    if data.task == "regression" and metric == "val/r2":  # a standardised mean is 0
+        outputs = torch.zeros(1, *targets.shape[:1], targets[0].numel(), dtype=torch.float64)
+        return regression(outputs, targets.double(), 1.0)["r2"][0]
+    return None

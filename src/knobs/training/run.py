@@ -143,5 +143,5 @@ def execute(
             mirrored = session.tracker.label, session.tracker.wait()
             seconds = time.perf_counter() - began
             if session.outcome:
-                screen.closing(out, folder, session.outcome.summary, mirrored, seconds)
+                screen.closing(out, session.run, folder, session.outcome.summary, mirrored, seconds)
     return session.outcome

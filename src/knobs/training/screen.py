@@ -17,9 +17,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from torch import nn
 
+from knobs import shell
 from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
+from knobs.training.metrics import constant_baseline
 from knobs.training.setup import steps_per_epoch
 from knobs.training.state import Run
 from knobs.words import count, duration, folded, printable
@@ -263,7 +265,7 @@ def hints(out: Console, lines: list[Any]) -> None:
 
 
 def closing(
-    out: Console, folder: Path, summary: dict, mirrored: tuple[str, str], seconds: float
+    out: Console, run: Run, folder: Path, summary: dict, mirrored: tuple[str, str], seconds: float
 ) -> None:
     """Print how the run ended, what it cost, where its files are and what to do next.
 
@@ -280,13 +282,31 @@ def closing(
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
     rows = [
+        ("baseline", _baseline(run, objective)),
+        ("! longer", _still_rising(summary)),
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
         ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
         mirrored,
-        ("go on", f"python train.py resume={folder}" * resumable),
+        ("go on", shell.command([f"resume={folder}"]) if resumable else ""),
     ]
     block(out, f"{status}: best {objective['metric']} {best}", rows)
+
+
+def _baseline(run: Run, objective: dict) -> str:
+    """Say what a constant prediction gives; empty where that is not known."""
+    value, best = constant_baseline(run.data, objective["metric"]), objective["value"]
+    if value is None:
+        return ""
+    how = "the most frequent class" if run.data.classes else "the mean"
+    worse = "; the run is no better than that" * (best is not None and best <= value)
+    return f"{value:.4f} by predicting {how} of the training split{worse}"
+
+
+def _still_rising(summary: dict) -> str:
+    """Say that the best epoch is the last one; empty where it is not, or the run was cut short."""
+    last = summary["status"] == "finished" and summary["best_epoch"] == summary["epochs"] > 1
+    return "the best epoch is the last one; more epochs may help" * last
 
 
 def _short(node: dict) -> str:
