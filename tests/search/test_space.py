@@ -163,6 +163,16 @@ def test_a_usual_scale_need_not_be_said(line, knob):
     assert repr(from_override(parse(line))) == repr(knob)
 
 
+def test_a_large_range_is_not_built():
+    assert from_override(parse("model.width=range(1,1000000000)")) == Range(
+        1, 10**9 - 1, False, True
+    )
+    steps = from_override(parse("optimizer.lr=range(0.1,0.5,0.1)"))
+    assert repr(steps) == repr(Range(0.1, 0.4, False, False, 0.1))
+    with pytest.raises(ConfigError, match="has 999,999,999 values; write it the lower first"):
+        from_override(parse("model.width=range(1000000000,1,-1)"))
+
+
 def test_what_is_advised_is_understood():
     with pytest.raises(ConfigError) as error:
         from_override(parse("w=int(interval(16,512))"))

@@ -27,6 +27,7 @@ USUAL_SCALES = dict.fromkeys(
     "log",
 ) | dict.fromkeys(("dropout", "label_smoothing", "mixup", "depth", "momentum", "seed"), "linear")
 WHOLE = ("batch_size", "width", "embedding_dim", "depth", "seed")
+MOST_CHOICES = 1000  # of a range that falls
 MODES = ("max", "min")  # of an objective
 KEYS = {"low", "high", "scale", "int", "step"}  # of a range in a study's YAML
 
@@ -301,15 +302,26 @@ def from_override(override: Any) -> Knob:
         if override.is_interval_sweep():
             return _interval(name, sweep)
         if override.is_range_sweep():
-            values = list(sweep.range())
-            if len(values) < 2 or values[0] > values[-1]:
-                return Choice(tuple(values))
-            log, whole = "log" in sweep.tags, all(isinstance(value, int) for value in values)
-            step = None if whole and sweep.step == 1 else sweep.step
-            return Range(values[0], values[-1], log, whole, step)
+            return _range_of(sweep)
         # A glob knows its options only by asking Hydra, which the iterator does.
         options = [getattr(o, "text", o) for o in getattr(sweep, "list", ())]
         return Choice(tuple(options or override.sweep_iterator()))
+
+
+def _range_of(sweep: Any) -> Knob:
+    """Return what `range(a,b,step)` searches; its values are not built where they are a range."""
+    start, stop, step = sweep.start, sweep.stop, 1 if sweep.step is None else sweep.step
+    whole = all(isinstance(value, int) for value in (start, stop, step))
+    if not all(map(math.isfinite, (start, stop, step))) or not step:
+        raise ConfigError("a range needs a finite start and stop, and a step other than 0")
+    count = max(0, math.ceil((stop - start) / step - 1e-9))
+    if count < 2 or step < 0:
+        if count > MOST_CHOICES:
+            raise ConfigError(f"has {count:,} values; write it the lower first")
+        return Choice(tuple(sweep.range()))
+    last = start + (count - 1) * step
+    last = last if whole else float(f"{last:.12g}")
+    return Range(start, last, "log" in sweep.tags, whole, None if whole and step == 1 else step)
 
 
 def _interval(name: str, sweep: Any) -> Range:
