@@ -50,6 +50,7 @@ SYSTEM = {
     "desktop.ini", "ehthumbs.db", "system volume information",
 }  # fmt: skip
 
+LOW = 32  # pixel values apart, of 255: less is told as little contrast
 GLANCES = 64  # files of a streamed set whose content is hashed
 
 Classes = dict[str, list[Path]]  # the pictures of each class, both in order
@@ -91,7 +92,7 @@ def image_folder(
         pixels = torch.stack([read_image(file, size) for file in files])
         inputs, splits = picture_splits(pixels, targets.y, parts)
         content: list = [pixels]
-        notes += _repeats(pixels, labels, parts)
+        notes += [*_dim(pixels[torch.from_numpy(parts[0])]), *_repeats(pixels, labels, parts)]
     else:
         inputs, splits = _streams(files, targets.y, parts, size, workers)
         content = _glance(files, base)
@@ -150,7 +151,8 @@ def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, P
     Raises:
         DataError: two folders for one split, none for training, or splits beside classes.
     """
-    inside = _folders(base, passed)
+    others: Counter[str] = Counter()
+    inside = _folders(base, others)
     named: dict[str, Path] = {}
     for folder in inside:
         if part := SPLITS.get(folder.name.casefold()):
@@ -164,7 +166,8 @@ def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, P
         if "train" in like.values() and {"val", "test"} & set(like.values()):
             names = listed([name for name, part in like.items() if part])
             raise DataError(f"{base}: {names} look like splits, not like classes; {rename}")
-        return {"train": base}
+        return {"train": base}  # whose other files are counted with its classes
+    passed += others
     if "train" not in named:
         names = listed([folder.name for folder in named.values()])
         raise DataError(f"{base}: {names}, but no folder train beside; {rename}")
@@ -304,6 +307,13 @@ def _folder_parts(
     return train, chosen, held
 
 
+def _dim(pixels: Tensor) -> list[str]:
+    """Return a note where pixels use little of 0 .. 255: 12 bits in a PNG of 16 end at 15."""
+    least, most = pixels.min().item(), pixels.max().item()
+    fix = "scale them, if they use fewer bits than their format has"
+    return [f"training pixels lie in {least} .. {most} of 255; {fix}"] * (most - least < LOW)
+
+
 def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
     """Return notes on images that are identical, byte for byte as they were scaled.
 
@@ -335,7 +345,7 @@ def read_image(path: Path, size: int) -> Tensor:
     Raises:
         DataError: naming the file: no image, half of one, one too large, or pixels of no depth.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -353,6 +363,7 @@ def read_image(path: Path, size: int) -> Tensor:
         raise DataError(f"{path}: too large an image ({error}); scale it down") from None
     except FAULTS as error:
         what = " ".join(str(error).split()) or type(error).__name__
+        what = "in none of the known formats" if isinstance(error, UnidentifiedImageError) else what
         raise DataError(f"{path}: not a readable image ({what}); mend or remove it") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
