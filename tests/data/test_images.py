@@ -278,6 +278,32 @@ def test_a_picture_that_cannot_be_read_is_named(ending, save, message, tmp_path)
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    pets(tmp_path)
+    scan = os.scandir
+
+    def refuse(folder):
+        if folder == tmp_path / "dog":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/dog: cannot be read \(Permission denied\)"):
+        load(tmp_path)
+
+
+def test_a_worker_names_a_broken_picture_in_one_line(tmp_path):
+    pets(tmp_path / "train")
+    pets(tmp_path / "val", 3)
+    path = tmp_path / "val" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+    data = load(tmp_path, "data.memory_gib=0", "data.workers=1")
+    with pytest.raises(
+        DataError, match=rf"^{path}: not a readable image \([^\n]*; mend or remove it$"
+    ):
+        list(data.val.in_order(4))
+
+
 def test_pipes_sockets_and_dead_links_are_refused_not_waited_for(tmp_path, monkeypatch):
     pets(tmp_path)
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
@@ -387,7 +413,7 @@ def test_what_is_passed_over_is_counted(tmp_path):
     assert data.hash == plain.hash
     assert data.classes == ["cat", "dog"]
     assert data.notes == [
-        "19 passed over: 13 hidden, 3 .txt, 1 .heic, 1 images in no class folder, 1 without an ending"
+        "19 passed over: 13 hidden, 3 .txt, 1 .heic, 1 in no class folder, 1 without an ending"
     ]
 
 

@@ -1,6 +1,6 @@
 """Data of a run: splits that give batches by index, and facts about them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from knobs.data.preparation import Preparation
+from knobs.errors import DataError
 from knobs.shape import Shape
 
 Inputs = Tensor | dict[str, Tensor]  # (N, ...), or several of them by name
@@ -114,7 +115,7 @@ class Stream:
             self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
         )
         rest = Tensors(torch.empty(len(self), 0), self.y, self.weight)
-        for x, index in zip(loader, indices, strict=True):
+        for x, index in zip(_read(loader), indices, strict=True):
             some = take(rest, index)
             weight = None if some.weight is None else some.weight.to(self.device)
             yield Batch(self.normalize(x.to(self.device)), some.y.to(self.device), weight)
@@ -126,6 +127,15 @@ class Stream:
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
         """Return the split with its batches on a device."""
         return replace(self, device=device)
+
+
+def _read(loader: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield a loader's batches; a DataError of a worker without the traceback torch puts before."""
+    try:
+        yield from loader
+    except DataError as error:
+        message = str(error).rpartition(f"{DataError.__name__}: ")[2]
+        raise DataError(message.strip()) from None
 
 
 def take(split: Tensors | Stream, index: Tensor | slice) -> Batch:

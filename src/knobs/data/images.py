@@ -73,7 +73,11 @@ def image_folder(
     """
     base = Path(root).expanduser()
     notes: list[str] = []
-    found = _gather(base, notes)
+    try:
+        found = _gather(base, notes)
+    except OSError as error:
+        place = error.filename or base
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend its rights") from None
     rows = [
         (file, label, part)
         for part, classes in found.items()
@@ -225,7 +229,7 @@ def _folders(folder: Path, passed: Counter) -> list[Path]:
         elif path.is_dir():
             folders.append(path)
         elif path.suffix.lower() in IMAGES:
-            passed["images in no class folder"] += 1
+            passed["in no class folder"] += 1
         else:
             passed[_ending(path)] += 1
     return folders
@@ -237,15 +241,12 @@ def _pictures(folder: Path, passed: Counter) -> list[Path]:
     Links to folders are followed, each real folder once: a link may lead back above itself.
 
     Raises:
-        DataError: a folder that cannot be read, or what is called an image and is no file.
+        DataError: what is called an image and is no file.
     """
     pictures, seen, waiting, links = [], set(), [folder], []
     while waiting or links:  # links last, so that a file keeps the name that is its own
         place = waiting.pop(0) if waiting else links.pop(0)
-        try:
-            facts = place.stat()
-        except OSError as error:
-            raise DataError(f"{place}: cannot be read ({error.strerror})") from None
+        facts = place.stat()
         if (facts.st_dev, facts.st_ino) in seen:
             continue
         seen.add((facts.st_dev, facts.st_ino))
@@ -266,10 +267,7 @@ def _pictures(folder: Path, passed: Counter) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """Return what lies in a folder, sorted."""
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
+    return sorted(Path(entry.path) for entry in os.scandir(folder))
 
 
 def _hidden(path: Path) -> bool:
