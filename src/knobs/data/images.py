@@ -223,15 +223,15 @@ def _folders(folder: Path, passed: Counter) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one sub-folder a class")
     folders = []
-    for path in _inside(folder):
-        if _hidden(path):
+    for entry in _inside(folder):
+        if _hidden(entry.name):
             passed["hidden"] += 1
-        elif path.is_dir():
-            folders.append(path)
-        elif path.suffix.lower() in IMAGES:
+        elif entry.is_dir():
+            folders.append(Path(entry.path))
+        elif _ending(entry.name) in IMAGES:
             passed["in no class folder"] += 1
         else:
-            passed[_ending(path)] += 1
+            passed[_ending(entry.name)] += 1
     return folders
 
 
@@ -250,32 +250,34 @@ def _pictures(folder: Path, passed: Counter) -> list[Path]:
         if (facts.st_dev, facts.st_ino) in seen:
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        for path in _inside(place):
-            if _hidden(path):
+        for entry in _inside(place):
+            path, ending = Path(entry.path), _ending(entry.name)
+            if _hidden(entry.name):
                 passed["hidden"] += 1
-            elif path.is_dir():
-                (links if path.is_symlink() else waiting).append(path)
-            elif path.suffix.lower() not in IMAGES:
-                passed[_ending(path)] += 1
-            elif path.is_file():
+            elif entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            elif ending not in IMAGES:
+                passed[ending] += 1
+            elif entry.is_file():
                 pictures.append(path)
             else:  # opened, a pipe would be waited for
-                what = "a link to nothing" if path.is_symlink() else "a pipe, socket or device"
+                what = "a link to nothing" if entry.is_symlink() else "a pipe, socket or device"
                 raise DataError(f"{path}: {what}; expected an image file; remove it")
     return sorted(pictures)
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted."""
-    return sorted(Path(entry.path) for entry in os.scandir(folder))
+def _inside(folder: Path) -> list[os.DirEntry]:
+    """Return what lies in a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.casefold() in SYSTEM
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM
 
 
-def _ending(path: Path) -> str:
-    return path.suffix.lower() or "without an ending"
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without an ending"
 
 
 def _counted(passed: Counter) -> str:
