@@ -362,6 +362,21 @@ def test_folders_that_are_neither_splits_nor_classes_are_refused(folders, messag
         load(tmp_path)
 
 
+def test_a_root_that_holds_no_classes_is_refused(tmp_path):
+    fill(tmp_path / "cat")
+    for root, message in (
+        ("cat", "no sub-folders; expected one a class"),
+        ("cat/0.png", "not a folder; expected one sub-folder a class"),
+        ("dog", "no such folder; expected one sub-folder a class"),
+    ):
+        with pytest.raises(DataError, match=rf"^{tmp_path}/{root}: {message}$"):
+            load(tmp_path / root)
+    (tmp_path / "cat" / "self.png").symlink_to("self.png")
+    fill(tmp_path / "dog")
+    with pytest.raises(DataError, match=r"/self.png: cannot be read \(Too many levels of symbolic"):
+        load(tmp_path)
+
+
 def test_an_empty_class_or_split_is_told(tmp_path):
     pets(tmp_path / "train")
     (tmp_path / "train" / "emu").mkdir()

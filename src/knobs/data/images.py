@@ -77,7 +77,7 @@ def image_folder(
         found = _gather(base, notes)
     except OSError as error:
         place = error.filename or base
-        raise DataError(f"{place}: cannot be read ({error.strerror}); mend its rights") from None
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
     rows = [
         (file, label, part)
         for part, classes in found.items()
@@ -221,7 +221,8 @@ def _is_train(folder: Path) -> bool:
 def _folders(folder: Path, passed: Counter) -> list[Path]:
     """Return the folders in a folder, sorted; count what else is there."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one sub-folder a class")
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}; expected one sub-folder a class")
     folders = []
     for entry in _inside(folder):
         if _hidden(entry.name):
