@@ -217,6 +217,15 @@ def test_a_photograph_is_upright(orientation, tmp_path):
     assert read(tmp_path / "b.jpg").mean() == pytest.approx(upright.mean(), abs=20)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_damaged_exif_data_do_not_hide_a_picture(ending, tmp_path):
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(COLORS).save(path, exif=b"Exif\0\0MM\0junk")
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(read(path), expected)
+
+
 def write_png(path, width, height, bits, colour, lines):
     def chunk(name, content):
         sum_ = struct.pack(">I", zlib.crc32(name + content))

@@ -1,5 +1,6 @@
 """Folders of images: which files are pictures of which class and split, and their pixels."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -10,6 +11,7 @@ import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from knobs.data.prepare import (
 )
 from knobs.errors import DataError
 from knobs.words import listed
+
+if TYPE_CHECKING:  # PIL is imported where a picture is read
+    from PIL import Image
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # What a file is read as, whatever its name ends in: no format whose reader starts a program.
@@ -356,7 +361,9 @@ def read_image(path: Path, size: int) -> Tensor:
                 if width * height > MOST_PIXELS:
                     has = f"{width} x {height} pixels: must be at most {MOST_PIXELS:,}"
                     raise DataError(f"{has}; scale it down, or remove it")
-                ImageOps.exif_transpose(image, in_place=True)
+                image.load()
+                with contextlib.suppress(*FAULTS):  # damaged EXIF data: as the pixels lie
+                    ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.array(ImageOps.fit(_rgb(image), (size, size)))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None  # it is a ValueError
@@ -369,7 +376,7 @@ def read_image(path: Path, size: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _rgb(image):  # noqa: ANN001 - PIL is imported late
+def _rgb(image: "Image.Image") -> "Image.Image":
     """Return a picture of any mode as RGB, what is transparent of it white."""
     from PIL import Image
 
@@ -382,7 +389,7 @@ def _rgb(image):  # noqa: ANN001 - PIL is imported late
     return image.convert("RGB")
 
 
-def _eight_bits(image) -> np.ndarray:  # noqa: ANN001 - PIL is imported late
+def _eight_bits(image: "Image.Image") -> np.ndarray:
     """Return (H, W) uint8 of a picture of 16 or 32 bits or of floats: 255 is its depth's whole.
 
     16 bits count to 65,535, and 12 in a TIFF to 4,095. 32 bits do not tell how deep a picture is:
