@@ -358,6 +358,7 @@ def test_split_folders_are_known_by_any_usual_name(train, val, test, tmp_path):
     (["Train", "car", "plane"], r"car beside the split folder Train, with images"),
     (["train_set/cat", "test_set/cat"], r"test_set and train_set look like splits, not like classes"),
     (["train2017/cat", "val2017/cat"], r"train2017 and val2017 look like splits"),
+    (["val_set/cat", "test_set/cat"], r"test_set and val_set look like splits"),
     (["trainset/cat", "valset/cat"], r"trainset and valset look like splits"),
     (["cat/train", "cat/test", "dog/train", "dog/test"], r".*/cat/train: a split inside what would be a class; expected train/CLASS"),
     (["pets/train/cat", "pets/test/cat"], r".*/pets/train: a split inside .* class; data.root=.*/pets\?"),
@@ -369,6 +370,12 @@ def test_folders_that_are_neither_splits_nor_classes_are_refused(folders, messag
         fill(tmp_path / folder)
     with pytest.raises(DataError, match=rf"^{tmp_path}.*{message}"):
         load(tmp_path)
+
+
+def test_one_class_may_be_called_like_a_split(tmp_path):
+    fill(tmp_path / "train_station")
+    fill(tmp_path / "airport")
+    assert load(tmp_path).classes == ["airport", "train_station"]
 
 
 def test_a_root_that_holds_no_classes_is_refused(tmp_path):

@@ -172,7 +172,7 @@ def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, P
     rename = "rename the split folders train, val and test, or a class that is called so"
     if not named:
         like = {folder.name: _like_splits(folder.name) for folder in inside}
-        if "train" in like.values() and {"val", "test"} & set(like.values()):
+        if len({*like.values()} - {""}) > 1:
             names = listed([name for name, part in like.items() if part])
             raise DataError(f"{base}: {names} look like splits, not like classes; {rename}")
         return {"train": base}  # whose other files are counted with its classes
