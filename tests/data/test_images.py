@@ -399,13 +399,21 @@ def test_an_empty_class_or_split_is_told(tmp_path):
     (tmp_path / "train" / "emu" / "a.heic").touch()
     emu = tmp_path / "train" / "emu"
     with pytest.raises(
-        DataError, match=rf"^{emu}: a class without an image, it holds 1 .heic; add"
+        DataError, match=rf"^{emu}: a class without an image that is read, it holds 1 .heic; add"
     ):
         load(tmp_path)
     fill(tmp_path / "train" / "fox")
     (emu / "a.heic").unlink()
-    with pytest.raises(DataError, match=rf"^{emu}: a class without an image, it is empty; add"):
+    with pytest.raises(
+        DataError, match=rf"^{emu}: a class without an image that is read, it is empty; add"
+    ):
         load(tmp_path)
+    (emu / ".DS_Store").touch()
+    with pytest.raises(DataError, match=rf"^{emu}: .*, it holds 1 hidden; add"):
+        load(tmp_path)
+    (emu / ".DS_Store").rename(emu / "a.txt")  # a folder of something else, among classes
+    assert load(tmp_path).notes == ["1 passed over: 1 .txt", "no class, as no image is there: emu"]
+    (emu / "a.txt").unlink()
     emu.rmdir()
     pets(tmp_path / "test", seed=1)
     (tmp_path / "test" / "fox").mkdir()

@@ -34,6 +34,11 @@ if TYPE_CHECKING:  # PIL is imported where a picture is read
     from PIL import Image
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+# A folder of these alone is a class that would be lost, not a folder of something else.
+UNREAD = {
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".jpe", ".pbm", ".pnm", ".pfm", ".svg",
+    ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr", ".npy",
+}  # fmt: skip
 # What a file is read as, whatever its name ends in: no format whose reader starts a program.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 MOST_PIXELS = 89_478_485  # of a picture: PIL's own bound, 256 MiB of RGB
@@ -123,17 +128,22 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
     passed: Counter[str] = Counter()
     folders = _split_folders(base, passed, notes)
     found: dict[str, Classes] = {}
-    empty = ""
+    empty, idle = "", []
     for part, folder in folders.items():
         found[part] = {}
         for place in _class_folders(folder, passed):
             others: Counter[str] = Counter()
-            found[part][place.name] = _pictures(place, others)
+            pictures = _pictures(place, others)
             passed += others
-            if part == "train" and not found[part][place.name] and not empty:
+            if pictures:
+                found[part][place.name] = pictures
+            elif part == "train" and (others.keys() <= {"hidden"} or others.keys() & UNREAD):
                 held = f"it holds {_counted(others)}" if others else "it is empty"
-                empty = f"{place}: a class without an image, {held}; add some, or remove the folder"
-        if not any(found[part].values()):
+                fix = "add some, convert them, or remove the folder"
+                empty = empty or f"{place}: a class without an image that is read, {held}; {fix}"
+            elif part == "train":  # annotations, the records of runs
+                idle.append(place.name)
+        if not found[part]:
             held = f"; it holds {_counted(passed)}" if passed else ""
             expected = f"expected files in {', '.join(sorted(IMAGES))}"
             raise DataError(f"{folder}: no images; {expected}{held}")
@@ -144,11 +154,12 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
         only = f"one class only, {known[0]}; expected a sub-folder for each of two classes or more"
         raise DataError(f"{folders['train']}: {only}")
     for part, classes in found.items():
-        unknown = sorted(n for n, pictures in classes.items() if pictures and n not in known)
-        if unknown:
+        if unknown := sorted(classes.keys() - set(known)):
             raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
-        if missing := [name for name in known if not classes.get(name)]:
+        if missing := [name for name in known if name not in classes]:
             notes.append(f"no image of {listed(missing)} in {folders[part].name}")
+    if idle:
+        notes.append(f"no class, as no image is there: {listed(idle)}")
     if passed:
         notes.insert(0, f"{passed.total():,} passed over: {_counted(passed)}")
     return found
