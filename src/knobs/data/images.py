@@ -37,7 +37,8 @@ IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".p
 # A folder of these alone is a class that would be lost, not a folder of something else.
 UNREAD = {
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".jpe", ".pbm", ".pnm", ".pfm", ".svg",
-    ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr", ".npy",
+    ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr",
+    ".npy",
 }  # fmt: skip
 # What a file is read as, whatever its name ends in: no format whose reader starts a program.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
