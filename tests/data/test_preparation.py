@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from knobs import build
 from knobs.config import command
 from knobs.data import bundled, preparation, prepare
-from knobs.data.files import _folder_parts, read_image
+from knobs.data.images import _folder_parts, read_image
 from knobs.data.inputs import Pictures, Table, Texts
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.errors import CheckpointError, DataError

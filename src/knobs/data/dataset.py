@@ -1,6 +1,6 @@
 """Data of a run: splits that give batches by index, and facts about them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from knobs.data.preparation import Preparation
+from knobs.errors import DataError
 from knobs.shape import Shape
 
 Inputs = Tensor | dict[str, Tensor]  # (N, ...), or several of them by name
@@ -114,7 +115,7 @@ class Stream:
             self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
         )
         rest = Tensors(torch.empty(len(self), 0), self.y, self.weight)
-        for x, index in zip(loader, indices, strict=True):
+        for x, index in zip(_read(loader), indices, strict=True):
             some = take(rest, index)
             weight = None if some.weight is None else some.weight.to(self.device)
             yield Batch(self.normalize(x.to(self.device)), some.y.to(self.device), weight)
@@ -126,6 +127,15 @@ class Stream:
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
         """Return the split with its batches on a device."""
         return replace(self, device=device)
+
+
+def _read(loader: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield a loader's batches; a DataError of a worker without the traceback torch puts before."""
+    try:
+        yield from loader
+    except DataError as error:
+        message = str(error).rpartition(f"{DataError.__name__}: ")[2]
+        raise DataError(message.strip()) from None
 
 
 def take(split: Tensors | Stream, index: Tensor | slice) -> Batch:
@@ -187,6 +197,7 @@ class Data:
             plus the first is in its own unit. 0 and 1 where a target is no number.
         preparation: what made the tensors from raw rows; None where a data function gives none.
         hash: of the raw content, the target and the split; empty where none is given.
+        notes: short sentences on how the source was read: what was passed over, what is odd.
     """
 
     name: str
@@ -202,6 +213,7 @@ class Data:
     augment: Augment | None = None
     preparation: Preparation | None = None
     hash: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def about(self) -> dict[str, Any]:
         """Return what a record keeps of the data: their hash, and the rows of each split."""

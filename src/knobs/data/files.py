@@ -1,6 +1,5 @@
-"""A user's own data: tables, sentences and folders of images."""
+"""A user's own tables and sentences; folders of images are in images.py."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data.dataset import Data, Stream
-from knobs.data.inputs import Pictures, Table
+from knobs.data.dataset import Data
+from knobs.data.images import image_folder
+from knobs.data.inputs import Table
 from knobs.data.prepare import (
     Parts,
     blocks,
     content_hash,
     encode_targets,
     make_data,
-    picture_splits,
     prepared,
-    split,
     tensors,
     text_data,
     three_way,
 )
 from knobs.errors import DataError
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+__all__ = ["csv", "image_folder", "text_csv"]  # conf/data/image_folder.yaml names it here
 
-GLANCES = 64  # files of a streamed set whose content is hashed
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 
 
@@ -208,112 +205,3 @@ def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
             none = f"0, as in every row of the {name} split"
             raise DataError(f"{place}: {column}={none}; some of each must be above 0")
     return torch.from_numpy(weights)
-
-
-def image_folder(
-    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
-    split_seed: int, augment: dict, memory_gib: float, workers: int,
-) -> Data:  # fmt: skip
-    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
-
-    Args:
-        size: pixels; the middle square of each image is scaled to it.
-        memory_gib: sets larger than this once decoded are streamed from disk.
-        workers: processes that decode a streamed set.
-
-    Raises:
-        DataError: no such folder, no classes, or an image that cannot be read, named.
-    """
-    base = Path(root).expanduser()
-    named = {s: base / s for s in ("train", "val", "test") if (base / s).is_dir()}
-    folders = named if "train" in named else {"train": base}
-    rows = [
-        (file, label, part)
-        for part, folder in folders.items()
-        for label in _class_names(folder)
-        for file in sorted((folder / label).rglob("*"))
-        if file.suffix.lower() in IMAGES
-    ]
-    if not rows:
-        raise DataError(f"{base}: no images; expected files in {', '.join(sorted(IMAGES))}")
-    files, labels, origin = map(np.array, zip(*rows, strict=True))
-    if unknown := sorted(set(labels) - set(_class_names(folders["train"]))):
-        raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
-    parts = _folder_parts(labels, origin, folders, val, test, split_seed)
-    targets = encode_targets(labels, parts[0], task)
-    if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
-        pixels = torch.stack([read_image(file, size) for file in files])
-        inputs, splits = picture_splits(pixels, targets.y, parts)
-        found: list = [pixels]
-    else:
-        inputs, splits = _streams(files, targets.y, parts, size, workers)
-        found = _glance(files, base)
-    return make_data(
-        name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
-        hash=content_hash(parts, *found, labels),
-    )  # fmt: skip
-
-
-def _folder_parts(
-    labels: np.ndarray, origin: np.ndarray, folders: dict, val: float, test: float, seed: int
-) -> Parts:
-    """Return splits: those with a folder of their own from it, others cut from the training's."""
-
-    def cut(rest: np.ndarray, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if name in folders:
-            return rest, np.flatnonzero(origin == name)
-        kept, held = split(labels[rest], share, seed, stratify=True)
-        return rest[kept], rest[held]
-
-    rest, held = cut(np.flatnonzero(origin == "train"), "test", test, seed)
-    left = 1.0 if "test" in folders else 1.0 - test
-    train, chosen = cut(rest, "val", val / left, seed + 1)
-    return train, chosen, held
-
-
-def _class_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one sub-folder a class")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise DataError(f"{folder}: no sub-folders; expected one a class")
-    return names
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """Return (3, size, size) uint8: the image's middle square, scaled."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(ImageOps.fit(image.convert("RGB"), (size, size)))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error})") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _streams(
-    files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int
-) -> tuple[Pictures, list[Stream]]:
-    """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
-    some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
-    sample = torch.stack([read_image(file, size) for file in some])
-    inputs = Pictures.fit([sample], np.arange(len(sample)))
-    streams = []
-    for part in parts:
-        examples = functools.partial(_read_nth, files[part], size)
-        rows = torch.from_numpy(part)
-        streams.append(Stream(examples, y[rows], inputs.apply, workers, rows=rows))
-    return inputs, streams
-
-
-def _glance(files: np.ndarray, base: Path) -> list:
-    """Return what tells a large folder from another: names, sizes, the bytes of some files."""
-    names = [path.relative_to(base).as_posix() for path in files]
-    sizes = np.array([path.stat().st_size for path in files])
-    return [names, sizes, *files[:: -(-len(files) // GLANCES)]]
-
-
-# A function of the module, so that worker processes can receive it.
-def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
-    return read_image(files[index], size)

@@ -31,6 +31,7 @@ MAX_HINTS = 3
 BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
 HISTORY = 10  # lines that a bar leaves behind at most
 MAX_CLASSES, MAX_NAME = 6, 20  # names of classes shown; characters of one
+MAX_NOTES = 1_000  # characters of what is told about reading the data
 # Modules that an init scheme fills, or whose weights are the same under each.
 FILLED = (*LINEAR, *CONV, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
@@ -174,6 +175,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     rows = [
         ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
+        ("read", printable("; ".join(data.notes), MAX_NOTES)),
         ("target", _target(run, config)),
         ("model", model + _activation(run.networks[0], config["activation"])),
         ("init", _init(run.networks[0], config["init"])),

@@ -1,0 +1,460 @@
+"""Folders of images: which files are pictures of which class and split, and their pixels."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knobs.data.dataset import Data, Stream
+from knobs.data.inputs import Pictures
+from knobs.data.prepare import (
+    Parts,
+    content_hash,
+    encode_targets,
+    make_data,
+    picture_splits,
+    split,
+)
+from knobs.errors import DataError
+from knobs.words import listed
+
+if TYPE_CHECKING:  # PIL is imported where a picture is read
+    from PIL import Image
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+# A folder of these alone is a class that would be lost, not a folder of something else.
+UNREAD = {
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".jpe", ".pbm", ".pnm", ".pfm", ".svg",
+    ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr",
+    ".npy",
+}  # fmt: skip
+# What a file is read as, whatever its name ends in: no format whose reader starts a program.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+MOST_PIXELS = 89_478_485  # of a picture: PIL's own bound, 256 MiB of RGB
+# What decoders raise on bytes that are no picture, or half of one.
+FAULTS = (
+    OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
+    EOFError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+OTHER_SPLITS = {"dev", "eval", "evaluation", "holdout"}  # beside a training folder: no classes
+# What systems leave behind; names that begin with a dot are hidden too.
+SYSTEM = {
+    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db",
+    "desktop.ini", "ehthumbs.db", "system volume information",
+}  # fmt: skip
+
+LOW = 32  # pixel values apart, of 255: less is told as little contrast
+GLANCES = 64  # files of a streamed set whose content is hashed
+
+Classes = dict[str, list[Path]]  # the pictures of each class, both in order
+
+
+def image_folder(
+    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
+    split_seed: int, augment: dict, memory_gib: float, workers: int,
+) -> Data:  # fmt: skip
+    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
+
+    Args:
+        size: pixels; the middle square of each image is scaled to it.
+        memory_gib: sets larger than this once decoded are streamed from disk.
+        workers: processes that decode a streamed set.
+
+    Raises:
+        DataError: no such folder, folders that are neither classes nor splits, a class or a split
+            without images, or an image that cannot be read, named.
+    """
+    base = Path(root).expanduser()
+    notes: list[str] = []
+    try:
+        found = _gather(base, notes)
+    except OSError as error:
+        place = error.filename or base
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
+    rows = [
+        (file, label, part)
+        for part, classes in found.items()
+        for label, pictures in classes.items()
+        for file in pictures
+    ]
+    files, labels, origin = map(np.array, zip(*rows, strict=True))
+    try:
+        parts = _folder_parts(labels, origin, found, val, test, split_seed)
+        targets = encode_targets(labels, parts[0], task)
+    except DataError as error:
+        raise DataError(f"{base}: {error}") from None
+    if unlearnt := sorted(set(labels) - set(labels[parts[0]])):
+        notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
+    if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
+        pixels = torch.stack([read_image(file, size) for file in files])
+        inputs, splits = picture_splits(pixels, targets.y, parts)
+        content: list = [pixels]
+        notes += [*_dim(pixels[torch.from_numpy(parts[0])]), *_repeats(pixels, labels, parts)]
+    else:
+        inputs, splits = _streams(files, targets.y, parts, size, workers)
+        content = _glance(files, base)
+    data = make_data(
+        name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
+        hash=content_hash(parts, *content, labels),
+    )  # fmt: skip
+    return replace(data, notes=notes)
+
+
+def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
+    """Return the classes of each split that has a folder of its own; `train` is one.
+
+    Notes say what is passed over: files, folders, classes that a split has no image of.
+
+    Raises:
+        DataError: naming the folder at fault.
+    """
+    passed: Counter[str] = Counter()
+    folders = _split_folders(base, passed, notes)
+    found: dict[str, Classes] = {}
+    empty, idle = "", []
+    for part, folder in folders.items():
+        found[part] = {}
+        for place in _class_folders(folder, passed):
+            others: Counter[str] = Counter()
+            pictures = _pictures(place, others)
+            passed += others
+            if pictures:
+                found[part][place.name] = pictures
+            elif part == "train" and (others.keys() <= {"hidden"} or others.keys() & UNREAD):
+                held = f"it holds {_counted(others)}" if others else "it is empty"
+                fix = "add some, convert them, or remove the folder"
+                empty = empty or f"{place}: a class without an image that is read, {held}; {fix}"
+            elif part == "train":  # annotations, the records of runs
+                idle.append(place.name)
+        if not found[part]:
+            held = f"; it holds {_counted(passed)}" if passed else ""
+            expected = f"expected files in {', '.join(sorted(IMAGES))}"
+            raise DataError(f"{folder}: no images; {expected}{held}")
+    if empty:
+        raise DataError(empty)
+    known = list(found["train"])
+    if len(known) < 2:
+        only = f"one class only, {known[0]}; expected a sub-folder for each of two classes or more"
+        raise DataError(f"{folders['train']}: {only}")
+    for part, classes in found.items():
+        if unknown := sorted(classes.keys() - set(known)):
+            raise DataError(f"{base}: class {unknown[0]} is not in {folders['train']}")
+        if missing := [name for name in known if name not in classes]:
+            notes.append(f"no image of {listed(missing)} in {folders[part].name}")
+    if idle:
+        notes.append(f"no class, as no image is there: {listed(idle)}")
+    if passed:
+        notes.insert(0, f"{passed.total():,} passed over: {_counted(passed)}")
+    return found
+
+
+def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, Path]:
+    """Return the folder of each split: train, val and test in this order, or base for training.
+
+    Raises:
+        DataError: two folders for one split, none for training, or splits beside classes.
+    """
+    others: Counter[str] = Counter()
+    inside = _folders(base, others)
+    named: dict[str, Path] = {}
+    for folder in inside:
+        if part := SPLITS.get(folder.name.casefold()):
+            if part in named:
+                both = f"{named[part].name} and {folder.name}"
+                raise DataError(f"{base}: two folders for the {part} split, {both}; keep one")
+            named[part] = folder
+    rename = "rename the split folders train, val and test, or a class that is called so"
+    if not named:
+        like = {folder.name: _like_splits(folder.name) for folder in inside}
+        if len({*like.values()} - {""}) > 1:
+            names = listed([name for name, part in like.items() if part])
+            raise DataError(f"{base}: {names} look like splits, not like classes; {rename}")
+        return {"train": base}  # whose other files are counted with its classes
+    passed += others
+    if "train" not in named:
+        names = listed([folder.name for folder in named.values()])
+        raise DataError(f"{base}: {names}, but no folder train beside; {rename}")
+    empty = []
+    for folder in inside:
+        if folder in named.values():
+            continue
+        if _pictures(folder, Counter()):
+            mixed = f"{folder.name} beside the split folder {named['train'].name}"
+            either = "expected split folders only, or class folders only"
+            raise DataError(f"{base}: {mixed}, with images; {either}: {rename}")
+        empty.append(folder.name)
+    if empty:
+        notes.append(f"passed over, as no image is there: {listed(empty)}")
+    return {part: named[part] for part in ("train", "val", "test") if part in named}
+
+
+def _like_splits(name: str) -> str:
+    """Return the split that a name such as train2017, test_set or valset speaks of; or nothing."""
+    for word in re.findall(r"[a-z]+", name.casefold()):
+        word = word if word in SPLITS else re.sub(r"(set|data|images)$", "", word)
+        if part := SPLITS.get(word) or ("val" if word in OTHER_SPLITS else ""):
+            return part
+    return ""
+
+
+def _class_folders(folder: Path, passed: Counter) -> list[Path]:
+    """Return the sub-folders, each a class.
+
+    Raises:
+        DataError: there is none, or all of them hold splits: the classes lie deeper.
+    """
+    classes = _folders(folder, passed)
+    if not classes:
+        raise DataError(f"{folder}: no sub-folders; expected one a class")
+    inner = [[f for f in _folders(place, Counter()) if _is_train(f)] for place in classes]
+    if all(inner):
+        fix = f"data.root={classes[0]}?" if len(classes) == 1 else "expected train/CLASS"
+        raise DataError(f"{inner[0][0]}: a split inside what would be a class; {fix}")
+    return classes
+
+
+def _is_train(folder: Path) -> bool:
+    return SPLITS.get(folder.name.casefold()) == "train"
+
+
+def _folders(folder: Path, passed: Counter) -> list[Path]:
+    """Return the folders in a folder, sorted; count what else is there."""
+    if not folder.is_dir():
+        what = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}; expected one sub-folder a class")
+    folders = []
+    for entry in _inside(folder):
+        if _hidden(entry.name):
+            passed["hidden"] += 1
+        elif entry.is_dir():
+            folders.append(Path(entry.path))
+        elif _ending(entry.name) in IMAGES:
+            passed["in no class folder"] += 1
+        else:
+            passed[_ending(entry.name)] += 1
+    return folders
+
+
+def _pictures(folder: Path, passed: Counter) -> list[Path]:
+    """Return the images at any depth, sorted; count what else is there.
+
+    Links to folders are followed, each real folder once: a link may lead back above itself.
+
+    Raises:
+        DataError: what is called an image and is no file.
+    """
+    pictures, seen, waiting, links = [], set(), [folder], []
+    while waiting or links:  # links last, so that a file keeps the name that is its own
+        place = waiting.pop(0) if waiting else links.pop(0)
+        facts = place.stat()
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        for entry in _inside(place):
+            path, ending = Path(entry.path), _ending(entry.name)
+            if _hidden(entry.name):
+                passed["hidden"] += 1
+            elif entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            elif ending not in IMAGES:
+                passed[ending] += 1
+            elif entry.is_file():
+                pictures.append(path)
+            else:  # opened, a pipe would be waited for
+                what = "a link to nothing" if entry.is_symlink() else "a pipe, socket or device"
+                raise DataError(f"{path}: {what}; expected an image file; remove it")
+    return sorted(pictures)
+
+
+def _inside(folder: Path) -> list[os.DirEntry]:
+    """Return what lies in a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without an ending"
+
+
+def _counted(passed: Counter) -> str:
+    """Return `10 .txt, 2 hidden`, the most frequent first."""
+    ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{n:,} {what}" for what, n in ordered)
+
+
+def _folder_parts(
+    labels: np.ndarray, origin: np.ndarray, folders: dict, val: float, test: float, seed: int
+) -> Parts:
+    """Return splits: those with a folder of their own from it, others cut from the training's."""
+
+    def cut(rest: np.ndarray, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if name in folders:
+            return rest, np.flatnonzero(origin == name)
+        kept, held = split(labels[rest], share, seed, stratify=True)
+        return rest[kept], rest[held]
+
+    rest, held = cut(np.flatnonzero(origin == "train"), "test", test, seed)
+    left = 1.0 if "test" in folders else 1.0 - test
+    train, chosen = cut(rest, "val", val / left, seed + 1)
+    for name, part in (("training", train), ("validation", chosen)):
+        if not len(part):
+            fix = "add images, or change data.val or data.test"
+            raise DataError(f"no image is left for the {name} split; {fix}")
+    return train, chosen, held
+
+
+def _dim(pixels: Tensor) -> list[str]:
+    """Return a note where pixels use little of 0 .. 255: 12 bits in a PNG of 16 end at 15."""
+    least, most = pixels.min().item(), pixels.max().item()
+    fix = "scale them, if they use fewer bits than their format has"
+    return [f"training pixels lie in {least} .. {most} of 255; {fix}"] * (most - least < LOW)
+
+
+def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
+    """Return notes on images that are identical, byte for byte as they were scaled.
+
+    Args:
+        pixels: (N, 3, size, size) uint8.
+        labels: (N,); those of the test split are not looked at.
+    """
+    digests = [hashlib.blake2b(one.numpy(), digest_size=8).digest() for one in pixels]
+    _, kinds = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)
+    train, chosen, held = parts
+    notes, size = [], f"{pixels.shape[-1]} x {pixels.shape[-1]} pixels"
+    again = [f"{n:,} {name}" for name, part in (("validation", chosen), ("test", held))
+             if (n := int(np.isin(kinds[part], kinds[train]).sum()))]  # fmt: skip
+    if again:
+        notes.append(f"{' and '.join(again)} images are identical to training images at {size}")
+    mine = np.concatenate([train, chosen])
+    pairs = {*zip(kinds[mine].tolist(), labels[mine].tolist(), strict=True)}
+    if double := [kind for kind, n in Counter(kind for kind, _ in pairs).items() if n > 1]:
+        n = int(np.isin(kinds[mine], double).sum())
+        notes.append(f"{n:,} images are identical to one of another class at {size}")
+    return notes
+
+
+def read_image(path: Path, size: int) -> Tensor:
+    """Return (3, size, size) uint8: the image's middle square, upright, scaled, on white.
+
+    Deeper pixels count by their own depth, of which 255 is the whole. Of several frames the first.
+
+    Raises:
+        DataError: naming the file: no image, half of one, one too large, or pixels of no depth.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a size beyond PIL's bound is refused below
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    has = f"{width} x {height} pixels: must be at most {MOST_PIXELS:,}"
+                    raise DataError(f"{has}; scale it down, or remove it")
+                image.load()
+                with contextlib.suppress(*FAULTS):  # damaged EXIF data: as the pixels lie
+                    ImageOps.exif_transpose(image, in_place=True)
+                pixels = np.array(ImageOps.fit(_rgb(image), (size, size)))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None  # it is a ValueError
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large an image ({error}); scale it down") from None
+    except FAULTS as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        what = "in none of the known formats" if isinstance(error, UnidentifiedImageError) else what
+        raise DataError(f"{path}: not a readable image ({what}); mend or remove it") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _rgb(image: "Image.Image") -> "Image.Image":
+    """Return a picture of any mode as RGB, what is transparent of it white."""
+    from PIL import Image
+
+    if image.mode[0] in "IF":  # convert() would cut their values off at 255
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: "Image.Image") -> np.ndarray:
+    """Return (H, W) uint8 of a picture of 16 or 32 bits or of floats: 255 is its depth's whole.
+
+    16 bits count to 65,535, and 12 in a TIFF to 4,095. 32 bits do not tell how deep a picture is:
+    they count to 65,535, and one that ends at 255 or below is refused; so are floats outside 0..1.
+
+    Raises:
+        DataError: saying which numbers there are, and which there must be.
+    """
+    values, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})
+    least, most = values.min(), values.max()
+    fix = "scale them, or save the image with 8 or 16 bits"
+    if image.mode == "F":
+        whole = 1
+    elif image.mode == "I" and image.format == "TIFF":
+        whole = 65_535
+        if 0 < most <= 255:
+            raise DataError(f"32-bit pixels of at most {most:g}: of 255 or of 65535? {fix}")
+    else:
+        bits = tags.get(258, 16)  # BitsPerSample
+        whole = 2 ** int(bits[0] if isinstance(bits, tuple) else bits) - 1
+    if not (least >= 0 and most <= whole):  # NaN is neither
+        kind = "float" if image.mode == "F" else "whole"
+        has = f"{kind} pixels from {least:g} to {most:g}"
+        raise DataError(f"{has}: must be from 0 to {whole}; {fix}")
+    scaled = np.rint(values * (255 / whole)).astype(np.uint8)
+    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
+        scaled = 255 - scaled
+    clear = image.info.get("transparency")  # the one value that is transparent
+    return np.where(values == clear, np.uint8(255), scaled) if clear is not None else scaled
+
+
+def _streams(
+    files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int
+) -> tuple[Pictures, list[Stream]]:
+    """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
+    some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
+    sample = torch.stack([read_image(file, size) for file in some])
+    inputs = Pictures.fit([sample], np.arange(len(sample)))
+    streams = []
+    for part in parts:
+        examples = functools.partial(_read_nth, files[part], size)
+        rows = torch.from_numpy(part)
+        streams.append(Stream(examples, y[rows], inputs.apply, workers, rows=rows))
+    return inputs, streams
+
+
+def _glance(files: np.ndarray, base: Path) -> list:
+    """Return what tells a large folder from another: names, sizes, the bytes of some files."""
+    names = [path.relative_to(base).as_posix() for path in files]
+    sizes = np.array([path.stat().st_size for path in files])
+    return [names, sizes, *files[:: -(-len(files) // GLANCES)]]
+
+
+# A function of the module, so that worker processes can receive it.
+def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
+    return read_image(files[index], size)
