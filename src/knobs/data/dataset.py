@@ -187,6 +187,7 @@ class Data:
             plus the first is in its own unit. 0 and 1 where a target is no number.
         preparation: what made the tensors from raw rows; None where a data function gives none.
         hash: of the raw content, the target and the split; empty where none is given.
+        notes: how the raw data were understood, a line each.
     """
 
     name: str
@@ -202,6 +203,7 @@ class Data:
     augment: Augment | None = None
     preparation: Preparation | None = None
     hash: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def about(self) -> dict[str, Any]:
         """Return what a record keeps of the data: their hash, and the rows of each split."""
