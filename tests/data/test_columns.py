@@ -290,6 +290,38 @@ def test_separators_decimals_and_encodings_are_found_out(sep, comma, encoding, s
     assert torch.equal(plain.train.x, told.train.x)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_pandas_may_read_as_numbers_is_what_texts_say(seed, tmp_path):
+    """A table whose clean columns come as numbers is of the kinds and values of its texts."""
+    draw, rows = np.random.default_rng(seed), 60
+    made = {
+        "rises": [str(i) if i != 55 or seed % 2 else "" for i in range(rows)],
+        "float": [repr(float(v)) for v in draw.normal(0, 10.0 ** (seed - 4), rows)],
+        "holes": [f"{v}" if v % 3 else ["NA", "n.A.", "", "?", "Nan"][seed % 5]
+                  for v in draw.integers(0, 9, rows)],
+        "flag": [["True", "true", "TRUE", ""][v] for v in draw.integers(0, 2 + seed % 3, rows)],
+        "word": [["1", "b", "None"][v] for v in draw.integers(0, 3, rows)],
+        "code": [f"{v:02d}" if seed % 3 else str(v) for v in draw.integers(0, 12, rows)],
+        "money": [f"{v:.2f}" + " $" * (seed % 2) for v in draw.uniform(0, 9, rows)],
+        "empty": [["", "-"][seed % 2]] * rows,
+        "same": ["7"] * rows,
+    }  # fmt: skip
+    lines = [",".join(made), *(",".join(row) for row in zip(*made.values(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    train = np.sort(draw.permutation(rows)[:40])
+    results = []
+    for texts in (None, ["word"]):
+        frame, _ = tables.read(tmp_path / "t.csv", "auto", "auto", texts)
+        cells = {name: frame[name].to_numpy() for name in frame}
+        found, notes = decide(cells, train)
+        results.append((found, notes, found.typed(cells)))
+    (found, notes, values), (again, said, others) = results
+    assert (found, notes) == (again, said)
+    assert values.keys() == others.keys()
+    for name, column in values.items():
+        assert np.array_equal(column, others[name], equal_nan=column.dtype.kind == "f"), name
+
+
 def test_packed_tables_are_unpacked(tmp_path):
     path = churn(tmp_path / "t.csv")
     plain = load(path)
@@ -373,7 +405,7 @@ def test_an_official_test_table_shapes_nothing(tmp_path):
         ("y,x\na,1\nc,2\n", "u.csv, line 3: y=c: not one of the classes a, b"),
         ("y,x\na,1\n,2\n", "u.csv: 1 rows have no y .*u.csv, line 3"),
         ("y,x\na,1\nb,zzz\n", "u.csv, line 3: x='zzz': is not a number"),
-        ("y,z\na,1\n", "u.csv: its columns are not those of .*: it has no x, and also z"),
+        ("y,z\na,1\n", "u.csv: its columns are not those of .*: it has no x, also z"),
     ]:
         other.write_text(content)
         with pytest.raises(DataError, match=message):

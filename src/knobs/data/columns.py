@@ -19,7 +19,7 @@ user is asked. Fewer than 10 rows prove no id: any two numbers rise or fall.
 import collections
 import datetime
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,7 +205,8 @@ def decide(
     """Return how the columns of a table are read, and what is to be said of it.
 
     Args:
-        table: name -> (n,) texts; the rows of an official test table are none of them.
+        table: name -> (n,) texts, or numbers with NaN where missing; no rows of an official test
+            table.
         train: numbers of the training rows, which alone decide.
         kinds: of some columns, as the user says.
         na: words that count as missing besides MARKERS.
@@ -217,7 +218,7 @@ def decide(
     if unknown := sorted(set(kinds) - set(table)):
         raise DataError(f"data.columns: no column {unknown[0]}; it has {', '.join(table)}")
     markers = MARKERS | {word.strip().lower() for word in na}
-    own = {name: np.asarray(cells, object) for name, cells in table.items()}
+    own = {name: cells_of(cells) for name, cells in table.items()}
     seen = {name: cells[train] for name, cells in own.items()}
     decimal = table_decimal(seen, na) if decimal == "auto" else decimal
     found: dict[str, Column] = {}
@@ -238,6 +239,12 @@ def decide(
     return Columns(found, markers), [_understood(len(own), found, left), *notes]
 
 
+def cells_of(values: Any) -> np.ndarray:
+    """Return a column as numbers if they are its type, else as objects."""
+    values = np.asarray(values)
+    return values if values.dtype.kind in "iuf" else values.astype(object, copy=False)
+
+
 def _decide(
     name: str, cells: np.ndarray, kind: str, markers: frozenset, decimal: str
 ) -> Column | str:
@@ -246,38 +253,34 @@ def _decide(
         return "as you say"
     if kind in ORDERS:
         return _date(name, cells, markers, ORDERS[kind])
+    if cells.dtype.kind in "iuf":
+        return _of_numbers(name, cells)
+    words = _counts(cells, markers)
+    if kind == "category":
+        return _category(words)
+    missing = words.pop(MISSING_KEY, 0)
+    present = len(cells) - missing
     if kind == "number":
-        column, share = _number(name, cells, markers, decimal)
-        if not share:
-            example = str(next(cell for cell in cells if not _missing(cell, markers)))[:30]
+        column, share = _number(name, words, decimal)
+        if words and not share:
+            example = next(iter(words))[:30]
             raise DataError(f"data.columns={name}:number: no cell is one, {example!r} for instance")
         return column
-    if kind == "category":
-        return _category(_counts(cells, markers))
-    plain = _plain(cells)
-    whole = plain is not None and plain.dtype.kind in "iu"
-    if whole and (plain == plain[0]).all() and len(set(cells)) == 1:
-        return "constant"
-    if plain is not None and not np.isnan(plain).any() and not _codes(cells, plain):
-        if whole and _is_id(name, plain):
-            return "id: whole numbers, all different"
-        return (
-            "constant" if (plain == plain[0]).all() else _number(name, cells, markers, decimal)[0]
-        )
-    words = _counts(cells, markers)
-    missing, present = words.pop(MISSING_KEY, 0), len(cells)
-    present -= missing
     if not present:
         return "empty"
     if len(words) == 1 and not missing:
         return "constant"
-    if not _codes(list(words)):
-        column, share = _number(name, cells, markers, decimal)
+    if not _codes(words):
+        column, share = _number(name, words, decimal)
         if share >= ENOUGH:
-            values = Columns({}, markers).numbers(cells, column)[0]
-            return "constant" if np.nanmin(values) == np.nanmax(values) else column
+            values = _plain(cells) if share == 1 and not missing else None
+            if values is None or np.isnan(values).any():
+                values = Columns({}, markers).numbers(cells, column)[0]
+            found = _of_numbers(name, values)
+            return column if isinstance(found, Column) else found
         if share >= 0.5 and len(words) > FEW:
-            example = str(cells[Columns({}, markers).numbers(cells, column)[1][0]])[:30]
+            some = np.array(list(words), object)
+            example = some[Columns({}, markers).numbers(some, column)[1][0]][:30]
             raise DataError(
                 f"{name}: {share:.0%} of its cells are numbers, others not, {example!r} for one; "
                 f"say 'data.columns=[\"{name}:number\"]', or :category, or :drop"
@@ -290,6 +293,16 @@ def _decide(
     if len(words) == present >= PROOF and not missing:
         return "all different"
     return _category(words | ({MISSING_KEY: missing} if missing else {}))
+
+
+def _of_numbers(name: str, values: np.ndarray) -> Column | str:
+    """Return how a column of int64, or of float64 with NaN, is read, or why it is left out."""
+    if values.dtype.kind in "iu" and _is_id(name, values):
+        return "id: whole numbers, all different"
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return "empty"
+    return "constant" if (present == present[0]).all() else Column("number", "point")
 
 
 MISSING_KEY = ""  # of a count of words: all that is missing
@@ -316,12 +329,9 @@ def _text(cell: Any) -> str:
     return str(int(cell)) if whole else str(cell)
 
 
-def _codes(cells: Sequence[str], numbers: np.ndarray | None = None) -> bool:
-    """Return whether any cell is digits that begin with 0, as postal codes do."""
-    if numbers is not None and not (numbers == np.floor(numbers)).all():
-        return False
-    starts = (cell for cell in cells if cell[:1] in "0 " and len(cell) > 1)
-    return any(re.fullmatch(r"0\d+", cell.strip()) for cell in starts)
+def _codes(words: Iterable[str]) -> bool:
+    """Return whether any word is digits that begin with 0, as postal codes do."""
+    return any(word[:1] == "0" and len(word) > 1 and word.isdigit() for word in words)
 
 
 def _is_id(name: str, values: np.ndarray) -> bool:
@@ -339,12 +349,12 @@ def _is_id(name: str, values: np.ndarray) -> bool:
 IDS = ("id", "index", "no")
 
 
-def _plain(cells: np.ndarray) -> np.ndarray | None:
-    """Return cells as pandas reads numbers, int64 or float64 with NaN; None of another type."""
+def _plain(cells: np.ndarray) -> np.ndarray:
+    """Return cells as pandas reads numbers: int64, or float64 with NaN for what is none."""
     import pandas as pd
 
     values = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy()
-    return values if values.dtype.kind in "iuf" else None
+    return values if values.dtype.kind in "iuf" else np.full(len(cells), np.nan)
 
 
 def _split(text: str) -> tuple[str, str, str] | None:
@@ -375,8 +385,7 @@ def _numbers(cells: np.ndarray, form: str) -> np.ndarray:
     """Return (n,) float64, NaN where a cell is no number of the form."""
     sign_of, _, unit = form.partition(" ")
     if sign_of == "point" and not unit:
-        numbers = _plain(cells)
-        numbers = np.full(len(cells), np.nan) if numbers is None else numbers.astype(float)
+        numbers = _plain(cells).astype(float)
     else:
         numbers = np.full(len(cells), np.nan)
     rest = np.flatnonzero(np.isnan(numbers))
@@ -419,30 +428,38 @@ def table_decimal(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> st
     markers = MARKERS | {word.strip().lower() for word in na}
     signs = set()
     for cells in table.values():
-        some = [str(cell) for cell in cells[:1000].tolist()]
-        if sum(_split(word) is not None or _missing(word, markers) for word in some) < 0.5 * len(
-            some
-        ):
-            continue
-        point, comma, _ = _evidence(some)
+        point, comma, _ = _evidence(_some_numbers(cells, markers))
         if point != comma:
             signs.add("point" if point > comma else "comma")
     return signs.pop() if len(signs) == 1 else ""
 
 
-def _number(name: str, cells: np.ndarray, markers: frozenset, decimal: str) -> tuple[Column, float]:
+def has_commas(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> bool:
+    """Return whether a number of the first rows has a comma in it."""
+    markers = MARKERS | {word.strip().lower() for word in na}
+    return any("," in word for cells in table.values() for word in _some_numbers(cells, markers))
+
+
+def _some_numbers(cells: np.ndarray, markers: frozenset) -> list[str]:
+    """Return the numbers of a column's first 1,000 cells; none where under half of them are."""
+    if cells.dtype.kind in "iuf":
+        return []
+    some = [_text(cell) for cell in cells[:1000].tolist() if not _missing(cell, markers)]
+    found = [word for word in some if _split(word)]
+    return found if len(found) >= 0.5 * len(some) else []
+
+
+def _number(name: str, words: Mapping[str, int], decimal: str) -> tuple[Column, float]:
     """Return how a column of numbers is read, and the share of its cells that are numbers.
+
+    Args:
+        words: word -> its number of cells, without those that are missing.
 
     Raises:
         DataError: 1,234 and the like alone, which may be either.
     """
-    if decimal != "comma":
-        numbers = _plain(cells)
-        rest = cells if numbers is None else cells[np.isnan(numbers)]
-        if all(_missing(cell, markers) for cell in rest):
-            return Column("number", "point"), 1.0
-    words = _counts(cells, markers)
-    words.pop(MISSING_KEY, None)
+    if decimal != "comma" and not np.isnan(_plain(np.array(list(words), object))).any():
+        return Column("number", "point"), 1.0
     total = sum(words.values())
     units = collections.Counter()
     for word, n in words.items():
@@ -478,7 +495,9 @@ def as_numbers(
     codes, words = pd.factorize(cells)
     if all(str(word).strip().lower() in ("true", "false") for word in words):
         return np.array([str(w).strip().lower() == "true" for w in words], float)[codes], codes[:0]
-    column, _ = _number(name, cells[:own], MARKERS, decimal)
+    found = _counts(cells[:own], MARKERS)
+    found.pop(MISSING_KEY, None)
+    column, _ = _number(name, found, decimal)
     return Columns({}).numbers(cells, column)
 
 
@@ -596,7 +615,7 @@ def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Colum
     words = [word for word in _counts(cells, markers) if word != MISSING_KEY]
     if not order:
         whole = _plain(np.array(words, object))
-        order = "epoch" if whole is not None and not np.isnan(whole).any() else ""
+        order = "epoch" if len(whole) and not np.isnan(whole).any() else ""
     if not order:
         both = {order: _days(words, order) for order in ("dmy", "mdy")}
         counts = {order: int((~np.isnan(days)).sum()) for order, days in both.items()}

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from knobs.data import tables
-from knobs.data.columns import CellError, as_numbers, decide, overrides, table_decimal
+from knobs.data.columns import (
+    CellError,
+    as_numbers,
+    decide,
+    has_commas,
+    overrides,
+    table_decimal,
+)
 from knobs.data.dataset import Data, Stream
 from knobs.data.inputs import Pictures, Table
 from knobs.data.prepare import (
@@ -58,7 +65,7 @@ def csv(
     kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
     others = {*names, *drop, *([weight] if weight else [])}
-    table = _read(path, test_path, others, sep, encoding)
+    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na)
     given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
     said = [sorted(given)] if given else []  # without them, the hash of earlier records
     decimal = table_decimal(table.own(), na) if decimal == "auto" else decimal
@@ -165,9 +172,14 @@ class _Tables:
 
 
 def _read(
-    path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto"
-) -> _Tables:
+    path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
+    texts: set[str] | None = None, decimal: str = "", na: Sequence[str] = (),
+) -> _Tables:  # fmt: skip
     """Return the rows of both tables, in which each of `columns` is there.
+
+    Args:
+        texts: columns that must be texts, beside `columns`; others may be numbers, where a point is
+            the decimal sign of the whole table. None: all are texts.
 
     Raises:
         DataError: naming what is not there, or cannot be read.
@@ -175,7 +187,10 @@ def _read(
     import pandas as pd
 
     files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
-    found = [tables.read(file, sep, encoding) for file in files]
+    texts = None if texts is None or decimal == "comma" else texts | columns
+    found = [tables.read(file, sep, encoding, texts, na) for file in files]
+    if texts is not None and _unlike([frame for frame, _ in found], na):
+        found = [tables.read(file, sep, encoding) for file in files]
     frames, forms = [frame for frame, _ in found], [form for _, form in found]
     have = list(frames[0].columns)
     if missing := sorted(columns - set(have)):
@@ -184,16 +199,21 @@ def _read(
         lacks = [name for name in have if name not in set(frames[1].columns)]
         more = [name for name in frames[1].columns if name not in set(have)]
         if lacks or more:
-            said = [f"no {', '.join(lacks)}"] * bool(lacks) + [f"also {', '.join(more)}"] * bool(
-                more
-            )
+            said = [*(f"no {name}" for name in lacks[:5]), *(f"also {name}" for name in more[:5])]
             raise DataError(
-                f"{test_path}: its columns are not those of {path}: it has {', and '.join(said)}"
+                f"{test_path}: its columns are not those of {path}: it has {', '.join(said)}"
             )
         frames[1] = frames[1][have]
     sizes = len(frames[0]), len(frames[1]) if test_path else 0
     rows = pd.concat(frames, ignore_index=True) if test_path else frames[0]
     return _Tables(files, forms, sizes, rows)
+
+
+def _unlike(frames: list, na: Sequence[str]) -> bool:
+    """Return whether numbers have commas, or a column has two types: it takes texts to tell."""
+    first = frames[0]
+    unlike = (first[c].dtype != f[c].dtype for f in frames[1:] for c in f if c in first)
+    return any(unlike) or has_commas({c: first[c].to_numpy() for c in first}, na)
 
 
 def _labels(table: _Tables, name: str) -> np.ndarray:
