@@ -128,6 +128,23 @@ class Table:
         """Return the number of features."""
         return len(self.numbers) + sum(map(len, self.levels.values()))
 
+    def unlike(self, other: "Table") -> str:
+        """Return the first column of which another table makes other inputs; "" if there is none.
+
+        Sums round otherwise on another machine: means and deviations may differ by 1e-4 of both.
+        """
+        mine, its = ({**t.levels, **dict.fromkeys(t.numbers, ())} for t in (self, other))
+        if odd := [name for name in {**mine, **its} if mine.get(name) != its.get(name)]:
+            return odd[0]
+        if self.numbers != other.numbers:
+            return "the order of the numbers"
+        for name, mean, scale, near, size in zip(
+            self.numbers, self.mean, self.scale, other.mean, other.scale, strict=True
+        ):
+            if max(abs(mean - near), abs(scale - size)) > 1e-4 * (scale + abs(mean)):
+                return name
+        return ""
+
     def apply(self, block: Mapping) -> Tensor:
         """Return (n, features) float32.
 
