@@ -35,6 +35,8 @@ LEVELS, LEAST, SHARE = 100, 5, 0.001  # categories at most; rows of one at least
 FEW = 20  # values of a column that may be half numbers, half words
 PROOF = 10  # rows that make an id
 MOST_WORDS = 1000  # of a column that is read as missing
+IDS = ("id", "index", "no")  # the last word of a name of ids
+MISSING_KEY = ""  # of a count of words: all that is missing
 UNITS = "$€£¥₹%"
 ORDERS = {"date": "", "dmy": "dmy", "mdy": "mdy", "epoch": "epoch"}  # as an override -> an order
 KINDS = ("number", "category", *ORDERS, "drop")
@@ -218,7 +220,7 @@ def decide(
     if unknown := sorted(set(kinds) - set(table)):
         raise DataError(f"data.columns: no column {unknown[0]}; it has {', '.join(table)}")
     markers = MARKERS | {word.strip().lower() for word in na}
-    own = {name: cells_of(cells) for name, cells in table.items()}
+    own = {name: _typed(cells) for name, cells in table.items()}
     seen = {name: cells[train] for name, cells in own.items()}
     decimal = table_decimal(seen, na) if decimal == "auto" else decimal
     found: dict[str, Column] = {}
@@ -239,7 +241,7 @@ def decide(
     return Columns(found, markers), [_understood(len(own), found, left), *notes]
 
 
-def cells_of(values: Any) -> np.ndarray:
+def _typed(values: Any) -> np.ndarray:
     """Return a column as numbers if they are its type, else as objects."""
     values = np.asarray(values)
     return values if values.dtype.kind in "iuf" else values.astype(object, copy=False)
@@ -305,9 +307,6 @@ def _of_numbers(name: str, values: np.ndarray) -> Column | str:
     return "constant" if (present == present[0]).all() else Column("number", "point")
 
 
-MISSING_KEY = ""  # of a count of words: all that is missing
-
-
 def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
     """Return word -> its number of cells, those that are missing under MISSING_KEY."""
     found: dict[str, int] = {}
@@ -344,9 +343,6 @@ def _is_id(name: str, values: np.ndarray) -> bool:
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     named = not name or name.startswith("Unnamed") or (parts and parts[-1].lower() in IDS)
     return bool(named) and len(np.unique(values)) == len(values)
-
-
-IDS = ("id", "index", "no")
 
 
 def _plain(cells: np.ndarray) -> np.ndarray:
