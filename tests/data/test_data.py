@@ -212,7 +212,8 @@ def test_several_targets_and_weights_are_no_features(tmp_path):
     assert data.train.weight.tolist() == [i % 4 + 0.5 for i in order]
     assert torch.allclose(data.train.y.mean(0), torch.zeros(2), atol=1e-6)
     assert data.target_std.dtype == torch.float64
-    labels = load(*base, "data.target=[y,z]", "data.task=multilabel")
+    as_number = "data.columns=['a:number']"  # a rises from row to row, as ids do
+    labels = load(*base, "data.target=[y,z]", "data.task=multilabel", as_number)
     assert (labels.shape.input, labels.shape.outputs, labels.classes) == ((2,), 2, ["y", "z"])
     assert labels.train.y.dtype == torch.float32
     assert set(labels.train.y.unique().tolist()) == {0.0, 1.0}

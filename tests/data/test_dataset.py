@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -192,6 +193,37 @@ def test_a_run_records_its_data_and_resumes_on_the_same_alone(tmp_path):
     (folder / "config.json").write_text(json.dumps(recorded))
     longer["training"]["epochs"] = 4
     assert execute(longer, folder).summary["epochs"] == 4
+
+
+def test_a_run_whose_columns_were_read_otherwise_is_not_resumed(tmp_path):
+    """The same rows, made into other inputs: as records of earlier rules have them."""
+    draw = np.random.default_rng(0)
+    rows = [f"{i},{draw.normal()},{i % 3}" for i in range(60)]
+    (tmp_path / "t.csv").write_text("id,x,y\n" + "\n".join(rows) + "\n")
+    base = ["data=csv", f"data.path={tmp_path / 't.csv'}", "data.target=y", "tracking=local"]
+    config = command.checked([*base, "data.task=classification", "training.epochs=2"])
+    folder = tmp_path / "run"
+    execute(config, folder)
+    longer = config | {"resume": "yes", "training": config["training"] | {"epochs": 3}}
+    made = build.data(config)
+    assert made.preparation.inputs.numbers == ("x",)
+    first = made.preparation.inputs
+    for earlier, width in (
+        (replace(first, numbers=("id", "x"), median=np.zeros(2), mean=np.zeros(2),
+                 scale=np.ones(2), columns=None), 2),
+        (replace(first, mean=first.mean + 0.1, columns=None), 1),
+    ):  # fmt: skip
+        for name, content in replace(made.preparation, inputs=earlier).save().items():
+            (folder / name).write_bytes(content)
+        told = f"is read otherwise than when the run began .{width} inputs then, 1 now"
+        with pytest.raises(DataError, match=told):
+            execute(longer, folder)
+    # Records of before there were kinds go on where the inputs are the same.
+    for name, content in (
+        replace(made.preparation, inputs=replace(first, columns=None)).save().items()
+    ):
+        (folder / name).write_bytes(content)
+    assert execute(longer, folder).summary["epochs"] == 3
 
 
 def test_a_stack_encodes_a_preparation_once(sweep, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """A user's own tables and sentences; folders of images are in images.py."""
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knobs.data import tables
+from knobs.data.columns import (
+    CellError,
+    as_numbers,
+    decide,
+    has_commas,
+    overrides,
+    table_decimal,
+)
 from knobs.data.dataset import Data
 from knobs.data.images import image_folder
 from knobs.data.inputs import Table
 from knobs.data.prepare import (
     Parts,
-    blocks,
     content_hash,
     encode_targets,
     make_data,
-    prepared,
     tensors,
     text_data,
     three_way,
@@ -32,65 +41,88 @@ MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None,
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
-    weight: str | None = None,
+    weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
+    sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
     Args:
-        path: a CSV with a header.
-        test_path: an official test table; then `test` plays no part.
+        path: a table with a header.
+        test_path: an official test table; then `test` plays no part, and it shapes nothing.
         target: the column to predict, or several; rows without one are an error.
         drop: columns to leave out.
         weight: a column of example weights, which is no feature.
+        columns: `NAME:KIND`, for columns that the rules of columns.py take for another kind.
+        na: words that count as missing besides the usual ones.
+        sep, decimal, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
+    kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
     others = {*names, *drop, *([weight] if weight else [])}
-    table = _read(path, test_path, others)
-    values = _target_values(table, names, task)
+    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na)
+    given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
+    said = [sorted(given)] if given else []  # without them, the hash of earlier records
+    decimal = table_decimal(table.own(), na) if decimal == "auto" else decimal
+    values = _target_values(table, names, task, decimal)
     official = table.sizes[1]
     parts = three_way(values, val, test, split_seed, task, official)
     targets = encode_targets(values, parts[0], task, names)
-    rows = table.rows.drop(columns=list(others))
-    if not len(rows.columns):
-        raise DataError(f"{path}: no column is left to learn from")
+    weights = _weights(table, weight, parts)
+    rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
     try:
-        inputs = Table.fit(blocks(rows), parts[0])
-        x = prepared(inputs, rows)
+        read, notes = decide(
+            {column: cells[: table.sizes[0]] for column, cells in rows.items()},
+            parts[0], {c: k for c, k in kinds.items() if c not in others}, na, decimal,
+        )  # fmt: skip
+        if not read.columns:
+            raise DataError(f"no column is left to learn from ({notes[0]})")
+        plain = read.typed(rows)
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    splits = tensors(x, targets.y, parts, _weights(table, weight, parts))
-    return make_data(
-        name, kind, task, splits, targets, x.shape[1:], inputs=inputs,
-        hash=content_hash(parts, *table.files, names, weight or "", sorted(drop)),
+    try:
+        inputs = Table.fit([plain], parts[0])
+        x = inputs.encoded(plain)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    data = make_data(
+        name, kind, task, tensors(x, targets.y, parts, weights), targets, x.shape[1:],
+        inputs=replace(inputs, columns=read),
+        hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
     )  # fmt: skip
+    return replace(data, notes=[*table.notes, *notes])
 
 
 def text_csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str, label: str,
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int, weight: str | None = None,
+    sep: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a column of text and a column of labels.
 
     Args:
         weight: a column of example weights.
+        sep, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table = _read(path, test_path, {text, label, *([weight] if weight else [])})
-    texts = table.rows[text].fillna("").astype(str).tolist()
-    labels = table.rows[label].astype(str).to_numpy(str)
+    table = _read(path, test_path, {text, label, *([weight] if weight else [])}, sep, encoding)
+    texts = table.rows[text].tolist()
+    labels = _labels(table, label)
     parts = three_way(labels, val, test, split_seed, task, table.sizes[1])
-    return text_data(
+    data = text_data(
         name, kind, task, texts, labels, parts,
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
         label=label, weight=_weights(table, weight, parts),
         hash=content_hash(parts, *table.files, [text, label], weight or ""),
     )  # fmt: skip
+    return replace(data, notes=table.notes)
 
 
 @dataclass(frozen=True)
@@ -99,85 +131,149 @@ class _Tables:
 
     Args:
         files: that of `path`, then that of `test_path` if there is one.
+        forms: how each of them was read.
         sizes: rows of the first, and of the official test table.
-        rows: a data frame.
+        rows: a data frame of texts.
     """
 
     files: list[Path]
+    forms: list[tables.Form]
     sizes: tuple[int, int]
     rows: Any
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what is to be said of how the files were read."""
+        pairs = zip(self.files, self.forms, strict=True)
+        return [note for file, form in pairs for note in form.notes(file)]
+
+    def own(self) -> dict[str, np.ndarray]:
+        """Return name -> texts of the rows that are not of the official test table."""
+        return {str(name): self.rows[name].to_numpy()[: self.sizes[0]] for name in self.rows}
+
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
-        from csv import Error, reader
-
         official = row >= self.sizes[0]
         file, row = self.files[official], row - official * self.sizes[0]
-        try:
-            with file.open(newline="", encoding="utf-8") as lines:
-                cells, line, left = reader(lines), 1, row + 1
-                for record in cells:
-                    if "".join(record).strip() or len(record) > 1:  # pandas skips empty lines
-                        if not left:
-                            return f"{file}, line {line}"
-                        left -= 1
-                    line = cells.line_num + 1
-        except (OSError, ValueError, Error):
-            pass  # a packed file, or one that only pandas reads
+        form = self.forms[official]
+        if form.sep:
+            with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
+                for n, (line, _) in enumerate(tables.records(file, form)):
+                    if n == row + 1:
+                        return f"{file}, line {line}"
         return f"{file}, row {row + 1}"
 
+    def places(self, rows: np.ndarray) -> str:
+        """Return where the first three rows are."""
+        return "; ".join(self.place(int(row)) for row in rows[:3])
 
-def _read(path: str, test_path: str | None, columns: set[str]) -> _Tables:
+
+def _read(
+    path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
+    texts: set[str] | None = None, decimal: str = "", na: Sequence[str] = (),
+) -> _Tables:  # fmt: skip
     """Return the rows of both tables, in which each of `columns` is there.
+
+    Args:
+        texts: columns that must be texts, beside `columns`; others may be numbers, where a point is
+            the decimal sign of the whole table. None: all are texts.
 
     Raises:
         DataError: naming what is not there, or cannot be read.
     """
     import pandas as pd
 
-    tables, files = [], []
-    for name in [path, test_path] if test_path else [path]:
-        file = Path(name).expanduser()
-        files.append(file)
-        if not file.is_file():
-            raise DataError(f"{file}: no such file; expected a CSV with a header")
-        try:
-            tables.append(pd.read_csv(file))
-        except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-            raise DataError(f"{file}: not a CSV with a header ({error})") from None
-        if tables[-1].empty:
-            raise DataError(f"{file}: has no rows")
-    if test_path and list(tables[0].columns) != list(tables[1].columns):
-        raise DataError(f"{test_path}: its columns are not those of {path}")
-    if missing := sorted(columns - set(tables[0].columns)):
-        have = ", ".join(map(str, tables[0].columns))
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {have}")
-    sizes = len(tables[0]), len(tables[1]) if test_path else 0
-    return _Tables(files, sizes, pd.concat(tables, ignore_index=True))
+    files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
+    texts = None if texts is None or decimal == "comma" else texts | columns
+    found = [tables.read(file, sep, encoding, texts, na) for file in files]
+    if texts is not None and _unlike([frame for frame, _ in found], na):
+        found = [tables.read(file, sep, encoding) for file in files]
+    frames, forms = [frame for frame, _ in found], [form for _, form in found]
+    have = list(frames[0].columns)
+    if missing := sorted(columns - set(have)):
+        raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(have)}")
+    if test_path:
+        lacks = [name for name in have if name not in set(frames[1].columns)]
+        more = [name for name in frames[1].columns if name not in set(have)]
+        if lacks or more:
+            said = [*(f"no {name}" for name in lacks[:5]), *(f"also {name}" for name in more[:5])]
+            raise DataError(
+                f"{test_path}: its columns are not those of {path}: it has {', '.join(said)}"
+            )
+        frames[1] = frames[1][have]
+    sizes = len(frames[0]), len(frames[1]) if test_path else 0
+    rows = pd.concat(frames, ignore_index=True) if test_path else frames[0]
+    return _Tables(files, forms, sizes, rows)
 
 
-def _target_values(table: _Tables, names: list[str], task: str) -> np.ndarray:
+def _unlike(frames: list, na: Sequence[str]) -> bool:
+    """Return whether numbers have commas, or a column has two types: it takes texts to tell."""
+    first = frames[0]
+    unlike = (first[c].dtype != f[c].dtype for f in frames[1:] for c in f if c in first)
+    return any(unlike) or has_commas({c: first[c].to_numpy() for c in first}, na)
+
+
+def _labels(table: _Tables, name: str) -> np.ndarray:
+    """Return classes (N,), each as its cell has it, less blanks around it.
+
+    Raises:
+        DataError: empty cells, one number written in two ways, a class that only the official test
+            table has.
+    """
+    import pandas as pd
+
+    codes, words = pd.factorize(table.rows[name].to_numpy())
+    labels = np.array([str(word).strip() for word in words])[codes]
+    _all_there(table, name, labels == "")
+    known = np.unique(labels[: table.sizes[0]])
+    new = np.flatnonzero(~np.isin(labels, known))
+    if len(new):
+        place, some = table.place(int(new[0])), ", ".join(known[:20])
+        raise DataError(f"{place}: {name}={labels[new[0]]}: not one of the classes {some}")
+    numbers = pd.to_numeric(pd.Series(known, dtype=object), errors="coerce")
+    plain = ~pd.Series(known, dtype=object).str.match(r"[+-]?0\d") & numbers.notna()
+    if (twice := numbers[plain].duplicated(keep=False)).any():
+        pair = " and ".join(known[numbers[plain][twice].index[:2]])
+        raise DataError(f"{table.files[0]}: {name}: {pair} are one number; write it one way")
+    return labels
+
+
+def _all_there(table: _Tables, name: str, missing: np.ndarray) -> None:
+    """Refuse rows without a target: a count, and the first of them."""
+    rows = np.flatnonzero(missing)
+    if len(rows):
+        first = table.places(rows)
+        file = table.files[int(rows[0] >= table.sizes[0])]
+        raise DataError(f"{file}: {len(rows)} rows have no {name} ({first})")
+
+
+def _target_values(table: _Tables, names: list[str], task: str, decimal: str) -> np.ndarray:
     """Return the targets, (N,) or (N, T): classes as texts, labels and values as float64."""
-    path, columns = table.files[0], table.rows[names]
+    if task == "classification":
+        return _labels(table, names[0])
+    columns = []
     for name in names:
-        values = columns[name]
-        if values.isna().any():
-            raise DataError(f"{path}: {values.isna().sum()} rows have no {name}")
-        if task == "classification":
-            continue
-        if values.dtype.kind not in "biuf":
+        cells = table.rows[name].to_numpy()
+        try:
+            numbers, wrong = as_numbers(name, cells, table.sizes[0], decimal)
+        except DataError as error:
+            raise DataError(f"{table.files[0]}: {error}") from None
+        missing = np.isnan(numbers)
+        missing[wrong] = False
+        _all_there(table, name, missing)
+        if len(wrong):
+            row = int(wrong[0])
+            file = table.files[row >= table.sizes[0]]
             hint = "; data.task=classification?" if len(names) == 1 else ""
-            raise DataError(f"{path}: {name} is not a column of numbers{hint}")
-        numbers = values.to_numpy(float)
+            at = f"{table.place(row)}: {str(cells[row])[:40]!r}"
+            raise DataError(f"{file}: {name} is not a column of numbers ({at}){hint}")
         labels = np.isin(numbers, (0, 1)) if task == "multilabel" else np.isfinite(numbers)
         if not labels.all():
             row = int(np.flatnonzero(~labels)[0])
             must = "0 or 1, as task=multilabel has it" if task == "multilabel" else "finite"
             raise DataError(f"{table.place(row)}: {name}={numbers[row]:g}: must be {must}")
-    if task == "classification":
-        return columns[names[0]].astype(str).to_numpy(str)
-    values = columns.to_numpy(float)
-    return values if len(names) > 1 else values[:, 0].copy()
+        columns.append(numbers)
+    return np.stack(columns, 1) if len(names) > 1 else columns[0]
 
 
 def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
@@ -196,7 +292,7 @@ def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         must = f"must be a number from 0 to {MOST_WEIGHT:g}"
-        cell = "empty" if pd.isna(cells[row]) else cells[row]
+        cell = cells[row].strip() or "empty"
         raise DataError(f"{table.place(row)}: {column}={cell}: a weight {must}")
     weights = weights.astype(np.float32)
     for name, part in zip(("training", "validation", "test"), parts, strict=True):

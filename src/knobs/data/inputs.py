@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knobs.data.columns import MISSING, Columns
 from knobs.data.stored import Fields
 from knobs.errors import DataError
 
 BLOCK = 65_536  # raw rows that are prepared at once
-MISSING = "missing"  # the category of an empty cell
 _TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
 MOST_PIXELS, MOST_TOKENS, MOST_NGRAMS = 2**14, 2**20, 3  # a side, an example, a token
 
@@ -74,6 +74,8 @@ class Table:
         numbers: columns of numbers, in the order of the features.
         levels: column -> its categories, whose features come after the numbers.
         median, mean, scale: (numbers,), of the type in which a number is standardised.
+        columns: how the columns of a raw block are read; None: its cells are numbers and
+            categories as they are.
     """
 
     numbers: tuple[str, ...]
@@ -81,6 +83,7 @@ class Table:
     median: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
+    columns: Columns | None = None
     kind: ClassVar = "table"
 
     @classmethod
@@ -90,6 +93,7 @@ class Table:
         """Take medians, means and deviations, and the categories, from the training rows.
 
         Args:
+            blocks: of numbers and categories, as `Columns.typed` returns them.
             single: in float32, as the bundled sets have it, not float64.
         """
         numbers: dict[str, list[np.ndarray]] = {}
@@ -124,12 +128,33 @@ class Table:
         """Return the number of features."""
         return len(self.numbers) + sum(map(len, self.levels.values()))
 
+    def unlike(self, other: "Table") -> str:
+        """Return the first column of which another table makes other inputs; "" if there is none.
+
+        Sums round otherwise on another machine: means and deviations may differ by 1e-4 of both.
+        """
+        mine, its = ({**t.levels, **dict.fromkeys(t.numbers, ())} for t in (self, other))
+        if odd := [name for name in {**mine, **its} if mine.get(name) != its.get(name)]:
+            return odd[0]
+        if self.numbers != other.numbers:
+            return "the order of the numbers"
+        for name, mean, scale, near, size in zip(
+            self.numbers, self.mean, self.scale, other.mean, other.scale, strict=True
+        ):
+            if max(abs(mean - near), abs(scale - size)) > 1e-4 * (scale + abs(mean)):
+                return name
+        return ""
+
     def apply(self, block: Mapping) -> Tensor:
         """Return (n, features) float32.
 
         Raises:
             DataError: a column is not there, or a cell of numbers holds none or too large a one.
         """
+        return self.encoded(self.columns.typed(block) if self.columns else block)
+
+    def encoded(self, block: Mapping) -> Tensor:
+        """Return (n, features) float32 of a block of numbers and categories."""
         x = np.zeros((_count(block), self.width), np.float32)
         for i, name in enumerate(self.numbers):
             values = _numbers(block, name)
@@ -151,7 +176,8 @@ class Table:
         """Return names and arrays."""
         levels = {name: list(known) for name, known in self.levels.items()}
         arrays = {"median": self.median, "mean": self.mean, "scale": self.scale}
-        return {"numbers": list(self.numbers), "levels": levels}, arrays
+        about = {"numbers": list(self.numbers), "levels": levels}
+        return about | (self.columns.saved() if self.columns else {}), arrays
 
     @classmethod
     def read(cls, fields: Fields) -> "Table":
@@ -166,7 +192,12 @@ class Table:
         types = (mean.dtype.name,)
         median = fields.array("median", len(numbers), types)
         scale = fields.array("scale", len(numbers), types, positive=True)
-        return cls(numbers, known, median, mean, scale)
+        columns = Columns.read(fields) if "columns" in fields.node else None
+        if columns and columns.outputs() != (set(numbers), set(known)):
+            raise fields.wrong(
+                "columns", list(columns.columns), "those that numbers and levels name"
+            )
+        return cls(numbers, known, median, mean, scale, columns)
 
 
 def _count(block: Mapping) -> int:

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from knobs import build, record
 from knobs.data import Data
-from knobs.errors import DIVERGED, DataError, for_a_person
+from knobs.data.inputs import Table
+from knobs.data.preparation import ARRAYS, JSON, Preparation
+from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
 from knobs.identity import identity, public
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -258,6 +260,27 @@ def _compare_data(folder: Path, data: Data) -> None:
         changed = "its content, target or split has changed since the run began"
         mend = "put the old data back, or begin a new run"
         raise DataError(f"data={data.name}: {changed} (hash {before}, now {data.hash}); {mend}")
+    _compare_inputs(folder, data)
+
+
+def _compare_inputs(folder: Path, data: Data) -> None:
+    """Refuse to resume where the same table makes other inputs, as rules of its reading change.
+
+    Raises:
+        DataError: naming the column.
+    """
+    try:
+        files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
+        before = Preparation.load(files).inputs
+    except (OSError, CheckpointError):
+        return
+    now = data.preparation and data.preparation.inputs
+    if isinstance(before, Table) and isinstance(now, Table) and (column := before.unlike(now)):
+        widths = f"{before.width} inputs then, {now.width} now"
+        raise DataError(
+            f"data={data.name}: {column} is read otherwise than when the run began ({widths}), so "
+            "its checkpoint does not fit; say data.columns as it was, or begin a new run"
+        )
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,659 @@
+"""Columns of text -> kinds and values, by written rules and the training rows alone.
+
+The rules, in their order; cells that are missing do not count:
+
+- empty: every cell is missing. Left out.
+- constant: one value, and no cell is missing. Left out.
+- id: whole numbers, all different, none missing, that only rise or only fall, or whose column is
+  named id, index, no or not at all. Left out.
+- number: at least 95 % of the cells are numbers, and none has a leading zero, as codes have.
+- date: at least 95 % of the cells are dates. The day, and the cycles that vary.
+- text: over half of the cells differ, and their median has more than 3 words. Left out.
+- id: texts, all different, none missing. Left out.
+- category: all others. Values with at least max(5, .1 %) rows, 100 at most; the rest is `other`.
+
+Where at least half of the cells are numbers, but not 95 %, and more than 20 values differ, the
+user is asked. Fewer than 10 rows prove no id: any two numbers rise or fall.
+"""
+
+import collections
+import datetime
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knobs.data.stored import Fields
+from knobs.errors import ConfigError, DataError
+
+MISSING, OTHER = "missing", "other"  # the category of an empty cell, and of rare values
+MARKERS = frozenset(("", "?", "na", "n/a", "n.a.", "nan", "null", "none", "-", "--"))
+ENOUGH = 0.95  # of the cells must be numbers, or dates
+LEVELS, LEAST, SHARE = 100, 5, 0.001  # categories at most; rows of one at least
+FEW = 20  # values of a column that may be half numbers, half words
+PROOF = 10  # rows that make an id
+MOST_WORDS = 1000  # of a column that is read as missing
+IDS = ("id", "index", "no")  # the last word of a name of ids
+MISSING_KEY = ""  # of a count of words: all that is missing
+UNITS = "$€£¥₹%"
+ORDERS = {"date": "", "dmy": "dmy", "mdy": "mdy", "epoch": "epoch"}  # as an override -> an order
+KINDS = ("number", "category", *ORDERS, "drop")
+
+_SIGNS = {"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2212": "-", "\u2019": "'"}
+_SPACES = str.maketrans(_SIGNS)
+_FRAME = re.compile(
+    rf"(\()?([-+]?)\s*([{UNITS}]?)\s*([-+]?)"
+    rf"(\d[\d.,' ]*|[.,]\d+)((?:[eE][-+]?\d+)?)\s*([{UNITS}]?)(\))?"
+)
+_DIGITS = {
+    "point": re.compile(r"(?:\d+|\d{1,3}([,' ])\d{3}(?:\1\d{3})*)?(?:\.\d*)?"),
+    "comma": re.compile(r"(?:\d+|\d{1,3}([.' ])\d{3}(?:\1\d{3})*)?(?:,\d*)?"),
+}
+_MARKS = {"point": str.maketrans("", "", ",' "), "comma": str.maketrans(",", ".", ".' ")}
+_TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([ap]m)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
+_DATE = re.compile(rf"(\d{{1,4}})([-/.])(\d{{1,2}})\2(\d{{1,4}}){_TIME}", re.IGNORECASE)
+_NAMED = re.compile(rf"(\d{{1,2}})[ -]([a-z]{{3}})[a-z]*\.?[ -](\d{{4}}){_TIME}", re.IGNORECASE)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+PARTS = ("day", *(f"{c} {f}" for c in ("weekday", "month", "hour") for f in ("sin", "cos")))
+
+
+class CellError(DataError):
+    """A cell that is not of its column's kind: the row of its block, from 0, and the fault."""
+
+    def __init__(self, row: int, fault: str):
+        self.row = row
+        self.fault = f"{fault}; correct it, or empty the cell"
+        super().__init__(f"row {row + 1}: {self.fault}")
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the cells of one column are read.
+
+    Args:
+        kind: number, category or date.
+        form: of numbers, `point` or `comma`, the decimal sign, and with a unit that all of them
+            have behind it (`point $`); of dates, `dmy`, `mdy`, `epoch` or `ymd`.
+        levels: of a category, the values that have an input; others are OTHER.
+        parts: of a date, those of PARTS that have an input.
+        missing: words that count as missing besides the markers.
+    """
+
+    kind: str
+    form: str = ""
+    levels: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def outputs(self, name: str) -> list[str]:
+        """Return the names of the columns that are made of it."""
+        return [f"{name}: {part}" for part in self.parts] if self.kind == "date" else [name]
+
+    def saved(self) -> dict[str, Any]:
+        """Return plain data."""
+        lists = {"levels": self.levels, "parts": self.parts, "missing": self.missing}
+        return {"kind": self.kind, "form": self.form, **{k: list(v) for k, v in lists.items()}}
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Column":
+        """Return the column that fields describe."""
+        kind = fields.choice("kind", ("number", "category", "date"))
+        decimals = [f"{sign} {unit}".strip() for sign in _DIGITS for unit in ("", *UNITS)]
+        forms = {"number": decimals, "date": ["ymd", "dmy", "mdy", "epoch"], "category": [""]}
+        form = fields.choice("form", forms[kind])
+        levels, parts = fields.names("levels"), fields.names("parts", least=kind == "date")
+        if not set(parts) <= set(PARTS):
+            raise fields.wrong("parts", parts, f"some of {', '.join(PARTS)}")
+        return cls(kind, form, tuple(levels), tuple(parts), tuple(fields.names("missing")))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a table's cells are read: texts, or what pandas made of them, to numbers and categories.
+
+    Args:
+        columns: name -> how it is read, for each that has an input.
+        markers: words that count as missing, in lower case.
+    """
+
+    columns: Mapping[str, Column]
+    markers: frozenset[str] = MARKERS
+
+    def typed(self, block: Mapping) -> dict[str, np.ndarray]:
+        """Return name -> (n,) float64 with NaN where missing, or (n,) categories.
+
+        Raises:
+            CellError: a cell is none of its column's kind.
+            DataError: a column is not there.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, column in self.columns.items():
+            if name not in block:
+                raise DataError(f"{name}: no such column; it has {', '.join(map(str, block))}")
+            if column.kind == "category":
+                found[name] = _categories(block[name], column, self.markers)
+                continue
+            values, wrong = self.numbers(block[name], column)
+            if len(wrong):
+                cell = str(np.asarray(block[name], object)[wrong[0]])[:40]
+                raise CellError(int(wrong[0]), f"{name}={cell!r}: is not a {column.kind}")
+            if column.kind == "date":
+                made = date_parts(values)
+                found |= {f"{name}: {part}": made[part] for part in column.parts}
+            else:
+                found[name] = values
+        return found
+
+    def numbers(self, cells: Any, column: Column) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) numbers or days, NaN where missing, and the rows that hold neither."""
+        values = np.asarray(cells)
+        if values.dtype.kind in "iufb":
+            days = column.kind == "date"
+            return (_epoch(values.astype(float)) if days else values.astype(float)), np.array(
+                [], int
+            )
+        values = np.asarray(cells, object)
+        if column.kind == "number":
+            numbers = _numbers(values, column.form)
+        else:
+            numbers = _by_words(values, lambda words: _days(words, column.form))
+        left = np.flatnonzero(np.isnan(numbers))
+        known = self.markers | {word.lower() for word in column.missing}
+        wrong = [i for i in left if not _missing(values[i], known)]
+        return numbers, np.array(wrong, int)
+
+    def outputs(self) -> tuple[set[str], set[str]]:
+        """Return the names of the numbers and of the categories that are made of the columns."""
+        named = {kind: set() for kind in ("number", "category", "date")}
+        for name, column in self.columns.items():
+            named[column.kind].update(column.outputs(name))
+        return named["number"] | named["date"], named["category"]
+
+    def saved(self) -> dict[str, Any]:
+        """Return plain data."""
+        columns = {name: column.saved() for name, column in self.columns.items()}
+        return {"markers": sorted(self.markers), "columns": columns}
+
+    @classmethod
+    def read(cls, fields: Fields) -> "Columns":
+        """Return the columns that fields describe."""
+        columns = fields.section("columns")
+        known = {name: Column.read(columns.section(name)) for name in columns.node}
+        return cls(known, frozenset(fields.names("markers")))
+
+
+def overrides(columns: Sequence[str]) -> dict[str, str]:
+    """Return name -> kind of `data.columns`, such as `Total Charges:number`.
+
+    Raises:
+        ConfigError: one without a kind, or with another.
+    """
+    found = {}
+    for text in columns:
+        name, colon, kind = text.rpartition(":")
+        if not colon or kind not in KINDS:
+            must = f"must be NAME:KIND, with a kind of {', '.join(KINDS)}"
+            raise ConfigError(f"data.columns={text}: {must}; 'data.columns=[\"NAME:number\"]'")
+        found[name] = kind
+    return found
+
+
+def decide(
+    table: Mapping[str, np.ndarray], train: np.ndarray,
+    kinds: Mapping[str, str] = {}, na: Sequence[str] = (), decimal: str = "auto",
+) -> tuple[Columns, list[str]]:  # fmt: skip
+    """Return how the columns of a table are read, and what is to be said of it.
+
+    Args:
+        table: name -> (n,) texts, or numbers with NaN where missing; no rows of an official test
+            table.
+        train: numbers of the training rows, which alone decide.
+        kinds: of some columns, as the user says.
+        na: words that count as missing besides MARKERS.
+        decimal: auto, point or comma, or "" for unknown; it decides where a column leaves doubt.
+
+    Raises:
+        DataError: a column that two rules fit, or that is not as the user says.
+    """
+    if unknown := sorted(set(kinds) - set(table)):
+        raise DataError(f"data.columns: no column {unknown[0]}; it has {', '.join(table)}")
+    markers = MARKERS | {word.strip().lower() for word in na}
+    own = {name: _typed(cells) for name, cells in table.items()}
+    seen = {name: cells[train] for name, cells in own.items()}
+    decimal = table_decimal(seen, na) if decimal == "auto" else decimal
+    found: dict[str, Column] = {}
+    left: dict[str, str] = {}
+    notes: list[str] = []
+    for name, cells in seen.items():
+        column = _decide(name, cells, kinds.get(name, ""), markers, decimal)
+        if isinstance(column, str):
+            left[name] = column
+            continue
+        if column.kind != "category":
+            column, note = _with_words(name, column, own[name], markers)
+            notes += note
+        found[name] = column
+    made = [output for name, column in found.items() for output in column.outputs(name)]
+    if twice := [name for name, n in collections.Counter(made).items() if n > 1]:
+        raise DataError(f"{twice[0]}: is also made of a date; rename the column")
+    return Columns(found, markers), [_understood(len(own), found, left), *notes]
+
+
+def _typed(values: Any) -> np.ndarray:
+    """Return a column as numbers if they are its type, else as objects."""
+    values = np.asarray(values)
+    return values if values.dtype.kind in "iuf" else values.astype(object, copy=False)
+
+
+def _decide(
+    name: str, cells: np.ndarray, kind: str, markers: frozenset, decimal: str
+) -> Column | str:
+    """Return how a column is read, or why it is left out."""
+    if kind == "drop":
+        return "as you say"
+    if kind in ORDERS:
+        return _date(name, cells, markers, ORDERS[kind])
+    if cells.dtype.kind in "iuf":
+        return _of_numbers(name, cells)
+    words = _counts(cells, markers)
+    if kind == "category":
+        return _category(words)
+    missing = words.pop(MISSING_KEY, 0)
+    present = len(cells) - missing
+    if kind == "number":
+        column, share = _number(name, words, decimal)
+        if words and not share:
+            example = next(iter(words))[:30]
+            raise DataError(f"data.columns={name}:number: no cell is one, {example!r} for instance")
+        return column
+    if not present:
+        return "empty"
+    if len(words) == 1 and not missing:
+        return "constant"
+    if not _codes(words):
+        column, share = _number(name, words, decimal)
+        if share >= ENOUGH:
+            values = _plain(cells) if share == 1 and not missing else None
+            if values is None or np.isnan(values).any():
+                values = Columns({}, markers).numbers(cells, column)[0]
+            found = _of_numbers(name, values)
+            return column if isinstance(found, Column) else found
+        if share >= 0.5 and len(words) > FEW:
+            some = np.array(list(words), object)
+            example = some[Columns({}, markers).numbers(some, column)[1][0]][:30]
+            raise DataError(
+                f"{name}: {share:.0%} of its cells are numbers, others not, {example!r} for one; "
+                f"say 'data.columns=[\"{name}:number\"]', or :category, or :drop"
+            )
+    if _date_share(words) >= ENOUGH:
+        return _date(name, cells, markers, "")
+    lengths = np.repeat([len(word.split()) for word in words], list(words.values()))
+    if len(words) > present / 2 and np.median(lengths) > 3:
+        return "text"
+    if len(words) == present >= PROOF and not missing:
+        return "all different"
+    return _category(words | ({MISSING_KEY: missing} if missing else {}))
+
+
+def _of_numbers(name: str, values: np.ndarray) -> Column | str:
+    """Return how a column of int64, or of float64 with NaN, is read, or why it is left out."""
+    if values.dtype.kind in "iu" and _is_id(name, values):
+        return "id: whole numbers, all different"
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return "empty"
+    return "constant" if (present == present[0]).all() else Column("number", "point")
+
+
+def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
+    """Return word -> its number of cells, those that are missing under MISSING_KEY."""
+    found: dict[str, int] = {}
+    for word, n in collections.Counter(cells.tolist()).items():
+        key = MISSING_KEY if _missing(word, markers) else _text(word)
+        found[key] = found.get(key, 0) + n
+    return found
+
+
+def _missing(cell: Any, markers: frozenset | set) -> bool:
+    return cell is None or cell != cell or _text(cell).lower() in markers
+
+
+def _text(cell: Any) -> str:
+    """Return a cell as a category: stripped; a whole number without a point."""
+    if isinstance(cell, str):
+        return cell.strip()
+    whole = isinstance(cell, float) and cell.is_integer()
+    return str(int(cell)) if whole else str(cell)
+
+
+def _codes(words: Iterable[str]) -> bool:
+    """Return whether any word is digits that begin with 0, as postal codes do."""
+    return any(word[:1] == "0" and len(word) > 1 and word.isdigit() for word in words)
+
+
+def _is_id(name: str, values: np.ndarray) -> bool:
+    """Return whether whole numbers are all different, and monotone or named as ids are."""
+    if len(values) < PROOF:
+        return False
+    steps = np.diff(values)
+    if (steps > 0).all() or (steps < 0).all():
+        return True
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    named = not name or name.startswith("Unnamed") or (parts and parts[-1].lower() in IDS)
+    return bool(named) and len(np.unique(values)) == len(values)
+
+
+def _plain(cells: np.ndarray) -> np.ndarray:
+    """Return cells as pandas reads numbers: int64, or float64 with NaN for what is none."""
+    import pandas as pd
+
+    values = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy()
+    return values if values.dtype.kind in "iuf" else np.full(len(cells), np.nan)
+
+
+def _split(text: str) -> tuple[str, str, str] | None:
+    """Return the sign, the digits with their marks and the unit of a number; None of others."""
+    match = _FRAME.fullmatch(text.strip().translate(_SPACES))
+    if not match:
+        return None
+    opened, sign, before, sign2, digits, power, after, closed = match.groups()
+    if bool(opened) != bool(closed) or (opened and (sign or sign2)):
+        return None
+    if (sign and sign2) or (before and after):
+        return None
+    return ("-" if opened else sign or sign2), digits.strip() + power, before or after
+
+
+def _standard(text: str, sign_of: str, unit: str) -> str:
+    """Return a number as pandas reads it; an empty text where it is none of this form."""
+    parts = _split(text)
+    if parts is None or parts[2] != unit:
+        return ""
+    digits, e, power = parts[1].lower().partition("e")
+    if not _DIGITS[sign_of].fullmatch(digits):
+        return ""
+    return parts[0] + digits.translate(_MARKS[sign_of]) + e + power
+
+
+def _numbers(cells: np.ndarray, form: str) -> np.ndarray:
+    """Return (n,) float64, NaN where a cell is no number of the form."""
+    sign_of, _, unit = form.partition(" ")
+    if sign_of == "point" and not unit:
+        numbers = _plain(cells).astype(float)
+    else:
+        numbers = np.full(len(cells), np.nan)
+    rest = np.flatnonzero(np.isnan(numbers))
+    if len(rest):
+
+        def read(words: list[str]) -> np.ndarray:
+            texts = [_standard(word, sign_of, unit) for word in words]
+            return _plain(np.array(texts, object)).astype(float)
+
+        numbers[rest] = _by_words(cells[rest], read)
+    return numbers
+
+
+def _by_words(cells: np.ndarray, read: Callable[[list[str]], np.ndarray]) -> np.ndarray:
+    """Return what `read` makes of the texts of cells, each different one read once."""
+    import pandas as pd
+
+    codes, words = pd.factorize(cells)
+    if not len(words):
+        return np.full(len(cells), np.nan)
+    values = np.append(read([_text(word) for word in words]), np.nan)
+    return values[codes]  # -1: missing
+
+
+def _evidence(words: Sequence[str]) -> tuple[int, int, int]:
+    """Return how many numbers fit a decimal point only, a comma only, and both."""
+    point = comma = both = 0
+    for word in words:
+        parts = _split(word)
+        if parts is None or not ("." in parts[1] or "," in parts[1]):
+            continue
+        digits = parts[1].lower().partition("e")[0]
+        fits = [bool(_DIGITS[sign].fullmatch(digits)) for sign in ("point", "comma")]
+        point, comma, both = point + (fits == [1, 0]), comma + (fits == [0, 1]), both + all(fits)
+    return point, comma, both
+
+
+def table_decimal(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> str:
+    """Return the decimal sign of the columns that leave no doubt; "" if there are none, or both."""
+    markers = MARKERS | {word.strip().lower() for word in na}
+    signs = set()
+    for cells in table.values():
+        point, comma, _ = _evidence(_some_numbers(cells, markers))
+        if point != comma:
+            signs.add("point" if point > comma else "comma")
+    return signs.pop() if len(signs) == 1 else ""
+
+
+def has_commas(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> bool:
+    """Return whether a number of the first rows has a comma in it."""
+    markers = MARKERS | {word.strip().lower() for word in na}
+    return any("," in word for cells in table.values() for word in _some_numbers(cells, markers))
+
+
+def _some_numbers(cells: np.ndarray, markers: frozenset) -> list[str]:
+    """Return the numbers of a column's first 1,000 cells; none where under half of them are."""
+    if cells.dtype.kind in "iuf":
+        return []
+    some = [_text(cell) for cell in cells[:1000].tolist() if not _missing(cell, markers)]
+    found = [word for word in some if _split(word)]
+    return found if len(found) >= 0.5 * len(some) else []
+
+
+def _number(name: str, words: Mapping[str, int], decimal: str) -> tuple[Column, float]:
+    """Return how a column of numbers is read, and the share of its cells that are numbers.
+
+    Args:
+        words: word -> its number of cells, without those that are missing.
+
+    Raises:
+        DataError: 1,234 and the like alone, which may be either.
+    """
+    if decimal != "comma" and not np.isnan(_plain(np.array(list(words), object))).any():
+        return Column("number", "point"), 1.0
+    total = sum(words.values())
+    units = collections.Counter()
+    for word, n in words.items():
+        if parts := _split(word):
+            units[parts[2]] += n
+    unit = units.most_common(1)[0][0] if units else ""
+    point, comma, both = _evidence(list(words))
+    share = {
+        sign: sum(n for w, n in words.items() if _standard(w, sign, unit)) / max(1, total)
+        for sign in _DIGITS
+    }
+    sign = decimal or ("point" if point >= comma else "comma")
+    if decimal in ("", "point", "comma") and point != comma:
+        sign = "point" if point > comma else "comma"
+    elif not decimal and both and share["point"] >= ENOUGH and any("," in word for word in words):
+        example = next(word for word in words if "," in word)
+        raise DataError(
+            f"{name}: {example!r} may be thousands or a fraction; say data.decimal=point or comma"
+        )
+    return Column("number", f"{sign} {unit}".strip()), share[sign]
+
+
+def as_numbers(
+    name: str, cells: np.ndarray, own: int, decimal: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a target's (n,) numbers, NaN where missing, and the rows that hold another word.
+
+    Args:
+        own: rows, the first ones, that decide how numbers are written.
+    """
+    import pandas as pd
+
+    codes, words = pd.factorize(cells)
+    if all(str(word).strip().lower() in ("true", "false") for word in words):
+        return np.array([str(w).strip().lower() == "true" for w in words], float)[codes], codes[:0]
+    found = _counts(cells[:own], MARKERS)
+    found.pop(MISSING_KEY, None)
+    column, _ = _number(name, found, decimal)
+    return Columns({}).numbers(cells, column)
+
+
+def _with_words(
+    name: str, column: Column, cells: np.ndarray, markers: frozenset
+) -> tuple[Column, list[str]]:
+    """Return a column whose cells that are no numbers count as missing, and a note of them."""
+    wrong = Columns({}, markers).numbers(cells, column)[1]
+    if not len(wrong):
+        return column, []
+    words = sorted({_text(cell) for cell in cells[wrong]})
+    if len(words) > MOST_WORDS:
+        raise DataError(
+            f"{name}: {len(words)} words that are no {column.kind}, {words[0]!r} for one"
+        )
+    cells_are = f"{len(wrong)} cells are no {column.kind}s"
+    note = f"{name}: {cells_are} and count as missing ({', '.join(map(repr, words[:3]))})"
+    folded = dict.fromkeys(word.lower() for word in words)
+    whole = Column(column.kind, column.form, (), column.parts, tuple(folded))
+    return whole, [note]
+
+
+def _category(words: dict[str, int]) -> Column | str:
+    """Return a category of the values that have rows enough; the one that has not stays itself."""
+    total = sum(words.values())
+    least = max(LEAST, SHARE * total)
+    ranked = sorted(words.items(), key=lambda pair: (-pair[1], pair[0]))
+    kept = [word for word, n in ranked if n >= least][:LEVELS]
+    rest = [word for word, _ in ranked if word not in set(kept)]
+    if len(rest) == 1 and len(kept) < LEVELS:
+        kept += rest  # "other" would be the same input by another name
+    if not kept:
+        return f"no value has {int(np.ceil(least))} rows"
+    if len(kept) == 1 and not rest:
+        return "constant"
+    levels = [MISSING if word == MISSING_KEY else word for word in kept]
+    return Column("category", "", tuple(sorted({*levels, *([OTHER] if len(rest) > 1 else [])})))
+
+
+def _categories(cells: Any, column: Column, markers: frozenset) -> np.ndarray:
+    """Return (n,) categories: the levels, and OTHER for all else."""
+    import pandas as pd
+
+    codes, words = pd.factorize(np.asarray(cells, object))
+    known = set(column.levels)
+    texts = [MISSING if _missing(word, markers) else _text(word) for word in words] + [MISSING]
+    return np.array([text if text in known else OTHER for text in texts], object)[codes]
+
+
+def _date_share(words: Mapping[str, int]) -> float:
+    """Return the share of cells that are dates, in the order that most of them fit."""
+    some = list(words)[:200]
+    if sum(bool(_DATE.fullmatch(word) or _month_first(word)) for word in some) < 0.5 * len(some):
+        return 0.0
+    counts = np.array(list(words.values()))
+    hits = [counts[~np.isnan(_days(list(words), order))].sum() for order in ("dmy", "mdy")]
+    return max(hits) / max(1, counts.sum())
+
+
+def _month_first(word: str) -> re.Match | None:
+    """Return the match of a date with a month's English name, `3 Jan 2024` or `January 3, 2024`."""
+    turned = re.sub(r"^([A-Za-z]{3,9})\.? (\d{1,2}),? (\d{4})", r"\2 \1 \3", word)
+    match = _NAMED.fullmatch(turned)
+    return match if match and match[2].lower() in _MONTHS else None
+
+
+def _day(word: str, order: str) -> float:
+    """Return days since 1970, with the time of day as written; NaN where it is no date."""
+    if match := _DATE.fullmatch(word):
+        first, dot, second, third, *time = match.groups()
+        if len(first) == 4 and len(third) <= 2:
+            date = int(first), int(second), int(third)
+        elif len(first) <= 2 and len(third) in (2, 4):
+            turned = order == "mdy" and dot != "."
+            if order == "ymd" and dot != "." and first != second:
+                return np.nan
+            day, month = (second, first) if turned else (first, second)
+            year = int(third) + (0 if len(third) == 4 else 2000 if int(third) < 70 else 1900)
+            date = year, int(month), int(day)
+        else:
+            return np.nan
+    elif match := _month_first(word):
+        day, month, year, *time = match.groups()
+        date = int(year), 1 + _MONTHS.index(month.lower()), int(day)
+    else:
+        return np.nan
+    hour, minute, second = (int(part or 0) for part in time[:3])
+    if time[3]:
+        hour = hour % 12 + 12 * (time[3].lower() == "pm")
+    try:
+        days = datetime.date(*date).toordinal() - datetime.date(1970, 1, 1).toordinal()
+    except ValueError:
+        return np.nan
+    return days + (hour * 3600 + minute * 60 + second) / 86400 if hour < 24 else np.nan
+
+
+def _epoch(values: np.ndarray) -> np.ndarray:
+    """Return days since 1970 of seconds, or of milliseconds where they are above 1e11."""
+    return np.where(np.abs(values) > 1e11, values / 1000, values) / 86400
+
+
+def _days(words: Sequence[str], order: str) -> np.ndarray:
+    """Return (n,) days since 1970, NaN where a word is no date."""
+    if order == "epoch":
+        return _epoch(_plain(np.array(words, object)).astype(float))
+    return np.array([_day(word, order) for word in words], float)
+
+
+def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Column | str:
+    """Return how a column of dates is read.
+
+    Raises:
+        DataError: 3/4/2024 and the like alone, which may be either.
+    """
+    words = [word for word in _counts(cells, markers) if word != MISSING_KEY]
+    if not order:
+        whole = _plain(np.array(words, object))
+        order = "epoch" if len(whole) and not np.isnan(whole).any() else ""
+    if not order:
+        both = {order: _days(words, order) for order in ("dmy", "mdy")}
+        counts = {order: int((~np.isnan(days)).sum()) for order, days in both.items()}
+        same = np.array_equal(both["dmy"], both["mdy"], equal_nan=True)
+        if counts["dmy"] == counts["mdy"] and not same:
+            example = next(w for w, a, b in zip(words, *both.values(), strict=True) if a != b)
+            raise DataError(
+                f"{name}: {example!r} may begin with the day or the month; "
+                f"say 'data.columns=[\"{name}:dmy\"]', or :mdy, or :drop"
+            )
+        order = "ymd" if same else max(counts, key=counts.get)
+    days = _days(words, order)
+    made = {part: values[~np.isnan(values)] for part, values in date_parts(days).items()}
+    if not len(made["day"]):
+        raise DataError(f"{name}: no cell is a date; say 'data.columns=[\"{name}:drop\"]'")
+    parts = tuple(part for part, values in made.items() if values.max() - values.min() > 1e-9)
+    return Column("date", order, (), parts) if parts else "constant"
+
+
+def date_parts(days: np.ndarray) -> dict[str, np.ndarray]:
+    """Return PARTS of days since 1970: the number, and the places in the week, year and day.
+
+    A cycle is a sine and a cosine, so that December is beside January: (sin, cos)(2 pi k / n), with
+    k = 0 on Monday, in January and at midnight.
+    """
+    whole = np.floor(np.where(np.isnan(days), 0, days))
+    months = whole.astype(np.int64).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+    turns = {"weekday": (whole + 3) % 7 / 7, "month": months % 12 / 12, "hour": days - whole}
+    found = {"day": days}
+    for name, turn in turns.items():
+        angle = np.where(np.isnan(days), np.nan, 2 * np.pi * turn)
+        found |= {f"{name} sin": np.sin(angle), f"{name} cos": np.cos(angle)}
+    return found
+
+
+def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:
+    """Return one line: how many columns of each kind there are, and which are left out, and why."""
+    kinds = collections.Counter(column.kind for column in found.values())
+    plural = {"number": "numbers", "category": "categories", "date": "dates"}
+    counts = [f"{kinds[k]} {k if kinds[k] == 1 else plural[k]}" for k in plural if kinds[k]]
+    line = f"{total} column{'s' * (total != 1)}: {', '.join(counts) or 'none of use'}"
+    named = [f"{name or 'the unnamed'} ({why})" for name, why in left.items()]
+    if len(named) > 12:
+        named = [*named[:12], f"and {len(named) - 12} more"]
+    return line + (f"; left out: {', '.join(named)}" if named else "")
