@@ -459,3 +459,16 @@ def test_arms_that_are_not_asked_about_take_their_ranges_along():
     for line in ("optimizer=choice(sgd)", "optimizer=sgd"):
         [(arm, knobs)] = planned([line], TWO_ARMS).knobs.items()
         assert (arm, knobs["optimizer.lr"].low) == ("optimizer=sgd", 1e-2)
+
+
+def test_a_search_finds_options_of_ones_own(sweep, tmp_path):
+    (tmp_path / "mine" / "optimizer").mkdir(parents=True)
+    (tmp_path / "mine" / "optimizer" / "calm.yaml").write_text(
+        "# Adam with other betas.\ndefaults: [adam]\nbetas: [0.8, 0.99]\n"
+    )
+    words = ["--config-dir", str(tmp_path / "mine"), "hydra/sweeper=search", "search.runs=2"]
+    code, out = sweep(*words, "optimizer=calm", "optimizer.lr=interval(1e-4,1e-1)", *QUICK)
+    assert code == 0, out
+    assert [about["config"]["optimizer"]["betas"] for about, _ in runs().values()] == [
+        [0.8, 0.99]
+    ] * 2
