@@ -21,7 +21,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 ENDINGS = (
-    *("finished: best val/", "nothing was trained", "rank  val/", "page: "),
+    *("finished: best val/", "nothing was trained", "rank  val/", "page: ", "folder: "),
     *(
         "no runs below outputs",
         "run,sweep,status",
