@@ -1,4 +1,4 @@
-"""What a person sees: output with its control codes obeyed, held against the kept texts in screens/.
+"""Screens as a person sees them: output with its control codes obeyed, and the texts of screens/.
 
 `SCREENS=write pytest tests/training/test_screen.py tests/sweep/test_screen.py` writes these anew;
 read the difference before it is committed.
@@ -48,9 +48,9 @@ def masked(lines: list[str]) -> str:
     return text
 
 
-def held_against(name: str, lines: list[str]) -> None:
-    """Assert that lines are those of screens/NAME.txt, but for numbers that vary."""
-    path, text = KEPT / f"{name}.txt", masked(lines)
+def kept(name: str, lines: list[str]) -> str:
+    """The text of screens/NAME.txt, which lines should be but for numbers that vary."""
+    path = KEPT / f"{name}.txt"
     if os.environ.get("SCREENS") == "write":
-        path.write_text(text)
-    assert text == path.read_text()
+        path.write_text(masked(lines))
+    return path.read_text()

@@ -14,7 +14,7 @@ from knobs import record, targets
 from knobs.config import command, rules
 from knobs.config.check import resolve
 from knobs.errors import CheckpointError, ConfigError
-from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under
+from knobs.identity import ABSENT, FILES, HIDDEN, differences, key_of, leaves, under
 from knobs.search.space import override
 from knobs.shell import literal, quoted
 
@@ -103,6 +103,10 @@ def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     groups.pop("experiment", None)  # a recipe of those others, and of values
     lines = [f"{group}={option}" for group, option in groups.items()]
     wanted = {p: v for p, v in leaves(config) if not under(p, FROM_HERE)}
+    if hidden := [p for p, v in wanted.items() if v == HIDDEN and not under(p, tuple(changed))]:
+        raise ConfigError(
+            f"{hidden[0]}: is hidden in the record of {folder}; give {hidden[0]}=VALUE"
+        )
     for resolved in (False, True):  # what a `${...}` comes to may follow from the others
         has = dict(leaves(command.composed(lines, folders, resolved)))
         lines += [
@@ -119,7 +123,7 @@ def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
 def _trusted(path: Path, folder: str, given: Sequence[str]) -> None:
     """Refuse a record of somebody else's, and code of its own that is not admitted here."""
     owner = path.stat().st_uid
-    if hasattr(os, "getuid") and owner not in (os.getuid(), 0) and "trust=true" not in given:
+    if hasattr(os, "getuid") and owner != os.getuid() and "trust=true" not in given:
         raise ConfigError(
             f"rerun={folder}: belongs to another user ({owner}); read its config.json, then add "
             "trust=true"

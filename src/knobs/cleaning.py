@@ -31,7 +31,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True)
 class Waste:
-    """What could be removed.
+    """Something that could be removed.
 
     Args:
         owner: the folder of the run or the sweep that it belongs to, whose lock is held meanwhile.

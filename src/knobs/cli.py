@@ -118,6 +118,9 @@ def prepare(argv: list[str]) -> list[str] | None:
     if command.is_search(lines) and not any(o.startswith("hydra/sweeper=") for o in lines):
         lines = [*lines, "hydra/sweeper=search"]
     configs = _checked(lines, folders, args.config_name or "config", grid)
+    if dry and not configs:
+        print("nothing to run: every job of this sweep has ended")
+        return None
     if resumed:
         again.same_run(configs[0], resumed)
     if dry:

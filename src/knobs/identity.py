@@ -30,6 +30,7 @@ FIRST_NAMES = {new: old for old, new in RENAMED.items()}
 # goes on with the defaults of that one.
 DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {}
 ABSENT = object()
+HIDDEN = "<hidden>"  # in the place of a secret
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 
@@ -132,7 +133,7 @@ def public(config: Any, name: str = "") -> Any:
         secret = isinstance(node, str) and (
             _SECRET_NAME.search(name) or any(value in node for value in secrets)
         )
-        return "<hidden>" if secret else node
+        return HIDDEN if secret else node
 
     return hide(config, name)
 

@@ -1,4 +1,4 @@
-"""What YAML files say about a whole sweep, as words of its command line.
+"""Words of a command line that YAML files add: a whole sweep written down in a file.
 
 Hydra reads the launcher, the sweeper and the parameters of a grid from the command line and from
 the primary config alone; in an experiment's file they would be ignored.

@@ -10,16 +10,18 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from knobs.config import rules
 from knobs.config.question import NOT_SEARCHED, root
 from knobs.errors import ConfigError, closest, did_you_mean, first_line
 from knobs.identity import FILES, NOT_IDENTITY, under
+from knobs.search.space import NO_RANGE, range_size
 from knobs.words import listed, printable
 
 MAX_JOBS = 100_000  # of a grid; more are never built
+OF_GRIDS = "search.pruner"  # heeded outside a search too
 ZIP, SKIP = "zip", "skip"  # keys of config.yaml that shape a grid
 NONE_OF_IT = ("none", "off", "no", "false", "nothing", "disabled")  # for a group without such
 SEVERAL = ("experiment", "hydra")  # groups of which several options may be chosen at once
@@ -114,7 +116,7 @@ def faults_of(
     if counted and (wrong := _sweep_fault(override, search)):
         yield f"{line}: {wrong}"
         return
-    if first == "search" and not search and key not in ("search", *_of_a_grid(grid)):
+    if first == "search" and not search and key != "search" and not (grid and key == OF_GRIDS):
         yield f"{line}: belongs to a search; add -m hydra/sweeper=search, or -m +study=NAME"
     if key in (ZIP, SKIP) and (not grid or search):
         yield f"{key}: belongs to a grid; put -m first, without a search"
@@ -134,11 +136,6 @@ def faults_of(
         yield f"{line}: is a section; set one of its keys: {', '.join(inside[:6])}"
 
 
-def _of_a_grid(grid: bool) -> tuple[str, ...]:
-    """Return the keys of `search` that runs outside a search heed; its own are set by knobs."""
-    return ("search.pruner",) if grid else ()
-
-
 def _sweep_fault(override: Override, search: bool) -> str:
     """Say what is wrong with an override of several values; empty where nothing is."""
     key, first = override.key_or_group, root(override)
@@ -152,7 +149,7 @@ def _sweep_fault(override: Override, search: bool) -> str:
         return "changes nothing that a run computes, so its runs would be one; give one value"
     count = size(override)
     if count is None:
-        return "a range needs a finite start and stop, and a step other than 0"
+        return NO_RANGE
     if count > MAX_JOBS and not (search and override.is_range_sweep()):
         return f"has {count:,} values, and a grid at most {MAX_JOBS:,} jobs"
     return ""
@@ -162,13 +159,9 @@ def size(override: Override) -> int | None:
     """Count an override's values without building them; None where they have no end."""
     if not override.is_sweep_override() or override.is_interval_sweep():
         return 1
-    if not override.is_range_sweep():
-        return sum(1 for _ in override.sweep_iterator())
-    sweep: RangeSweep = override.value()
-    start, stop, step = sweep.start, sweep.stop, 1 if sweep.step is None else sweep.step
-    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
-        return None
-    return max(0, math.ceil((stop - start) / step - 1e-9))
+    if override.is_range_sweep():
+        return range_size(override.value())
+    return sum(1 for _ in override.sweep_iterator())
 
 
 def _deleted(override: Override, options: Sequence[str], folders: Sequence[Path]) -> Iterator[str]:

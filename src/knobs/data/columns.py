@@ -70,7 +70,7 @@ class CellError(DataError):
 
 @dataclass(frozen=True)
 class Column:
-    """How the cells of one column are read.
+    """The reading of one column's cells.
 
     Args:
         kind: number, category or date.
@@ -111,7 +111,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """How a table's cells are read: texts, or what pandas made of them, to numbers and categories.
+    """The reading of a table: texts, or what pandas made of them, to numbers and categories.
 
     Args:
         columns: name -> how it is read, for each that has an input.

@@ -31,7 +31,7 @@ BROKEN = (ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True)
 class Form:
-    """How a file of text is read: its separator and its encoding; empty for other files."""
+    """The separator and the encoding of a file of text; empty for other files."""
 
     sep: str = ""
     encoding: str = ""

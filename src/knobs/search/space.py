@@ -28,6 +28,7 @@ USUAL_SCALES = dict.fromkeys(
 ) | dict.fromkeys(("dropout", "label_smoothing", "mixup", "depth", "momentum", "seed"), "linear")
 WHOLE = ("batch_size", "width", "embedding_dim", "depth", "seed")
 MOST_CHOICES = 1000  # of a range that falls
+NO_RANGE = "a range needs a finite start and stop, and a step other than 0"
 MODES = ("max", "min")  # of an objective
 KEYS = {"low", "high", "scale", "int", "step"}  # of a range in a study's YAML
 
@@ -308,13 +309,20 @@ def from_override(override: Any) -> Knob:
         return Choice(tuple(options or override.sweep_iterator()))
 
 
+def range_size(sweep: Any) -> int | None:
+    """Count the values of `range(a,b,step)` without building them; None where they have no end."""
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
+        return None
+    return max(0, math.ceil((stop - start) / step - 1e-9))
+
+
 def _range_of(sweep: Any) -> Knob:
     """Return what `range(a,b,step)` searches; its values are not built where they are a range."""
-    start, stop, step = sweep.start, sweep.stop, 1 if sweep.step is None else sweep.step
+    if (count := range_size(sweep)) is None:
+        raise ConfigError(NO_RANGE)
+    start, stop, step = sweep.start, sweep.stop, sweep.step
     whole = all(isinstance(value, int) for value in (start, stop, step))
-    if not all(map(math.isfinite, (start, stop, step))) or not step:
-        raise ConfigError("a range needs a finite start and stop, and a step other than 0")
-    count = max(0, math.ceil((stop - start) / step - 1e-9))
     if count < 2 or step < 0:
         if count > MOST_CHOICES:
             raise ConfigError(f"has {count:,} values; write it the lower first")

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from knobs import build
 from knobs.data import Data
+from knobs.record import LEDGER
 from knobs.sweep.groups import plan_groups
 from knobs.sweep.jobs import Job
 from knobs.training.setup import machine
@@ -47,13 +48,14 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
         what = ", ".join(how) or "one run"
         steps = sum(group.steps for group in groups)
         out.print(f"{what}: {steps:,} optimizer steps, about {duration(seconds)}")
+    new = runs is None and not (folder / LEDGER).exists()  # else the numbers are others
     lines = Counter(line for job in planned.values() for line in job.overrides)
     shared = [line for line, n in lines.items() if n == len(planned)]
     if shared and many:
         out.print(escape(f"all: {' '.join(shared)}"))
     shown = list(planned.items())[: SHOWN if out.is_terminal else None]
     for number, job in shown if many else ():
-        place = folder / str(number) if runs is None else ""
+        place = folder / str(number) if new else ""
         differs = " ".join(line for line in job.overrides if line not in shared)
         out.print(escape(f"{number:>4}  {differs}  {place}".rstrip()))
     if many and len(shown) < len(planned):

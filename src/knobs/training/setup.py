@@ -33,9 +33,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     if training.get("sampler") == "balanced":
         losses.class_counts("training.sampler=balanced", data.train.y, data.classes)
     steps = steps_per_epoch(len(data.train), training)
-    if (total := steps * training["epochs"]) > MAX_STEPS:
-        many = f"{total:,} optimizer steps, more than {MAX_STEPS:,}; use fewer"
-        raise ConfigError(f"training.epochs={training['epochs']}: {many}")
+    _check_lengths(config, steps)
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
@@ -54,12 +52,6 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     optimizer = build.optimizer(config, model)
     interval = config["scheduler"]["interval"]
     total = training["epochs"] * (steps if interval == "step" else 1)
-    ends = config["scheduler"].get("total_steps")
-    if isinstance(ends, int) and ends < total:
-        raise ConfigError(
-            f"scheduler.total_steps={ends}: ends before the run, which has {total:,} {interval}s; "
-            "use 100%"
-        )
     average = None
     if training["ema"]:
         update = get_ema_multi_avg_fn(training["ema"])
@@ -128,6 +120,23 @@ def steps_per_epoch(examples: int, training: dict) -> int:
     """Count the optimizer steps in one pass over the training split."""
     full, left = divmod(examples, training["batch_size"])
     return full + (1 if left and not training["drop_last"] else 0)
+
+
+def _check_lengths(config: dict, steps: int) -> None:
+    """Refuse more steps than a run can make, and a cycle that ends before the run.
+
+    Args:
+        steps: of an epoch.
+    """
+    epochs, scheduler = config["training"]["epochs"], config["scheduler"]
+    if (total := steps * epochs) > MAX_STEPS:
+        many = f"{total:,} optimizer steps, more than {MAX_STEPS:,}; use fewer"
+        raise ConfigError(f"training.epochs={epochs}: {many}")
+    ends, interval = scheduler.get("total_steps"), scheduler["interval"]
+    total = total if interval == "step" else epochs
+    if isinstance(ends, int) and ends < total:
+        late = f"ends before the run, which has {total:,} {interval}s; use 100%"
+        raise ConfigError(f"scheduler.total_steps={ends}: {late}")
 
 
 def _check_last_batch(model: nn.Module, training: dict, examples: int, steps: int) -> None:
