@@ -304,3 +304,17 @@ def test_a_dry_run_shows_and_leaves_nothing(tmp_path):
         for n, (name, seed) in enumerate((o, s) for o in ("adam", "sgd") for s in (0, 1))
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_sweep_that_is_there_shows_what_is_left(tmp_path):
+    knobs = ["tracking=local", "training.epochs=1", "sweep=s"]
+    assert run(tmp_path, "-m", *knobs, "seed=0,1").returncode == 0
+    over = run(tmp_path, "-m", *knobs, "seed=0,1", "--dry-run")
+    assert (over.returncode, over.stdout) == (
+        0,
+        "nothing to run: every job of this sweep has ended\n",
+    )
+    left = run(tmp_path, "-m", *knobs, "seed=0,1,2", "--dry-run")
+    assert left.returncode == 0, left.stderr
+    assert "1 run sequentially" in left.stdout
+    assert "seed=2" in left.stdout

@@ -50,14 +50,15 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
         out.print(f"{what}: {steps:,} optimizer steps, about {duration(seconds)}")
     new = runs is None and not (folder / LEDGER).exists()  # else the numbers are others
     lines = Counter(line for job in planned.values() for line in job.overrides)
-    shared = [line for line, n in lines.items() if n == len(planned)]
+    shared = [line for line, n in lines.items() if n == len(planned) > 1]
     if shared and many:
         out.print(escape(f"all: {' '.join(shared)}"))
     shown = list(planned.items())[: SHOWN if out.is_terminal else None]
     for number, job in shown if many else ():
         place = folder / str(number) if new else ""
         differs = " ".join(line for line in job.overrides if line not in shared)
-        out.print(escape(f"{number:>4}  {differs}  {place}".rstrip()))
+        name = f"{number:>4}" if new else "    "
+        out.print(escape(f"{name}  {differs}  {place}".rstrip()))
     if many and len(shown) < len(planned):
         out.print(f"      and {len(planned) - len(shown):,} more")
     out.print(escape(f"folder: {folder}"))
