@@ -17,14 +17,31 @@ user is asked. Fewer than 10 rows prove no id: any two numbers rise or fall.
 """
 
 import collections
-import datetime
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from knobs.data.notation import (
+    DATE,
+    DIGITS,
+    PARTS,
+    UNITS,
+    by_words,
+    date_parts,
+    decimal_evidence,
+    epoch_days,
+    is_missing,
+    month_first,
+    parts_of,
+    plain_numbers,
+    read_days,
+    read_numbers,
+    standard_form,
+    text_of,
+)
 from knobs.data.stored import Fields
 from knobs.errors import ConfigError, DataError
 
@@ -37,26 +54,8 @@ PROOF = 10  # rows that make an id
 MOST_WORDS = 1000  # of a column that is read as missing
 IDS = ("id", "index", "no")  # the last word of a name of ids
 MISSING_KEY = ""  # of a count of words: all that is missing
-UNITS = "$€£¥₹%"
 ORDERS = {"date": "", "dmy": "dmy", "mdy": "mdy", "epoch": "epoch"}  # as an override -> an order
 KINDS = ("number", "category", *ORDERS, "drop")
-
-_SIGNS = {"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2212": "-", "\u2019": "'"}
-_SPACES = str.maketrans(_SIGNS)
-_FRAME = re.compile(
-    rf"(\()?([-+]?)\s*([{UNITS}]?)\s*([-+]?)"
-    rf"(\d[\d.,' ]*|[.,]\d+)((?:[eE][-+]?\d+)?)\s*([{UNITS}]?)(\))?"
-)
-_DIGITS = {
-    "point": re.compile(r"(?:\d+|\d{1,3}([,' ])\d{3}(?:\1\d{3})*)?(?:\.\d*)?"),
-    "comma": re.compile(r"(?:\d+|\d{1,3}([.' ])\d{3}(?:\1\d{3})*)?(?:,\d*)?"),
-}
-_MARKS = {"point": str.maketrans("", "", ",' "), "comma": str.maketrans(",", ".", ".' ")}
-_TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([ap]m)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
-_DATE = re.compile(rf"(\d{{1,4}})([-/.])(\d{{1,2}})\2(\d{{1,4}}){_TIME}", re.IGNORECASE)
-_NAMED = re.compile(rf"(\d{{1,2}})[ -]([a-z]{{3}})[a-z]*\.?[ -](\d{{4}}){_TIME}", re.IGNORECASE)
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-PARTS = ("day", *(f"{c} {f}" for c in ("weekday", "month", "hour") for f in ("sin", "cos")))
 
 
 class CellError(DataError):
@@ -100,7 +99,7 @@ class Column:
     def read(cls, fields: Fields) -> "Column":
         """Return the column that fields describe."""
         kind = fields.choice("kind", ("number", "category", "date"))
-        decimals = [f"{sign} {unit}".strip() for sign in _DIGITS for unit in ("", *UNITS)]
+        decimals = [f"{sign} {unit}".strip() for sign in DIGITS for unit in ("", *UNITS)]
         forms = {"number": decimals, "date": ["ymd", "dmy", "mdy", "epoch"], "category": [""]}
         form = fields.choice("form", forms[kind])
         levels, parts = fields.names("levels"), fields.names("parts", least=kind == "date")
@@ -151,17 +150,17 @@ class Columns:
         values = np.asarray(cells)
         if values.dtype.kind in "iufb":
             days = column.kind == "date"
-            return (_epoch(values.astype(float)) if days else values.astype(float)), np.array(
+            return (epoch_days(values.astype(float)) if days else values.astype(float)), np.array(
                 [], int
             )
         values = np.asarray(cells, object)
         if column.kind == "number":
-            numbers = _numbers(values, column.form)
+            numbers = read_numbers(values, column.form)
         else:
-            numbers = _by_words(values, lambda words: _days(words, column.form))
+            numbers = by_words(values, lambda words: read_days(words, column.form))
         left = np.flatnonzero(np.isnan(numbers))
         known = self.markers | {word.lower() for word in column.missing}
-        wrong = [i for i in left if not _missing(values[i], known)]
+        wrong = [i for i in left if not is_missing(values[i], known)]
         return numbers, np.array(wrong, int)
 
     def outputs(self) -> tuple[set[str], set[str]]:
@@ -275,7 +274,7 @@ def _decide(
     if not _codes(words):
         column, share = _number(name, words, decimal)
         if share >= ENOUGH:
-            values = _plain(cells) if share == 1 and not missing else None
+            values = plain_numbers(cells) if share == 1 and not missing else None
             if values is None or np.isnan(values).any():
                 values = Columns({}, markers).numbers(cells, column)[0]
             found = _of_numbers(name, values)
@@ -311,21 +310,9 @@ def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
     """Return word -> its number of cells, those that are missing under MISSING_KEY."""
     found: dict[str, int] = {}
     for word, n in collections.Counter(cells.tolist()).items():
-        key = MISSING_KEY if _missing(word, markers) else _text(word)
+        key = MISSING_KEY if is_missing(word, markers) else text_of(word)
         found[key] = found.get(key, 0) + n
     return found
-
-
-def _missing(cell: Any, markers: frozenset | set) -> bool:
-    return cell is None or cell != cell or _text(cell).lower() in markers
-
-
-def _text(cell: Any) -> str:
-    """Return a cell as a category: stripped; a whole number without a point."""
-    if isinstance(cell, str):
-        return cell.strip()
-    whole = isinstance(cell, float) and cell.is_integer()
-    return str(int(cell)) if whole else str(cell)
 
 
 def _codes(words: Iterable[str]) -> bool:
@@ -345,86 +332,12 @@ def _is_id(name: str, values: np.ndarray) -> bool:
     return bool(named) and len(np.unique(values)) == len(values)
 
 
-def _plain(cells: np.ndarray) -> np.ndarray:
-    """Return cells as pandas reads numbers: int64, or float64 with NaN for what is none."""
-    import pandas as pd
-
-    values = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy()
-    return values if values.dtype.kind in "iuf" else np.full(len(cells), np.nan)
-
-
-def _split(text: str) -> tuple[str, str, str] | None:
-    """Return the sign, the digits with their marks and the unit of a number; None of others."""
-    match = _FRAME.fullmatch(text.strip().translate(_SPACES))
-    if not match:
-        return None
-    opened, sign, before, sign2, digits, power, after, closed = match.groups()
-    if bool(opened) != bool(closed) or (opened and (sign or sign2)):
-        return None
-    if (sign and sign2) or (before and after):
-        return None
-    return ("-" if opened else sign or sign2), digits.strip() + power, before or after
-
-
-def _standard(text: str, sign_of: str, unit: str) -> str:
-    """Return a number as pandas reads it; an empty text where it is none of this form."""
-    parts = _split(text)
-    if parts is None or parts[2] != unit:
-        return ""
-    digits, e, power = parts[1].lower().partition("e")
-    if not _DIGITS[sign_of].fullmatch(digits):
-        return ""
-    return parts[0] + digits.translate(_MARKS[sign_of]) + e + power
-
-
-def _numbers(cells: np.ndarray, form: str) -> np.ndarray:
-    """Return (n,) float64, NaN where a cell is no number of the form."""
-    sign_of, _, unit = form.partition(" ")
-    if sign_of == "point" and not unit:
-        numbers = _plain(cells).astype(float)
-    else:
-        numbers = np.full(len(cells), np.nan)
-    rest = np.flatnonzero(np.isnan(numbers))
-    if len(rest):
-
-        def read(words: list[str]) -> np.ndarray:
-            texts = [_standard(word, sign_of, unit) for word in words]
-            return _plain(np.array(texts, object)).astype(float)
-
-        numbers[rest] = _by_words(cells[rest], read)
-    return numbers
-
-
-def _by_words(cells: np.ndarray, read: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """Return what `read` makes of the texts of cells, each different one read once."""
-    import pandas as pd
-
-    codes, words = pd.factorize(cells)
-    if not len(words):
-        return np.full(len(cells), np.nan)
-    values = np.append(read([_text(word) for word in words]), np.nan)
-    return values[codes]  # -1: missing
-
-
-def _evidence(words: Sequence[str]) -> tuple[int, int, int]:
-    """Return how many numbers fit a decimal point only, a comma only, and both."""
-    point = comma = both = 0
-    for word in words:
-        parts = _split(word)
-        if parts is None or not ("." in parts[1] or "," in parts[1]):
-            continue
-        digits = parts[1].lower().partition("e")[0]
-        fits = [bool(_DIGITS[sign].fullmatch(digits)) for sign in ("point", "comma")]
-        point, comma, both = point + (fits == [1, 0]), comma + (fits == [0, 1]), both + all(fits)
-    return point, comma, both
-
-
 def table_decimal(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> str:
     """Return the decimal sign of the columns that leave no doubt; "" if there are none, or both."""
     markers = MARKERS | {word.strip().lower() for word in na}
     signs = set()
     for cells in table.values():
-        point, comma, _ = _evidence(_some_numbers(cells, markers))
+        point, comma, _ = decimal_evidence(_some_numbers(cells, markers))
         if point != comma:
             signs.add("point" if point > comma else "comma")
     return signs.pop() if len(signs) == 1 else ""
@@ -440,8 +353,8 @@ def _some_numbers(cells: np.ndarray, markers: frozenset) -> list[str]:
     """Return the numbers of a column's first 1,000 cells; none where under half of them are."""
     if cells.dtype.kind in "iuf":
         return []
-    some = [_text(cell) for cell in cells[:1000].tolist() if not _missing(cell, markers)]
-    found = [word for word in some if _split(word)]
+    some = [text_of(cell) for cell in cells[:1000].tolist() if not is_missing(cell, markers)]
+    found = [word for word in some if parts_of(word)]
     return found if len(found) >= 0.5 * len(some) else []
 
 
@@ -454,18 +367,18 @@ def _number(name: str, words: Mapping[str, int], decimal: str) -> tuple[Column, 
     Raises:
         DataError: 1,234 and the like alone, which may be either.
     """
-    if decimal != "comma" and not np.isnan(_plain(np.array(list(words), object))).any():
+    if decimal != "comma" and not np.isnan(plain_numbers(np.array(list(words), object))).any():
         return Column("number", "point"), 1.0
     total = sum(words.values())
     units = collections.Counter()
     for word, n in words.items():
-        if parts := _split(word):
+        if parts := parts_of(word):
             units[parts[2]] += n
     unit = units.most_common(1)[0][0] if units else ""
-    point, comma, both = _evidence(list(words))
+    point, comma, both = decimal_evidence(list(words))
     share = {
-        sign: sum(n for w, n in words.items() if _standard(w, sign, unit)) / max(1, total)
-        for sign in _DIGITS
+        sign: sum(n for w, n in words.items() if standard_form(w, sign, unit)) / max(1, total)
+        for sign in DIGITS
     }
     sign = decimal or ("point" if point >= comma else "comma")
     if decimal in ("", "point", "comma") and point != comma:
@@ -504,7 +417,7 @@ def _with_words(
     wrong = Columns({}, markers).numbers(cells, column)[1]
     if not len(wrong):
         return column, []
-    words = sorted({_text(cell) for cell in cells[wrong]})
+    words = sorted({text_of(cell) for cell in cells[wrong]})
     if len(words) > MOST_WORDS:
         raise DataError(
             f"{name}: {len(words)} words that are no {column.kind}, {words[0]!r} for one"
@@ -539,67 +452,18 @@ def _categories(cells: Any, column: Column, markers: frozenset) -> np.ndarray:
 
     codes, words = pd.factorize(np.asarray(cells, object))
     known = set(column.levels)
-    texts = [MISSING if _missing(word, markers) else _text(word) for word in words] + [MISSING]
+    texts = [MISSING if is_missing(word, markers) else text_of(word) for word in words] + [MISSING]
     return np.array([text if text in known else OTHER for text in texts], object)[codes]
 
 
 def _date_share(words: Mapping[str, int]) -> float:
     """Return the share of cells that are dates, in the order that most of them fit."""
     some = list(words)[:200]
-    if sum(bool(_DATE.fullmatch(word) or _month_first(word)) for word in some) < 0.5 * len(some):
+    if sum(bool(DATE.fullmatch(word) or month_first(word)) for word in some) < 0.5 * len(some):
         return 0.0
     counts = np.array(list(words.values()))
-    hits = [counts[~np.isnan(_days(list(words), order))].sum() for order in ("dmy", "mdy")]
+    hits = [counts[~np.isnan(read_days(list(words), order))].sum() for order in ("dmy", "mdy")]
     return max(hits) / max(1, counts.sum())
-
-
-def _month_first(word: str) -> re.Match | None:
-    """Return the match of a date with a month's English name, `3 Jan 2024` or `January 3, 2024`."""
-    turned = re.sub(r"^([A-Za-z]{3,9})\.? (\d{1,2}),? (\d{4})", r"\2 \1 \3", word)
-    match = _NAMED.fullmatch(turned)
-    return match if match and match[2].lower() in _MONTHS else None
-
-
-def _day(word: str, order: str) -> float:
-    """Return days since 1970, with the time of day as written; NaN where it is no date."""
-    if match := _DATE.fullmatch(word):
-        first, dot, second, third, *time = match.groups()
-        if len(first) == 4 and len(third) <= 2:
-            date = int(first), int(second), int(third)
-        elif len(first) <= 2 and len(third) in (2, 4):
-            turned = order == "mdy" and dot != "."
-            if order == "ymd" and dot != "." and first != second:
-                return np.nan
-            day, month = (second, first) if turned else (first, second)
-            year = int(third) + (0 if len(third) == 4 else 2000 if int(third) < 70 else 1900)
-            date = year, int(month), int(day)
-        else:
-            return np.nan
-    elif match := _month_first(word):
-        day, month, year, *time = match.groups()
-        date = int(year), 1 + _MONTHS.index(month.lower()), int(day)
-    else:
-        return np.nan
-    hour, minute, second = (int(part or 0) for part in time[:3])
-    if time[3]:
-        hour = hour % 12 + 12 * (time[3].lower() == "pm")
-    try:
-        days = datetime.date(*date).toordinal() - datetime.date(1970, 1, 1).toordinal()
-    except ValueError:
-        return np.nan
-    return days + (hour * 3600 + minute * 60 + second) / 86400 if hour < 24 else np.nan
-
-
-def _epoch(values: np.ndarray) -> np.ndarray:
-    """Return days since 1970 of seconds, or of milliseconds where they are above 1e11."""
-    return np.where(np.abs(values) > 1e11, values / 1000, values) / 86400
-
-
-def _days(words: Sequence[str], order: str) -> np.ndarray:
-    """Return (n,) days since 1970, NaN where a word is no date."""
-    if order == "epoch":
-        return _epoch(_plain(np.array(words, object)).astype(float))
-    return np.array([_day(word, order) for word in words], float)
 
 
 def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Column | str:
@@ -610,10 +474,10 @@ def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Colum
     """
     words = [word for word in _counts(cells, markers) if word != MISSING_KEY]
     if not order:
-        whole = _plain(np.array(words, object))
+        whole = plain_numbers(np.array(words, object))
         order = "epoch" if len(whole) and not np.isnan(whole).any() else ""
     if not order:
-        both = {order: _days(words, order) for order in ("dmy", "mdy")}
+        both = {order: read_days(words, order) for order in ("dmy", "mdy")}
         counts = {order: int((~np.isnan(days)).sum()) for order, days in both.items()}
         same = np.array_equal(both["dmy"], both["mdy"], equal_nan=True)
         if counts["dmy"] == counts["mdy"] and not same:
@@ -623,28 +487,12 @@ def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Colum
                 f"say 'data.columns=[\"{name}:dmy\"]', or :mdy, or :drop"
             )
         order = "ymd" if same else max(counts, key=counts.get)
-    days = _days(words, order)
+    days = read_days(words, order)
     made = {part: values[~np.isnan(values)] for part, values in date_parts(days).items()}
     if not len(made["day"]):
         raise DataError(f"{name}: no cell is a date; say 'data.columns=[\"{name}:drop\"]'")
     parts = tuple(part for part, values in made.items() if values.max() - values.min() > 1e-9)
     return Column("date", order, (), parts) if parts else "constant"
-
-
-def date_parts(days: np.ndarray) -> dict[str, np.ndarray]:
-    """Return PARTS of days since 1970: the number, and the places in the week, year and day.
-
-    A cycle is a sine and a cosine, so that December is beside January: (sin, cos)(2 pi k / n), with
-    k = 0 on Monday, in January and at midnight.
-    """
-    whole = np.floor(np.where(np.isnan(days), 0, days))
-    months = whole.astype(np.int64).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    turns = {"weekday": (whole + 3) % 7 / 7, "month": months % 12 / 12, "hour": days - whole}
-    found = {"day": days}
-    for name, turn in turns.items():
-        angle = np.where(np.isnan(days), np.nan, 2 * np.pi * turn)
-        found |= {f"{name} sin": np.sin(angle), f"{name} cos": np.cos(angle)}
-    return found
 
 
 def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:
