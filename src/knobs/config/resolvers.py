@@ -86,6 +86,13 @@ def _objective_mode(metric: str, *, _root_: DictConfig) -> str:
     return own or metrics.mode_of(metric)
 
 
+def _objective_rare(share: float, *, _root_: DictConfig) -> float:
+    """Return the share; 0 where a metric is given, or the task has no classes."""
+    stated = OmegaConf.to_container(_root_.objective, resolve=False)["metric"]
+    classes = OmegaConf.select(_root_, "data.task") == metrics.CLASSES
+    return share if classes and str(stated).startswith("${objective_metric:") else 0.0
+
+
 def register() -> None:
     """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
     for name, function, cached in (
@@ -97,6 +104,7 @@ def register() -> None:
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
         ("objective_metric", lambda task: metrics.DEFAULT.get(task, "val/accuracy"), False),
         ("objective_mode", _objective_mode, False),
+        ("objective_rare", _objective_rare, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

@@ -22,7 +22,7 @@ from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
 from knobs.training.metrics import constant_baseline
-from knobs.training.setup import steps_per_epoch
+from knobs.training.setup import class_counts, steps_per_epoch
 from knobs.training.state import Run
 from knobs.words import count, duration, folded, printable
 
@@ -177,6 +177,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
         ("read", printable("; ".join(data.notes), MAX_NOTES)),
         ("target", _target(run, config)),
+        ("objective", _chosen(run, config)),
         ("model", model + _activation(run.networks[0], config["activation"])),
         ("init", _init(run.networks[0], config["init"])),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
@@ -225,6 +226,19 @@ def _target(run: Run, config: dict) -> str:
     what = count(len(names), "label") if labels else f"{len(names):,} classes"
     parts = [] if labels else parts  # whose columns are the labels
     return ", ".join([*parts, f"{what}: {_some([str(name) for name in names])}"])
+
+
+def _chosen(run: Run, config: dict) -> str:
+    """Say that a rare class has changed the objective, and how to keep it; else nothing."""
+    stated, metric = config["objective"]["metric"], run.objective["metric"]
+    if metric == stated:
+        return ""
+    counts = class_counts(run.data)
+    rarest = counts.index(min(counts))
+    name, share = _some([run.data.classes[rarest]]), min(counts) / sum(counts)
+    return (
+        f"{metric}, as class {name} has {share:.1%} of the rows; objective.metric={stated}: as ever"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -300,7 +300,7 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     examples = progress.epoch * len(run.data.train) + progress.examples
     return {
         "status": status,
-        "objective": config["objective"] | {"value": progress.best},
+        "objective": run.objective | {"value": progress.best},
         **several,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,

@@ -28,6 +28,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         DataError: data that the loss, the sampler or a metric cannot take.
     """
     training, seed = config["training"], config["seed"]
+    config = config | {"objective": metrics.objective(config["objective"], class_counts(data))}
     loss, scores = build.loss(config, data), scores_of(config, data)
     _check_loss(loss, config, data)
     if training.get("sampler") == "balanced":
@@ -73,6 +74,13 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         loss=loss.to(next(model.parameters())),
         scores=scores,
     )
+
+
+def class_counts(data: Data) -> list[int]:
+    """Return the training examples of each class; nothing where there are no classes."""
+    if data.task != metrics.CLASSES:
+        return []
+    return data.train.y.bincount(minlength=len(data.classes)).tolist()
 
 
 def scores_of(config: dict, data: Data) -> dict[str, Score]:
