@@ -54,7 +54,7 @@ DEFAULT = {CLASSES: "val/accuracy", LABELS: "val/f1", NUMBERS: "val/r2"}
 def objective(config: dict, counts: Sequence[int]) -> dict[str, str]:
     """Return the metric and mode that a run is judged by.
 
-    Accuracy hides a model that never predicts a rare class: see `objective.rare` in conf/config.yaml.
+    Accuracy hides a model that never predicts a rare class: see `objective.rare` in config.yaml.
 
     Args:
         config: the section `objective`.

@@ -346,8 +346,8 @@ def test_a_metric_that_is_no_number_is_no_divergence_and_never_the_best(make_run
         ([90, 10], False),  # 10 % is not under 10 %
         ([500, 450, 79], True),
         ([100] * 20, False),  # 5 % each, and an equal share
-        ([100] * 19 + [50], False),  # .0256 of .0513: more than half of an equal share
-        ([100] * 19 + [49], True),
+        ([100] * 19 + [50], False),  # .0257, where half of an equal share is .025
+        ([100] * 19 + [48], True),
         ([10, 0], True),  # a class that training lacks
     ],
 )
