@@ -53,7 +53,7 @@ class Screen:
 
     def __init__(self, run: Run, out: Console):
         self.out = out
-        self.metric, self.epochs = run.objective["metric"], run.training["epochs"]
+        self.metric, self.epochs = run.objective["metric"], run.refit or run.training["epochs"]
         self._last, self._began = 0.0, time.perf_counter()
         self._steps = steps_per_epoch(len(run.data.train), run.training)
         self._first = run.progress.epoch * self._steps + run.progress.batch  # > 0 if resumed
@@ -96,13 +96,14 @@ class Screen:
 
     def epoch(self, run: Run, metrics: dict[str, Any]) -> None:
         """Show an epoch's metrics."""
-        loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
+        loss = f"{metrics['train/loss']:.4f}"
+        value = f"{metrics[self.metric]:.4f}" if self.metric in metrics else "not measured"
         epoch, best = metrics["epoch"], run.progress.best_epoch
         line = f"epoch {epoch}/{self.epochs}  loss {loss}  {self.metric} {value}"
         if not self._bar.disable:
             done = epoch * self._steps
             values = f"loss {loss} {self.metric} {value}"
-            values += f" best {run.progress.best:.4f}" if best else ""
+            values += f" best {run.progress.best:.4f}" if best and not run.refit else ""
             times = self._times(done)
             self._bar.update(self._task, completed=done, epoch=epoch, values=values, times=times)
             if best != self._best:
@@ -185,9 +186,18 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("regularize", ", ".join(regularization)),
         ("training", f"{steps}, {training['precision']} on {run.device}, seed {run.seed}"),
         ("resumed", _resumed(run)),
+        ("refit", _refit(run, config)),
         ("folder", str(folder)),
     ]
     block(out, config["name"], rows)
+
+
+def _refit(run: Run, config: dict) -> str:
+    """Say that a run trains on the validation rows, and how long; empty where it does not."""
+    if not run.refit:
+        return ""
+    epochs = f"{run.refit} of {run.training['epochs']} epochs, as was best in {config['refit']}"
+    return f"the validation rows train as well; {epochs}"
 
 
 def _resumed(run: Run) -> str:
@@ -289,24 +299,31 @@ def closing(
         mirrored: where to, and how that ended; empty where it was not.
     """
     objective, status = summary["objective"], summary["status"]
-    best = "none"
-    if objective["value"] is not None:
-        place = f"epoch {summary['best_epoch']} of {summary['epochs']}"
-        best = f"{objective['value']:.4f} at {place}"
     names = ["metrics.jsonl", "summary.json"]
     checkpoints = (folder / "checkpoints").is_dir()
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
     rows = [
-        ("baseline", _baseline(run, objective)),
-        ("! longer", _still_rising(summary)),
+        ("baseline", _baseline(run, objective) if objective else ""),
+        ("! longer", _still_rising(summary) if objective else ""),
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
         ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
         mirrored,
         ("go on", shell.command([f"resume={folder}"]) if resumable else ""),
     ]
-    block(out, f"{status}: best {objective['metric']} {best}", rows)
+    block(out, f"{status}: {_result(summary)}", rows)
+
+
+def _result(summary: dict) -> str:
+    """Return the best value and its epoch; of a refit that nothing has measured it."""
+    objective, epochs = summary["objective"], summary["epochs"]
+    if not objective:
+        return f"{count(epochs, 'epoch')}; only the test split is left to measure it (test=true)"
+    if objective["value"] is None:
+        return f"best {objective['metric']} none"
+    place = f"epoch {summary['best_epoch']} of {epochs}"
+    return f"best {objective['metric']} {objective['value']:.4f} at {place}"
 
 
 def _baseline(run: Run, objective: dict) -> str:

@@ -83,7 +83,11 @@ class Session:
             data = data or build.data(config)
             if saved:
                 _compare_data(folder, data)
+            if source := config.get("refit"):
+                _compare_data(Path(source), data)
+                data = data.joined()
             self.run = assemble(config, data, device)
+            self.run.refit = source and record.best_epoch(Path(source))
             if saved:
                 checkpoint.restore(self.run, saved, _planned(folder))
             told = public(config)
@@ -202,14 +206,14 @@ class Session:
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
         self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
-        value = summary["objective"]["value"]
+        value = self.run.progress.best
         self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         return self.outcome
 
     def _keep_predictions(self) -> None:
         """Write predictions.safetensors, of the best epoch; none where there was no such epoch."""
         run = self.run
-        if not run.best_weights:
+        if not run.best_weights or run.refit:
             return
         if run.best_outputs is None:  # the best epoch lies before a resume
             run.evaluated.load_state_dict(run.best_weights)
@@ -300,7 +304,8 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     examples = progress.epoch * len(run.data.train) + progress.examples
     return {
         "status": status,
-        "objective": run.objective | {"value": progress.best},
+        "objective": None if run.refit else run.objective | {"value": progress.best},
+        **({"refit_of": config["refit"]} if run.refit else {}),
         **several,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
@@ -320,7 +325,8 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what W&B's summary shows beside the last metrics."""
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
     about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
-    return best | about | {"objective": summary["objective"]["value"]} | (summary["test"] or {})
+    value = (summary["objective"] or {}).get("value")  # a refit has no objective
+    return best | about | {"objective": value} | (summary["test"] or {})
 
 
 @contextmanager

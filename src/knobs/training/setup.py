@@ -92,7 +92,7 @@ def scores_of(config: dict, data: Data) -> dict[str, Score]:
     own = (config.get("metrics") or {}).get("own") or {}
     named = metrics.asked(config)
     for name, by in named.items():
-        if why := undefined(name, data.val.y, data.shape.outputs, data.classes):
+        if len(data.val) and (why := undefined(name, data.val.y, data.shape.outputs, data.classes)):
             raise DataError(f"{by}: {why}")
     wanted = metrics.unusual(named)
     ready(wanted)
