@@ -33,7 +33,7 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
     }
     assert rows[-1]["step"] == 3 * 34
     summary = read_summary(folder)
-    assert summary == {"schema": record.SCHEMA} | json.loads(json.dumps(outcome.summary))
+    assert summary == {"schema": SCHEMA} | json.loads(json.dumps(outcome.summary))
     assert summary["status"] == "finished"
     assert summary["objective"] == {
         "metric": "val/accuracy",

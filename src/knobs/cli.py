@@ -115,7 +115,7 @@ def prepare(argv: list[str]) -> list[str] | None:
         lines = again.rerun(anew, lines, folders)
     else:
         lines = [*lines, *files.words(lines, folders, args.config_name or "config")]
-    if began := again.path_of(resumed) if resumed else _sweep_folder(lines):
+    if began := again.path_of(resumed or anew) if resumed or anew else _sweep_folder(lines):
         stated = set(map(key_of, lines))
         older = [line for line in defaults_since(began) if key_of(line) not in stated]
         lines = [*older, *lines]

@@ -21,7 +21,6 @@ from knobs import shell
 from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
-from knobs.training.metrics import constant_baseline
 from knobs.training.setup import class_counts, steps_per_epoch
 from knobs.training.state import Run
 from knobs.words import count, duration, folded, printable
@@ -173,6 +172,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     regularization = [
         f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True
     ]
+    zero = "; the last layer 0" * bool(training.get("zero_head"))
     rows = [
         ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
@@ -180,7 +180,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("target", _target(run, config)),
         ("objective", _chosen(run, config)),
         ("model", model + _activation(run.networks[0], config["activation"])),
-        ("init", _init(run.networks[0], config["init"])),
+        ("init", _init(run.networks[0], config["init"]) + zero),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
         ("regularize", ", ".join(regularization)),
@@ -304,7 +304,7 @@ def closing(
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
     rows = [
-        ("baseline", _baseline(run, objective) if objective else ""),
+        ("baseline", _baseline(summary, bool(run.data.classes)) if objective else ""),
         ("! longer", _still_rising(summary) if objective else ""),
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
@@ -326,14 +326,22 @@ def _result(summary: dict) -> str:
     return f"best {objective['metric']} {objective['value']:.4f} at {place}"
 
 
-def _baseline(run: Run, objective: dict) -> str:
-    """Say what a constant prediction gives; empty where that is not known."""
-    value, best = constant_baseline(run.data, objective["metric"]), objective["value"]
-    if value is None:
-        return ""
-    how = "the most frequent class" if run.data.classes else "the mean"
-    worse = "; the run is no better than that" * (best is not None and best <= value)
-    return f"{value:.4f} by predicting {how} of the training split{worse}"
+def _baseline(summary: dict, classes: bool) -> str:
+    """Say what a constant and a linear model give, and whether the run is no better than one.
+
+    Args:
+        classes: whether the constant is one of them, not a mean.
+    """
+    simple, objective = summary["baselines"] or {}, summary["objective"]
+    names = {"constant": "the most frequent class" if classes else "the mean"}
+    on = f" (on {simple['linear_on']})" if "linear_on" in simple else ""
+    names["linear"] = f"a linear model{on}"
+    known = {k: simple[k] for k in names if simple.get(k) is not None}
+    parts = [f"{value:.4f} {names[k]}" for k, value in known.items()]
+    best, sign = objective["value"], -1 if objective["mode"] == "min" else 1
+    better = [k for k, value in known.items() if best is not None and sign * (value - best) >= 0]
+    worse = f"; the run is no better than {names[better[0]].partition(' (')[0]}" if better else ""
+    return ", ".join(parts) + worse
 
 
 def _still_rising(summary: dict) -> str:

@@ -26,12 +26,14 @@ from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
+from knobs.training.baselines import baselines
 from knobs.training.screen import Screen
 from knobs.training.setup import assemble
 from knobs.training.state import Run
 
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
+JUDGED = ("finished", "stopped_early", "diverged")  # whose runs are held against baselines
 SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
 
 
@@ -201,7 +203,8 @@ class Session:
         else:
             self.save(whole=status != "diverged", last=True)
             self._keep_predictions()
-        summary = _summary(self.run, self.config, status)
+        alone = "run" not in self.about  # a sweep has other runs to be held against, and no time
+        summary = _summary(self.run, self.config, status, alone and status in JUDGED)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
@@ -292,8 +295,12 @@ def _public(about: dict[str, Any]) -> dict[str, Any]:
     return about | {"overrides": [public(o, o.partition("=")[0]) for o in about["overrides"]]}
 
 
-def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
-    """Make summary.json; read the test split if that was asked for and the run came to its end."""
+def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]:
+    """Make summary.json; read the test split if that was asked for and the run came to its end.
+
+    Args:
+        judge: whether to fit the baselines.
+    """
     progress, test = run.progress, None
     if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
@@ -302,11 +309,15 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     if (members := len(run.networks)) > 1:
         several = {"members": members, "member_values": run.best_members}
     examples = progress.epoch * len(run.data.train) + progress.examples
+    simple = None
+    if judge and not run.refit:
+        simple = baselines(run.data, run.objective["metric"], run.scores, run.loss)
     return {
         "status": status,
         "objective": None if run.refit else run.objective | {"value": progress.best},
         **({"refit_of": config["refit"]} if run.refit else {}),
         **several,
+        "baselines": simple,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,
