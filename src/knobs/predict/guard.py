@@ -5,8 +5,9 @@ Rows that nobody has prepared are found by two rules, whose false alarms tests/p
 counts:
 
 - Far outside: the median of some feature lies more than MARGIN deviations outside what training
-  had, and all medians together are likelier raw than prepared. Likelier by Cauchy densities, which
-  forgive outliers: of the training mean and deviation of raw numbers, or of 0 and 1.
+  had, while as a raw number it does not; and all medians together are likelier raw than prepared.
+  Likelier by Cauchy densities, which forgive outliers: of the training mean and deviation of raw
+  numbers, or of 0 and 1.
 - Alike: of a batch of MANY rows or more, mean and deviation of nearly all features are those of raw
   training rows, and of most they are not those of prepared ones.
 
@@ -24,6 +25,7 @@ from knobs.errors import DataError
 from knobs.shape import Shape
 
 MARGIN = 1.0  # standard deviations outside the training range
+MOST = 3.0  # of a feature's log ratio: a column of wild numbers has no casting vote
 UNKNOWN = 10.0  # deviations from the mean, where the range is not known
 MANY, FEATURES = 30, 3  # rows of a batch, and numbers of a row, that show how they are distributed
 PICTURES = 8  # of a batch that do
@@ -84,19 +86,17 @@ def _raw_rows(x: Tensor, inputs: Table) -> str:
     values = x[:, :count].detach().cpu().double().numpy()
     mean, scale = inputs.mean.astype(float), inputs.scale.astype(float)
     middle = np.median(values, 0)
+    again = (middle - mean) / scale  # what the medians are if they are raw
     if inputs.low is None or inputs.high is None:
-        out = np.abs(middle) - UNKNOWN
+        low, high = -UNKNOWN, UNKNOWN
     else:
-        low, high = (inputs.low - mean) / scale, (inputs.high - mean) / scale
-        out = np.maximum(low - middle, middle - high) - MARGIN
-    again = (middle - mean) / scale
+        low, high = (inputs.low - mean) / scale - MARGIN, (inputs.high - mean) / scale + MARGIN
+    out = np.maximum(low - middle, middle - high)
+    out = np.where((low <= again) & (again <= high), out, -1)
     likelier = np.log1p(middle**2) - np.log1p(again**2) - np.log(scale)
     worst = int(out.argmax())
-    if out[worst] > 0 and likelier.sum() > 0:
-        name, usual = (
-            inputs.numbers[worst],
-            f"{mean[worst]:.4g} in raw rows of training, 0 prepared",
-        )
+    if out[worst] > 0 and likelier.clip(-MOST, MOST).sum() > 0:
+        name, usual = inputs.numbers[worst], f"{mean[worst]:.4g} in raw training rows, 0 prepared"
         return f"the median of {name} is {middle[worst]:.4g} ({usual})"
     return _alike(values, mean, scale) if len(x) >= MANY and count >= FEATURES else ""
 

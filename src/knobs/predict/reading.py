@@ -227,6 +227,8 @@ def predicted(
 ) -> Iterator[tuple[Rows, dict[str, np.ndarray], dict[int, str]]]:
     """Yield each block of rows, name of a column -> (n,) answers, and the faults of its rows."""
     for rows in blocks:
+        if not len(rows.names):  # a header alone
+            continue
         x, faults = prepare(model, rows, tally)
         found = model.answers(x, faults)
         tally.add_faults(rows.names, len(x), faults)
@@ -235,11 +237,13 @@ def predicted(
 
 def framed(found: Mapping[str, np.ndarray], faults: Mapping[int, str]) -> dict[str, np.ndarray]:
     """Return the same columns, empty in rows at fault."""
+    import pandas as pd
+
     if not faults:
         return dict(found)
-    places, emptied = list(faults), {}
+    emptied = {}
     for name, values in found.items():
-        whole = values.dtype.kind in "iu"
-        emptied[name] = values.astype(object if whole else values.dtype)
-        emptied[name][places] = None if emptied[name].dtype == object else np.nan
+        column = pd.Series(values, dtype="Int64" if values.dtype.kind in "iu" else values.dtype)
+        column.iloc[list(faults)] = None if values.dtype == object else pd.NA
+        emptied[name] = column.array if values.dtype.kind in "iu" else column.to_numpy()
     return emptied
