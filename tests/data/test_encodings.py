@@ -101,7 +101,7 @@ def test_bins_stand_behind_what_there_was_before():
 def test_a_standard_table_is_saved_as_ever():
     about, arrays = Table.fit([table()], np.arange(300)).saved()
     assert set(about) == {"numbers", "levels"}
-    assert set(arrays) == {"median", "mean", "scale"}
+    assert set(arrays) == {"median", "mean", "scale", "low", "high"}
 
 
 def files(encoding="both"):

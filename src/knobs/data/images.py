@@ -1,17 +1,11 @@
 """Folders of images: which files are pictures of which class and split, and their pixels."""
 
-import contextlib
 import functools
 import hashlib
-import os
 import re
-import struct
-import warnings
-import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +13,7 @@ from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
 from knobs.data.inputs import Pictures
+from knobs.data.pixels import FORMATS, IMAGES, ending_of, hidden, inside, picture_files, read_pixels
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -30,37 +25,20 @@ from knobs.data.prepare import (
 from knobs.errors import DataError
 from knobs.words import listed
 
-if TYPE_CHECKING:  # PIL is imported where a picture is read
-    from PIL import Image
+__all__ = ["FORMATS", "IMAGES", "image_folder", "read_image"]
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # A folder of these alone is a class that would be lost, not a folder of something else.
 UNREAD = {
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".jpe", ".pbm", ".pnm", ".pfm", ".svg",
     ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr",
     ".npy",
 }  # fmt: skip
-# What a file is read as, whatever its name ends in: no format whose reader starts a program.
-FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
-MOST_PIXELS = 89_478_485  # of a picture: PIL's own bound, 256 MiB of RGB
-# What decoders raise on bytes that are no picture, or half of one.
-FAULTS = (
-    OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
-    EOFError, MemoryError, struct.error, zlib.error,
-)  # fmt: skip
-
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 OTHER_SPLITS = {"dev", "eval", "evaluation", "holdout"}  # beside a training folder: no classes
-# What systems leave behind; names that begin with a dot are hidden too.
-SYSTEM = {
-    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db",
-    "desktop.ini", "ehthumbs.db", "system volume information",
-}  # fmt: skip
-
 LOW = 32  # pixel values apart, of 255: less is told as little contrast
 GLANCES = 64  # files of a streamed set whose content is hashed
 
@@ -134,7 +112,7 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
         found[part] = {}
         for place in _class_folders(folder, passed):
             others: Counter[str] = Counter()
-            pictures = _pictures(place, others)
+            pictures = picture_files(place, others)
             passed += others
             if pictures:
                 found[part][place.name] = pictures
@@ -196,7 +174,7 @@ def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, P
     for folder in inside:
         if folder in named.values():
             continue
-        if _pictures(folder, Counter()):
+        if picture_files(folder, Counter()):
             mixed = f"{folder.name} beside the split folder {named['train'].name}"
             either = "expected split folders only, or class folders only"
             raise DataError(f"{base}: {mixed}, with images; {either}: {rename}")
@@ -241,61 +219,16 @@ def _folders(folder: Path, passed: Counter) -> list[Path]:
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; expected one sub-folder a class")
     folders = []
-    for entry in _inside(folder):
-        if _hidden(entry.name):
+    for entry in inside(folder):
+        if hidden(entry.name):
             passed["hidden"] += 1
         elif entry.is_dir():
             folders.append(Path(entry.path))
-        elif _ending(entry.name) in IMAGES:
+        elif ending_of(entry.name) in IMAGES:
             passed["in no class folder"] += 1
         else:
-            passed[_ending(entry.name)] += 1
+            passed[ending_of(entry.name)] += 1
     return folders
-
-
-def _pictures(folder: Path, passed: Counter) -> list[Path]:
-    """Return the images at any depth, sorted; count what else is there.
-
-    Links to folders are followed, each real folder once: a link may lead back above itself.
-
-    Raises:
-        DataError: what is called an image and is no file.
-    """
-    pictures, seen, waiting, links = [], set(), [folder], []
-    while waiting or links:  # links last, so that a file keeps the name that is its own
-        place = waiting.pop(0) if waiting else links.pop(0)
-        facts = place.stat()
-        if (facts.st_dev, facts.st_ino) in seen:
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        for entry in _inside(place):
-            path, ending = Path(entry.path), _ending(entry.name)
-            if _hidden(entry.name):
-                passed["hidden"] += 1
-            elif entry.is_dir():
-                (links if entry.is_symlink() else waiting).append(path)
-            elif ending not in IMAGES:
-                passed[ending] += 1
-            elif entry.is_file():
-                pictures.append(path)
-            else:  # opened, a pipe would be waited for
-                what = "a link to nothing" if entry.is_symlink() else "a pipe, socket or device"
-                raise DataError(f"{path}: {what}; expected an image file; remove it")
-    return sorted(pictures)
-
-
-def _inside(folder: Path) -> list[os.DirEntry]:
-    """Return what lies in a folder, sorted by name."""
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in SYSTEM
-
-
-def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "without an ending"
 
 
 def _counted(passed: Counter) -> str:
@@ -356,81 +289,8 @@ def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
 
 
 def read_image(path: Path, size: int) -> Tensor:
-    """Return (3, size, size) uint8: the image's middle square, upright, scaled, on white.
-
-    Deeper pixels count by their own depth, of which 255 is the whole. Of several frames the first.
-
-    Raises:
-        DataError: naming the file: no image, half of one, one too large, or pixels of no depth.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a size beyond PIL's bound is refused below
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MOST_PIXELS:
-                    has = f"{width} x {height} pixels: must be at most {MOST_PIXELS:,}"
-                    raise DataError(f"{has}; scale it down, or remove it")
-                image.load()
-                with contextlib.suppress(*FAULTS):  # damaged EXIF data: as the pixels lie
-                    ImageOps.exif_transpose(image, in_place=True)
-                pixels = np.array(ImageOps.fit(_rgb(image), (size, size)))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None  # it is a ValueError
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large an image ({error}); scale it down") from None
-    except FAULTS as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        what = "in none of the known formats" if isinstance(error, UnidentifiedImageError) else what
-        raise DataError(f"{path}: not a readable image ({what}); mend or remove it") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _rgb(image: "Image.Image") -> "Image.Image":
-    """Return a picture of any mode as RGB, what is transparent of it white."""
-    from PIL import Image
-
-    if image.mode[0] in "IF":  # convert() would cut their values off at 255
-        return Image.fromarray(_eight_bits(image)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(image: "Image.Image") -> np.ndarray:
-    """Return (H, W) uint8 of a picture of 16 or 32 bits or of floats: 255 is its depth's whole.
-
-    16 bits count to 65,535, and 12 in a TIFF to 4,095. 32 bits do not tell how deep a picture is:
-    they count to 65,535, and one that ends at 255 or below is refused; so are floats outside 0..1.
-
-    Raises:
-        DataError: saying which numbers there are, and which there must be.
-    """
-    values, tags = np.asarray(image).astype(np.float64), getattr(image, "tag_v2", {})
-    least, most = values.min(), values.max()
-    fix = "scale them, or save the image with 8 or 16 bits"
-    if image.mode == "F":
-        whole = 1
-    elif image.mode == "I" and image.format == "TIFF":
-        whole = 65_535
-        if 0 < most <= 255:
-            raise DataError(f"32-bit pixels of at most {most:g}: of 255 or of 65535? {fix}")
-    else:
-        bits = tags.get(258, 16)  # BitsPerSample
-        whole = 2 ** int(bits[0] if isinstance(bits, tuple) else bits) - 1
-    if not (least >= 0 and most <= whole):  # NaN is neither
-        kind = "float" if image.mode == "F" else "whole"
-        has = f"{kind} pixels from {least:g} to {most:g}"
-        raise DataError(f"{has}: must be from 0 to {whole}; {fix}")
-    scaled = np.rint(values * (255 / whole)).astype(np.uint8)
-    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white
-        scaled = 255 - scaled
-    clear = image.info.get("transparency")  # the one value that is transparent
-    return np.where(values == clear, np.uint8(255), scaled) if clear is not None else scaled
+    """Return (3, size, size) uint8 of a picture, as `read_pixels` reads it."""
+    return torch.from_numpy(read_pixels(path, size))
 
 
 def _streams(

@@ -76,6 +76,7 @@ class Table:
     Args:
         numbers: columns of numbers, in the order of the features.
         levels: column -> its categories, whose features come after the numbers.
+        low, high: (numbers,) float64, the least and most of the training rows; None: not known.
         median, mean, scale: (numbers,), of the type in which a number is standardised.
         columns: how the columns of a raw block are read; None: its cells are numbers and
             categories as they are.
@@ -92,6 +93,8 @@ class Table:
     encoding: str = "standard"
     edges: tuple[np.ndarray, ...] = ()
     kind: ClassVar = "table"
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
     @classmethod
     def fit(
@@ -123,6 +126,7 @@ class Table:
             for name, known in levels.items():
                 known.update(_words(block, name, rows))
         columns = [np.concatenate(pieces) for pieces in numbers.values()]
+        low, high = _bounds(columns)
         median = np.array([_median(values) for values in columns])
         edges: tuple[np.ndarray, ...] = ()
         if encoding != "standard":
@@ -139,7 +143,9 @@ class Table:
             if not np.isfinite(both).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
         ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
-        made = cls(tuple(numbers), ordered, median, mean, scale, None, encoding, edges)
+        made = cls(
+            tuple(numbers), ordered, median, mean, scale, None, encoding, edges, low=low, high=high
+        )
         if not made.width:
             raise DataError("no number varies, so none has bins; use data.numbers=standard")
         return made
@@ -221,6 +227,7 @@ class Table:
         """Return names and arrays."""
         levels = {name: list(known) for name, known in self.levels.items()}
         arrays = {"median": self.median, "mean": self.mean, "scale": self.scale}
+        arrays |= {} if self.low is None else {"low": self.low, "high": self.high}
         about = {"numbers": list(self.numbers), "levels": levels}
         encoded, edges = saved_edges(self.encoding, self.edges)
         return about | encoded | (self.columns.saved() if self.columns else {}), arrays | edges
@@ -244,7 +251,9 @@ class Table:
                 "columns", list(columns.columns), "those that numbers and levels name"
             )
         encoding, edges = read_edges(fields, len(numbers))
-        made = cls(numbers, known, median, mean, scale, columns, encoding, edges)
+        told = f"{fields.path}low" in fields.arrays  # the first preparations have none
+        bounds = {b: fields.array(b, len(numbers), ("float64",)) for b in ("low", "high") if told}
+        made = cls(numbers, known, median, mean, scale, columns, encoding, edges, **bounds)
         if not made.width:
             raise fields.wrong("bins", [0] * len(numbers), "above 0 for one number at least")
         return made
@@ -283,6 +292,13 @@ def _words(block: Mapping, name: str, rows: np.ndarray | None = None) -> list[st
     cells = np.asarray(_cells(block, name), dtype=object)
     cells = cells if rows is None else cells[rows]
     return [MISSING if cell is None or cell != cell else str(cell) for cell in cells]
+
+
+def _bounds(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and most number of each column; 0 where it has none."""
+    present = [values[~np.isnan(values)] for values in columns]
+    present = [values if len(values) else np.zeros(1) for values in present]
+    return tuple(np.array([f(values) for values in present], float) for f in (np.min, np.max))
 
 
 def _median(values: np.ndarray) -> float:

@@ -168,9 +168,9 @@ class Session:
         all_of_it = last and not self.row  # of a row of a stack last.safetensors alone: it has all
         parts = {name: config[name] for name in ("model", "activation", "regularization")}
         about = {"shape": asdict(run.data.shape), "config": parts}
+        about |= {"task": run.data.task, "log_rates": run.loss.log_rates}
         if (members := len(run.networks)) > 1:
-            about |= {"members": members, "task": run.data.task}
-            about["log_rates"] = run.loss.log_rates
+            about["members"] = members
         written = {}
         if whole:
             written |= checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
