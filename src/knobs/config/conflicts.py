@@ -75,12 +75,13 @@ def conflicts(config: dict) -> Iterator[str]:
 
 def target_faults(data: dict) -> Iterator[str]:
     """Yield a line for targets that contradict each other, the task, or what is left out."""
-    target, task, weight = data.get("target"), data["task"], data.get("weight")
+    key = "label" if "label" in data else "target"
+    target, task, weight = data.get(key), data["task"], data.get("weight")
     names = target if isinstance(target, list) else [target]
-    given = f"data.target={show(target)}".replace("'", "")
+    given = f"data.{key}={show(target)}".replace("'", "")
     if isinstance(target, list):
         if len(names) < 2:
-            yield f"{given}: a list is of two columns or more; one is data.target=COLUMN"
+            yield f"{given}: a list is of two columns or more; one is data.{key}=COLUMN"
         elif task == "classification":
             many = "data.task=multilabel takes several columns of 0 and 1, regression of numbers"
             yield f"{given}: a classification has one target; {many}"
@@ -91,7 +92,9 @@ def target_faults(data: dict) -> Iterator[str]:
     for name in names:
         if name is not None and name in data.get("drop", ()):
             yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
-    if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
+    if data.get("text") in names and "text" in data:
+        yield f"data.text={data['text']}: is what is predicted too; choose the column of texts"
+    if weight is not None and weight in [*names, data.get("text")]:
         yield f"data.weight={weight}: has another part already; choose a column of weights"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from knobs.data import tables
 from knobs.data.columns import (
+    MARKERS,
     CellError,
     as_numbers,
     decide,
@@ -31,6 +32,7 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
+from knobs.data.texts import oddities
 from knobs.errors import DataError
 
 __all__ = ["csv", "image_folder", "text_csv"]  # conf/data/image_folder.yaml names it here
@@ -98,31 +100,38 @@ def csv(
 
 
 def text_csv(
-    *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str, label: str,
-    val: float, test: float, split_seed: int,
-    ngrams: int, max_length: int, max_vocabulary: int, min_count: int, weight: str | None = None,
-    sep: str = "auto", encoding: str = "auto",
+    *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str,
+    label: str | list[str], val: float, test: float, split_seed: int,
+    ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
+    weight: str | None = None, sep: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
-    """Read a column of text and a column of labels.
+    """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
     Args:
+        max_length: tokens, or `auto`: see texts.usual_length.
         weight: a column of example weights.
         sep, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table = _read(path, test_path, {text, label, *([weight] if weight else [])}, sep, encoding)
+    names = [label] if isinstance(label, str) else label
+    table = _read(path, test_path, {text, *names, *([weight] if weight else [])}, sep, encoding)
     texts = table.rows[text].tolist()
-    labels = _labels(table, label)
-    parts = three_way(labels, val, test, split_seed, task, table.sizes[1])
-    data = text_data(
-        name, kind, task, texts, labels, parts,
-        ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
-        label=label, weight=_weights(table, weight, parts),
-        hash=content_hash(parts, *table.files, [text, label], weight or ""),
-    )  # fmt: skip
-    return replace(data, notes=table.notes)
+    decimal = table_decimal({name: table.own()[name] for name in names})
+    values = _target_values(table, names, task, decimal)
+    parts = three_way(values, val, test, split_seed, task, table.sizes[1])
+    weights = _weights(table, weight, parts)
+    try:
+        data = text_data(
+            name, kind, task, texts, values, parts,
+            ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
+            min_count=min_count, names=names, weight=weights, column=text,
+            hash=content_hash(parts, *table.files, [text, *names], weight or ""),
+        )  # fmt: skip
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return replace(data, notes=[*table.notes, *data.notes, *oddities(text, texts, MARKERS)])
 
 
 @dataclass(frozen=True)
