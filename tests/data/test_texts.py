@@ -4,6 +4,7 @@ import csv
 import itertools
 import re
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from knobs.data.preparation import Preparation
 from knobs.data.texts import Counted, Texts, usual_length
 from knobs.data.tokens import tokenize
 from knobs.errors import ConfigError, DataError
+from knobs.training.run import execute
 
 LINES = ["the cat sat on the mat", "a dog barked at the cat", "the mat was red", "dogs like mats"]
 
@@ -108,6 +110,29 @@ def test_what_was_saved_before_goes_on_with_its_own_tokenizer():
     assert before.saved()[0] == document
     assert now.unlike(now) == ""
     assert now.unlike(before) == "a text had 2 tokens, and has 9 now"
+
+
+def test_a_run_whose_texts_were_read_otherwise_is_not_resumed(tmp_path):
+    path = write(tmp_path / "t.csv", [("हिन्दी " + LINES[i % 4], "ab"[i % 2]) for i in range(60)])
+    base = ["data=text_csv", f"data.path={path}", "model=text_bag", "tracking=local"]
+    config = command.checked([*base, "training.epochs=1", "training.batch_size=32"])
+    execute(config, tmp_path / "run")
+    made = build.data(config).preparation
+    then = tuple(sorted({*words_of_then(" ".join(["हिन्दी", *LINES]))}))
+    for earlier, fault in (
+        (replace(made.inputs, tokens=then, tokens_by="words"), "the vocabulary is another one"),
+        (replace(made.inputs, length=5), "a text had 5 tokens, and has 7 now"),
+    ):
+        for name, content in replace(made, inputs=earlier).save().items():
+            (tmp_path / "run" / name).write_bytes(content)
+        longer = config | {"resume": "yes", "training": config["training"] | {"epochs": 2}}
+        with pytest.raises(DataError, match=f"read otherwise than when the run began .{fault}"):
+            execute(longer, tmp_path / "run")
+    for name, content in (
+        replace(made, inputs=replace(made.inputs, tokens_by="words")).save().items()
+    ):
+        (tmp_path / "run" / name).write_bytes(content)
+    assert execute(longer, tmp_path / "run").summary["epochs"] == 2
 
 
 def fields(document):

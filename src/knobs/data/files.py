@@ -1,4 +1,4 @@
-"""A user's own tables and sentences; folders of images are in images.py."""
+"""A user's own tables, sentences, and images: by folder, or by a table of a row an image."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ from knobs.data.columns import (
     table_decimal,
 )
 from knobs.data.dataset import Data
-from knobs.data.images import image_folder
+from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
+from knobs.data.labelled import file_column, matched
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -34,8 +35,6 @@ from knobs.data.prepare import (
 )
 from knobs.data.texts import oddities
 from knobs.errors import DataError
-
-__all__ = ["csv", "image_folder", "text_csv"]  # conf/data/image_folder.yaml names it here
 
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 
@@ -132,6 +131,74 @@ def text_csv(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return replace(data, notes=[*table.notes, *data.notes, *oddities(text, texts, MARKERS)])
+
+
+def image_folder(
+    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
+    split_seed: int, augment: dict, memory_gib: float, workers: int,
+    labels: str | None = None, file: str = "auto", targets: str | list[str] | None = None,
+) -> Data:  # fmt: skip
+    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
+
+    Args:
+        size: pixels; the middle square of each image is scaled to it.
+        memory_gib: sets larger than this once decoded are streamed from disk.
+        workers: processes that decode a streamed set.
+        labels: a table of a row an image, in root or elsewhere; then no folder is a class.
+        file: its column of paths below root; auto finds it out.
+        targets: its column to predict, or several; None where it has one other column.
+
+    Raises:
+        DataError: no such folder, folders that are neither classes nor splits, a class or a split
+            without images, an image that cannot be read, or has no row; a row without an image.
+    """
+    base = Path(root).expanduser()
+    notes: list[str] = []
+    try:
+        if labels:
+            found = _by_table(base, labels, file, targets, task, notes)
+        else:
+            found = by_folder(base, notes)
+    except OSError as error:
+        place = error.filename or base
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
+    return picture_data(
+        name, kind, task, base, found, notes, size=size, val=val, test=test,
+        split_seed=split_seed, augment=augment, memory_gib=memory_gib, workers=workers,
+    )  # fmt: skip
+
+
+def _by_table(
+    base: Path, labels: str, file: str, targets: str | list[str] | None, task: str,
+    notes: list[str],
+) -> Labelled:  # fmt: skip
+    """Return the pictures under a folder in the order of the rows of a table of their targets.
+
+    Source of the form: Hugging Face's imagefolder, whose metadata.csv has a column file_name.
+    """
+    if not base.is_dir():
+        raise DataError(f"{base}: no such folder; data.root is the folder of the images")
+    inside = base / Path(labels).expanduser()
+    path = inside if inside.exists() or not Path(labels).exists() else Path(labels)
+    table = _read(str(path), None, set())
+    columns = [str(column) for column in table.rows]
+    file = file_column(path, columns) if file == "auto" else file
+    names = [targets] if isinstance(targets, str) else targets
+    names = names or [column for column in columns if column != file]
+    if lacking := [column for column in (file, *names) if column not in columns]:
+        raise DataError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(columns)}")
+    if not targets and len(names) != 1:
+        fix = f"choose with data.targets=COLUMN: it has {', '.join(names) or 'no other column'}"
+        raise DataError(f"{path}: which column is to be predicted? {fix}")
+    if file in names:
+        raise DataError(f"{path}: data.targets={file} names the files; choose another column")
+    cells = [cell.strip() for cell in table.rows[file]]
+    _all_there(table, file, np.array([not cell for cell in cells]))
+    files, origin = matched(base, path, cells, table.place, notes)
+    decimal = table_decimal({name: table.own()[name] for name in names})
+    values = _target_values(table, names, task, decimal)
+    notes[:0] = table.notes
+    return Labelled(files, values, origin, names)
 
 
 @dataclass(frozen=True)
