@@ -1,7 +1,5 @@
-"""Raw rows, pictures or texts -> tensors, by statistics of training rows, block by block."""
+"""Raw rows or pictures -> tensors, by statistics of training rows, block by block."""
 
-import collections
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +16,7 @@ from knobs.errors import DataError
 
 BLOCK = 65_536  # raw rows that are prepared at once
 _TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
-MOST_PIXELS, MOST_TOKENS, MOST_NGRAMS = 2**14, 2**20, 3  # a side, an example, a token
+MOST_PIXELS = 2**14  # a side
 
 
 def rows_in(blocks: Iterable, rows: np.ndarray, size: Callable) -> Iterator[tuple[Any, np.ndarray]]:
@@ -363,85 +361,3 @@ class Pictures:
         mean = fields.array("mean", channels, ("float32",))
         scale = fields.array("scale", channels, ("float32",), positive=True)
         return cls(size, fields.whole("unit", 1, 2**16), mean, scale)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts as token ids: 0 is padding, 1 every unknown token. A block is a list of texts.
-
-    Args:
-        tokens: those that have an id, from 2 on.
-        ngrams: a token is a word, or up to so many of them.
-        length: of an example, in tokens; longer ones are cut.
-    """
-
-    tokens: tuple[str, ...]
-    ngrams: int
-    length: int
-    kind: ClassVar = "text"
-
-    @classmethod
-    def fit(
-        cls, blocks: Iterable[Sequence[str]], train_rows: np.ndarray,
-        *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
-    ) -> "Texts":  # fmt: skip
-        """Take the vocabulary and the longest text's length from the training rows."""
-        counts, longest = collections.Counter(), 1
-        for block, rows in rows_in(blocks, train_rows, len):
-            for row in rows:
-                tokens = tokenize(block[row], ngrams)
-                counts.update(tokens)
-                longest = max(longest, len(tokens))
-        ids = vocabulary(counts, max_vocabulary, min_count)
-        return cls(tuple(ids), ngrams, min(max_length, longest))
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """Return token -> id."""
-        return {token: i for i, token in enumerate(self.tokens, start=2)}
-
-    def apply(self, block: Sequence[str]) -> Tensor:
-        """Return (n, length) int32 token ids."""
-        return encode_texts([tokenize(text, self.ngrams) for text in block], self.ids, self.length)
-
-    def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the vocabulary, and no arrays."""
-        return {"tokens": list(self.tokens), "ngrams": self.ngrams, "length": self.length}, {}
-
-    @classmethod
-    def read(cls, fields: Fields) -> "Texts":
-        """Return the texts that fields describe."""
-        ngrams, length = (
-            fields.whole("ngrams", 1, MOST_NGRAMS),
-            fields.whole("length", 1, MOST_TOKENS),
-        )
-        return cls(tuple(fields.names("tokens")), ngrams, length)
-
-
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-def tokenize(text: str, ngrams: int) -> list[str]:
-    """Return lower-cased words and signs, and runs of up to `ngrams` of them."""
-    words = _TOKEN.findall(text.lower())
-    longer = (
-        " ".join(words[i : i + n]) for n in range(2, ngrams + 1) for i in range(len(words) - n + 1)
-    )
-    return [*words, *longer]
-
-
-def vocabulary(counts: Mapping[str, int], size: int, min_count: int) -> dict[str, int]:
-    """Return token -> id for the most frequent tokens; 0 is padding and 1 every other token.
-
-    Ties go by the alphabet, so the ids do not depend on the order of the texts.
-    """
-    kept = sorted((-n, token) for token, n in counts.items() if n >= min_count)[: max(0, size - 2)]
-    return {token: i for i, (_, token) in enumerate(kept, start=2)}
-
-
-def encode_texts(texts: list[list[str]], ids: Mapping[str, int], length: int) -> Tensor:
-    """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
-    encoded = np.zeros((len(texts), length), np.int32)
-    for row, text in zip(encoded, texts, strict=True):
-        row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
-    return torch.from_numpy(encoded)

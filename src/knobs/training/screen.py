@@ -224,9 +224,10 @@ def _activation(network: nn.Module, node: dict) -> str:
 
 
 def _target(run: Run, config: dict) -> str:
-    """Return what is predicted: the columns of a table, where they are named, and the classes."""
+    """Return what is predicted: the columns, where they are named, and the classes."""
     data, names = run.data, run.data.classes
-    columns = config["data"].get("target")
+    node = config["data"]
+    columns = next((node[key] for key in ("target", "targets", "label") if node.get(key)), None)
     columns = [columns] if isinstance(columns, str) else columns or []
     parts = [_some([str(column) for column in columns])] * bool(columns)
     if not names:

@@ -18,6 +18,7 @@ from knobs import build, record
 from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
+from knobs.data.texts import Texts
 from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
 from knobs.identity import identity, public
 from knobs.record import BROKEN, Record, read_config
@@ -271,10 +272,10 @@ def _compare_data(folder: Path, data: Data) -> None:
 
 
 def _compare_inputs(folder: Path, data: Data) -> None:
-    """Refuse to resume where the same table makes other inputs, as rules of its reading change.
+    """Refuse to resume where the same rows make other inputs, as rules of their reading change.
 
     Raises:
-        DataError: naming the column.
+        DataError: naming the column of a table, or what texts have otherwise.
     """
     try:
         files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
@@ -287,6 +288,11 @@ def _compare_inputs(folder: Path, data: Data) -> None:
         raise DataError(
             f"data={data.name}: {column} is read otherwise than when the run began ({widths}), so "
             "its checkpoint does not fit; say data.columns as it was, or begin a new run"
+        )
+    if isinstance(before, Texts) and isinstance(now, Texts) and (fault := before.unlike(now)):
+        raise DataError(
+            f"data={data.name}: texts are read otherwise than when the run began ({fault}), so its "
+            "checkpoint does not fit; begin a new run"
         )
 
 
