@@ -13,6 +13,7 @@ from torch import Tensor
 from knobs.data import tables
 from knobs.data.columns import (
     CellError,
+    Columns,
     as_numbers,
     decide,
     has_commas,
@@ -22,6 +23,7 @@ from knobs.data.columns import (
 from knobs.data.dataset import Data
 from knobs.data.images import image_folder
 from knobs.data.inputs import Table
+from knobs.data.labels import remarks
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -31,7 +33,8 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
-from knobs.errors import DataError
+from knobs.data.splits import column_of, missed, split_by
+from knobs.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["csv", "image_folder", "text_csv"]  # conf/data/image_folder.yaml names it here
 
@@ -42,7 +45,7 @@ def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None,
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
-    sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
+    split: str = "random", sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -54,6 +57,8 @@ def csv(
         weight: a column of example weights, which is no feature.
         columns: `NAME:KIND`, for columns that the rules of columns.py take for another kind.
         na: words that count as missing besides the usual ones.
+        split: random, group:COLUMN or time:COLUMN; see splits.py. The column is no input, unless
+            `columns` gives it a kind.
         sep, decimal, encoding: of the file; auto finds them out.
 
     Raises:
@@ -61,29 +66,23 @@ def csv(
     """
     kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
-    others = {*names, *drop, *([weight] if weight else [])}
+    by = column_of(split)[1]
+    _check_roles(names, drop, weight, by, kinds)
+    others = {*names, *drop, *({weight, by} - {None, ""})}
     table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na)
     given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
+    given += [f"split:{split}"] if by else []
     said = [sorted(given)] if given else []  # without them, the hash of earlier records
     decimal = table_decimal(table.own(), na) if decimal == "auto" else decimal
     values = _target_values(table, names, task, decimal)
-    official = table.sizes[1]
-    parts = three_way(values, val, test, split_seed, task, official)
+    parts, notes = _parts(table, split, values, val, test, split_seed, task, kinds, decimal)
     targets = encode_targets(values, parts[0], task, names)
     weights = _weights(table, weight, parts)
+    if by in kinds and by not in drop:  # then the user wants it among the inputs
+        others -= {by}
     rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
-    try:
-        read, notes = decide(
-            {column: cells[: table.sizes[0]] for column, cells in rows.items()},
-            parts[0], {c: k for c, k in kinds.items() if c not in others}, na, decimal,
-        )  # fmt: skip
-        if not read.columns:
-            raise DataError(f"no column is left to learn from ({notes[0]})")
-        plain = read.typed(rows)
-    except CellError as error:
-        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    kinds = {c: kind for c, kind in kinds.items() if c not in others}
+    read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
     try:
         inputs = Table.fit([plain], parts[0])
         x = inputs.encoded(plain)
@@ -94,35 +93,120 @@ def csv(
         inputs=replace(inputs, columns=read),
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
     )  # fmt: skip
-    return replace(data, notes=[*table.notes, *notes])
+    notes += _remarks(table, data, names)
+    return replace(data, notes=[*table.notes, *understood, *notes])
+
+
+def _check_roles(
+    names: list[str], drop: list[str], weight: str | None, by: str, kinds: dict[str, str]
+) -> None:
+    """Refuse a target that is also something else.
+
+    Raises:
+        ConfigError: naming the column.
+    """
+    for i, name in enumerate(names):
+        also = {"data.target twice": names[:i], "data.drop": drop, "data.columns": kinds,
+                "data.weight": [weight], "data.split": [by]}  # fmt: skip
+        if found := [key for key, columns in also.items() if name in columns]:
+            raise ConfigError(f"data.target={name}: is in {found[0]} too; take it out of there")
+
+
+def _remarks(table: "_Tables", data: Data, names: list[str]) -> list[str]:
+    """Return notes on the targets.
+
+    Raises:
+        DataError: naming the file, and targets of which nothing can be learned.
+    """
+    try:
+        return remarks(data, names, bool(table.sizes[1]))
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+
+
+def _understand(
+    table: "_Tables", rows: dict[str, np.ndarray], train: np.ndarray, kinds: dict[str, str],
+    na: Sequence[str], decimal: str,
+) -> tuple[Columns, dict[str, np.ndarray], list[str]]:  # fmt: skip
+    """Return how the columns are read, their numbers and categories, and notes.
+
+    Raises:
+        DataError: naming the file, and the line where a cell is at fault.
+    """
+    try:
+        own = {column: cells[: table.sizes[0]] for column, cells in rows.items()}
+        read, notes = decide(own, train, kinds, na, decimal)
+        if not read.columns:
+            raise DataError(f"no column is left to learn from ({notes[0]})")
+        return read, read.typed(rows), notes
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+
+
+def _parts(
+    table: "_Tables", how: str, values: np.ndarray, val: float, test: float, seed: int, task: str,
+    kinds: dict[str, str], decimal: str = "",
+) -> tuple[Parts, list[str]]:  # fmt: skip
+    """Return the splits, and notes on them.
+
+    Args:
+        how: data.split.
+        values: the targets.
+        kinds: of `data.columns`; they may say how dates are written.
+
+    Raises:
+        DataError: naming the file, and the line of a cell that gives no group or no time.
+    """
+    own, official = table.sizes
+    column = column_of(how)[1]
+    if not column:
+        return three_way(values, val, test, seed, task, official), []
+    shares = [1 - val, val] if official else [1 - val - test, val, test]
+    cells = table.rows[column].to_numpy()[:own]
+    classes = values[:own] if task == "classification" else None
+    try:
+        place = split_by(how, cells, shares, seed, classes, kinds.get(column, ""), decimal)
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+    rows = [np.flatnonzero(place == i) for i in range(len(shares))]
+    held = np.arange(own, own + official) if official else rows[2]
+    kept = f"{column} splits the rows, and is no input" * (column not in kinds)
+    return (rows[0], rows[1], held), [*([kept] if kept else []), *missed(place, shares)]
 
 
 def text_csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str, label: str,
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int, weight: str | None = None,
-    sep: str = "auto", encoding: str = "auto",
+    split: str = "random", sep: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a column of text and a column of labels.
 
     Args:
         weight: a column of example weights.
+        split: random, group:COLUMN or time:COLUMN; see splits.py.
         sep, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table = _read(path, test_path, {text, label, *([weight] if weight else [])}, sep, encoding)
+    used = {text, label, weight, column_of(split)[1]} - {None, ""}
+    table = _read(path, test_path, used, sep, encoding)
     texts = table.rows[text].tolist()
     labels = _labels(table, label)
-    parts = three_way(labels, val, test, split_seed, task, table.sizes[1])
+    parts, notes = _parts(table, split, labels, val, test, split_seed, task, {})
     data = text_data(
         name, kind, task, texts, labels, parts,
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
         label=label, weight=_weights(table, weight, parts),
-        hash=content_hash(parts, *table.files, [text, label], weight or ""),
+        hash=content_hash(parts, *table.files, [text, label], weight or "",
+                          *([split] if split != "random" else [])),
     )  # fmt: skip
-    return replace(data, notes=table.notes)
+    return replace(data, notes=[*table.notes, *notes, *_remarks(table, data, [label])])
 
 
 @dataclass(frozen=True)
@@ -191,7 +275,10 @@ def _read(
     frames, forms = [frame for frame, _ in found], [form for _, form in found]
     have = list(frames[0].columns)
     if missing := sorted(columns - set(have)):
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(have)}")
+        near = did_you_mean(missing[0], have)
+        raise DataError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(have[:50])}{near}"
+        )
     if test_path:
         lacks = [name for name in have if name not in set(frames[1].columns)]
         more = [name for name in frames[1].columns if name not in set(have)]
