@@ -220,9 +220,8 @@ def decide(
     """
     if unknown := sorted(set(kinds) - set(table)):
         near = did_you_mean(unknown[0], table)
-        raise DataError(
-            f"data.columns: no column {unknown[0]}; it has {listed([*table], 20)}{near}"
-        )
+        have = ", ".join([*table][:50])
+        raise DataError(f"data.columns: no column {unknown[0]}; it has {have}{near}")
     markers = MARKERS | {word.strip().lower() for word in na}
     own = {name: _typed(cells) for name, cells in table.items()}
     seen = {name: cells[train] for name, cells in own.items()}

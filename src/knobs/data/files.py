@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data import tables
+from knobs.data import leaks, tables
 from knobs.data.columns import (
     CellError,
     Columns,
@@ -94,6 +95,9 @@ def csv(
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
     )  # fmt: skip
     notes += _remarks(table, data, names)
+    rows = {c: cells for c, cells in rows.items() if kinds.get(c) != "drop"}
+    notes += leaks.alone(rows, read, targets.y.numpy(), parts[0], task, names)
+    notes += leaks.repeated(leaks.row_keys(plain), parts, table.lines)
     return replace(data, notes=[*table.notes, *understood, *notes])
 
 
@@ -206,7 +210,9 @@ def text_csv(
         hash=content_hash(parts, *table.files, [text, label], weight or "",
                           *([split] if split != "random" else [])),
     )  # fmt: skip
-    return replace(data, notes=[*table.notes, *notes, *_remarks(table, data, [label])])
+    notes += _remarks(table, data, [label])
+    notes += leaks.repeated(leaks.row_keys({text: table.rows[text].to_numpy()}), parts, table.lines)
+    return replace(data, notes=[*table.notes, *notes])
 
 
 @dataclass(frozen=True)
@@ -237,15 +243,23 @@ class _Tables:
 
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
-        official = row >= self.sizes[0]
-        file, row = self.files[official], row - official * self.sizes[0]
-        form = self.forms[official]
-        if form.sep:
-            with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
-                for n, (line, _) in enumerate(tables.records(file, form)):
-                    if n == row + 1:
-                        return f"{file}, line {line}"
-        return f"{file}, row {row + 1}"
+        return f"{self.files[row >= self.sizes[0]]}, {self.lines([row])[0].rpartition(', ')[2]}"
+
+    def lines(self, rows: Sequence[int]) -> list[str]:
+        """Return the lines where rows begin, `line 17`, of the official table with its name."""
+        found = {}
+        for i, (file, form) in enumerate(zip(self.files, self.forms, strict=True)):
+            start = i * self.sizes[0]
+            mine = {row - start for row in rows if (row >= self.sizes[0]) == bool(i)}
+            lines = {row: f"row {row + 1}" for row in mine}
+            if form.sep and mine:
+                with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
+                    some = islice(tables.records(file, form), max(mine) + 2)
+                    lines |= {
+                        n - 1: f"line {at}" for n, (at, _) in enumerate(some) if n - 1 in mine
+                    }
+            found |= {row + start: f"{file.name}, " * i + line for row, line in lines.items()}
+        return [found[row] for row in rows]
 
     def places(self, rows: np.ndarray) -> str:
         """Return where the first three rows are."""
