@@ -259,7 +259,7 @@ def _decide(
     if kind in ORDERS:
         return _date(name, cells, markers, ORDERS[kind])
     if cells.dtype.kind in "iuf":
-        return _of_numbers(name, cells)
+        return _of_numbers(name, cells, "comma" if decimal == "comma" else "point")
     words = _counts(cells, markers)
     if kind == "category":
         return _category(words)
@@ -300,14 +300,14 @@ def _decide(
     return _category(words | ({MISSING_KEY: missing} if missing else {}))
 
 
-def _of_numbers(name: str, values: np.ndarray) -> Column | str:
+def _of_numbers(name: str, values: np.ndarray, form: str = "point") -> Column | str:
     """Return how a column of int64, or of float64 with NaN, is read, or why it is left out."""
     if values.dtype.kind in "iu" and _is_id(name, values):
         return "id: whole numbers, all different"
     present = values[~np.isnan(values)]
     if not len(present):
         return "empty"
-    return "constant" if (present == present[0]).all() else Column("number", "point")
+    return "constant" if (present == present[0]).all() else Column("number", form)
 
 
 def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
@@ -345,12 +345,6 @@ def table_decimal(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> st
         if point != comma:
             signs.add("point" if point > comma else "comma")
     return signs.pop() if len(signs) == 1 else ""
-
-
-def has_commas(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> bool:
-    """Return whether a number of the first rows has a comma in it."""
-    markers = MARKERS | {word.strip().lower() for word in na}
-    return any("," in word for cells in table.values() for word in _some_numbers(cells, markers))
 
 
 def _some_numbers(cells: np.ndarray, markers: frozenset) -> list[str]:

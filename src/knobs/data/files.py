@@ -17,7 +17,6 @@ from knobs.data.columns import (
     Columns,
     as_numbers,
     decide,
-    has_commas,
     overrides,
     table_decimal,
 )
@@ -70,11 +69,13 @@ def csv(
     by = column_of(split)[1]
     _check_roles(names, drop, weight, by, kinds)
     others = {*names, *drop, *({weight, by} - {None, ""})}
-    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na)
+    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
     given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
     given += [f"split:{split}"] if by else []
     said = [sorted(given)] if given else []  # without them, the hash of earlier records
-    decimal = table_decimal(table.own(), na) if decimal == "auto" else decimal
+    if decimal == "auto":
+        form = table.forms[0]
+        decimal = form.decimal if form.sep else table_decimal(table.own(), na)
     values = _target_values(table, names, task, decimal)
     parts, notes = _parts(table, split, values, val, test, split_seed, task, kinds, decimal)
     targets = encode_targets(values, parts[0], task, names)
@@ -251,7 +252,7 @@ class _Tables:
         for i, (file, form) in enumerate(zip(self.files, self.forms, strict=True)):
             start = i * self.sizes[0]
             mine = {row - start for row in rows if (row >= self.sizes[0]) == bool(i)}
-            lines = {row: f"row {row + 1}" for row in mine}
+            lines = {row: f"row {row + 1 + form.first}" for row in mine}
             if form.sep and mine:
                 with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
                     some = islice(tables.records(file, form), max(mine) + 2)
@@ -268,13 +269,15 @@ class _Tables:
 
 def _read(
     path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
-    texts: set[str] | None = None, decimal: str = "", na: Sequence[str] = (),
+    texts: set[str] | None = None, decimal: str = "auto", na: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> _Tables:  # fmt: skip
     """Return the rows of both tables, in which each of `columns` is there.
 
     Args:
-        texts: columns that must be texts, beside `columns`; others may be numbers, where a point is
-            the decimal sign of the whole table. None: all are texts.
+        texts: columns that must be texts, beside `columns`; others may be numbers. None: all are
+            texts.
+        decimal, na, drop: as `tables.read` takes them.
 
     Raises:
         DataError: naming what is not there, or cannot be read.
@@ -282,10 +285,14 @@ def _read(
     import pandas as pd
 
     files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
-    texts = None if texts is None or decimal == "comma" else texts | columns
-    found = [tables.read(file, sep, encoding, texts, na) for file in files]
-    if texts is not None and _unlike([frame for frame, _ in found], na):
-        found = [tables.read(file, sep, encoding) for file in files]
+    texts = None if texts is None else texts | columns
+    found = [tables.read(files[0], sep, encoding, texts, na, decimal, drop)]
+    if test_path:
+        decimal = found[0][1].decimal or decimal
+        found.append(tables.read(files[1], sep, encoding, texts, na, decimal, drop))
+        if texts is not None and _unlike(*(frame for frame, _ in found)):
+            found = [(tables.read(f, sep, encoding, None, (), decimal, drop)[0], form)
+                     for f, (_, form) in zip(files, found, strict=True)]  # fmt: skip
     frames, forms = [frame for frame, _ in found], [form for _, form in found]
     have = list(frames[0].columns)
     if missing := sorted(columns - set(have)):
@@ -307,11 +314,9 @@ def _read(
     return _Tables(files, forms, sizes, rows)
 
 
-def _unlike(frames: list, na: Sequence[str]) -> bool:
-    """Return whether numbers have commas, or a column has two types: it takes texts to tell."""
-    first = frames[0]
-    unlike = (first[c].dtype != f[c].dtype for f in frames[1:] for c in f if c in first)
-    return any(unlike) or has_commas({c: first[c].to_numpy() for c in first}, na)
+def _unlike(first: Any, second: Any) -> bool:
+    """Return whether a column has two types in two tables: it takes texts to tell."""
+    return any(first[name].dtype != second[name].dtype for name in second if name in first)
 
 
 def _labels(table: _Tables, name: str) -> np.ndarray:
