@@ -29,6 +29,8 @@ OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file; git lfs pull",
     b"<!doctype html": "a web page; download the file itself",
     b"<html": "a web page; download the file itself",
+    b"[{": "JSON; save it as .csv or .parquet",
+    b'{"': "JSON; save it as .csv or .parquet",
     b"%pdf": "a PDF; save its table as .csv",
     b"sqlite format 3": "a database of SQLite; save the table as .csv",
     b"\x93numpy": "an array of numpy; save it as .csv or .parquet",
@@ -67,6 +69,9 @@ def check(file: Path) -> None:
                 raise DataError(f"{file}: begins as a file whose name ends in {ending}; rename it")
     _refuse(file, head)
     _limit(file, file.stat().st_size, "is")
+    if file.suffix.lower() == ".xlsx" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            _limit(file, sum(info.file_size for info in archive.infolist()), "unpacks to")
 
 
 def _refuse(file: Path, head: bytes) -> None:
