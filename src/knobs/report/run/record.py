@@ -1,0 +1,294 @@
+"""A run's folder -> plain data for its page.
+
+Only what the run recorded is read, never its data. A file that is missing, damaged or of another
+make is said, and stops nothing.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knobs import record
+from knobs.errors import first_line
+from knobs.report import read
+from knobs.report.records import RunRecord, finite
+
+PREPARATION, ARRAYS = "preparation.json", "preparation.safetensors"
+PREDICTIONS, LOG = "predictions.safetensors", "train.log"
+MOST_BYTES = 2**26  # of a preparation with a large vocabulary, or of predictions
+TAIL = 2**16  # bytes of a log
+TASKS = ("classification", "multilabel", "regression")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The preparation of a run's data, as it was fitted on the training rows.
+
+    Args:
+        kind: table, image or text, or another that a newer knobs has.
+        inputs: plain data of the inputs, by the names of its kind.
+        arrays: of the inputs, by name: medians, means and scales.
+        classes: in the order of the outputs; empty for a regression.
+        mean, std: (T,) of a regression's targets, in their own unit.
+    """
+
+    kind: str
+    inputs: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    task: str
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outputs of a run's best weights on its validation split, or on a sample of it.
+
+    Args:
+        rows: (n,) numbers of the source's rows, from 0.
+        targets: (n,) class numbers, (n, L) of 0 and 1, or (n, T) standardised values.
+        outputs: (n, C) float64: logits, or standardised values, or log rates.
+        epoch: whose weights they are of; 0 where the file does not tell.
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    outputs: np.ndarray
+    epoch: int
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """All that a run's folder says.
+
+    Args:
+        data: what config.json says of the data: hash, rows of the splits, notes.
+        faults: of the files, a sentence each.
+        under_way: whether a process is writing this run.
+        why: the last warning or error of its log, where it diverged or failed.
+    """
+
+    run: RunRecord
+    data: dict[str, Any]
+    prepared: Prepared | None
+    predictions: Predictions | None
+    faults: tuple[str, ...]
+    under_way: bool = False
+    why: str = ""
+
+    @property
+    def task(self) -> str:
+        """Return the task, one of TASKS; empty where the record does not tell."""
+        section = read.of(self.run.config, "data", dict)
+        task = self.prepared.task if self.prepared else section.get("task")
+        return task if task in TASKS else ""
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the names of classes or labels; numbers where the record has no names."""
+        if self.prepared:
+            return list(self.prepared.classes)
+        return (
+            [str(i) for i in range(self.predictions.outputs.shape[1])] if self.predictions else []
+        )
+
+    @property
+    def objective(self) -> tuple[str, int]:
+        """Return the metric, and 1 where more of it is better, else -1."""
+        node = read.of(self.run.config, "objective", dict)
+        metric = self.run.metric or node.get("metric")
+        mode = self.run.mode if self.run.metric else node.get("mode")
+        return metric if isinstance(metric, str) else "", -1 if mode == "min" else 1
+
+    @property
+    def best(self) -> tuple[int, float | None]:
+        """Return the best epoch, 0 where there is none, and the objective there.
+
+        As summary.json has them; of a run that has none, by the epochs of its curve.
+        """
+        metric, sign = self.objective
+        if self.run.summary:
+            reached = read.of(self.run.summary, "objective", dict).get("value")
+            return int(self.run.best_epoch or 0), finite(reached)
+        rows = [row for row in self.run.curve if metric in row]
+        if not rows:
+            return 0, None
+        best = max(rows, key=lambda row: sign * row[metric])
+        return int(best["epoch"]), best[metric]
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the predictions are of every validation example."""
+        size = self.run.validation_examples
+        return self.predictions is not None and size in (None, len(self.predictions.rows))
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run's, not a sweep's with runs in it."""
+    files = (record.CONFIG, record.SUMMARY, record.METRICS)
+    if not any((folder / name).is_file() for name in files):
+        return False
+    numbered = (path for path in folder.iterdir() if path.name.isdecimal())
+    return not any((path / record.CONFIG).is_file() for path in numbered)
+
+
+def read_files(folder: Path) -> RunFiles:
+    """Read a run's folder, as much of it as can be read."""
+    faults: list[str] = []
+
+    def tried(name: str, reader: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return reader()
+        except FileNotFoundError:
+            faults.append(f"{name} is missing.")
+        except Exception as error:  # whatever a foreign file makes a reader raise
+            why = getattr(error, "strerror", None) or first_line(error)
+            faults.append(f"{name} cannot be read: {why}.")
+        return otherwise
+
+    run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(read.curve, folder))
+    run = replace(run, **tried(record.CONFIG, lambda: read.what_ran(folder), {}))
+    run = replace(run, **tried(record.SUMMARY, lambda: read.how_it_went(folder), {}))
+    damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
+    if damaged:
+        faults.append(f"{damaged:,} lines of {record.METRICS} are damaged and left out.")
+    data = _about_data(folder)
+    prepared, predictions = None, None
+    if (folder / PREPARATION).exists():
+        prepared = tried(PREPARATION, lambda: _prepared(folder), None)
+    if (folder / PREDICTIONS).exists():
+        predictions = tried(PREDICTIONS, lambda: _predictions(folder), None)
+    files = RunFiles(run, data, prepared, predictions, (), record.held(folder), _why(run))
+    if predictions is not None and (odd := _misfit(files)):
+        faults.append(f"{PREDICTIONS} does not fit this run: {odd}.")
+        files = replace(files, predictions=None)
+    if predictions is None and not (folder / PREDICTIONS).exists() and run.ok:
+        faults.append(f"{PREDICTIONS} is missing: the run is older, or the file was removed.")
+    return replace(files, faults=tuple(faults))
+
+
+def _about_data(folder: Path) -> dict[str, Any]:
+    try:
+        return read.of(read.load(folder / record.CONFIG, record.read_config), "data", dict)
+    except read.BROKEN:  # said already
+        return {}
+
+
+def _damaged(path: Path) -> int:
+    """Return the number of lines that are no JSON."""
+
+    def is_row(line: bytes) -> bool:
+        try:
+            return isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            return False
+
+    lines = read.load(path, lambda folder: (folder / path.name).read_bytes().splitlines())
+    return sum(not is_row(line) for line in lines)
+
+
+def _content(path: Path) -> bytes:
+    return read.load(path, lambda folder: (folder / path.name).read_bytes(), MOST_BYTES)
+
+
+def _prepared(folder: Path) -> Prepared:
+    """Return the preparation.
+
+    Raises:
+        ValueError: it is not as it was written, or a field is not as it must be.
+    """
+    from safetensors.numpy import load
+
+    node = json.loads(_content(folder / PREPARATION).decode("utf-8", "surrogatepass"))
+    packed = _content(folder / ARRAYS)
+    rest = {name: value for name, value in node.items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True).encode()
+    # As data/preparation.py seals them, which imports torch.
+    if node.get("sha256") != hashlib.sha256(hashlib.sha256(text).digest() + packed).hexdigest():
+        raise ValueError(f"not as it was written, or not with its {ARRAYS}")
+    arrays, target = load(packed), read.of(node, "target", dict, strict=True)
+    names, classes = (read.of(target, key, list, strict=True) for key in ("names", "classes"))
+    mean, std = arrays["target.mean"], arrays["target.std"]
+    if target.get("task") not in TASKS or not len(mean) == len(std) == len(names) > 0:
+        raise ValueError("its target is not one that this knobs knows")
+    return Prepared(
+        str(node.get("kind")),
+        read.of(node, "inputs", dict, strict=True),
+        {name.partition(".")[2]: v for name, v in arrays.items() if name.startswith("inputs.")},
+        target["task"],
+        tuple(map(str, names)),
+        tuple(map(str, classes)),
+        mean.astype(float),
+        std.astype(float),
+    )
+
+
+def _predictions(folder: Path) -> Predictions:
+    """Return the predictions.
+
+    Raises:
+        ValueError: they are not what a run writes.
+    """
+    from safetensors import safe_open
+
+    path = folder / PREDICTIONS
+    _content(path)  # no link, no pipe, not huge
+    with safe_open(path, framework="numpy") as file:
+        rows, targets, outputs = map(file.get_tensor, ("rows", "targets", "outputs"))
+        epoch = (file.metadata() or {}).get("epoch", "0")
+    outputs = outputs.astype(float)
+    if rows.ndim != 1 or outputs.ndim != 2 or not len(rows) == len(targets) == len(outputs) > 0:
+        raise ValueError("its rows, targets and outputs are not of one length")
+    if not (np.isfinite(outputs).all() and np.isfinite(targets).all()):
+        raise ValueError("it holds what is no finite number")
+    return Predictions(rows, targets, outputs, int(epoch) if epoch.isdecimal() else 0)
+
+
+def _misfit(files: RunFiles) -> str:
+    """Say how the predictions differ from what the task has; empty where they do not."""
+    predictions, task, prepared = files.predictions, files.task, files.prepared
+    targets, outputs = predictions.targets, predictions.outputs
+    expected = outputs.shape[1]
+    if prepared:
+        expected = len(prepared.classes or prepared.names)
+    best, size = files.run.best_epoch, files.run.validation_examples
+    if not task:
+        return "the record does not tell the task"
+    if outputs.shape[1] != expected:
+        return f"it has {outputs.shape[1]:,} outputs, its preparation {expected:,}"
+    if task == "classification":
+        fits = targets.ndim == 1 and targets.min() >= 0 and targets.max() < expected
+        if not fits or targets.dtype.kind not in "iu":
+            return "its targets are no class numbers"
+    elif targets.size != outputs.size:
+        return f"targets of shape {targets.shape}, outputs of {outputs.shape}"
+    elif task == "multilabel" and not np.isin(targets, (0, 1)).all():
+        return "its targets are not 0 and 1"
+    if best and predictions.epoch and predictions.epoch != best:
+        return f"it is of epoch {predictions.epoch}, the best epoch is {best:g}"
+    if size and len(predictions.rows) > size:
+        return f"{len(predictions.rows):,} rows, the validation split has {size:,}"
+    return ""
+
+
+def _why(run: RunRecord) -> str:
+    """Return the last warning or error in the log of a run that diverged or failed."""
+    if not run.broke:
+        return ""
+    try:
+        with (run.folder / LOG).open("rb") as file:
+            file.seek(max(0, (run.folder / LOG).stat().st_size - TAIL))
+            text = file.read(TAIL).decode(errors="replace")
+    except OSError:
+        return ""
+    found = re.findall(r"^\[[^]]*\]\[knobs\]\[(?:ERROR|WARNING)\] (.*)", text, re.MULTILINE)
+    return found[-1].strip() if found else ""
