@@ -22,10 +22,10 @@ class _Package(ModuleType):
             ConfigError: there is no run in these folders.
         """
         from knobs.report import analysis
-        from knobs.report.run import page, record
+        from knobs.report.run import page, read
 
         paths = [Path(folder) for folder in folders]
-        if len(paths) == 1 and record.is_run(paths[0]):
+        if len(paths) == 1 and read.is_run(paths[0]):
             return page.make(paths[0])
         return analysis.make(paths)
 

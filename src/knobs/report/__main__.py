@@ -9,7 +9,7 @@ from rich.console import Console
 from knobs.errors import ConfigError, UserError
 from knobs.report import analysis, markdown, terminal, write
 from knobs.report.run import page as run_page
-from knobs.report.run.record import is_run
+from knobs.report.run.read import is_run
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,10 +9,9 @@ import functools
 import json
 import math
 import os
-import stat
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from knobs import record
 from knobs.errors import ConfigError
 from knobs.identity import leaves
+from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import is_knob, leaderboard
 from knobs.report.records import (
     ABSENT,
@@ -40,9 +40,7 @@ from knobs.report.records import (
 )
 from knobs.words import short
 
-MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
 MOST_ROWS = 100_000  # of a curve
-BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -146,7 +144,7 @@ def how_it_went(folder: Path) -> dict[str, Any]:
     status = of(summary, "status", str, strict=True)
     metric, mode = (of(objective, name, str, strict=True) for name in ("metric", "mode"))
     if status not in record.STATUSES or mode not in ("min", "max"):
-        raise ValueError(f"{status} {mode}")
+        raise ValueError(f"status {status}, mode {mode}: not those of a run")
     value = finite(objective.get("value"))
     return {
         "status": "diverged" if status in GOOD and value is None else status,
@@ -170,26 +168,6 @@ def curve(folder: Path) -> list[dict[str, float]]:
         if isinstance(row, dict)
     )
     return [row for row in numbers if "epoch" in row]
-
-
-def load(path: Path, reader: Callable[[Path], Any], most: int = MAX_BYTES) -> Any:
-    """Read a file, unless it is a link, a pipe or larger than `most` bytes.
-
-    Args:
-        reader: of the file's folder.
-    """
-    about = path.lstat()
-    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
-        raise ValueError(f"{path}: not a file that a run writes")
-    return reader(path.parent)
-
-
-def of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
-    """Return an entry of a JSON object; an empty one, or an error, where it is of another kind."""
-    value = node.get(name) if isinstance(node, dict) else None
-    if strict and not isinstance(value, kind):
-        raise ValueError(f"{name}: no {kind.__name__}")
-    return value if isinstance(value, kind) else kind()
 
 
 # ------------------------------------------------------------------ study.json

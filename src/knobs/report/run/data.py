@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.read import of
+from knobs.report.files import of
 from knobs.report.run.parts import Part, Table, named
-from knobs.report.run.record import Prepared, RunFiles
+from knobs.report.run.records import Prepared, RunFiles
 from knobs.words import listed, number, printable
 
 MOST_COLUMNS = 200  # of a table

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from knobs.errors import UserError, first_line
-from knobs.report.read import of
+from knobs.report.files import of
 from knobs.report.run.parts import Example, Part
 from knobs.report.run.quality import Mistake
-from knobs.report.run.record import RunFiles
+from knobs.report.run.records import RunFiles
 from knobs.words import printable
 
 SIDE = 96  # pixels of a picture's longer side, at most

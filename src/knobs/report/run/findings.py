@@ -10,7 +10,7 @@ from knobs.report.conclusions import Finding
 from knobs.report.records import finite
 from knobs.report.run import quality, scores
 from knobs.report.run.quality import Quality
-from knobs.report.run.record import RunFiles
+from knobs.report.run.records import RunFiles
 from knobs.shape import Shape
 from knobs.words import number, percent
 
@@ -23,11 +23,9 @@ LEVELS = ("act", "note", "ok")
 
 def findings(files: RunFiles, judged: Quality | None) -> list[Finding]:
     """Return what stands out, what is to be done first."""
-    found = [*_below(files), *_curves(files)]
-    if judged:
-        found += [*_agreement(judged), *_of_task(judged)]
-    found += [Finding("record", "note", fault) for fault in files.faults]
-    found += [*_sampled(files), *_hints(files)]
+    found = [*_below(files), *(Finding("record", "note", fault) for fault in files.faults)]
+    found += [*(_agreement(judged) if judged else ()), *_sampled(files), *_curves(files)]
+    found += [*(_of_task(judged) if judged else ()), *_hints(files)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 

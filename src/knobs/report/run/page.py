@@ -11,9 +11,9 @@ from knobs.errors import StorageError
 from knobs.record import CHECKPOINTS, resumable
 from knobs.record import write as write_file
 from knobs.report.conclusions import Advice, Finding
+from knobs.report.files import of
 from knobs.report.frame import render
 from knobs.report.next_steps import overrides
-from knobs.report.read import of
 from knobs.report.records import UNREADABLE, finite
 from knobs.report.run import figures
 from knobs.report.run.data import data
@@ -21,7 +21,8 @@ from knobs.report.run.examples import examples
 from knobs.report.run.findings import baselines, below, findings
 from knobs.report.run.parts import Part
 from knobs.report.run.quality import Quality, mistakes, quality
-from knobs.report.run.record import RunFiles, read_files
+from knobs.report.run.read import read_files
+from knobs.report.run.records import RunFiles
 from knobs.report.sentences import MARKS
 from knobs.report.terminal import endless, line
 from knobs.shell import command, literal, quoted

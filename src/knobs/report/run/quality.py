@@ -8,7 +8,7 @@ import numpy as np
 
 from knobs.report.run import figures, scores
 from knobs.report.run.parts import Part, Table, named
-from knobs.report.run.record import RunFiles
+from knobs.report.run.records import RunFiles
 from knobs.report.run.scores import Counts, Fit
 from knobs.words import listed, number, percent
 
@@ -64,17 +64,10 @@ class Quality:
     def values(self) -> np.ndarray:
         """Return a regression's predictions (n, T), in the targets' own unit."""
         outputs, prepared = self.files.predictions.outputs, self.files.prepared
-        if self.log_rates:
+        if self.files.log_rates:
             with np.errstate(over="ignore"):
                 return np.exp(outputs)
         return outputs * prepared.std + prepared.mean if prepared else outputs
-
-    @property
-    def log_rates(self) -> bool:
-        """Return whether the outputs are log rates: losses.PREDICTIONS, which imports torch."""
-        node = self.files.run.config.get("loss")
-        target = node.get("_target_") if isinstance(node, dict) else None
-        return target == "knobs.losses.poisson" and self.files.prepared is not None
 
     @cached_property
     def guess(self) -> np.ndarray:

@@ -8,8 +8,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,118 +18,15 @@ import numpy as np
 from knobs import record
 from knobs.errors import first_line
 from knobs.report import read
-from knobs.report.records import RunRecord, finite
+from knobs.report.files import BROKEN, load, of
+from knobs.report.records import RunRecord
+from knobs.report.run.records import TASKS, Predictions, Prepared, RunFiles
+from knobs.words import count
 
 PREPARATION, ARRAYS = "preparation.json", "preparation.safetensors"
 PREDICTIONS, LOG = "predictions.safetensors", "train.log"
 MOST_BYTES = 2**26  # of a preparation with a large vocabulary, or of predictions
 TAIL = 2**16  # bytes of a log
-TASKS = ("classification", "multilabel", "regression")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The preparation of a run's data, as it was fitted on the training rows.
-
-    Args:
-        kind: table, image or text, or another that a newer knobs has.
-        inputs: plain data of the inputs, by the names of its kind.
-        arrays: of the inputs, by name: medians, means and scales.
-        classes: in the order of the outputs; empty for a regression.
-        mean, std: (T,) of a regression's targets, in their own unit.
-    """
-
-    kind: str
-    inputs: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    task: str
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The outputs of a run's best weights on its validation split, or on a sample of it.
-
-    Args:
-        rows: (n,) numbers of the source's rows, from 0.
-        targets: (n,) class numbers, (n, L) of 0 and 1, or (n, T) standardised values.
-        outputs: (n, C) float64: logits, or standardised values, or log rates.
-        epoch: whose weights they are of; 0 where the file does not tell.
-    """
-
-    rows: np.ndarray
-    targets: np.ndarray
-    outputs: np.ndarray
-    epoch: int
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """All that a run's folder says.
-
-    Args:
-        data: what config.json says of the data: hash, rows of the splits, notes.
-        faults: of the files, a sentence each.
-        under_way: whether a process is writing this run.
-        why: the last warning or error of its log, where it diverged or failed.
-    """
-
-    run: RunRecord
-    data: dict[str, Any]
-    prepared: Prepared | None
-    predictions: Predictions | None
-    faults: tuple[str, ...]
-    under_way: bool = False
-    why: str = ""
-
-    @property
-    def task(self) -> str:
-        """Return the task, one of TASKS; empty where the record does not tell."""
-        section = read.of(self.run.config, "data", dict)
-        task = self.prepared.task if self.prepared else section.get("task")
-        return task if task in TASKS else ""
-
-    @property
-    def classes(self) -> list[str]:
-        """Return the names of classes or labels; numbers where the record has no names."""
-        if self.prepared:
-            return list(self.prepared.classes)
-        return (
-            [str(i) for i in range(self.predictions.outputs.shape[1])] if self.predictions else []
-        )
-
-    @property
-    def objective(self) -> tuple[str, int]:
-        """Return the metric, and 1 where more of it is better, else -1."""
-        node = read.of(self.run.config, "objective", dict)
-        metric = self.run.metric or node.get("metric")
-        mode = self.run.mode if self.run.metric else node.get("mode")
-        return metric if isinstance(metric, str) else "", -1 if mode == "min" else 1
-
-    @property
-    def best(self) -> tuple[int, float | None]:
-        """Return the best epoch, 0 where there is none, and the objective there.
-
-        As summary.json has them; of a run that has none, by the epochs of its curve.
-        """
-        metric, sign = self.objective
-        if self.run.summary:
-            reached = read.of(self.run.summary, "objective", dict).get("value")
-            return int(self.run.best_epoch or 0), finite(reached)
-        rows = [row for row in self.run.curve if metric in row]
-        if not rows:
-            return 0, None
-        best = max(rows, key=lambda row: sign * row[metric])
-        return int(best["epoch"]), best[metric]
-
-    @property
-    def whole(self) -> bool:
-        """Return whether the predictions are of every validation example."""
-        size = self.run.validation_examples
-        return self.predictions is not None and size in (None, len(self.predictions.rows))
 
 
 def is_run(folder: Path) -> bool:
@@ -148,11 +45,11 @@ def read_files(folder: Path) -> RunFiles:
     def tried(name: str, reader: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return reader()
-        except FileNotFoundError:
-            faults.append(f"{name} is missing.")
+        except FileNotFoundError as error:
+            faults.append(f"{Path(error.filename or name).name} is missing.")
         except Exception as error:  # whatever a foreign file makes a reader raise
             why = getattr(error, "strerror", None) or first_line(error)
-            faults.append(f"{name} cannot be read: {why}.")
+            faults.append(f"{name} cannot be read: {why.removeprefix(f'{folder / name}: ')}.")
         return otherwise
 
     run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(read.curve, folder))
@@ -160,7 +57,7 @@ def read_files(folder: Path) -> RunFiles:
     run = replace(run, **tried(record.SUMMARY, lambda: read.how_it_went(folder), {}))
     damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
     if damaged:
-        faults.append(f"{damaged:,} lines of {record.METRICS} are damaged and left out.")
+        faults.append(f"{count(damaged, 'line')} of {record.METRICS} damaged and left out.")
     data = _about_data(folder)
     prepared, predictions = None, None
     if (folder / PREPARATION).exists():
@@ -171,15 +68,22 @@ def read_files(folder: Path) -> RunFiles:
     if predictions is not None and (odd := _misfit(files)):
         faults.append(f"{PREDICTIONS} does not fit this run: {odd}.")
         files = replace(files, predictions=None)
-    if predictions is None and not (folder / PREDICTIONS).exists() and run.ok:
-        faults.append(f"{PREDICTIONS} is missing: the run is older, or the file was removed.")
-    return replace(files, faults=tuple(faults))
+    return replace(files, faults=(*faults, *_missing(files)))
+
+
+def _missing(files: RunFiles) -> Iterator[str]:
+    """Yield what a run of this status should have left and did not."""
+    run, removed = files.run, "or the file was removed"
+    if run.ok and not (run.folder / PREDICTIONS).exists():
+        yield f"{PREDICTIONS} is missing: the run is older, {removed}."
+    if not (run.folder / record.SUMMARY).exists() and not files.under_way:
+        yield f"{record.SUMMARY} is missing: the run was killed, {removed}."
 
 
 def _about_data(folder: Path) -> dict[str, Any]:
     try:
-        return read.of(read.load(folder / record.CONFIG, record.read_config), "data", dict)
-    except read.BROKEN:  # said already
+        return of(load(folder / record.CONFIG, record.read_config), "data", dict)
+    except BROKEN:  # said already
         return {}
 
 
@@ -192,12 +96,12 @@ def _damaged(path: Path) -> int:
         except (ValueError, RecursionError):
             return False
 
-    lines = read.load(path, lambda folder: (folder / path.name).read_bytes().splitlines())
+    lines = load(path, lambda folder: (folder / path.name).read_bytes().splitlines())
     return sum(not is_row(line) for line in lines)
 
 
 def _content(path: Path) -> bytes:
-    return read.load(path, lambda folder: (folder / path.name).read_bytes(), MOST_BYTES)
+    return load(path, lambda folder: (folder / path.name).read_bytes(), MOST_BYTES)
 
 
 def _prepared(folder: Path) -> Prepared:
@@ -206,23 +110,25 @@ def _prepared(folder: Path) -> Prepared:
     Raises:
         ValueError: it is not as it was written, or a field is not as it must be.
     """
-    from safetensors.numpy import load
+    from safetensors.numpy import load as unpacked
 
     node = json.loads(_content(folder / PREPARATION).decode("utf-8", "surrogatepass"))
+    if not isinstance(node, dict):
+        raise ValueError("no JSON object")
     packed = _content(folder / ARRAYS)
     rest = {name: value for name, value in node.items() if name != "sha256"}
     text = json.dumps(rest, sort_keys=True).encode()
     # As data/preparation.py seals them, which imports torch.
     if node.get("sha256") != hashlib.sha256(hashlib.sha256(text).digest() + packed).hexdigest():
         raise ValueError(f"not as it was written, or not with its {ARRAYS}")
-    arrays, target = load(packed), read.of(node, "target", dict, strict=True)
-    names, classes = (read.of(target, key, list, strict=True) for key in ("names", "classes"))
+    arrays, target = unpacked(packed), of(node, "target", dict, strict=True)
+    names, classes = (of(target, key, list, strict=True) for key in ("names", "classes"))
     mean, std = arrays["target.mean"], arrays["target.std"]
     if target.get("task") not in TASKS or not len(mean) == len(std) == len(names) > 0:
         raise ValueError("its target is not one that this knobs knows")
     return Prepared(
         str(node.get("kind")),
-        read.of(node, "inputs", dict, strict=True),
+        of(node, "inputs", dict, strict=True),
         {name.partition(".")[2]: v for name, v in arrays.items() if name.startswith("inputs.")},
         target["task"],
         tuple(map(str, names)),
@@ -263,6 +169,10 @@ def _misfit(files: RunFiles) -> str:
     best, size = files.run.best_epoch, files.run.validation_examples
     if not task:
         return "the record does not tell the task"
+    if task == "regression" and not files.run.config:
+        return "without config.json the loss is not known, and so not what its outputs mean"
+    if files.log_rates and not prepared:
+        return "its outputs are log rates, which need the preparation to be compared with targets"
     if outputs.shape[1] != expected:
         return f"it has {outputs.shape[1]:,} outputs, its preparation {expected:,}"
     if task == "classification":
