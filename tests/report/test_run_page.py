@@ -18,7 +18,7 @@ import knobs
 from knobs import build
 from knobs.config import command
 from knobs.data.inputs import Pictures, Table, Texts
-from knobs.data.preparation import Preparation, Target
+from knobs.data.preparation import Preparation
 from knobs.data.prepare import classes_of
 from knobs.report.__main__ import main
 from knobs.report.run import page, scores
@@ -414,7 +414,8 @@ def test_names_from_data_are_text(tmp_path):
     text = path.read_text()
     assert "<script>alert" not in text
     assert text.count("<script") == 3
-    assert "\u202e" not in text and "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\x1b" not in text
     assert "x" * 61 not in text
     assert html.escape("</script><script>alert(1)")[:20] in text
 
@@ -490,7 +491,8 @@ def test_the_command_takes_a_run(runs, tmp_path, capsys):
     assert main([str(tmp_path), "--examples"]) == 2
     assert main([str(tmp_path)]) == 2
     assert "no runs in it" in capsys.readouterr().err
-    assert is_run(runs["members"]) and not is_run(tmp_path)
+    assert is_run(runs["members"])
+    assert not is_run(tmp_path)
     assert knobs.report(runs["members"]).headline.startswith("val/accuracy")
 
 

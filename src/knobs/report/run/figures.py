@@ -15,6 +15,7 @@ MOST_POINTS = 200  # of a curve
 MOST_DOTS = 2_000  # of a cloud, chosen with SEED
 SEED = 0
 HISTOGRAM = 40  # bars
+FEW = 8  # epochs, each of which has a tick
 LOG = 3.0  # times the least loss that the largest must be, before the axis is logarithmic
 MOST_TEXTS = 12  # classes of a confusion matrix whose cells have room for their counts
 TICK = 14  # letters of a class on an axis, which a phone has room for
@@ -71,8 +72,9 @@ def curve(
         yaxis |= {"type": "log", **_ticks(min(values), max(values))}
     line = {"color": "$muted", "width": 1, "dash": "dot"}
     ends = {"x0": best, "x1": best, "y0": 0, "y1": 1, "xref": "x", "yref": "paper"}
+    few = rows[-1]["epoch"] - rows[0]["epoch"] <= FEW
     layout = {
-        "xaxis": titled("epoch"),
+        "xaxis": titled("epoch", **{"dtick": 1} if few else {}),
         "yaxis": yaxis,
         "showlegend": several or bool(members),
         "shapes": [{"type": "line", **ends, "line": line}] if best else [],
@@ -160,9 +162,9 @@ def cloud(i: int, name: str, actual: np.ndarray, predicted: np.ndarray) -> Figur
     mark = {"size": 5, "color": "$1", "opacity": 0.55}
     both = np.concatenate([actual, predicted])
     dots = scatter(actual, predicted, marker=mark)
-    layout = {"xaxis": titled(f"actual {name}"), "yaxis": titled(f"predicted {name}")}
+    layout = {"xaxis": titled("actual"), "yaxis": titled("predicted")}
     says = f"predicted over actual {name}"
-    return Figure(f"cloud-{i}", "", says, [_diagonal(both.min(), both.max()), dots], layout, 320)
+    return Figure(f"cloud-{i}", name, says, [_diagonal(both.min(), both.max()), dots], layout, 320)
 
 
 def residuals(i: int, name: str, error: np.ndarray) -> Figure:
@@ -179,7 +181,7 @@ def residuals(i: int, name: str, error: np.ndarray) -> Figure:
         **figures.EXPLAINED,
     }  # fmt: skip
     layout = {"xaxis": titled("actual - predicted"), "yaxis": titled("rows"), "bargap": 0}
-    return Figure(f"residuals-{i}", "", f"residuals of {name}", [bars], layout, 320)
+    return Figure(f"residuals-{i}", name, f"residuals of {name}", [bars], layout, 320)
 
 
 def groups(i: int, name: str, rows: Sequence[tuple[str, float, float]]) -> Figure:
@@ -205,8 +207,8 @@ def groups(i: int, name: str, rows: Sequence[tuple[str, float, float]]) -> Figur
         name="bias (predicted - actual)",
     )  # fmt: skip
     layout = {
-        "xaxis": titled(f"groups of actual {name}, lowest first", dtick=1),
+        "xaxis": titled("groups of actual values, lowest first", dtick=1),
         "yaxis": titled("error"),
         "showlegend": True,
     }
-    return Figure(f"groups-{i}", "", f"error by size of {name}", [bars, bias], layout, 320)
+    return Figure(f"groups-{i}", name, f"error by size of {name}", [bars, bias], layout, 320)

@@ -180,13 +180,13 @@ def _overall(judged: Quality) -> dict[str, str]:
 def _balance(judged: Quality) -> str:
     """Say how the validation rows spread over the classes."""
     support = judged.counts.support
-    rows, low, high = support.sum(), int(support.argmin()), int(support.argmax())
-    largest, smallest = (f"{named(judged.names, i)} ({support[i]:,})" for i in (high, low))
+    low, high = int(support.argmin()), int(support.argmax())
     what = "validation rows" if judged.files.whole else "rows of the sample"
-    return (
-        f"{len(support):,} classes, {rows:,} {what}: the most of {largest}, the fewest of "
-        f"{smallest}."
-    )
+    spread = f"{support[high]:,} of each"
+    if support[low] < support[high]:
+        largest, smallest = (f"{named(judged.names, i)} ({support[i]:,})" for i in (high, low))
+        spread = f"the most of {largest}, the fewest of {smallest}"
+    return f"{len(support):,} classes, {support.sum():,} {what}: {spread}."
 
 
 def _by_name(judged: Quality, what: str, extra: list[str] | None = None) -> Table:
