@@ -17,8 +17,8 @@ import numpy as np
 
 from knobs import record
 from knobs.errors import first_line
-from knobs.report import read
 from knobs.report.files import BROKEN, load, of
+from knobs.report.read import curve, how_it_went, what_ran
 from knobs.report.records import RunRecord
 from knobs.report.run.records import TASKS, Predictions, Prepared, RunFiles
 from knobs.words import count
@@ -52,9 +52,9 @@ def read_files(folder: Path) -> RunFiles:
             faults.append(f"{name} cannot be read: {why.removeprefix(f'{folder / name}: ')}.")
         return otherwise
 
-    run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(read.curve, folder))
-    run = replace(run, **tried(record.CONFIG, lambda: read.what_ran(folder), {}))
-    run = replace(run, **tried(record.SUMMARY, lambda: read.how_it_went(folder), {}))
+    run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(curve, folder))
+    run = replace(run, **tried(record.CONFIG, lambda: what_ran(folder), {}))
+    run = replace(run, **tried(record.SUMMARY, lambda: how_it_went(folder), {}))
     damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
     if damaged:
         faults.append(f"{count(damaged, 'line')} of {record.METRICS} damaged and left out.")
