@@ -21,7 +21,7 @@ from knobs.data.inputs import Pictures, Table, Texts
 from knobs.data.preparation import Preparation
 from knobs.data.prepare import classes_of
 from knobs.report.__main__ import main
-from knobs.report.run import page, scores
+from knobs.report.run import examples, page, scores
 from knobs.report.run.quality import Quality, mistakes
 from knobs.report.run.read import is_run, read_files
 from knobs.report.write import HTML
@@ -468,15 +468,17 @@ def test_examples_of_other_data_are_not_shown(copied):
 def test_each_kind_of_inputs_turns_its_tensors_back():
     pixels = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).to(torch.uint8)
     pictures = Pictures.fit([pixels], np.arange(2))
-    seen = pictures.shown(pictures.apply(pixels)[1])
+    seen = examples.pixels(pictures, pictures.apply(pixels)[1].numpy())
     np.testing.assert_array_equal(seen, pixels[1].permute(1, 2, 0))
     texts = Texts(("the", "cat"), 1, 5)
-    assert texts.shown(texts.apply(["The cat sat"])[0]) == "the cat [?]"
+    assert examples.tokens(texts, texts.apply(["The cat sat"])[0].numpy()) == "the cat [?]"
     raw = {"a": np.array([1.5, 2.0, 70.25]), "b": np.array(["x", "y", "x"], object)}
     inputs = Table.fit([raw], np.arange(3))
-    assert inputs.shown(inputs.apply(raw)[2]) == {"a": "70.25", "b": "x"}
+    seen = examples.cells(inputs, inputs.apply(raw)[2].numpy())
+    assert seen == {"a": "70.25", "b": "x"}
     unknown = {"a": np.array([2.0]), "b": np.array(["z"], object)}
-    assert inputs.shown(inputs.apply(unknown)[0])["b"] == "none of its categories"
+    seen = examples.cells(inputs, inputs.apply(unknown)[0].numpy())
+    assert seen["b"] == "none of its categories"
 
 
 # ------------------------------------------------------------------ the command

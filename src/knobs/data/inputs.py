@@ -172,27 +172,6 @@ class Table:
             start += len(known)
         return torch.from_numpy(x)
 
-    def shown(self, x: Tensor) -> dict[str, str]:
-        """Return column -> value of one row (features,), for people to read."""
-        values = x[: len(self.numbers)].double().cpu().numpy() * self.scale + self.mean
-        cells = {name: f"{value:.6g}" for name, value in zip(self.numbers, values, strict=True)}
-        start = len(self.numbers)
-        for name, known in self.levels.items():
-            ones = x[start : start + len(known)]
-            cells[name] = known[int(ones.argmax())] if ones.any() else "none of its categories"
-            start += len(known)
-        for name, column in self.columns.columns.items() if self.columns else ():
-            if column.kind == "date":  # its cycles follow from the day
-                day = dict(zip(self.numbers, values, strict=True)).get(f"{name}: day", np.nan)
-                for part in column.outputs(name):
-                    cells.pop(part, None)
-                cells[name] = (
-                    str(np.datetime64(int(np.floor(day + 0.01)), "D"))
-                    if np.isfinite(day)
-                    else "no day"
-                )
-        return cells
-
     def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return names and arrays."""
         levels = {name: list(known) for name, known in self.levels.items()}
@@ -303,13 +282,6 @@ class Pictures:
         mean, scale = (values.to(block.device) for values in self._channels)
         return block.to(torch.float32, copy=True).div_(self.unit).sub_(mean).div_(scale)
 
-    def shown(self, x: Tensor) -> np.ndarray:
-        """Return one picture (C, H, W) as (H, W, C) uint8; 255 is the unit, or a larger pixel."""
-        mean, scale = self._channels
-        pixels = (x.cpu() * scale + mean).clamp(min=0)
-        white = pixels.max().clamp(min=1)  # sets of other depths have a unit of 1
-        return (pixels / white * 255).round().byte().permute(1, 2, 0).numpy()
-
     def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return numbers and arrays."""
         height, width = self.size
@@ -365,11 +337,6 @@ class Texts:
     def apply(self, block: Sequence[str]) -> Tensor:
         """Return (n, length) int32 token ids."""
         return encode_texts([tokenize(text, self.ngrams) for text in block], self.ids, self.length)
-
-    def shown(self, x: Tensor) -> str:
-        """Return the tokens of one text (length,), [?] for an unknown one."""
-        words = ["", "[?]", *self.tokens]
-        return " ".join(words[i] for i in x.tolist() if i)
 
     def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the vocabulary, and no arrays."""

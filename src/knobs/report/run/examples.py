@@ -6,8 +6,11 @@ torch for it.
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from knobs.errors import UserError, first_line
 from knobs.report.files import of
@@ -60,29 +63,59 @@ def _shown(files: RunFiles, found: Sequence[Mistake]) -> tuple[tuple[Example, ..
     places = {int(row): i for i, row in enumerate(numbers.tolist())}
     index = torch.tensor([places[mistake.row] for mistake in found])
     x = take(split, index).x
-    seen = [data.preparation.inputs.shown(x[i]) for i in range(len(found))]
-    return tuple(map(_example, found, seen)), ""
+    x = x.cpu().numpy()
+    inputs = data.preparation.inputs
+    return tuple(_example(m, inputs, values) for m, values in zip(found, x, strict=True)), ""
 
 
-def _example(mistake: Mistake, seen: Any) -> Example:
-    """Return an example of what `shown` of its kind of inputs gives."""
+def _example(mistake: Mistake, inputs: Any, x: np.ndarray) -> Example:
+    """Return an example, its tensor turned back by the preparation of its kind."""
     title = f"Row {mistake.row + 1:,}: actual {mistake.truth}, predicted {mistake.said}"
-    if isinstance(seen, str):
-        return Example(title, text=printable(seen, LETTERS))
-    if isinstance(seen, dict):
-        cells = {
-            printable(k, 60): printable(str(v), 60) for k, v in list(seen.items())[:MOST_CELLS]
-        }
-        return Example(title, cells=cells)
-    return Example(title, picture=_png(seen))
+    if inputs.kind == "text":
+        return Example(title, text=printable(tokens(inputs, x), LETTERS))
+    if inputs.kind == "image":
+        return Example(title, picture=_png(pixels(inputs, x)))
+    shown = list(cells(inputs, x).items())[:MOST_CELLS]
+    return Example(title, cells={printable(k, 60): printable(v, 60) for k, v in shown})
 
 
-def _png(pixels: Any) -> str:
+def cells(inputs: Any, x: np.ndarray) -> dict[str, str]:
+    """Return column -> value of a row (features,) of a Table."""
+    values = x[: len(inputs.numbers)].astype(float) * inputs.scale + inputs.mean
+    found = dict(zip(inputs.numbers, values.tolist(), strict=True))
+    shown = {name: f"{value:.6g}" for name, value in found.items()}
+    start = len(found)
+    for name, known in inputs.levels.items():
+        ones = x[start : start + len(known)]
+        shown[name] = known[int(ones.argmax())] if ones.any() else "none of its categories"
+        start += len(known)
+    for name, column in inputs.columns.columns.items() if inputs.columns else ():
+        if column.kind == "date" and (day := found.get(f"{name}: day")) is not None:
+            for part in column.outputs(name):  # its cycles follow from the day
+                shown.pop(part, None)
+            shown[name] = str(np.datetime64(math.floor(day + 0.01), "D"))  # float32 is near
+    return shown
+
+
+def pixels(inputs: Any, x: np.ndarray) -> np.ndarray:
+    """Return a picture (C, H, W) of Pictures as (H, W, C) uint8; white is 1, or a larger value."""
+    mean, scale = (values.reshape(-1, 1, 1) for values in (inputs.mean, inputs.scale))
+    values = (x * scale + mean).clip(0)
+    white = max(1.0, values.max())  # sets of other depths have pixels above their unit
+    return (values / white * 255).round().astype(np.uint8).transpose(1, 2, 0)
+
+
+def tokens(inputs: Any, x: np.ndarray) -> str:
+    """Return the tokens of a text (length,) of Texts, [?] for an unknown one."""
+    words = ["", "[?]", *inputs.tokens]
+    return " ".join(words[i] for i in x.tolist() if i)
+
+
+def _png(picture: np.ndarray) -> str:
     """Return a picture (H, W, C) of uint8 as a data URI, at most SIDE pixels a side."""
     from PIL import Image
 
-    channels = pixels.shape[2]
-    image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+    image = Image.fromarray(picture if picture.shape[2] == 3 else picture[:, :, 0])
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "PNG")

@@ -46,7 +46,7 @@ def curve(
             continue
         x, y = zip(*points, strict=True)
         values += y
-        text = [safe(f"{metric} {number(v, 4)} at epoch {e:g}") for e, v in points]
+        text = [safe(f"{metric} {number(v, 4)} at epoch {e:,.0f}") for e, v in points]
         mode = "lines" if len(points) > 1 else "markers"
         data.append(scatter(x, y, text, mode=mode, line=line, name=safe(metric)))
         if metric == metrics[0] and best in x:
@@ -169,7 +169,8 @@ def cloud(i: int, name: str, actual: np.ndarray, predicted: np.ndarray) -> Figur
 
 def residuals(i: int, name: str, error: np.ndarray) -> Figure:
     """Return the histogram of actual - predicted."""
-    counts, edges = np.histogram(error, HISTOGRAM)
+    wide = np.ptp(error) > 1e-9 * np.abs(error).max()  # else numpy finds no room for the bars
+    counts, edges = np.histogram(error, HISTOGRAM if wide else 1)
     middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
     text = [
         f"{n:,} rows from {number(a)} to {number(b)}"

@@ -1,13 +1,14 @@
 """A run's own page: its parts from its record, as report.html and in short on the terminal."""
 
+import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from knobs.errors import StorageError
+from knobs.errors import StorageError, first_line
 from knobs.record import CHECKPOINTS, resumable
 from knobs.record import write as write_file
 from knobs.report.conclusions import Advice, Finding
@@ -61,20 +62,50 @@ def make(folder: Path, raw: bool = False) -> RunPage:
     """
     files = read_files(folder)
     judged = Quality(files) if files.predictions is not None else None
-    found = findings(files, judged)
-    sections = [
-        Part("findings", "What stands out", findings=tuple(found)),
-        _curves(files),
-        *(quality(judged) if judged else []),
-        *([examples(files, mistakes(judged) if judged else [])] if raw else []),
-        data(files),
-        _next(files),
-        _versions(files),
+    found = _findings(files, judged)
+    makers: list[tuple[str, Callable[[], Part | list[Part] | None]]] = [
+        ("curves", lambda: _curves(files)),
+        ("quality", lambda: quality(judged) if judged else None),
+        ("examples", lambda: examples(files, mistakes(judged) if judged else []) if raw else None),
+        ("data", lambda: data(files)),
+        ("next", lambda: _next(files)),
+        ("record", lambda: _versions(files)),
     ]
+    sections = [Part("findings", "What stands out", findings=tuple(found))]
+    sections += [part for name, make_ in makers for part in _made(name, make_)]
     return RunPage(
         f"{files.run.id} {files.run.config.get('name') or ''}".strip(), folder, _headline(files),
         tuple(_more(files)), _facts(files), tuple(found), tuple(filter(_filled, sections)),
     )  # fmt: skip
+
+
+def _findings(files: RunFiles, judged: Quality | None) -> list[Finding]:
+    """Return what stands out, or that it cannot be told."""
+    try:
+        return findings(files, judged)
+    except Exception as error:  # see _made
+        return [Finding("record", "act", f"Not all findings can be told: {_why(error)}.")]
+
+
+def _made(name: str, make_: Callable[[], Part | list[Part] | None]) -> list[Part]:
+    """Return the sections that a function makes, or one that says why there is none.
+
+    The fields of a record are anyone's: one that has the right name and kind, and no sense, must
+    not take the other sections with it.
+    """
+    try:
+        made = make_()
+        parts = made if isinstance(made, list) else [made] if made else []
+        for figure in (figure for part in parts for figure in part.figures):
+            json.dumps([figure.data, figure.layout], allow_nan=False)  # as the page will hold them
+    except Exception as error:
+        text = f"This section cannot be made of this record: {_why(error)}."
+        return [Part(name, name.capitalize(), (text,))]
+    return parts
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _filled(part: Part | None) -> bool:
@@ -117,7 +148,8 @@ def _more(files: RunFiles) -> Iterator[str]:
         yield f"{files.why[:1].upper()}{files.why[1:]}."
     if values := baselines(files):
         told = [f"{name} {number(value, 4)}" for name, value in values.items()]
-        yield f"Baselines on the same split: {listed(told)}."
+        on = of(of(run.summary, "baselines", dict), "linear_on", str)
+        yield f"Baselines on the same split: {listed(told)}{f' (fitted on {on})' * bool(on)}."
     if members := _members(files):
         yield f"Its {len(members)} members alone: {listed([number(m, 4) for m in members], 8)}."
     if run.tests:

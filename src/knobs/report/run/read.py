@@ -7,6 +7,7 @@ make is said, and stops nothing.
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,17 +26,21 @@ from knobs.words import count
 
 PREPARATION, ARRAYS = "preparation.json", "preparation.safetensors"
 PREDICTIONS, LOG = "predictions.safetensors", "train.log"
+MOST_RATE, MOST_VALUE = 100.0, 1e100  # an output, a value whose squares are numbers
 MOST_BYTES = 2**26  # of a preparation with a large vocabulary, or of predictions
-TAIL = 2**16  # bytes of a log
+TAIL = 2**16  # bytes of a log that are looked at
 
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run's, not a sweep's with runs in it."""
     files = (record.CONFIG, record.SUMMARY, record.METRICS)
-    if not any((folder / name).is_file() for name in files):
+    try:
+        if not any(os.path.lexists(folder / name) for name in files):
+            return False
+        numbered = [path for path in folder.iterdir() if path.name.isdecimal()]
+    except OSError:  # whoever reads it as a sweep says why
         return False
-    numbered = (path for path in folder.iterdir() if path.name.isdecimal())
-    return not any((path / record.CONFIG).is_file() for path in numbered)
+    return not any(os.path.lexists(path / record.CONFIG) for path in numbered)
 
 
 def read_files(folder: Path) -> RunFiles:
@@ -179,6 +184,8 @@ def _misfit(files: RunFiles) -> str:
         fits = targets.ndim == 1 and targets.min() >= 0 and targets.max() < expected
         if not fits or targets.dtype.kind not in "iu":
             return "its targets are no class numbers"
+    elif task == "regression" and (odd := _too_large(files)):
+        return odd
     elif targets.size != outputs.size:
         return f"targets of shape {targets.shape}, outputs of {outputs.shape}"
     elif task == "multilabel" and not np.isin(targets, (0, 1)).all():
@@ -190,15 +197,24 @@ def _misfit(files: RunFiles) -> str:
     return ""
 
 
+def _too_large(files: RunFiles) -> str:
+    """Say that values of a regression are too large to be judged; empty where they are not."""
+    predictions, prepared = files.predictions, files.prepared
+    if files.log_rates and predictions.outputs.max() > MOST_RATE:
+        return f"log rates of up to {predictions.outputs.max():g}"
+    both = max(float(np.abs(v).max()) for v in (predictions.outputs, predictions.targets))
+    largest = both * prepared.std.max() + np.abs(prepared.mean).max() if prepared else both
+    return "" if largest < MOST_VALUE else f"values of up to {largest:g}"
+
+
 def _why(run: RunRecord) -> str:
     """Return the last warning or error in the log of a run that diverged or failed."""
     if not run.broke:
         return ""
     try:
-        with (run.folder / LOG).open("rb") as file:
-            file.seek(max(0, (run.folder / LOG).stat().st_size - TAIL))
-            text = file.read(TAIL).decode(errors="replace")
-    except OSError:
+        text = load(run.folder / LOG, lambda folder: (folder / LOG).read_bytes(), MOST_BYTES)
+    except BROKEN:
         return ""
+    text = text[-TAIL:].decode(errors="replace")
     found = re.findall(r"^\[[^]]*\]\[knobs\]\[(?:ERROR|WARNING)\] (.*)", text, re.MULTILINE)
     return found[-1].strip() if found else ""
