@@ -270,8 +270,13 @@ def test_a_run_below_a_baseline_says_so_first(copied):
     assert made.headline.startswith("No better than the linear baseline: val/r2 ")
     assert made.findings[0].check == "baseline"
     assert "Baselines on the same split: constant -0.1000 and linear 2.000." in made.more
-    edited(folder, "summary.json", lambda s: s.update(baselines={"constant": -2, "linear": None}))
-    assert page.make(folder).headline.startswith("val/r2 ")
+    some = {"constant": -2, "linear": -1.0, "linear_on": "1,000 rows"}
+    edited(folder, "summary.json", lambda s: s.update(baselines=some))
+    made = page.make(folder)
+    assert made.headline.startswith("val/r2 ")
+    assert made.more[0].endswith("linear -1.000 (fitted on 1,000 rows).")
+    edited(folder, "summary.json", lambda s: s.update(baselines=None))
+    assert page.make(folder).more == ()
 
 
 def test_overfitting_and_a_run_too_short_are_said(copied):
@@ -377,6 +382,24 @@ def test_a_damaged_file_is_told_and_stops_nothing(copied, name, damage):
     gone = name == "preparation.json" and damage == "gone"  # as of older runs
     assert harmless or gone or any(name.split(".")[0] in text for text in texts), texts
     assert made.parts
+
+
+def test_a_refit_is_not_judged(copied):
+    folder = copied("house")
+    (folder / predictions.FILE).unlink()
+    edited(folder, "summary.json", lambda s: s.update(objective=None, refit_of="runs/a"))
+    made = page.make(folder)
+    assert made.headline == "Refit of runs/a, validation rows included: 4 epochs, not judged."
+    assert [f for f in made.findings if f.check == "record"] == []
+
+
+def test_predictions_from_before_a_run_went_on_are_called_so(copied):
+    folder = copied("house")
+    (folder / "summary.json").unlink()
+    rows = (folder / "metrics.jsonl").read_text()
+    better = json.loads(rows.splitlines()[-1]) | {"epoch": 9, "val/r2": 0.99}
+    (folder / "metrics.jsonl").write_text(rows + json.dumps(better) + "\n")
+    assert "from before the run went on; best is 9." in said(folder)["sample"][0]
 
 
 def test_old_records_get_what_they_can():

@@ -7,6 +7,7 @@ import numpy as np
 
 from knobs.config.hints import hints
 from knobs.report.conclusions import Finding
+from knobs.report.files import of
 from knobs.report.records import finite
 from knobs.report.run import quality, scores
 from knobs.report.run.quality import Quality
@@ -62,7 +63,7 @@ def _below(files: RunFiles) -> Iterator[Finding]:
 def _curves(files: RunFiles) -> Iterator[Finding]:
     run = files.run
     rows = [row for row in run.curve if "val/loss" in row and "train/loss" in row]
-    if run.status == "finished" and run.best_epoch == run.summary.get("epochs") != 1:
+    if run.status == "finished" and files.best[0] == files.epochs > 1:
         text = "The best epoch is the last one: the run was still getting better."
         yield Finding("length", "act", text, "Train for more epochs.")
     if len(rows) < 3:
@@ -162,7 +163,14 @@ def _trends(judged: Quality) -> Iterator[Finding]:
 
 
 def _sampled(files: RunFiles) -> Iterator[Finding]:
-    if files.predictions is None or files.whole:
+    """Yield that the predictions are not of all rows, or not of the best epoch so far."""
+    if files.predictions is None:
+        return
+    epoch, best = files.predictions.epoch, files.best[0]
+    if epoch and epoch != best:
+        text = f"Predictions are of epoch {epoch:,}, from before the run went on; best is {best:,}."
+        yield Finding("sample", "note", text)
+    if files.whole:
         return
     n, size = len(files.predictions.rows), files.run.validation_examples
     text = (
@@ -202,5 +210,5 @@ def _shape(files: RunFiles) -> Shape | None:
         }[prepared.kind]()
     except (LookupError, TypeError, AttributeError):
         return None
-    words = len(inputs.get("tokens", ())) + 2 if prepared.kind == "text" else 0
+    words = len(of(inputs, "tokens", list)) + 2 if prepared.kind == "text" else 0
     return Shape(size, len(prepared.classes or prepared.names), words)

@@ -120,7 +120,7 @@ def _filled(part: Part | None) -> bool:
 def _headline(files: RunFiles) -> str:
     """Return the result in a sentence; a run that is no better than a baseline says so first."""
     run, (epoch, value) = files.run, files.best
-    last = int(run.curve[-1]["epoch"]) if run.curve else 0
+    last = files.epochs
     planned = f" of {run.planned:,}" if run.planned else ""
     best = "no epoch was completed"
     if epoch:
@@ -128,8 +128,10 @@ def _headline(files: RunFiles) -> str:
         best = f"{reached}at epoch {epoch:,}"
     if worse := below(files):
         return f"No better than the {listed(list(worse))} baseline: {best}."
+    if run.ok and files.refit_of:
+        return f"Refit of {files.refit_of}, validation rows included: {last:,} epochs, not judged."
     if run.ok:
-        return f"{best} of {of(run.summary, 'epochs', int) or last:,}."
+        return f"{best} of {last:,}."
     if run.status == UNREADABLE:
         return f"The record of this run cannot be read in full; {best}."
     so_far = {
@@ -173,7 +175,7 @@ def _facts(files: RunFiles) -> dict[str, str]:
     facts = {
         "status": status,
         "objective": f"{metric}, {'max' if sign > 0 else 'min'}" if metric else "",
-        "best epoch": f"{files.best[0]:,} of {len(run.curve):,}" if files.best[0] else "",
+        "best epoch": f"{files.best[0]:,} of {files.epochs:,}" if files.best[0] else "",
         "data": f"{about.get('name', '')} ({', '.join(kinds)})" if kinds else "",
         "model": str(of(config, "model", dict).get("name", "")),
         "members": str(trained.get("members", "")) if trained.get("members") != 1 else "",
@@ -215,7 +217,7 @@ def _next(files: RunFiles) -> Part | None:
         predict = _module("knobs.predict", str(run.folder), given)
         commands.append(Advice("Predict new rows", predict))
     if resumable(run.folder):
-        longer = run.status == "finished" and files.best[0] == len(run.curve)
+        longer = run.status == "finished" and files.best[0] == files.epochs
         if run.status in ("interrupted", "failed") and not files.under_way:
             commands.append(Advice("Go on where it stopped", command([f"resume={place}"])))
         elif longer and run.planned:

@@ -110,6 +110,16 @@ class RunFiles:
         return int(best["epoch"]), best[metric]
 
     @property
+    def epochs(self) -> int:
+        """Return how many epochs it was trained."""
+        return of(self.run.summary, "epochs", int) or len(self.run.curve)
+
+    @property
+    def refit_of(self) -> str:
+        """Return the run whose config was trained anew with its validation rows; empty for none."""
+        return of(self.run.summary, "refit_of", str)
+
+    @property
     def log_rates(self) -> bool:
         """Return whether the outputs are log rates: losses.PREDICTIONS, which imports torch."""
         return of(self.run.config, "loss", dict).get("_target_") == "knobs.losses.poisson"
