@@ -15,7 +15,7 @@ from conftest import REPO
 from sklearn import metrics as sk
 
 import knobs
-from knobs import build
+from knobs import build, record
 from knobs.config import command
 from knobs.data.inputs import Pictures, Table, Texts
 from knobs.data.preparation import Preparation
@@ -382,6 +382,18 @@ def test_a_damaged_file_is_told_and_stops_nothing(copied, name, damage):
     gone = name == "preparation.json" and damage == "gone"  # as of older runs
     assert harmless or gone or any(name.split(".")[0] in text for text in texts), texts
     assert made.parts
+
+
+def test_a_run_under_way_is_called_so(copied):
+    folder = copied("digits")
+    (folder / "summary.json").unlink()
+    held = record.hold(folder)
+    made = page.make(folder)
+    held.release()
+    assert made.headline.startswith("Under way, after epoch 3 of 3; best val/accuracy 0.")
+    assert (made.facts["status"], "record" in said(folder)) == ("under way", True)
+    (folder / record.LOCK).mkdir()  # somebody's, and no lock
+    assert page.make(folder).headline.startswith("Interrupted after epoch 3")
 
 
 def test_a_refit_is_not_judged(copied):

@@ -65,8 +65,7 @@ class Quality:
         """Return a regression's predictions (n, T), in the targets' own unit."""
         outputs, prepared = self.files.predictions.outputs, self.files.prepared
         if self.files.log_rates:
-            with np.errstate(over="ignore"):
-                return np.exp(outputs)
+            return np.exp(outputs)
         return outputs * prepared.std + prepared.mean if prepared else outputs
 
     @cached_property
