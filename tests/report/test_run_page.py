@@ -543,22 +543,47 @@ def test_a_page_needs_no_torch(runs, tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.fixture(scope="module")
+def tab():
+    with browser(find()) as page_:
+        yield page_
+
+
 @needs_browser
-def test_the_page_draws_fits_a_phone_and_is_silent(runs, tmp_path):
-    with browser(find()) as tab:
-        for name, width, dark in (
-            ("digits", 390, True), ("two", 390, False), ("docs", 1280, False), ("diverged", 390, True)
-        ):  # fmt: skip
-            path = page.write(page.make(runs[name]), tmp_path / name)
-            tab.said.clear()
-            tab.asked.clear()
-            tab.open(path, width=width, dark=dark)
-            tab.run("plots.length ? show(plots) : null")
-            tab.until(DRAWN)
-            assert tab.run("document.documentElement.scrollWidth") <= width
-            assert tab.run("plots.every((p) => p.scrollWidth <= p.clientWidth + 1)")
-            assert [url for url in tab.asked if not url.startswith(("file:", "data:"))] == []
-            assert tab.said == []
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [("docs", 390, True), ("two", 1280, False), ("diverged", 390, False)],
+)
+def test_the_page_draws_fits_a_phone_and_is_silent(runs, tab, tmp_path, name, width, dark):
+    path = page.write(page.make(runs[name]), tmp_path)
+    tab.said.clear()
+    tab.asked.clear()
+    tab.open(path, width=width, dark=dark)
+    tab.run("plots.length ? show(plots) : null")
+    tab.until(DRAWN)
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run("plots.every((p) => p.scrollWidth <= p.clientWidth + 1)")
+    assert [url for url in tab.asked if not url.startswith(("file:", "data:"))] == []
+    assert tab.said == []
+
+
+@needs_browser
+def test_a_long_table_unfolds_and_sorts_by_itself(tab, tmp_path):
+    drawn = np.random.default_rng(0)
+    targets = drawn.integers(0, 60, 400)
+    outputs = 2 * np.eye(60)[targets] + drawn.normal(size=(400, 60))
+    folder = fake(tmp_path / "run", [f"c{i}" for i in range(60)], outputs, targets)
+    path = page.write(page.make(folder), tmp_path / "out")
+    rows = "[...document.querySelectorAll('#classes tbody tr')].filter((r) => r.offsetHeight)"
+    tab.said.clear()
+    tab.open(path)
+    assert tab.run(f"{rows}.length") == 20
+    tab.run("document.querySelectorAll('#classes th')[5].click()")
+    assert tab.run(f"{rows}.length") == 60
+    found = tab.run(f"{rows}.map((row) => +row.cells[5].textContent)")
+    assert found == sorted(found)
+    assert tab.run("document.querySelectorAll('#data .short').length") == 1
+    assert tab.said == []
 
 
 def test_every_figure_has_a_name_of_its_own_and_a_place(runs):

@@ -72,7 +72,7 @@ def make(folder: Path, raw: bool = False) -> RunPage:
         ("record", lambda: _versions(files)),
     ]
     sections = [Part("findings", "What stands out", findings=tuple(found))]
-    sections += [part for name, make_ in makers for part in _made(name, make_)]
+    sections += [part for name, maker in makers for part in _made(name, maker)]
     return RunPage(
         f"{files.run.id} {files.run.config.get('name') or ''}".strip(), folder, _headline(files),
         tuple(_more(files)), _facts(files), tuple(found), tuple(filter(_filled, sections)),
@@ -84,27 +84,27 @@ def _findings(files: RunFiles, judged: Quality | None) -> list[Finding]:
     try:
         return findings(files, judged)
     except Exception as error:  # see _made
-        return [Finding("record", "act", f"Not all findings can be told: {_why(error)}.")]
+        return [Finding("record", "act", f"Not all findings can be told: {_said(error)}.")]
 
 
-def _made(name: str, make_: Callable[[], Part | list[Part] | None]) -> list[Part]:
+def _made(name: str, maker: Callable[[], Part | list[Part] | None]) -> list[Part]:
     """Return the sections that a function makes, or one that says why there is none.
 
     The fields of a record are anyone's: one that has the right name and kind, and no sense, must
     not take the other sections with it.
     """
     try:
-        made = make_()
+        made = maker()
         parts = made if isinstance(made, list) else [made] if made else []
         for figure in (figure for part in parts for figure in part.figures):
             json.dumps([figure.data, figure.layout], allow_nan=False)  # as the page will hold them
     except Exception as error:
-        text = f"This section cannot be made of this record: {_why(error)}."
+        text = f"This section cannot be made of this record: {_said(error)}."
         return [Part(name, name.capitalize(), (text,))]
     return parts
 
 
-def _why(error: Exception) -> str:
+def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
