@@ -9,7 +9,7 @@ import torch
 
 from knobs import build
 from knobs.config import command
-from knobs.data import columns, notation, tables
+from knobs.data import columns, dates, tables
 from knobs.data.columns import MARKERS, Column, Columns, decide
 from knobs.data.preparation import Preparation
 from knobs.errors import ConfigError, DataError
@@ -163,7 +163,7 @@ def test_forty_thousand_ids_become_no_inputs():
 def test_dates_become_a_day_and_cycles():
     cells = ["1970-01-01", "1970-01-02T06:00:00", "2024-12-31 18:30", "2024-02-29", ""] * 2
     column = kinds({"when": cells})[2].columns["when"]
-    assert (column.form, column.parts) == ("ymd", notation.PARTS)
+    assert (column.form, column.parts) == ("ymd", dates.PARTS)
     found = Columns({"when": column}).typed({"when": np.array(cells, object)})
     assert found["when: day"][:4].tolist() == [0, 1.25, 20088 + 18.5 / 24, 19782]
     assert np.isnan(found["when: month sin"][4])

@@ -261,7 +261,7 @@ def _names(file: Path, header: list[str]) -> list[str]:
     """
     if header and header[0].strip().lower() == "sep=":
         raise DataError(f"{file}: its first line is for Excel alone (sep=); take it out")
-    numbers = [name.strip() for name in header if parts_of(name)]
+    numbers = [name.strip() for name in header if (parts := parts_of(name)) and not parts[2]]
     whole = [int(name) if name.isdigit() else -1 for name in numbers]
     rising = all(a < b for a, b in itertools.pairwise([-1, *whole]))  # years, or 0, 1, 2, ...
     if len(numbers) >= 0.5 * len(header) and numbers and not rising:
