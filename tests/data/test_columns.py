@@ -370,6 +370,7 @@ def labelled(path, labels, head="x,y"):
     (["2", "0", "10"], ["0", "10", "2"]),
     (["1.0", "2.0"], ["1.0", "2.0"]),
     ([" a", "b "], ["a", "b"]),
+    (["1", "1.0", "2.0", "2.00"], ["1", "2.0"]),  # whole numbers of two programs
 ])  # fmt: skip
 def test_labels_are_names(labels, classes, tmp_path):
     path = labelled(tmp_path / "t.csv", labels * 12)
@@ -381,7 +382,7 @@ def test_labels_are_names(labels, classes, tmp_path):
 @pytest.mark.parametrize(("labels", "message"), [
     (["a", "b", "", "a", " ", "b", "", ""] * 3,
      "t.csv: 12 rows have no y .*t.csv, line 4; .*line 6; .*line 8"),
-    (["1", "1.0", "2"] * 9, "t.csv: y: 1 and 1.0 are one number; write it one way"),
+    (["1.5", "1.50", "2"] * 9, "t.csv: y: 1.5 and 1.50 are one number; write it one way"),
 ])  # fmt: skip
 def test_labels_at_fault(labels, message, tmp_path):
     path = labelled(tmp_path / "t.csv", labels)

@@ -91,6 +91,10 @@ def target_faults(data: dict) -> Iterator[str]:
     for name in names:
         if name is not None and name in data.get("drop", ()):
             yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
+        if name in [text.rpartition(":")[0] for text in data.get("columns", ())]:
+            yield f"data.columns={name}: is a target; data.task says how it is read"
+        if name is not None and data.get("split", "").partition(":")[2] == name:
+            yield f"data.split={data['split']}: is a target; choose another column"
     if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
         yield f"data.weight={weight}: has another part already; choose a column of weights"
 

@@ -35,6 +35,7 @@ from knobs.data.notation import (
 )
 from knobs.data.reading import MARKERS, MISSING, OTHER, CellError, Column, Columns
 from knobs.errors import ConfigError, DataError, did_you_mean
+from knobs.words import listed
 
 __all__ = [
     "MARKERS", "MISSING", "OTHER", "CellError", "Column", "Columns", "as_numbers", "as_times",
@@ -45,6 +46,9 @@ ENOUGH = 0.95  # of the cells must be numbers, or dates
 LEVELS, LEAST, SHARE = 100, 5, 0.001  # categories at most; rows of one at least
 FEW = 20  # values of a column that may be half numbers, half words
 PROOF = 10  # rows that make an id
+MANY = 50  # categories that are worth a note
+CODES = (-99, -999, -9999, -99999, 999, 9999, 99999)  # often put for missing numbers
+GLANCE = 20_000  # cells in which they are looked for
 UNITS = 5  # of the numbers of a column, at most; more are no units
 MOST_WORDS = 1000  # of a column that is read as missing
 IDS = ("id", "index", "no")  # the last word of a name of ids
@@ -107,6 +111,7 @@ def decide(
         if column.kind != "category":
             column, note = _with_words(name, column, own[name], markers)
             notes += note
+        notes += _doubts(name, column, cells, markers)
         found[name] = column
     made = [output for name, column in found.items() for output in column.outputs(name)]
     if twice := [name for name, n in collections.Counter(made).items() if n > 1]:
@@ -384,6 +389,40 @@ def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Colum
         raise DataError(f"{name}: no cell is a date; say 'data.columns=[\"{name}:drop\"]'")
     parts = varying(days, order)
     return Column("date", order, (), parts) if parts else "constant"
+
+
+def _doubts(name: str, column: Column, cells: np.ndarray, markers: frozenset) -> list[str]:
+    """Return notes on a column that was read by the rules, but may be meant otherwise."""
+    if column.kind == "number":
+        values = Columns({}, markers).numbers(cells[:GLANCE], column)[0]
+        return [
+            f"{name}: is {code} missing? then 'data.na=[\"{code}\"]'"
+            for code in CODES if _stands_off(values[~np.isnan(values)], code)
+        ]  # fmt: skip
+    if column.kind != "category":
+        return []
+    words, notes = _counts(cells, markers), []
+    total, missing = len(cells), words.pop(MISSING_KEY, 0)
+    folded = collections.defaultdict(list)
+    for word in words:
+        folded[word.lower()].append(word)
+    if alike := [same for same in folded.values() if len(same) > 1]:
+        notes.append(f"{name}: {listed(sorted(alike[0]))} differ in case alone")
+    others = total - missing - sum(n for word, n in words.items() if word in column.levels)
+    if others > total / 2 and OTHER in column.levels:
+        notes.append(f"{name}: {others / total:.0%} of its cells are rare values, read as {OTHER}")
+    if len(column.levels) > MANY:
+        notes.append(f"{name}: {len(column.levels)} categories; a number, or a date?")
+    return notes
+
+
+def _stands_off(values: np.ndarray, code: float) -> bool:
+    """Return whether some numbers are `code`, and all others lie closer together than beside it."""
+    is_code = values == code
+    if is_code.sum() < 2 or is_code.all():
+        return False
+    low, high = (rest := values[~is_code]).min(), rest.max()
+    return code < low - (high - low) or code > high + (high - low)
 
 
 def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:
