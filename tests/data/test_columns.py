@@ -9,7 +9,7 @@ import torch
 
 from knobs import build
 from knobs.config import command
-from knobs.data import columns, notation, tables
+from knobs.data import columns, dates, tables
 from knobs.data.columns import MARKERS, Column, Columns, decide
 from knobs.data.preparation import Preparation
 from knobs.errors import ConfigError, DataError
@@ -163,7 +163,7 @@ def test_forty_thousand_ids_become_no_inputs():
 def test_dates_become_a_day_and_cycles():
     cells = ["1970-01-01", "1970-01-02T06:00:00", "2024-12-31 18:30", "2024-02-29", ""] * 2
     column = kinds({"when": cells})[2].columns["when"]
-    assert (column.form, column.parts) == ("ymd", notation.PARTS)
+    assert (column.form, column.parts) == ("ymd", dates.PARTS)
     found = Columns({"when": column}).typed({"when": np.array(cells, object)})
     assert found["when: day"][:4].tolist() == [0, 1.25, 20088 + 18.5 / 24, 19782]
     assert np.isnan(found["when: month sin"][4])
@@ -370,6 +370,7 @@ def labelled(path, labels, head="x,y"):
     (["2", "0", "10"], ["0", "10", "2"]),
     (["1.0", "2.0"], ["1.0", "2.0"]),
     ([" a", "b "], ["a", "b"]),
+    (["1", "1.0", "2.0", "2.00"], ["1", "2.0"]),  # whole numbers of two programs
 ])  # fmt: skip
 def test_labels_are_names(labels, classes, tmp_path):
     path = labelled(tmp_path / "t.csv", labels * 12)
@@ -381,7 +382,7 @@ def test_labels_are_names(labels, classes, tmp_path):
 @pytest.mark.parametrize(("labels", "message"), [
     (["a", "b", "", "a", " ", "b", "", ""] * 3,
      "t.csv: 12 rows have no y .*t.csv, line 4; .*line 6; .*line 8"),
-    (["1", "1.0", "2"] * 9, "t.csv: y: 1 and 1.0 are one number; write it one way"),
+    (["1.5", "1.50", "2"] * 9, "t.csv: y: 1.5 and 1.50 are one number; write it one way"),
 ])  # fmt: skip
 def test_labels_at_fault(labels, message, tmp_path):
     path = labelled(tmp_path / "t.csv", labels)
