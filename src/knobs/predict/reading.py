@@ -21,6 +21,7 @@ from knobs.predict.drift import Tally
 
 BLOCK = 16_384  # rows of a table or texts that are read at once
 PICTURES = 128  # pictures that are
+BATCH = 1024  # examples that a network takes at once
 MOST = np.finfo(np.float32).max
 LUMA = np.array([19595, 38470, 7471])  # of 65,536: ITU-R 601, as PIL makes colours gray
 
