@@ -75,11 +75,10 @@ class _LateFault(Exception):
 @contextlib.contextmanager
 def _spooled() -> Iterator[Path]:
     """Copy standard input to a file of its own: to tell its form takes a look at all of it."""
-    with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
-        path = Path(folder) / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        yield path
+    with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield Path(file.name)
 
 
 def _check(path: Path, given: argparse.Namespace) -> None:
