@@ -101,8 +101,15 @@ def folder(tmp_path, request):
     """A working folder with the files that commands and snippets name."""
     (tmp_path / "train.py").symlink_to(REPO / "train.py")
     write_house(tmp_path / "house.csv")
-    rows = "".join(f"word{i % 9} and more,{'xyz'[i % 3]}\n" for i in range(90))
-    (tmp_path / "mail.csv").write_text("body,topic\n" + rows)
+    rows = "".join(f"word{i % 9} and more,{'xyz'[i % 3]},{i % 2},{i // 2 % 2}\n" for i in range(90))
+    (tmp_path / "mail.csv").write_text("body,topic,spam,urgent\n" + rows)
+    rows = "".join(f"word{i % 9} and more,{i % 5 + 1}\n" for i in range(90))
+    (tmp_path / "reviews.csv").write_text("text,stars\n" + rows)
+    (tmp_path / "faces").mkdir()
+    for i in range(20):
+        Image.new("RGB", (40, 40), (i * 9, i, 10)).save(tmp_path / "faces" / f"{i}.png")
+    rows = "".join(f"{i}.png,{i + 20},{i % 2},{i // 2 % 2}\n" for i in range(20))
+    (tmp_path / "faces" / "metadata.csv").write_text("file_name,age,glasses,hat\n" + rows)
     for c, name in enumerate(("cat", "dog")):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(20):

@@ -101,6 +101,20 @@ def test_what_began_under_an_older_schema_keeps_its_defaults(tmp_path, monkeypat
     assert record.defaults_since(tmp_path / "nowhere") == []
 
 
+def test_the_last_layer_at_zero_is_a_default_of_schema_3(tmp_path):
+    """Where it came to be on, a run is another than it was; off, it is the one of before."""
+    on, off = (
+        command.checked(["data=diabetes", "tracking=local", *more])
+        for more in ([], ["training.zero_head=false"])
+    )
+    assert on["training"]["zero_head"] is True
+    assert differences(on, off) == ["training.zero_head"]
+    older = off | {"training": {k: v for k, v in off["training"].items() if k != "zero_head"}}
+    assert differences(older, off) == []
+    (tmp_path / "config.json").write_text(json.dumps({"schema": 2}))
+    assert record.defaults_since(tmp_path) == ["objective.rare=0.0", "training.zero_head=false"]
+
+
 def test_a_rename_is_applied_to_overrides_and_configs():
     for old, new in RENAMED.items():
         section, _, key = old.partition(".")

@@ -12,7 +12,7 @@ from typing import Any
 # Where a run is kept and shown, not what it computes: no part of its identity.
 NOT_IDENTITY = (
     *("hydra", "resume", "sweep", "retry_failed", "keep_going", "name", "silence", "tracking"),
-    *("search", "study", "zip", "skip"),
+    *("search", "study", "zip", "skip", "objective.rare"),
     *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
@@ -28,7 +28,9 @@ RENAMED = {"training.accumulate": "training.gradient_accumulation_steps"}
 FIRST_NAMES = {new: old for old, new in RENAMED.items()}
 # Schema -> defaults that it changed: key -> the default before. What began under an older schema
 # goes on with the defaults of that one.
-DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {}
+DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {
+    3: {"objective.rare": 0.0, "training.zero_head": False}
+}
 ABSENT = object()
 HIDDEN = "<hidden>"  # in the place of a secret
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")

@@ -10,7 +10,7 @@ from sklearn import datasets
 
 from knobs import build, rng
 from knobs.config import command
-from knobs.data import Augment, inputs, prepare
+from knobs.data import Augment, prepare, texts
 from knobs.errors import DataError
 
 
@@ -243,11 +243,11 @@ def test_text_vocabulary_is_the_training_splits(tmp_path):
 
 
 def test_tokens_and_ngrams():
-    assert inputs.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
-    assert inputs.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
-    ids = inputs.vocabulary({"b": 2, "a": 1, "c": 1}, size=4, min_count=1)
+    assert texts.tokenize("It's a Test.", 1) == ["it", "'", "s", "a", "test", "."]
+    assert texts.tokenize("a b c", 2) == ["a", "b", "c", "a b", "b c"]
+    ids = texts.vocabulary({"b": 2, "a": 1, "c": 1}, size=4, min_count=1)
     assert ids == {"b": 2, "a": 3}
-    assert inputs.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
+    assert texts.encode_texts([["a", "z", "b"], []], ids, 2).tolist() == [[3, 1], [0, 0]]
 
 
 def test_python_docs():

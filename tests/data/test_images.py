@@ -12,7 +12,7 @@ from PIL import Image, TiffImagePlugin
 
 from knobs import build
 from knobs.config import command
-from knobs.data import images
+from knobs.data import images, pixels
 from knobs.data.images import read_image
 from knobs.errors import DataError
 
@@ -552,7 +552,7 @@ def test_the_opening_shows_what_was_read_and_the_classes(tmp_path, monkeypatch, 
 
 def test_the_formats_that_are_read_are_those_pil_has():
     Image.init()
-    assert set(images.FORMATS) <= set(Image.OPEN)
+    assert set(pixels.FORMATS) <= set(Image.OPEN)
     assert {Image.registered_extensions()[ending] for ending in images.IMAGES} <= set(
-        images.FORMATS
+        pixels.FORMATS
     )

@@ -22,8 +22,9 @@ from knobs import build
 from knobs.config import command
 from knobs.data import bundled, preparation, prepare
 from knobs.data.images import _folder_parts, read_image
-from knobs.data.inputs import Pictures, Table, Texts
+from knobs.data.inputs import Pictures, Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
+from knobs.data.texts import Texts
 from knobs.errors import CheckpointError, DataError
 
 # SHA-256 of x and y of every split, taken before there were preparations. Sums in float32 depend

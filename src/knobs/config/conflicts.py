@@ -75,23 +75,30 @@ def conflicts(config: dict) -> Iterator[str]:
 
 def target_faults(data: dict) -> Iterator[str]:
     """Yield a line for targets that contradict each other, the task, or what is left out."""
-    target, task, weight = data.get("target"), data["task"], data.get("weight")
+    key = next((key for key in ("label", "targets") if key in data), "target")
+    target, task, weight = data.get(key), data["task"], data.get("weight")
     names = target if isinstance(target, list) else [target]
-    given = f"data.target={show(target)}".replace("'", "")
-    if isinstance(target, list):
+    given = f"data.{key}={show(target)}".replace("'", "")
+    if "labels" in data and not data["labels"] and (task != "classification" or target):
+        odd = given if task == "classification" else f"data.task={task}"
+        yield f"{odd}: needs data.labels, a table of a row an image; folders are classes"
+    elif isinstance(target, list):
         if len(names) < 2:
-            yield f"{given}: a list is of two columns or more; one is data.target=COLUMN"
+            yield f"{given}: a list is of two columns or more; one is data.{key}=COLUMN"
         elif task == "classification":
             many = "data.task=multilabel takes several columns of 0 and 1, regression of numbers"
             yield f"{given}: a classification has one target; {many}"
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"{given}: {name} twice; name each column once"
     elif task == "multilabel" and data["_target_"].startswith("knobs."):
-        yield "data.task=multilabel: needs a list of columns of 0 and 1: data=csv data.target=[A,B]"
+        columns = f"data.{key}=[A,B]" if key in data else "data=csv data.target=[A,B]"
+        yield f"data.task=multilabel: needs a list of columns of 0 and 1: {columns}"
     for name in names:
         if name is not None and name in data.get("drop", ()):
             yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
-    if weight is not None and weight in [*names, data.get("text"), data.get("label")]:
+    if "text" in data and data["text"] in names:
+        yield f"data.text={data['text']}: is what is predicted too; choose the column of texts"
+    if weight is not None and weight in [*names, data.get("text")]:
         yield f"data.weight={weight}: has another part already; choose a column of weights"
 
 

@@ -1,4 +1,4 @@
-"""A user's own tables and sentences; folders of images are in images.py."""
+"""A user's own tables, sentences, and images: by folder, or by a table of a row an image."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from knobs.data import tables
 from knobs.data.columns import (
+    MARKERS,
     CellError,
     as_numbers,
     decide,
@@ -20,8 +21,9 @@ from knobs.data.columns import (
     table_decimal,
 )
 from knobs.data.dataset import Data
-from knobs.data.images import image_folder
+from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
+from knobs.data.labelled import file_column, matched
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -31,9 +33,8 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
+from knobs.data.texts import oddities
 from knobs.errors import DataError
-
-__all__ = ["csv", "image_folder", "text_csv"]  # conf/data/image_folder.yaml names it here
 
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 
@@ -42,7 +43,7 @@ def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None,
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
-    sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
+    sep: str = "auto", decimal: str = "auto", encoding: str = "auto", numbers: str = "standard",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -55,6 +56,7 @@ def csv(
         columns: `NAME:KIND`, for columns that the rules of columns.py take for another kind.
         na: words that count as missing besides the usual ones.
         sep, decimal, encoding: of the file; auto finds them out.
+        numbers: how they are encoded, one of encodings.ENCODINGS.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -85,7 +87,7 @@ def csv(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     try:
-        inputs = Table.fit([plain], parts[0])
+        inputs = Table.fit([plain], parts[0], encoding=numbers)
         x = inputs.encoded(plain)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -98,31 +100,106 @@ def csv(
 
 
 def text_csv(
-    *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str, label: str,
-    val: float, test: float, split_seed: int,
-    ngrams: int, max_length: int, max_vocabulary: int, min_count: int, weight: str | None = None,
-    sep: str = "auto", encoding: str = "auto",
+    *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str,
+    label: str | list[str], val: float, test: float, split_seed: int,
+    ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
+    weight: str | None = None, sep: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
-    """Read a column of text and a column of labels.
+    """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
     Args:
+        max_length: tokens, or `auto`: see texts.usual_length.
         weight: a column of example weights.
         sep, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
-    table = _read(path, test_path, {text, label, *([weight] if weight else [])}, sep, encoding)
+    names = [label] if isinstance(label, str) else label
+    table = _read(path, test_path, {text, *names, *([weight] if weight else [])}, sep, encoding)
     texts = table.rows[text].tolist()
-    labels = _labels(table, label)
-    parts = three_way(labels, val, test, split_seed, task, table.sizes[1])
-    data = text_data(
-        name, kind, task, texts, labels, parts,
-        ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
-        label=label, weight=_weights(table, weight, parts),
-        hash=content_hash(parts, *table.files, [text, label], weight or ""),
+    decimal = table_decimal({name: table.own()[name] for name in names})
+    values = _target_values(table, names, task, decimal)
+    parts = three_way(values, val, test, split_seed, task, table.sizes[1])
+    weights = _weights(table, weight, parts)
+    try:
+        data = text_data(
+            name, kind, task, texts, values, parts,
+            ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
+            min_count=min_count, names=names, weight=weights, column=text,
+            hash=content_hash(parts, *table.files, [text, *names], weight or ""),
+        )  # fmt: skip
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return replace(data, notes=[*table.notes, *data.notes, *oddities(text, texts, MARKERS)])
+
+
+def image_folder(
+    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
+    split_seed: int, augment: dict, memory_gib: float, workers: int,
+    labels: str | None = None, file: str = "auto", targets: str | list[str] | None = None,
+) -> Data:  # fmt: skip
+    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
+
+    Args:
+        size: pixels; the middle square of each image is scaled to it.
+        memory_gib: sets larger than this once decoded are streamed from disk.
+        workers: processes that decode a streamed set.
+        labels: a table of a row an image, in root or elsewhere; then no folder is a class.
+        file: its column of paths below root; auto finds it out.
+        targets: its column to predict, or several; None where it has one other column.
+
+    Raises:
+        DataError: no such folder, folders that are neither classes nor splits, a class or a split
+            without images, an image that cannot be read, or has no row; a row without an image.
+    """
+    base = Path(root).expanduser()
+    notes: list[str] = []
+    try:
+        if labels:
+            found = _by_table(base, labels, file, targets, task, notes)
+        else:
+            found = by_folder(base, notes)
+    except OSError as error:
+        place = error.filename or base
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
+    return picture_data(
+        name, kind, task, base, found, notes, size=size, val=val, test=test,
+        split_seed=split_seed, augment=augment, memory_gib=memory_gib, workers=workers,
     )  # fmt: skip
-    return replace(data, notes=table.notes)
+
+
+def _by_table(
+    base: Path, labels: str, file: str, targets: str | list[str] | None, task: str,
+    notes: list[str],
+) -> Labelled:  # fmt: skip
+    """Return the pictures under a folder in the order of the rows of a table of their targets.
+
+    Source of the form: Hugging Face's imagefolder, whose metadata.csv has a column file_name.
+    """
+    if not base.is_dir():
+        raise DataError(f"{base}: no such folder; data.root is the folder of the images")
+    inside = base / Path(labels).expanduser()
+    path = inside if inside.exists() or not Path(labels).exists() else Path(labels)
+    table = _read(str(path), None, set())
+    columns = [str(column) for column in table.rows]
+    file = file_column(path, columns) if file == "auto" else file
+    names = [targets] if isinstance(targets, str) else targets
+    names = names or [column for column in columns if column != file]
+    if lacking := [column for column in (file, *names) if column not in columns]:
+        raise DataError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(columns)}")
+    if not targets and len(names) != 1:
+        fix = f"choose with data.targets=COLUMN: it has {', '.join(names) or 'no other column'}"
+        raise DataError(f"{path}: which column is to be predicted? {fix}")
+    if file in names:
+        raise DataError(f"{path}: data.targets={file} names the files; choose another column")
+    cells = [cell.strip() for cell in table.rows[file]]
+    _all_there(table, file, np.array([not cell for cell in cells]))
+    files, origin = matched(base, path, cells, table.place, notes)
+    decimal = table_decimal({name: table.own()[name] for name in names})
+    values = _target_values(table, names, task, decimal)
+    notes[:0] = table.notes
+    return Labelled(files, values, origin, names)
 
 
 @dataclass(frozen=True)

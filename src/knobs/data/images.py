@@ -1,10 +1,11 @@
-"""Folders of images: which files are pictures of which class and split, and their pixels."""
+"""Folders of images: which files are pictures of which class and split."""
 
 import functools
 import hashlib
 import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
 from knobs.data.inputs import Pictures
-from knobs.data.pixels import FORMATS, IMAGES, ending_of, hidden, inside, picture_files, read_pixels
+from knobs.data.pixels import IMAGES, ending_of, hidden, inside, picture_files, read_pixels
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -24,8 +25,6 @@ from knobs.data.prepare import (
 )
 from knobs.errors import DataError
 from knobs.words import listed
-
-__all__ = ["FORMATS", "IMAGES", "image_folder", "read_image"]
 
 # A folder of these alone is a class that would be lost, not a folder of something else.
 UNREAD = {
@@ -45,53 +44,75 @@ GLANCES = 64  # files of a streamed set whose content is hashed
 Classes = dict[str, list[Path]]  # the pictures of each class, both in order
 
 
-def image_folder(
-    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
-    split_seed: int, augment: dict, memory_gib: float, workers: int,
-) -> Data:  # fmt: skip
-    """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures and what is to be predicted of them.
 
     Args:
-        size: pixels; the middle square of each image is scaled to it.
-        memory_gib: sets larger than this once decoded are streamed from disk.
-        workers: processes that decode a streamed set.
+        files: (N,) paths.
+        values: (N,) or (N, T) targets, as the task has them.
+        origin: (N,) the split folder of each; `train` where there are none.
+        names: of the targets.
+    """
+
+    files: np.ndarray
+    values: np.ndarray
+    origin: np.ndarray
+    names: Sequence[str] = ("target",)
+
+
+def by_folder(base: Path, notes: list[str]) -> Labelled:
+    """Return the pictures of one sub-folder a class, under base, or under base/train and others.
 
     Raises:
-        DataError: no such folder, folders that are neither classes nor splits, a class or a split
-            without images, or an image that cannot be read, named.
+        DataError: folders that are neither classes nor splits, a class or split without images.
     """
-    base = Path(root).expanduser()
-    notes: list[str] = []
-    try:
-        found = _gather(base, notes)
-    except OSError as error:
-        place = error.filename or base
-        raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
     rows = [
         (file, label, part)
-        for part, classes in found.items()
+        for part, classes in _gather(base, notes).items()
         for label, pictures in classes.items()
         for file in pictures
     ]
-    files, labels, origin = map(np.array, zip(*rows, strict=True))
+    return Labelled(*map(np.array, zip(*rows, strict=True)))
+
+
+def picture_data(
+    name: str, kind: str, task: str, base: Path, found: Labelled, notes: Sequence[str],
+    *, size: int, val: float, test: float, split_seed: int, augment: dict, memory_gib: float,
+    workers: int,
+) -> Data:  # fmt: skip
+    """Return Data of pictures, read into memory or streamed.
+
+    Args:
+        notes: what is to be said of how they were found.
+
+    Raises:
+        DataError: a split without pictures, a target that never changes, or an image that cannot
+            be read, named.
+    """
+    files, values = found.files, found.values
+    classes = task == "classification"
     try:
-        parts = _folder_parts(labels, origin, found, val, test, split_seed)
-        targets = encode_targets(labels, parts[0], task)
+        folders = set(found.origin)
+        parts = _folder_parts(values, found.origin, folders, val, test, split_seed, classes)
+        targets = encode_targets(values, parts[0], task, found.names)
     except DataError as error:
         raise DataError(f"{base}: {error}") from None
-    if unlearnt := sorted(set(labels) - set(labels[parts[0]])):
+    notes = list(notes)
+    if classes and (unlearnt := sorted(set(values) - set(values[parts[0]]))):
         notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
         pixels = torch.stack([read_image(file, size) for file in files])
         inputs, splits = picture_splits(pixels, targets.y, parts)
         content: list = [pixels]
-        notes += [*_dim(pixels[torch.from_numpy(parts[0])]), *_repeats(pixels, labels, parts)]
+        alike = targets.y.numpy() if classes else np.zeros(len(files), int)
+        notes += [*_dim(pixels[torch.from_numpy(parts[0])]), *_repeats(pixels, alike, parts)]
     else:
         inputs, splits = _streams(files, targets.y, parts, size, workers)
         content = _glance(files, base)
     data = make_data(
         name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
-        hash=content_hash(parts, *content, labels),
+        hash=content_hash(parts, *content, values),
     )  # fmt: skip
     return replace(data, notes=notes)
 
@@ -117,13 +138,13 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
             if pictures:
                 found[part][place.name] = pictures
             elif part == "train" and (others.keys() <= {"hidden"} or others.keys() & UNREAD):
-                held = f"it holds {_counted(others)}" if others else "it is empty"
+                held = f"it holds {counted(others)}" if others else "it is empty"
                 fix = "add some, convert them, or remove the folder"
                 empty = empty or f"{place}: a class without an image that is read, {held}; {fix}"
             elif part == "train":  # annotations, the records of runs
                 idle.append(place.name)
         if not found[part]:
-            held = f"; it holds {_counted(passed)}" if passed else ""
+            held = f"; it holds {counted(passed)}" if passed else ""
             expected = f"expected files in {', '.join(sorted(IMAGES))}"
             raise DataError(f"{folder}: no images; {expected}{held}")
     if empty:
@@ -140,7 +161,7 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
     if idle:
         notes.append(f"no class, as no image is there: {listed(idle)}")
     if passed:
-        notes.insert(0, f"{passed.total():,} passed over: {_counted(passed)}")
+        notes.insert(0, f"{passed.total():,} passed over: {counted(passed)}")
     return found
 
 
@@ -231,21 +252,22 @@ def _folders(folder: Path, passed: Counter) -> list[Path]:
     return folders
 
 
-def _counted(passed: Counter) -> str:
+def counted(passed: Counter) -> str:
     """Return `10 .txt, 2 hidden`, the most frequent first."""
     ordered = sorted(passed.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{n:,} {what}" for what, n in ordered)
 
 
 def _folder_parts(
-    labels: np.ndarray, origin: np.ndarray, folders: dict, val: float, test: float, seed: int
-) -> Parts:
+    values: np.ndarray, origin: np.ndarray, folders: Collection[str], val: float, test: float,
+    seed: int, stratify: bool = True,
+) -> Parts:  # fmt: skip
     """Return splits: those with a folder of their own from it, others cut from the training's."""
 
     def cut(rest: np.ndarray, name: str, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if name in folders:
             return rest, np.flatnonzero(origin == name)
-        kept, held = split(labels[rest], share, seed, stratify=True)
+        kept, held = split(values[rest], share, seed, stratify)
         return rest[kept], rest[held]
 
     rest, held = cut(np.flatnonzero(origin == "train"), "test", test, seed)
@@ -270,7 +292,7 @@ def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
 
     Args:
         pixels: (N, 3, size, size) uint8.
-        labels: (N,); those of the test split are not looked at.
+        labels: (N,) classes; those of the test split are not looked at.
     """
     digests = [hashlib.blake2b(one.numpy(), digest_size=8).digest() for one in pixels]
     _, kinds = np.unique(np.frombuffer(b"".join(digests), "<u8"), return_inverse=True)

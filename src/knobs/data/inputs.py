@@ -1,7 +1,5 @@
-"""Raw rows, pictures or texts -> tensors, by statistics of training rows, block by block."""
+"""Raw rows or pictures -> tensors, by statistics of training rows, block by block."""
 
-import collections
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +10,13 @@ import torch
 from torch import Tensor
 
 from knobs.data.columns import MISSING, Columns
+from knobs.data.encodings import bin_edges, piecewise, read_edges, saved_edges
 from knobs.data.stored import Fields
 from knobs.errors import DataError
 
 BLOCK = 65_536  # raw rows that are prepared at once
 _TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
-MOST_PIXELS, MOST_TOKENS, MOST_NGRAMS = 2**14, 2**20, 3  # a side, an example, a token
+MOST_PIXELS = 2**14  # a side
 
 
 def rows_in(blocks: Iterable, rows: np.ndarray, size: Callable) -> Iterator[tuple[Any, np.ndarray]]:
@@ -68,6 +67,8 @@ def column_moments(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
 class Table:
     """Numbers standardised, a missing one as the median; categories one-hot, an unknown one as 0s.
 
+    Numbers may be encoded in bins as well, or instead: behind the categories, see encodings.py.
+
     A block maps a column's name to its cells: a data frame, or a dict of arrays.
 
     Args:
@@ -77,6 +78,8 @@ class Table:
         median, mean, scale: (numbers,), of the type in which a number is standardised.
         columns: how the columns of a raw block are read; None: its cells are numbers and
             categories as they are.
+        encoding: one of encodings.ENCODINGS.
+        edges: of each number's bins, where they are encoded in bins.
     """
 
     numbers: tuple[str, ...]
@@ -85,19 +88,29 @@ class Table:
     mean: np.ndarray
     scale: np.ndarray
     columns: Columns | None = None
+    encoding: str = "standard"
+    edges: tuple[np.ndarray, ...] = ()
     kind: ClassVar = "table"
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
     @classmethod
     def fit(
-        cls, blocks: Iterable[Mapping], train_rows: np.ndarray, single: bool = False
+        cls,
+        blocks: Iterable[Mapping],
+        train_rows: np.ndarray,
+        single: bool = False,
+        encoding: str = "standard",
     ) -> "Table":
-        """Take medians, means and deviations, and the categories, from the training rows.
+        """Take medians, means, deviations and bins, and the categories, from the training rows.
 
         Args:
             blocks: of numbers and categories, as `Columns.typed` returns them.
             single: in float32, as the bundled sets have it, not float64.
+            encoding: of the numbers, one of encodings.ENCODINGS.
+
+        Raises:
+            DataError: numbers too large, or none that has bins where nothing else is an input.
         """
         numbers: dict[str, list[np.ndarray]] = {}
         levels: dict[str, set[str]] = {}
@@ -113,6 +126,9 @@ class Table:
         columns = [np.concatenate(pieces) for pieces in numbers.values()]
         low, high = _bounds(columns)
         median = np.array([_median(values) for values in columns])
+        edges: tuple[np.ndarray, ...] = ()
+        if encoding != "standard":
+            edges = tuple(bin_edges(values, train_rows) for values in columns)
         columns = [np.where(np.isnan(v), m, v) for v, m in zip(columns, median, strict=True)]
         if single and columns:
             sample = torch.from_numpy(np.stack(columns, 1).astype(np.float32))
@@ -125,12 +141,27 @@ class Table:
             if not np.isfinite(both).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
         ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
-        return cls(tuple(numbers), ordered, median, mean, scale, low=low, high=high)
+        made = cls(
+            tuple(numbers), ordered, median, mean, scale, None, encoding, edges, low=low, high=high
+        )
+        if not made.width:
+            raise DataError("no number varies, so none has bins; use data.numbers=standard")
+        return made
 
     @property
     def width(self) -> int:
         """Return the number of features."""
-        return len(self.numbers) + sum(map(len, self.levels.values()))
+        return self._plain + sum(map(len, self.levels.values())) + sum(self._bins)
+
+    @property
+    def _plain(self) -> int:
+        """Return how many features are standardised numbers."""
+        return 0 if self.encoding == "ple" else len(self.numbers)
+
+    @property
+    def _bins(self) -> list[int]:
+        """Return how many bins each number has, where numbers have bins."""
+        return [max(0, len(edges) - 1) for edges in self.edges]
 
     def unlike(self, other: "Table") -> str:
         """Return the first column of which another table makes other inputs; "" if there is none.
@@ -142,6 +173,13 @@ class Table:
             return odd[0]
         if self.numbers != other.numbers:
             return "the order of the numbers"
+        if (self.encoding, self._bins) != (other.encoding, other._bins):
+            return "data.numbers"
+        for name, scale, mine, its in zip(
+            self.numbers * bool(self.edges), self.scale, self.edges, other.edges, strict=False
+        ):
+            if len(mine) and abs(mine - its).max() > 1e-4 * (scale + abs(mine).max()):
+                return name
         for name, mean, scale, near, size in zip(
             self.numbers, self.mean, self.scale, other.mean, other.scale, strict=True
         ):
@@ -160,14 +198,21 @@ class Table:
     def encoded(self, block: Mapping) -> Tensor:
         """Return (n, features) float32 of a block of numbers and categories."""
         x = np.zeros((_count(block), self.width), np.float32)
+        at = self.width - sum(self._bins)
         for i, name in enumerate(self.numbers):
             values = _numbers(block, name)
-            values = np.where(np.isnan(values), self.median[i], values).astype(self.mean.dtype)
+            values = np.where(np.isnan(values), self.median[i], values)
+            if self.edges:
+                piecewise(values, self.edges[i], x[:, at : at + self._bins[i]])
+                at += self._bins[i]
+            values = values.astype(self.mean.dtype)
             with np.errstate(over="ignore"):
-                x[:, i] = (values - self.mean[i]) / self.scale[i]
-            if not np.isfinite(x[:, i]).all():
+                values = ((values - self.mean[i]) / self.scale[i]).astype(np.float32)
+            if not np.isfinite(values).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
-        start = len(self.numbers)
+            if self._plain:
+                x[:, i] = values
+        start = self._plain
         for name, known in self.levels.items():
             places = {level: start + i for i, level in enumerate(known)}
             found = np.array([places.get(word, -1) for word in _words(block, name)], int)
@@ -183,7 +228,8 @@ class Table:
         if self.low is not None and len(self.low) == len(self.numbers):  # theirs, not of others
             arrays |= {"low": self.low, "high": self.high}
         about = {"numbers": list(self.numbers), "levels": levels}
-        return about | (self.columns.saved() if self.columns else {}), arrays
+        encoded, edges = saved_edges(self.encoding, self.edges)
+        return about | encoded | (self.columns.saved() if self.columns else {}), arrays | edges
 
     @classmethod
     def read(cls, fields: Fields) -> "Table":
@@ -203,9 +249,13 @@ class Table:
             raise fields.wrong(
                 "columns", list(columns.columns), "those that numbers and levels name"
             )
+        encoding, edges = read_edges(fields, len(numbers))
         told = f"{fields.path}low" in fields.arrays  # the first preparations have none
         bounds = {b: fields.array(b, len(numbers), ("float64",)) for b in ("low", "high") if told}
-        return cls(numbers, known, median, mean, scale, columns, **bounds)
+        made = cls(numbers, known, median, mean, scale, columns, encoding, edges, **bounds)
+        if not made.width:
+            raise fields.wrong("bins", [0] * len(numbers), "above 0 for one number at least")
+        return made
 
 
 def _count(block: Mapping) -> int:
@@ -312,85 +362,3 @@ class Pictures:
         mean = fields.array("mean", channels, ("float32",))
         scale = fields.array("scale", channels, ("float32",), positive=True)
         return cls(size, fields.whole("unit", 1, 2**16), mean, scale)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts as token ids: 0 is padding, 1 every unknown token. A block is a list of texts.
-
-    Args:
-        tokens: those that have an id, from 2 on.
-        ngrams: a token is a word, or up to so many of them.
-        length: of an example, in tokens; longer ones are cut.
-    """
-
-    tokens: tuple[str, ...]
-    ngrams: int
-    length: int
-    kind: ClassVar = "text"
-
-    @classmethod
-    def fit(
-        cls, blocks: Iterable[Sequence[str]], train_rows: np.ndarray,
-        *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
-    ) -> "Texts":  # fmt: skip
-        """Take the vocabulary and the longest text's length from the training rows."""
-        counts, longest = collections.Counter(), 1
-        for block, rows in rows_in(blocks, train_rows, len):
-            for row in rows:
-                tokens = tokenize(block[row], ngrams)
-                counts.update(tokens)
-                longest = max(longest, len(tokens))
-        ids = vocabulary(counts, max_vocabulary, min_count)
-        return cls(tuple(ids), ngrams, min(max_length, longest))
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """Return token -> id."""
-        return {token: i for i, token in enumerate(self.tokens, start=2)}
-
-    def apply(self, block: Sequence[str]) -> Tensor:
-        """Return (n, length) int32 token ids."""
-        return encode_texts([tokenize(text, self.ngrams) for text in block], self.ids, self.length)
-
-    def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Return the vocabulary, and no arrays."""
-        return {"tokens": list(self.tokens), "ngrams": self.ngrams, "length": self.length}, {}
-
-    @classmethod
-    def read(cls, fields: Fields) -> "Texts":
-        """Return the texts that fields describe."""
-        ngrams, length = (
-            fields.whole("ngrams", 1, MOST_NGRAMS),
-            fields.whole("length", 1, MOST_TOKENS),
-        )
-        return cls(tuple(fields.names("tokens")), ngrams, length)
-
-
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-
-
-def tokenize(text: str, ngrams: int) -> list[str]:
-    """Return lower-cased words and signs, and runs of up to `ngrams` of them."""
-    words = _TOKEN.findall(text.lower())
-    longer = (
-        " ".join(words[i : i + n]) for n in range(2, ngrams + 1) for i in range(len(words) - n + 1)
-    )
-    return [*words, *longer]
-
-
-def vocabulary(counts: Mapping[str, int], size: int, min_count: int) -> dict[str, int]:
-    """Return token -> id for the most frequent tokens; 0 is padding and 1 every other token.
-
-    Ties go by the alphabet, so the ids do not depend on the order of the texts.
-    """
-    kept = sorted((-n, token) for token, n in counts.items() if n >= min_count)[: max(0, size - 2)]
-    return {token: i for i, (_, token) in enumerate(kept, start=2)}
-
-
-def encode_texts(texts: list[list[str]], ids: Mapping[str, int], length: int) -> Tensor:
-    """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
-    encoded = np.zeros((len(texts), length), np.int32)
-    for row, text in zip(encoded, texts, strict=True):
-        row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
-    return torch.from_numpy(encoded)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data.inputs import Pictures, Table, Texts
+from knobs.data.inputs import Pictures, Table
 from knobs.data.stored import ARRAYS, JSON, Fields, arrays, document, plain
+from knobs.data.texts import Texts
 from knobs.errors import CheckpointError, DataError
 
 VERSION = 1

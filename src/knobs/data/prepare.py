@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from knobs.data.dataset import Augment, Data, Stream, Tensors
-from knobs.data.inputs import BLOCK, Pictures, Table, Texts, moments
+from knobs.data.inputs import BLOCK, Pictures, Table, moments
 from knobs.data.preparation import Preparation, Target
+from knobs.data.texts import Counted, Texts, check, remarks
 from knobs.errors import DataError
 from knobs.shape import Shape
 
@@ -82,7 +83,7 @@ def encode_targets(
         names: of the targets.
 
     Raises:
-        DataError: a target that is the same everywhere.
+        DataError: a target that is the same everywhere, or names where numbers are needed.
     """
     if task == "classification":
         classes, numbers = np.unique(values, return_inverse=True)
@@ -90,6 +91,9 @@ def encode_targets(
             raise DataError(f"the target has one value only, {classes[0]!r}; nothing to learn")
         y = torch.from_numpy(numbers.astype(np.int64))
         return Targets(y, classes_of([str(c) for c in classes], names))
+    if values.dtype.kind not in "biuf":
+        names = f"a {task} needs numbers, and the targets are names, {values[0]!r} for one"
+        raise DataError(f"{names}; use data.task=classification")
     columns = [column[train] for column in values.reshape(len(values), -1).T]
     for name, column in zip(names, columns, strict=True):
         if (column == column[0]).all():
@@ -205,17 +209,28 @@ def make_data(
 
 
 def text_data(
-    name: str, kind: str, task: str, texts: list[str], labels: np.ndarray, parts: Parts,
-    *, ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
-    label: str = "target", weight: Tensor | None = None, hash: str = "",
+    name: str, kind: str, task: str, texts: list[str], values: np.ndarray, parts: Parts,
+    *, ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
+    names: Sequence[str] = ("target",), weight: Tensor | None = None, hash: str = "",
+    column: str = "text",
 ) -> Data:  # fmt: skip
-    """Return Data of texts, the vocabulary and the length taken from the training split."""
-    targets = encode_targets(labels, parts[0], task, (label,))
-    inputs = Texts.fit(
-        blocks(texts), parts[0], ngrams=ngrams, max_length=max_length,
-        max_vocabulary=max_vocabulary, min_count=min_count,
-    )  # fmt: skip
-    splits = tensors(prepared(inputs, texts), targets.y, parts, weight)
+    """Return Data of texts, the vocabulary and the length taken from the training split.
+
+    Args:
+        values: (N,) or (N, T) targets of `names`, as the task has them.
+        max_length: tokens, or `auto`.
+        column: of the texts, for messages.
+
+    Raises:
+        DataError: a target that never changes, or texts that a vocabulary says nothing of.
+    """
+    targets = encode_targets(values, parts[0], task, names)
+    counted = Counted.of(blocks(texts), parts[0], ngrams)
+    inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count)
+    check(inputs, counted, column, min_count, max_vocabulary)
+    x = prepared(inputs, texts)
+    splits = tensors(x, targets.y, parts, weight)
     shape, size = [inputs.length], len(inputs.tokens) + 2
-    hash = hash or content_hash(parts, texts, labels)
-    return make_data(name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash)
+    hash = hash or content_hash(parts, texts, values)
+    data = make_data(name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash)
+    return replace(data, notes=remarks(inputs, counted.lengths, x, parts[1], column))

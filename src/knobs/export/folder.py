@@ -68,7 +68,7 @@ def export(run: str, model: Predictor, to: str, out: Path, force: bool) -> None:
     try:
         partial.mkdir()
         for name, data in files.items():
-            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             write(partial / name, data, sync=True)
         if out.exists():
             old = out.with_name(f"{out.name}.{os.getpid()}.old")
@@ -118,21 +118,19 @@ def preparation(model: Predictor) -> dict[str, Any]:
 # ------------------------------------------------------------------ the code
 def code() -> dict[str, bytes]:
     """Return file name -> content of predict.py and of all that it imports of knobs."""
-    found, waiting = {}, [STANDALONE]
+    found, waiting = {}, [STANDALONE, TENSORS]
     while waiting:
         path = waiting.pop()
-        if path in found:
-            continue
-        text = path.read_text(encoding="utf-8")
-        waiting += _imports(text)
-        found[path] = _renamed(text)
-    files = {"predict.py": found.pop(STANDALONE), f"{READING}/__init__.py": ""}
-    files[f"{READING}/{TENSORS.name}"] = TENSORS.read_text(encoding="utf-8")
+        if path not in found:
+            text = path.read_text(encoding="utf-8")
+            waiting += _imports(text)
+            found[path] = _renamed(text)
+    files = {"predict.py": found.pop(STANDALONE).encode()}
     for path, text in found.items():
-        name = f"{READING}/{path.name}"
-        assert name not in files, f"two modules are called {path.name}"
-        files[name] = text
-    return {name: text.encode() for name, text in files.items()}
+        place = Path(READING) / path.relative_to(SOURCE)
+        files |= {f"{parent}/__init__.py": b"" for parent in list(place.parents)[:-1]}
+        files[str(place)] = text.encode()
+    return files
 
 
 def _imports(text: str) -> list[Path]:
@@ -149,15 +147,9 @@ def _imports(text: str) -> list[Path]:
 
 def _renamed(text: str) -> str:
     """Return a module that imports knobs' files from READING, and the stand-in for torch."""
-
-    def moved(match: re.Match) -> str:
-        place = SOURCE.joinpath(*match[2].split(".")[1:])
-        return f"{match[1]}from {READING if place.is_dir() else f'{READING}.{place.name}'} import "
-
-    text = re.sub(r"^( *)from (knobs[\w.]*) import ", moved, text, flags=re.M)
+    text = re.sub(r"^( *)from knobs\b", rf"\1from {READING}", text, flags=re.M)
+    export = f"{READING}.export"
     text = re.sub(
-        r"^( *)import torch$", rf"\1from {READING} import tensors as torch", text, flags=re.M
+        r"^( *)import torch$", rf"\1from {export} import tensors as torch", text, flags=re.M
     )
-    return re.sub(
-        r"^( *)from torch import ", rf"\1from {READING}.tensors import ", text, flags=re.M
-    )
+    return re.sub(r"^( *)from torch import ", rf"\1from {export}.tensors import ", text, flags=re.M)
