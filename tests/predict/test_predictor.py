@@ -98,6 +98,8 @@ CASES = [
     "cheap training.ema=0.9",
     "pictures model=cnn",
     "text model=text_lstm",
+    "price data.numbers=ple",
+    "wine data.numbers=both",
 ]
 
 

@@ -80,7 +80,7 @@ def check(x: Any, shape: Shape, inputs: Any, weight: Tensor | None) -> None:
 def _raw_rows(x: Tensor, inputs: Table) -> str:
     """Return why rows (N, F) are taken for raw ones; "" where they are not."""
     # Numbers in bins alone have no standardised feature.
-    count = 0 if getattr(inputs, "encoding", "standard") == "ple" else len(inputs.numbers)
+    count = 0 if inputs.encoding == "ple" else len(inputs.numbers)
     if not count:
         return ""
     values = x[:, :count].detach().cpu().double().numpy()
