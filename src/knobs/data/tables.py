@@ -4,6 +4,7 @@ import codecs
 import collections
 import csv
 import io
+import lzma
 import re
 import warnings
 import zipfile
@@ -30,7 +31,10 @@ GLANCE = 20  # records that tell the separator
 # A packed file holds at most so many times its bytes, once it is beyond the second number; and no
 # line of text is longer than the third. A crafted file of 10 MB unpacks to 10 GB.
 MOST_RATIO, SMALL, MOST_LINE = 200, 2**28, 2**26
-BROKEN = (ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error, LookupError)
+BROKEN = (
+    *(ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error, LookupError),
+    *(lzma.LZMAError, RuntimeError),  # the latter of a .zip with a password
+)
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,8 @@ def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
         yield from read(file, rows) if read else _text_blocks(file, sep, encoding, rows)
     except DataError:
         raise
-    except ImportError:
-        raise _lacks_package(file) from None
     except BROKEN as error:
-        what = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix)
-        what = what or "a CSV with a header"
-        raise DataError(f"{file}: not {what} ({first_line(error)})") from None
+        raise DataError(f"{file}: not a CSV with a header ({first_line(error)})") from None
 
 
 def _text_blocks(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
@@ -127,21 +127,47 @@ def _text_blocks(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any
             yield block
 
 
-def _parquet_blocks(file: Path, rows: int) -> Iterator[Any]:
-    from pyarrow.parquet import ParquetFile
+@contextmanager
+def _foreign(file: Path, what: str) -> Iterator[None]:
+    """Say in a line what a package's reader of files found wrong: they raise any kind.
 
-    with ParquetFile(file) as table:
+    Raises:
+        DataError: saying it.
+    """
+    try:
+        yield
+    except (DataError, GeneratorExit):
+        raise
+    except ImportError:
+        raise _lacks_package(file) from None
+    except Exception as error:
+        raise DataError(f"{file}: not {what} ({first_line(error)})") from None
+
+
+def _parquet_blocks(file: Path, rows: int) -> Iterator[Any]:
+    with _foreign(file, "a Parquet file"):
+        from pyarrow.parquet import ParquetFile
+
+        table = ParquetFile(file)
+    with table:
         names = _names(file, list(map(str, table.schema_arrow.names)))
-        for batch in table.iter_batches(batch_size=rows):
-            yield batch.to_pandas().set_axis(names, axis=1)
+        batches = table.iter_batches(batch_size=rows)
+        while True:
+            with _foreign(file, "a Parquet file"):
+                batch = next(batches, None)
+                block = None if batch is None else batch.to_pandas().set_axis(names, axis=1)
+            if block is None:
+                return
+            yield block
 
 
 def _excel_blocks(file: Path, rows: int) -> Iterator[Any]:
     import pandas as pd
 
-    with zipfile.ZipFile(file) as archive:
-        _bound(file, sum(part.file_size for part in archive.infolist()))
-    frame = pd.read_excel(file, engine="openpyxl", header=None, dtype=object)
+    with _foreign(file, "an Excel file"):
+        with zipfile.ZipFile(file) as archive:
+            _bound(file, sum(part.file_size for part in archive.infolist()))
+        frame = pd.read_excel(file, engine="openpyxl", header=None, dtype=object)
     first = frame.iloc[0] if len(frame) else frame
     names = _names(file, ["" if cell != cell else str(cell) for cell in first])
     for start in range(1, len(frame), rows):
@@ -342,7 +368,6 @@ def _binary(file: Path) -> Iterator[IO[bytes]]:
     """Open a file, unpacked if its name ends in .gz, .bz2, .xz or .zip."""
     import bz2
     import gzip
-    import lzma
 
     unpack = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     suffix = file.suffix.lower()

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     """
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_terminable())
             path = stack.enter_context(_spooled()) if given.input == "-" else Path(given.input)
             path = path.expanduser()
             _check(path, given)
@@ -66,6 +68,24 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
         return 0
     except OSError as error:
         return tell(StorageError(f"{error.filename or given.out or 'stdout'}: {error.strerror}"))
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C, so that nothing half written is left."""
+
+    def stop(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _LateFault(Exception):

@@ -140,7 +140,7 @@ def _table(model: Model, frame: Any, faults: dict[int, str], tally: Tally) -> np
         for row in np.flatnonzero(wrong & ~np.isnan(values)).tolist():
             faults.setdefault(row, f"{name}={values[row]:g}: is too large a number")
         typed[name] = np.where(wrong, np.nan, values)
-    tally.add_numbers(inputs, typed)
+    tally.add_numbers(inputs, typed, faults)
     for name, column in columns.columns.items():
         if column.kind == "category":
             tally.add_words(name, typed[name], _missing(cells[name], columns.markers))
