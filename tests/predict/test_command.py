@@ -94,12 +94,12 @@ def test_a_table_gets_the_answers_of_python_in_its_order(name, columns, home, ru
 
 def test_kept_columns_stand_behind_the_answers(home, runs, predict, tmp_path):
     frame = pd.read_csv(home / "t.csv", dtype=str, keep_default_na=False)
-    frame = frame.assign(row="mine", prediction="=1+1")
+    frame = frame.assign(row="mine", prediction="=1+1", error="none")
     frame.to_csv(tmp_path / "t.csv", index=False)
     code, found, _ = predict(runs("cheap"), tmp_path / "t.csv", "--keep")
     assert code == 0
     assert list(found)[:4] == ["row", "prediction", "p(no)", "p(yes)"]
-    names = [f"{c} (input)" if c in ("row", "prediction") else c for c in frame]
+    names = [f"{c} (input)" if c in ("row", "prediction", "error") else c for c in frame]
     assert list(found)[4:] == names
     assert found[names].to_numpy().tolist() == frame.to_numpy().tolist()
     _, found, _ = predict(runs("text"), home / "mail.csv", "--keep")

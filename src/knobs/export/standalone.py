@@ -13,6 +13,7 @@ from knobs.data.preparation import INPUTS, Target  # noqa: E402
 from knobs.data.stored import Fields  # noqa: E402
 from knobs.errors import CheckpointError, ConfigError  # noqa: E402
 from knobs.predict import command  # noqa: E402
+from knobs.predict.arguments import arguments  # noqa: E402
 from knobs.predict.reading import BATCH, Model, Source  # noqa: E402
 
 TYPES = ("float32", "float64", "int32", "int64")
@@ -53,5 +54,4 @@ def load() -> Model:
 
 
 if __name__ == "__main__":
-    parser = command.arguments("python predict.py", __doc__)
-    sys.exit(command.main(parser.parse_args(), load))
+    sys.exit(command.main(arguments("python predict.py", __doc__).parse_args(), load))

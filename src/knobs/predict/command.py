@@ -25,22 +25,6 @@ SOME_ROWS = 23  # exit code: some rows are not predicted
 ENDINGS = (".csv", ".parquet")
 
 
-def arguments(prog: str, about: str, run: bool = False) -> argparse.ArgumentParser:
-    """Return the parser; with `run` a run's folder comes before the input."""
-    parser = argparse.ArgumentParser(prog=prog, description=about, epilog=(
-        "Exit codes: 0 all rows predicted, 23 some not (empty cells, and a column `error`), "
-        "2 a wrong command, 3 input that cannot be read, 4 no model."
-    ))  # fmt: skip
-    if run:
-        parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    kinds = "a table (.csv, .tsv, .parquet, .xlsx; .gz, .zip), texts one a line, or pictures"
-    parser.add_argument("input", metavar="INPUT", help=f"{kinds}; - reads standard input")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv or .parquet; else stdout")
-    parser.add_argument("--keep", action="store_true", help="add the columns of the input")
-    parser.add_argument("--force", action="store_true", help="replace a FILE that is there")
-    return parser
-
-
 def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     """Predict as a command line says; return its exit code.
 
@@ -140,8 +124,16 @@ def _stat(stream: Any) -> list[os.stat_result]:
         return []
 
 
-def _predict(path: Path, given: argparse.Namespace, model: Model, with_errors: bool) -> int:
-    tally, first = Tally(), True
+def _predict(path: Path, given: argparse.Namespace, model: Model, again: bool) -> int:
+    """Predict all rows; return the exit code.
+
+    Args:
+        again: whether there are faults, as a first pass has found.
+
+    Raises:
+        _LateFault: they begin behind the first block. DataError: no rows.
+    """
+    tally, first, with_errors = Tally(), True, again
     with _opened(given.out) as write:
         for rows, found, faults in predicted(model, file_blocks(path, model), tally):
             if faults and not with_errors:
@@ -155,7 +147,7 @@ def _predict(path: Path, given: argparse.Namespace, model: Model, with_errors: b
             if given.keep:
                 columns |= _kept(rows, model, columns)
             write(columns, first)
-            if first:
+            if first and not again:
                 _tell_columns(rows, model)
             first = False
         if first:
@@ -185,7 +177,7 @@ def _kept(rows: Rows, model: Model, taken: Mapping) -> dict[str, np.ndarray]:
         return {model.source.text or "text": np.array(raw, object)} if text else {}
     kept: dict[str, np.ndarray] = {}
     for place, name in enumerate(map(str, raw.columns)):
-        while name in taken or name in kept:
+        while name in taken or name in kept or name == "error":  # which would say a fault
             name += " (input)"
         kept[name] = raw.iloc[:, place].to_numpy()
     return kept
