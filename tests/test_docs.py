@@ -27,6 +27,7 @@ ENDINGS = (
         "run,sweep,status",
         "nothing to remove",
         "optimizer=",
+        "row,prediction",
         "optimizer.lr,",
     ),
 )
@@ -68,12 +69,26 @@ def run(cwd, *words, env=None):
     )
 
 
+def write_house(path):
+    rows = "".join(f"{i % 7},{'ab'[i % 2] if i % 5 else ''},{i * 1.5}\n" for i in range(80))
+    path.write_text("rooms,kind,price\n" + rows)
+
+
 @pytest.fixture(scope="session")
 def outputs(tmp_path_factory):
     """outputs/ with the run and the sweep that the pages call DATE/TIME-NAME and NAME."""
     folder, train = tmp_path_factory.mktemp("outputs"), str(REPO / "train.py")
+    write_house(folder / "house.csv")
     for words in (
         ["training.epochs=1", "hydra.run.dir=outputs/runs/DATE/TIME-NAME"],
+        [
+            "training.epochs=1",
+            "hydra.run.dir=outputs/runs/DATE/TIME-NAME-house",
+            "data=csv",
+            "data.path=house.csv",
+            "data.target=price",
+            "data.task=regression",
+        ],
         ["-m", "sweep=NAME", "optimizer.lr=1e-3,3e-3,1e-2,3e-2", "seed=0,1", "training.epochs=1"],
     ):
         done = run(folder, train, *words)
@@ -85,8 +100,7 @@ def outputs(tmp_path_factory):
 def folder(tmp_path, request):
     """A working folder with the files that commands and snippets name."""
     (tmp_path / "train.py").symlink_to(REPO / "train.py")
-    rows = "".join(f"{i % 7},{'ab'[i % 2] if i % 5 else ''},{i * 1.5}\n" for i in range(80))
-    (tmp_path / "house.csv").write_text("rooms,kind,price\n" + rows)
+    write_house(tmp_path / "house.csv")
     rows = "".join(f"word{i % 9} and more,{'xyz'[i % 3]},{i % 2},{i // 2 % 2}\n" for i in range(90))
     (tmp_path / "mail.csv").write_text("body,topic,spam,urgent\n" + rows)
     rows = "".join(f"word{i % 9} and more,{i % 5 + 1}\n" for i in range(90))

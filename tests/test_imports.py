@@ -141,6 +141,8 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.report.__main__",
         "knobs.report.page",
         "knobs.report.plots.sections",
+        "knobs.predict.__main__",
+        "knobs.export.__main__",
     ],
 )
 def test_start_up_imports_no_torch(module):

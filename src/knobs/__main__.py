@@ -35,6 +35,12 @@ def _predict(arguments: list[str]) -> int:
     return predict.main(arguments)
 
 
+def _export(arguments: list[str]) -> int:
+    from knobs.export import __main__ as export
+
+    return export.main(arguments)
+
+
 def _sync(arguments: list[str]) -> int:
     from knobs.tracking import sync
 
@@ -47,6 +53,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "clean": ("what could be removed, and how much space that frees", _clean),
     "report": ("the report on a sweep's or a run's folder: python -m knobs.report", _report),
     "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
+    "export": ("a model for use without knobs: python -m knobs.export RUN --out DIR", _export),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
 }
 

@@ -79,6 +79,15 @@ def test_tables_of_small_numbers_are_found_by_their_distribution():
     guard.check(prepared[raw[:, 0] > 0.6], shape, data, WEIGHT)
 
 
+def test_numbers_in_bins_alone_are_not_taken_for_raw_ones():
+    draw = np.random.default_rng(0)
+    block = {f"x{i}": draw.random(400) for i in range(5)}
+    inputs = bundled.Table.fit([block], np.arange(300), encoding="ple")
+    x = inputs.apply(block)
+    guard.check(x, Shape((inputs.width,), 2), inputs, WEIGHT)
+    assert float(x.min()) >= 0
+
+
 def test_an_older_preparation_without_ranges_finds_them_too(sets):
     from dataclasses import replace
 

@@ -98,6 +98,8 @@ CASES = [
     "cheap training.ema=0.9",
     "pictures model=cnn",
     "text model=text_lstm",
+    "price data.numbers=ple",
+    "wine data.numbers=both",
 ]
 
 
@@ -253,6 +255,17 @@ def test_numbers_that_are_no_texts_are_not_read_by_a_decimal_sign(tmp_path):
         model.predict(written.assign(rate=0.05))
     with pytest.raises(DataError, match="sold='20240131': is not a date"):
         model.predict(written.assign(sold=20240131))
+
+
+def test_numbers_with_the_other_decimal_sign_are_refused_as_a_whole(home, run_of):
+    """1,234 could be read as 1234; a single odd cell is a fault of its row."""
+    model, frame = knobs.load(run_of("cheap")), pd.read_csv(home / "t.csv", dtype=str)
+    turned = frame.assign(size=frame["size"].str.replace(".", ","))
+    with pytest.raises(DataError, match=r"size='72,51': numbers have a decimal comma here, a "
+                       "point in training; write them as there"):  # fmt: skip
+        model.predict(turned, errors="column")
+    frame.loc[3, "size"] = "72,51"
+    assert model.predict(frame, errors="column")["error"].tolist()[3].startswith("size='72,51'")
 
 
 @pytest.mark.parametrize(("change", "message"), [

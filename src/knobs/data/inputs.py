@@ -225,7 +225,8 @@ class Table:
         """Return names and arrays."""
         levels = {name: list(known) for name, known in self.levels.items()}
         arrays = {"median": self.median, "mean": self.mean, "scale": self.scale}
-        arrays |= {} if self.low is None else {"low": self.low, "high": self.high}
+        if self.low is not None and len(self.low) == len(self.numbers):  # theirs, not of others
+            arrays |= {"low": self.low, "high": self.high}
         about = {"numbers": list(self.numbers), "levels": levels}
         encoded, edges = saved_edges(self.encoding, self.edges)
         return about | encoded | (self.columns.saved() if self.columns else {}), arrays | edges

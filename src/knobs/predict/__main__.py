@@ -1,20 +1,25 @@
 """Answer the rows of a file with a trained model: classes and probabilities, or values."""
 
 import sys
+from typing import Any
 
-from knobs.predict import command
-from knobs.predict.reading import Model
+from knobs.errors import INTERRUPTED
+from knobs.predict.arguments import arguments
 
 
 def main(words: list[str] | None = None) -> int:
     """Predict with a run's model; return the exit code."""
-    given = command.arguments("python -m knobs.predict", __doc__, run=True).parse_args(words)
+    given = arguments("python -m knobs.predict", __doc__, run=True).parse_args(words)
 
-    def model() -> Model:
-        from knobs.predict.predictor import load  # torch
+    def model() -> Any:
+        from knobs.predict.predictor import load
 
         return load(given.run).model
 
+    try:
+        from knobs.predict import command  # torch
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return command.main(given, model)
 
 

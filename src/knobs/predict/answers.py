@@ -7,6 +7,7 @@ import numpy as np
 from knobs.data.preparation import Target
 
 TAKEN = ("row", "prediction", "error")  # names of columns that no target can have
+FINE = 2e-5  # a step of rounded values, in deviations of the target
 
 
 def answers(target: Target, outputs: np.ndarray, log_rates: bool) -> dict[str, np.ndarray]:
@@ -45,12 +46,16 @@ def _own(name: str) -> str:
 
 
 def digits(target: Target) -> dict[str, int]:
-    """Return the significant digits of each column of numbers: six, or six of a deviation.
+    """Return the significant digits of each column of numbers.
 
-    A target of 1,000,000 with a deviation of 1 takes twelve: six would round all of it away.
+    They are six, or as many as tell FINE of a target's deviation at three deviations from its mean:
+    of 1,000,000 with a deviation of 1 six digits would round all away.
     """
     if target.task != "regression":
         return {}
-    ratios = np.abs(target.mean) / target.std
-    more = [max(0, math.floor(math.log10(r))) if r > 0 else 0 for r in ratios]
-    return {name: 6 + min(11, m) for name, m in zip(names(target), more, strict=True)}
+    columns = zip(
+        names(target), np.abs(target.mean) + 3 * target.std, FINE * target.std, strict=True
+    )
+    places = {name: math.floor(math.log10(most)) - math.floor(math.log10(least)) + 1
+              for name, most, least in columns}  # fmt: skip
+    return {name: min(17, max(6, place)) for name, place in places.items()}

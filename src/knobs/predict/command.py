@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -24,22 +25,6 @@ SOME_ROWS = 23  # exit code: some rows are not predicted
 ENDINGS = (".csv", ".parquet")
 
 
-def arguments(prog: str, about: str, run: bool = False) -> argparse.ArgumentParser:
-    """Return the parser; with `run` a run's folder comes before the input."""
-    parser = argparse.ArgumentParser(prog=prog, description=about, epilog=(
-        "Exit codes: 0 all rows predicted, 23 some not (empty cells, and a column `error`), "
-        "2 a wrong command, 3 input that cannot be read, 4 no model."
-    ))  # fmt: skip
-    if run:
-        parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
-    kinds = "a table (.csv, .tsv, .parquet, .xlsx; .gz, .zip), texts one a line, or pictures"
-    parser.add_argument("input", metavar="INPUT", help=f"{kinds}; - reads standard input")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a .csv or .parquet; else stdout")
-    parser.add_argument("--keep", action="store_true", help="add the columns of the input")
-    parser.add_argument("--force", action="store_true", help="replace a FILE that is there")
-    return parser
-
-
 def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     """Predict as a command line says; return its exit code.
 
@@ -48,6 +33,7 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     """
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_terminable())
             path = stack.enter_context(_spooled()) if given.input == "-" else Path(given.input)
             path = path.expanduser()
             _check(path, given)
@@ -68,6 +54,24 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
         return tell(StorageError(f"{error.filename or given.out or 'stdout'}: {error.strerror}"))
 
 
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C, so that nothing half written is left."""
+
+    def stop(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _LateFault(Exception):
     """A row that cannot be read, behind a header without a column for it."""
 
@@ -75,11 +79,10 @@ class _LateFault(Exception):
 @contextlib.contextmanager
 def _spooled() -> Iterator[Path]:
     """Copy standard input to a file of its own: to tell its form takes a look at all of it."""
-    with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
-        path = Path(folder) / "stdin"
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        yield path
+    with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield Path(file.name)
 
 
 def _check(path: Path, given: argparse.Namespace) -> None:
@@ -121,8 +124,16 @@ def _stat(stream: Any) -> list[os.stat_result]:
         return []
 
 
-def _predict(path: Path, given: argparse.Namespace, model: Model, with_errors: bool) -> int:
-    tally, first = Tally(), True
+def _predict(path: Path, given: argparse.Namespace, model: Model, again: bool) -> int:
+    """Predict all rows; return the exit code.
+
+    Args:
+        again: whether there are faults, as a first pass has found.
+
+    Raises:
+        _LateFault: they begin behind the first block. DataError: no rows.
+    """
+    tally, first, with_errors = Tally(), True, again
     with _opened(given.out) as write:
         for rows, found, faults in predicted(model, file_blocks(path, model), tally):
             if faults and not with_errors:
@@ -136,7 +147,7 @@ def _predict(path: Path, given: argparse.Namespace, model: Model, with_errors: b
             if given.keep:
                 columns |= _kept(rows, model, columns)
             write(columns, first)
-            if first:
+            if first and not again:
                 _tell_columns(rows, model)
             first = False
         if first:
@@ -166,7 +177,7 @@ def _kept(rows: Rows, model: Model, taken: Mapping) -> dict[str, np.ndarray]:
         return {model.source.text or "text": np.array(raw, object)} if text else {}
     kept: dict[str, np.ndarray] = {}
     for place, name in enumerate(map(str, raw.columns)):
-        while name in taken or name in kept:
+        while name in taken or name in kept or name == "error":  # which would say a fault
             name += " (input)"
         kept[name] = raw.iloc[:, place].to_numpy()
     return kept

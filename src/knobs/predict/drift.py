@@ -47,8 +47,10 @@ class Tally:
             place = min(faults)
             self.first = f"row {rows[place]}: {faults[place]}"
 
-    def add_numbers(self, inputs: Table, typed: Mapping[str, np.ndarray]) -> None:
-        """Count numbers that are missing, or outside the range of training.
+    def add_numbers(
+        self, inputs: Table, typed: Mapping[str, np.ndarray], faults: Mapping[int, str]
+    ) -> None:
+        """Count numbers that are missing, or outside the range of training; not in rows at fault.
 
         Args:
             typed: as `Columns.typed` returns it.
@@ -59,7 +61,7 @@ class Tally:
             is_date = name not in made_of and column in made_of
             if is_date and part != "day":  # the cycles of a date are those of its day
                 continue
-            shown, values = column if is_date else name, typed[name]
+            shown, values = column if is_date else name, np.delete(typed[name], [*faults])
             self.missing[shown] += int(np.isnan(values).sum())
             if inputs.low is None or inputs.high is None:
                 continue
@@ -96,12 +98,12 @@ class Tally:
         for name, n in self.outside.most_common(SHOWN):
             if n:
                 told.append(f"{self._share(n)} of {name} outside the training range "
-                            f"({self.ranges[name]})")  # fmt: skip
+                            f"({self.ranges[name]}): {_rows(n)}")  # fmt: skip
         for name, n in self.unseen.most_common(SHOWN):
             if n:
                 rare = isinstance(inputs, Table) and OTHER in inputs.levels.get(name, ())
                 seen = "rare in training, or never seen there" if rare else "never seen in training"
-                told.append(f"{self._share(n)} of {name} {seen}")
+                told.append(f"{self._share(n)} of {name} {seen}: {_rows(n)}")
         if self.unknown:
             share = _percent(self.unknown / self.tokens)
             told.append(f"{share} of the tokens never seen in training")
@@ -113,6 +115,10 @@ class Tally:
 
 def _percent(share: float) -> str:
     return "under 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def _rows(n: int) -> str:
+    return f"{n:,} row{'s' * (n != 1)}"
 
 
 def _some(items: list[str]) -> str:

@@ -29,6 +29,7 @@ MOST = 3.0  # of a feature's log ratio: a column of wild numbers has no casting 
 UNKNOWN = 10.0  # deviations from the mean, where the range is not known
 MANY, FEATURES = 30, 3  # rows of a batch, and numbers of a row, that show how they are distributed
 PICTURES = 8  # of a batch that do
+SEEN, SEEN_PICTURES = 4096, 32  # examples of a batch that are looked at
 PIXELS_OUT, SHARE_OUT = 3.0, 0.01  # deviations outside all that pixels can be; the share that is
 IDS = (torch.int32, torch.int64)
 
@@ -80,10 +81,10 @@ def check(x: Any, shape: Shape, inputs: Any, weight: Tensor | None) -> None:
 def _raw_rows(x: Tensor, inputs: Table) -> str:
     """Return why rows (N, F) are taken for raw ones; "" where they are not."""
     # Numbers in bins alone have no standardised feature.
-    count = 0 if getattr(inputs, "encoding", "standard") == "ple" else len(inputs.numbers)
+    count = 0 if inputs.encoding == "ple" else len(inputs.numbers)
     if not count:
         return ""
-    values = x[:, :count].detach().cpu().double().numpy()
+    values = _some(x)[:, :count].double().numpy()
     mean, scale = inputs.mean.astype(float), inputs.scale.astype(float)
     middle = np.median(values, 0)
     again = (middle - mean) / scale  # what the medians are if they are raw
@@ -101,6 +102,11 @@ def _raw_rows(x: Tensor, inputs: Table) -> str:
     return _alike(values, mean, scale) if len(x) >= MANY and count >= FEATURES else ""
 
 
+def _some(x: Tensor, most: int = SEEN) -> Tensor:
+    """Return examples of a batch, evenly spread, enough to judge it by."""
+    return x[:: -(-len(x) // most)].detach().cpu()
+
+
 def _alike(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> str:
     """Return why columns (N, F) are distributed as raw ones; "" where they are not."""
     center, spread = values.mean(0), values.std(0)
@@ -116,7 +122,7 @@ def _alike(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> str:
 
 def _raw_pixels(x: Tensor, inputs: Pictures) -> str:
     """Return why pictures (N, C, H, W) are taken for raw ones; "" where they are not."""
-    values, unit = x.detach().cpu().double(), inputs.unit
+    values, unit = _some(x, SEEN_PICTURES).double(), inputs.unit
     mean, scale = inputs.mean.astype(float), inputs.scale.astype(float)
     if np.allclose(mean, 0, atol=1e-3) and np.allclose(scale, 1, atol=1e-3):
         return ""  # prepared they are what they were

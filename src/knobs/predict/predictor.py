@@ -16,12 +16,11 @@ from knobs.errors import CheckpointError, ConfigError, DataError, first_line
 from knobs.models.members import Ensemble
 from knobs.predict import guard
 from knobs.predict.drift import Tally
-from knobs.predict.reading import Model, Source, framed, predicted
+from knobs.predict.reading import BATCH, Model, Source, framed, predicted, prepare
 from knobs.predict.sources import blocks_of
 from knobs.shape import Shape
 from knobs.training.checkpoint import read_best
 
-BATCH = 1024  # examples that the network takes at once; pictures come in smaller blocks
 POISSON = "knobs.losses.poisson"  # the loss whose outputs are log rates
 log = logging.getLogger("knobs")
 
@@ -125,8 +124,6 @@ class Predictor(nn.Module):
         Raises:
             DataError: a row that cannot be read.
         """
-        from knobs.predict.reading import prepare
-
         model, found, tally = self.model, [], Tally()
         for rows in blocks_of(x, model):
             x, faults = prepare(model, rows, tally)

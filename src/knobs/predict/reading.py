@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from knobs.data.columns import Column, Columns, is_missing
+from knobs.data.columns import Column, Columns
 from knobs.data.inputs import Pictures, Table
+from knobs.data.notation import decimal_evidence, is_missing, text_of
 from knobs.data.pixels import read_pixels
 from knobs.data.preparation import Target
 from knobs.data.stored import Fields
@@ -21,7 +22,9 @@ from knobs.predict.drift import Tally
 
 BLOCK = 16_384  # rows of a table or texts that are read at once
 PICTURES = 128  # pictures that are
+BATCH = 1024  # examples that a network takes at once
 MOST = np.finfo(np.float32).max
+GLANCE, ODD = 1000, 0.05  # cells that show the decimal sign; the share of them that may be slips
 LUMA = np.array([19595, 38470, 7471])  # of 65,536: ITU-R 601, as PIL makes colours gray
 
 
@@ -124,6 +127,8 @@ def _table(model: Model, frame: Any, faults: dict[int, str], tally: Tally) -> np
     inputs: Table = model.inputs
     columns = columns_of(inputs)
     cells = cells_of(frame, list(columns.columns))
+    if not tally.rows:
+        _same_decimal(columns, cells)
     with np.errstate(over="ignore", invalid="ignore"):  # dates beyond all calendars
         typed = columns.typed(cells, faults)
     most = np.finfo(inputs.mean.dtype).max
@@ -135,11 +140,33 @@ def _table(model: Model, frame: Any, faults: dict[int, str], tally: Tally) -> np
         for row in np.flatnonzero(wrong & ~np.isnan(values)).tolist():
             faults.setdefault(row, f"{name}={values[row]:g}: is too large a number")
         typed[name] = np.where(wrong, np.nan, values)
-    tally.add_numbers(inputs, typed)
+    tally.add_numbers(inputs, typed, faults)
     for name, column in columns.columns.items():
         if column.kind == "category":
             tally.add_words(name, typed[name], _missing(cells[name], columns.markers))
     return np.asarray(inputs.encoded(typed))
+
+
+def _same_decimal(columns: Columns, cells: Mapping[str, np.ndarray]) -> None:
+    """Refuse numbers of which many are written with the other decimal sign than in training.
+
+    Those of them that could be either, such as 1,234, would be read wrong by a factor of 1,000.
+
+    Raises:
+        DataError: naming the column and a cell.
+    """
+    for name, column in columns.columns.items():
+        if column.kind != "number" or cells[name].dtype != object:
+            continue
+        words = [text_of(cell) for cell in cells[name][:GLANCE] if isinstance(cell, str)]
+        point, comma, _ = decimal_evidence(words)
+        sign, other = column.form.partition(" ")[0], "comma" if comma > point else "point"
+        if max(point, comma) > ODD * len(words) and point != comma and other != sign:
+            example = next(w for w in words if decimal_evidence([w])[other == "comma"])
+            raise DataError(
+                f"{name}={example[:40]!r}: numbers have a decimal {other} here, a {sign} in "
+                "training; write them as there"
+            )
 
 
 def cells_of(frame: Any, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Trained models for other programs: an ONNX folder that is used without knobs, or torch.export."""
