@@ -208,9 +208,10 @@ def make_data(
         hash: of `content_hash`; a resumed run compares it. Empty: nothing is compared.
     """
     target = targets.target
+    numbers = inputs.standardised if isinstance(inputs, Table) else 0
     return Data(
         name, kind, task,
-        Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary), *splits,
+        Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary, numbers), *splits,
         classes=list(target.classes),
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,
