@@ -58,7 +58,7 @@ def test_a_killed_old_run_goes_on_to_the_end_it_would_have_had(old):
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     # As the code of then went on; another processor rounds a little otherwise.
     assert rows[-1]["train/loss"] == pytest.approx(END, rel=1e-3)
-    assert record.read_config(old / "killed")["schema"] == 2
+    assert record.read_config(old / "killed")["schema"] == record.SCHEMA
     names = {path.name for path in (old / "killed" / "checkpoints").iterdir()}
     assert {"last.pt", "last.safetensors", "manifest.json"} <= names
     again = train_py(old, "resume=killed", "training.epochs=13")
@@ -118,7 +118,7 @@ def test_old_sweeps_report(old):
 def test_a_record_of_a_newer_knobs_is_refused(old):
     path = old / "killed" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(record.NewerSchema, match="has schema 99, this knobs reads 2; update knobs"):
+    with pytest.raises(record.NewerSchema, match="has schema 99, this knobs reads 3; update knobs"):
         record.read_config(old / "killed")
     (old / "grid" / "sweep.json").write_text('{"schema": 99}')
     done = train_py(old, *GRID)

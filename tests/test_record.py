@@ -13,7 +13,7 @@ from knobs import record
 from knobs.config import command
 from knobs.errors import LockedError
 from knobs.identity import identity
-from knobs.record import Ended, Record, ended, held, read_config, read_metrics, read_summary
+from knobs.record import SCHEMA, Ended, Record, ended, held, read_config, read_metrics, read_summary
 from knobs.training.run import execute
 
 
@@ -33,7 +33,7 @@ def test_a_run_leaves_what_the_readme_says(train, tmp_path):
     }
     assert rows[-1]["step"] == 3 * 34
     summary = read_summary(folder)
-    assert summary == {"schema": 2} | json.loads(json.dumps(outcome.summary))
+    assert summary == {"schema": SCHEMA} | json.loads(json.dumps(outcome.summary))
     assert summary["status"] == "finished"
     assert summary["objective"] == {
         "metric": "val/accuracy",
@@ -82,7 +82,7 @@ def test_a_run_from_python_has_no_choices_and_a_resumed_one_says_what_changed(tr
 def test_a_run_that_breaks_off_has_its_config(tmp_path):
     record = Record(tmp_path)
     record.begin({"overrides": ["seed=1"]})
-    assert read_config(tmp_path) == {"schema": 2, "overrides": ["seed=1"]}
+    assert read_config(tmp_path) == {"schema": SCHEMA, "overrides": ["seed=1"]}
     assert not (tmp_path / "summary.json").exists()
     record.finish({})
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from knobs import storage
 from knobs.errors import UserError
-from knobs.identity import DEFAULTS_BEFORE, RENAMED
+from knobs.identity import DEFAULTS_BEFORE, OPTION_OF, RENAMED, leaves
 from knobs.storage import append, as_json, write
 
-SCHEMA = 2  # of configs and records; `migrate` knows the names of those before
+SCHEMA = 3  # of configs and records; `migrate` knows the names of those before
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
@@ -68,18 +68,29 @@ def renamed(override: str) -> str:
 
 
 def defaults_since(folder: Path) -> list[str]:
-    """Return overrides that keep the defaults under which a run or a sweep in a folder began."""
-    schemas = [SCHEMA]
+    """Return overrides that keep the defaults under which a run or a sweep in a folder began.
+
+    Those of one option are kept for a run, whose record tells its options and values; the jobs of
+    a sweep may have others.
+    """
+    schemas, choices, values = [SCHEMA], {}, {}
     for name in (CONFIG, LEDGER, STUDY):
         try:
-            schemas.append(int(json.loads((folder / name).read_text()).get("schema", 1)))
+            document = json.loads((folder / name).read_text())
+            schemas.append(int(document.get("schema", 1)))
+            choices |= document.get("choices") or {}
+            values |= dict(leaves(document.get("config") or {}))
         except (*BROKEN, TypeError, AttributeError):
             continue
     kept: dict[str, Any] = {}
     for schema, defaults in DEFAULTS_BEFORE.items():
         if schema > min(schemas):
             kept = defaults | kept  # the oldest counts
-    return [f"{key}={json.dumps(value)}" for key, value in kept.items()]
+    return [
+        f"{key}={json.dumps(values.get(key, value))}"
+        for key, value in kept.items()
+        if OPTION_OF.get(key) in (None, choices.get(key.partition(".")[0]))
+    ]
 
 
 # ------------------------------------------------------------------ a run's folder
