@@ -69,7 +69,9 @@ def packages() -> list[tuple[str, str]]:
 def stdlib() -> list[tuple[str, str]]:
     """Return (docstring, module) of the 30 modules and packages that have most."""
     home = Path(os.__file__).parent
-    places = [p for p in sorted(home.iterdir()) if p.suffix == ".py" or (p / "__init__.py").exists()]
+    places = [
+        p for p in sorted(home.iterdir()) if p.suffix == ".py" or (p / "__init__.py").exists()
+    ]
     rows = [(t, p.stem) for p in places if p.stem not in ("test", "idlelib") for t in docstrings(p)]
     most = {name for name, _ in Counter(name for _, name in rows).most_common(30)}
     return [(text, name) for text, name in rows if name in most]
@@ -136,7 +138,9 @@ def compared(name: str, options: list[str], more: list[str], splits: int, folder
     ours, theirs, seconds, took = [], [], [], []
     for seed in range(splits):
         words = [*options, "model=text_bag", *more, f"data.split_seed={seed}", f"seed={seed}"]
-        config = command.checked([*words, "test=true", "tracking=local", "training.checkpoint=false"])
+        config = command.checked(
+            [*words, "test=true", "tracking=local", "training.checkpoint=false"]
+        )
         start = time.perf_counter()
         summary = execute(config, folder / f"{name}-{seed}").summary
         seconds.append(time.perf_counter() - start)
@@ -166,11 +170,15 @@ def main() -> None:
     """Compare on each set, a line a set."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--sets", nargs="+", default=["banking77", "python_docs", "packages", "stdlib"])
+    parser.add_argument(
+        "--sets", nargs="+", default=["banking77", "python_docs", "packages", "stdlib"]
+    )
     parser.add_argument("more", nargs="*", help="after --: overrides of the run")
     args = parser.parse_args()
     print(f"model=text_bag {' '.join(args.more)}", flush=True)
-    print("set          rows x classes  knobs, test accuracy   tf-idf, test accuracy   points, 90 %   time")
+    print(
+        "set          rows x classes  knobs, test           tf-idf, test           points, 90 %, time"
+    )
     with tempfile.TemporaryDirectory() as place:
         for name, options in sets(Path(place), args.sets):
             with open(os.devnull, "w") as silent:

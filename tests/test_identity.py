@@ -109,15 +109,30 @@ def test_a_default_of_one_option_is_kept_where_the_record_tells_it(tmp_path):
     config = {"data": {"max_length": 9}, "model": {"name": "text_bag"}}
     for choices, lines in (
         ({"data": "text_csv", "model": "text_bag"},
-         ["data.max_length=9", 'model.pool="mean"', "model.embedding_std=1.0"]),
-        ({"data": "text_csv", "model": "text_cnn"}, ["data.max_length=9"]),
+         ["data.max_length=9", "data.min_count=2", 'model.pool="mean"', "model.embedding_std=1.0"]),
+        ({"data": "text_csv", "model": "text_cnn"}, ["data.max_length=9", "data.min_count=2"]),
         ({"data": "python_docs", "model": "mlp"}, []), ({}, []),
     ):  # fmt: skip
         document = {"schema": 2, "choices": choices, "config": config}
         (tmp_path / "config.json").write_text(json.dumps(document))
-        assert record.defaults_since(tmp_path) == lines
+        found = record.defaults_since(tmp_path)
+        assert [line for line in found if line.startswith(("data.", "model."))] == lines
         (tmp_path / "config.json").write_text(json.dumps(document | {"schema": 3}))
         assert record.defaults_since(tmp_path) == []
+
+
+def test_the_last_layer_at_zero_is_a_default_of_schema_3(tmp_path):
+    """Where it came to be on, a run is another than it was; off, it is the one of before."""
+    on, off = (
+        command.checked(["data=diabetes", "tracking=local", *more])
+        for more in ([], ["training.zero_head=false"])
+    )
+    assert on["training"]["zero_head"] is True
+    assert differences(on, off) == ["training.zero_head"]
+    older = off | {"training": {k: v for k, v in off["training"].items() if k != "zero_head"}}
+    assert differences(older, off) == []
+    (tmp_path / "config.json").write_text(json.dumps({"schema": 2}))
+    assert record.defaults_since(tmp_path) == ["objective.rare=0.0", "training.zero_head=false"]
 
 
 def test_a_rename_is_applied_to_overrides_and_configs():

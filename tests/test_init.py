@@ -194,3 +194,36 @@ def test_tensor_reads_torchs_format_as_data_only(tmp_path, make_run):
     torch.save(nn.Linear(2, 2), tmp_path / "model.pt")  # a pickled object, not weights
     with pytest.raises(ConfigError, match="not a file of weights"):
         make_run("init=tensor", f"init.path={tmp_path / 'model.pt'}")
+
+
+@pytest.mark.parametrize(("overrides", "zero"), [
+    ((), False),
+    (("model=linear",), True),
+    (("data=diabetes",), True),
+    (("data=diabetes", "training.members=2"), True),
+    (("data=diabetes", "init=default"), False),
+    (("data=diabetes", "init=constant"), False),
+    (("data=diabetes", "training.zero_head=false"), False),
+    (("training.zero_head=true", "init=orthogonal"), True),
+])  # fmt: skip
+def test_the_last_layer_starts_at_zero_where_the_config_says_so(overrides, zero, make_run):
+    run = make_run("tracking=local", *overrides)
+    for network in run.networks:
+        assert (not network.head.weight.any() and not network.head.bias.any()) == zero
+        assert (
+            all(layer.weight.any() for layer in network.hidden if hasattr(layer, "weight"))
+            if (hasattr(network, "hidden"))
+            else True
+        )
+    outputs = run.networks[0](run.data.val.x)
+    assert (outputs == 0).all() == zero
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("overrides", "least"), [
+    (("data=diabetes", "model=linear"), 0.40), (("data=diabetes",), 0.40),
+    (("data=wine", "model=linear"), 0.93), (("data=breast_cancer", "model=linear"), 0.93),
+    (("data=digits", "model=linear"), 0.93),
+])  # fmt: skip
+def test_the_defaults_train_every_bundled_set(overrides, least, seed, train):
+    assert train(*overrides, f"seed={seed}").value >= least

@@ -1,6 +1,6 @@
 """Train networks, sweep their hyperparameters, and report what matters.
 
-    knobs.load(folder)            a run's model with its best weights
+    knobs.load(folder)            a run's model with its best weights; load(folder).predict(rows)
     knobs.sweep(*overrides)       run a grid, a search or a study; return its report
     knobs.report(*folders)        read sweeps' folders; return what they say
 
@@ -16,7 +16,7 @@ __version__ = "0.2.0"
 
 def __getattr__(name: str) -> Any:
     if name == "load":
-        from knobs.training.checkpoint import load
+        from knobs.predict.predictor import load
 
         return load
     if name in ("report", "sweep"):

@@ -1,6 +1,6 @@
 """`knobs COMMAND`, or `python -m knobs COMMAND`: what there is to do with runs that are there.
 
-train.py trains them. The commands import no torch.
+train.py trains them. Only what uses a trained model imports torch.
 """
 
 import os
@@ -29,6 +29,12 @@ def _report(arguments: list[str]) -> int:
     return report.main(arguments)
 
 
+def _predict(arguments: list[str]) -> int:
+    from knobs.predict import __main__ as predict
+
+    return predict.main(arguments)
+
+
 def _sync(arguments: list[str]) -> int:
     from knobs.tracking import sync
 
@@ -40,6 +46,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "ls": ("a table of all runs below outputs/; knobs ls --help: filters, order, JSON", _ls),
     "clean": ("what could be removed, and how much space that frees", _clean),
     "report": ("the report on a sweep's folder: python -m knobs.report", _report),
+    "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
 }
 

@@ -1,4 +1,7 @@
-"""A recorded run -> the overrides that go on with it (`resume=`) or train it anew (`rerun=`)."""
+"""A recorded run -> the overrides that go on with it (`resume=`) or train it anew (`rerun=`).
+
+`refit=` trains it anew on the validation rows as well.
+"""
 
 import os
 import sys
@@ -20,9 +23,24 @@ from knobs.shell import literal, quoted
 
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
+# What may change when a run is fitted again, with its validation rows.
+OF_REFITS = (
+    *("hydra", "tracking", "test", "silence", "name", "seed", "trust", "data.root", "data.path"),
+    *("data.test_path", "training.threads", "training.device"),
+)
 # What a run that is trained anew takes from here and now, not from its record.
 FROM_HERE = (
-    *("hydra", "tracking", "resume", "rerun", "trust", "sweep", "retry_failed", "keep_going"),
+    *(
+        "hydra",
+        "tracking",
+        "resume",
+        "rerun",
+        "refit",
+        "trust",
+        "sweep",
+        "retry_failed",
+        "keep_going",
+    ),
     *("silence", "search", "study", "zip", "skip", "name"),
 )
 
@@ -118,6 +136,30 @@ def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     # An option or a value that the command line gives takes the place of what was there.
     kept = [line for line in lines if not under(key_of(line), tuple(changed))]
     return [*kept, *(line for line in given if key_of(line) not in ("rerun", "trust"))]
+
+
+def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return overrides that train the config of the run in `folder` on its validation rows as well.
+
+    Raises:
+        CheckpointError: no run that has ended is there. ConfigError: a change that would make it
+            another config, or a schedule that follows the validation split.
+    """
+    path = path_of(folder)
+    changes = [line for line in given if key_of(line) != "refit"]
+    for change in changes:
+        if not under(key_of(change), OF_REFITS):
+            may = f"only {', '.join(OF_REFITS)} may change"
+            raise ConfigError(f"{change}: a refit keeps its knobs; {may}; rerun={folder} first")
+    record.best_epoch(path)
+    lines = rerun(folder, changes, folders)
+    config = record.read_config(path)["config"]
+    if config["scheduler"]["_target_"].endswith("ReduceLROnPlateau"):
+        needs = "scheduler=plateau follows the validation split, which a refit trains on"
+        raise ConfigError(f"refit={folder}: {needs}; train it with another schedule first")
+    if "name" not in map(key_of, changes):
+        lines = [f"name=refit-{config['name']}", *lines]
+    return [*lines, f"refit={quoted(literal(str(path)))}"]
 
 
 def _trusted(path: Path, folder: str, given: Sequence[str]) -> None:

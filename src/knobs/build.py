@@ -75,6 +75,9 @@ def initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
         init.apply(net, fill, fill, gain)
     else:
         make("init", node)(net, batch)
+    if config["training"].get("zero_head") and isinstance(getattr(net, "head", None), nn.Linear):
+        for parameter in net.head.parameters():
+            nn.init.zeros_(parameter)
 
 
 def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:

@@ -36,8 +36,8 @@ from knobs.shell import literal, quoted
 from knobs.words import printable
 
 # Words of a command line that are knobs' own, with or without a +.
-OWN = ("sweep", "retry_failed", "keep_going", "resume", "rerun", "trust", "study")
-FOLDERS = ("sweep", "resume", "rerun")  # of these, what names a folder: as it is typed
+OWN = ("sweep", "retry_failed", "keep_going", "resume", "rerun", "refit", "trust", "study")
+FOLDERS = ("sweep", "resume", "rerun", "refit")  # of these, what names a folder: as it is typed
 OF_SWEEPS = ("sweep", "retry_failed", "keep_going")
 DRY_RUN = "--dry-run"
 LONGEST = 1000  # characters of one fault
@@ -102,14 +102,20 @@ def prepare(argv: list[str]) -> list[str] | None:
     folders = _folders(args)
     given, lines = args.overrides, _with_names_of_today([*map(_own_word, args.overrides)])
     args.overrides = lines
-    resumed, anew = _last(lines, "resume"), _last(lines, "rerun")
+    resumed, anew, again_whole = (_last(lines, key) for key in ("resume", "rerun", "refit"))
     if resumed:
         lines = again.resume(resumed, args)
+    elif again_whole:
+        if anew or args.multirun:
+            raise ConfigError(
+                f"refit={again_whole}: one run; leave {'rerun=' if anew else '-m'} out"
+            )
+        lines = again.refit(again_whole, lines, folders)
     elif anew:
         lines = again.rerun(anew, lines, folders)
     else:
         lines = [*lines, *files.words(lines, folders, args.config_name or "config")]
-    if began := again.path_of(resumed) if resumed else _sweep_folder(lines):
+    if began := again.path_of(resumed or anew) if resumed or anew else _sweep_folder(lines):
         stated = set(map(key_of, lines))
         older = [line for line in defaults_since(began) if key_of(line) not in stated]
         lines = [*older, *lines]

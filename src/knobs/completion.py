@@ -109,7 +109,7 @@ def _values(conf: Conf, given: Sequence[str], key: str) -> Iterator[str]:
     """Yield values of a group, of a key that takes fixed ones, or what lies below outputs/."""
     if key in conf.groups():
         yield from conf.options(key)
-    elif key in ("resume", "rerun"):
+    elif key in ("resume", "rerun", "refit"):
         yield from filter(_plain, map(str, _runs()))
     elif key in WORDS:
         yield from ("false", "true")

@@ -12,7 +12,7 @@ from typing import Any
 # Where a run is kept and shown, not what it computes: no part of its identity.
 NOT_IDENTITY = (
     *("hydra", "resume", "sweep", "retry_failed", "keep_going", "name", "silence", "tracking"),
-    *("search", "study", "zip", "skip"),
+    *("search", "study", "zip", "skip", "objective.rare"),
     *("training.threads", "training.checkpoint"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
@@ -29,11 +29,16 @@ FIRST_NAMES = {new: old for old, new in RENAMED.items()}
 # Schema -> defaults that it changed: key -> the default before. What began under an older schema
 # goes on with the defaults of that one.
 DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {
-    3: {"data.max_length": 64, "model.pool": "mean", "model.embedding_std": 1.0}
-}
+    3: {
+        "objective.rare": 0.0, "training.zero_head": False,
+        "data.max_length": 64, "data.min_count": 2,
+        "model.pool": "mean", "model.embedding_std": 1.0,
+    }
+}  # fmt: skip
 # Of these, the keys of one option: others have none of this name, or another default.
 OPTION_OF = {
-    "data.max_length": "text_csv", "model.pool": "text_bag", "model.embedding_std": "text_bag",
+    "data.max_length": "text_csv", "data.min_count": "text_csv",
+    "model.pool": "text_bag", "model.embedding_std": "text_bag",
 }  # fmt: skip
 ABSENT = object()
 HIDDEN = "<hidden>"  # in the place of a secret

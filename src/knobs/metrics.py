@@ -3,7 +3,7 @@
 training/metrics.py computes the usual ones, training/scores.py the others, where asked for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -49,6 +49,23 @@ METRICS = {
 # task -> its objective. F1 of labels: it has a value on every split, as the average precision of a
 # label that a split lacks has not, and is not near 1 for a model that finds nothing.
 DEFAULT = {CLASSES: "val/accuracy", LABELS: "val/f1", NUMBERS: "val/r2"}
+
+
+def objective(config: dict, counts: Sequence[int]) -> dict[str, str]:
+    """Return the metric and mode that a run is judged by.
+
+    Accuracy hides a model that never predicts a rare class: see `objective.rare` in config.yaml.
+
+    Args:
+        config: the section `objective`.
+        counts: training examples of each class; empty where there are no classes.
+    """
+    stated = {key: config[key] for key in ("metric", "mode")}
+    if not counts or not config.get("rare"):
+        return stated
+    share = min(counts) / sum(counts)
+    rare = share < min(config["rare"], 0.5 / len(counts))
+    return {"metric": "val/balanced_accuracy", "mode": "max"} if rare else stated
 
 
 def of(task: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs import storage
-from knobs.errors import UserError
+from knobs.errors import CheckpointError, UserError
 from knobs.identity import DEFAULTS_BEFORE, OPTION_OF, RENAMED, leaves
 from knobs.storage import append, as_json, write
 
@@ -191,6 +191,23 @@ def ended(folder: Path) -> Ended | None:
     value = value if isinstance(value, int | float) else None
     epochs = epochs if isinstance(epochs, int) else None
     return Ended(status, value, epochs) if isinstance(status, str) else None
+
+
+def best_epoch(folder: Path) -> int:
+    """Return the epoch of the best weights of a run that came to its end.
+
+    Raises:
+        CheckpointError: no such run, or none whose validation split chose an epoch.
+    """
+    try:
+        summary = read_summary(folder)
+        status, best, objective = (summary.get(k) for k in ("status", "best_epoch", "objective"))
+    except (*BROKEN, AttributeError):
+        raise CheckpointError(f"{folder}: no run that has ended (no {SUMMARY})") from None
+    if status not in FINISHED or not isinstance(best, int) or best < 1 or not objective:
+        ended = "trained on the validation rows itself" if objective is None else f"ended {status}"
+        raise CheckpointError(f"{folder}: {ended}; give a run that is finished or stopped_early")
+    return best
 
 
 def read_config(folder: Path) -> dict[str, Any]:

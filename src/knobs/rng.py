@@ -6,6 +6,7 @@ goes on with the numbers it would have had.
 
 import hashlib
 
+import numpy as np
 import torch
 
 
@@ -35,3 +36,16 @@ def seed_global(value: int, device: torch.device) -> None:
         torch.cuda.manual_seed(value)
     elif device.type == "mps":
         torch.mps.manual_seed(value)
+
+
+def sampled(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return the places of the `count` rows with the smallest hash, by ascending row.
+
+    Source: splitmix64, Steele et al. 2014.
+    """
+    z = rows.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    hashes = z ^ (z >> np.uint64(31))
+    places = np.argsort(hashes, kind="stable")[:count]
+    return places[np.argsort(rows[places])]

@@ -12,8 +12,9 @@ import itertools
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from knobs.errors import LockedError
 
@@ -35,6 +36,22 @@ def write(path: Path, data: bytes, sync: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a new file that takes the place of `path` at the end, synced; nothing on an error."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

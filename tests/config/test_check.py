@@ -154,8 +154,13 @@ def test_identity_is_what_a_run_computes():
 
 
 def test_objective_follows_the_task():
-    assert command.checked([])["objective"] == {"metric": "val/accuracy", "mode": "max"}
-    assert command.checked(["data=diabetes"])["objective"] == {"metric": "val/r2", "mode": "max"}
+    def objective(*overrides):
+        return tuple(command.checked([*overrides])["objective"].values())
+
+    assert objective() == ("val/accuracy", "max", 0.1)
+    assert objective("data=diabetes") == ("val/r2", "max", 0.0)
+    assert objective("objective.metric=val/accuracy") == ("val/accuracy", "max", 0.0)
+    assert objective("objective.rare=0") == ("val/accuracy", "max", 0.0)
     assert command.checked(["objective.metric=val/loss"])["objective"]["mode"] == "min"
 
 

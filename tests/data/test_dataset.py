@@ -210,7 +210,7 @@ def test_a_run_whose_columns_were_read_otherwise_is_not_resumed(tmp_path):
     first = made.preparation.inputs
     for earlier, width in (
         (replace(first, numbers=("id", "x"), median=np.zeros(2), mean=np.zeros(2),
-                 scale=np.ones(2), columns=None), 2),
+                 scale=np.ones(2), columns=None, low=None, high=None), 2),
         (replace(first, mean=first.mean + 0.1, columns=None), 1),
     ):  # fmt: skip
         for name, content in replace(made.preparation, inputs=earlier).save().items():

@@ -13,7 +13,7 @@ from PIL import Image, TiffImagePlugin
 from knobs import build
 from knobs.config import command
 from knobs.data import images, pixels
-from knobs.data.pixels import read_image
+from knobs.data.images import read_image
 from knobs.errors import DataError
 
 SIDE = 16

@@ -517,6 +517,7 @@ KNOBS = {
     "training.batch_size": "16",
     "training.sampler": "balanced",
     "training.drop_last": "true",
+    "training.zero_head": "true",
     "training.members": "2",
     "training.early_stopping.patience": "1",
     "training.early_stopping.min_delta": "0.5",

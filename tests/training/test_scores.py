@@ -337,3 +337,39 @@ def test_a_metric_that_is_no_number_is_no_divergence_and_never_the_best(make_run
     wild = make_run("data=wine", "optimizer=sgd", "optimizer.lr=1e30", *ASKED)
     with pytest.raises(loop.Diverged):
         list(loop.fit(wild))
+
+
+@pytest.mark.parametrize(
+    ("counts", "rare"),
+    [
+        ([91, 9], True),
+        ([90, 10], False),  # 10 % is not under 10 %
+        ([500, 450, 79], True),
+        ([100] * 20, False),  # 5 % each, and an equal share
+        ([100] * 19 + [50], False),  # .0257, where half of an equal share is .025
+        ([100] * 19 + [48], True),
+        ([10, 0], True),  # a class that training lacks
+    ],
+)
+def test_a_rare_class_is_judged_by_the_mean_recall(counts, rare):
+    given = {"metric": "val/accuracy", "mode": "max", "rare": 0.1}
+    balanced = {"metric": "val/balanced_accuracy", "mode": "max"}
+    accuracy = {"metric": "val/accuracy", "mode": "max"}
+    assert metrics.objective(given, counts) == (balanced if rare else accuracy)
+    assert metrics.objective(given | {"rare": 0.0}, counts) == accuracy
+    assert metrics.objective(accuracy, counts) == accuracy  # of a config of schema 2
+
+
+def test_a_rare_class_chooses_the_objective_unless_it_is_given(make_run, tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.repeat(["no", "yes"], [285, 15])
+    x = rng.normal(size=300) + (y == "yes")
+    path = tmp_path / "rare.csv"
+    path.write_text("x,y\n" + "".join(f"{a:.4f},{b}\n" for a, b in zip(x, y, strict=True)))
+    table = ["data=csv", f"data.path={path}", "data.target=y", "data.task=classification"]
+    run = make_run(*table, "training.epochs=2")
+    assert run.objective == {"metric": "val/balanced_accuracy", "mode": "max"}
+    _, rows = solo(run)
+    assert run.progress.best == max(row["val/balanced_accuracy"] for row in rows)
+    given = make_run(*table, "training.epochs=1", "objective.metric=val/accuracy")
+    assert given.objective == {"metric": "val/accuracy", "mode": "max"}

@@ -86,6 +86,24 @@ def _objective_mode(metric: str, *, _root_: DictConfig) -> str:
     return own or metrics.mode_of(metric)
 
 
+def _objective_rare(share: float, *, _root_: DictConfig) -> float:
+    """Return the share; 0 where a metric is given, or the task has no classes."""
+    stated = OmegaConf.to_container(_root_.objective, resolve=False)["metric"]
+    classes = OmegaConf.select(_root_, "data.task") == metrics.CLASSES
+    return share if classes and str(stated).startswith("${objective_metric:") else 0.0
+
+
+def _zero_head(*, _root_: DictConfig) -> bool:
+    """Return whether a run starts at the constant prediction: see training.zero_head.
+
+    Not with an init that was chosen: it fills the last layer as it says.
+    """
+    if OmegaConf.select(_root_, "init._target_") is not None:
+        return False
+    linear = OmegaConf.select(_root_, "model._target_") == "knobs.models.mlp.linear"
+    return linear or OmegaConf.select(_root_, "data.task") == "regression"
+
+
 def register() -> None:
     """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
     for name, function, cached in (
@@ -97,6 +115,8 @@ def register() -> None:
         ("data_root", lambda: os.environ.get("KNOBS_DATA", "data"), False),
         ("objective_metric", lambda task: metrics.DEFAULT.get(task, "val/accuracy"), False),
         ("objective_mode", _objective_mode, False),
+        ("objective_rare", _objective_rare, False),
+        ("zero_head", _zero_head, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

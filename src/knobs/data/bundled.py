@@ -32,8 +32,9 @@ _FILES = {
 
 
 def scikit_learn(
-    *, name: str, kind: str, task: str, val: float, test: float, split_seed: int
-) -> Data:
+    *, name: str, kind: str, task: str, val: float, test: float, split_seed: int,
+    numbers: str = "standard",
+) -> Data:  # fmt: skip
     """Read one of scikit-learn's toy sets, features (or an image's pixels together) standardised.
 
     Args:
@@ -41,9 +42,11 @@ def scikit_learn(
         val: share of all examples for validation.
         test: share of all examples for test.
         split_seed: of the split.
+        numbers: how those of a table are encoded, one of encodings.ENCODINGS.
 
     Raises:
-        DataError: scikit-learn is not installed, or its file is not readable.
+        DataError: scikit-learn is not installed, or its file is not readable; images have numbers
+            to encode.
     """
     if name not in _FILES:
         raise DataError(f"data.name={name}: scikit-learn sets are {', '.join(_FILES)}")
@@ -52,12 +55,15 @@ def scikit_learn(
     parts = three_way(y, val, test, split_seed, task)
     targets = encode_targets(y, parts[0], task)
     if len(shape) == 3:
+        if numbers != "standard":
+            raise DataError(f"data.numbers={numbers}: {name} are images; leave it out")
         pixels = torch.from_numpy(rows).float().reshape(-1, *shape)
         inputs, splits = picture_splits(pixels, targets.y, parts, unit=1)
     else:
         table = {f"x{i}": column for i, column in enumerate(rows.T)}
-        inputs = Table.fit([table], parts[0], single=True)
-        splits = tensors(inputs.apply(table), targets.y, parts)
+        inputs = Table.fit([table], parts[0], single=True, encoding=numbers)
+        x = inputs.apply(table)
+        shape, splits = x.shape[1:], tensors(x, targets.y, parts)
     return make_data(
         name, kind, task, splits, targets, shape, inputs=inputs, hash=content_hash(parts, rows, y)
     )

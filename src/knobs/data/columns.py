@@ -120,8 +120,12 @@ class Columns:
     columns: Mapping[str, Column]
     markers: frozenset[str] = MARKERS
 
-    def typed(self, block: Mapping) -> dict[str, np.ndarray]:
+    def typed(self, block: Mapping, faults: dict[int, str] | None = None) -> dict[str, np.ndarray]:
         """Return name -> (n,) float64 with NaN where missing, or (n,) categories.
+
+        Args:
+            faults: takes row -> the first cell of it that is none of its column's kind, which then
+                counts as missing; None: such a cell is an error.
 
         Raises:
             CellError: a cell is none of its column's kind.
@@ -135,7 +139,11 @@ class Columns:
                 found[name] = _categories(block[name], column, self.markers)
                 continue
             values, wrong = self.numbers(block[name], column)
-            if len(wrong):
+            if faults is not None:
+                for row in wrong.tolist():
+                    cell = str(np.asarray(block[name], object)[row])[:40]
+                    faults.setdefault(row, f"{name}={cell!r}: is not a {column.kind}")
+            elif len(wrong):
                 cell = str(np.asarray(block[name], object)[wrong[0]])[:40]
                 raise CellError(int(wrong[0]), f"{name}={cell!r}: is not a {column.kind}")
             if column.kind == "date":
@@ -146,18 +154,24 @@ class Columns:
         return found
 
     def numbers(self, cells: Any, column: Column) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n,) numbers or days, NaN where missing, and the rows that hold neither."""
+        """Return (n,) numbers or days, NaN where missing, and the rows that hold neither.
+
+        Numbers that are no texts are dates where dates are numbers, and never percentages: whether
+        5 % is 5 or 0.05 there, nothing says.
+        """
         values = np.asarray(cells)
         if values.dtype.kind in "iufb":
-            days = column.kind == "date"
-            return (epoch_days(values.astype(float)) if days else values.astype(float)), np.array(
-                [], int
-            )
+            numbers = values.astype(float)
+            date = column.kind == "date"
+            if column.form != "epoch" if date else column.form.endswith("%"):
+                return np.full(len(numbers), np.nan), np.flatnonzero(~np.isnan(numbers))
+            return (epoch_days(numbers) if date else numbers), np.array([], int)
         values = np.asarray(cells, object)
         if column.kind == "number":
             numbers = read_numbers(values, column.form)
         else:
-            numbers = by_words(values, lambda words: read_days(words, column.form))
+            read = lambda words: read_days([text_of(w) for w in words], column.form)  # noqa: E731
+            numbers = by_words(values, read)
         left = np.flatnonzero(np.isnan(numbers))
         known = self.markers | {word.lower() for word in column.missing}
         wrong = [i for i in left if not is_missing(values[i], known)]
@@ -453,7 +467,13 @@ def _categories(cells: Any, column: Column, markers: frozenset) -> np.ndarray:
     codes, words = pd.factorize(np.asarray(cells, object))
     known = set(column.levels)
     texts = [MISSING if is_missing(word, markers) else text_of(word) for word in words] + [MISSING]
-    return np.array([text if text in known else OTHER for text in texts], object)[codes]
+    # A number may be written as one of a file whose cells have types was: 5.0 beside 5.
+    spelled = [*map(str, words), MISSING]
+    found = [
+        text if text in known else other if other in known else OTHER
+        for text, other in zip(texts, spelled, strict=True)
+    ]
+    return np.array(found, object)[codes]
 
 
 def _date_share(words: Mapping[str, int]) -> float:

@@ -224,3 +224,29 @@ class Data:
         """Return the same data with every split on a device."""
         moved = {s: getattr(self, s).to(device, memory_format) for s in ("train", "val", "test")}
         return replace(self, **moved)
+
+    def joined(self) -> "Data":
+        """Return the same data with the validation rows at the end of the training split."""
+        none = self.val.y[:0]
+        return replace(self, train=_joined(self.train, self.val), val=Tensors(none, none))
+
+
+def _joined(first: Tensors | Stream, second: Tensors | Stream) -> Tensors | Stream:
+    """Return two splits of one source as one."""
+
+    def both(name: str) -> Tensor | None:
+        parts = [getattr(split, name) for split in (first, second)]
+        return None if parts[0] is None else torch.cat(parts)
+
+    rest = {name: both(name) for name in ("y", "weight", "rows")}
+    if isinstance(first, Stream):
+        examples = partial(_either, first.examples, second.examples, len(first))
+        return replace(first, examples=examples, **rest)
+    if isinstance(first.x, Tensor):
+        return Tensors(x=torch.cat([first.x, second.x]), **rest)
+    return Tensors(x={k: torch.cat([v, second.x[k]]) for k, v in first.x.items()}, **rest)
+
+
+# A function of the module, so that worker processes can receive it.
+def _either(first: Callable, second: Callable, count: int, index: int) -> Tensor:
+    return first(index) if index < count else second(index - count)

@@ -43,7 +43,7 @@ def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None,
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
-    sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
+    sep: str = "auto", decimal: str = "auto", encoding: str = "auto", numbers: str = "standard",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -56,6 +56,7 @@ def csv(
         columns: `NAME:KIND`, for columns that the rules of columns.py take for another kind.
         na: words that count as missing besides the usual ones.
         sep, decimal, encoding: of the file; auto finds them out.
+        numbers: how they are encoded, one of encodings.ENCODINGS.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -86,7 +87,7 @@ def csv(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     try:
-        inputs = Table.fit([plain], parts[0])
+        inputs = Table.fit([plain], parts[0], encoding=numbers)
         x = inputs.encoded(plain)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

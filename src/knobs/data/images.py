@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
 from knobs.data.inputs import Pictures
-from knobs.data.pixels import read_image
+from knobs.data.pixels import IMAGES, ending_of, hidden, inside, picture_files, read_pixels
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -27,26 +26,18 @@ from knobs.data.prepare import (
 from knobs.errors import DataError
 from knobs.words import listed
 
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # A folder of these alone is a class that would be lost, not a folder of something else.
 UNREAD = {
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".jpe", ".pbm", ".pnm", ".pfm", ".svg",
     ".tga", ".ico", ".psd", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".exr", ".hdr",
     ".npy",
 }  # fmt: skip
-
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 OTHER_SPLITS = {"dev", "eval", "evaluation", "holdout"}  # beside a training folder: no classes
-# What systems leave behind; names that begin with a dot are hidden too.
-SYSTEM = {
-    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db",
-    "desktop.ini", "ehthumbs.db", "system volume information",
-}  # fmt: skip
-
 LOW = 32  # pixel values apart, of 255: less is told as little contrast
 GLANCES = 64  # files of a streamed set whose content is hashed
 
@@ -142,7 +133,7 @@ def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:
         found[part] = {}
         for place in _class_folders(folder, passed):
             others: Counter[str] = Counter()
-            pictures = pictures_under(place, others)
+            pictures = picture_files(place, others)
             passed += others
             if pictures:
                 found[part][place.name] = pictures
@@ -204,7 +195,7 @@ def _split_folders(base: Path, passed: Counter, notes: list[str]) -> dict[str, P
     for folder in inside:
         if folder in named.values():
             continue
-        if pictures_under(folder, Counter()):
+        if picture_files(folder, Counter()):
             mixed = f"{folder.name} beside the split folder {named['train'].name}"
             either = "expected split folders only, or class folders only"
             raise DataError(f"{base}: {mixed}, with images; {either}: {rename}")
@@ -249,61 +240,16 @@ def _folders(folder: Path, passed: Counter) -> list[Path]:
         what = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: {what}; expected one sub-folder a class")
     folders = []
-    for entry in _inside(folder):
-        if _hidden(entry.name):
+    for entry in inside(folder):
+        if hidden(entry.name):
             passed["hidden"] += 1
         elif entry.is_dir():
             folders.append(Path(entry.path))
-        elif _ending(entry.name) in IMAGES:
+        elif ending_of(entry.name) in IMAGES:
             passed["in no class folder"] += 1
         else:
-            passed[_ending(entry.name)] += 1
+            passed[ending_of(entry.name)] += 1
     return folders
-
-
-def pictures_under(folder: Path, passed: Counter) -> list[Path]:
-    """Return the images at any depth, sorted; count what else is there.
-
-    Links to folders are followed, each real folder once: a link may lead back above itself.
-
-    Raises:
-        DataError: what is called an image and is no file.
-    """
-    pictures, seen, waiting, links = [], set(), [folder], []
-    while waiting or links:  # links last, so that a file keeps the name that is its own
-        place = waiting.pop(0) if waiting else links.pop(0)
-        facts = place.stat()
-        if (facts.st_dev, facts.st_ino) in seen:
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        for entry in _inside(place):
-            path, ending = Path(entry.path), _ending(entry.name)
-            if _hidden(entry.name):
-                passed["hidden"] += 1
-            elif entry.is_dir():
-                (links if entry.is_symlink() else waiting).append(path)
-            elif ending not in IMAGES:
-                passed[ending] += 1
-            elif entry.is_file():
-                pictures.append(path)
-            else:  # opened, a pipe would be waited for
-                what = "a link to nothing" if entry.is_symlink() else "a pipe, socket or device"
-                raise DataError(f"{path}: {what}; expected an image file; remove it")
-    return sorted(pictures)
-
-
-def _inside(folder: Path) -> list[os.DirEntry]:
-    """Return what lies in a folder, sorted by name."""
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in SYSTEM
-
-
-def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "without an ending"
 
 
 def counted(passed: Counter) -> str:
@@ -362,6 +308,11 @@ def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
         n = int(np.isin(kinds[mine], double).sum())
         notes.append(f"{n:,} images are identical to one of another class at {size}")
     return notes
+
+
+def read_image(path: Path, size: int) -> Tensor:
+    """Return (3, size, size) uint8 of a picture, as `read_pixels` reads it."""
+    return torch.from_numpy(read_pixels(path, size))
 
 
 def _streams(

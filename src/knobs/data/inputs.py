@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from knobs.data.columns import MISSING, Columns
+from knobs.data.encodings import bin_edges, piecewise, read_edges, saved_edges
 from knobs.data.stored import Fields
 from knobs.errors import DataError
 
@@ -66,14 +67,19 @@ def column_moments(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
 class Table:
     """Numbers standardised, a missing one as the median; categories one-hot, an unknown one as 0s.
 
+    Numbers may be encoded in bins as well, or instead: behind the categories, see encodings.py.
+
     A block maps a column's name to its cells: a data frame, or a dict of arrays.
 
     Args:
         numbers: columns of numbers, in the order of the features.
         levels: column -> its categories, whose features come after the numbers.
+        low, high: (numbers,) float64, the least and most of the training rows; None: not known.
         median, mean, scale: (numbers,), of the type in which a number is standardised.
         columns: how the columns of a raw block are read; None: its cells are numbers and
             categories as they are.
+        encoding: one of encodings.ENCODINGS.
+        edges: of each number's bins, where they are encoded in bins.
     """
 
     numbers: tuple[str, ...]
@@ -82,17 +88,29 @@ class Table:
     mean: np.ndarray
     scale: np.ndarray
     columns: Columns | None = None
+    encoding: str = "standard"
+    edges: tuple[np.ndarray, ...] = ()
     kind: ClassVar = "table"
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
     @classmethod
     def fit(
-        cls, blocks: Iterable[Mapping], train_rows: np.ndarray, single: bool = False
+        cls,
+        blocks: Iterable[Mapping],
+        train_rows: np.ndarray,
+        single: bool = False,
+        encoding: str = "standard",
     ) -> "Table":
-        """Take medians, means and deviations, and the categories, from the training rows.
+        """Take medians, means, deviations and bins, and the categories, from the training rows.
 
         Args:
             blocks: of numbers and categories, as `Columns.typed` returns them.
             single: in float32, as the bundled sets have it, not float64.
+            encoding: of the numbers, one of encodings.ENCODINGS.
+
+        Raises:
+            DataError: numbers too large, or none that has bins where nothing else is an input.
         """
         numbers: dict[str, list[np.ndarray]] = {}
         levels: dict[str, set[str]] = {}
@@ -106,7 +124,11 @@ class Table:
             for name, known in levels.items():
                 known.update(_words(block, name, rows))
         columns = [np.concatenate(pieces) for pieces in numbers.values()]
+        low, high = _bounds(columns)
         median = np.array([_median(values) for values in columns])
+        edges: tuple[np.ndarray, ...] = ()
+        if encoding != "standard":
+            edges = tuple(bin_edges(values, train_rows) for values in columns)
         columns = [np.where(np.isnan(v), m, v) for v, m in zip(columns, median, strict=True)]
         if single and columns:
             sample = torch.from_numpy(np.stack(columns, 1).astype(np.float32))
@@ -119,12 +141,27 @@ class Table:
             if not np.isfinite(both).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
         ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
-        return cls(tuple(numbers), ordered, median, mean, scale)
+        made = cls(
+            tuple(numbers), ordered, median, mean, scale, None, encoding, edges, low=low, high=high
+        )
+        if not made.width:
+            raise DataError("no number varies, so none has bins; use data.numbers=standard")
+        return made
 
     @property
     def width(self) -> int:
         """Return the number of features."""
-        return len(self.numbers) + sum(map(len, self.levels.values()))
+        return self._plain + sum(map(len, self.levels.values())) + sum(self._bins)
+
+    @property
+    def _plain(self) -> int:
+        """Return how many features are standardised numbers."""
+        return 0 if self.encoding == "ple" else len(self.numbers)
+
+    @property
+    def _bins(self) -> list[int]:
+        """Return how many bins each number has, where numbers have bins."""
+        return [max(0, len(edges) - 1) for edges in self.edges]
 
     def unlike(self, other: "Table") -> str:
         """Return the first column of which another table makes other inputs; "" if there is none.
@@ -136,6 +173,13 @@ class Table:
             return odd[0]
         if self.numbers != other.numbers:
             return "the order of the numbers"
+        if (self.encoding, self._bins) != (other.encoding, other._bins):
+            return "data.numbers"
+        for name, scale, mine, its in zip(
+            self.numbers * bool(self.edges), self.scale, self.edges, other.edges, strict=False
+        ):
+            if len(mine) and abs(mine - its).max() > 1e-4 * (scale + abs(mine).max()):
+                return name
         for name, mean, scale, near, size in zip(
             self.numbers, self.mean, self.scale, other.mean, other.scale, strict=True
         ):
@@ -154,14 +198,21 @@ class Table:
     def encoded(self, block: Mapping) -> Tensor:
         """Return (n, features) float32 of a block of numbers and categories."""
         x = np.zeros((_count(block), self.width), np.float32)
+        at = self.width - sum(self._bins)
         for i, name in enumerate(self.numbers):
             values = _numbers(block, name)
-            values = np.where(np.isnan(values), self.median[i], values).astype(self.mean.dtype)
+            values = np.where(np.isnan(values), self.median[i], values)
+            if self.edges:
+                piecewise(values, self.edges[i], x[:, at : at + self._bins[i]])
+                at += self._bins[i]
+            values = values.astype(self.mean.dtype)
             with np.errstate(over="ignore"):
-                x[:, i] = (values - self.mean[i]) / self.scale[i]
-            if not np.isfinite(x[:, i]).all():
+                values = ((values - self.mean[i]) / self.scale[i]).astype(np.float32)
+            if not np.isfinite(values).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
-        start = len(self.numbers)
+            if self._plain:
+                x[:, i] = values
+        start = self._plain
         for name, known in self.levels.items():
             places = {level: start + i for i, level in enumerate(known)}
             found = np.array([places.get(word, -1) for word in _words(block, name)], int)
@@ -174,8 +225,10 @@ class Table:
         """Return names and arrays."""
         levels = {name: list(known) for name, known in self.levels.items()}
         arrays = {"median": self.median, "mean": self.mean, "scale": self.scale}
+        arrays |= {} if self.low is None else {"low": self.low, "high": self.high}
         about = {"numbers": list(self.numbers), "levels": levels}
-        return about | (self.columns.saved() if self.columns else {}), arrays
+        encoded, edges = saved_edges(self.encoding, self.edges)
+        return about | encoded | (self.columns.saved() if self.columns else {}), arrays | edges
 
     @classmethod
     def read(cls, fields: Fields) -> "Table":
@@ -195,7 +248,13 @@ class Table:
             raise fields.wrong(
                 "columns", list(columns.columns), "those that numbers and levels name"
             )
-        return cls(numbers, known, median, mean, scale, columns)
+        encoding, edges = read_edges(fields, len(numbers))
+        told = f"{fields.path}low" in fields.arrays  # the first preparations have none
+        bounds = {b: fields.array(b, len(numbers), ("float64",)) for b in ("low", "high") if told}
+        made = cls(numbers, known, median, mean, scale, columns, encoding, edges, **bounds)
+        if not made.width:
+            raise fields.wrong("bins", [0] * len(numbers), "above 0 for one number at least")
+        return made
 
 
 def _count(block: Mapping) -> int:
@@ -231,6 +290,13 @@ def _words(block: Mapping, name: str, rows: np.ndarray | None = None) -> list[st
     cells = np.asarray(_cells(block, name), dtype=object)
     cells = cells if rows is None else cells[rows]
     return [MISSING if cell is None or cell != cell else str(cell) for cell in cells]
+
+
+def _bounds(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and most number of each column; 0 where it has none."""
+    present = [values[~np.isnan(values)] for values in columns]
+    present = [values if len(values) else np.zeros(1) for values in present]
+    return tuple(np.array([f(values) for values in present], float) for f in (np.min, np.max))
 
 
 def _median(values: np.ndarray) -> float:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from knobs.data.images import SPLITS, counted, pictures_under
+from knobs.data.images import SPLITS, counted
+from knobs.data.pixels import picture_files
 from knobs.errors import DataError
 from knobs.words import listed
 
@@ -45,7 +46,7 @@ def matched(
             row, or pictures beside split folders.
     """
     passed: Counter[str] = Counter()
-    pictures = pictures_under(base, passed)
+    pictures = picture_files(base, passed)
     known = {_plain(path.relative_to(base).as_posix()): path for path in pictures}
     if table.resolve().is_relative_to(base.resolve()):
         passed[table.suffix.lower()] -= 1

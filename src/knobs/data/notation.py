@@ -39,14 +39,14 @@ def text_of(cell: Any) -> str:
     return str(int(cell)) if whole else str(cell)
 
 
-def by_words(cells: np.ndarray, read: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """Return what `read` makes of the texts of cells, each different one read once."""
+def by_words(cells: np.ndarray, read: Callable[[list], np.ndarray]) -> np.ndarray:
+    """Return what `read` makes of cells, each different one read once."""
     import pandas as pd
 
     codes, words = pd.factorize(cells)
     if not len(words):
         return np.full(len(cells), np.nan)
-    values = np.append(read([text_of(word) for word in words]), np.nan)
+    values = np.append(read(list(words)), np.nan)
     return values[codes]  # -1: missing
 
 
@@ -73,8 +73,11 @@ def read_numbers(cells: np.ndarray, form: str) -> np.ndarray:
     rest = np.flatnonzero(np.isnan(numbers))
     if len(rest):
 
-        def read(words: list[str]) -> np.ndarray:
-            texts = [standard_form(word, sign_of, unit) for word in words]
+        def read(words: list[Any]) -> np.ndarray:
+            texts = [  # a number that is no text has no decimal sign to be read by
+                word if unit != "%" and isinstance(word, int | float)
+                else standard_form(text_of(word), sign_of, unit) for word in words
+            ]  # fmt: skip
             return plain_numbers(np.array(texts, object)).astype(float)
 
         numbers[rest] = by_words(cells[rest], read)

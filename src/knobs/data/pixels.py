@@ -1,21 +1,22 @@
-"""A file of any common format -> 8-bit RGB pixels, upright, on white."""
+"""Files of pictures: which of a folder are, and their pixels by the depth of each."""
 
 import contextlib
+import os
 import struct
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from knobs.errors import DataError
 
 if TYPE_CHECKING:  # PIL is imported where a picture is read
     from PIL import Image
 
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 # What a file is read as, whatever its name ends in: no format whose reader starts a program.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 MOST_PIXELS = 89_478_485  # of a picture: PIL's own bound, 256 MiB of RGB
@@ -25,8 +26,61 @@ FAULTS = (
     EOFError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 
+# What systems leave behind; names that begin with a dot are hidden too.
+SYSTEM = {
+    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db",
+    "desktop.ini", "ehthumbs.db", "system volume information",
+}  # fmt: skip
 
-def read_image(path: Path, size: int) -> Tensor:
+
+def picture_files(folder: Path, passed: Counter) -> list[Path]:
+    """Return the images at any depth, sorted; count what else is there.
+
+    Links to folders are followed, each real folder once: a link may lead back above itself.
+
+    Raises:
+        DataError: what is called an image and is no file.
+    """
+    found, seen, waiting, links = [], set(), [folder], []
+    while waiting or links:  # links last, so that a file keeps the name that is its own
+        place = waiting.pop(0) if waiting else links.pop(0)
+        facts = place.stat()
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        for entry in inside(place):
+            path, ending = Path(entry.path), ending_of(entry.name)
+            if hidden(entry.name):
+                passed["hidden"] += 1
+            elif entry.is_dir():
+                (links if entry.is_symlink() else waiting).append(path)
+            elif ending not in IMAGES:
+                passed[ending] += 1
+            elif entry.is_file():
+                found.append(path)
+            else:  # opened, a pipe would be waited for
+                what = "a link to nothing" if entry.is_symlink() else "a pipe, socket or device"
+                raise DataError(f"{path}: {what}; expected an image file; remove it")
+    return sorted(found)
+
+
+def inside(folder: Path) -> list[os.DirEntry]:
+    """Return what lies in a folder, sorted by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def hidden(name: str) -> bool:
+    """Return whether a file or folder is a system's own, or hidden."""
+    return name.startswith(".") or name.casefold() in SYSTEM
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a file's name in lower case, or that it has none."""
+    return os.path.splitext(name)[1].lower() or "without an ending"
+
+
+def read_pixels(path: Path, size: int) -> np.ndarray:
     """Return (3, size, size) uint8: the image's middle square, upright, scaled, on white.
 
     Deeper pixels count by their own depth, of which 255 is the whole. Of several frames the first.
@@ -56,7 +110,7 @@ def read_image(path: Path, size: int) -> Tensor:
         what = " ".join(str(error).split()) or type(error).__name__
         what = "in none of the known formats" if isinstance(error, UnidentifiedImageError) else what
         raise DataError(f"{path}: not a readable image ({what}); mend or remove it") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels.transpose(2, 0, 1)
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":

@@ -22,10 +22,14 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space":
 ENCODINGS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
+PACKED = {".gz", ".bz2", ".xz", ".zip"}
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}
 # MARKERS as they are written, most of the time.
 WORDS = [*MARKERS, "NA", "N/A", "N.A.", "NaN", "NAN", "Null", "NULL", "None", "NONE"]
 GLANCE = 20  # records that tell the separator
+# A packed file holds at most so many times its bytes, once it is beyond the second number; and no
+# line of text is longer than the third. A crafted file of 10 MB unpacks to 10 GB.
+MOST_RATIO, SMALL, MOST_LINE = 200, 2**28, 2**26
 BROKEN = (ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error, LookupError)
 
 
@@ -83,6 +87,102 @@ def read(
     return frame, form
 
 
+def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
+    """Yield a file's rows as data frames of at most `rows`, all of them alike, never the whole.
+
+    Cells are texts, but of .parquet and .xlsx, which has a million rows at most and is read whole:
+    these are as they are.
+
+    Raises:
+        DataError: naming what is not there, or cannot be read.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; expected a CSV with a header")
+    suffix = file.suffix.lower()
+    read = {".parquet": _parquet_blocks, ".xlsx": _excel_blocks}.get(suffix)
+    try:
+        yield from read(file, rows) if read else _text_blocks(file, sep, encoding, rows)
+    except DataError:
+        raise
+    except ImportError:
+        raise _lacks_package(file) from None
+    except BROKEN as error:
+        what = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix)
+        what = what or "a CSV with a header"
+        raise DataError(f"{file}: not {what} ({first_line(error)})") from None
+
+
+def _text_blocks(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
+    form, names = header(file, sep, encoding)
+    options = {"dtype": object, "na_filter": False, "chunksize": rows}
+    with (
+        _text(file, form.encoding) as lines,
+        _read_csv(file, lines, form, names, options) as blocks,
+    ):
+        while True:
+            with _no_more_cells(file):
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
+
+
+def _parquet_blocks(file: Path, rows: int) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(file) as table:
+        names = _names(file, list(map(str, table.schema_arrow.names)))
+        for batch in table.iter_batches(batch_size=rows):
+            yield batch.to_pandas().set_axis(names, axis=1)
+
+
+def _excel_blocks(file: Path, rows: int) -> Iterator[Any]:
+    import pandas as pd
+
+    with zipfile.ZipFile(file) as archive:
+        _bound(file, sum(part.file_size for part in archive.infolist()))
+    frame = pd.read_excel(file, engine="openpyxl", header=None, dtype=object)
+    first = frame.iloc[0] if len(frame) else frame
+    names = _names(file, ["" if cell != cell else str(cell) for cell in first])
+    for start in range(1, len(frame), rows):
+        yield frame.iloc[start : start + rows].set_axis(names, axis=1)
+
+
+def _bound(file: Path, unpacked: int) -> None:
+    """Refuse a packed file that holds far more than files do: it would fill memory or disk."""
+    if unpacked > max(SMALL, MOST_RATIO * file.stat().st_size):
+        most = f"{MOST_RATIO} times its size, and more than {SMALL // 2**20} MiB"
+        raise DataError(f"{file}: unpacks to more than {most}; if it is sound, unpack it first")
+
+
+class _Bounded(io.RawIOBase):
+    """Unpacked bytes of a file, refused where there are far too many, or one line has no end."""
+
+    def __init__(self, file: Path, stream: IO[bytes]):
+        self.file, self.stream, self.total, self.line = file, stream, 0, 0
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, room: Any) -> int:
+        """Read into a buffer; return how many bytes.
+
+        Raises:
+            DataError: see MOST_RATIO and MOST_LINE.
+        """
+        data = self.stream.read(len(room))
+        room[: len(data)] = data
+        self.total += len(data)
+        if self.file.suffix.lower() in PACKED:
+            _bound(self.file, self.total)
+        ends = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self.line = self.line + len(data) if ends < 0 else len(data) - ends
+        if self.line > MOST_LINE:
+            raise DataError(f"{self.file}: a line of more than {MOST_LINE // 2**20} MiB")
+        return len(data)
+
+
 def records(file: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record begins, from 1, and its cells; empty lines are none."""
     with _text(file, form.encoding) as lines:
@@ -94,9 +194,12 @@ def records(file: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
             line = cells.line_num + 1
 
 
-def _of_text(
-    file: Path, sep: str, encoding: str, texts: Collection[str] | None, na: Sequence[str]
-) -> tuple[Any, Form]:
+def header(file: Path, sep: str, encoding: str) -> tuple[Form, list[str]]:
+    """Return how a file of text is read, and the names of its columns.
+
+    Raises:
+        DataError: no such encoding, no header, or two columns of one name.
+    """
     encoding = _encoding(file) if encoding == "auto" else encoding
     try:
         codecs.lookup(encoding)
@@ -104,10 +207,16 @@ def _of_text(
         must = "auto or a name such as utf-8, latin-1 or cp1252"
         raise DataError(f"data.encoding={encoding}: must be {must}") from None
     form = Form(_separator(file, encoding) if sep == "auto" else SEPARATORS[sep], encoding)
-    header = next((cells for _, cells in records(file, form)), None)
-    if header is None:
+    first = next((cells for _, cells in records(file, form)), None)
+    if first is None:
         raise DataError(f"{file}: not a CSV with a header (it is empty)")
-    names = _names(file, header)
+    return form, _names(file, first)
+
+
+def _of_text(
+    file: Path, sep: str, encoding: str, texts: Collection[str] | None, na: Sequence[str]
+) -> tuple[Any, Form]:
+    form, names = header(file, sep, encoding)
     if texts is None or _has_codes(file, form):
         return _frame(file, form, names, dtype=object, na_filter=False), form
     free = [name for name in names if name not in texts]
@@ -127,15 +236,32 @@ def _frame(file: Path, form: Form, names: list[str], **options: Any) -> Any:
     Raises:
         DataError: the first row has more cells than there are names.
     """
+    with _text(file, form.encoding) as lines:
+        return _read_csv(file, lines, form, names, options)
+
+
+def _read_csv(
+    file: Path, lines: IO[str], form: Form, names: list[str], options: dict[str, Any]
+) -> Any:
+    """Return what pandas makes of a text; as of `_frame`."""
     import pandas as pd
 
-    with _text(file, form.encoding) as lines, warnings.catch_warnings():
+    with _no_more_cells(file):
+        return pd.read_csv(
+            lines, sep=r"\s+" if form.sep == " " else form.sep, header=0, names=names,
+            keep_default_na=False, index_col=False, low_memory=False, **options,
+        )  # fmt: skip
+
+
+@contextmanager
+def _no_more_cells(file: Path) -> Iterator[None]:
+    """Refuse a first row that has more cells than there are names; pandas would cut it."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         try:
-            return pd.read_csv(
-                lines, sep=r"\s+" if form.sep == " " else form.sep, header=0, names=names,
-                keep_default_na=False, index_col=False, low_memory=False, **options,
-            )  # fmt: skip
+            yield
         except pd.errors.ParserWarning:
             raise DataError(f"{file}: its rows have more cells than its header has names") from None
 
@@ -171,13 +297,18 @@ def _of_cells(file: Path) -> Any:
         else:
             frame = pd.read_excel(file, engine="openpyxl", header=None, dtype=object)
     except ImportError:
-        mend = f"pip install {package}, or write the table as a CSV"
-        raise DataError(f"{file}: to read it takes {package}; {mend}") from None
+        raise _lacks_package(file) from None
     frame = frame.astype(object).where(frame.notna(), "").map(str)
     if package == "openpyxl":
         names = _names(file, frame.iloc[0].tolist() if len(frame) else [])
         frame = frame.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
     return frame.set_axis(_names(file, list(map(str, frame.columns))), axis=1)
+
+
+def _lacks_package(file: Path) -> DataError:
+    package = PACKAGES[file.suffix.lower()]
+    mend = f"pip install {package}, or write the table as a CSV"
+    return DataError(f"{file}: to read it takes {package}; {mend}")
 
 
 def _names(file: Path, header: list[str]) -> list[str]:
@@ -193,6 +324,19 @@ def _names(file: Path, header: list[str]) -> list[str]:
     return names
 
 
+def member(file: Path) -> str:
+    """Return the name of the one file that a .zip holds.
+
+    Raises:
+        DataError: it holds none, or several.
+    """
+    with zipfile.ZipFile(file) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    if len(names) != 1:
+        raise DataError(f"{file}: has {len(names)} files; must have one, the table")
+    return names[0]
+
+
 @contextmanager
 def _binary(file: Path) -> Iterator[IO[bytes]]:
     """Open a file, unpacked if its name ends in .gz, .bz2, .xz or .zip."""
@@ -204,14 +348,17 @@ def _binary(file: Path) -> Iterator[IO[bytes]]:
     suffix = file.suffix.lower()
     if suffix != ".zip":
         with unpack.get(suffix, open)(file, "rb") as stream:
-            yield stream
+            yield io.BufferedReader(_Bounded(file, stream), 2**16)
         return
-    with zipfile.ZipFile(file) as archive:
-        members = [name for name in archive.namelist() if not name.endswith("/")]
-        if len(members) != 1:
-            raise DataError(f"{file}: has {len(members)} files; must have one, the table")
-        with archive.open(members[0]) as stream:
-            yield stream
+    with zipfile.ZipFile(file) as archive, archive.open(member(file)) as stream:
+        yield io.BufferedReader(_Bounded(file, stream), 2**16)
+
+
+@contextmanager
+def lines_of(file: Path, encoding: str) -> Iterator[IO[str]]:
+    """Open a file of lines; `auto` as of `read`."""
+    with _text(file, _encoding(file) if encoding == "auto" else encoding) as lines:
+        yield lines
 
 
 @contextmanager

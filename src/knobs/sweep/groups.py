@@ -36,7 +36,10 @@ STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
-    "training": ("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
+    "training": (
+        *("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
+        "zero_head",
+    ),
     "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
 }
 ALIKE = {

@@ -113,7 +113,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
     fields["rows"] = len(record.read_metrics(folder))
     if (folder / record.SUMMARY).is_file():
         summary = record.read_summary(folder)
-        status, objective = summary["status"], summary["objective"]["value"]
+        status, objective = summary["status"], (summary["objective"] or {"value": None})["value"]
         if status not in record.STATUSES or not isinstance(objective, int | float | None):
             raise ValueError(f"{record.SUMMARY}: no summary of a run")
         fields |= {"status": status, "objective": objective}

@@ -26,6 +26,7 @@ from knobs import record
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
 from knobs.models.members import Ensemble
+from knobs.shape import Shape
 from knobs.training.state import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
@@ -200,9 +201,9 @@ def load_last(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: str | Path) -> nn.Module:
-    """Load the model of a run with its best weights, in eval mode, on the CPU.
+    """Load the network of a run with its best weights, in eval mode, on the CPU.
 
-    Of a run with several members the model gives their mean prediction (see Ensemble).
+    Of a run with several members it gives their mean prediction (see Ensemble).
 
     Args:
         folder: a run's folder.
@@ -210,8 +211,12 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         CheckpointError: no run, no checkpoint, or none that is whole.
     """
+    return read_best(folder)[0]
+
+
+def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
+    """Return what `load` does, the shape of its inputs, and what the checkpoint says of the run."""
     from knobs import build
-    from knobs.shape import Shape
 
     path, faults = Path(folder) / record.CHECKPOINTS, []
     for name, weights, about in _whole(path, (BEST, LAST, _before(BEST), _before(LAST)), faults):
@@ -229,7 +234,7 @@ def load(folder: str | Path) -> nn.Module:
             faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")
             continue
         _tell(faults, f"{name}, of epoch {about.get('epoch')}, takes its place")
-        return model.eval()
+        return model.eval(), shape, about
     missing = f"{path / BEST}: no such file; give the folder of a run that kept checkpoints"
     raise CheckpointError("; ".join(faults) or missing)
 

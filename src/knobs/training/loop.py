@@ -311,7 +311,8 @@ def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[d
         began = time.perf_counter()
         values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
-        values |= evaluate(run, run.data.val, "val")
+        if not run.refit:
+            values |= evaluate(run, run.data.val, "val")
         row = end_epoch(run, values)
         training_mode(run.optimizer, True)
         run.progress.seconds += time.perf_counter() - began
@@ -321,7 +322,7 @@ def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[d
 def ended(run: Run) -> str | None:
     """Return finished, pruned or stopped_early; None if another epoch is due."""
     progress, training = run.progress, run.training
-    if progress.epoch >= training["epochs"]:
+    if progress.epoch >= (run.refit or training["epochs"]):
         return "finished"
     if run.pruned:
         return "pruned"
@@ -337,10 +338,14 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
             finite: then the metric, not the model, has no value.
     """
     progress, metric = run.progress, run.objective["metric"]
-    for m, (value, row) in enumerate(zip(member_values(run), run.member_metrics, strict=True)):
-        check_objective(run, value, row["loss"], m)
-    check_objective(run, values[metric], values.get("val/loss", math.nan))
-    keep_best(run, values)
+    if run.refit:  # nothing is left to judge it by
+        if progress.epoch + 1 == run.refit:
+            keep_weights(run)
+    else:
+        for m, (value, row) in enumerate(zip(member_values(run), run.member_metrics, strict=True)):
+            check_objective(run, value, row["loss"], m)
+        check_objective(run, values[metric], values.get("val/loss", math.nan))
+        keep_best(run, values)
     if isinstance(run.scheduler, ReduceLROnPlateau):
         run.scheduler.step(values[run.monitor])
     elif run.interval == "epoch":
@@ -382,7 +387,13 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
     if progress.best is not None and not sign * (value - progress.best) > least:
         progress.stale += 1
         return
-    progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
+    progress.best, progress.stale = value, 0
     progress.best_metrics, run.best_members = values, member_values(run)
-    run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}
     run.best_outputs = None if run.outputs is None else half(run.outputs)
+    keep_weights(run)
+
+
+def keep_weights(run: Run) -> None:
+    """Copy the weights of the epoch that ends; they are the best so far."""
+    run.progress.best_epoch = run.progress.epoch + 1
+    run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}

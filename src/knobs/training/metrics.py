@@ -124,12 +124,15 @@ def regression(
 def constant_baseline(data: Data, metric: str) -> float | None:
     """Return an objective on the validation split without a model; None where it is not known.
 
-    Accuracy of the most frequent class of the training split, R2 of its mean target (of several
-    targets the mean R2).
+    Accuracy, or mean recall, of the most frequent class of the training split, R2 of its mean
+    target (of several targets the mean R2).
     """
     targets, trained = data.val.y.cpu(), data.train.y.cpu()
     if data.task == "classification" and metric == "val/accuracy":
         return (targets == trained.bincount().argmax()).double().mean().item()
+    if data.task == "classification" and metric == "val/balanced_accuracy":
+        occurring = targets.unique()
+        return (occurring == trained.bincount().argmax()).double().mean().item()
     if data.task == "regression" and metric == "val/r2":  # a standardised mean is 0
         outputs = torch.zeros(1, *targets.shape[:1], targets[0].numel(), dtype=torch.float64)
         return regression(outputs, targets.double(), 1.0)["r2"][0]

@@ -3,10 +3,10 @@
 Reports, ensembles and comparisons read it, and need neither the model nor the data.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from knobs import rng
 from knobs.data import Stream, Tensors
 
 FILE = "predictions.safetensors"
@@ -41,13 +41,5 @@ def encode(split: Tensors | Stream, outputs: Tensor, epoch: int) -> bytes:
 
 
 def sampled(rows: Tensor, count: int) -> Tensor:
-    """Return the places of the `count` rows with the smallest hash, by ascending row.
-
-    Source: splitmix64, Steele et al. 2014.
-    """
-    z = rows.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    hashes = z ^ (z >> np.uint64(31))
-    places = np.argsort(hashes, kind="stable")[:count]
-    return torch.from_numpy(places[np.argsort(rows.numpy()[places])])
+    """Return the places of the `count` rows with the smallest hash, by ascending row."""
+    return torch.from_numpy(rng.sampled(rows.numpy(), count))

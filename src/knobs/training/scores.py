@@ -87,11 +87,9 @@ recall = _counted("recall", "macro")
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean recall of the classes that occur."""
-    classes = outputs.shape[1]
-    each = _torchmetrics().multiclass_recall(
-        outputs.argmax(1), targets, classes, average="none"
-    )  # 0 where a class has no example
-    return each.double()[targets.bincount(minlength=classes) > 0].mean()
+    counts = targets.bincount(minlength=outputs.shape[1])
+    right = targets[outputs.argmax(1) == targets].bincount(minlength=outputs.shape[1])
+    return (right.double() / counts)[counts > 0].mean()
 
 
 def mcc(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -167,6 +165,7 @@ _SHARED: dict[str, Score] = {
     "f1_weighted": _counted("f1_score", "weighted"),
     "log_loss": log_loss,
 }
+OWN = {"balanced_accuracy", "top_5", "log_loss"}  # without torchmetrics
 _OF_CLASSES: dict[str, Score] = {
     "balanced_accuracy": balanced_accuracy,
     "top_5": top_5,
@@ -216,5 +215,5 @@ def undefined(name: str, targets: Tensor, outputs: int, names: list[str]) -> str
 
 def ready(names: Iterable[str]) -> None:
     """Import what the metrics need, before any clock of a run starts."""
-    if {*_SHARED, *_OF_CLASSES}.intersection(names) - {"top_5", "log_loss"}:
+    if {*_SHARED, *_OF_CLASSES}.intersection(names) - OWN:
         _torchmetrics()

@@ -21,8 +21,7 @@ from knobs import shell
 from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
-from knobs.training.metrics import constant_baseline
-from knobs.training.setup import steps_per_epoch
+from knobs.training.setup import class_counts, steps_per_epoch
 from knobs.training.state import Run
 from knobs.words import count, duration, folded, printable
 
@@ -53,7 +52,7 @@ class Screen:
 
     def __init__(self, run: Run, out: Console):
         self.out = out
-        self.metric, self.epochs = run.objective["metric"], run.training["epochs"]
+        self.metric, self.epochs = run.objective["metric"], run.refit or run.training["epochs"]
         self._last, self._began = 0.0, time.perf_counter()
         self._steps = steps_per_epoch(len(run.data.train), run.training)
         self._first = run.progress.epoch * self._steps + run.progress.batch  # > 0 if resumed
@@ -96,13 +95,14 @@ class Screen:
 
     def epoch(self, run: Run, metrics: dict[str, Any]) -> None:
         """Show an epoch's metrics."""
-        loss, value = f"{metrics['train/loss']:.4f}", f"{metrics[self.metric]:.4f}"
+        loss = f"{metrics['train/loss']:.4f}"
+        value = f"{metrics[self.metric]:.4f}" if self.metric in metrics else "not measured"
         epoch, best = metrics["epoch"], run.progress.best_epoch
         line = f"epoch {epoch}/{self.epochs}  loss {loss}  {self.metric} {value}"
         if not self._bar.disable:
             done = epoch * self._steps
             values = f"loss {loss} {self.metric} {value}"
-            values += f" best {run.progress.best:.4f}" if best else ""
+            values += f" best {run.progress.best:.4f}" if best and not run.refit else ""
             times = self._times(done)
             self._bar.update(self._task, completed=done, epoch=epoch, values=values, times=times)
             if best != self._best:
@@ -172,21 +172,32 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     regularization = [
         f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True
     ]
+    zero = "; the last layer 0" * bool(training.get("zero_head"))
     rows = [
         ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
         ("read", printable("; ".join(data.notes), MAX_NOTES)),
         ("target", _target(run, config)),
+        ("objective", _chosen(run, config)),
         ("model", model + _activation(run.networks[0], config["activation"])),
-        ("init", _init(run.networks[0], config["init"])),
+        ("init", _init(run.networks[0], config["init"]) + zero),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
         ("regularize", ", ".join(regularization)),
         ("training", f"{steps}, {training['precision']} on {run.device}, seed {run.seed}"),
         ("resumed", _resumed(run)),
+        ("refit", _refit(run, config)),
         ("folder", str(folder)),
     ]
     block(out, config["name"], rows)
+
+
+def _refit(run: Run, config: dict) -> str:
+    """Say that a run trains on the validation rows, and how long; empty where it does not."""
+    if not run.refit:
+        return ""
+    epochs = f"{run.refit} of {run.training['epochs']} epochs, as was best in {config['refit']}"
+    return f"the validation rows train as well; {epochs}"
 
 
 def _resumed(run: Run) -> str:
@@ -226,6 +237,19 @@ def _target(run: Run, config: dict) -> str:
     what = count(len(names), "label") if labels else f"{len(names):,} classes"
     parts = [] if labels else parts  # whose columns are the labels
     return ", ".join([*parts, f"{what}: {_some([str(name) for name in names])}"])
+
+
+def _chosen(run: Run, config: dict) -> str:
+    """Say that a rare class has changed the objective, and how to keep it; else nothing."""
+    stated, metric = config["objective"]["metric"], run.objective["metric"]
+    if metric == stated:
+        return ""
+    counts = class_counts(run.data)
+    rarest = counts.index(min(counts))
+    name, share = _some([run.data.classes[rarest]]), min(counts) / sum(counts)
+    return (
+        f"{metric}, as class {name} has {share:.1%} of the rows; objective.metric={stated}: as ever"
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -276,34 +300,49 @@ def closing(
         mirrored: where to, and how that ended; empty where it was not.
     """
     objective, status = summary["objective"], summary["status"]
-    best = "none"
-    if objective["value"] is not None:
-        place = f"epoch {summary['best_epoch']} of {summary['epochs']}"
-        best = f"{objective['value']:.4f} at {place}"
     names = ["metrics.jsonl", "summary.json"]
     checkpoints = (folder / "checkpoints").is_dir()
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
     rows = [
-        ("baseline", _baseline(run, objective)),
-        ("! longer", _still_rising(summary)),
+        ("baseline", _baseline(summary, bool(run.data.classes)) if objective else ""),
+        ("! longer", _still_rising(summary) if objective else ""),
         ("test", ", ".join(f"{name} {v:.4f}" for name, v in (summary["test"] or {}).items())),
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
         ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
         mirrored,
         ("go on", shell.command([f"resume={folder}"]) if resumable else ""),
     ]
-    block(out, f"{status}: best {objective['metric']} {best}", rows)
+    block(out, f"{status}: {_result(summary)}", rows)
 
 
-def _baseline(run: Run, objective: dict) -> str:
-    """Say what a constant prediction gives; empty where that is not known."""
-    value, best = constant_baseline(run.data, objective["metric"]), objective["value"]
-    if value is None:
-        return ""
-    how = "the most frequent class" if run.data.classes else "the mean"
-    worse = "; the run is no better than that" * (best is not None and best <= value)
-    return f"{value:.4f} by predicting {how} of the training split{worse}"
+def _result(summary: dict) -> str:
+    """Return the best value and its epoch; of a refit that nothing has measured it."""
+    objective, epochs = summary["objective"], summary["epochs"]
+    if not objective:
+        return f"{count(epochs, 'epoch')}; only the test split is left to measure it (test=true)"
+    if objective["value"] is None:
+        return f"best {objective['metric']} none"
+    place = f"epoch {summary['best_epoch']} of {epochs}"
+    return f"best {objective['metric']} {objective['value']:.4f} at {place}"
+
+
+def _baseline(summary: dict, classes: bool) -> str:
+    """Say what a constant and a linear model give, and whether the run is no better than one.
+
+    Args:
+        classes: whether the constant is one of them, not a mean.
+    """
+    simple, objective = summary["baselines"] or {}, summary["objective"]
+    names = {"constant": "the most frequent class" if classes else "the mean"}
+    on = f" (on {simple['linear_on']})" if "linear_on" in simple else ""
+    names["linear"] = f"a linear model{on}"
+    known = {k: simple[k] for k in names if simple.get(k) is not None}
+    parts = [f"{value:.4f} {names[k]}" for k, value in known.items()]
+    best, sign = objective["value"], -1 if objective["mode"] == "min" else 1
+    better = [k for k, value in known.items() if best is not None and sign * (value - best) >= 0]
+    worse = f"; the run is no better than {names[better[0]].partition(' (')[0]}" if better else ""
+    return ", ".join(parts) + worse
 
 
 def _still_rising(summary: dict) -> str:

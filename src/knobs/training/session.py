@@ -27,12 +27,14 @@ from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
+from knobs.training.baselines import baselines
 from knobs.training.screen import Screen
 from knobs.training.setup import assemble
 from knobs.training.state import Run
 
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
+JUDGED = ("finished", "stopped_early", "diverged")  # whose runs are held against baselines
 SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
 
 
@@ -84,7 +86,11 @@ class Session:
             data = data or build.data(config)
             if saved:
                 _compare_data(folder, data)
+            if source := config.get("refit"):
+                _compare_data(Path(source), data)
+                data = data.joined()
             self.run = assemble(config, data, device)
+            self.run.refit = source and record.best_epoch(Path(source))
             if saved:
                 checkpoint.restore(self.run, saved, _planned(folder))
             told = public(config)
@@ -163,9 +169,9 @@ class Session:
         all_of_it = last and not self.row  # of a row of a stack last.safetensors alone: it has all
         parts = {name: config[name] for name in ("model", "activation", "regularization")}
         about = {"shape": asdict(run.data.shape), "config": parts}
+        about |= {"task": run.data.task, "log_rates": run.loss.log_rates}
         if (members := len(run.networks)) > 1:
-            about |= {"members": members, "task": run.data.task}
-            about["log_rates"] = run.loss.log_rates
+            about["members"] = members
         written = {}
         if whole:
             written |= checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
@@ -198,19 +204,20 @@ class Session:
         else:
             self.save(whole=status != "diverged", last=True)
             self._keep_predictions()
-        summary = _summary(self.run, self.config, status)
+        alone = "run" not in self.about  # a sweep has other runs to be held against, and no time
+        summary = _summary(self.run, self.config, status, alone and status in JUDGED)
         with suppress(OSError) if status == "failed" else nullcontext():
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
         self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
-        value = summary["objective"]["value"]
+        value = self.run.progress.best
         self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         return self.outcome
 
     def _keep_predictions(self) -> None:
         """Write predictions.safetensors, of the best epoch; none where there was no such epoch."""
         run = self.run
-        if not run.best_weights:
+        if not run.best_weights or run.refit:
             return
         if run.best_outputs is None:  # the best epoch lies before a resume
             run.evaluated.load_state_dict(run.best_weights)
@@ -294,8 +301,12 @@ def _public(about: dict[str, Any]) -> dict[str, Any]:
     return about | {"overrides": [public(o, o.partition("=")[0]) for o in about["overrides"]]}
 
 
-def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
-    """Make summary.json; read the test split if that was asked for and the run came to its end."""
+def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]:
+    """Make summary.json; read the test split if that was asked for and the run came to its end.
+
+    Args:
+        judge: whether to fit the baselines.
+    """
     progress, test = run.progress, None
     if config["test"] and status in ("finished", "stopped_early") and run.best_weights:
         run.evaluated.load_state_dict(run.best_weights)
@@ -304,10 +315,15 @@ def _summary(run: Run, config: dict, status: str) -> dict[str, Any]:
     if (members := len(run.networks)) > 1:
         several = {"members": members, "member_values": run.best_members}
     examples = progress.epoch * len(run.data.train) + progress.examples
+    simple = None
+    if judge and not run.refit:
+        simple = baselines(run.data, run.objective["metric"], run.scores, run.loss)
     return {
         "status": status,
-        "objective": config["objective"] | {"value": progress.best},
+        "objective": None if run.refit else run.objective | {"value": progress.best},
+        **({"refit_of": config["refit"]} if run.refit else {}),
         **several,
+        "baselines": simple,
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "steps": progress.step,
@@ -326,7 +342,8 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what W&B's summary shows beside the last metrics."""
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
     about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
-    return best | about | {"objective": summary["objective"]["value"]} | (summary["test"] or {})
+    value = (summary["objective"] or {}).get("value")  # a refit has no objective
+    return best | about | {"objective": value} | (summary["test"] or {})
 
 
 @contextmanager

@@ -28,6 +28,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         DataError: data that the loss, the sampler or a metric cannot take.
     """
     training, seed = config["training"], config["seed"]
+    config = config | {"objective": metrics.objective(config["objective"], class_counts(data))}
     loss, scores = build.loss(config, data), scores_of(config, data)
     _check_loss(loss, config, data)
     if training.get("sampler") == "balanced":
@@ -75,6 +76,13 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     )
 
 
+def class_counts(data: Data) -> list[int]:
+    """Return the training examples of each class; nothing where there are no classes."""
+    if data.task != metrics.CLASSES:
+        return []
+    return data.train.y.bincount(minlength=len(data.classes)).tolist()
+
+
 def scores_of(config: dict, data: Data) -> dict[str, Score]:
     """Return name -> function of the metrics that are computed because the config names them.
 
@@ -84,7 +92,7 @@ def scores_of(config: dict, data: Data) -> dict[str, Score]:
     own = (config.get("metrics") or {}).get("own") or {}
     named = metrics.asked(config)
     for name, by in named.items():
-        if why := undefined(name, data.val.y, data.shape.outputs, data.classes):
+        if len(data.val) and (why := undefined(name, data.val.y, data.shape.outputs, data.classes)):
             raise DataError(f"{by}: {why}")
     wanted = metrics.unusual(named)
     ready(wanted)

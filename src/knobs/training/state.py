@@ -97,6 +97,7 @@ class Run:
     best_outputs: Tensor | None = None  # (N, C) float16 on the validation split, by best_weights
     stop_requested: bool = False
     pruned: bool = False  # others of its sweep were better at this epoch
+    refit: int | None = None  # the epochs of a run that trains on the validation rows as well
     rebuilt: bool = False  # it goes on for more or fewer epochs, and its schedule with it
 
     def __post_init__(self) -> None:
