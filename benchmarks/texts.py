@@ -6,7 +6,7 @@
 Sets, the first where KNOBS_DATA has it, the others made of what is installed with Python, so that
 they differ a little from one installation to another:
 
-    banking77    sentences of bank customers, 77 intents; 5,000 rows, drawn once
+    banking77    sentences of bank customers, 77 intents
     python_docs  passages of Python's reference, 20 topics
     packages     docstrings of installed packages: of which are they?
     stdlib       docstrings of the standard library: of which module?
@@ -19,11 +19,11 @@ median [lowest .. highest] over the splits, seconds, and the difference, paired 
 
 import argparse
 import ast
+import contextlib
 import csv
 import importlib.util
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -35,11 +35,12 @@ from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from knobs import build
 from knobs.config import command
 from knobs.training.run import execute
 
 PACKAGES = ("numpy", "pandas", "scipy", "sklearn", "torch", "wandb")
-ROWS, LEAST = 4000, 8  # of a set; words of a docstring
+ROWS, LEAST = 4000, 8  # of a set, drawn once; words of a docstring
 
 
 def docstrings(folder: Path) -> Iterator[str]:
@@ -86,39 +87,26 @@ def banking() -> list[tuple[str, str]]:
         return [(row["text"], row["category"]) for row in csv.DictReader(lines)]
 
 
-def written(rows: list[tuple[str, str]], path: Path, most: int) -> Path:
-    """Write different texts as a CSV, `most` of them at most, drawn once."""
+def written(rows: list[tuple[str, str]], path: Path) -> Path:
+    """Write different texts as a CSV, ROWS of them at most, drawn once."""
     rows = list(dict(rows).items())
-    order = np.random.default_rng(0).permutation(len(rows))[:most]
+    order = np.random.default_rng(0).permutation(len(rows))[:ROWS]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("text", "label"), *(rows[i] for i in np.sort(order))])
     return path
 
 
-def sets(folder: Path, wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of each set that is there, and the overrides that choose it."""
-    made = {"banking77": (banking, 5000), "packages": (packages, ROWS), "stdlib": (stdlib, ROWS)}
-    for name in wanted:
-        if name == "python_docs":
-            yield name, ["data=python_docs"]
-        elif rows := made[name][0]():
-            path = written(rows, folder / f"{name}.csv", made[name][1])
-            yield name, ["data=text_csv", f"data.path={path}"]
+def python_docs() -> list[tuple[str, str]]:
+    """Return (passage, topic) as data=python_docs cuts them."""
+    from pydoc_data.topics import topics
+
+    from knobs.data.bundled import _passages
+
+    longest = sorted(topics, key=lambda topic: (-len(topics[topic]), topic))[:20]
+    return [(text, topic) for topic in longest for text in _passages(topics[topic], 40)]
 
 
-def raw(config: dict, path: Path) -> tuple[list[str], np.ndarray]:
-    """Return all texts and labels of a set, in the order of its rows."""
-    if config["data"]["name"] == "python_docs":
-        from pydoc_data.topics import topics
-
-        from knobs.data.bundled import _passages
-
-        longest = sorted(topics, key=lambda topic: (-len(topics[topic]), topic))[:20]
-        rows = [(text, topic) for topic in longest for text in _passages(topics[topic], 40)]
-    else:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
-    return [text for text, _ in rows], np.array([label for _, label in rows])
+SETS = {"banking77": banking, "python_docs": python_docs, "packages": packages, "stdlib": stdlib}
 
 
 def peer(texts: list[str], labels: np.ndarray, parts: list[np.ndarray]) -> float:
@@ -131,34 +119,31 @@ def peer(texts: list[str], labels: np.ndarray, parts: list[np.ndarray]) -> float
     return best.score(x[2], labels[held])
 
 
-def compared(name: str, options: list[str], more: list[str], splits: int, folder: Path) -> None:
-    """Train both on every split of a set, and print a row."""
-    from knobs import build
-
+def compared(name: str, path: Path, more: list[str], splits: int) -> str:
+    """Train both on every split of a set; return a row of what came of it."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
     ours, theirs, seconds, took = [], [], [], []
     for seed in range(splits):
-        words = [*options, "model=text_bag", *more, f"data.split_seed={seed}", f"seed={seed}"]
-        config = command.checked(
-            [*words, "test=true", "tracking=local", "training.checkpoint=false"]
-        )
+        words = ["data=text_csv", f"data.path={path}", "model=text_bag", "tracking=local", *more]
+        words += [f"data.split_seed={seed}", f"seed={seed}", "test=true"]
+        config = command.checked([*words, "training.checkpoint=false"])
         start = time.perf_counter()
-        summary = execute(config, folder / f"{name}-{seed}").summary
+        summary = execute(config, path.with_suffix("") / str(seed)).summary
         seconds.append(time.perf_counter() - start)
         ours.append(summary["test"]["test/accuracy"])
         data = build.data(config)
         parts = [split.rows.numpy() for split in (data.train, data.val, data.test)]
-        texts, labels = raw(config, folder / f"{name}.csv")
         start = time.perf_counter()
         theirs.append(peer(texts, labels, parts))
         took.append(time.perf_counter() - start)
     gains = 100 * (np.array(ours) - theirs)
     half = stats.sem(gains) * stats.t.ppf(0.95, len(gains) - 1) if len(gains) > 1 else np.nan
-    size = f"{len(labels):,} x {len(set(labels))}"
-    print(
-        f"{name:12} {size:10} {_spread(ours)}   {_spread(theirs)}   {gains.mean():+.1f} "
-        f"[{gains.mean() - half:+.1f} .. {gains.mean() + half:+.1f}]   "
-        f"{statistics.median(seconds):5.1f} s {statistics.median(took):5.1f} s",
-        flush=True,
+    return (
+        f"{name:11} {len(labels):,} x {len(set(labels)):<3} {_spread(ours)}  {_spread(theirs)}  "
+        f"{gains.mean():+.1f} [{gains.mean() - half:+.1f} .. {gains.mean() + half:+.1f}]  "
+        f"{statistics.median(seconds):.1f} s, {statistics.median(took):.1f} s"
     )
 
 
@@ -167,26 +152,25 @@ def _spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Compare on each set, a line a set."""
+    """Compare on each set that is there, a line a set."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument(
-        "--sets", nargs="+", default=["banking77", "python_docs", "packages", "stdlib"]
-    )
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("more", nargs="*", help="after --: overrides of the run")
     args = parser.parse_args()
-    print(f"model=text_bag {' '.join(args.more)}", flush=True)
+    print(f"model=text_bag {' '.join(args.more)}")
     print(
-        "set          rows x classes  knobs, test           tf-idf, test           points, 90 %, time"
+        "set         size       knobs, test             tf-idf, test            points, 90 %; time"
     )
     with tempfile.TemporaryDirectory() as place:
-        for name, options in sets(Path(place), args.sets):
-            with open(os.devnull, "w") as silent:
-                shown, sys.stderr = sys.stderr, silent
-                try:
-                    compared(name, options, args.more, args.splits, Path(place))
-                finally:
-                    sys.stderr = shown
+        for name in args.sets:
+            if not (rows := SETS[name]()):
+                print(f"{name}: not there")
+                continue
+            path = written(rows, Path(place) / f"{name}.csv")
+            with open(os.devnull, "w") as silent, contextlib.redirect_stderr(silent):
+                row = compared(name, path, args.more, args.splits)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def remarks(
     picked = x[torch.from_numpy(chosen)]
     unknown = int((picked == 1).sum()) / max(1, int((picked > 0).sum()))
     if unknown > 1 - KNOWN:
-        alien = f"{unknown:.0%} of validation tokens are in no training text"
+        alien = f"{unknown:.0%} of validation tokens are not in the vocabulary"
         raise DataError(f"{column}: {alien}, as of names or ids; choose another column of texts")
     if unknown > UNKNOWN:
         notes.append(f"{unknown:.0%} of validation tokens are not in the vocabulary")
