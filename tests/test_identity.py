@@ -117,6 +117,8 @@ def test_a_default_of_one_option_is_kept_where_the_record_tells_it(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(document))
         found = record.defaults_since(tmp_path)
         assert [line for line in found if line.startswith(("data.", "model."))] == lines
+        other = record.defaults_since(tmp_path, ["model=mlp", "data=digits"])
+        assert not [line for line in other if line.startswith(("data.", "model."))]
         (tmp_path / "config.json").write_text(json.dumps(document | {"schema": 3}))
         assert record.defaults_since(tmp_path) == []
 

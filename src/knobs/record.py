@@ -4,7 +4,7 @@ Every file of knobs is written by `write`, whole, or by `append`, line by line.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,14 @@ def renamed(override: str) -> str:
     return f"{prefix}{RENAMED.get(key, key)}{equals}{value}"
 
 
-def defaults_since(folder: Path) -> list[str]:
+def defaults_since(folder: Path, lines: Sequence[str] = ()) -> list[str]:
     """Return overrides that keep the defaults under which a run or a sweep in a folder began.
 
     Those of one option are kept for a run, whose record tells its options and values; the jobs of
     a sweep may have others.
+
+    Args:
+        lines: overrides, which may choose other options than the record has.
     """
     schemas, choices, values = [SCHEMA], {}, {}
     for name in (CONFIG, LEDGER, STUDY):
@@ -82,6 +85,8 @@ def defaults_since(folder: Path) -> list[str]:
             values |= dict(leaves(document.get("config") or {}))
         except (*BROKEN, TypeError, AttributeError):
             continue
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    choices |= {group: given[group] for group in choices if group in given}
     kept: dict[str, Any] = {}
     for schema, defaults in DEFAULTS_BEFORE.items():
         if schema > min(schemas):
