@@ -17,7 +17,7 @@ LAYERS = [
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
      "shell", "words", "errors",},
 ]  # fmt: skip
-MOST_FLOORS, MOST_FLOORS_OF_REPORT = 9, 7  # train.py, cli.py, sweep/ (a dry run plans), ...
+MOST_FLOORS, MOST_FLOORS_OF_REPORT = 10, 7  # knobs.load, predict/, training/, config/, ...
 EDGE = {"hydra", "omegaconf", "wandb"}
 
 

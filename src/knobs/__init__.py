@@ -2,7 +2,7 @@
 
     knobs.load(folder)            a run's model with its best weights; load(folder).predict(rows)
     knobs.sweep(*overrides)       run a grid, a search or a study; return its report
-    knobs.report(*folders)        read sweeps' folders; return what they say
+    knobs.report(*folders)        read sweeps' folders, or a run's; return what they say
 
 `knobs.sweep` and `knobs.report` are packages as well, which can be called. None is imported before
 it is asked for: the first needs torch, which the command line's help does without.

@@ -45,7 +45,7 @@ def _sync(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "ls": ("a table of all runs below outputs/; knobs ls --help: filters, order, JSON", _ls),
     "clean": ("what could be removed, and how much space that frees", _clean),
-    "report": ("the report on a sweep's folder: python -m knobs.report", _report),
+    "report": ("the report on a sweep's or a run's folder: python -m knobs.report", _report),
     "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
 }

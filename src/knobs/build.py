@@ -1,13 +1,12 @@
 """From a checked config to objects."""
 
 import inspect
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, losses, optimizers, schedulers
+from knobs import init, losses, optimizers, schedulers, storage
 from knobs.data import Data
 from knobs.errors import DataError
 from knobs.losses import Loss
@@ -114,13 +113,4 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes still free on a device, within this process's own limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 8 * 2**30  # not Linux: a guess that every machine of today meets
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(0, free)
+    return storage.free_memory()

@@ -152,6 +152,11 @@ def test_the_usual_length_cuts_few(lengths, ngrams, expected):
         assert np.mean(np.array(lengths) > length) <= 0.05
 
 
+def besides_repeats(notes):
+    """Notes but that on texts that two splits have, as these sets of few texts do."""
+    return [note for note in notes if "identical" not in note]
+
+
 def test_the_length_is_of_the_training_texts(tmp_path):
     rows = [(" ".join(["word"] * (i % 100 + 1)) + " end", "ab"[i % 2]) for i in range(400)]
     path = write(tmp_path / "t.csv", rows)
@@ -161,10 +166,12 @@ def test_the_length_is_of_the_training_texts(tmp_path):
     assert data.shape.input == (usual_length(np.array(full), 1),)
     assert 64 < data.shape.input[0] < 101
     assert (lengths == torch.tensor(full).clamp(max=data.shape.input[0])).all()
-    assert data.notes == []
+    assert besides_repeats(data.notes) == []
     short = load(path, "data.max_length=10")
     assert short.shape.input == (10,)
-    assert short.notes == ["91% of training texts are cut at 10 tokens; the longest has 101"]
+    assert besides_repeats(short.notes) == [
+        "91% of training texts are cut at 10 tokens; the longest has 101"
+    ]
 
 
 def test_counts_are_of_the_rows_asked_for():
@@ -177,7 +184,7 @@ def test_empty_and_absent_texts_are_told(tmp_path):
     rows = [(LINES[i % 4], "ab"[i % 2]) for i in range(80)]
     rows += [("", "a"), ("  ", "b"), ("nan", "a"), ("N/A", "b"), ("\u200b", "a")]
     notes = load(write(tmp_path / "t.csv", rows)).notes
-    assert notes == [
+    assert besides_repeats(notes) == [
         "3 of 85 texts are empty", "text: 2 texts are no more than 'nan' or the like",
     ]  # fmt: skip
 

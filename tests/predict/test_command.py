@@ -16,7 +16,7 @@ from predict_cases import table_words, train, write_pictures, write_table, write
 
 import knobs
 from knobs.__main__ import main
-from knobs.data import tables
+from knobs.data import opening
 from knobs.predict import command, sources
 
 
@@ -220,17 +220,17 @@ def test_bad_input_is_exit_3_and_leaves_nothing(home, runs, predict, tmp_path):
 
 
 def test_a_packed_file_holds_no_more_than_it_may(home, runs, predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "SMALL", 2**20)
+    monkeypatch.setattr(opening, "CHECKED", 2**20)
     rows = (home / "t.csv").read_text().splitlines(keepends=True)
     with gzip.open(tmp_path / "bomb.csv.gz", "wt") as file:
         file.write(rows[0] + rows[1] * 60_000)
     code, _, told = predict(runs("cheap"), tmp_path / "bomb.csv.gz")
     assert code == 3
-    assert "unpacks to more than 200 times its size, and more than 1 MiB; if it is sound" in told
-    monkeypatch.setattr(tables, "SMALL", 2**28)
-    monkeypatch.setattr(tables, "MOST_LINE", 2**18)
+    assert "as a bomb does; unpack it yourself if it is a table" in told
+    monkeypatch.setattr(opening, "CHECKED", 2**28)
+    monkeypatch.setattr(opening, "MOST_LINE", 2**18)
     with gzip.open(tmp_path / "line.csv.gz", "wb") as file:
-        file.write(b"\0" * 2**22)
+        file.write(b"1" * 2**22)
     assert "a line of more than 0 MiB" in predict(runs("cheap"), tmp_path / "line.csv.gz")[2]
 
 

@@ -114,3 +114,22 @@ def test_a_long_note_goes_on_indented_on_a_terminal_only():
     assert all(part.startswith("    ") for part in lines[1:])
     assert all(len(part) <= 40 for part in lines[:-1])
     assert " ".join(" ".join(lines).split()) == " ".join(line.split())
+
+
+def test_how_data_were_read_is_told_once_a_set(monkeypatch):
+    """Not again for another split of it, nor where nothing is to be told."""
+    read_sets = []
+
+    def data(config):
+        read_sets.append(config["data"])
+        notes = [] if config["data"]["path"] == "plain" else ["3 columns", "a leak?"]
+        return type("Data", (), {"name": "csv", "notes": notes})()
+
+    monkeypatch.setattr(screen.build, "data", data)
+    out = Console(file=io.StringIO(), width=200)
+    read = screen.reader(out)
+    sets = [("t", 0), ("t", 1), ("t", 0), ("plain", 0), ("u", 0)]
+    made = [read({"data": {"path": path, "split_seed": seed}}) for path, seed in sets]
+    assert made[0] is made[2]
+    assert len(read_sets) == 4
+    assert out.file.getvalue() == "csv: 3 columns; a leak?\n" * 2

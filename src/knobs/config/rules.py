@@ -1,6 +1,6 @@
 """Read the values that a key of a config may take from the comment beside it in its YAML.
 
-A comment that begins with a rule, up to its first `;`, `:` or `(`, is checked:
+A comment that begins with a rule, up to its first `;`, `(`, or `:` before a blank, is checked:
 
     lr: 1e-3               # > 0; usually 1e-4 .. 1e-2
     max_iters: 10          # whole number >= 1 and <= 99: tries a layer
@@ -11,6 +11,7 @@ A comment that begins with a rule, up to its first `;`, `:` or `(`, is checked:
     silence: []            # each word
     width: 64              # whole number >= 1, or a list of them
     T_max: 100%            # whole number >= 1, or a percentage of the run
+    split: random          # random, or group:COLUMN, or time:COLUMN
 
 Without one, the group's other options say what a key of this name may hold, and then the
 signature of the `_target_` or the type of the default (`true`: true or false).
@@ -35,6 +36,8 @@ TEXTS = {
     "word": "(?s).+",
     "word of 1 to 64 characters": "(?s).{1,64}",
     "name of at most 100 letters, digits, ., - and _": r"\w[\w.-]{0,99}",
+    "group:COLUMN": "(?s)group:.+",
+    "time:COLUMN": "(?s)time:.+",
     "percentage of the run": r"0*(\d\d?(\.\d+)?|100(\.0+)?)%",
 }
 VALUES = {"null": None, "true": True, "false": False}
@@ -159,7 +162,7 @@ def _part(words: str) -> Rule | None:
 
 def of_comment(default: str, comment: str) -> Rule | None:
     """Return the rule that a comment begins with; words that leave out the default are prose."""
-    rule = parse(re.split(r"[;:(]", comment, maxsplit=1)[0].strip())
+    rule = parse(re.split(r"[;(]|:(?!\S)", comment, maxsplit=1)[0].strip())
     if rule is None:
         return None
     value, choice = plain(default), not rule.parts and rule.says.startswith("one of ")

@@ -43,7 +43,7 @@ from knobs.data.notation import (
     text_of,
 )
 from knobs.data.stored import Fields
-from knobs.errors import ConfigError, DataError
+from knobs.errors import ConfigError, DataError, did_you_mean
 
 MISSING, OTHER = "missing", "other"  # the category of an empty cell, and of rare values
 MARKERS = frozenset(("", "?", "na", "n/a", "n.a.", "nan", "null", "none", "-", "--"))
@@ -63,7 +63,7 @@ class CellError(DataError):
 
     def __init__(self, row: int, fault: str):
         self.row = row
-        self.fault = f"{fault}; correct it, or empty the cell"
+        self.fault = fault
         super().__init__(f"row {row + 1}: {self.fault}")
 
 
@@ -145,7 +145,9 @@ class Columns:
                     faults.setdefault(row, f"{name}={cell!r}: is not a {column.kind}")
             elif len(wrong):
                 cell = str(np.asarray(block[name], object)[wrong[0]])[:40]
-                raise CellError(int(wrong[0]), f"{name}={cell!r}: is not a {column.kind}")
+                mend = "correct it, or empty the cell"
+                fault = f"{name}={cell!r}: is not a {column.kind}; {mend}"
+                raise CellError(int(wrong[0]), fault)
             if column.kind == "date":
                 made = date_parts(values)
                 found |= {f"{name}: {part}": made[part] for part in column.parts}
@@ -231,7 +233,9 @@ def decide(
         DataError: a column that two rules fit, or that is not as the user says.
     """
     if unknown := sorted(set(kinds) - set(table)):
-        raise DataError(f"data.columns: no column {unknown[0]}; it has {', '.join(table)}")
+        near = did_you_mean(unknown[0], table)
+        have = ", ".join([*table][:50])
+        raise DataError(f"data.columns: no column {unknown[0]}; it has {have}{near}")
     markers = MARKERS | {word.strip().lower() for word in na}
     own = {name: _typed(cells) for name, cells in table.items()}
     seen = {name: cells[train] for name, cells in own.items()}
@@ -269,7 +273,7 @@ def _decide(
     if kind in ORDERS:
         return _date(name, cells, markers, ORDERS[kind])
     if cells.dtype.kind in "iuf":
-        return _of_numbers(name, cells)
+        return _of_numbers(name, cells, "comma" if decimal == "comma" else "point")
     words = _counts(cells, markers)
     if kind == "category":
         return _category(words)
@@ -310,14 +314,14 @@ def _decide(
     return _category(words | ({MISSING_KEY: missing} if missing else {}))
 
 
-def _of_numbers(name: str, values: np.ndarray) -> Column | str:
+def _of_numbers(name: str, values: np.ndarray, form: str = "point") -> Column | str:
     """Return how a column of int64, or of float64 with NaN, is read, or why it is left out."""
     if values.dtype.kind in "iu" and _is_id(name, values):
         return "id: whole numbers, all different"
     present = values[~np.isnan(values)]
     if not len(present):
         return "empty"
-    return "constant" if (present == present[0]).all() else Column("number", "point")
+    return "constant" if (present == present[0]).all() else Column("number", form)
 
 
 def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
@@ -355,12 +359,6 @@ def table_decimal(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> st
         if point != comma:
             signs.add("point" if point > comma else "comma")
     return signs.pop() if len(signs) == 1 else ""
-
-
-def has_commas(table: Mapping[str, np.ndarray], na: Sequence[str] = ()) -> bool:
-    """Return whether a number of the first rows has a comma in it."""
-    markers = MARKERS | {word.strip().lower() for word in na}
-    return any("," in word for cells in table.values() for word in _some_numbers(cells, markers))
 
 
 def _some_numbers(cells: np.ndarray, markers: frozenset) -> list[str]:
@@ -421,6 +419,31 @@ def as_numbers(
     found = _counts(cells[:own], MARKERS)
     found.pop(MISSING_KEY, None)
     column, _ = _number(name, found, decimal)
+    return Columns({}).numbers(cells, column)
+
+
+def as_times(
+    name: str, cells: np.ndarray, kind: str, decimal: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) numbers that grow with time, NaN where missing, and rows that hold no such.
+
+    Args:
+        kind: of `data.columns`, which may say how dates are written; else "".
+
+    Raises:
+        DataError: a column of neither numbers nor dates, or of dates that may be read two ways.
+    """
+    words = _counts(cells, MARKERS)
+    words.pop(MISSING_KEY, None)
+    column: Column | str = ""
+    if kind in ORDERS or (kind != "number" and _date_share(words) >= ENOUGH):
+        column = _date(name, cells, MARKERS, ORDERS.get(kind, ""))
+        column = column if isinstance(column, Column) else Column("date", "ymd")
+    else:
+        column, share = _number(name, words, decimal)
+        if share < ENOUGH:
+            example = next(iter(words), "")[:40]
+            raise DataError(f"{name}: neither dates nor numbers, {example!r} for one")
     return Columns({}).numbers(cells, column)
 
 

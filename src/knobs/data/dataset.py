@@ -216,9 +216,9 @@ class Data:
     notes: list[str] = field(default_factory=list)
 
     def about(self) -> dict[str, Any]:
-        """Return what a record keeps of the data: their hash, and the rows of each split."""
+        """Return what a record keeps of the data: their hash, the rows of each split, the notes."""
         rows = [len(split) for split in (self.train, self.val, self.test)]
-        return {"hash": self.hash or None, "rows": rows}
+        return {"hash": self.hash or None, "rows": rows, "notes": list(self.notes)}
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         """Return the same data with every split on a device."""

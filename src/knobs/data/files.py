@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data import tables
+from knobs.data import leaks, tables
 from knobs.data.columns import (
     MARKERS,
     CellError,
+    Columns,
     as_numbers,
     decide,
-    has_commas,
     overrides,
     table_decimal,
 )
@@ -24,6 +25,7 @@ from knobs.data.dataset import Data
 from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
 from knobs.data.labelled import file_column, matched
+from knobs.data.labels import remarks
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -33,8 +35,9 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
+from knobs.data.splits import column_of, missed, split_by
 from knobs.data.texts import oddities
-from knobs.errors import DataError
+from knobs.errors import ConfigError, DataError, did_you_mean
 
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 
@@ -43,7 +46,8 @@ def csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None,
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
-    sep: str = "auto", decimal: str = "auto", encoding: str = "auto", numbers: str = "standard",
+    split: str = "random", sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
+    numbers: str = "standard",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -55,6 +59,8 @@ def csv(
         weight: a column of example weights, which is no feature.
         columns: `NAME:KIND`, for columns that the rules of columns.py take for another kind.
         na: words that count as missing besides the usual ones.
+        split: random, group:COLUMN or time:COLUMN; see splits.py. The column is no input, unless
+            `columns` gives it a kind.
         sep, decimal, encoding: of the file; auto finds them out.
         numbers: how they are encoded, one of encodings.ENCODINGS.
 
@@ -63,29 +69,25 @@ def csv(
     """
     kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
-    others = {*names, *drop, *([weight] if weight else [])}
-    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na)
+    by = column_of(split)[1]
+    _check_roles(names, drop, weight, by, kinds)
+    others = {*names, *drop, *({weight, by} - {None, ""})}
+    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
     given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
+    given += [f"split:{split}"] if by else []
     said = [sorted(given)] if given else []  # without them, the hash of earlier records
-    decimal = table_decimal(table.own(), na) if decimal == "auto" else decimal
+    if decimal == "auto":
+        form = table.forms[0]
+        decimal = form.decimal if form.sep else table_decimal(table.own(), na)
     values = _target_values(table, names, task, decimal)
-    official = table.sizes[1]
-    parts = three_way(values, val, test, split_seed, task, official)
+    parts, notes = _parts(table, split, values, val, test, split_seed, task, kinds, decimal)
     targets = encode_targets(values, parts[0], task, names)
     weights = _weights(table, weight, parts)
+    if by in kinds and by not in drop:  # then the user wants it among the inputs
+        others -= {by}
     rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
-    try:
-        read, notes = decide(
-            {column: cells[: table.sizes[0]] for column, cells in rows.items()},
-            parts[0], {c: k for c, k in kinds.items() if c not in others}, na, decimal,
-        )  # fmt: skip
-        if not read.columns:
-            raise DataError(f"no column is left to learn from ({notes[0]})")
-        plain = read.typed(rows)
-    except CellError as error:
-        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    kinds = {c: kind for c, kind in kinds.items() if c not in others}
+    read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
     try:
         inputs = Table.fit([plain], parts[0], encoding=numbers)
         x = inputs.encoded(plain)
@@ -96,42 +98,132 @@ def csv(
         inputs=replace(inputs, columns=read),
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
     )  # fmt: skip
-    return replace(data, notes=[*table.notes, *notes])
+    notes += _remarks(table, data, names)
+    rows = {c: cells for c, cells in rows.items() if kinds.get(c) != "drop"}
+    notes += leaks.alone(rows, read, targets.y.numpy(), parts[0], task, names)
+    notes += leaks.repeated(leaks.row_keys(plain), parts, table.lines)
+    return replace(data, notes=[*table.notes, *understood, *notes])
+
+
+def _check_roles(
+    names: list[str], drop: list[str], weight: str | None, by: str, kinds: dict[str, str]
+) -> None:
+    """Refuse a target that is also something else.
+
+    Raises:
+        ConfigError: naming the column.
+    """
+    for i, name in enumerate(names):
+        also = {"data.target twice": names[:i], "data.drop": drop, "data.columns": kinds,
+                "data.weight": [weight], "data.split": [by]}  # fmt: skip
+        if found := [key for key, columns in also.items() if name in columns]:
+            raise ConfigError(f"data.target={name}: is in {found[0]} too; take it out of there")
+
+
+def _remarks(table: "_Tables", data: Data, names: list[str]) -> list[str]:
+    """Return notes on the targets.
+
+    Raises:
+        DataError: naming the file, and targets of which nothing can be learned.
+    """
+    try:
+        return remarks(data, names, bool(table.sizes[1]))
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+
+
+def _understand(
+    table: "_Tables", rows: dict[str, np.ndarray], train: np.ndarray, kinds: dict[str, str],
+    na: Sequence[str], decimal: str,
+) -> tuple[Columns, dict[str, np.ndarray], list[str]]:  # fmt: skip
+    """Return how the columns are read, their numbers and categories, and notes.
+
+    Raises:
+        DataError: naming the file, and the line where a cell is at fault.
+    """
+    try:
+        own = {column: cells[: table.sizes[0]] for column, cells in rows.items()}
+        read, notes = decide(own, train, kinds, na, decimal)
+        if not read.columns:
+            raise DataError(f"no column is left to learn from ({notes[0]})")
+        return read, read.typed(rows), notes
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+
+
+def _parts(
+    table: "_Tables", how: str, values: np.ndarray, val: float, test: float, seed: int, task: str,
+    kinds: dict[str, str], decimal: str = "",
+) -> tuple[Parts, list[str]]:  # fmt: skip
+    """Return the splits, and notes on them.
+
+    Args:
+        how: data.split.
+        values: the targets.
+        kinds: of `data.columns`; they may say how dates are written.
+
+    Raises:
+        DataError: naming the file, and the line of a cell that gives no group or no time.
+    """
+    own, official = table.sizes
+    column = column_of(how)[1]
+    if not column:
+        return three_way(values, val, test, seed, task, official), []
+    shares = [1 - val, val] if official else [1 - val - test, val, test]
+    cells = table.rows[column].to_numpy()[:own]
+    classes = values[:own] if task == "classification" else None
+    try:
+        place = split_by(how, cells, shares, seed, classes, kinds.get(column, ""), decimal)
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
+    except DataError as error:
+        raise DataError(f"{table.files[0]}: {error}") from None
+    rows = [np.flatnonzero(place == i) for i in range(len(shares))]
+    held = np.arange(own, own + official) if official else rows[2]
+    kept = f"{column} splits the rows, and is no input" * (column not in kinds)
+    return (rows[0], rows[1], held), [*([kept] if kept else []), *missed(place, shares)]
 
 
 def text_csv(
     *, name: str, kind: str, task: str, path: str, test_path: str | None, text: str,
     label: str | list[str], val: float, test: float, split_seed: int,
     ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
-    weight: str | None = None, sep: str = "auto", encoding: str = "auto",
+    weight: str | None = None, split: str = "random", sep: str = "auto", encoding: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
     Args:
         max_length: tokens, or `auto`: see texts.usual_length.
         weight: a column of example weights.
+        split: random, group:COLUMN or time:COLUMN; see splits.py.
         sep, encoding: of the file; auto finds them out.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
     names = [label] if isinstance(label, str) else label
-    table = _read(path, test_path, {text, *names, *([weight] if weight else [])}, sep, encoding)
+    used = {text, *names, weight, column_of(split)[1]} - {None, ""}
+    table = _read(path, test_path, used, sep, encoding)
     texts = table.rows[text].tolist()
     decimal = table_decimal({name: table.own()[name] for name in names})
     values = _target_values(table, names, task, decimal)
-    parts = three_way(values, val, test, split_seed, task, table.sizes[1])
+    parts, notes = _parts(table, split, values, val, test, split_seed, task, {}, decimal)
     weights = _weights(table, weight, parts)
+    said = [split] if split != "random" else []  # without it, the hash of earlier records
     try:
         data = text_data(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
             min_count=min_count, names=names, weight=weights, column=text,
-            hash=content_hash(parts, *table.files, [text, *names], weight or ""),
+            hash=content_hash(parts, *table.files, [text, *names], weight or "", *said),
         )  # fmt: skip
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return replace(data, notes=[*table.notes, *data.notes, *oddities(text, texts, MARKERS)])
+    notes += [*data.notes, *oddities(text, texts, MARKERS), *_remarks(table, data, names)]
+    notes += leaks.repeated(leaks.row_keys({text: table.rows[text].to_numpy()}), parts, table.lines)
+    return replace(data, notes=[*table.notes, *notes])
 
 
 def image_folder(
@@ -230,15 +322,23 @@ class _Tables:
 
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
-        official = row >= self.sizes[0]
-        file, row = self.files[official], row - official * self.sizes[0]
-        form = self.forms[official]
-        if form.sep:
-            with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
-                for n, (line, _) in enumerate(tables.records(file, form)):
-                    if n == row + 1:
-                        return f"{file}, line {line}"
-        return f"{file}, row {row + 1}"
+        return f"{self.files[row >= self.sizes[0]]}, {self.lines([row])[0].rpartition(', ')[2]}"
+
+    def lines(self, rows: Sequence[int]) -> list[str]:
+        """Return the lines where rows begin, `line 17`, of the official table with its name."""
+        found = {}
+        for i, (file, form) in enumerate(zip(self.files, self.forms, strict=True)):
+            start = i * self.sizes[0]
+            mine = {row - start for row in rows if (row >= self.sizes[0]) == bool(i)}
+            lines = {row: f"row {row + 1 + form.first}" for row in mine}
+            if form.sep and mine:
+                with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
+                    some = islice(tables.records(file, form), max(mine) + 2)
+                    lines |= {
+                        n - 1: f"line {at}" for n, (at, _) in enumerate(some) if n - 1 in mine
+                    }
+            found |= {row + start: f"{file.name}, " * i + line for row, line in lines.items()}
+        return [found[row] for row in rows]
 
     def places(self, rows: np.ndarray) -> str:
         """Return where the first three rows are."""
@@ -247,13 +347,15 @@ class _Tables:
 
 def _read(
     path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
-    texts: set[str] | None = None, decimal: str = "", na: Sequence[str] = (),
+    texts: set[str] | None = None, decimal: str = "auto", na: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> _Tables:  # fmt: skip
     """Return the rows of both tables, in which each of `columns` is there.
 
     Args:
-        texts: columns that must be texts, beside `columns`; others may be numbers, where a point is
-            the decimal sign of the whole table. None: all are texts.
+        texts: columns that must be texts, beside `columns`; others may be numbers. None: all are
+            texts.
+        decimal, na, drop: as `tables.read` takes them.
 
     Raises:
         DataError: naming what is not there, or cannot be read.
@@ -261,14 +363,21 @@ def _read(
     import pandas as pd
 
     files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
-    texts = None if texts is None or decimal == "comma" else texts | columns
-    found = [tables.read(file, sep, encoding, texts, na) for file in files]
-    if texts is not None and _unlike([frame for frame, _ in found], na):
-        found = [tables.read(file, sep, encoding) for file in files]
+    texts = None if texts is None else texts | columns
+    found = [tables.read(files[0], sep, encoding, texts, na, decimal, drop)]
+    if test_path:
+        decimal = found[0][1].decimal or decimal
+        found.append(tables.read(files[1], sep, encoding, texts, na, decimal, drop))
+        if texts is not None and _unlike(*(frame for frame, _ in found)):
+            found = [(tables.read(f, sep, encoding, None, (), decimal, drop)[0], form)
+                     for f, (_, form) in zip(files, found, strict=True)]  # fmt: skip
     frames, forms = [frame for frame, _ in found], [form for _, form in found]
     have = list(frames[0].columns)
     if missing := sorted(columns - set(have)):
-        raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(have)}")
+        near = did_you_mean(missing[0], have)
+        raise DataError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(have[:50])}{near}"
+        )
     if test_path:
         lacks = [name for name in have if name not in set(frames[1].columns)]
         more = [name for name in frames[1].columns if name not in set(have)]
@@ -283,11 +392,9 @@ def _read(
     return _Tables(files, forms, sizes, rows)
 
 
-def _unlike(frames: list, na: Sequence[str]) -> bool:
-    """Return whether numbers have commas, or a column has two types: it takes texts to tell."""
-    first = frames[0]
-    unlike = (first[c].dtype != f[c].dtype for f in frames[1:] for c in f if c in first)
-    return any(unlike) or has_commas({c: first[c].to_numpy() for c in first}, na)
+def _unlike(first: Any, second: Any) -> bool:
+    """Return whether a column has two types in two tables: it takes texts to tell."""
+    return any(first[name].dtype != second[name].dtype for name in second if name in first)
 
 
 def _labels(table: _Tables, name: str) -> np.ndarray:

@@ -39,6 +39,11 @@ def text_of(cell: Any) -> str:
     return str(int(cell)) if whole else str(cell)
 
 
+def name_of(text: str) -> str:
+    """Return a column's name on one line, without blanks around it."""
+    return " ".join(text.split())
+
+
 def by_words(cells: np.ndarray, read: Callable[[list], np.ndarray]) -> np.ndarray:
     """Return what `read` makes of cells, each different one read once."""
     import pandas as pd

@@ -17,6 +17,7 @@ from knobs.data.texts import Counted, Texts, check, remarks
 from knobs.errors import DataError
 from knobs.shape import Shape
 
+RARE = 2  # rows of a class that all stay in training
 # Indices of the training, validation and test examples, increasing.
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -54,6 +55,8 @@ def three_way(
 ) -> Parts:
     """Return the indices of training, validation and test examples.
 
+    A class of one or two examples stays in training as a whole, official examples aside.
+
     Args:
         val: share of all examples but the official ones for validation.
         test: share for test, where no example is official.
@@ -63,13 +66,19 @@ def three_way(
     mine = len(y) - official
     test = 0.0 if official else test
     rest, held = split(y[:mine], test, seed, stratify)
-    train, chosen = split(y[rest], val / (1 - test), seed + 1, stratify)
+    train, chosen = (rest[i] for i in split(y[rest], val / (1 - test), seed + 1, stratify))
+    if stratify:
+        classes, counts = np.unique(y[:mine], return_counts=True)
+        rare = np.flatnonzero(np.isin(y[:mine], classes[counts <= RARE]))
+        if not np.isin(chosen, rare).all():  # else no row would be left to choose by
+            train = np.union1d(train, rare)
+            chosen, held = np.setdiff1d(chosen, rare), np.setdiff1d(held, rare)
     for name, part in (("training", train), ("validation", chosen)):
         if not len(part):
             raise DataError(
                 f"no example is left for the {name} split; change data.val or data.test"
             )
-    return rest[train], rest[chosen], np.arange(mine, len(y)) if official else held
+    return train, chosen, np.arange(mine, len(y)) if official else held
 
 
 def encode_targets(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from knobs.data import tables
+from knobs.data import blocks, opening, tables
 from knobs.data.inputs import Pictures, Table
 from knobs.data.pixels import IMAGES, picture_files
-from knobs.errors import DataError
+from knobs.errors import DataError, first_line
 from knobs.predict.reading import BLOCK, PICTURES, Model, Rows, columns_of
 
 TABULAR = (".csv", ".tsv", ".parquet", ".xlsx")
@@ -106,7 +106,7 @@ def _named_array(x: np.ndarray, model: Model) -> Any:
 
 def _table_blocks(path: Path, model: Model) -> Iterator[Rows]:
     source, start = model.source, 0
-    for frame in tables.stream(path, source.sep, source.encoding, BLOCK):
+    for frame in blocks.stream(path, source.sep, source.encoding, BLOCK):
         yield Rows(range(start, start + len(frame)), frame, str(path))
         start += len(frame)
 
@@ -134,7 +134,9 @@ def _is_path(text: str) -> bool:
     except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it
         return False
     name = text.strip().lower()
-    return there or (len(name.split()) == 1 and name.endswith((*TABULAR, *tables.PACKED, ".txt")))
+    return there or (
+        len(name.split()) == 1 and name.endswith((*TABULAR, *opening.UNPACK, ".zip", ".txt"))
+    )
 
 
 def _is_table(path: Path, model: Model) -> bool:
@@ -144,14 +146,14 @@ def _is_table(path: Path, model: Model) -> bool:
         DataError: a file that cannot be read.
     """
     try:
-        inner = Path(tables.member(path)) if path.suffix.lower() == ".zip" else path
+        inner = Path(opening.member(path)) if path.suffix.lower() == ".zip" else path
         if {suffix.lower() for suffix in inner.suffixes} & set(TABULAR):
             return True
         names = tables.header(path, model.source.sep, model.source.encoding)[1]
     except (DataError, csv.Error):
         return False  # an empty first line, two equal words in it: a line of text
     except tables.BROKEN as error:
-        raise DataError(f"{path}: cannot be read ({tables.first_line(error)})") from None
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     return bool(model.source.text) and model.source.text in names
 
 
@@ -159,14 +161,14 @@ def _line_blocks(path: Path, model: Model) -> Iterator[Rows]:
     """Yield one text a line; the last line may end or not."""
     start = 0
     try:
-        with tables.lines_of(path, model.source.encoding) as lines:
+        with blocks.lines_of(path, model.source.encoding) as lines:
             while some := [line.rstrip("\r\n") for line in itertools.islice(lines, BLOCK)]:
                 yield Rows(range(start, start + len(some)), some, str(path))
                 start += len(some)
     except tables.BROKEN as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read ({tables.first_line(error)})") from None
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 # ------------------------------------------------------------------ pictures

@@ -16,14 +16,18 @@ class _Package(ModuleType):
         """Read sweeps' folders as one sweep, and draw the conclusions; nothing is written.
 
         Returns:
-            A knobs.report.conclusions.Report.
+            A knobs.report.conclusions.Report; of one run's folder a knobs.report.run.page.RunPage.
 
         Raises:
             ConfigError: there is no run in these folders.
         """
-        from knobs.report.analysis import make
+        from knobs.report import analysis
+        from knobs.report.run import page, read
 
-        return make([Path(folder) for folder in folders])
+        paths = [Path(folder) for folder in folders]
+        if len(paths) == 1 and read.is_run(paths[0]):
+            return page.make(paths[0])
+        return analysis.make(paths)
 
 
 sys.modules[__name__].__class__ = _Package

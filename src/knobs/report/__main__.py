@@ -1,4 +1,4 @@
-"""`python -m knobs.report DIR [DIR ...]`: report on sweeps, on the screen and as a page."""
+"""`python -m knobs.report DIR [DIR ...]`: report on sweeps or a run, on screen and as a page."""
 
 import argparse
 import sys
@@ -6,20 +6,30 @@ from pathlib import Path
 
 from rich.console import Console
 
-from knobs.errors import UserError
+from knobs.errors import ConfigError, UserError
 from knobs.report import analysis, markdown, terminal, write
+from knobs.report.run import page as run_page
+from knobs.report.run.read import is_run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report on sweeps' folders; the exit code comes back."""
+    """Report on sweeps' folders, or on a run's; the exit code comes back."""
     parser = argparse.ArgumentParser(prog="python -m knobs.report", description=__doc__)
-    parser.add_argument("dir", nargs="+", type=Path, help="a sweep's folder; several are one sweep")
-    place = "where report.html, .md and .json go; the sweep's folder by default"
+    parser.add_argument(
+        "dir", nargs="+", type=Path, help="a sweep's folder; several are one sweep; or a run's"
+    )
+    place = "where report.html, .md and .json go; the sweep's or run's folder by default"
     parser.add_argument("--out", type=Path, help=place)
     parser.add_argument("--wandb", action="store_true", help="make a W&B report as well")
+    shown = "on a run's page: the rows, texts or pictures of its worst mistakes, read from its data"
+    parser.add_argument("--examples", action="store_true", help=shown)
     given = parser.parse_args(arguments)
     out = Console(highlight=False)
     try:
+        if any(map(is_run, given.dir)):
+            return _run(out, given)
+        if given.examples:
+            raise ConfigError("--examples: is of a run's page; name one run's folder")
         report = analysis.make(given.dir)
         page = write.write(report, given.out or write.where(report.sweep))
         terminal.show(out, report, page)
@@ -32,6 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
         return error.exit_code
+    return 0
+
+
+def _run(out: Console, given: argparse.Namespace) -> int:
+    """Report on one run."""
+    folder = given.dir[0]
+    if len(given.dir) > 1:
+        raise ConfigError(
+            f"{next(filter(is_run, given.dir))}: is a run's folder, which has a page of its own; "
+            "name it alone, or name sweeps' folders"
+        )
+    if given.wandb:
+        raise ConfigError(f"{folder}: --wandb reports on sweeps; leave it out for a run")
+    made = run_page.make(folder, given.examples)
+    run_page.show(out, made, run_page.write(made, given.out or folder))
     return 0
 
 

@@ -87,7 +87,8 @@ function sort(head) {
   const number = (text) => parseFloat(text.replaceAll(",", ""));
   const compare = (a, b) => number(a) - number(b) || a.localeCompare(b);
   const rows = [...table.tBodies[0].rows].sort((a, b) => (up ? 1 : -1) * compare(key(a), key(b)));
-  document.querySelector(".short")?.classList.remove("short");
-  document.querySelector("button.all")?.remove();
+  const folded = table.closest(".short");
+  folded?.querySelector("button.all")?.remove();
+  folded?.classList.remove("short");
   table.tBodies[0].append(...rows);
 }

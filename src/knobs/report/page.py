@@ -1,80 +1,32 @@
-"""report.html: one page that needs nothing but itself, not even a network.
+"""report.html of a sweep: page.html is its template, frame.py puts it into one page."""
 
-page.html is its template. Whatever stands in it is cleaned and escaped by jinja2, and what a script
-reads is JSON without a letter that could end its block. The page's policy names its scripts by
-their hashes and forbids everything else: no other script runs, nothing is fetched. plotly.js lies
-in it compressed; it is unpacked once the verdict and the tables stand.
-"""
-
-import base64
-import functools
-import gzip
-import hashlib
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any
 
 from knobs.report.conclusions import Estimate, Report
+from knobs.report.frame import render
 from knobs.report.plots.sections import sections as plots
 from knobs.report.sections import sections
 from knobs.report.sentences import MARKS, answered, what_ran
-from knobs.words import count, duration, listed, number, percent, printable
+from knobs.words import count, duration, listed, number, percent
 
-LONGEST = 4000  # letters of a text
 SHOWN = 12  # lines of the leaderboard before "show all"
 MOST = 1000  # lines in all
 
 
 def page(report: Report) -> str:
     """Return the whole page as text."""
-    from jinja2 import Environment, StrictUndefined  # late: other outputs do without it
-    from markupsafe import Markup
-
-    def clean(value: Any) -> str:
-        """Return the template's own markup as it is, all else cut short and printable."""
-        return value if isinstance(value, Markup) else printable(str(value), LONGEST)
-
     plotted = plots(report)
-    figures = {
-        f.name: {"data": f.data, "layout": {k: v for k, v in f.layout.items() if v}}
-        for section in plotted
-        for f in section.figures
-    }
-    plotly, packed = _plotly() if figures else ("", "")
-    template, style, script = map(_file, ("page.html", "page.css", "page.js"))
-    env = Environment(autoescape=True, finalize=clean, undefined=StrictUndefined, trim_blocks=True)
-    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     shown = (about, answered, bars, count, leaderboard, listed, number, pairs)
-    env.globals |= {f.__name__: f for f in shown}
-    files = {"style": Markup(style), "script": Markup(script), "packed": Markup(packed)}
-    hashes = map(_hash, (script, plotly))
-    return env.from_string(template).render(
+    return render(
+        "page.html",
+        [figure for section in plotted for figure in section.figures],
         report=report,
         plots=plotted,
         sections=sections(report),
         marks=MARKS,
-        figures=figures,
-        hashes=hashes,
-        **files,
+        **{f.__name__: f for f in shown},
     )
-
-
-def _file(name: str) -> str:
-    return resources.files("knobs.report").joinpath(name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _plotly() -> tuple[str, str]:
-    """Return plotly.js as it is, and compressed to a third, in base64."""
-    from plotly.offline import get_plotlyjs
-
-    source = get_plotlyjs()
-    packed = gzip.compress(source.encode(), 9, mtime=0)
-    return source, base64.b64encode(packed).decode()
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def about(report: Report) -> dict[str, str]:

@@ -9,10 +9,9 @@ import functools
 import json
 import math
 import os
-import stat
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from knobs import record
 from knobs.errors import ConfigError
 from knobs.identity import leaves
+from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import is_knob, leaderboard
 from knobs.report.records import (
     ABSENT,
@@ -40,9 +40,7 @@ from knobs.report.records import (
 )
 from knobs.words import short
 
-MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
 MOST_ROWS = 100_000  # of a curve
-BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -116,37 +114,37 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 def read_run(folder: Path) -> RunRecord:
     """Return the run of a folder, unreadable where its files are not what a run writes."""
-    run = RunRecord(folder, folder.name, load_curve=functools.partial(_curve, folder))
+    run = RunRecord(folder, folder.name, load_curve=functools.partial(curve, folder))
     with contextlib.suppress(*BROKEN):
-        run = replace(run, **_what_ran(folder))
-        run = replace(run, **_how_it_went(folder))
+        run = replace(run, **what_ran(folder))
+        run = replace(run, **how_it_went(folder))
     return run
 
 
-def _what_ran(folder: Path) -> dict[str, Any]:
+def what_ran(folder: Path) -> dict[str, Any]:
     """Return the part of a RunRecord that config.json holds."""
-    about = _load(folder / record.CONFIG, record.read_config)
-    config = _of(about, "config", dict, strict=True)
+    about = load(folder / record.CONFIG, record.read_config)
+    config = of(about, "config", dict, strict=True)
     setting = {path: value for path, value in leaves(config) if is_knob(path)}
     return {
         "setting": json.dumps(setting, sort_keys=True),
-        "overrides": tuple(map(str, _of(about, "overrides", list, strict=True))),
-        "choices": _of(about, "choices", dict, strict=True),
+        "overrides": tuple(map(str, of(about, "overrides", list, strict=True))),
+        "choices": of(about, "choices", dict, strict=True),
         "config": config,
         **_place(about.get("run")),
     }
 
 
-def _how_it_went(folder: Path) -> dict[str, Any]:
+def how_it_went(folder: Path) -> dict[str, Any]:
     """Return the part of a RunRecord that summary.json holds."""
     if not os.path.lexists(folder / record.SUMMARY):
         return {"status": "interrupted"}
-    summary = _load(folder / record.SUMMARY, record.read_summary)
-    objective = _of(summary, "objective", dict, strict=True)
-    status = _of(summary, "status", str, strict=True)
-    metric, mode = (_of(objective, name, str, strict=True) for name in ("metric", "mode"))
+    summary = load(folder / record.SUMMARY, record.read_summary)
+    objective = of(summary, "objective", dict, strict=True)
+    status = of(summary, "status", str, strict=True)
+    metric, mode = (of(objective, name, str, strict=True) for name in ("metric", "mode"))
     if status not in record.STATUSES or mode not in ("min", "max"):
-        raise ValueError(f"{status} {mode}")
+        raise ValueError(f"status {status}, mode {mode}: not those of a run")
     value = finite(objective.get("value"))
     return {
         "status": "diverged" if status in GOOD and value is None else status,
@@ -159,11 +157,11 @@ def _how_it_went(folder: Path) -> dict[str, Any]:
     }
 
 
-def _curve(folder: Path) -> list[dict[str, float]]:
+def curve(folder: Path) -> list[dict[str, float]]:
     """Return a run's metrics by epoch: what is a finite number, of rows that have an epoch."""
     rows: Any = []
     with contextlib.suppress(*BROKEN):
-        rows = _load(folder / record.METRICS, record.read_metrics)
+        rows = load(folder / record.METRICS, record.read_metrics)
     numbers = (
         {name: v for name, value in row.items() if (v := finite(value)) is not None}
         for row in rows[:MOST_ROWS]
@@ -172,41 +170,25 @@ def _curve(folder: Path) -> list[dict[str, float]]:
     return [row for row in numbers if "epoch" in row]
 
 
-def _load(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """Read a file, unless it is a link, a pipe or huge."""
-    about = path.lstat()
-    if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
-        raise ValueError(f"{path}: not a file that a run writes")
-    return reader(path.parent)
-
-
-def _of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
-    """Return an entry of a JSON object; an empty one, or an error, where it is of another kind."""
-    value = node.get(name) if isinstance(node, dict) else None
-    if strict and not isinstance(value, kind):
-        raise ValueError(f"{name}: no {kind.__name__}")
-    return value if isinstance(value, kind) else kind()
-
-
 # ------------------------------------------------------------------ study.json
 def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
     """Return the question, and each run's place by its number; as much as is well-formed."""
     raw: Any = None
     with contextlib.suppress(*BROKEN):
-        raw = _load(folder / record.STUDY, record.read_study)
+        raw = load(folder / record.STUDY, record.read_study)
     if not isinstance(raw, dict):
         return None, {}
     scientific, fixed = (
-        tuple(word for word in _of(raw, name, list) if isinstance(word, str))
+        tuple(word for word in of(raw, name, list) if isinstance(word, str))
         for name in ("scientific", "fixed")
     )
     arms = {
-        name: tuple(_knobs(_of(arm, "space", dict)))
-        for name, arm in _of(raw, "arms", dict).items()
+        name: tuple(_knobs(of(arm, "space", dict)))
+        for name, arm in of(raw, "arms", dict).items()
         if isinstance(arm, dict)
     }
-    study = Study(_of(raw, "question", str), scientific, fixed, arms)
-    return study, {number: _place(run) for number, run in _of(raw, "runs", dict).items()}
+    study = Study(of(raw, "question", str), scientific, fixed, arms)
+    return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}
 
 
 def _place(node: Any) -> dict[str, Any]:
@@ -216,7 +198,7 @@ def _place(node: Any) -> dict[str, Any]:
     place: dict[str, Any] = {} if number is None else {"number": number}
     if about.get("role") in ROLES:
         place |= {"role": about["role"], "step": step}
-        place |= {name: _of(about, name, str) for name in ("arm", "knob")}
+        place |= {name: of(about, name, str) for name in ("arm", "knob")}
     return place
 
 

@@ -26,7 +26,7 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
     Where there is no terminal it is whole, and no line is wrapped.
     """
     if not console.is_terminal:
-        return _show(_endless(console), report, page, None)
+        return _show(endless(console), report, page, None)
     for depth in range(TOP, 0, -1):
         with console.capture() as captured:
             _show(console, report, page, depth)
@@ -40,15 +40,15 @@ def show(console: Console, report: Report, page: Path | None = None) -> None:
 def _show(console: Console, report: Report, page: Path | None, depth: int | None) -> None:
     """Show it with at most `depth` lines of each kind; all of them if None."""
     sweep, answer = report.sweep, report.verdict
-    console.print(_line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
-    console.print(_line(answer.headline), style="bold", soft_wrap=False)
+    console.print(line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
+    console.print(line(answer.headline), style="bold", soft_wrap=False)
     for sentence in answer.more if depth is None or depth > 2 else answer.more[-1:]:
-        console.print(_line(sentence), soft_wrap=False)
+        console.print(line(sentence), soft_wrap=False)
     for section in sections(report):
         if section.on_screen:
             _section(console, section, report, depth, " on the page" * bool(page))
     if page:
-        console.print(_line(f"page: {page}"), soft_wrap=True)
+        console.print(line(f"page: {page}"), soft_wrap=True)
 
 
 def _section(
@@ -74,17 +74,17 @@ def _section(
         console.print(shown, soft_wrap=False)
         _more(console, len(section.rows), few["rows"], whole)
     for text in section.texts[: few["texts"]]:
-        console.print(_line(text), soft_wrap=False)
+        console.print(line(text), soft_wrap=False)
     for finding in findings[: few["findings"]]:
-        line = _line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
+        text = line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip())
         style = "yellow" if finding.level == "act" else ""
-        console.print(line, style=style, soft_wrap=False)
+        console.print(text, style=style, soft_wrap=False)
     for advice in section.advice[: few["advice"]]:
-        console.print(_line(f"next: {advice.why}"), soft_wrap=False)
-        console.print(_line(f"  {advice.command}"), soft_wrap=True, style="cyan")
+        console.print(line(f"next: {advice.why}"), soft_wrap=False)
+        console.print(line(f"  {advice.command}"), soft_wrap=True, style="cyan")
 
 
-def _line(text: str) -> Text:
+def line(text: str) -> Text:
     """Text with control characters removed, and no markup."""
     return Text(printable(text, 2000))
 
@@ -99,11 +99,11 @@ def leaderboard(
     """Show the best entries, and where the rest is; all of them where there is no terminal."""
     if not entries:
         return console.print("no runs")
-    limit, console = limit if console.is_terminal else None, _endless(console)
+    limit, console = limit if console.is_terminal else None, endless(console)
     names = short_names(list(entries[0].knobs), HEADS)
     shown = _leaderboard(entries[:limit], names)
-    endless = console.options.update(max_width=ENDLESS)
-    if console.measure(shown, options=endless).minimum > console.width:
+    unbounded = console.options.update(max_width=ENDLESS)
+    if console.measure(shown, options=unbounded).minimum > console.width:
         shown = _leaderboard(entries[:limit], names, together=True)
     console.print(shown, soft_wrap=False)
     _more(console, len(entries), limit, f": {path}" if path else where)
@@ -112,10 +112,10 @@ def leaderboard(
 def _more(console: Console, rows: int, limit: int | None, where: str) -> None:
     """Say how many rows a table has besides those shown, and where it is whole."""
     if limit is not None and rows > limit:
-        console.print(_line(f"and {rows - limit:,} more{where}"), soft_wrap=True)
+        console.print(line(f"and {rows - limit:,} more{where}"), soft_wrap=True)
 
 
-def _endless(console: Console) -> Console:
+def endless(console: Console) -> Console:
     """Return a terminal as it is; else a console on the same file whose lines are never wrapped."""
     if console.is_terminal:
         return console
@@ -135,7 +135,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
         justify, no_wrap = "right" if head in right else "left", head not in WRAPPED
-        shown.add_column(_line(head), justify=justify, no_wrap=no_wrap, overflow="fold")
+        shown.add_column(line(head), justify=justify, no_wrap=no_wrap, overflow="fold")
     for row in rows:
-        shown.add_row(*map(_line, row))
+        shown.add_row(*map(line, row))
     return shown

@@ -6,11 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from knobs import build
-from knobs.data import Data
 from knobs.record import LEDGER
 from knobs.sweep.groups import plan_groups
 from knobs.sweep.jobs import Job
+from knobs.sweep.screen import reader
 from knobs.training.setup import machine
 from knobs.words import count, duration
 
@@ -27,12 +26,7 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
         runs: of a search, whose jobs are examples; None for a grid.
     """
     out = Console(highlight=False, soft_wrap=True)
-    sets: dict[str, Data] = {}
-
-    def read(config: dict) -> Data:
-        key = str(config["data"])
-        return sets.get(key) or sets.setdefault(key, build.data(config))
-
+    read = reader(out)
     planned = {n: Job(n, list(lines), config) for n, (lines, config) in enumerate(jobs.items())}
     with machine(next(iter(jobs.values()))["training"]):
         groups = plan_groups(planned, read, len(planned), {})

@@ -11,7 +11,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from knobs import build
 from knobs.data import Data
 from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
 from knobs.stack import loop as stack
@@ -20,7 +19,7 @@ from knobs.sweep import failing, groups
 from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
-from knobs.sweep.screen import Screen
+from knobs.sweep.screen import Screen, reader
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
@@ -56,11 +55,7 @@ def launch(
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
-    sets: dict[str, Data] = {}
-
-    def read(config: dict) -> Data:
-        key = str(config["data"])
-        return sets.get(key) or sets.setdefault(key, build.data(config))
+    read = reader(Console(highlight=False, soft_wrap=True))
 
     def begin(job: Job) -> None:
         job.begin(compose(job.overrides, context, master), context, task_function)

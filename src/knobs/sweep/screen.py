@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from hydra.core.utils import JobStatus
 from rich.console import Console
@@ -12,18 +13,43 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from knobs import build
+from knobs.data import Data
 from knobs.errors import first_line, for_a_person
 from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import note
+from knobs.training.screen import MAX_NOTES
 from knobs.training.state import Run
-from knobs.words import count, duration
+from knobs.words import count, duration, printable
 
 LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 MAX_REASONS = 5
 SOON = 0.02  # of the work done before a rate says anything
+
+
+def reader(out: Console) -> Callable[[dict], Data]:
+    """Return what reads the data of a config, each set once, and prints how they were read.
+
+    Data that differ in the seed of their split alone are told of once.
+    """
+    sets: dict[str, Data] = {}
+    told: set[str] = set()
+
+    def read(config: dict) -> Data:
+        key = str(config["data"])
+        if key not in sets:
+            sets[key] = build.data(config)
+            source = str({**config["data"], "split_seed": 0})
+            if sets[key].notes and source not in told:
+                told.add(source)
+                said = printable("; ".join(sets[key].notes), MAX_NOTES)
+                note(out, f"{sets[key].name}: {said}")
+        return sets[key]
+
+    return read
 
 
 class Screen:

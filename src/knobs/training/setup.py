@@ -31,6 +31,9 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     config = config | {"objective": metrics.objective(config["objective"], class_counts(data))}
     loss, scores = build.loss(config, data), scores_of(config, data)
     _check_loss(loss, config, data)
+    if config["test"] and not len(data.test):
+        raise DataError("no example is left for the test split, which test=true reads; "
+                        "change data.test")  # fmt: skip
     if training.get("sampler") == "balanced":
         losses.class_counts("training.sampler=balanced", data.train.y, data.classes)
     steps = steps_per_epoch(len(data.train), training)

@@ -1,0 +1,29 @@
+"""Files of records and fields of theirs, which nobody has vouched for."""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
+BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
+
+
+def load(path: Path, reader: Callable[[Path], Any], most: int = MAX_BYTES) -> Any:
+    """Read a file, unless it is a link, a pipe or larger than `most` bytes.
+
+    Args:
+        reader: of the file's folder.
+    """
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > most:
+        raise ValueError(f"{path}: not a file that a run writes")
+    return reader(path.parent)
+
+
+def of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
+    """Return an entry of a JSON object; an empty one, or an error, where it is of another kind."""
+    value = node.get(name) if isinstance(node, dict) else None
+    if strict and not isinstance(value, kind):
+        raise ValueError(f"{name}: no {kind.__name__}")
+    return value if isinstance(value, kind) else kind()
