@@ -78,8 +78,7 @@ def read_numbers(cells: np.ndarray, form: str) -> np.ndarray:
     if len(rest):
 
         def read(words: list[str]) -> np.ndarray:
-            texts = [standard_form(word, sign_of, unit) for word in words]
-            return plain_numbers(np.array(texts, object)).astype(float)
+            return plain_numbers(np.array(standard_forms(words, form), object)).astype(float)
 
         numbers[rest] = by_words(cells[rest], read)
     return numbers
@@ -114,6 +113,24 @@ def unit_of(text: str) -> str:
     """Return a unit in lower case and the singular: `Months` and `month` are one."""
     text = text.lower().rstrip(".")
     return text[:-1] if len(text) > 2 and text.endswith("s") else text
+
+
+def standard_forms(words: list[str], form: str) -> list[str]:
+    """Return numbers as pandas reads them; empty texts where they are none of the form.
+
+    A column whose numbers are all of the plain kind, `-1,234.5 kg`, is changed as a whole.
+    """
+    sign_of, _, unit = form.partition(" ")
+    group, mark = (",", "[.]") if sign_of == "point" else ("[.]", ",")
+    number = rf"(?:\d{{1,3}}(?:{group}\d{{3}})+|\d+)(?:{mark}\d*)?"
+    name = re.escape(unit) + "s?" * (len(unit) > 1)
+    either = rf"(?:{name} ?{number}|{number} ?{name})" if unit else number
+    whole = "\n".join(words)
+    plain = re.compile(rf"^[-+]?{either}$", re.MULTILINE | re.IGNORECASE)
+    if len(words) < 2 or len(plain.findall(whole)) < len(words) or whole.count("\n") >= len(words):
+        return [standard_form(word, sign_of, unit) for word in words]
+    bare = re.sub(rf"[^\d\n{mark.strip('[]')}+-]+", "", whole)
+    return (bare if sign_of == "point" else bare.replace(",", ".")).split("\n")
 
 
 def standard_form(text: str, sign_of: str, unit: str) -> str:
