@@ -423,12 +423,15 @@ def _doubts(name: str, column: Column, cells: np.ndarray, markers: frozenset) ->
 
 
 def _stands_off(values: np.ndarray, code: float) -> bool:
-    """Return whether some numbers are `code`, and all others lie closer together than beside it."""
+    """Return whether some numbers are `code`, and it is unlike all others.
+
+    A negative code among numbers from 0 on; or five times as large as any of the others.
+    """
     is_code = values == code
     if is_code.sum() < 2 or is_code.all():
         return False
-    low, high = (rest := values[~is_code]).min(), rest.max()
-    return code < low - (high - low) or code > high + (high - low)
+    others = values[~is_code]
+    return code < 0 <= others.min() or abs(code) > 5 * np.abs(others).max()
 
 
 def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:

@@ -124,7 +124,9 @@ def standard_forms(words: list[str], form: str) -> list[str]:
     group, mark = (",", "[.]") if sign_of == "point" else ("[.]", ",")
     number = rf"(?:\d{{1,3}}(?:{group}\d{{3}})+|\d+)(?:{mark}\d*)?"
     name = re.escape(unit) + "s?" * (len(unit) > 1)
-    either = rf"(?:{name} ?{number}|{number} ?{name})" if unit else number
+    either = rf"{number} ?{name}" if unit else number
+    if re.fullmatch(rf"[{SIGNS}]|{_CURRENCIES}", unit, re.IGNORECASE):
+        either = rf"(?:{name} ?{number}|{either})"
     whole = "\n".join(words)
     plain = re.compile(rf"^[-+]?{either}$", re.MULTILINE | re.IGNORECASE)
     if len(words) < 2 or len(plain.findall(whole)) < len(words) or whole.count("\n") >= len(words):
