@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from knobs.data.dates import COMPACT, dates_order, of_numbers, order_of, read_days, varying
+from knobs.data.dates import COMPACT, dates_order, of_numbers, read_days, share_of_dates, varying
 from knobs.data.notation import (
-    DIGITS,
     decimal_evidence,
     is_missing,
     parts_of,
     plain_numbers,
-    standard_form,
+    standard_forms,
     text_of,
 )
 from knobs.data.reading import MARKERS, MISSING, OTHER, CellError, Column, Columns
@@ -48,7 +47,7 @@ FEW = 20  # values of a column that may be half numbers, half words
 PROOF = 10  # rows that make an id
 MANY = 50  # categories that are worth a note
 CODES = (-99, -999, -9999, -99999, 999, 9999, 99999)  # often put for missing numbers
-GLANCE = 20_000  # cells in which they are looked for
+GLANCE = 20_000  # cells in which they are looked for, and that tell a notation where they can
 UNITS = 5  # of the numbers of a column, at most; more are no units
 MOST_WORDS = 1000  # of a column that is read as missing
 IDS = ("id", "index", "no")  # the last word of a name of ids
@@ -169,7 +168,7 @@ def _decide(
                 f"{name}: {share:.0%} of its cells are numbers, others not, {example!r} for one; "
                 f"say 'data.columns=[\"{name}:number\"]', or :category, or :drop"
             )
-    if order_of(words)[1] >= ENOUGH:
+    if share_of_dates(words) >= ENOUGH:
         return _date(name, cells, markers, "")
     lengths = np.repeat([len(word.split()) for word in words], list(words.values()))
     if len(words) > present / 2 and np.median(lengths) > 3:
@@ -198,7 +197,11 @@ def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
     """Return word -> its number of cells, those that are missing under MISSING_KEY."""
     found: dict[str, int] = {}
     for word, n in collections.Counter(cells.tolist()).items():
-        key = MISSING_KEY if is_missing(word, markers) else text_of(word)
+        if type(word) is str:  # nearly all are
+            key = word.strip()
+            key = MISSING_KEY if key.lower() in markers else key
+        else:
+            key = MISSING_KEY if is_missing(word, markers) else text_of(word)
         found[key] = found.get(key, 0) + n
     return found
 
@@ -252,26 +255,29 @@ def _number(name: str, words: Mapping[str, int], decimal: str) -> tuple[Column, 
     """
     if decimal != "comma" and not np.isnan(plain_numbers(np.array(list(words), object))).any():
         return Column("number", "point"), 1.0
-    total = sum(words.values())
-    units = collections.Counter()
-    for word, n in words.items():
+    some, units = list(words)[:GLANCE], collections.Counter()
+    for word in some:
         if parts := parts_of(word):
-            units[parts[2]] += n
+            units[parts[2]] += words[word]
     unit = units.most_common(1)[0][0] if units else ""
-    point, comma, both = decimal_evidence(list(words))
-    share = {
-        sign: sum(n for w, n in words.items() if standard_form(w, sign, unit)) / max(1, total)
-        for sign in DIGITS
-    }
-    sign = decimal or ("point" if point >= comma else "comma")
-    if decimal in ("", "point", "comma") and point != comma:
+    point, comma, both = decimal_evidence(some)
+    if point == comma and len(words) > len(some):
+        point, comma, both = decimal_evidence(list(words))
+
+    def share(sign: str) -> float:
+        forms = standard_forms(list(words), f"{sign} {unit}".strip())
+        fits = sum(n for n, form in zip(words.values(), forms, strict=True) if form)
+        return fits / max(1, sum(words.values()))
+
+    sign = decimal or "point"
+    if point != comma:
         sign = "point" if point > comma else "comma"
-    elif not decimal and both and share["point"] >= ENOUGH and any("," in word for word in words):
+    elif not decimal and both and share("point") >= ENOUGH and any("," in word for word in words):
         example = next(word for word in words if "," in word)
         raise DataError(
             f"{name}: {example!r} may be thousands or a fraction; say data.decimal=point or comma"
         )
-    return Column("number", f"{sign} {unit}".strip()), share[sign]
+    return Column("number", f"{sign} {unit}".strip()), share(sign)
 
 
 def as_numbers(
@@ -307,7 +313,7 @@ def as_times(
     words = _counts(cells, MARKERS)
     words.pop(MISSING_KEY, None)
     column: Column | str = ""
-    if kind in ORDERS or (kind != "number" and order_of(words)[1] >= ENOUGH):
+    if kind in ORDERS or (kind != "number" and share_of_dates(words) >= ENOUGH):
         column = _date(name, cells, MARKERS, ORDERS.get(kind, ""))
         column = column if isinstance(column, Column) else Column("date", "ymd")
     else:
@@ -417,12 +423,15 @@ def _doubts(name: str, column: Column, cells: np.ndarray, markers: frozenset) ->
 
 
 def _stands_off(values: np.ndarray, code: float) -> bool:
-    """Return whether some numbers are `code`, and all others lie closer together than beside it."""
+    """Return whether some numbers are `code`, and it is unlike all others.
+
+    A negative code among numbers from 0 on; or five times as large as any of the others.
+    """
     is_code = values == code
     if is_code.sum() < 2 or is_code.all():
         return False
-    low, high = (rest := values[~is_code]).min(), rest.max()
-    return code < low - (high - low) or code > high + (high - low)
+    others = values[~is_code]
+    return code < 0 <= others.min() or abs(code) > 5 * np.abs(others).max()
 
 
 def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:

@@ -78,10 +78,10 @@ def read_numbers(cells: np.ndarray, form: str) -> np.ndarray:
     if len(rest):
 
         def read(words: list[Any]) -> np.ndarray:
-            texts = [  # a number that is no text has no decimal sign to be read by
-                word if unit != "%" and isinstance(word, int | float)
-                else standard_form(text_of(word), sign_of, unit) for word in words
-            ]  # fmt: skip
+            texts = standard_forms([text_of(word) for word in words], form)
+            if unit != "%":  # a number that is no text has no decimal sign to be read by
+                both = zip(words, texts, strict=True)
+                texts = [word if isinstance(word, int | float) else text for word, text in both]
             return plain_numbers(np.array(texts, object)).astype(float)
 
         numbers[rest] = by_words(cells[rest], read)
@@ -117,6 +117,26 @@ def unit_of(text: str) -> str:
     """Return a unit in lower case and the singular: `Months` and `month` are one."""
     text = text.lower().rstrip(".")
     return text[:-1] if len(text) > 2 and text.endswith("s") else text
+
+
+def standard_forms(words: list[str], form: str) -> list[str]:
+    """Return numbers as pandas reads them; empty texts where they are none of the form.
+
+    A column whose numbers are all of the plain kind, `-1,234.5 kg`, is changed as a whole.
+    """
+    sign_of, _, unit = form.partition(" ")
+    group, mark = (",", "[.]") if sign_of == "point" else ("[.]", ",")
+    number = rf"(?:\d{{1,3}}(?:{group}\d{{3}})+|\d+)(?:{mark}\d*)?"
+    name = re.escape(unit) + "s?" * (len(unit) > 1)
+    either = rf"{number} ?{name}" if unit else number
+    if re.fullmatch(rf"[{SIGNS}]|{_CURRENCIES}", unit, re.IGNORECASE):
+        either = rf"(?:{name} ?{number}|{either})"
+    whole = "\n".join(words)
+    plain = re.compile(rf"^[-+]?{either}$", re.MULTILINE | re.IGNORECASE)
+    if len(words) < 2 or len(plain.findall(whole)) < len(words) or whole.count("\n") >= len(words):
+        return [standard_form(word, sign_of, unit) for word in words]
+    bare = re.sub(rf"[^\d\n{mark.strip('[]')}+-]+", "", whole)
+    return (bare if sign_of == "point" else bare.replace(",", ".")).split("\n")
 
 
 def standard_form(text: str, sign_of: str, unit: str) -> str:
