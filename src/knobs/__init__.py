@@ -1,6 +1,7 @@
 """Train networks, sweep their hyperparameters, and report what matters.
 
     knobs.load(folder)            a run's model with its best weights; load(folder).predict(rows)
+    knobs.load(sweep, top=5)      the mean of a sweep's five best runs
     knobs.sweep(*overrides)       run a grid, a search or a study; return its report
     knobs.report(*folders)        read sweeps' folders, or a run's; return what they say
 

@@ -41,6 +41,12 @@ def _export(arguments: list[str]) -> int:
     return export.main(arguments)
 
 
+def _ensemble(arguments: list[str]) -> int:
+    from knobs.ensemble import __main__ as ensemble
+
+    return ensemble.main(arguments)
+
+
 def _sync(arguments: list[str]) -> int:
     from knobs.tracking import sync
 
@@ -54,6 +60,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "report": ("the report on a sweep's or a run's folder: python -m knobs.report", _report),
     "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
     "export": ("a model for use without knobs: python -m knobs.export RUN --out DIR", _export),
+    "ensemble": ("the best mean of a sweep's runs: python -m knobs.ensemble SWEEP", _ensemble),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
 }
 

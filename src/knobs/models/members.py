@@ -153,13 +153,19 @@ class Ensemble(nn.Module):
 
     Args:
         task, log_rates: as of `mean_prediction`.
+        counts: how often each member counts; once if None.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], task: str, log_rates: bool = False):
+    def __init__(
+        self, networks: Sequence[nn.Module], task: str, log_rates: bool = False,
+        counts: Sequence[int] | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.members, self.task, self.log_rates = nn.ModuleList(networks), task, log_rates
+        self.places = [i for i, n in enumerate(counts or [1] * len(networks)) for _ in range(n)]
 
     def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor:
         """Map (N, ...), or several inputs by name, -> (N, outputs)."""
-        outputs = torch.stack([member(x) for member in self.members])
-        return mean_prediction(self.task, outputs, self.log_rates)
+        outputs = [member(x) for member in self.members]
+        whole = torch.stack([outputs[i] for i in self.places])
+        return mean_prediction(self.task, whole, self.log_rates)

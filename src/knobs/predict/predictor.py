@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from knobs import record
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON, Fields
+from knobs.ensemble.folder import ENSEMBLE, alike, candidate, members, of_sweep
 from knobs.errors import CheckpointError, ConfigError, DataError, first_line
 from knobs.models.members import Ensemble
 from knobs.predict import guard
@@ -38,6 +39,7 @@ class Predictor(nn.Module):
         shape: of what the network takes and gives.
         log_rates: whether outputs are logs of the values.
         source: how files of raw rows are read.
+        counts: how often each network counts in the mean; once if None.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class Predictor(nn.Module):
         shape: Shape,
         log_rates: bool = False,
         source: Source | None = None,
+        counts: Sequence[int] | None = None,
     ):
         super().__init__()
         several = len(networks) > 1
-        self.network = Ensemble(networks, task, log_rates) if several else networks[0]
+        self.network = Ensemble(networks, task, log_rates, counts) if several else networks[0]
         self.preparation, self.task, self.shape = preparation, task, shape
         self.log_rates, self.source = log_rates, source or Source()
         self.eval()
@@ -174,19 +177,59 @@ class Predictor(nn.Module):
         return self.network.load_state_dict(*args, **options)
 
 
-def load(folder: str | Path) -> Predictor:
+def load(folder: str | Path | Sequence[str | Path], top: int | None = None) -> Predictor:
     """Load a run's model with its best weights, in eval mode, on the CPU.
 
     `load(folder).predict(rows)` takes raw rows; called, the model takes prepared tensors. Of a run
-    with several members it gives their mean prediction.
+    with several members, of several runs and of an ensemble it gives the mean prediction.
 
     Args:
-        folder: a run's folder.
+        folder: of a run, of an ensemble (`python -m knobs.ensemble`), or of a sweep; or a list of
+            runs' folders, of the same data, split and preparation.
+        top: of a sweep, how many of its best finished runs are averaged.
 
     Raises:
-        CheckpointError: no run, no checkpoint, or none that is whole.
+        CheckpointError: no run, no checkpoint, or none that is whole; runs that cannot be averaged.
     """
+    if not isinstance(folder, str | Path):
+        return _mean_of([Path(one).expanduser() for one in folder])
     path = Path(folder).expanduser()
+    if (path / ENSEMBLE).is_file():
+        found = members(path)
+        return _averaged([one for one, _ in found], [n for _, n in found])
+    if top is None:
+        return _load(path)
+    if type(top) is not int or top < 1:
+        raise ConfigError(f"top={top!r}: must be a whole number from 1 on")
+    return _mean_of([one.folder for one in of_sweep(path)[0]][:top])
+
+
+def _mean_of(folders: Sequence[Path]) -> Predictor:
+    """Return the mean of runs that are alike in their data, split, preparation and objective."""
+    if not folders:
+        raise CheckpointError("no runs to load; give the folder of one, or several")
+    if len(folders) > 1:
+        alike([candidate(one) for one in folders])
+    return _averaged(folders, [1] * len(folders))
+
+
+def _averaged(folders: Sequence[Path], counts: Sequence[int]) -> Predictor:
+    models = [_load(one) for one in folders]
+    first = models[0]
+    for one, other in zip(folders[1:], models[1:], strict=True):
+        if not isinstance(first.preparation, Preparation):
+            raise CheckpointError(f"{folders[0]}: {first.preparation}")
+        mine, its = (getattr(m.preparation, "save", dict)() for m in (first, other))
+        if (mine, first.shape, first.log_rates) != (its, other.shape, other.log_rates):
+            raise CheckpointError(f"{one}: prepared otherwise than {folders[0]}")
+    return Predictor(
+        [one.network for one in models], first.preparation, first.task, first.shape,
+        first.log_rates, first.source, counts,
+    )  # fmt: skip
+
+
+def _load(path: Path) -> Predictor:
+    """Return the model of one run."""
     network, shape, about = read_best(path)
     config = _config(path)
     preparation = _preparation(path, config)

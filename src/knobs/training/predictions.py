@@ -43,3 +43,29 @@ def encode(split: Tensors | Stream, outputs: Tensor, epoch: int) -> bytes:
 def sampled(rows: Tensor, count: int) -> Tensor:
     """Return the places of the `count` rows with the smallest hash, by ascending row."""
     return torch.from_numpy(rng.sampled(rows.numpy(), count))
+
+
+def decode(content: bytes) -> dict[str, Tensor]:
+    """Return `rows`, `targets` and `outputs` of what `encode` returned.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found = load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{FILE}: cannot be read ({error})") from None
+    rows, outputs = found.get("rows"), found.get("outputs")
+    sound = (
+        found.keys() == {"rows", "targets", "outputs"}
+        and (rows.dtype, rows.ndim, outputs.dtype, outputs.ndim)
+        == (torch.int64, 1, torch.float16, 2)
+        and len(rows) == len(found["targets"]) == len(outputs)
+        and bool(outputs.isfinite().all())
+    )
+    if not sound:
+        raise ValueError(f"{FILE}: is not what a run writes")
+    return found

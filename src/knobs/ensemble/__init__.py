@@ -1,0 +1,1 @@
+"""Ensembles of a sweep's runs: their mean prediction, selected on the validation split."""
