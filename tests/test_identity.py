@@ -11,12 +11,15 @@ from knobs.identity import DEFAULTS_BEFORE, KEYS, RENAMED, computed, differences
 from knobs.record import migrate, renamed
 
 PINNED = json.loads((REPO / "tests" / "identity.json").read_text())
+# What keeps the defaults of then, of options that have others now.
+THEN = {"data=python_docs model=text_bag": ["model.pool=mean", "model.embedding_std=1.0"]}
 
 
 @pytest.mark.parametrize("words", PINNED["identities"], ids=str)
 def test_identities_are_those_of_schema_1(words):
     """Computed by the code of commit 681e2c3."""
-    config = command.checked([*map(renamed, words.split()), "tracking=local"])
+    lines = [*map(renamed, words.split()), *THEN.get(words, [])]
+    config = command.checked([*lines, "tracking=local"])
     assert identity.identity(config) == PINNED["identities"][words]
 
 
@@ -99,6 +102,25 @@ def test_what_began_under_an_older_schema_keeps_its_defaults(tmp_path, monkeypat
     (tmp_path / "config.json").write_text("{}")
     assert sorted(record.defaults_since(tmp_path)) == ["seed=0", "training.epochs=40"]
     assert record.defaults_since(tmp_path / "nowhere") == []
+
+
+def test_a_default_of_one_option_is_kept_where_the_record_tells_it(tmp_path):
+    """Its value then, which an experiment may have set; mlp has no such key, nor has every job."""
+    config = {"data": {"max_length": 9}, "model": {"name": "text_bag"}}
+    for choices, lines in (
+        ({"data": "text_csv", "model": "text_bag"},
+         ["data.max_length=9", "data.min_count=2", 'model.pool="mean"', "model.embedding_std=1.0"]),
+        ({"data": "text_csv", "model": "text_cnn"}, ["data.max_length=9", "data.min_count=2"]),
+        ({"data": "python_docs", "model": "mlp"}, []), ({}, []),
+    ):  # fmt: skip
+        document = {"schema": 2, "choices": choices, "config": config}
+        (tmp_path / "config.json").write_text(json.dumps(document))
+        found = record.defaults_since(tmp_path)
+        assert [line for line in found if line.startswith(("data.", "model."))] == lines
+        other = record.defaults_since(tmp_path, ["model=mlp", "data=digits"])
+        assert not [line for line in other if line.startswith(("data.", "model."))]
+        (tmp_path / "config.json").write_text(json.dumps(document | {"schema": 3}))
+        assert record.defaults_since(tmp_path) == []
 
 
 def test_the_last_layer_at_zero_is_a_default_of_schema_3(tmp_path):

@@ -115,9 +115,10 @@ def prepare(argv: list[str]) -> list[str] | None:
         lines = again.rerun(anew, lines, folders)
     else:
         lines = [*lines, *files.words(lines, folders, args.config_name or "config")]
-    if began := again.path_of(resumed or anew) if resumed or anew else _sweep_folder(lines):
+    recorded = resumed or anew or again_whole
+    if began := again.path_of(recorded) if recorded else _sweep_folder(lines):
         stated = set(map(key_of, lines))
-        older = [line for line in defaults_since(began) if key_of(line) not in stated]
+        older = [line for line in defaults_since(began, lines) if key_of(line) not in stated]
         lines = [*older, *lines]
     grid = args.multirun or command.MULTIRUN in lines
     _check_words(lines, grid)

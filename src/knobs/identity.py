@@ -29,8 +29,17 @@ FIRST_NAMES = {new: old for old, new in RENAMED.items()}
 # Schema -> defaults that it changed: key -> the default before. What began under an older schema
 # goes on with the defaults of that one.
 DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {
-    3: {"objective.rare": 0.0, "training.zero_head": False}
-}
+    3: {
+        "objective.rare": 0.0, "training.zero_head": False,
+        "data.max_length": 64, "data.min_count": 2,
+        "model.pool": "mean", "model.embedding_std": 1.0,
+    }
+}  # fmt: skip
+# Of these, the keys of one option: others have none of this name, or another default.
+OPTION_OF = {
+    "data.max_length": "text_csv", "data.min_count": "text_csv",
+    "model.pool": "text_bag", "model.embedding_std": "text_bag",
+}  # fmt: skip
 ABSENT = object()
 HIDDEN = "<hidden>"  # in the place of a secret
 _SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")

@@ -83,7 +83,7 @@ def apply(model: nn.Module, linear: Any, conv: Any, gain_: float) -> None:
             if linear.func in FANLESS:
                 scheme(linear, here)(module.weight)
             else:
-                nn.init.normal_(module.weight)
+                nn.init.normal_(module.weight, std=getattr(module, "first_std", 1.0))
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):

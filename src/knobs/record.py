@@ -4,14 +4,14 @@ Every file of knobs is written by `write`, whole, or by `append`, line by line.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knobs import storage
 from knobs.errors import CheckpointError, UserError
-from knobs.identity import DEFAULTS_BEFORE, RENAMED
+from knobs.identity import DEFAULTS_BEFORE, OPTION_OF, RENAMED, leaves
 from knobs.storage import append, as_json, write
 
 SCHEMA = 3  # of configs and records; `migrate` knows the names of those before
@@ -67,19 +67,35 @@ def renamed(override: str) -> str:
     return f"{prefix}{RENAMED.get(key, key)}{equals}{value}"
 
 
-def defaults_since(folder: Path) -> list[str]:
-    """Return overrides that keep the defaults under which a run or a sweep in a folder began."""
-    schemas = [SCHEMA]
+def defaults_since(folder: Path, lines: Sequence[str] = ()) -> list[str]:
+    """Return overrides that keep the defaults under which a run or a sweep in a folder began.
+
+    Those of one option are kept for a run, whose record tells its options and values; the jobs of
+    a sweep may have others.
+
+    Args:
+        lines: overrides, which may choose other options than the record has.
+    """
+    schemas, choices, values = [SCHEMA], {}, {}
     for name in (CONFIG, LEDGER, STUDY):
         try:
-            schemas.append(int(json.loads((folder / name).read_text()).get("schema", 1)))
+            document = json.loads((folder / name).read_text())
+            schemas.append(int(document.get("schema", 1)))
+            choices |= document.get("choices") or {}
+            values |= dict(leaves(document.get("config") or {}))
         except (*BROKEN, TypeError, AttributeError):
             continue
+    given = dict(line.split("=", 1) for line in lines if "=" in line)
+    choices |= {group: given[group] for group in choices if group in given}
     kept: dict[str, Any] = {}
     for schema, defaults in DEFAULTS_BEFORE.items():
         if schema > min(schemas):
             kept = defaults | kept  # the oldest counts
-    return [f"{key}={json.dumps(value)}" for key, value in kept.items()]
+    return [
+        f"{key}={json.dumps(values.get(key, value))}"
+        for key, value in kept.items()
+        if OPTION_OF.get(key) in (None, choices.get(key.partition(".")[0]))
+    ]
 
 
 # ------------------------------------------------------------------ a run's folder

@@ -9,7 +9,7 @@ import torch
 
 from knobs import build
 from knobs.config import command
-from knobs.data import columns, notation, tables
+from knobs.data import columns, dates, notation, tables
 from knobs.data.columns import MARKERS, Column, Columns, decide
 from knobs.data.preparation import Preparation
 from knobs.errors import ConfigError, DataError
@@ -163,7 +163,7 @@ def test_forty_thousand_ids_become_no_inputs():
 def test_dates_become_a_day_and_cycles():
     cells = ["1970-01-01", "1970-01-02T06:00:00", "2024-12-31 18:30", "2024-02-29", ""] * 2
     column = kinds({"when": cells})[2].columns["when"]
-    assert (column.form, column.parts) == ("ymd", notation.PARTS)
+    assert (column.form, column.parts) == ("ymd", dates.PARTS)
     found = Columns({"when": column}).typed({"when": np.array(cells, object)})
     assert found["when: day"][:4].tolist() == [0, 1.25, 20088 + 18.5 / 24, 19782]
     assert np.isnan(found["when: month sin"][4])
@@ -370,6 +370,7 @@ def labelled(path, labels, head="x,y"):
     (["2", "0", "10"], ["0", "10", "2"]),
     (["1.0", "2.0"], ["1.0", "2.0"]),
     ([" a", "b "], ["a", "b"]),
+    (["1", "1.0", "2.0", "2.00"], ["1", "2.0"]),  # whole numbers of two programs
 ])  # fmt: skip
 def test_labels_are_names(labels, classes, tmp_path):
     path = labelled(tmp_path / "t.csv", labels * 12)
@@ -381,7 +382,7 @@ def test_labels_are_names(labels, classes, tmp_path):
 @pytest.mark.parametrize(("labels", "message"), [
     (["a", "b", "", "a", " ", "b", "", ""] * 3,
      "t.csv: 12 rows have no y .*t.csv, line 4; .*line 6; .*line 8"),
-    (["1", "1.0", "2"] * 9, "t.csv: y: 1 and 1.0 are one number; write it one way"),
+    (["1.5", "1.50", "2"] * 9, "t.csv: y: 1.5 and 1.50 are one number; write it one way"),
 ])  # fmt: skip
 def test_labels_at_fault(labels, message, tmp_path):
     path = labelled(tmp_path / "t.csv", labels)
@@ -435,3 +436,160 @@ def test_every_column_is_saved_and_read():
     )
     assert Columns.read(Fields(made.saved(), {})) == made
     assert made.outputs() == ({"a", "c: day", "c: hour sin"}, {"b"})
+
+
+R = np.random.default_rng(0)
+DRAWN = R.integers(1, 90, 60).tolist()
+
+
+@pytest.mark.parametrize(("make", "first"), [
+    (lambda i: f"{i} kg", DRAWN[0]), (lambda i: f"{i}kg", DRAWN[0]), (lambda i: f"{i} km/h", DRAWN[0]),
+    (lambda i: f"{i}.5 °C", DRAWN[0] + 0.5), (lambda i: f"{i} month{'s' * (i > 1)}", DRAWN[0]),
+    (lambda i: f"USD {i}.00", DRAWN[0]), (lambda i: f"$ {i},{i:03d}.50", DRAWN[0] * 1001 + 0.5),
+    (lambda i: f"1,{i:02d},000", 100000 + 1000 * DRAWN[0]), (lambda i: f"{i}-", -DRAWN[0]),
+    (lambda i: f"-{i}%", -DRAWN[0]), (lambda i: f"{i}e-3", DRAWN[0] * 1e-3), (lambda i: f"{i} min", DRAWN[0]),
+])  # fmt: skip
+def test_numbers_with_units_are_numbers(make, first):
+    cells = [make(i) for i in DRAWN]
+    assert numbers(cells)[0] == pytest.approx(first)
+    one_by_one = [numbers([cell, *cells[1:]])[0] for cell in cells[:3]]
+    assert one_by_one == numbers(cells)[:3]
+
+
+@pytest.mark.parametrize("form", ["point", "comma", "point $", "comma kg", "point kg"])
+def test_a_column_changed_as_a_whole_is_that_of_its_words(form):
+    sign_of, _, unit = form.partition(" ")
+    group, mark = (",", ".") if sign_of == "point" else (".", ",")
+    words = [
+        f"{'-+'[i % 2] * (i % 3 == 0)}{i}{group}{i:03d}{mark}{i} {unit}".strip()
+        for i in range(1, 90)
+    ]
+    for some in (words, [*words, "12 x"], [*words, f"{unit} 7"], ["7", *words], [*words, "1\n2"]):
+        expected = [notation.standard_form(word, sign_of, unit) for word in some]
+        assert notation.standard_forms(some, form) == expected
+    assert all(notation.standard_forms(words, form))
+
+
+@pytest.mark.parametrize(("cells", "message"), [
+    ([f"{i} {'kg' if i % 2 else 'g'}" for i in DRAWN], "x: its numbers have 2 units, kg and g|g and kg"),
+    ([f"{'$€'[i % 2]}{i}" for i in DRAWN], "x: its numbers have 2 units, .* write them in one"),
+    ([f"{i}.5{'KM'[i % 2]}" for i in DRAWN], "x: its numbers have 2 units"),
+    ([f"{i}" if i % 3 else f"{i} kg" for i in DRAWN], "x: .* of its cells are numbers, others not"),
+])  # fmt: skip
+def test_units_that_differ_are_asked_about(cells, message):
+    with pytest.raises(DataError, match=message):
+        kinds({"x": cells})
+
+
+@pytest.mark.parametrize(("word", "date"), [
+    ("2024-03", "2024-03-01"), ("3/2024", "2024-03-01"), ("03.2024", "2024-03-01"),
+    ("Mar 2024", "2024-03-01"), ("March 2024", "2024-03-01"), ("März 2024", "2024-03-01"),
+    ("2024Q2", "2024-04-01"), ("2024-Q3", "2024-07-01"), ("Q4 2024", "2024-10-01"),
+    ("2024-W11", "2024-03-11"), ("2020W01", "2019-12-30"), ("24. Mai 2012", "2012-05-24"),
+    ("26-Apr-10", "2010-04-26"), ("Mon, 2 Jan 2012 00:00:00 GMT", "2012-01-02"),
+    ("5. Dez 2021", "2021-12-05"), ("3 Okt. 1999", "1999-10-03"),
+])  # fmt: skip
+def test_dates_in_other_notations(word, date):
+    expected = np.datetime64(date).astype(int)
+    assert dates.read_day(word, "dmy") == expected
+    assert one([word, "2024-01-31", "2023-07-09"] * 10) == "date"
+
+
+@pytest.mark.parametrize("word", ["2024-13", "13/2024", "Foo 2024", "2024Q5", "2024-W60", "1-2", "12-20",
+                                  "9999-01", "31 Foo 2024", "12:30"])  # fmt: skip
+def test_words_that_are_no_dates(word):
+    assert np.isnan(dates.read_day(word, "dmy"))
+
+
+@pytest.mark.parametrize(("word", "days"), [
+    ("06:30", 6.5 / 24), ("6:30:36", 6.51 / 24), ("12:00 AM", 0), ("5:45 pm", 17.75 / 24), ("26:00", 26 / 24),
+    ("1 day, 12:00:00", 1.5), ("2 days 06:00:00", 2.25), ("2h 30m", 2.5 / 24), ("90 min", 1.5 / 24),
+    ("1d 12h", 1.5), ("36 hours", 1.5),
+])  # fmt: skip
+def test_times_and_durations(word, days):
+    assert dates.read_time(word) == pytest.approx(days, abs=1e-12)
+
+
+@pytest.mark.parametrize("word", ["", "x", "12:60", "13:00 PM", "1:2", "h", "5", "2h x"])
+def test_words_that_are_no_times(word):
+    assert np.isnan(dates.read_time(word))
+
+
+def test_times_become_a_place_in_the_day_and_durations_a_number():
+    found = kinds({"x": [f"{i % 24:02d}:30" for i in MANY]})[2]
+    assert found.columns["x"].parts == ("day", "hour sin", "hour cos")
+    assert found.typed({"x": np.array(["18:00"], object)})["x: hour sin"] == pytest.approx(-1)
+    found = kinds({"x": [f"{i}:30" for i in MANY]})[2]
+    assert found.columns["x"].parts == ("day",)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_eight_digits_may_be_a_date(typed):
+    cells = [f"2024{i % 12 + 1:02d}{i % 28 + 1:02d}" for i in MANY]
+    table = {"x": np.array(cells, int) if typed else np.array(cells, object)}
+    found, _ = columns.decide(table, np.arange(40))
+    assert found.columns["x"].form == "compact"
+    days = found.typed(table)["x: day"]
+    assert days[0] == np.datetime64("2024-01-01").astype(int)
+    assert days[13] == np.datetime64("2024-02-14").astype(int)
+    assert one([*cells[:-1], "20241301"]) == "number"
+    assert one([*cells[:-1], "20240230"]) == "number"
+    assert kinds({"x": cells}, kinds={"x": "date"})[2].columns["x"].form == "compact"
+
+
+@pytest.mark.parametrize("draw", range(3))
+def test_iso_dates_are_read_alike_by_both_readers(draw):
+    rng = np.random.default_rng(draw)
+    words = np.datetime_as_string(
+        rng.integers(-(10**9), 4 * 10**9, 50).astype("datetime64[s]")
+    ).tolist()
+    words = (
+        [word.replace("T", "T "[draw % 2]) for word in words] if draw else [w[:10] for w in words]
+    )
+    assert dates.read_days(words, "ymd").tolist() == [dates.read_day(w, "ymd") for w in words]
+    assert np.isnan(dates.read_days([*words, "2023-02-30"], "ymd")).tolist() == [False] * 50 + [
+        True
+    ]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_numbers_of_too_many_digits_are_codes(typed):
+    cells = [10**17 + i // 2 for i in MANY]
+    table = {"x": np.array(cells, int) if typed else np.array(list(map(str, cells)), object)}
+    _, notes = columns.decide(table, np.arange(40))
+    assert notes[0].endswith("left out: x (no value has 5 rows)")
+
+
+@pytest.mark.parametrize(("cells", "note"), [
+    (["red", "Red", "blue", "green"] * 10, "x: Red and red differ in case alone"),
+    (["-999" if i % 9 == 0 else str(i % 7) for i in MANY], "x: is -999 missing? then 'data.na=[\"-999\"]'"),
+    ([f"w{i}" for i in range(38)] + ["a"] * 6, "x: 86% of its cells are rare values, read as other"),
+    ([f"w{i % 60}" for i in range(300)], "x: 60 categories; a number, or a date?"),
+    (["99", "999", "98", "500"] * 10, None), (["red", "blue"] * 20, None),
+])  # fmt: skip
+def test_doubts_are_told(cells, note):
+    assert kinds({"x": cells})[3][1:] == [note] * bool(note)
+
+
+def test_what_na_says_counts_in_parquet_too(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {"x": [-999.0 if i % 9 == 0 else i % 7 for i in MANY], "y": [i % 2 for i in MANY]}
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    one, other = (
+        load(tmp_path / name, "data.target=y", 'data.na=["-999"]')
+        for name in ("t.parquet", "t.csv")
+    )
+    assert torch.equal(one.train.x, other.train.x)
+    assert one.notes[0] == "1 column: 1 number"
+    assert not any("missing" in note for note in one.notes)
+
+
+def test_infinite_numbers_are_named_by_their_line(tmp_path):
+    path = labelled(tmp_path / "t.csv", "ab" * 20)
+    path.write_text(path.read_text() + "inf,a\n")
+    with pytest.raises(DataError, match=r"t.csv: x: an infinite number \(line 42\); leave it out"):
+        load(path, "data.target=y")

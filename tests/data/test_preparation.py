@@ -122,7 +122,8 @@ def overrides(case, folder, monkeypatch):
                 f"data.target={target[task]}", *more]  # fmt: skip
     if option == "text_csv":
         write_sentences(folder / "t.csv")
-        return ["data=text_csv", f"data.path={folder / 't.csv'}", "model=text_bag", "data.ngrams=2"]
+        more = ["data.ngrams=2", "data.min_count=2"]
+        return ["data=text_csv", f"data.path={folder / 't.csv'}", "model=text_bag", *more]
     if option == "image_folder":
         write_images(folder / "images")
         more = ["data.memory_gib=0"] if case.endswith("streamed") else []

@@ -207,7 +207,8 @@ def test_a_column_of_something_else_is_told(text, note, tmp_path):
 
 @pytest.mark.parametrize(("text", "overrides", "message"), [
     (lambda i: "", [], r"t.csv: text: all 48 training texts are empty; fill them"),
-    (lambda i: f"id{i}", [], r"t.csv: text: 48 training texts have 48 different tokens; with data.min_count=2 .* keeps 0 of them, 0%"),
+    (lambda i: f"id{i}", ["data.min_count=2"], r"t.csv: text: 48 training texts have 48 different tokens; with data.min_count=2 .* keeps 0 of them, 0%"),
+    (lambda i: f"id{i}", [], "t.csv: text: 100% of validation tokens are not in the vocabulary, as of names or ids; choose"),
     (lambda i: LINES[i % 4], ["data.min_count=500"], "with data.min_count=500 .* keeps 0 of them"),
     (lambda i: LINES[i % 4], ["data.max_vocabulary=1"], "data.max_vocabulary=1 the vocabulary keeps 0"),
     (lambda i: "same", [], "have 1 different tokens; with .* keeps 1 of them, 100% of the text"),

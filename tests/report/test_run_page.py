@@ -491,7 +491,7 @@ def test_pictures_and_texts_are_those_the_model_saw(runs):
     assert all(len(example.text) > 20 for example in shown)
 
 
-def test_examples_of_other_data_are_not_shown(copied):
+def test_examples_of_other_data_are_not_shown(copied, capsys):
     folder = copied("house")
     edited(folder, "config.json", lambda c: c["data"].update(hash="0" * 32))
     (part,) = (p for p in page.make(folder, raw=True).parts if p.name == "examples")
@@ -499,6 +499,8 @@ def test_examples_of_other_data_are_not_shown(copied):
     edited(folder, "config.json", lambda c: c["config"]["data"].update(path="nowhere.csv"))
     (part,) = (p for p in page.make(folder, raw=True).parts if p.name == "examples")
     assert "nowhere.csv: no such file" in part.texts[0]
+    assert main([str(folder), "--examples"]) == 0
+    assert "The rows are not shown: nowhere.csv: no such file" in capsys.readouterr().out
 
 
 def test_each_kind_of_inputs_turns_its_tensors_back():

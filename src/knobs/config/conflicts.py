@@ -96,6 +96,10 @@ def target_faults(data: dict) -> Iterator[str]:
     for name in names:
         if name is not None and name in data.get("drop", ()):
             yield f"data.drop={name}: is a target; take it out of data.drop or of data.target"
+        if name in [text.rpartition(":")[0] for text in data.get("columns", ())]:
+            yield f"data.columns={name}: is a target; data.task says how it is read"
+        if name is not None and data.get("split", "").partition(":")[2] == name:
+            yield f"data.split={data['split']}: is a target; choose another column"
     if "text" in data and data["text"] in names:
         yield f"data.text={data['text']}: is what is predicted too; choose the column of texts"
     if weight is not None and weight in [*names, data.get("text")]:

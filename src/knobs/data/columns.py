@@ -19,184 +19,43 @@ user is asked. Fewer than 10 rows prove no id: any two numbers rise or fall.
 import collections
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from knobs.data.dates import COMPACT, dates_order, of_numbers, read_days, share_of_dates, varying
 from knobs.data.notation import (
-    DATE,
-    DIGITS,
-    PARTS,
-    UNITS,
-    by_words,
-    date_parts,
     decimal_evidence,
-    epoch_days,
     is_missing,
-    month_first,
     parts_of,
     plain_numbers,
-    read_days,
-    read_numbers,
-    standard_form,
+    standard_forms,
     text_of,
 )
-from knobs.data.stored import Fields
+from knobs.data.reading import MARKERS, MISSING, OTHER, CellError, Column, Columns
 from knobs.errors import ConfigError, DataError, did_you_mean
+from knobs.words import listed
 
-MISSING, OTHER = "missing", "other"  # the category of an empty cell, and of rare values
-MARKERS = frozenset(("", "?", "na", "n/a", "n.a.", "nan", "null", "none", "-", "--"))
+__all__ = [
+    "MARKERS", "MISSING", "OTHER", "CellError", "Column", "Columns", "as_numbers", "as_times",
+    "decide", "overrides", "table_decimal",
+]  # fmt: skip
+
 ENOUGH = 0.95  # of the cells must be numbers, or dates
 LEVELS, LEAST, SHARE = 100, 5, 0.001  # categories at most; rows of one at least
 FEW = 20  # values of a column that may be half numbers, half words
 PROOF = 10  # rows that make an id
+MANY = 50  # categories that are worth a note
+CODES = (-99, -999, -9999, -99999, 999, 9999, 99999)  # often put for missing numbers
+GLANCE = 20_000  # cells in which they are looked for, and that tell a notation where they can
+UNITS = 5  # of the numbers of a column, at most; more are no units
 MOST_WORDS = 1000  # of a column that is read as missing
 IDS = ("id", "index", "no")  # the last word of a name of ids
 MISSING_KEY = ""  # of a count of words: all that is missing
-ORDERS = {"date": "", "dmy": "dmy", "mdy": "mdy", "epoch": "epoch"}  # as an override -> an order
+# As an override -> how dates are written.
+ORDERS = {"date": "", "dmy": "dmy", "mdy": "mdy", "epoch": "epoch", "time": "time"}
+EXACT = 2**53  # whole numbers that are larger are codes: float64 has not all of them
 KINDS = ("number", "category", *ORDERS, "drop")
-
-
-class CellError(DataError):
-    """A cell that is not of its column's kind: the row of its block, from 0, and the fault."""
-
-    def __init__(self, row: int, fault: str):
-        self.row = row
-        self.fault = fault
-        super().__init__(f"row {row + 1}: {self.fault}")
-
-
-@dataclass(frozen=True)
-class Column:
-    """The reading of one column's cells.
-
-    Args:
-        kind: number, category or date.
-        form: of numbers, `point` or `comma`, the decimal sign, and with a unit that all of them
-            have behind it (`point $`); of dates, `dmy`, `mdy`, `epoch` or `ymd`.
-        levels: of a category, the values that have an input; others are OTHER.
-        parts: of a date, those of PARTS that have an input.
-        missing: words that count as missing besides the markers.
-    """
-
-    kind: str
-    form: str = ""
-    levels: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-    def outputs(self, name: str) -> list[str]:
-        """Return the names of the columns that are made of it."""
-        return [f"{name}: {part}" for part in self.parts] if self.kind == "date" else [name]
-
-    def saved(self) -> dict[str, Any]:
-        """Return plain data."""
-        lists = {"levels": self.levels, "parts": self.parts, "missing": self.missing}
-        return {"kind": self.kind, "form": self.form, **{k: list(v) for k, v in lists.items()}}
-
-    @classmethod
-    def read(cls, fields: Fields) -> "Column":
-        """Return the column that fields describe."""
-        kind = fields.choice("kind", ("number", "category", "date"))
-        decimals = [f"{sign} {unit}".strip() for sign in DIGITS for unit in ("", *UNITS)]
-        forms = {"number": decimals, "date": ["ymd", "dmy", "mdy", "epoch"], "category": [""]}
-        form = fields.choice("form", forms[kind])
-        levels, parts = fields.names("levels"), fields.names("parts", least=kind == "date")
-        if not set(parts) <= set(PARTS):
-            raise fields.wrong("parts", parts, f"some of {', '.join(PARTS)}")
-        return cls(kind, form, tuple(levels), tuple(parts), tuple(fields.names("missing")))
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The reading of a table: texts, or what pandas made of them, to numbers and categories.
-
-    Args:
-        columns: name -> how it is read, for each that has an input.
-        markers: words that count as missing, in lower case.
-    """
-
-    columns: Mapping[str, Column]
-    markers: frozenset[str] = MARKERS
-
-    def typed(self, block: Mapping, faults: dict[int, str] | None = None) -> dict[str, np.ndarray]:
-        """Return name -> (n,) float64 with NaN where missing, or (n,) categories.
-
-        Args:
-            faults: takes row -> the first cell of it that is none of its column's kind, which then
-                counts as missing; None: such a cell is an error.
-
-        Raises:
-            CellError: a cell is none of its column's kind.
-            DataError: a column is not there.
-        """
-        found: dict[str, np.ndarray] = {}
-        for name, column in self.columns.items():
-            if name not in block:
-                raise DataError(f"{name}: no such column; it has {', '.join(map(str, block))}")
-            if column.kind == "category":
-                found[name] = _categories(block[name], column, self.markers)
-                continue
-            values, wrong = self.numbers(block[name], column)
-            if faults is not None:
-                for row in wrong.tolist():
-                    cell = str(np.asarray(block[name], object)[row])[:40]
-                    faults.setdefault(row, f"{name}={cell!r}: is not a {column.kind}")
-            elif len(wrong):
-                cell = str(np.asarray(block[name], object)[wrong[0]])[:40]
-                mend = "correct it, or empty the cell"
-                fault = f"{name}={cell!r}: is not a {column.kind}; {mend}"
-                raise CellError(int(wrong[0]), fault)
-            if column.kind == "date":
-                made = date_parts(values)
-                found |= {f"{name}: {part}": made[part] for part in column.parts}
-            else:
-                found[name] = values
-        return found
-
-    def numbers(self, cells: Any, column: Column) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n,) numbers or days, NaN where missing, and the rows that hold neither.
-
-        Numbers that are no texts are dates where dates are numbers, and never percentages: whether
-        5 % is 5 or 0.05 there, nothing says.
-        """
-        values = np.asarray(cells)
-        if values.dtype.kind in "iufb":
-            numbers = values.astype(float)
-            date = column.kind == "date"
-            if column.form != "epoch" if date else column.form.endswith("%"):
-                return np.full(len(numbers), np.nan), np.flatnonzero(~np.isnan(numbers))
-            return (epoch_days(numbers) if date else numbers), np.array([], int)
-        values = np.asarray(cells, object)
-        if column.kind == "number":
-            numbers = read_numbers(values, column.form)
-        else:
-            read = lambda words: read_days([text_of(w) for w in words], column.form)  # noqa: E731
-            numbers = by_words(values, read)
-        left = np.flatnonzero(np.isnan(numbers))
-        known = self.markers | {word.lower() for word in column.missing}
-        wrong = [i for i in left if not is_missing(values[i], known)]
-        return numbers, np.array(wrong, int)
-
-    def outputs(self) -> tuple[set[str], set[str]]:
-        """Return the names of the numbers and of the categories that are made of the columns."""
-        named = {kind: set() for kind in ("number", "category", "date")}
-        for name, column in self.columns.items():
-            named[column.kind].update(column.outputs(name))
-        return named["number"] | named["date"], named["category"]
-
-    def saved(self) -> dict[str, Any]:
-        """Return plain data."""
-        columns = {name: column.saved() for name, column in self.columns.items()}
-        return {"markers": sorted(self.markers), "columns": columns}
-
-    @classmethod
-    def read(cls, fields: Fields) -> "Columns":
-        """Return the columns that fields describe."""
-        columns = fields.section("columns")
-        known = {name: Column.read(columns.section(name)) for name in columns.node}
-        return cls(known, frozenset(fields.names("markers")))
 
 
 def overrides(columns: Sequence[str]) -> dict[str, str]:
@@ -251,6 +110,7 @@ def decide(
         if column.kind != "category":
             column, note = _with_words(name, column, own[name], markers)
             notes += note
+        notes += _doubts(name, column, cells, markers)
         found[name] = column
     made = [output for name, column in found.items() for output in column.outputs(name)]
     if twice := [name for name, n in collections.Counter(made).items() if n > 1]:
@@ -272,6 +132,8 @@ def _decide(
         return "as you say"
     if kind in ORDERS:
         return _date(name, cells, markers, ORDERS[kind])
+    if cells.dtype.kind in "iu" and (cells > EXACT).any() and kind != "number":
+        cells = cells.astype(str).astype(object)
     if cells.dtype.kind in "iuf":
         return _of_numbers(name, cells, "comma" if decimal == "comma" else "point")
     words = _counts(cells, markers)
@@ -296,7 +158,9 @@ def _decide(
             if values is None or np.isnan(values).any():
                 values = Columns({}, markers).numbers(cells, column)[0]
             found = _of_numbers(name, values)
-            return column if isinstance(found, Column) else found
+            is_number = isinstance(found, Column) and found.kind == "number"
+            return column if is_number else found
+        _ask_of_units(name, words)
         if share >= 0.5 and len(words) > FEW:
             some = np.array(list(words), object)
             example = some[Columns({}, markers).numbers(some, column)[1][0]][:30]
@@ -304,7 +168,7 @@ def _decide(
                 f"{name}: {share:.0%} of its cells are numbers, others not, {example!r} for one; "
                 f"say 'data.columns=[\"{name}:number\"]', or :category, or :drop"
             )
-    if _date_share(words) >= ENOUGH:
+    if share_of_dates(words) >= ENOUGH:
         return _date(name, cells, markers, "")
     lengths = np.repeat([len(word.split()) for word in words], list(words.values()))
     if len(words) > present / 2 and np.median(lengths) > 3:
@@ -316,9 +180,14 @@ def _decide(
 
 def _of_numbers(name: str, values: np.ndarray, form: str = "point") -> Column | str:
     """Return how a column of int64, or of float64 with NaN, is read, or why it is left out."""
+    present = values[~np.isnan(values)]
+    low, high = (present.min(), present.max()) if len(present) >= PROOF else (0, 0)
+    if COMPACT[0] <= low < high <= COMPACT[1]:
+        days = of_numbers(values.astype(float), "compact")
+        if np.isnan(days).sum() == len(values) - len(present):
+            return Column("date", "compact", (), varying(days, "compact"))
     if values.dtype.kind in "iu" and _is_id(name, values):
         return "id: whole numbers, all different"
-    present = values[~np.isnan(values)]
     if not len(present):
         return "empty"
     return "constant" if (present == present[0]).all() else Column("number", form)
@@ -328,14 +197,19 @@ def _counts(cells: np.ndarray, markers: frozenset) -> dict[str, int]:
     """Return word -> its number of cells, those that are missing under MISSING_KEY."""
     found: dict[str, int] = {}
     for word, n in collections.Counter(cells.tolist()).items():
-        key = MISSING_KEY if is_missing(word, markers) else text_of(word)
+        if type(word) is str:  # nearly all are
+            key = word.strip()
+            key = MISSING_KEY if key.lower() in markers else key
+        else:
+            key = MISSING_KEY if is_missing(word, markers) else text_of(word)
         found[key] = found.get(key, 0) + n
     return found
 
 
 def _codes(words: Iterable[str]) -> bool:
-    """Return whether any word is digits that begin with 0, as postal codes do."""
-    return any(word[:1] == "0" and len(word) > 1 and word.isdigit() for word in words)
+    """Return whether any word is digits that begin with 0, or too many for a number."""
+    digits = (word for word in words if word.isdigit())
+    return any((word[0] == "0" and len(word) > 1) or len(word) > 16 for word in digits)
 
 
 def _is_id(name: str, values: np.ndarray) -> bool:
@@ -381,26 +255,29 @@ def _number(name: str, words: Mapping[str, int], decimal: str) -> tuple[Column, 
     """
     if decimal != "comma" and not np.isnan(plain_numbers(np.array(list(words), object))).any():
         return Column("number", "point"), 1.0
-    total = sum(words.values())
-    units = collections.Counter()
-    for word, n in words.items():
+    some, units = list(words)[:GLANCE], collections.Counter()
+    for word in some:
         if parts := parts_of(word):
-            units[parts[2]] += n
+            units[parts[2]] += words[word]
     unit = units.most_common(1)[0][0] if units else ""
-    point, comma, both = decimal_evidence(list(words))
-    share = {
-        sign: sum(n for w, n in words.items() if standard_form(w, sign, unit)) / max(1, total)
-        for sign in DIGITS
-    }
-    sign = decimal or ("point" if point >= comma else "comma")
-    if decimal in ("", "point", "comma") and point != comma:
+    point, comma, both = decimal_evidence(some)
+    if point == comma and len(words) > len(some):
+        point, comma, both = decimal_evidence(list(words))
+
+    def share(sign: str) -> float:
+        forms = standard_forms(list(words), f"{sign} {unit}".strip())
+        fits = sum(n for n, form in zip(words.values(), forms, strict=True) if form)
+        return fits / max(1, sum(words.values()))
+
+    sign = decimal or "point"
+    if point != comma:
         sign = "point" if point > comma else "comma"
-    elif not decimal and both and share["point"] >= ENOUGH and any("," in word for word in words):
+    elif not decimal and both and share("point") >= ENOUGH and any("," in word for word in words):
         example = next(word for word in words if "," in word)
         raise DataError(
             f"{name}: {example!r} may be thousands or a fraction; say data.decimal=point or comma"
         )
-    return Column("number", f"{sign} {unit}".strip()), share[sign]
+    return Column("number", f"{sign} {unit}".strip()), share(sign)
 
 
 def as_numbers(
@@ -436,7 +313,7 @@ def as_times(
     words = _counts(cells, MARKERS)
     words.pop(MISSING_KEY, None)
     column: Column | str = ""
-    if kind in ORDERS or (kind != "number" and _date_share(words) >= ENOUGH):
+    if kind in ORDERS or (kind != "number" and share_of_dates(words) >= ENOUGH):
         column = _date(name, cells, MARKERS, ORDERS.get(kind, ""))
         column = column if isinstance(column, Column) else Column("date", "ymd")
     else:
@@ -445,6 +322,28 @@ def as_times(
             example = next(iter(words), "")[:40]
             raise DataError(f"{name}: neither dates nor numbers, {example!r} for one")
     return Columns({}).numbers(cells, column)
+
+
+def _ask_of_units(name: str, words: Mapping[str, int]) -> None:
+    """Refuse numbers with different units, such as kg and g; codes such as 12A pass.
+
+    Raises:
+        DataError: naming the units.
+    """
+    units = collections.Counter()
+    for word, n in words.items():
+        if (parts := parts_of(word)) and parts[2] and not re.search(r"\d[AC-JLN-Z]$", word):
+            units[parts[2]] += n
+    if (
+        len(words) > FEW
+        and 1 < len(units) <= UNITS
+        and units.total() >= ENOUGH * sum(words.values())
+    ):
+        some = " and ".join(unit for unit, _ in units.most_common(2))
+        raise DataError(
+            f"{name}: its numbers have {len(units)} units, {some}; write them in one, or say "
+            f"'data.columns=[\"{name}:category\"]', or :drop"
+        )
 
 
 def _with_words(
@@ -483,59 +382,56 @@ def _category(words: dict[str, int]) -> Column | str:
     return Column("category", "", tuple(sorted({*levels, *([OTHER] if len(rest) > 1 else [])})))
 
 
-def _categories(cells: Any, column: Column, markers: frozenset) -> np.ndarray:
-    """Return (n,) categories: the levels, and OTHER for all else."""
-    import pandas as pd
-
-    codes, words = pd.factorize(np.asarray(cells, object))
-    known = set(column.levels)
-    texts = [MISSING if is_missing(word, markers) else text_of(word) for word in words] + [MISSING]
-    # A number may be written as one of a file whose cells have types was: 5.0 beside 5.
-    spelled = [*map(str, words), MISSING]
-    found = [
-        text if text in known else other if other in known else OTHER
-        for text, other in zip(texts, spelled, strict=True)
-    ]
-    return np.array(found, object)[codes]
-
-
-def _date_share(words: Mapping[str, int]) -> float:
-    """Return the share of cells that are dates, in the order that most of them fit."""
-    some = list(words)[:200]
-    if sum(bool(DATE.fullmatch(word) or month_first(word)) for word in some) < 0.5 * len(some):
-        return 0.0
-    counts = np.array(list(words.values()))
-    hits = [counts[~np.isnan(read_days(list(words), order))].sum() for order in ("dmy", "mdy")]
-    return max(hits) / max(1, counts.sum())
-
-
 def _date(name: str, cells: np.ndarray, markers: frozenset, order: str) -> Column | str:
     """Return how a column of dates is read.
 
     Raises:
-        DataError: 3/4/2024 and the like alone, which may be either.
+        DataError: 3/4/2024 and the like alone, which may be either; or no cell is a date.
     """
     words = [word for word in _counts(cells, markers) if word != MISSING_KEY]
-    if not order:
-        whole = plain_numbers(np.array(words, object))
-        order = "epoch" if len(whole) and not np.isnan(whole).any() else ""
-    if not order:
-        both = {order: read_days(words, order) for order in ("dmy", "mdy")}
-        counts = {order: int((~np.isnan(days)).sum()) for order, days in both.items()}
-        same = np.array_equal(both["dmy"], both["mdy"], equal_nan=True)
-        if counts["dmy"] == counts["mdy"] and not same:
-            example = next(w for w, a, b in zip(words, *both.values(), strict=True) if a != b)
-            raise DataError(
-                f"{name}: {example!r} may begin with the day or the month; "
-                f"say 'data.columns=[\"{name}:dmy\"]', or :mdy, or :drop"
-            )
-        order = "ymd" if same else max(counts, key=counts.get)
+    order = order or dates_order(name, words)
     days = read_days(words, order)
-    made = {part: values[~np.isnan(values)] for part, values in date_parts(days).items()}
-    if not len(made["day"]):
+    if np.isnan(days).all():
         raise DataError(f"{name}: no cell is a date; say 'data.columns=[\"{name}:drop\"]'")
-    parts = tuple(part for part, values in made.items() if values.max() - values.min() > 1e-9)
+    parts = varying(days, order)
     return Column("date", order, (), parts) if parts else "constant"
+
+
+def _doubts(name: str, column: Column, cells: np.ndarray, markers: frozenset) -> list[str]:
+    """Return notes on a column that was read by the rules, but may be meant otherwise."""
+    if column.kind == "number":
+        values = Columns({}, markers).numbers(cells[:GLANCE], column)[0]
+        return [
+            f"{name}: is {code} missing? then 'data.na=[\"{code}\"]'"
+            for code in CODES if _stands_off(values[~np.isnan(values)], code)
+        ]  # fmt: skip
+    if column.kind != "category":
+        return []
+    words, notes = _counts(cells, markers), []
+    total, missing = len(cells), words.pop(MISSING_KEY, 0)
+    folded = collections.defaultdict(list)
+    for word in words:
+        folded[word.lower()].append(word)
+    if alike := [same for same in folded.values() if len(same) > 1]:
+        notes.append(f"{name}: {listed(sorted(alike[0]))} differ in case alone")
+    others = total - missing - sum(n for word, n in words.items() if word in column.levels)
+    if others > total / 2 and OTHER in column.levels:
+        notes.append(f"{name}: {others / total:.0%} of its cells are rare values, read as {OTHER}")
+    if len(column.levels) > MANY:
+        notes.append(f"{name}: {len(column.levels)} categories; a number, or a date?")
+    return notes
+
+
+def _stands_off(values: np.ndarray, code: float) -> bool:
+    """Return whether some numbers are `code`, and it is unlike all others.
+
+    A negative code among numbers from 0 on; or five times as large as any of the others.
+    """
+    is_code = values == code
+    if is_code.sum() < 2 or is_code.all():
+        return False
+    others = values[~is_code]
+    return code < 0 <= others.min() or abs(code) > 5 * np.abs(others).max()
 
 
 def _understood(total: int, found: Mapping[str, Column], left: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """A user's own tables, sentences, and images: by folder, or by a table of a row an image."""
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from knobs.data.columns import (
     table_decimal,
 )
 from knobs.data.dataset import Data
+from knobs.data.dates import read_day
 from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
 from knobs.data.labelled import file_column, matched
@@ -37,7 +39,7 @@ from knobs.data.prepare import (
 )
 from knobs.data.splits import column_of, missed, split_by
 from knobs.data.texts import oddities
-from knobs.errors import ConfigError, DataError, did_you_mean
+from knobs.errors import DataError, did_you_mean
 
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
 
@@ -70,7 +72,6 @@ def csv(
     kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
     by = column_of(split)[1]
-    _check_roles(names, drop, weight, by, kinds)
     others = {*names, *drop, *({weight, by} - {None, ""})}
     table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
     given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
@@ -81,53 +82,36 @@ def csv(
         decimal = form.decimal if form.sep else table_decimal(table.own(), na)
     values = _target_values(table, names, task, decimal)
     parts, notes = _parts(table, split, values, val, test, split_seed, task, kinds, decimal)
-    targets = encode_targets(values, parts[0], task, names)
     weights = _weights(table, weight, parts)
     if by in kinds and by not in drop:  # then the user wants it among the inputs
         others -= {by}
     rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
     kinds = {c: kind for c, kind in kinds.items() if c not in others}
-    read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
-    try:
+    with _at(table):
+        targets = encode_targets(values, parts[0], task, names)
+        read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
         inputs = Table.fit([plain], parts[0], encoding=numbers)
         x = inputs.encoded(plain)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
     data = make_data(
         name, kind, task, tensors(x, targets.y, parts, weights), targets, x.shape[1:],
         inputs=replace(inputs, columns=read),
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
     )  # fmt: skip
-    notes += _remarks(table, data, names)
+    with _at(table):
+        notes += remarks(data, names, bool(table.sizes[1]))
     rows = {c: cells for c, cells in rows.items() if kinds.get(c) != "drop"}
     notes += leaks.alone(rows, read, targets.y.numpy(), parts[0], task, names)
     notes += leaks.repeated(leaks.row_keys(plain), parts, table.lines)
     return replace(data, notes=[*table.notes, *understood, *notes])
 
 
-def _check_roles(
-    names: list[str], drop: list[str], weight: str | None, by: str, kinds: dict[str, str]
-) -> None:
-    """Refuse a target that is also something else.
-
-    Raises:
-        ConfigError: naming the column.
-    """
-    for i, name in enumerate(names):
-        also = {"data.target twice": names[:i], "data.drop": drop, "data.columns": kinds,
-                "data.weight": [weight], "data.split": [by]}  # fmt: skip
-        if found := [key for key, columns in also.items() if name in columns]:
-            raise ConfigError(f"data.target={name}: is in {found[0]} too; take it out of there")
-
-
-def _remarks(table: "_Tables", data: Data, names: list[str]) -> list[str]:
-    """Return notes on the targets.
-
-    Raises:
-        DataError: naming the file, and targets of which nothing can be learned.
-    """
+@contextlib.contextmanager
+def _at(table: "_Tables") -> Iterator[None]:
+    """Put the file, and the line where it is known, before an error's words."""
     try:
-        return remarks(data, names, bool(table.sizes[1]))
+        yield
+    except CellError as error:
+        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
     except DataError as error:
         raise DataError(f"{table.files[0]}: {error}") from None
 
@@ -139,18 +123,19 @@ def _understand(
     """Return how the columns are read, their numbers and categories, and notes.
 
     Raises:
-        DataError: naming the file, and the line where a cell is at fault.
+        DataError: a column that two rules fit, an infinite number. CellError: naming its row.
     """
-    try:
-        own = {column: cells[: table.sizes[0]] for column, cells in rows.items()}
-        read, notes = decide(own, train, kinds, na, decimal)
-        if not read.columns:
-            raise DataError(f"no column is left to learn from ({notes[0]})")
-        return read, read.typed(rows), notes
-    except CellError as error:
-        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
-    except DataError as error:
-        raise DataError(f"{table.files[0]}: {error}") from None
+    own = {column: cells[: table.sizes[0]] for column, cells in rows.items()}
+    read, notes = decide(own, train, kinds, na, decimal)
+    if not read.columns:
+        raise DataError(f"no column is left to learn from ({notes[0]})")
+    plain = read.typed(rows)
+    for column, values in plain.items():
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            at = table.lines([int(np.isinf(values).argmax())])[0]
+            mend = "leave it out, or the cell empty"
+            raise DataError(f"{column}: an infinite number ({at}); {mend}")
+    return read, plain, notes
 
 
 def _parts(
@@ -174,16 +159,12 @@ def _parts(
     shares = [1 - val, val] if official else [1 - val - test, val, test]
     cells = table.rows[column].to_numpy()[:own]
     classes = values[:own] if task == "classification" else None
-    try:
+    with _at(table):
         place = split_by(how, cells, shares, seed, classes, kinds.get(column, ""), decimal)
-    except CellError as error:
-        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
-    except DataError as error:
-        raise DataError(f"{table.files[0]}: {error}") from None
     rows = [np.flatnonzero(place == i) for i in range(len(shares))]
     held = np.arange(own, own + official) if official else rows[2]
-    kept = f"{column} splits the rows, and is no input" * (column not in kinds)
-    return (rows[0], rows[1], held), [*([kept] if kept else []), *missed(place, shares)]
+    kept = [] if column in kinds else [f"{column} splits the rows, and is no input"]
+    return (rows[0], rows[1], held), [*kept, *missed(place, shares)]
 
 
 def text_csv(
@@ -212,16 +193,15 @@ def text_csv(
     parts, notes = _parts(table, split, values, val, test, split_seed, task, {}, decimal)
     weights = _weights(table, weight, parts)
     said = [split] if split != "random" else []  # without it, the hash of earlier records
-    try:
+    with _at(table):
         data = text_data(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
             min_count=min_count, names=names, weight=weights, column=text,
             hash=content_hash(parts, *table.files, [text, *names], weight or "", *said),
         )  # fmt: skip
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    notes += [*data.notes, *oddities(text, texts, MARKERS), *_remarks(table, data, names)]
+        notes += remarks(data, names, bool(table.sizes[1]))
+    notes += [*data.notes, *oddities(text, texts, MARKERS)]
     notes += leaks.repeated(leaks.row_keys({text: table.rows[text].to_numpy()}), parts, table.lines)
     return replace(data, notes=[*table.notes, *notes])
 
@@ -400,14 +380,18 @@ def _unlike(first: Any, second: Any) -> bool:
 def _labels(table: _Tables, name: str) -> np.ndarray:
     """Return classes (N,), each as its cell has it, less blanks around it.
 
+    Whole numbers written with and without `.0` are one class.
+
     Raises:
-        DataError: empty cells, one number written in two ways, a class that only the official test
-            table has.
+        DataError: empty cells, other numbers written in two ways, a class that only the official
+            test table has.
     """
     import pandas as pd
 
     codes, words = pd.factorize(table.rows[name].to_numpy())
-    labels = np.array([str(word).strip() for word in words])[codes]
+    words = [str(word).strip() for word in words]
+    own = dict.fromkeys(words[code] for code in np.unique(codes[: table.sizes[0]]))
+    labels = np.array([_one_name(word, own) for word in words])[codes]
     _all_there(table, name, labels == "")
     known = np.unique(labels[: table.sizes[0]])
     new = np.flatnonzero(~np.isin(labels, known))
@@ -420,6 +404,16 @@ def _labels(table: _Tables, name: str) -> np.ndarray:
         pair = " and ".join(known[numbers[plain][twice].index[:2]])
         raise DataError(f"{table.files[0]}: {name}: {pair} are one number; write it one way")
     return labels
+
+
+def _one_name(word: str, names: Collection[str]) -> str:
+    """Return the name of a class: where `1` is one of the names, `1.0` is it, and else `1` is."""
+    match = re.fullmatch(r"([-+]?\d+)(?:\.0*)?", word)
+    if not match:
+        return word
+    if match[1] in names:
+        return match[1]
+    return next((same for same in (f"{match[1]}.0", f"{match[1]}.00") if same in names), word)
 
 
 def _all_there(table: _Tables, name: str, missing: np.ndarray) -> None:
@@ -449,6 +443,8 @@ def _target_values(table: _Tables, names: list[str], task: str, decimal: str) ->
             row = int(wrong[0])
             file = table.files[row >= table.sizes[0]]
             hint = "; data.task=classification?" if len(names) == 1 else ""
+            if np.isfinite(read_day(str(cells[row]).strip(), "dmy")):
+                hint = "; it holds dates, so give the days since one of them"
             at = f"{table.place(row)}: {str(cells[row])[:40]!r}"
             raise DataError(f"{file}: {name} is not a column of numbers ({at}){hint}")
         labels = np.isin(numbers, (0, 1)) if task == "multilabel" else np.isfinite(numbers)

@@ -151,10 +151,10 @@ class Table:
     @property
     def width(self) -> int:
         """Return the number of features."""
-        return self._plain + sum(map(len, self.levels.values())) + sum(self._bins)
+        return self.standardised + sum(map(len, self.levels.values())) + sum(self._bins)
 
     @property
-    def _plain(self) -> int:
+    def standardised(self) -> int:
         """Return how many features are standardised numbers."""
         return 0 if self.encoding == "ple" else len(self.numbers)
 
@@ -210,9 +210,9 @@ class Table:
                 values = ((values - self.mean[i]) / self.scale[i]).astype(np.float32)
             if not np.isfinite(values).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
-            if self._plain:
+            if self.standardised:
                 x[:, i] = values
-        start = self._plain
+        start = self.standardised
         for name, known in self.levels.items():
             places = {level: start + i for i, level in enumerate(known)}
             found = np.array([places.get(word, -1) for word in _words(block, name)], int)

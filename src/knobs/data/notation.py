@@ -1,29 +1,28 @@
-"""Notations of numbers and dates: texts -> float64, days since 1970, and the cycles of dates."""
+"""Notations of numbers: texts -> float64, whatever their decimal sign and unit."""
 
-import datetime
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-UNITS = "$€£¥₹%"
-_SIGNS = {"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2212": "-", "\u2019": "'"}
-_SPACES = str.maketrans(_SIGNS)
+SIGNS = "$€£¥₹%"
+_CURRENCIES = r"(?:US|R|A|C)\$|Rs\.?|USD|EUR|GBP|CHF|JPY|INR|CNY|CAD|AUD|SEK|NOK|DKK|PLN|BRL"
+# A unit is one word: kg, km/h, °C, m², USD; a currency may stand before the number.
+_UNIT = r"°?[^\W\d_][^\W\d_²³]{0,9}[²³]?(?:/[^\W\d_]{1,5}[²³]?)?|°"
+_SPACES = str.maketrans({"\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2212": "-", "\u2019": "'"})
 _FRAME = re.compile(
-    rf"(\()?([-+]?)\s*([{UNITS}]?)\s*([-+]?)"
-    rf"(\d[\d.,' ]*|[.,]\d+)((?:[eE][-+]?\d+)?)\s*([{UNITS}]?)(\))?"
+    rf"(\()?([-+]?)\s*([{SIGNS}]|{_CURRENCIES})?\s*([-+]?)"
+    rf"(\d[\d.,' ]*|[.,]\d+)((?:[eE][-+]?\d+)?)\s*([{SIGNS}]|{_UNIT})?(-?)(\))?"
 )
-DIGITS = {
-    "point": re.compile(r"(?:\d+|\d{1,3}([,' ])\d{3}(?:\1\d{3})*)?(?:\.\d*)?"),
-    "comma": re.compile(r"(?:\d+|\d{1,3}([.' ])\d{3}(?:\1\d{3})*)?(?:,\d*)?"),
+_GROUPS = r"\d+|\d{1,3}([%s])\d{3}(?:\1\d{3})*"
+_POINT, _COMMA = _GROUPS % ",' ", _GROUPS % ".' "
+DIGITS = {  # 12,34,567 as in India has a decimal point
+    "point": re.compile(rf"(?:{_POINT}|\d{{1,2}}(?:,\d\d)+,\d{{3}})?(?:\.\d*)?"),
+    "comma": re.compile(rf"(?:{_COMMA})?(?:,\d*)?"),
 }
 _MARKS = {"point": str.maketrans("", "", ",' "), "comma": str.maketrans(",", ".", ".' ")}
-_TIME = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,]\d+)?)?\s*([ap]m)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
-DATE = re.compile(rf"(\d{{1,4}})([-/.])(\d{{1,2}})\2(\d{{1,4}}){_TIME}", re.IGNORECASE)
-_NAMED = re.compile(rf"(\d{{1,2}})[ -]([a-z]{{3}})[a-z]*\.?[ -](\d{{4}}){_TIME}", re.IGNORECASE)
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-PARTS = ("day", *(f"{c} {f}" for c in ("weekday", "month", "hour") for f in ("sin", "cos")))
+FORM = re.compile(rf"(?:point|comma)(?: (?:[{SIGNS}]|{_CURRENCIES}|{_UNIT}))?", re.IGNORECASE)
 
 
 def is_missing(cell: Any, markers: frozenset | set) -> bool:
@@ -79,10 +78,10 @@ def read_numbers(cells: np.ndarray, form: str) -> np.ndarray:
     if len(rest):
 
         def read(words: list[Any]) -> np.ndarray:
-            texts = [  # a number that is no text has no decimal sign to be read by
-                word if unit != "%" and isinstance(word, int | float)
-                else standard_form(text_of(word), sign_of, unit) for word in words
-            ]  # fmt: skip
+            texts = standard_forms([text_of(word) for word in words], form)
+            if unit != "%":  # a number that is no text has no decimal sign to be read by
+                both = zip(words, texts, strict=True)
+                texts = [word if isinstance(word, int | float) else text for word, text in both]
             return plain_numbers(np.array(texts, object)).astype(float)
 
         numbers[rest] = by_words(cells[rest], read)
@@ -102,12 +101,42 @@ def parts_of(text: str) -> tuple[str, str, str] | None:
     match = _FRAME.fullmatch(text.strip().translate(_SPACES))
     if not match:
         return None
-    opened, sign, before, sign2, digits, power, after, closed = match.groups()
-    if bool(opened) != bool(closed) or (opened and (sign or sign2)):
+    opened, sign, before, sign2, digits, power, after, behind, closed = match.groups()
+    if bool(opened) != bool(closed) or (opened and (sign or sign2 or behind)):
         return None
-    if (sign and sign2) or (before and after):
+    if sum(map(bool, (sign, sign2, behind))) > 1 or (before and after):
         return None
-    return ("-" if opened else sign or sign2), digits.strip() + power, before or after
+    return (
+        ("-" if opened else sign or sign2 or behind),
+        digits.strip() + power,
+        unit_of(before or after or ""),
+    )
+
+
+def unit_of(text: str) -> str:
+    """Return a unit in lower case and the singular: `Months` and `month` are one."""
+    text = text.lower().rstrip(".")
+    return text[:-1] if len(text) > 2 and text.endswith("s") else text
+
+
+def standard_forms(words: list[str], form: str) -> list[str]:
+    """Return numbers as pandas reads them; empty texts where they are none of the form.
+
+    A column whose numbers are all of the plain kind, `-1,234.5 kg`, is changed as a whole.
+    """
+    sign_of, _, unit = form.partition(" ")
+    group, mark = (",", "[.]") if sign_of == "point" else ("[.]", ",")
+    number = rf"(?:\d{{1,3}}(?:{group}\d{{3}})+|\d+)(?:{mark}\d*)?"
+    name = re.escape(unit) + "s?" * (len(unit) > 1)
+    either = rf"{number} ?{name}" if unit else number
+    if re.fullmatch(rf"[{SIGNS}]|{_CURRENCIES}", unit, re.IGNORECASE):
+        either = rf"(?:{name} ?{number}|{either})"
+    whole = "\n".join(words)
+    plain = re.compile(rf"^[-+]?{either}$", re.MULTILINE | re.IGNORECASE)
+    if len(words) < 2 or len(plain.findall(whole)) < len(words) or whole.count("\n") >= len(words):
+        return [standard_form(word, sign_of, unit) for word in words]
+    bare = re.sub(rf"[^\d\n{mark.strip('[]')}+-]+", "", whole)
+    return (bare if sign_of == "point" else bare.replace(",", ".")).split("\n")
 
 
 def standard_form(text: str, sign_of: str, unit: str) -> str:
@@ -119,68 +148,3 @@ def standard_form(text: str, sign_of: str, unit: str) -> str:
     if not DIGITS[sign_of].fullmatch(digits):
         return ""
     return parts[0] + digits.translate(_MARKS[sign_of]) + e + power
-
-
-def read_day(word: str, order: str) -> float:
-    """Return days since 1970, with the time of day as written; NaN where it is no date."""
-    if match := DATE.fullmatch(word):
-        first, dot, second, third, *time = match.groups()
-        if len(first) == 4 and len(third) <= 2:
-            date = int(first), int(second), int(third)
-        elif len(first) <= 2 and len(third) in (2, 4):
-            turned = order == "mdy" and dot != "."
-            if order == "ymd" and dot != "." and first != second:
-                return np.nan
-            day, month = (second, first) if turned else (first, second)
-            year = int(third) + (0 if len(third) == 4 else 2000 if int(third) < 70 else 1900)
-            date = year, int(month), int(day)
-        else:
-            return np.nan
-    elif match := month_first(word):
-        day, month, year, *time = match.groups()
-        date = int(year), 1 + _MONTHS.index(month.lower()), int(day)
-    else:
-        return np.nan
-    hour, minute, second = (int(part or 0) for part in time[:3])
-    if time[3]:
-        hour = hour % 12 + 12 * (time[3].lower() == "pm")
-    try:
-        days = datetime.date(*date).toordinal() - datetime.date(1970, 1, 1).toordinal()
-    except ValueError:
-        return np.nan
-    return days + (hour * 3600 + minute * 60 + second) / 86400 if hour < 24 else np.nan
-
-
-def read_days(words: Sequence[str], order: str) -> np.ndarray:
-    """Return (n,) days since 1970, NaN where a word is no date."""
-    if order == "epoch":
-        return epoch_days(plain_numbers(np.array(words, object)).astype(float))
-    return np.array([read_day(word, order) for word in words], float)
-
-
-def epoch_days(values: np.ndarray) -> np.ndarray:
-    """Return days since 1970 of seconds, or of milliseconds where they are above 1e11."""
-    return np.where(np.abs(values) > 1e11, values / 1000, values) / 86400
-
-
-def month_first(word: str) -> re.Match | None:
-    """Return the match of a date with a month's English name, `3 Jan 2024` or `January 3, 2024`."""
-    turned = re.sub(r"^([A-Za-z]{3,9})\.? (\d{1,2}),? (\d{4})", r"\2 \1 \3", word)
-    match = _NAMED.fullmatch(turned)
-    return match if match and match[2].lower() in _MONTHS else None
-
-
-def date_parts(days: np.ndarray) -> dict[str, np.ndarray]:
-    """Return PARTS of days since 1970: the number, and the places in the week, year and day.
-
-    A cycle is a sine and a cosine, so that December is beside January: (sin, cos)(2 pi k / n), with
-    k = 0 on Monday, in January and at midnight.
-    """
-    whole = np.floor(np.where(np.isnan(days), 0, days))
-    months = whole.astype(np.int64).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
-    turns = {"weekday": (whole + 3) % 7 / 7, "month": months % 12 / 12, "hour": days - whole}
-    found = {"day": days}
-    for name, turn in turns.items():
-        angle = np.where(np.isnan(days), np.nan, 2 * np.pi * turn)
-        found |= {f"{name} sin": np.sin(angle), f"{name} cos": np.cos(angle)}
-    return found

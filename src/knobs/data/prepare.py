@@ -110,8 +110,9 @@ def encode_targets(
     mean, std = np.zeros(len(names)), np.ones(len(names))
     if task == "regression":
         # numpy's pairwise sums, whose bits are those of every run so far.
-        mean = np.array([column.mean() for column in columns], np.float64)
-        std = np.array([column.std() for column in columns], np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.array([column.mean() for column in columns], np.float64)
+            std = np.array([column.std() for column in columns], np.float64)
     for name, *both in zip(names, mean, std, strict=True):
         if not np.isfinite(both).all() or not both[1]:
             raise DataError(f"{name}: its numbers cannot be standardised; scale them")
@@ -207,9 +208,10 @@ def make_data(
         hash: of `content_hash`; a resumed run compares it. Empty: nothing is compared.
     """
     target = targets.target
+    numbers = inputs.standardised if isinstance(inputs, Table) else 0
     return Data(
         name, kind, task,
-        Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary), *splits,
+        Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary, numbers), *splits,
         classes=list(target.classes),
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,

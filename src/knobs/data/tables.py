@@ -21,7 +21,7 @@ import numpy as np
 
 from knobs.data import cells, opening
 from knobs.data.columns import MARKERS, table_decimal
-from knobs.data.notation import name_of, parts_of
+from knobs.data.notation import name_of, parts_of, plain_numbers
 from knobs.errors import DataError, first_line
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
@@ -97,7 +97,7 @@ def read(
     kind = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix, KIND)
     try:
         if suffix in cells.PACKAGES:
-            frame, form = _of_cells(file, texts, drop)
+            frame, form = _of_cells(file, texts, drop, na)
         else:
             frame, form = _of_text(file, sep, encoding, texts, na, decimal)
     except DataError:
@@ -265,7 +265,9 @@ def _places(block: bytes, cell: re.Pattern, sep: bytes) -> Iterator[int]:
         yield block.count(sep, start, at + 1)
 
 
-def _of_cells(file: Path, texts: Collection[str] | None, drop: Collection[str]) -> tuple[Any, Form]:
+def _of_cells(
+    file: Path, texts: Collection[str] | None, drop: Collection[str], na: Sequence[str]
+) -> tuple[Any, Form]:
     """Return the table of a file whose cells have types."""
     import pandas as pd
 
@@ -273,6 +275,10 @@ def _of_cells(file: Path, texts: Collection[str] | None, drop: Collection[str]) 
     names = names_of(file, [name for name, _ in made.columns])
     columns = zip(names, (values for _, values in made.columns), strict=True)
     series = {name: pd.Series(values, dtype=values.dtype) for name, values in columns}
+    gone = plain_numbers(np.array(na, object))
+    for name, values in series.items():
+        if values.dtype.kind in "iuf" and (found := values.isin(gone[~np.isnan(gone)])).any():
+            series[name] = values.astype(float).mask(found)
     return pd.DataFrame(series), Form(first=made.first, said=tuple(made.notes))
 
 
@@ -284,7 +290,7 @@ def names_of(file: Path, header: list[str]) -> list[str]:
     """
     if header and header[0].strip().lower() == "sep=":
         raise DataError(f"{file}: its first line is for Excel alone (sep=); take it out")
-    numbers = [name.strip() for name in header if parts_of(name)]
+    numbers = [name.strip() for name in header if (parts := parts_of(name)) and not parts[2]]
     whole = [int(name) if name.isdigit() else -1 for name in numbers]
     rising = all(a < b for a, b in itertools.pairwise([-1, *whole]))  # years, or 0, 1, 2, ...
     if len(numbers) >= 0.5 * len(header) and numbers and not rising:

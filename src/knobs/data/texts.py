@@ -20,7 +20,7 @@ MOST_TOKENS, MOST_NGRAMS = 2**20, 3  # an example, a token
 SHORT, LONG = 64, 512  # words that `auto` does not cut; those it reads at most, since each costs
 CUT = 0.05  # of the texts `auto` may cut; a larger share is told
 UNKNOWN = 0.1  # of the validation tokens; a larger share is told
-KNOWN = 0.1  # of the training tokens, at least: below it hardly a text says anything
+KNOWN = 0.1  # of the tokens, at least: below it hardly a text says anything
 _DOUBT = "is it the column of texts?"
 ALIKE = 0.95  # of the texts that are one word, or a number: a column of something else
 
@@ -172,6 +172,9 @@ def remarks(
         lengths: tokens of the training texts, before they are cut.
         x: (N, length) token ids of all texts.
         chosen: indices of the validation texts.
+
+    Raises:
+        DataError: hardly a token of the validation texts is in the vocabulary.
     """
     notes = []
     if empty := int((x[:, 0] == 0).sum()):
@@ -181,6 +184,9 @@ def remarks(
         notes.append(f"{cut:.0%} of training texts are cut at {inputs.length} tokens; {longest}")
     picked = x[torch.from_numpy(chosen)]
     unknown = int((picked == 1).sum()) / max(1, int((picked > 0).sum()))
+    if unknown > 1 - KNOWN:
+        alien = f"{unknown:.0%} of validation tokens are not in the vocabulary"
+        raise DataError(f"{column}: {alien}, as of names or ids; choose another column of texts")
     if unknown > UNKNOWN:
         notes.append(f"{unknown:.0%} of validation tokens are not in the vocabulary")
     words = lengths[lengths > 0]

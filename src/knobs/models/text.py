@@ -42,15 +42,21 @@ class TextClassifier(nn.Module):
 
 
 class Bag(nn.Module):
-    """The mean of the real tokens' embeddings, through hidden layers."""
+    """The sum of the real tokens' embeddings by their number, or its root, through hidden layers.
 
-    def __init__(self, hidden: nn.Module):
+    Args:
+        root: whether the sum is divided by the root, which keeps the variance of a text's numbers
+            whatever its length, where the mean of a long text is near 0.
+    """
+
+    def __init__(self, hidden: nn.Module, root: bool):
         super().__init__()
-        self.hidden = hidden
+        self.hidden, self.root = hidden, root
 
     def forward(self, embedded: Tensor, real: Tensor) -> Tensor:
         """Map (N, L, D), (N, L) -> (N, features)."""
-        return self.hidden(mean_over_tokens(embedded, real))
+        x = mean_over_tokens(embedded, real)
+        return self.hidden(x * real.sum(-1, keepdim=True).sqrt().to(x.dtype) if self.root else x)
 
 
 class Convolutions(nn.Module):
@@ -118,13 +124,22 @@ def text_bag(
     activation: Activation,
     norm: str | None,
     dropout: float,
+    pool: Literal["mean", "root"] = "mean",
+    embedding_std: float = 1.0,
 ) -> nn.Module:
-    """Return (N, tokens) -> (N, outputs): fastText's bag of embeddings, then hidden layers."""
+    """Return (N, tokens) -> (N, outputs): fastText's bag of embeddings, then hidden layers.
+
+    Args:
+        pool: see Bag.
+        embedding_std: of the first embeddings, where init has none.
+    """
     sizes = [embedding_dim, *widths(width, depth, embedding_dim, shape.outputs)]
     hidden = hidden_layers(sizes, bias, activation, norm, dropout)
     deep = len(sizes) > 1  # then norm and dropout stand in the hidden layers
-    body, rest = Bag(hidden), (None, 0.0) if deep else (norm, dropout)
-    return TextClassifier(shape, embedding_dim, body, sizes[-1], *rest)
+    body, rest = Bag(hidden, pool == "root"), (None, 0.0) if deep else (norm, dropout)
+    net = TextClassifier(shape, embedding_dim, body, sizes[-1], *rest)
+    net.embedding.first_std = embedding_std
+    return net
 
 
 def text_cnn(

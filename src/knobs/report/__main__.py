@@ -8,7 +8,6 @@ from rich.console import Console
 
 from knobs.errors import ConfigError, UserError
 from knobs.report import analysis, markdown, terminal, write
-from knobs.report.run import page as run_page
 from knobs.report.run.read import is_run
 
 
@@ -47,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(out: Console, given: argparse.Namespace) -> int:
     """Report on one run."""
+    from knobs.report.run import page as run_page  # late: sweeps do without it
+
     folder = given.dir[0]
     if len(given.dir) > 1:
         raise ConfigError(

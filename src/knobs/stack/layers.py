@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knobs.models.layers import ELEMENTWISE, Dropout, dropout_threshold, random_bits
+from knobs.models.tabular import Periodic, embed
 from knobs.models.text import Bag, Convolutions, Encoder, Positions, Recurrent, TextClassifier
 
 # Modules that only pass tensors on to their children.
@@ -339,6 +340,13 @@ class StackedPositions(Stacked):
         return embedded + self.weight[:, None, : embedded.shape[-2]]
 
 
+class StackedPeriodic(Stacked):
+    """models.tabular.Periodic: [K, N, F] -> [K, N, F D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return embed(x, self.frequency, self.weight, self.bias)
+
+
 class StackedDropout(nn.Module):
     """models.layers.Dropout with each row's own probability and stream."""
 
@@ -412,6 +420,7 @@ LEAVES: dict[type[nn.Module], Callable[[Sequence[nn.Module], Noise], nn.Module]]
     nn.PReLU: PReLU,
     nn.Embedding: Embedding,
     Positions: StackedPositions,
+    Periodic: StackedPeriodic,
     nn.TransformerEncoderLayer: EncoderLayer,
 }
 # What the stacked form of a kind leaves out.

@@ -192,8 +192,7 @@ def _hints(files: RunFiles) -> Iterator[Finding]:
     except (LookupError, TypeError, ValueError, AttributeError, OSError):
         return  # a config of another make
     for hint in found:
-        text = f"{hint.says[:1].upper()}{hint.says[1:]} ({hint.source})."
-        yield Finding("hint", "note", text)
+        yield Finding("hint", "note", f"{hint.says} ({hint.source}).")
 
 
 def _shape(files: RunFiles) -> Shape | None:

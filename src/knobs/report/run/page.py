@@ -84,7 +84,8 @@ def _findings(files: RunFiles, judged: Quality | None) -> list[Finding]:
     try:
         return findings(files, judged)
     except Exception as error:  # see _made
-        return [Finding("record", "act", f"Not all findings can be told: {_said(error)}.")]
+        texts = (f"Not all findings can be told: {_said(error)}.", *files.faults)
+        return [Finding("record", "note", text) for text in texts]
 
 
 def _made(name: str, maker: Callable[[], Part | list[Part] | None]) -> list[Part]:
@@ -283,6 +284,9 @@ def show(console: Console, page: RunPage, path: Path) -> None:
         out.print(line(f"{MARKS[finding.level]} {finding.text} {finding.do}".rstrip()), style=style)
     if len(shown) > ON_SCREEN:
         out.print(line(f"and {count(len(shown) - ON_SCREEN, 'note')} more on the page"))
+    asked = (part for part in page.parts if part.name == "examples" and not part.examples)
+    for text in (text for part in asked for text in part.texts):
+        out.print(line(text), style="yellow")
     for advice in (a for part in page.parts for a in part.advice):
         out.print(line(f"next: {advice.why}"))
         out.print(line(f"  {advice.command}"), style="cyan", soft_wrap=True)
