@@ -26,13 +26,14 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is n
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
+NUMBERS = Shape((5,), 3, numbers=4)
 TABLE, PICTURE, TEXT = Shape((5,), 3), Shape((3, 12, 12), 3), Shape((9,), 3, 40)
 # Each model family; those that take seconds to convert are slow tests.
 FAMILIES = [
     ("model=linear", TABLE, 1), ("model=mlp regularization.norm=batch", TABLE, 1),
     ("model=mlp regularization.norm=layer", TABLE, 3), ("model=text_bag", TEXT, 1),
     *(pytest.param(words, shape, 1, marks=pytest.mark.slow) for words, shape in (
-        ("model=mlp", TABLE), ("model=cnn", PICTURE), ("model=cnn regularization.norm=layer", PICTURE),
+        ("model=mlp", TABLE), ("model=tabular", NUMBERS), ("model=cnn", PICTURE), ("model=cnn regularization.norm=layer", PICTURE),
         ("model=resnet18", PICTURE), ("model=text_cnn", TEXT), ("model=text_lstm", TEXT),
         ("model=text_transformer", TEXT),
     )),

@@ -217,7 +217,7 @@ def test_bad_input_is_exit_3_and_leaves_nothing(home, runs, predict, tmp_path):
         "two.zip": (zipped(a=text, b=text), "has 2 files; must have one"),
         "locked.zip": (
             zipped(a=text).replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\x01"),
-            "encrypted",
+            "has a password",
         ),
     }
     for name, (content, message) in files.items():

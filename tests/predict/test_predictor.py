@@ -99,7 +99,7 @@ CASES = [
     "pictures model=cnn",
     "text model=text_lstm",
     "price data.numbers=ple",
-    "wine data.numbers=both",
+    "wine data.numbers=both model=tabular",
 ]
 
 
@@ -347,6 +347,15 @@ def test_it_is_the_network_under_its_own_names(run_of):
     assert not hasattr(single, "no_such_thing")
     x = torch.zeros(4, 13, dtype=torch.float64)
     assert single.double()(x).dtype == torch.float64
+
+
+def test_networks_of_several_runs_answer_by_their_mean(run_of, home):
+    from knobs.predict.predictor import Predictor
+
+    one, other = knobs.load(run_of("cheap")), knobs.load(run_of("cheap loss=focal"))
+    both = Predictor([one.network, other.network], one.preparation, one.task, one.shape)
+    frames = [model.predict(home / "t.csv")[["p(no)", "p(yes)"]] for model in (one, other, both)]
+    assert np.allclose(frames[2], (frames[0] + frames[1]) / 2, atol=1e-6)
 
 
 def test_predict_leaves_the_mode_and_draws_nothing(run_of, home):
