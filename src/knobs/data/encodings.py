@@ -65,7 +65,9 @@ def read_edges(fields: Fields, count: int) -> tuple[str, tuple[np.ndarray, ...]]
     sizes = [n + 1 if n else 0 for n in bins]
     edges = fields.array("edges", sum(sizes), ("float64",))
     each = tuple(np.split(edges, np.cumsum(sizes)[:-1])) if sizes else ()
-    if not all((np.diff(one) > 0).all() for one in each):
+    with np.errstate(over="ignore"):
+        widths = [np.diff(one) for one in each]
+    if not all(((one > 0) & np.isfinite(one)).all() for one in widths):
         raise fields.wrong("edges", "...", "increasing within each number")
     return encoding, each
 

@@ -1,6 +1,7 @@
 """What a run is held against: a constant prediction, and a linear model of the same inputs."""
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def _linear(data: Data, metric: str, scores: dict[str, Score], loss: Loss) -> di
     [values] = evaluation(data.task, guess.unsqueeze(0), y, std, None, of)
     name = metric.partition("/")[2]
     value = values[name] if name in values else score({name: scores[name]}, guess, y)[name]
+    if not math.isfinite(value):
+        return {}
     return {"linear": value} | ({"linear_on": ", ".join(on)} if on else {})
 
 

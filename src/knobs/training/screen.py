@@ -172,7 +172,8 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
     regularization = [
         f"{k} {v}" for k, v in config["regularization"].items() if v and v is not True
     ]
-    zero = "; the last layer 0" * bool(training.get("zero_head"))
+    head = getattr(run.networks[0], "head", None)
+    zero = "; the last layer 0" * bool(training.get("zero_head") and isinstance(head, nn.Linear))
     rows = [
         ("changed", "  ".join(stated.values()) or "nothing: all defaults"),
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
