@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, losses, optimizers, schedulers, storage
-from knobs.data import Data
+from knobs import init, losses, optimizers, schedulers
+from knobs.data import Data, opening
 from knobs.errors import DataError
 from knobs.losses import Loss
 from knobs.shape import Shape
@@ -113,4 +113,4 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes still free on a device, within this process's own limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return storage.free_memory()
+    return opening.free_memory()

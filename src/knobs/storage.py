@@ -165,17 +165,3 @@ def keep(lock: Lock) -> None:
 def take_over(path: Path) -> Lock | None:
     """Return the lock of a path that this process has kept; None where there is none."""
     return _MINE.pop(path.absolute(), None)
-
-
-def free_memory() -> int:
-    """Return the bytes of memory still free, within the limit of this process's control group."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 8 * 2**30  # not Linux: a guess that every machine of today meets
-    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(0, free)

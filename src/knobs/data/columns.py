@@ -6,8 +6,9 @@ The rules, in their order; cells that are missing do not count:
 - constant: one value, and no cell is missing. Left out.
 - id: whole numbers, all different, none missing, that only rise or only fall, or whose column is
   named id, index, no or not at all. Left out.
-- number: at least 95 % of the cells are numbers, and none has a leading zero, as codes have.
-- date: at least 95 % of the cells are dates. The day, and the cycles that vary.
+- number: at least 95 % of the cells are numbers, and none is a code: digits with a leading zero, or
+  too many of them for a float64.
+- date: at least 95 % of the cells are dates, times or durations. The day, and the cycles that vary.
 - text: over half of the cells differ, and their median has more than 3 words. Left out.
 - id: texts, all different, none missing. Left out.
 - category: all others. Values with at least max(5, .1 %) rows, 100 at most; the rest is `other`.

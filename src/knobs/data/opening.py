@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO
 
 from knobs.errors import DataError
-from knobs.storage import free_memory
 
 SHARE = 0.5  # of the free memory that the text of a table may take
 MOST_RATIO, CHECKED = 200, 2**28  # times that packed text may grow, once it has this many bytes
@@ -40,6 +39,20 @@ OTHERS = {
     b"\x80\x04\x95": "a pickle, which is never read; save it as .csv or .parquet",
     b"\x80\x05\x95": "a pickle, which is never read; save it as .csv or .parquet",
 }
+
+
+def free_memory() -> int:
+    """Return the bytes of memory still free, within the limit of this process's control group."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 8 * 2**30  # not Linux: a guess that every machine of today meets
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
 
 
 def check(file: Path, whole: bool = True) -> None:
