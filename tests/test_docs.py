@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from conftest import REPO
 from PIL import Image
@@ -42,6 +43,11 @@ def blocks(language):
     ]
 
 
+# Commands that follow on one another, a paragraph a kind of data.
+[PATHS] = re.findall(
+    r"^## From your file to predictions\n.*?```bash\n(.*?)^```", README, re.S | re.M
+)
+PATHS = PATHS.strip().split("\n\n")
 LINES = list(
     dict.fromkeys(
         line
@@ -51,7 +57,7 @@ LINES = list(
     )
 )
 MAKE = [line for line in LINES if line.startswith("make ")]
-COMMANDS = [line for line in LINES if line not in MAKE]
+COMMANDS = [line for line in LINES if line not in MAKE and line not in "\n".join(PATHS)]
 # A block under a line that is a path in backquotes is that file; the commands find it there.
 FILE = r"^`(\S+)`:\n\n```(?:yaml|python)\n(.*?)^```"
 FILES = [found for page in PAGES.values() for found in re.findall(FILE, page, re.DOTALL | re.M)]
@@ -155,6 +161,26 @@ def test_a_command_runs(command, folder):
     assert done.returncode == 0, done.stderr
     if words[0] != "train.py":
         assert any(ending in done.stdout for ending in ENDINGS), done.stdout
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.partition("\n")[0][2:12])
+def test_a_file_is_trained_on_predicted_and_exported(path, folder):
+    """The same answers from the run and, without knobs, from its export."""
+    _, *commands = path.splitlines()
+    for command in commands:
+        words = split(command)[1][1:]
+        if words[0] == "train.py":
+            words = [str(REPO / "train.py"), *words[1:], "training.epochs=2"]
+        done = run(folder, *words)
+        assert done.returncode == 0, done.stderr
+    source, answers = split(commands[1])[1][4], split(commands[1])[1][-1]
+    exported = folder / split(commands[2])[1][-1]
+    again = [sys.executable, "-I", "predict.py", str(folder / source), "--out", "again.csv"]
+    done = subprocess.run(again, cwd=exported, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (pd.read_csv(p) for p in (folder / answers, exported / "again.csv"))
+    assert len(ours) == {"house.csv": 80, "mail.csv": 90, "pictures": 40}[source]
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("command", MAKE)

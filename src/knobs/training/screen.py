@@ -305,6 +305,7 @@ def closing(
     checkpoints = (folder / "checkpoints").is_dir()
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
+    predict = f"python -m knobs.predict {shell.quoted(str(folder))} INPUT"
     rows = [
         ("baseline", _baseline(summary, bool(run.data.classes)) if objective else ""),
         ("! longer", _still_rising(summary) if objective else ""),
@@ -313,6 +314,7 @@ def closing(
         ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
         mirrored,
         ("go on", shell.command([f"resume={folder}"]) if resumable else ""),
+        ("predict", predict if checkpoints and run.data.preparation and run.best_weights else ""),
     ]
     block(out, f"{status}: {_result(summary)}", rows)
 
