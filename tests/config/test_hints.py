@@ -10,7 +10,7 @@ DIGITS = Shape((1, 8, 8), 10)
 
 
 def rules(*overrides, shape=DIGITS):
-    return [h.rule for h in hints(command.checked(list(overrides)), shape)]
+    return [h.rule for h in hints(command.checked(list(overrides)), shape, 200)]
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [
@@ -34,6 +34,13 @@ def rules(*overrides, shape=DIGITS):
     (["data=python_docs", "model=text_bag", "model.embedding_dim=64"], ["embedding"]),
     (["data=python_docs", "model=text_bag", "model.embedding_dim=256"], []),
     (["regularization=l2"], ["l2_with_adam"]),
+    (["scheduler=cosine", "scheduler.T_max=40"], []),
+    (["scheduler=cosine", "scheduler.T_max=41"], ["schedule"]),
+    (["scheduler=step", "scheduler.step_size=39"], []),
+    (["scheduler=step", "scheduler.step_size=40"], ["schedule"]),
+    (["scheduler=multistep", "scheduler.milestones=[10,40,50]"], ["schedule", "schedule"]),
+    (["scheduler=wsd", "scheduler.lr_lambda.total=999"], ["schedule"]),
+    (["scheduler=wsd", "scheduler.lr_lambda.total=200"], []),
     (["regularization=l2", "optimizer=adamw"], []),
     (["regularization=batchnorm"], ["bias_before_norm"]),
     (["regularization=batchnorm", "model.bias=false"], []),

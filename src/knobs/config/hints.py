@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from knobs.config import rules
+from knobs.identity import leaves
 from knobs.shape import Shape
 
 USUAL_BATCHES = (16, 32, 64, 128, 256)
@@ -30,12 +31,15 @@ class Hint:
         return f"{self.says} ({self.source}; silence=[{self.rule}])"
 
 
-def hints(config: dict, shape: Shape) -> list[Hint]:
-    """Return every hint about a checked config, less those silenced."""
+def hints(config: dict, shape: Shape, steps: int | None = None) -> list[Hint]:
+    """Return every hint about a checked config, less those silenced.
+
+    Args:
+        steps: optimizer steps of the run; None where they are not known.
+    """
     silent = config["silence"]
-    return [
-        Hint(*hint) for hint in _hints(config, shape) if not {"all", hint[0]}.intersection(silent)
-    ]
+    found = (*_hints(config, shape), *_late(config, steps))
+    return [Hint(*hint) for hint in found if not {"all", hint[0]}.intersection(silent)]
 
 
 def _hints(config: dict, shape: Shape) -> Iterator[tuple[str, str, str]]:
@@ -97,6 +101,22 @@ def _hints(config: dict, shape: Shape) -> Iterator[tuple[str, str, str]]:
     if embedding not in (None, 128, 256):
         text = f"embedding {embedding} is not 128 or 256, the usual sizes"
         yield "embedding", text, "Bengio 2012; Kim 2014, arXiv:1408.5882"
+
+
+def _late(config: dict, steps: int | None) -> Iterator[tuple[str, str, str]]:
+    """Yield lengths of a schedule, as whole numbers, that the run does not reach."""
+    scheduler, keys = config["scheduler"], rules.read(rules.CONF)
+    total = steps if scheduler["interval"] == "step" else config["training"]["epochs"]
+    for path, value in leaves({"scheduler": scheduler}):
+        comments = " ".join(comment for _, comment in keys.get(path, {}).values())
+        if total is None or "a percentage of the run" not in comments:
+            continue
+        at_its_end = path.endswith(("step_size", "milestones"))  # a step there comes too late
+        for length in value if isinstance(value, list) else [value]:
+            if isinstance(length, int) and length > total - at_its_end:
+                run = f"{total:,} {scheduler['interval']}s"
+                text = f"{path}={length} is not reached in a run of {run}; 100% is its length"
+                yield "schedule", text, "torch.optim.lr_scheduler"
 
 
 def _unusual_width(width: int, shape: Shape) -> str:

@@ -25,7 +25,7 @@ from knobs.tracking import named
 from knobs.tracking.tracker import MAX_NAME, MAX_TAG
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
-from knobs.training.setup import machine
+from knobs.training.setup import machine, steps_per_epoch
 
 PLACE = ("role", "arm", "step", "knob")  # of a run in its study, as the search section has them
 log = logging.getLogger("knobs")
@@ -130,7 +130,9 @@ def execute(
     with machine(config["training"]) as device:
         session = Session(config, folder, device, about)
         screen.opening(out, session.run, config, folder, session.about["overrides"])
-        screen.hints(out, hints(config, session.run.data.shape))
+        steps = steps_per_epoch(len(session.run.data.train), config["training"])
+        steps *= config["training"]["epochs"]
+        screen.hints(out, hints(config, session.run.data.shape, steps))
         began = time.perf_counter()
         try:
             with session.fitting(out) as (face, watch):
