@@ -13,6 +13,7 @@ from knobs import build, record
 from knobs.config import command
 from knobs.training import loop
 from knobs.training.setup import assemble
+from knobs.words import count
 
 WORDS = ["data=wine", "scheduler=cosine", "training.epochs=6", "tracking=local", "seed=3"]
 
@@ -55,8 +56,23 @@ def test_its_summary_has_no_objective_and_its_test_is_read(folder):
     assert set(summary["test"]) == {"test/loss", "test/accuracy", "test/f1"}
     screen = (folder / "screen").read_text()
     assert "the validation rows train as well" in screen
-    assert "only the test split is left to measure it" in screen
+    best = record.read_summary(folder / "a")["best_epoch"]
+    assert (
+        f"finished: {count(best, 'epoch')}\n" in screen
+    )  # test=true has measured it: nothing is left to
     assert record.ended(folder / "b").value is None
+
+
+def test_a_name_with_commas_is_fitted_again(folder):
+    """A run of two labels is named by both; its refit is one run, not a grid."""
+    words = [*WORDS, "training.epochs=1", "hydra.run.dir='two, it\\'s'", "name='a,b: it\\'s'"]
+    done = train_py(folder, *words)
+    assert done.returncode == 0, done.stderr
+    assert """python -m knobs.predict 'two, it'"'"'s' INPUT""" in done.stdout
+    done = train_py(folder, "refit=two, it's", "hydra.run.dir=two-refit")
+    assert done.returncode == 0, done.stderr
+    assert record.read_config(folder / "two-refit")["config"]["name"] == "refit-a,b: it's"
+    assert "1 epoch; only the test split is left to measure it (test=true)" in done.stdout
 
 
 @pytest.mark.parametrize(
