@@ -158,7 +158,7 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
         needs = "scheduler=plateau follows the validation split, which a refit trains on"
         raise ConfigError(f"refit={folder}: {needs}; train it with another schedule first")
     if "name" not in map(key_of, changes):
-        lines = [f"name=refit-{config['name']}", *lines]
+        lines = [f"name={quoted(literal('refit-' + config['name']))}", *lines]
     return [*lines, f"refit={quoted(literal(str(path)))}"]
 
 

@@ -56,7 +56,9 @@ def find(root: Path) -> Iterator[Waste]:
     for here, names, files in os.walk(root):
         names.sort()
         folder = Path(here)
-        if record.CONFIG in files:
+        if record.ENSEMBLE in files:
+            names.clear()  # all that it holds is needed
+        elif record.CONFIG in files:
             names.clear()
             if not _held(folder):
                 yield from _of_run(folder)

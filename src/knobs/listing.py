@@ -86,6 +86,8 @@ def folders(root: Path) -> Iterator[Path]:
         if record.CONFIG in files:
             names.clear()  # a run holds no runs
             yield Path(here)
+        elif record.ENSEMBLE in files:
+            names.clear()  # copies of runs
 
 
 def _line(root: Path, folder: Path, run: RunRecord) -> Line:

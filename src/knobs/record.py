@@ -19,6 +19,7 @@ CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of 
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
+ENSEMBLE = "ensemble.json"
 CHECKPOINTS = "checkpoints"
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end

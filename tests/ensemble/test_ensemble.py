@@ -10,6 +10,7 @@ import torch
 from trained import train_py
 
 import knobs
+from knobs import cleaning, listing
 from knobs.__main__ import main
 from knobs.ensemble.folder import candidate, library, members, of_sweep
 from knobs.ensemble.selection import Library, gain, select
@@ -130,6 +131,30 @@ def test_the_mean_of_runs_is_the_mean_of_their_probabilities(sweep, home):
     top = knobs.load(sweep, top=2)
     best = [shares(knobs.load(one.folder), frame) for one in ranked[:2]]
     assert shares(top, frame) == pytest.approx(np.mean(best, 0), abs=1e-6)
+
+
+def test_of_several_preparations_the_best_run_s_is_taken(sweep, caplog):
+    """As in a grid over data.numbers, where four of six runs have another preparation."""
+    for number in (1, 3):
+        with (sweep / str(number) / "preparation.json").open("a") as file:
+            file.write("\n")
+    summary = json.loads((sweep / "3" / "summary.json").read_text())
+    summary["objective"]["value"] = 0.99
+    (sweep / "3" / "summary.json").write_text(json.dumps(summary))
+    ranked, left = of_sweep(sweep)
+    assert [one.folder.name for one in ranked] == ["3", "1"]
+    assert len(left) == 4
+    assert "0: its rows are prepared otherwise (val/accuracy 0." in left[0]
+    knobs.load(sweep, top=3)
+    assert caplog.messages[-1] == "top=3: only 2 runs can be averaged"
+    assert caplog.messages[0] == f"left out: {left[0]}"
+
+
+def test_the_members_of_an_ensemble_are_no_runs_of_the_list(sweep):
+    assert main(["ensemble", str(sweep)]) == 0
+    assert (sweep / "ensemble" / "members" / "0" / "config.json").is_file()
+    assert [line.run for line, _ in listing.read(sweep)] == list("012345")
+    assert [one.path for one in cleaning.find(sweep / "ensemble")] == []
 
 
 def test_a_run_s_predictions_are_read_as_they_were_written(sweep):

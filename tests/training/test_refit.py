@@ -1,6 +1,7 @@
 """A refit: the config of a run, trained on its validation rows as well, for its best epochs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from PIL import Image
 from trained import assert_same_bits, train_py
 
 import knobs
-from knobs import build, record
+from knobs import build, listing, record
 from knobs.config import command
+from knobs.report.read import read_sweep
 from knobs.training import loop
 from knobs.training.setup import assemble
+from knobs.words import count
 
 WORDS = ["data=wine", "scheduler=cosine", "training.epochs=6", "tracking=local", "seed=3"]
 
@@ -21,7 +24,7 @@ WORDS = ["data=wine", "scheduler=cosine", "training.epochs=6", "tracking=local",
 def folder(tmp_path_factory):
     """A folder with a finished run `a` whose best epoch is not its last, and its refit `b`."""
     place = tmp_path_factory.mktemp("refit")
-    words = [*WORDS, "optimizer.lr=0.03", "hydra.run.dir=a"]
+    words = [*WORDS, "optimizer.lr=0.03", "hydra.run.dir=a", "name='of a,b (${seed})'"]
     assert train_py(place, *words).returncode == 0
     done = train_py(place, "refit=a", "hydra.run.dir=b", "test=true")
     assert done.returncode == 0, done.stderr
@@ -55,8 +58,34 @@ def test_its_summary_has_no_objective_and_its_test_is_read(folder):
     assert set(summary["test"]) == {"test/loss", "test/accuracy", "test/f1"}
     screen = (folder / "screen").read_text()
     assert "the validation rows train as well" in screen
-    assert "only the test split is left to measure it" in screen
+    best = record.read_summary(folder / "a")["best_epoch"]
+    assert (
+        f"finished: {count(best, 'epoch')}\n" in screen
+    )  # test=true has measured it: nothing is left to
     assert record.ended(folder / "b").value is None
+    assert record.read_config(folder / "b")["config"]["name"] == "refit-of a,b (3)"
+
+
+def test_lists_and_reports_know_a_refit(folder):
+    line = {line.run: line for line, _ in listing.read(folder)}["b"]
+    assert (line.status, line.metric, line.value) == ("finished", "", None)
+    for number, name in enumerate("ab"):  # a refit among the runs of a sweep is not ranked
+        shutil.copytree(folder / name, folder / "sweep" / str(number))
+    sweep = read_sweep([folder / "sweep"])
+    assert ([run.id for run in sweep.runs], sweep.others) == (["0"], 1)
+    shutil.rmtree(folder / "sweep")
+
+
+def test_a_name_with_commas_is_fitted_again(folder):
+    """A run of two labels is named by both; its refit is one run, not a grid."""
+    words = [*WORDS, "training.epochs=1", "hydra.run.dir='two, it\\'s'", "name='a,b: it\\'s'"]
+    done = train_py(folder, *words)
+    assert done.returncode == 0, done.stderr
+    assert """python -m knobs.predict 'two, it'"'"'s' INPUT""" in done.stdout
+    done = train_py(folder, "refit=two, it's", "hydra.run.dir=two-refit")
+    assert done.returncode == 0, done.stderr
+    assert record.read_config(folder / "two-refit")["config"]["name"] == "refit-a,b: it's"
+    assert "1 epoch; only the test split is left to measure it (test=true)" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from knobs.ensemble.selection import Gain, Library
 from knobs.errors import CheckpointError, first_line
 from knobs.training import checkpoint, predictions
 
-ENSEMBLE = "ensemble.json"
 VERSION = 1
 MOST_RUNS, MOST_COUNT = 10_000, 1000
 # Of a run, what a prediction takes.
@@ -74,7 +73,8 @@ def candidate(folder: Path) -> Candidate:
 def of_sweep(folder: Path) -> tuple[list[Candidate], list[str]]:
     """Return a sweep's runs that can be averaged, the best first, and what is left out, and why.
 
-    Of several data sets, splits or metrics, those that most runs have.
+    Of several data sets, splits or metrics, those that most runs have; of several preparations of
+    these, that of the best run which another run shares.
 
     Raises:
         CheckpointError: not two such runs.
@@ -86,19 +86,23 @@ def of_sweep(folder: Path) -> tuple[list[Candidate], list[str]]:
             found.append(candidate(place))
         except CheckpointError as error:
             left.append(str(error))
-    kinds = [one.kind for one in found]
-    most = max(kinds, key=kinds.count, default=None)
-    left += [
-        f"{one.folder}: other data, split, preparation or objective"
-        for one in found
-        if one.kind != most
-    ]
-    kept = [one for one in found if one.kind == most]
-    if len(kept) < 2:
+    comparable = [(one.kind[0], *one.kind[3:]) for one in found]
+    most = max(comparable, key=comparable.count, default=None)
+    rivals = [one for one, its in zip(found, comparable, strict=True) if its == most]
+    rivals.sort(key=lambda one: -one.value if one.mode == "max" else one.value)
+    kinds = [one.kind for one in rivals]
+    kind = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    kept = [one for one in rivals if one.kind == kind]
+    for one, its in zip(found, comparable, strict=True):
+        if its != most:
+            left.append(f"{one.folder}: other data, split or objective")
+        elif one.kind != kind:
+            value = f"{one.kind[3]} {one.value:.4f}"
+            left.append(f"{one.folder}: its rows are prepared otherwise ({value})")
+    if not kept:
         why = f" ({left[0]})" if left else ""
         raise CheckpointError(f"{folder}: an ensemble takes two finished runs or more{why}")
-    sign = -1 if kept[0].mode == "max" else 1
-    return sorted(kept, key=lambda one: sign * one.value), left
+    return kept, left
 
 
 def alike(candidates: Sequence[Candidate]) -> None:
@@ -159,7 +163,7 @@ def write(out: Path, candidates: Sequence[Candidate], counts: Tensor, gain: Gain
             members[str(i)] = {"run": str(one.folder), "count": n}
         document = {"version": VERSION, "metric": taken[0][0].kind[3], "members": members}
         document["gain"] = asdict(gain) if gain else None
-        record.write(partial / ENSEMBLE, record.as_json(document), sync=True)
+        record.write(partial / record.ENSEMBLE, record.as_json(document), sync=True)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -171,7 +175,7 @@ def members(folder: Path) -> list[tuple[Path, int]]:
     Raises:
         CheckpointError: an ensemble.json that is not as `write` writes it.
     """
-    path = folder / ENSEMBLE
+    path = folder / record.ENSEMBLE
     try:
         document = json.loads(path.read_text())
         version, named = document["version"], document["members"]

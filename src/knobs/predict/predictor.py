@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from knobs import record
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON, Fields
-from knobs.ensemble.folder import ENSEMBLE, alike, candidate, members, of_sweep
+from knobs.ensemble.folder import alike, candidate, members, of_sweep
 from knobs.errors import CheckpointError, ConfigError, DataError, first_line
 from knobs.models.members import Ensemble
 from knobs.predict import guard
@@ -194,14 +194,19 @@ def load(folder: str | Path | Sequence[str | Path], top: int | None = None) -> P
     if not isinstance(folder, str | Path):
         return _mean_of([Path(one).expanduser() for one in folder])
     path = Path(folder).expanduser()
-    if (path / ENSEMBLE).is_file():
+    if (path / record.ENSEMBLE).is_file():
         found = members(path)
         return _averaged([one for one, _ in found], [n for _, n in found])
     if top is None:
         return _load(path)
     if type(top) is not int or top < 1:
         raise ConfigError(f"top={top!r}: must be a whole number from 1 on")
-    return _mean_of([one.folder for one in of_sweep(path)[0]][:top])
+    found, left = of_sweep(path)
+    for line in left:
+        log.warning("left out: %s", line)
+    if len(found) < top:
+        log.warning("top=%d: only %d runs can be averaged", top, len(found))
+    return _mean_of([one.folder for one in found[:top]])
 
 
 def _mean_of(folders: Sequence[Path]) -> Predictor:

@@ -250,5 +250,5 @@ def unfinished(sweep: Sweep) -> Iterator[Finding]:
         text = f"{count(len(broken), 'run')} cannot be read: {listed(broken, 6)}."
         yield Finding("unfinished", "note", text)
     if sweep.others:
-        text = f"{count(sweep.others, 'run')} with another objective left out."
+        text = f"{count(sweep.others, 'run')} with another objective or none left out."
         yield Finding("unfinished", "note", text)

@@ -70,7 +70,9 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
         )
     ends = Counter((run.metric, run.mode) for run in runs if run.metric)
     objective = Objective(*ends.most_common(1)[0][0]) if ends else Objective()
-    comparable = tuple(run for run in runs if run.metric in ("", objective.metric))
+    comparable = tuple(
+        run for run in runs if run.metric in ("", objective.metric) and not is_refit(run.summary)
+    )
     entries, others = tuple(_entries(comparable)), len(runs) - len(comparable)
     arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
     study = replace(studies[0], arms=arms) if studies else None
@@ -136,15 +138,19 @@ def what_ran(folder: Path) -> dict[str, Any]:
 
 
 def how_it_went(folder: Path) -> dict[str, Any]:
-    """Return the part of a RunRecord that summary.json holds."""
+    """Return the part of a RunRecord that summary.json holds; a refit has no objective."""
     if not os.path.lexists(folder / record.SUMMARY):
         return {"status": "interrupted"}
     summary = load(folder / record.SUMMARY, record.read_summary)
-    objective = of(summary, "objective", dict, strict=True)
     status = of(summary, "status", str, strict=True)
+    if status not in record.STATUSES:
+        raise ValueError(f"status {status}: not that of a run")
+    if is_refit(summary):
+        return {"status": status, "seconds": finite(summary.get("seconds")), "summary": summary}
+    objective = of(summary, "objective", dict, strict=True)
     metric, mode = (of(objective, name, str, strict=True) for name in ("metric", "mode"))
-    if status not in record.STATUSES or mode not in ("min", "max"):
-        raise ValueError(f"status {status}, mode {mode}: not those of a run")
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode {mode}: not that of a run")
     value = finite(objective.get("value"))
     return {
         "status": "diverged" if status in GOOD and value is None else status,
@@ -155,6 +161,11 @@ def how_it_went(folder: Path) -> dict[str, Any]:
         "seconds": finite(summary.get("seconds")),
         "summary": summary,
     }
+
+
+def is_refit(summary: dict[str, Any]) -> bool:
+    """Return whether a run trained on its validation rows as well: nothing has judged it."""
+    return bool(of(summary, "refit_of", str)) and summary.get("objective") is None
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

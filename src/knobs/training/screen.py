@@ -5,6 +5,7 @@ elsewhere there is one plain line at most every few seconds, and nothing is wrap
 """
 
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -305,7 +306,7 @@ def closing(
     checkpoints = (folder / "checkpoints").is_dir()
     resumable = status == "interrupted" and checkpoints
     speed = f"{summary['samples_per_second']:,} samples/s"
-    predict = f"python -m knobs.predict {shell.quoted(str(folder))} INPUT"
+    predict = shlex.join(["python", "-m", "knobs.predict", str(folder), "INPUT"])
     rows = [
         ("baseline", _baseline(summary, bool(run.data.classes)) if objective else ""),
         ("! longer", _still_rising(summary) if objective else ""),
@@ -323,7 +324,8 @@ def _result(summary: dict) -> str:
     """Return the best value and its epoch; of a refit that nothing has measured it."""
     objective, epochs = summary["objective"], summary["epochs"]
     if not objective:
-        return f"{count(epochs, 'epoch')}; only the test split is left to measure it (test=true)"
+        left = "" if summary["test"] else "; only the test split is left to measure it (test=true)"
+        return f"{count(epochs, 'epoch')}{left}"
     if objective["value"] is None:
         return f"best {objective['metric']} none"
     place = f"epoch {summary['best_epoch']} of {epochs}"

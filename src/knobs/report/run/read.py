@@ -20,7 +20,7 @@ from knobs import record
 from knobs.errors import first_line
 from knobs.report.files import BROKEN, load, of
 from knobs.report.read import curve, how_it_went, what_ran
-from knobs.report.records import RunRecord, finite
+from knobs.report.records import RunRecord
 from knobs.report.run.records import TASKS, Predictions, Prepared, RunFiles
 from knobs.words import count
 
@@ -59,7 +59,7 @@ def read_files(folder: Path) -> RunFiles:
 
     run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(curve, folder))
     run = replace(run, **tried(record.CONFIG, lambda: what_ran(folder), {}))
-    run = replace(run, **tried(record.SUMMARY, lambda: _ended(folder), {}))
+    run = replace(run, **tried(record.SUMMARY, lambda: how_it_went(folder), {}))
     damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
     if damaged:
         faults.append(f"{count(damaged, 'line')} of {record.METRICS} damaged and left out.")
@@ -74,22 +74,6 @@ def read_files(folder: Path) -> RunFiles:
         faults.append(f"{PREDICTIONS} does not fit this run: {odd}.")
         files = replace(files, predictions=None)
     return replace(files, faults=(*faults, *_missing(files)))
-
-
-def _ended(folder: Path) -> dict[str, Any]:
-    """Return the part of a RunRecord that summary.json holds; a refit has no objective."""
-    summary: Any = {}
-    if os.path.lexists(folder / record.SUMMARY):
-        summary = load(folder / record.SUMMARY, record.read_summary)
-    if not of(summary, "refit_of", str) or summary.get("objective") is not None:
-        return how_it_went(folder)
-    if summary.get("status") not in record.STATUSES:
-        raise ValueError(f"status {summary.get('status')}: not that of a run")
-    return {
-        "status": summary["status"],
-        "seconds": finite(summary.get("seconds")),
-        "summary": summary,
-    }
 
 
 def _missing(files: RunFiles) -> Iterator[str]:
