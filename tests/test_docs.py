@@ -111,6 +111,10 @@ def folder(tmp_path, request):
     (tmp_path / "mail.csv").write_text("body,topic,spam,urgent\n" + rows)
     rows = "".join(f"word{i % 9} and more,{i % 5 + 1}\n" for i in range(90))
     (tmp_path / "reviews.csv").write_text("text,stars\n" + rows)
+    rows = "".join(f"{i % 30},{i % 7},{'yn'[i % 2]}\n" for i in range(90))
+    (tmp_path / "visits.csv").write_text("patient,age,ill\n" + rows)
+    rows = "".join(f"2024-{i % 12 + 1:02}-{i % 28 + 1:02},{i % 5},{i * 2}\n" for i in range(90))
+    (tmp_path / "sales.csv").write_text("sold on,kind,sold\n" + rows)
     (tmp_path / "faces").mkdir()
     for i in range(20):
         Image.new("RGB", (40, 40), (i * 9, i, 10)).save(tmp_path / "faces" / f"{i}.png")
@@ -155,7 +159,7 @@ def test_a_command_runs(command, folder):
     words = words[1:]
     if words[0] == "train.py":
         words = [str(REPO / "train.py"), *words[1:]]
-        given = any(word.startswith(("training.epochs", "--help")) for word in words)
+        given = any(word.startswith(("training.epochs", "--help", "refit=")) for word in words)
         words += [] if given else ["training.epochs=1"]
     done = run(folder, *words, env=variables)
     assert done.returncode == 0, done.stderr

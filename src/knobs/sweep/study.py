@@ -76,7 +76,8 @@ class StudyRunner:
             arm: compose(plan.job(arm, {}), sweep.context, sweep.master) for arm in plan.arms
         }
         config = resolved(next(iter(self.base.values())))
-        self.objective, self.epochs = config["objective"], config["training"]["epochs"]
+        self.objective = {key: config["objective"][key] for key in ("metric", "mode")}
+        self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
         self.seed = config["seed"]
         self.others = False
