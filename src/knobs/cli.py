@@ -102,20 +102,8 @@ def prepare(argv: list[str]) -> list[str] | None:
     folders = _folders(args)
     given, lines = args.overrides, _with_names_of_today([*map(_own_word, args.overrides)])
     args.overrides = lines
-    resumed, anew, again_whole = (_last(lines, key) for key in ("resume", "rerun", "refit"))
-    if resumed:
-        lines = again.resume(resumed, args)
-    elif again_whole:
-        if anew or args.multirun:
-            raise ConfigError(
-                f"refit={again_whole}: one run; leave {'rerun=' if anew else '-m'} out"
-            )
-        lines = again.refit(again_whole, lines, folders)
-    elif anew:
-        lines = again.rerun(anew, lines, folders)
-    else:
-        lines = [*lines, *files.words(lines, folders, args.config_name or "config")]
-    recorded = resumed or anew or again_whole
+    resumed = _last(lines, "resume")
+    lines, recorded = _from_record(lines, args, folders)
     if began := again.path_of(recorded) if recorded else _sweep_folder(lines):
         stated = set(map(key_of, lines))
         older = [line for line in defaults_since(began, lines) if key_of(line) not in stated]
@@ -231,6 +219,25 @@ def _own_word(line: str) -> str:
         path = again.path_of(value)
         return f"{name}={quoted(str(path)) if name == 'sweep' else path}"
     return f"+study={value}" if name == "study" else f"{name}={value}"
+
+
+def _from_record(lines: list[str], args: Namespace, folders: list[Path]) -> tuple[list[str], str]:
+    """Return the lines, with those of the run that they go on with or train anew; and its folder.
+
+    Raises:
+        ConfigError, CheckpointError: as of `again`.
+    """
+    resumed, anew, refitted = (_last(lines, key) for key in ("resume", "rerun", "refit"))
+    if resumed:
+        return again.resume(resumed, args), resumed
+    if refitted:
+        if anew or args.multirun:
+            other = "rerun=" if anew else "-m"
+            raise ConfigError(f"refit={refitted}: one run; leave {other} out")
+        return again.refit(refitted, lines, folders), refitted
+    if anew:
+        return again.rerun(anew, lines, folders), anew
+    return [*lines, *files.words(lines, folders, args.config_name or "config")], ""
 
 
 def _last(lines: list[str], key: str) -> str:
