@@ -80,6 +80,7 @@ def test_lists_and_reports_know_a_refit(folder):
         (["refit=a", "training.epochs=9"], "training.epochs=9: a refit keeps its knobs"),
         (["refit=a", "rerun=a"], "one run; leave rerun= out"),
         (["-m", "refit=a"], "one run; leave -m out"),
+        (["resume=b", "training.epochs=9"], "its schedule keeps its length; leave training.epochs"),
     ],
 )
 def test_what_cannot_be_fitted_again_is_one_line(folder, words, message):
