@@ -12,6 +12,7 @@ from trained import assert_same_bits, train_py
 import knobs
 from knobs import build, listing, record
 from knobs.config import command
+from knobs.errors import CheckpointError
 from knobs.report.read import read_sweep
 from knobs.training import loop
 from knobs.training.setup import assemble
@@ -70,6 +71,8 @@ def test_lists_and_reports_know_a_refit(folder):
     sweep = read_sweep([folder / "sweep"])
     assert ([run.id for run in sweep.runs], sweep.others) == (["0"], 1)
     shutil.rmtree(folder / "sweep")
+    with pytest.raises(CheckpointError, match="b: trained on the validation rows, so nothing"):
+        knobs.load([folder / "a", folder / "b"])
 
 
 @pytest.mark.parametrize(
