@@ -65,6 +65,9 @@ def resume(folder: str, args: Namespace) -> list[str]:
                 f"{change}: a resumed run keeps its knobs; {may}; rerun={folder} trains it anew "
                 "with any change"
             )
+    if "refit" in map(key_of, before) and "training.epochs" in map(key_of, changes):
+        of_it = "a refit ends after the epochs that were best in its run, and its schedule keeps"
+        raise ConfigError(f"resume={folder}: {of_it} its length; leave training.epochs out")
     before = [o for o in before if key_of(o) not in ("resume", "hydra.run.dir")]
     place = quoted(literal(str(path)))
     return [*before, *changes, f"resume={place}", f"hydra.run.dir={place}"]

@@ -144,7 +144,7 @@ def test_csv_official_test_table(tmp_path):
     ("x,w\n1,2\n", [], "no column y; it has x, w"),
     ("x,y\n1,\n2,1\n", [], "1 rows have no y"),
     ("x,y\n1,a\n2,b\n", ["data.task=regression"], "y is not a column of numbers"),
-    ("x,y\n1,a\n2,a\n3,a\n4,a\n5,a\n", [], "one value only"),
+    ("x,y\n1,a\n2,a\n3,a\n4,a\n5,a\n", [], "one value only, 'a'; nothing to learn"),
 ])  # fmt: skip
 def test_csv_faults(content, overrides, message, tmp_path):
     path = tmp_path / "t.csv"

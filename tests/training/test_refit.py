@@ -12,6 +12,7 @@ from trained import assert_same_bits, train_py
 import knobs
 from knobs import build, listing, record
 from knobs.config import command
+from knobs.errors import CheckpointError
 from knobs.report.read import read_sweep
 from knobs.training import loop
 from knobs.training.setup import assemble
@@ -74,6 +75,8 @@ def test_lists_and_reports_know_a_refit(folder):
     sweep = read_sweep([folder / "sweep"])
     assert ([run.id for run in sweep.runs], sweep.others) == (["0"], 1)
     shutil.rmtree(folder / "sweep")
+    with pytest.raises(CheckpointError, match="b: trained on the validation rows, so nothing"):
+        knobs.load([folder / "a", folder / "b"])
 
 
 def test_a_name_with_commas_is_fitted_again(folder):
@@ -96,6 +99,7 @@ def test_a_name_with_commas_is_fitted_again(folder):
         (["refit=a", "training.epochs=9"], "training.epochs=9: a refit keeps its knobs"),
         (["refit=a", "rerun=a"], "one run; leave rerun= out"),
         (["-m", "refit=a"], "one run; leave -m out"),
+        (["resume=b", "training.epochs=9"], "its schedule keeps its length; leave training.epochs"),
     ],
 )
 def test_what_cannot_be_fitted_again_is_one_line(folder, words, message):

@@ -97,7 +97,7 @@ def encode_targets(
     if task == "classification":
         classes, numbers = np.unique(values, return_inverse=True)
         if len(classes) < 2:
-            raise DataError(f"the target has one value only, {classes[0]!r}; nothing to learn")
+            raise DataError(f"the target has one value only, {str(classes[0])!r}; nothing to learn")
         y = torch.from_numpy(numbers.astype(np.int64))
         return Targets(y, classes_of([str(c) for c in classes], names))
     if values.dtype.kind not in "biuf":

@@ -51,6 +51,8 @@ def candidate(folder: Path) -> Candidate:
     try:
         summary, config = record.read_summary(folder), record.read_config(folder)
         objective, status = summary["objective"], summary["status"]
+        if objective is None:
+            raise CheckpointError(f"{folder}: trained on the validation rows, so nothing judges it")
         files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
         data = (folder / predictions.FILE).read_bytes()
         found = predictions.decode(data)

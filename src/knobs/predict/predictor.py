@@ -202,8 +202,10 @@ def load(folder: str | Path | Sequence[str | Path], top: int | None = None) -> P
     if type(top) is not int or top < 1:
         raise ConfigError(f"top={top!r}: must be a whole number from 1 on")
     found, left = of_sweep(path)
-    for line in left:
+    for line in left[:3]:
         log.warning("left out: %s", line)
+    if len(left) > 3:
+        log.warning("left out: %d more", len(left) - 3)
     if len(found) < top:
         log.warning("top=%d: only %d runs can be averaged", top, len(found))
     return _mean_of([one.folder for one in found[:top]])

@@ -282,7 +282,7 @@ class Sweep:
             with its fresh runs alone, as the one that chose it is biased.
         study: None for a grid.
         space: the knobs that were searched, over all arms.
-        others: how many runs have another objective and are left out.
+        others: how many runs have another objective, or none as a refit, and are left out.
     """
 
     folders: tuple[Path, ...]
