@@ -14,7 +14,7 @@ from knobs import record
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON
 from knobs.ensemble.selection import Gain, Library
-from knobs.errors import CheckpointError, first_line
+from knobs.errors import CheckpointError, ConfigError, first_line
 from knobs.training import checkpoint, predictions
 
 ENSEMBLE = "ensemble.json"
@@ -52,11 +52,16 @@ def candidate(folder: Path) -> Candidate:
     try:
         summary, config = record.read_summary(folder), record.read_config(folder)
         objective, status = summary["objective"], summary["status"]
+        if summary.get("refit_of"):
+            raise CheckpointError(f"{folder}: a refit, which has no validation rows to judge it by")
         files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
         data = (folder / predictions.FILE).read_bytes()
         found = predictions.decode(data)
         metric, mode, value = (objective[key] for key in ("metric", "mode", "value"))
         whole, loss = config["data"]["hash"], config["config"]["loss"].get("_target_")
+    except FileNotFoundError as error:
+        lacks = f"has no {Path(error.filename).name}"
+        raise CheckpointError(f"{folder}: no run that an ensemble can judge; it {lacks}") from None
     except (*record.BROKEN, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no run that has ended ({first_line(error)})") from None
     if status not in record.FINISHED or not isinstance(value, int | float):
@@ -137,10 +142,10 @@ def write(out: Path, candidates: Sequence[Candidate], counts: Tensor, gain: Gain
     """Write an ensemble as a folder of its own, with what each of its runs predicts by.
 
     Raises:
-        CheckpointError: a run that kept no weights, or a folder that is there.
+        CheckpointError: a run that kept no weights. ConfigError: a folder that is there.
     """
     if out.exists():
-        raise CheckpointError(f"{out}: exists; choose another --out, or remove it")
+        raise ConfigError(f"{out}: exists; choose another --out, or remove it")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     members: dict[str, Any] = {}
@@ -176,6 +181,9 @@ def members(folder: Path) -> list[tuple[Path, int]]:
         document = json.loads(path.read_text())
         version, named = document["version"], document["members"]
         counts = [named[str(i)]["count"] for i in range(len(named))]
+    except FileNotFoundError as error:
+        lacks = f"has no {Path(error.filename).name}"
+        raise CheckpointError(f"{folder}: no run that an ensemble can judge; it {lacks}") from None
     except (*record.BROKEN, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
     if version != VERSION or not all(type(n) is int and 1 <= n <= MOST_COUNT for n in counts):
