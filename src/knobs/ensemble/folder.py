@@ -181,9 +181,6 @@ def members(folder: Path) -> list[tuple[Path, int]]:
         document = json.loads(path.read_text())
         version, named = document["version"], document["members"]
         counts = [named[str(i)]["count"] for i in range(len(named))]
-    except FileNotFoundError as error:
-        lacks = f"has no {Path(error.filename).name}"
-        raise CheckpointError(f"{folder}: no run that an ensemble can judge; it {lacks}") from None
     except (*record.BROKEN, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
     if version != VERSION or not all(type(n) is int and 1 <= n <= MOST_COUNT for n in counts):
