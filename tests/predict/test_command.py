@@ -312,6 +312,13 @@ def test_standard_input_and_a_reader_that_has_enough(home, runs):
     assert (process.wait(), "Traceback" in told) == (0, False), told
 
 
+def test_a_fault_of_standard_input_names_it_as_such(runs):
+    with start(runs("cheap"), "-", stdin=subprocess.DEVNULL) as process:
+        told = process.communicate()[1].decode()
+    assert process.returncode == 3
+    assert told.startswith("knobs: stdin: "), told
+
+
 def test_a_redirected_input_is_never_the_output(home, runs, predict, tmp_path, monkeypatch):
     copy = tmp_path / "t.csv"
     copy.write_bytes((home / "t.csv").read_bytes())

@@ -186,6 +186,10 @@ def test_texts_come_as_lists_series_files_tables_or_one(home, run_of, tmp_path):
     found = model.predict(["late refund", None, "thanks"], errors="column")
     assert found["error"].tolist() == ["", "an empty text", ""]
     assert found["prediction"].isna().tolist() == [False, True, False]
+    found = model.predict(["late refund", np.int64(3), float("nan"), pd.NA], errors="column")
+    assert found["error"].tolist() == ["", "3 is no text", "an empty text", "an empty text"]
+    assert model.predict("", errors="column")["error"].tolist() == ["an empty text"]
+    assert model.predict(".")["prediction"].notna().tolist() == [True]  # a text, not a folder
 
 
 def test_pictures_come_as_folders_files_lists_or_pixels(home, run_of, tmp_path):

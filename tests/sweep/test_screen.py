@@ -4,6 +4,7 @@ import io
 import math
 
 import pytest
+import torch
 from rich.console import Console
 from seen import kept, masked, seen
 
@@ -116,20 +117,38 @@ def test_a_long_note_goes_on_indented_on_a_terminal_only():
     assert " ".join(" ".join(lines).split()) == " ".join(line.split())
 
 
+def made_up(name, notes, counts):
+    """Data of two classes with `counts` training rows, as far as a sweep's screen looks at them."""
+    train = type("Split", (), {"y": torch.tensor([0, 1]).repeat_interleave(torch.tensor(counts))})
+    facts = {"name": name, "notes": notes, "task": "classification", "classes": ("a", "b")}
+    return type("Data", (), facts | {"train": train})()
+
+
+def test_a_sweep_says_that_a_rare_class_changes_its_objective(monkeypatch):
+    monkeypatch.setattr(screen.build, "data", lambda config: made_up("csv", ["x"], [95, 5]))
+    out = Console(file=io.StringIO(), width=200)
+    objective = {"metric": "val/accuracy", "mode": "max", "rare": 0.1}
+    screen.reader(out)({"data": {}, "objective": objective})
+    screen.reader(out)({"data": {}, "objective": objective | {"rare": 0}})
+    why = "val/balanced_accuracy, as class b has 5.0% of the rows; objective.metric=val/accuracy"
+    assert out.file.getvalue() == f"csv: {why}: as ever; x\ncsv: x\n"
+
+
 def test_how_data_were_read_is_told_once_a_set(monkeypatch):
     """Not again for another split of it, nor where nothing is to be told."""
     read_sets = []
+    judged = {"objective": {"metric": "val/accuracy", "mode": "max", "rare": 0.1}}
 
     def data(config):
         read_sets.append(config["data"])
         notes = [] if config["data"]["path"] == "plain" else ["3 columns", "a leak?"]
-        return type("Data", (), {"name": "csv", "notes": notes})()
+        return made_up("csv", notes, [5, 5])
 
     monkeypatch.setattr(screen.build, "data", data)
     out = Console(file=io.StringIO(), width=200)
     read = screen.reader(out)
     sets = [("t", 0), ("t", 1), ("t", 0), ("plain", 0), ("u", 0)]
-    made = [read({"data": {"path": path, "split_seed": seed}}) for path, seed in sets]
+    made = [read(judged | {"data": {"path": path, "split_seed": seed}}) for path, seed in sets]
     assert made[0] is made[2]
     assert len(read_sets) == 4
     assert out.file.getvalue() == "csv: 3 columns; a leak?\n" * 2

@@ -14,7 +14,7 @@ from knobs import record
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON
 from knobs.ensemble.selection import Gain, Library
-from knobs.errors import CheckpointError, first_line
+from knobs.errors import CheckpointError, ConfigError, first_line
 from knobs.training import checkpoint, predictions
 
 VERSION = 1
@@ -58,6 +58,11 @@ def candidate(folder: Path) -> Candidate:
         found = predictions.decode(data)
         metric, mode, value = (objective[key] for key in ("metric", "mode", "value"))
         whole, loss = config["data"]["hash"], config["config"]["loss"].get("_target_")
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        lacks = f"has no {Path(error.filename).name}"
+        raise CheckpointError(f"{folder}: no run that an ensemble can judge; it {lacks}") from None
     except (*record.BROKEN, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: no run that has ended ({first_line(error)})") from None
     if status not in record.FINISHED or not isinstance(value, int | float):
@@ -143,10 +148,10 @@ def write(out: Path, candidates: Sequence[Candidate], counts: Tensor, gain: Gain
     """Write an ensemble as a folder of its own, with what each of its runs predicts by.
 
     Raises:
-        CheckpointError: a run that kept no weights, or a folder that is there.
+        CheckpointError: a run that kept no weights. ConfigError: a folder that is there.
     """
     if out.exists():
-        raise CheckpointError(f"{out}: exists; choose another --out, or remove it")
+        raise ConfigError(f"{out}: exists; choose another --out, or remove it")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     members: dict[str, Any] = {}

@@ -78,11 +78,19 @@ class _LateFault(Exception):
 
 @contextlib.contextmanager
 def _spooled() -> Iterator[Path]:
-    """Copy standard input to a file of its own: to tell its form takes a look at all of it."""
-    with tempfile.NamedTemporaryFile(prefix="stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield Path(file.name)
+    """Copy standard input to a file of its own: to tell its form takes a look at all of it.
+
+    Raises:
+        UserError: as the reader did, about `stdin` instead of that file.
+    """
+    with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
+        path = Path(folder, "stdin")
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            yield path
+        except UserError as error:
+            raise type(error)(str(error).replace(str(path), path.name)) from None
 
 
 def _check(path: Path, given: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ It needs no torch: an exported model is used by the same code.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,8 @@ def _texts(model: Model, raw: Any, faults: dict[int, str], tally: Tally) -> np.n
     x = np.asarray(model.inputs.apply([text if isinstance(text, str) else "" for text in texts]))
     tally.add_tokens(x)
     for row in np.flatnonzero(x[:, 0] == 0).tolist():
-        faults[row] = "an empty text"
+        other = isinstance(texts[row], Number | bytes) and texts[row] == texts[row]  # not a NaN
+        faults[row] = f"{texts[row]} is no text" if other else "an empty text"
     return x
 
 

@@ -62,8 +62,8 @@ def _takes(model: Model) -> str:
             what = f"an array (N, {len(names)}), or {what}"
         return f"{what} {shown}"
     if isinstance(model.inputs, Pictures):
-        size = (len(model.inputs.mean), *model.inputs.size)
-        return f"pictures: a folder, a file, a list of files, or an array (N, {size})"
+        shape = ", ".join(map(str, ("N", len(model.inputs.mean), *model.inputs.size)))
+        return f"pictures: a folder, a file, a list of files, or a uint8 array ({shape})"
     return "texts: a list, a file with one text a line, a table file, or one text"
 
 
@@ -129,6 +129,8 @@ def _of_texts(x: Any, model: Model) -> Iterator[Rows]:
 
 def _is_path(text: str) -> bool:
     """Return whether a text names a file: one that is there, or one word that ends as files do."""
+    if not text.strip("."):  # the folder here or above it is no text's name, nor is an empty one
+        return False
     try:
         there = Path(text).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long a name, a NUL in it

@@ -20,7 +20,7 @@ from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import note
-from knobs.training.screen import MAX_NOTES
+from knobs.training.screen import MAX_NOTES, chosen
 from knobs.training.state import Run
 from knobs.words import count, duration, printable
 
@@ -33,6 +33,8 @@ SOON = 0.02  # of the work done before a rate says anything
 def reader(out: Console) -> Callable[[dict], Data]:
     """Return what reads the data of a config, each set once, and prints how they were read.
 
+    Beside it the objective, where a rare class has changed it.
+
     Data that differ in the seed of their split alone are told of once.
     """
     sets: dict[str, Data] = {}
@@ -43,9 +45,10 @@ def reader(out: Console) -> Callable[[dict], Data]:
         if key not in sets:
             sets[key] = build.data(config)
             source = str({**config["data"], "split_seed": 0})
-            if sets[key].notes and source not in told:
+            notes = [*filter(None, [chosen(sets[key], config)]), *sets[key].notes]
+            if notes and source not in told:
                 told.add(source)
-                said = printable("; ".join(sets[key].notes), MAX_NOTES)
+                said = printable("; ".join(notes), MAX_NOTES)
                 note(out, f"{sets[key].name}: {said}")
         return sets[key]
 

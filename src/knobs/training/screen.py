@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
 from torch import nn
 
-from knobs import shell
+from knobs import metrics, shell
+from knobs.data.dataset import Data
 from knobs.identity import key_of
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
@@ -180,7 +181,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("data", f"{data.name}: {splits}{unread}; {kind}"),
         ("read", printable("; ".join(data.notes), MAX_NOTES)),
         ("target", _target(run, config)),
-        ("objective", _chosen(run, config)),
+        ("objective", chosen(run.data, config)),
         ("model", model + _activation(run.networks[0], config["activation"])),
         ("init", _init(run.networks[0], config["init"]) + zero),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
@@ -241,14 +242,14 @@ def _target(run: Run, config: dict) -> str:
     return ", ".join([*parts, f"{what}: {_some([str(name) for name in names])}"])
 
 
-def _chosen(run: Run, config: dict) -> str:
+def chosen(data: Data, config: dict) -> str:
     """Say that a rare class has changed the objective, and how to keep it; else nothing."""
-    stated, metric = config["objective"]["metric"], run.objective["metric"]
+    counts, stated = class_counts(data), config["objective"]["metric"]
+    metric = metrics.objective(config["objective"], counts)["metric"]
     if metric == stated:
         return ""
-    counts = class_counts(run.data)
     rarest = counts.index(min(counts))
-    name, share = _some([run.data.classes[rarest]]), min(counts) / sum(counts)
+    name, share = _some([data.classes[rarest]]), min(counts) / sum(counts)
     return (
         f"{metric}, as class {name} has {share:.1%} of the rows; objective.metric={stated}: as ever"
     )
