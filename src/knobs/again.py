@@ -16,6 +16,7 @@ from yaml import YAMLError
 from knobs import record, targets
 from knobs.config import command, rules
 from knobs.config.check import resolve
+from knobs.config.manual import default_options
 from knobs.errors import CheckpointError, ConfigError
 from knobs.identity import ABSENT, FILES, HIDDEN, differences, key_of, leaves, under
 from knobs.search.space import override
@@ -122,7 +123,8 @@ def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     changed = {key_of(line) for line in given}
     groups = {g: o for g, o in choices.items() if o in rules.options(g, folders)}
     groups.pop("experiment", None)  # a recipe of those others, and of values
-    lines = [f"{group}={option}" for group, option in groups.items()]
+    usual = default_options(folders[0] / "config.yaml")
+    lines = [f"{group}={option}" for group, option in groups.items() if usual.get(group) != option]
     wanted = {p: v for p, v in leaves(config) if not under(p, FROM_HERE)}
     if hidden := [p for p, v in wanted.items() if v == HIDDEN and not under(p, tuple(changed))]:
         raise ConfigError(

@@ -209,7 +209,9 @@ def test_what_cannot_be_averaged_is_refused(sweep, home, tmp_path, capsys):
         knobs.load([sweep / "0", sweep / "2"])
     refit = summary | {"objective": None, "refit_of": "x"}
     (sweep / "2" / "summary.json").write_text(json.dumps(refit))
-    with pytest.raises(CheckpointError, match="2: trained on the validation rows, so nothing judges it"):
+    with pytest.raises(
+        CheckpointError, match="2: trained on the validation rows, so nothing judges it"
+    ):
         knobs.load([sweep / "0", sweep / "2"])
     (tmp_path / "empty").mkdir()
     assert main(["ensemble", str(tmp_path / "empty")]) == 4
