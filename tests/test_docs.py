@@ -22,7 +22,14 @@ PAGES = {
 }
 README = PAGES["README.md"]
 ENDINGS = (
-    *("finished: best val/", "nothing was trained", "rank  val/", "page: ", "folder: "),
+    *(
+        "finished: best val/",
+        "finished: 1 epoch",
+        "nothing was trained",
+        "rank  val/",
+        "page: ",
+        "folder: ",
+    ),
     *(
         "no runs below outputs",
         "run,sweep,status",

@@ -85,7 +85,7 @@ def _spooled() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
         path = Path(folder, "stdin")
-        with path.open("wb") as file:
+        with storage.writing(path) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         try:
             yield path
