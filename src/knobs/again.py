@@ -31,17 +31,8 @@ OF_REFITS = (
 )
 # What a run that is trained anew takes from here and now, not from its record.
 FROM_HERE = (
-    *(
-        "hydra",
-        "tracking",
-        "resume",
-        "rerun",
-        "refit",
-        "trust",
-        "sweep",
-        "retry_failed",
-        "keep_going",
-    ),
+    *("hydra", "tracking", "resume", "rerun", "refit", "trust", "sweep"),
+    *("retry_failed", "keep_going"),
     *("silence", "search", "study", "zip", "skip", "name"),
 )
 

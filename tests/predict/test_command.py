@@ -14,21 +14,12 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from predict_cases import table_words, train, write_pictures, write_table, write_texts
+from predict_cases import table_words, train
 
 import knobs
 from knobs.__main__ import main
 from knobs.data import opening
 from knobs.predict import command, sources
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    write_table(folder / "t.csv")
-    write_texts(folder / "mail.csv")
-    write_pictures(folder / "pictures")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,7 @@ import torch
 from predict_cases import (
     table_words,
     train,
-    write_pictures,
     write_table,
-    write_texts,
 )
 from safetensors.torch import load_file
 
@@ -26,16 +24,6 @@ from knobs.errors import CheckpointError, ConfigError, DataError
 from knobs.record import read_config, read_summary
 from knobs.training import metrics
 from knobs.training.predictions import FILE
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a table, texts and pictures."""
-    folder = tmp_path_factory.mktemp("home")
-    write_table(folder / "t.csv")
-    write_texts(folder / "mail.csv")
-    write_pictures(folder / "pictures")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -118,14 +118,7 @@ def alike(candidates: Sequence[Candidate]) -> None:
     Raises:
         CheckpointError: naming the first that does.
     """
-    names = (
-        "data or split",
-        "preparation",
-        "preparation",
-        "objective",
-        "objective",
-        "validation rows",
-    )
+    names = ("data or split", *["preparation"] * 2, *["objective"] * 2, "validation rows")
     first = candidates[0]
     for one in candidates[1:]:
         for name, mine, its in zip(names, first.kind, one.kind, strict=True):

@@ -22,7 +22,7 @@ LEAST_ROWS = 20  # of a half: with fewer nothing is told of the gain
 
 @dataclass(frozen=True)
 class Library:
-    """What R runs say of the same N validation rows.
+    """Predictions of R runs for the same N validation rows.
 
     Args:
         outputs: (R, N, C) float32, logits or standardised values.

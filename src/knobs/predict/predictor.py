@@ -208,7 +208,7 @@ def load(folder: str | Path | Sequence[str | Path], top: int | None = None) -> P
         log.warning("left out: %d more", len(left) - 3)
     if len(found) < top:
         log.warning("top=%d: only %d runs can be averaged", top, len(found))
-    return _mean_of([one.folder for one in found[:top]])
+    return _averaged([one.folder for one in found[:top]])  # which of_sweep knows to be alike
 
 
 def _mean_of(folders: Sequence[Path]) -> Predictor:
@@ -217,10 +217,10 @@ def _mean_of(folders: Sequence[Path]) -> Predictor:
         raise CheckpointError("no runs to load; give the folder of one, or several")
     if len(folders) > 1:
         alike([candidate(one) for one in folders])
-    return _averaged(folders, [1] * len(folders))
+    return _averaged(folders)
 
 
-def _averaged(folders: Sequence[Path], counts: Sequence[int]) -> Predictor:
+def _averaged(folders: Sequence[Path], counts: Sequence[int] | None = None) -> Predictor:
     models = [_load(one) for one in folders]
     first = models[0]
     for one, other in zip(folders[1:], models[1:], strict=True):

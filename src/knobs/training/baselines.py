@@ -1,4 +1,4 @@
-"""What a run is held against: a constant prediction, and a linear model of the same inputs."""
+"""Baselines of a run: a constant prediction, and a linear model of the same inputs."""
 
 import logging
 import math
