@@ -118,7 +118,7 @@ def test_old_sweeps_report(old):
 def test_a_record_of_a_newer_knobs_is_refused(old):
     path = old / "killed" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(record.NewerSchema, match="has schema 99, this knobs reads 3; update knobs"):
+    with pytest.raises(record.NewerSchema, match="has schema 99, this knobs reads 4; update knobs"):
         record.read_config(old / "killed")
     (old / "grid" / "sweep.json").write_text('{"schema": 99}')
     done = train_py(old, *GRID)

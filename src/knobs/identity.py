@@ -33,12 +33,14 @@ DEFAULTS_BEFORE: dict[int, dict[str, Any]] = {
         "objective.rare": 0.0, "training.zero_head": False,
         "data.max_length": 64, "data.min_count": 2,
         "model.pool": "mean", "model.embedding_std": 1.0,
-    }
+    },
+    4: {"model.own_norm": None},
 }  # fmt: skip
 # Of these, the keys of one option: others have none of this name, or another default.
 OPTION_OF = {
     "data.max_length": "text_csv", "data.min_count": "text_csv",
     "model.pool": "text_bag", "model.embedding_std": "text_bag",
+    "model.own_norm": "cnn",
 }  # fmt: skip
 ABSENT = object()
 HIDDEN = "<hidden>"  # in the place of a secret

@@ -14,7 +14,7 @@ from knobs.errors import CheckpointError, UserError
 from knobs.identity import DEFAULTS_BEFORE, OPTION_OF, RENAMED, leaves
 from knobs.storage import append, as_json, write
 
-SCHEMA = 3  # of configs and records; `migrate` knows the names of those before
+SCHEMA = 4  # of configs and records; `migrate` knows the names of those before
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py

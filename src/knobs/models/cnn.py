@@ -19,6 +19,7 @@ def cnn(
     activation: Activation,
     norm: str | None,
     dropout: float,
+    own_norm: str | None = None,  # a recorded config may be older than the key
 ) -> nn.Sequential:
     """Return (N, C, H, W) -> (N, outputs): stages of 3x3 convolutions, then the mean over places.
 
@@ -26,6 +27,7 @@ def cnn(
         width: channels of the first stage, doubled in each further one; or one number a stage.
         depth: stages, where width is not a list; all but the last end in a 2x2 max pool.
         convs: convolutions a stage, or one number a stage.
+        own_norm: the normalization where `norm` asks for none.
     """
     channels = width if isinstance(width, list) else [width * 2**i for i in range(depth)]
     stages = len(channels)
@@ -39,7 +41,7 @@ def cnn(
     for stage, (after, count) in enumerate(zip(channels, counts, strict=True)):
         for _ in range(count):
             conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
-            layers += [conv, *norm_layer(norm, after, dims=2), activation()]
+            layers += [conv, *norm_layer(norm or own_norm, after, dims=2), activation()]
             before = after
         if stage < stages - 1:
             layers.append(nn.MaxPool2d(2))

@@ -1,6 +1,7 @@
 """A checked config and its data -> a Run at its first step."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from knobs import build, losses, metrics, rng
 from knobs.config.conflicts import MAX_STEPS
 from knobs.data import Data, take
-from knobs.data.dataset import each
+from knobs.data.dataset import Inputs, each
 from knobs.errors import ConfigError, DataError, first_line
 from knobs.models.members import Members
 from knobs.targets import make
@@ -47,7 +48,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         networks.append(build.model(config, data.shape))
         build.initialize(config, networks[-1], sample)
     model = networks[0] if len(networks) == 1 else Members(networks)
-    _check_last_batch(model, training, len(data.train), steps)
+    _check_last_batch(model, sample, training, len(data.train), steps)
     images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format
     if training["channels_last"] and images:
@@ -150,13 +151,13 @@ def _check_lengths(config: dict, steps: int) -> None:
         raise ConfigError(f"scheduler.total_steps={ends}: {late}")
 
 
-def _check_last_batch(model: nn.Module, training: dict, examples: int, steps: int) -> None:
-    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d)
-    normed = any(isinstance(module, batch_norms) for module in model.modules())
+def _check_last_batch(
+    model: nn.Module, sample: Inputs, training: dict, examples: int, steps: int
+) -> None:
     single = examples % training["batch_size"] == 1 and not training["drop_last"]
     if not steps:
         trouble, mend = "no full batch", "false"
-    elif normed and single:
+    elif single and not _takes_one(model, sample):
         trouble, mend = "a last batch of 1, which batch norm cannot take", "true"
     else:
         return
@@ -164,6 +165,19 @@ def _check_last_batch(model: nn.Module, training: dict, examples: int, steps: in
         f"training.batch_size={training['batch_size']}: {examples} training examples leave "
         f"{trouble}; change it, or training.drop_last={mend}"
     )
+
+
+def _takes_one(model: nn.Module, sample: Inputs) -> bool:
+    """Return whether a model trains on a batch of one example: over a picture batch norm can."""
+    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    if not any(isinstance(module, batch_norms) for module in model.modules()):
+        return True
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(each(sample, lambda x: x[:1]))
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        return False
+    return True
 
 
 @contextlib.contextmanager
