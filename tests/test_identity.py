@@ -12,7 +12,10 @@ from knobs.record import migrate, renamed
 
 PINNED = json.loads((REPO / "tests" / "identity.json").read_text())
 # What keeps the defaults of then, of options that have others now.
-THEN = {"data=python_docs model=text_bag": ["model.pool=mean", "model.embedding_std=1.0"]}
+THEN = {
+    "data=python_docs model=text_bag": ["model.pool=mean", "model.embedding_std=1.0"],
+    "model=cnn regularization=batchnorm": ["model.own_norm=null"],
+}
 
 
 @pytest.mark.parametrize("words", PINNED["identities"], ids=str)

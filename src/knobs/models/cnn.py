@@ -27,7 +27,8 @@ def cnn(
         width: channels of the first stage, doubled in each further one; or one number a stage.
         depth: stages, where width is not a list; all but the last end in a 2x2 max pool.
         convs: convolutions a stage, or one number a stage.
-        own_norm: the normalization where `norm` asks for none.
+        own_norm: the normalization where `norm` asks for none; in front of a batch norm of its own
+            a convolution has no bias, which would do nothing there.
     """
     channels = width if isinstance(width, list) else [width * 2**i for i in range(depth)]
     stages = len(channels)
@@ -36,6 +37,7 @@ def cnn(
         raise ConfigError(f"model.convs={convs}: needs one number a stage, and there are {stages}")
     if min(shape.input[1:]) < 2 ** (stages - 1):
         raise ConfigError(f"model.depth={stages}: halves an image of {shape.input[1:]} to nothing")
+    bias = bias and not (norm is None and own_norm == "batch")
     layers: list[nn.Module] = []
     before = shape.input[0]
     for stage, (after, count) in enumerate(zip(channels, counts, strict=True)):
