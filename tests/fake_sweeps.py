@@ -46,7 +46,7 @@ def add_run(
     Args:
         knobs: dotted name -> value; those without a dot are groups.
         status: None leaves summary.json out, as a killed process does.
-        best: epoch; epochs by default.
+        best: epoch; at seven tenths of them by default.
         lr_ends: the last epoch's learning rate as a share of the first's.
     """
     sweep.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def add_run(
         "config": config,
     }
     (folder / "config.json").write_text(json.dumps(about))
-    best = best or epochs
+    best = best or -(-7 * epochs // 10)  # not among the last: it has ended to improve
     rows = []
     for epoch in range(1, epochs + 1 if value is not None else 3):
         grown = 1 - math.exp(-4 * min(epoch, best) / best) if best else 1.0

@@ -8,98 +8,114 @@ import pytest
 from scipy import stats as scipy_stats
 
 from knobs.report.stats import (
-    ALPHA,
+    LEAST_PAIRS,
+    Z,
+    critical,
     expected_best,
-    interval,
     noise_floor,
     paired,
-    range_test,
-    sign_flip,
     split_size,
 )
 
 
-def test_paired_differences_are_taken_seed_by_seed_and_by_the_mode():
-    a, b = {0: 0.9, 1: 0.8, 2: 0.7, 9: 0.1}, {2: 0.65, 1: 0.9, 0: 0.8, 7: 0.5}
-    pairs = paired(a, b)
-    assert pairs.seeds == (0, 1, 2)
-    assert pairs.differences == pytest.approx((0.1, -0.1, 0.05))
-    assert pairs.mean == pytest.approx(0.05 / 3)
-    assert paired(a, b, sign=-1).mean == pytest.approx(-0.05 / 3)
-    assert paired({0: 1.0}, {1: 1.0}) is None
+def seeds(values):
+    """Values of one validation split, by seed."""
+    return {(seed, 0, 0): value for seed, value in enumerate(values)}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 14])
-def test_sign_flip_has_the_smallest_p_there_is_when_all_agree(n):
-    assert sign_flip([0.1 * (i + 1) for i in range(n)]) == 2 / 2**n
+def splits(values):
+    """Values of a validation split each."""
+    return {(split, split, 0): value for split, value in enumerate(values)}
 
 
-def test_sign_flip_counts_the_patterns_by_hand():
-    # |±3 ±1 ±1| >= |3 + 1 - 1| = 3: of 8 patterns all but the two with |3 - 1 - 1| = 1
-    assert sign_flip([3.0, 1.0, -1.0]) == 6 / 8
-    assert sign_flip([0.0, 0.0, 0.0]) == 1.0
-    assert sign_flip([2.0, -2.0]) == 1.0
+def half(pair):
+    return (pair.high - pair.low) / 2
 
 
-def test_sign_flip_of_many_pairs_is_the_normal_test_nearly():
-    values = np.random.default_rng(1).normal(0.3, 1, 200)
-    z = values.sum() / math.sqrt((values**2).sum())
-    expected = 2 * scipy_stats.norm.sf(abs(z))
-    assert sign_flip(list(values)) == pytest.approx(expected, abs=4e-3)
+def test_paired_differences_are_taken_repeat_by_repeat_and_by_the_mode():
+    a = {(0, 0, 0): 0.9, (1, 0, 0): 0.8, (2, 0, 0): 0.7, (9, 0, 0): 0.1}
+    b = {(2, 0, 0): 0.65, (1, 0, 0): 0.9, (0, 0, 0): 0.8, (7, 0, 0): 0.5}
+    (pair,) = paired(a, [b])
+    assert pair.repeats == ((0, 0, 0), (1, 0, 0), (2, 0, 0))
+    assert pair.differences == pytest.approx((0.1, -0.1, 0.05))
+    assert pair.mean == pytest.approx(0.05 / 3)
+    assert pair.names == ("seed 0", "seed 1", "seed 2")
+    assert paired(a, [b], sign=-1)[0].mean == pytest.approx(-0.05 / 3)
+    assert paired({(0, 0, 0): 1.0}, [{(1, 0, 0): 1.0}]) == [None]
 
 
-def test_interval_is_students():
-    values = (0.010, 0.021, 0.004, 0.013, 0.030)
-    found = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((found.low, found.high), rel=1e-12)
+def test_seeds_of_one_split_are_averaged_where_there_are_several_splits():
+    a = {(0, 0, 0): 0.9, (1, 0, 0): 0.7, (0, 1, 0): 0.8, (0, 1, 2): 0.6}
+    (pair,) = paired(a, [dict.fromkeys(a, 0.5)])
+    assert pair.splits
+    assert pair.differences == pytest.approx((0.3, 0.3, 0.1))
+    assert pair.names == ("split 0", "split 1", "split 1, fold 2")
 
 
-def test_interval_holds_the_truth_as_often_as_it_says():
-    drawn = np.random.default_rng(0).normal(0.3, 1.0, (4000, 5))
-    held = np.mean([low <= 0.3 <= high for low, high in map(interval, drawn)])
-    assert held == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 4000))
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_the_interval_of_two_arms_on_one_split_is_students(n):
+    values = np.random.default_rng(n).normal(0.01, 0.02, n)
+    (pair,) = paired(seeds(values), [seeds(np.zeros(n))])
+    expected = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (pair.low, pair.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_range_test_of_two_is_the_sign_flip_test():
-    a, b = (0.95, 0.97, 0.96, 0.99), (0.94, 0.98, 0.93, 0.95)
-    assert range_test([a, b]) == sign_flip([x - y for x, y in zip(a, b, strict=True)])
+def test_the_interval_over_splits_is_that_of_nadeau_and_bengio():
+    values = np.array([0.010, 0.021, 0.004, 0.013, 0.030])
+    (pair,) = paired(splits(values), [splits(np.zeros(5))], ratio=0.25)
+    reach = scipy_stats.t.ppf(0.975, 4) * math.sqrt(values.var(ddof=1) * (1 / 5 + 0.25))
+    assert half(pair) == pytest.approx(reach, rel=1e-9)
+    (of_seeds,) = paired(seeds(values), [seeds(np.zeros(5))], ratio=0.25)
+    assert half(of_seeds) == pytest.approx(reach / math.sqrt(1 + 0.25 * 5), rel=1e-9)
 
 
-def test_range_test_of_three_by_hand():
-    # Each of two seeds orders 0, 1, 2 in six ways; the sums lie 4 apart in the one in six that agree.
-    table = [(2.0, 2.0), (1.0, 1.0), (0.0, 0.0)]
-    assert range_test(table) == pytest.approx(1 / 6, abs=0.02)
-    assert range_test(table[::-1]) == range_test(table)
+def test_one_split_of_few_examples_widens_an_interval_by_what_it_blurs():
+    first, other = seeds([0.90, 0.91, 0.92, 0.90, 0.91]), seeds([0.88, 0.88, 0.89, 0.87, 0.88])
+    (without,), (with_it,) = paired(first, [other]), paired(first, [other], examples=360)
+    error = 1 - np.mean(list(first.values()))
+    granular = math.sqrt(max(np.var([0.02, 0.03, 0.03, 0.03, 0.03], ddof=1), 0.028 / 360))
+    c = scipy_stats.t.ppf(0.975, 4)
+    expected = math.hypot(c * granular / math.sqrt(5), Z * math.sqrt(error / 360))
+    assert half(with_it) == pytest.approx(expected, rel=1e-9)
+    assert half(with_it) > half(without)
 
 
-def test_the_best_of_seven_equal_settings_seldom_beats_another():
-    drawn = np.random.default_rng(0).normal(0.0, 1.0, (200, 7, 5))
-    false = {"pair": 0, "range": 0}
-    for table in drawn:
-        ordered = table[np.argsort(-table.mean(1))]
-        beaten = [i for i in range(1, 7) if paired_rows(ordered[0], ordered[i]).beats]
-        false["pair"] += bool(beaten)
-        false["range"] += any(range_test(ordered[: i + 1]) <= ALPHA for i in beaten)
-    assert false["pair"] > 40
-    assert false["range"] < 30  # 10 % of 200, and three standard errors
+def test_four_pairs_cannot_beat_and_five_can():
+    lead = [1.0 + 0.01 * seed for seed in range(5)]
+    four, five = (paired(seeds(lead[:n]), [seeds([0.5] * n)])[0] for n in (4, 5))
+    assert four.low > 0
+    assert (four.n, four.beats) == (4, False)
+    assert (five.n, five.beats) == (LEAST_PAIRS, True)
 
 
-def paired_rows(a, b):
-    return paired(dict(enumerate(a)), dict(enumerate(b)))
+def test_the_critical_values_of_equal_variances_are_at_most_those_of_the_t_tests_of_all_pairs():
+    """Bonferroni's inequality bounds them above, a single pair below."""
+    for arms in (3, 5, 9):
+        t = scipy_stats.t.ppf(1 - 0.025 / (arms * (arms - 1) / 2), 4)
+        (c,) = critical(arms, (5,))
+        assert scipy_stats.t.ppf(0.9, 4) < c < t
 
 
-def test_interval_where_there_is_nothing_to_resample():
-    assert interval((0.1, 0.2)) == (None, None)
-    assert interval((0.25, 0.25, 0.25)) == (0.25, 0.25)
-    assert interval((0.0, 0.0, 0.0)) == (0.0, 0.0)
+def test_more_looks_and_more_arms_need_more():
+    once, looks = critical(5, (5,)), critical(5, (5, 10, 15, 20))
+    assert list(looks) == sorted(looks, reverse=True)
+    assert looks[0] > once[0]
+    many = [critical(arms, (10,))[0] for arms in (2, 5, 16, 17, 50, 200)]
+    assert many == sorted(many)
 
 
-def test_four_seeds_cannot_beat_and_five_can():
-    lead = {seed: 1.0 + 0.01 * seed for seed in range(5)}
-    behind = dict.fromkeys(range(5), 0.5)
-    four, five = paired(lead, dict(list(behind.items())[:4])), paired(lead, behind)
-    assert (four.p, four.apart, four.beats) == (0.125, True, False)
-    assert (five.p, five.apart, five.beats) == (0.0625, True, True)
+@pytest.mark.parametrize(("arms", "n", "shared"), [(2, 5, 0.0), (5, 5, 0.2), (5, 10, 0.4)])
+def test_equal_arms_beat_each_other_in_at_most_5_of_100_studies(arms, n, shared):
+    ratio = shared / (1 - shared)
+    random = np.random.default_rng(arms * n)
+    wrong = 0
+    for _ in range(400):
+        own = random.standard_normal((arms, n)) * math.sqrt(1 - shared)
+        table = own + random.standard_normal((arms, 1)) * math.sqrt(shared)
+        table = table[np.argsort(-table.mean(1))]
+        first, *others = map(splits, table)
+        wrong += any(pair.beats for pair in paired(first, others, ratio=ratio))
+    assert wrong <= 33  # 5 % of 400, and three standard errors
 
 
 def test_noise_floor_is_the_closed_form():

@@ -62,6 +62,7 @@ def plain(report: Report) -> dict[str, Any]:
         "verdict": {
             "headline": answer.headline,
             "more": list(answer.more),
+            "undermines": list(answer.undermines),
             "winner": answer.winner and answer.winner.name,
             "confirmed": bool(answer.winner and answer.winner.confirmed),
             "comparisons": [

@@ -5,21 +5,29 @@ how long to train.
 """
 
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
-from knobs.config import rules
-from knobs.report.conclusions import Finding, Importance, Verdict
+from knobs.report.compare import LEAST_REPEATED, constant_of
+from knobs.report.conclusions import DEFAULT, Candidate, Finding, Importance, Verdict
+from knobs.report.fairness import (
+    EDGE,
+    FAILURES,
+    FALLEN,
+    LATE,
+    LEAST_EPOCHS,
+    as_good_inside,
+    inside,
+    last_quarter,
+    next_to_none,
+    widened,
+)
 from knobs.report.records import GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
 
-EDGE = 0.05  # of a range, on its own scale: a best value this near to a bound calls for a wider one
-FAILURES = 0.3  # above this share of broken runs the space is too wide
-LATE, EARLY = 0.75, 0.1  # of the epochs: a best epoch beyond or before calls for more or fewer
-LEAST_EPOCHS = 4  # fewer have no last quarter
+EARLY = 0.1  # of the epochs: a best epoch before calls for fewer
 INSENSITIVE = 0.05  # a knob whose whole interval is below this share has no effect
 CONFINED = 0.8  # of the failures on one side of a value, which then is the bound to set
 
@@ -38,66 +46,58 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
 
 
 def boundary(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
-    """Look for best values at the edge of what was searched."""
-    winner = verdict.winner
-    if winner is None:
+    """Look for best values at the edge of what was searched, of every arm by itself."""
+    if verdict.winner is None:
         return
-    level = [c.other for c in verdict.comparisons if c.relation == "level"]
-    alternatives = [c for c in level if c.arm == winner.arm and c is not verdict.default]
+    rivals = [verdict.winner, *(c.other for c in verdict.comparisons if c.other.arm)]
+    arms = {c.arm: c for c in reversed(rivals) if c.name != DEFAULT or c is verdict.winner}
     looked = outside = 0
-    for knob in sweep.space_of(winner.arm):
-        column = sweep.column(knob)
-        value = column.get(winner.runs[0].id)
-        if knob.choices is not None or value is None or len({*column.values()}) < 3:
-            continue
-        looked += 1
-        upper = position(knob, value) >= 1 - EDGE
-        wider = None if _inside(knob, value) else widened(knob, upper)
-        if wider is None:
-            continue
-        outside += 1
-        inside = [c for c in alternatives if _inside(knob, column.get(c.runs[0].id))]
-        side, bound = ("upper", knob.high) if upper else ("lower", knob.low)
-        text = (
-            f"The best {sweep.short(knob.name)}, {short(value)}, lies within "
-            f"{percent(EDGE)} of the {side} bound {short(bound)}."
-        )
-        rule = rules.rule(knob.name)
-        if knob.log and not upper and rule and rule.accepts(0.0):
-            do = f"Try {knob.name}=0 as well."
-            yield Finding("boundary", "note", f"{text} So little is next to none.", do)
-        elif inside:
-            text += f" {inside[0].name}, inside the bounds, is not significantly different from it."
-            yield Finding("boundary", "note", text, knob=wider)
-        else:
-            yield Finding("boundary", "act", text, _search(wider), wider)
+    for candidate in reversed(arms.values()):
+        of = f" of {candidate.name}" if len(arms) > 1 else ""
+        for knob in sweep.space_of(candidate.arm):
+            value = sweep.column(knob).get(candidate.runs[0].id)
+            if knob.choices is not None or value is None or len({*sweep.column(knob).values()}) < 3:
+                continue
+            looked += 1
+            upper = position(knob, value) >= 1 - EDGE
+            wider = None if inside(knob, value) else widened(knob, upper)
+            if wider is not None:
+                outside += 1
+                yield _at_bound(sweep, verdict, candidate, knob, wider, value, of)
     if looked and not outside:
-        yield Finding("boundary", "ok", "No best value lies at a bound.")
+        every = f" in any of {len(arms)} arms" if len(arms) > 1 else ""
+        yield Finding("boundary", "ok", f"No best value lies at a bound{every}.")
+
+
+def _at_bound(
+    sweep: Sweep, verdict: Verdict, candidate: Candidate, knob: Knob, wider: Knob, value: float,
+    of: str,
+) -> Finding:  # fmt: skip
+    """Return what a best value at a bound calls for."""
+    upper = wider.high != knob.high
+    side, bound = ("upper", knob.high) if upper else ("lower", knob.low)
+    text = (
+        f"The best {sweep.short(knob.name)}{of}, {short(value)}, lies within "
+        f"{percent(EDGE)} of the {side} bound {short(bound)}."
+    )
+    if not upper and next_to_none(knob):
+        do = f"Try {knob.name}=0 as well."
+        return Finding("boundary", "note", f"{text} So little is next to none.", do)
+    if sweep.study:
+        if as_good_inside(sweep, candidate.arm, knob, verdict.noise):
+            text += " A value inside the bounds is as good."
+            return Finding("boundary", "note", text, knob=wider)
+        return Finding("boundary", "act", text, _search(wider), wider)
+    column = sweep.column(knob)
+    level = [c.other for c in verdict.comparisons if c.relation == "level"]
+    if alike := [c for c in level if inside(knob, column.get(c.runs[0].id))]:
+        text += f" {alike[0].name}, inside the bounds, does not differ from it."
+        return Finding("boundary", "note", text, knob=wider)
+    return Finding("boundary", "act", text, _search(wider), wider)
 
 
 def _search(knob: Knob) -> str:
     return f"Search {knob.name} from {short(knob.low)} to {short(knob.high)}."
-
-
-def widened(knob: Knob, upper: bool) -> Knob | None:
-    """Give a knob room beyond one bound; None where its values end there by nature."""
-    if knob.log:
-        factor = min(max(math.sqrt(knob.high / knob.low), 2.0), 10.0)
-        new = knob.high * factor if upper else knob.low / factor
-    else:
-        reach = (knob.high - knob.low) / 2
-        new = knob.high + reach if upper else knob.low - reach
-        if not upper and knob.low >= 0 > new:
-            new = knob.low / 2
-    new = round(new) if knob.integer else float(f"{new:.2g}")
-    rule = rules.rule(knob.name)
-    if new in (knob.low, knob.high) or (rule and not rule.accepts(new)):
-        return None
-    return replace(knob, high=new) if upper else replace(knob, low=new)
-
-
-def _inside(knob: Knob, value: float | None) -> bool:
-    return value is not None and EDGE < position(knob, value) < 1 - EDGE
 
 
 def failures(sweep: Sweep) -> Iterator[Finding]:
@@ -181,16 +181,9 @@ def length(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
 def _late(sweep: Sweep, verdict: Verdict, best: list[RunRecord], text: str, longer: int) -> Finding:
     """Return what late best epochs mean: whether more would come, and at what rate."""
     objective, noise = sweep.objective, verdict.noise.sd
-    gains, rates = [], []
-    for rows in (run.curve for run in best):
-        values = [objective.sign * row[objective.metric] for row in rows if objective.metric in row]
-        if len(values) >= LEAST_EPOCHS:  # else there is no last quarter
-            gains.append(max(values) - max(values[: math.floor(LATE * len(values))]))
-        if rows and "lr" in rows[-1] and (top := max(row.get("lr", -math.inf) for row in rows)):
-            rates.append(rows[-1]["lr"] / top)
-    gain = statistics.mean(filter(None, gains)) if any(gains) else None
+    gain, rate = last_quarter(sweep, best)
     text += f", and gained {objective.amount(gain)} there." if gain is not None else "."
-    if rates and statistics.median(rates) < 0.2:
+    if rate is not None and rate < FALLEN:
         text += " Their learning rate falls to the end, so a late best epoch is as it should be."
     elif gain is not None and noise and gain < noise:
         text += f" That is below the seed standard deviation ({objective.amount(noise)})."
@@ -224,9 +217,14 @@ def noise_floor(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     if not ranked or verdict.winner is None:
         return
     if noise.of_a_pair is None:
-        text = "The seed standard deviation is unknown: no setting ran with two seeds."
+        few = f"fewer than {LEAST_REPEATED} settings comparable to the best ran more than once"
+        text = f"The seed standard deviation is unknown: {few}."
+        constant, value = constant_of(sweep), verdict.winner.mean
+        worthless = constant is not None and sweep.objective.sign * (value - constant) <= 0
         seeds = ",".join(map(str, range(LEAST_PAIRS)))
-        yield Finding("noise floor", "act", text, f"Repeat the best setting with seed={seeds}.")
+        repeated = worthless or len(verdict.winner.values) >= LEAST_PAIRS
+        do = "" if repeated else f"Repeat the best setting with seed={seeds}."
+        yield Finding("noise floor", "note" if repeated else "act", text, do)
         return
     parts = [f"{amount(noise.seeds)} as measured"] if noise.seeds else []
     if noise.floor:

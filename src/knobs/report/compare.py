@@ -1,20 +1,30 @@
-"""Choose the settings to compare, and compare them as far as their seeds allow.
+"""Choose the settings to compare, and compare them as far as their repeats allow.
 
-Settings are compared seed by seed (see stats.py). One beats another where the 95 % interval of the
-mean difference lies above 0 and a test agrees that allows for how many settings it was the best of,
-which takes 5 paired seeds; with fewer it is ahead at most. Everything else is no significant
-difference, and called so.
+Settings are compared repeat by repeat (see stats.py), all as one family. One beats another where
+the interval of their mean difference lies above 0, which takes LEAST_PAIRS; with fewer it is ahead
+at most. From LEAST_PAIRS on, everything else is no difference at this budget, and called so.
 """
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from knobs.report.conclusions import Candidate, Comparison, Noise, Step
-from knobs.report.records import Entry, RunRecord, Sweep
-from knobs.report.stats import LEAST_PAIRS, noise_floor, paired, split_size
+from knobs.report.conclusions import DEFAULT, Candidate, Comparison, Noise, Step
+from knobs.report.records import Entry, RunRecord, Sweep, finite, knob_value
+from knobs.report.stats import (
+    LEAST_PAIRS,
+    RATIO,
+    Paired,
+    noise_floor,
+    paired,
+    split_size,
+)
 
-TOP = 5  # settings from which the seed standard deviation is measured
+COMPARABLE = 5  # noise floors: a setting further below the best spreads for other reasons
+LEAST_REPEATED = 3  # comparable settings with repeats; fewer give no figure of the noise
+ALIKE = 0.02  # sizes of validation splits this near are one: folds differ by a row
+CHEAPER = 0.9  # of the seconds: a smaller difference is the machine's
+MOST = 40  # settings compared with the winner
 BEST = "the best config"
 
 
@@ -28,8 +38,8 @@ def candidates(sweep: Sweep) -> list[Candidate]:
         ready = [c for c in ready if c.confirmed or not confirmed]
     else:  # one lucky run does not outrank the mean of several
         ready = [c for i, e in enumerate(sweep.entries, 1) if (c := _of_entry(sweep, e, i))]
-        seeds = max((len(c.values) for c in ready), default=0)
-        ready = [c for c in ready if len(c.values) >= min(3, seeds)]
+        most = max((len(c.values) for c in ready), default=0)
+        ready = [c for c in ready if len(c.values) >= min(3, most)]
     return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
 
 
@@ -50,12 +60,12 @@ def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
     confirm = [run for run in runs if run.role == "confirm" and run.ok]
     confirm = confirm or [r for r in runs if r.role == "step" and r.step == last and r.ok]
     if confirm:
-        return Candidate(name, _by_seed(confirm), tuple(confirm), arm, confirmed=True)
+        return Candidate(name, sweep.by_repeat(confirm), tuple(confirm), arm, confirmed=True)
     settings: dict[str, list[RunRecord]] = {}
     for run in sweep.explored(arm):
         if run.ok:
             settings.setdefault(run.setting, []).append(run)
-    tried = [Candidate(name, _by_seed(same), tuple(same), arm) for same in settings.values()]
+    tried = [Candidate(name, sweep.by_repeat(same), tuple(same), arm) for same in settings.values()]
     return max(tried, key=lambda c: sweep.objective.sign * c.mean, default=None)
 
 
@@ -64,7 +74,7 @@ def _of_entry(sweep: Sweep, entry: Entry, rank: int) -> Candidate | None:
     good = tuple(run for run in entry.runs if run.ok)
     if not good or any(run.status == "diverged" for run in entry.runs):
         return None
-    return Candidate(sweep.name_of(entry, rank), _by_seed(good), good)
+    return Candidate(sweep.name_of(entry, rank), sweep.by_repeat(good), good)
 
 
 def default_of(sweep: Sweep, winner: Candidate) -> Candidate | None:
@@ -73,71 +83,159 @@ def default_of(sweep: Sweep, winner: Candidate) -> Candidate | None:
     for role in ("baseline", "default"):
         same = tuple(run for run in runs if run.role == role)
         if same and same != winner.runs:
-            return Candidate("the default", _by_seed(same), same, winner.arm, role == "baseline")
+            return Candidate(DEFAULT, sweep.by_repeat(same), same, winner.arm, role == "baseline")
     return None
 
 
-def _by_seed(runs: Iterable[RunRecord]) -> dict[int, float]:
-    return {run.seed: run.value for run in runs}
-
-
 def compare(
-    winner: Candidate, other: Candidate, sign: int, noise: Noise, between: Sequence[Candidate] = ()
-) -> Comparison:
-    """Compare two settings as far as their paired seeds allow.
+    sweep: Sweep, first: Candidate, others: Sequence[Candidate], noise: Noise, arms: int = 0
+) -> list[Comparison]:
+    """Compare a setting with others of its family.
 
     Args:
-        between: those that lie between the two, of which the winner was the best as well.
+        arms: of the whole family, where these are a part of it.
     """
-    pairs = paired(winner.values, other.values, sign)
-    if pairs is None:
-        return Comparison(other, None, "unknown")
-    if pairs.beats:
-        pairs = pairs.among([c.values for c in (winner, *between, other)])
-    if pairs.n >= 3:
-        mixed = pairs.n >= LEAST_PAIRS and not pairs.beats  # enough seeds to tell, and they do not
-        relation = "level" if mixed or not pairs.apart else "beaten" if pairs.beats else "ahead"
-        return Comparison(other, pairs, relation)
-    if noise.of_a_pair is None:
-        return Comparison(other, pairs, "unknown")
-    ahead = pairs.mean * math.sqrt(pairs.n) > noise.of_a_pair
-    return Comparison(other, pairs, "ahead" if ahead else "level")
+    others = list(others)
+    pairs = in_family(sweep, first, others, noise, arms)
+    return [
+        Comparison(other, pair, relation(pair, noise))
+        for other, pair in zip(others, pairs, strict=True)
+    ]
+
+
+def in_family(
+    sweep: Sweep, first: Candidate | Step, others: Sequence, noise: Noise, arms: int = 0
+) -> list[Paired | None]:
+    """Pair values with others, as `paired` does, with what the sweep's records state."""
+    accuracy = sweep.objective.metric.rpartition("/")[2] == "accuracy"
+    return paired(
+        first.values,
+        [other.values for other in others],
+        sweep.objective.sign,
+        ratio=ratio_of(sweep),
+        looks=sweep.study.looks if sweep.study else (),
+        examples=noise.size or 0 if accuracy else 0,
+        arms=arms,
+    )
+
+
+def relation(pair: Paired | None, noise: Noise) -> str:
+    """Name what a pair allows to say; see Comparison."""
+    if pair is None:
+        return "unknown"
+    if pair.n >= LEAST_PAIRS:
+        return "beaten" if pair.beats else "level"
+    if pair.low is not None:
+        return "ahead" if pair.low > 0 else "unknown"
+    ahead = noise.of_a_pair is not None and pair.mean * math.sqrt(pair.n) > noise.of_a_pair
+    return "ahead" if ahead else "unknown"
+
+
+def ratio_of(sweep: Sweep) -> float:
+    """Return validation to training examples, as recorded, else as configured, else RATIO."""
+    runs = [run for run in sweep.runs if run.ok]
+    sizes = [(run.validation_examples, run.training_examples) for run in runs]
+    if ratios := [val / train for val, train in sizes if val and train]:
+        return statistics.median(ratios)
+    shares = [(knob_value(run, "data.val"), knob_value(run, "data.test")) for run in runs]
+    for val, test in shares:
+        if isinstance(val, float) and 0 < val < 1:
+            rest = 1 - val - (test if isinstance(test, float) else 0)
+            return val / rest if rest > 0 else RATIO
+    return RATIO
+
+
+def recommended(sweep: Sweep, level: Sequence[Candidate]) -> tuple[Candidate, str]:
+    """Choose among settings that do not differ, best first: one of them, and why; "" for the first.
+
+    The default where it is one of them, else the one of least cost: seconds, then parameters.
+    """
+    usual = sweep.study.usual if sweep.study else ""
+    for candidate in level:
+        if candidate.name == DEFAULT or (usual and candidate.arm == usual):
+            return candidate, "the default"
+    seconds = {id(c): _mean([run.seconds for run in c.runs]) for c in level}
+    known = [cost for cost in seconds.values() if cost]
+    if len(known) == len(level):
+        cheap = [c for c in level if seconds[id(c)] * CHEAPER <= min(known)]
+        if len(cheap) < len(level) and cheap[0] is not level[0]:
+            return cheap[0], "the fastest"
+        level = cheap
+    sizes = [c.runs[0].parameters for c in level]
+    if all(sizes) and min(sizes) < sizes[0]:
+        return level[sizes.index(min(sizes))], "the smallest"
+    return level[0], ""
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else None
+
+
+def comparable(sweep: Sweep, noise: Noise, best: float, value: float) -> bool:
+    """Tell whether a value is near enough to the best one to be a rival, and no mere constant's."""
+    gap = sweep.objective.sign * (best - value)
+    if (unit := noise.floor or noise.seeds) is not None and gap > COMPARABLE * unit:
+        return False
+    constant = constant_of(sweep)
+    return constant is None or sweep.objective.sign * (value - constant) > 0
+
+
+def constant_of(sweep: Sweep) -> float | None:
+    """Return what a constant prediction reaches; None where no record states it."""
+    for run in sweep.runs:
+        simple = run.summary.get("baselines")
+        value = finite(simple.get("constant")) if isinstance(simple, dict) else None
+        if value is not None:
+            return value
+    return None
 
 
 def measure_noise(sweep: Sweep) -> Noise:
-    """Measure on the best settings: one with poor values spreads for other reasons."""
-    best = [entry for entry in sweep.entries if entry.mean is not None][:TOP]
-    variances = [entry.sd**2 for entry in best if entry.sd]
-    seeds = math.sqrt(statistics.mean(variances)) if variances else None
-    if not sweep.objective.metric.endswith("accuracy") or not best:
-        return Noise(seeds=seeds)
-    size = _validation_examples(sweep)
-    floor = noise_floor(1 - best[0].mean, size) if size and best[0].mean <= 1 else None
+    """Measure among settings comparable to the best: one with poor values spreads otherwise."""
+    tried = [e for e in sweep.entries if e.mean is not None and e.rank is not None]
+    if not tried:
+        return Noise()
+    best, size, floor = tried[0], _validation_examples(sweep), None
+    if sweep.objective.metric.endswith("accuracy") and size and best.mean <= 1:
+        floor = noise_floor(1 - best.mean, size)
+    repeated = [entry for entry in tried if entry.sd is not None]
+    unit = floor or (repeated[0].sd if repeated else None)
+    near = [
+        entry
+        for entry in repeated
+        if unit and sweep.objective.sign * (best.mean - entry.mean) <= COMPARABLE * unit
+    ]
+    seeds = None
+    if len(near) >= LEAST_REPEATED:
+        seeds = math.sqrt(statistics.fmean(entry.sd**2 for entry in near)) or None
     return Noise(floor, size, seeds)
 
 
 def _validation_examples(sweep: Sweep) -> int | None:
     """Return the size that the runs record, if they agree; else what fits their accuracies."""
     if sizes := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
-        return sizes.pop() if len(sizes) == 1 else None
+        return min(sizes) if max(sizes) - min(sizes) <= ALIKE * max(sizes) else None
     metric = sweep.objective.metric
+    if not metric.endswith("accuracy"):
+        return None
     shares = [row.get(metric) for run in sweep.runs[:64] if run.ok for row in run.curve[:64]]
     return split_size([share for share in shares if share is not None])
 
 
-def walk(sweep: Sweep, winner: Candidate) -> tuple[Step, ...]:
-    """Return the steps from the default to the best config, one knob at a time."""
+def walk(sweep: Sweep, winner: Candidate, noise: Noise) -> tuple[Step, ...]:
+    """Return the steps from the default to the best config, one knob at a time: one family."""
     runs = [run for run in sweep.runs if run.ok and run.arm in (winner.arm, "")]
     steps: dict[int, list[RunRecord]] = {}
     for run in runs:
         if run.role == "step" and run.step is not None:
             steps.setdefault(run.step, []).append(run)
-    before = _by_seed(run for run in runs if run.role == "baseline")
-    if not steps or not before:
+    before = Step("", sweep.by_repeat(run for run in runs if run.role == "baseline"), None)
+    if not steps or not before.values:
         return ()
-    walked = [Step("", before, None)]
+    walked = [before]
     for _, same in sorted(steps.items()):
-        values = _by_seed(same)
-        walked.append(Step(same[0].knob, values, paired(values, before, sweep.objective.sign)))
-        before = values
+        step = Step(same[0].knob, sweep.by_repeat(same), None)
+        gain = in_family(sweep, step, walked[-1:], noise, len(steps) + 1)[0]
+        walked.append(Step(step.knob, step.values, gain))
     return tuple(walked)

@@ -5,7 +5,9 @@ import statistics
 from dataclasses import dataclass, field
 
 from knobs.report.records import Knob, RunRecord, Sweep
-from knobs.report.stats import Paired
+from knobs.report.stats import Paired, Repeat
+
+DEFAULT = "the default"  # the name of what a study started from
 
 
 @dataclass(frozen=True)
@@ -13,20 +15,20 @@ class Candidate:
     """A setting, or the best one of an arm.
 
     Args:
-        values: seed -> objective, of `runs`.
+        values: repeat -> objective, of `runs`.
         arm: that it stands for; "" if for itself.
         confirmed: whether its values are of runs made to confirm it, not of those it was chosen by.
     """
 
     name: str
-    values: dict[int, float]
+    values: dict[Repeat, float]
     runs: tuple[RunRecord, ...]
     arm: str = ""
     confirmed: bool = False
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Over repeats."""
         return statistics.mean(self.values.values())
 
 
@@ -35,7 +37,8 @@ class Comparison:
     """The winner beside another candidate.
 
     Args:
-        relation: beaten, ahead (more seeds are needed to be sure), level, or unknown.
+        relation: beaten or level (no difference at this budget) from LEAST_PAIRS on; with fewer
+            ahead (more repeats are needed to be sure) or unknown.
     """
 
     other: Candidate
@@ -48,7 +51,7 @@ class Step:
     """One knob changed on the way from the default to the best config; "" is the default itself."""
 
     knob: str
-    values: dict[int, float]
+    values: dict[Repeat, float]
     gain: Paired | None
 
 
@@ -58,7 +61,7 @@ class Noise:
 
     Args:
         floor: what the size of the validation split alone makes (accuracy only).
-        seeds: standard deviation over seeds, as measured on the best settings.
+        seeds: standard deviation over repeats, as measured on settings comparable to the best.
     """
 
     floor: float | None = None
@@ -82,10 +85,12 @@ class Verdict:
 
     Args:
         more: the sentences below the headline.
-        winner: None where no run finished.
+        winner: the setting that is recommended: the best, or of those that it does not differ from
+            the default or the cheapest; None where no run finished.
         default: the config that the study started from, where it was run.
         comparisons: the winner with each other candidate, best first.
         steps: the walk from the default to the best config; empty where there was none.
+        undermines: sentences on what makes the verdict doubtful; they stand with it.
     """
 
     headline: str
@@ -95,6 +100,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...] = ()
     steps: tuple[Step, ...] = ()
     noise: Noise = field(default_factory=Noise)
+    undermines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

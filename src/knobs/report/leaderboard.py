@@ -31,7 +31,9 @@ from knobs.words import as_text, short
 
 CSV = "leaderboard.csv"
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
-NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed", "test")
+# What repeats of one setting differ in is none of it.
+REPEATS = ("seed", "data.split_seed", "data.val_seed", "data.fold")
+NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), *REPEATS, "test")
 
 
 def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> list[Entry]:
@@ -66,8 +68,9 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
-    # A seed that comes to the same bits again is no further observation.
-    finished = list({(json.dumps(r.config.get("seed")), r.value): r for r in runs if r.ok}.values())
+    # A repeat that comes to the same bits again is no further observation.
+    every = {(json.dumps(r.config.get("seed")), r.repeat, r.value): r for r in runs if r.ok}
+    finished = list(every.values())
     values = [run.value for run in finished]
     epoch = _mean(run.best_epoch for run in finished)
     return Entry(

@@ -7,10 +7,14 @@ command needs beside its overrides comes from the process that prints: see shell
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from knobs.identity import key_of, under
+from knobs.report.compare import comparable, constant_of
 from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
-from knobs.report.records import Knob, RunRecord, Sweep
+from knobs.report.fairness import troubles
+from knobs.report.leaderboard import REPEATS
+from knobs.report.records import Knob, RunRecord, Sweep, splits_vary
 from knobs.report.stats import LEAST_PAIRS as SEEDS
 from knobs.shell import command, literal, quoted
 from knobs.targets import not_admitted
@@ -31,17 +35,27 @@ def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> l
     """Return the next commands, the most useful first."""
     if verdict.winner is None:
         return []
-    steps = [*_confirm(sweep, verdict), *_rebound(sweep, verdict, findings)]
+    steps = [*_confirm(sweep, verdict), *_repeated(sweep, verdict, findings)]
+    steps += _rebound(sweep, verdict, findings)
     run = verdict.winner.runs[0]
-    factors = {"too short": 2, "too long": 0.5}
+    arms = sweep.study and len([arm for arm in sweep.study.arms if arm]) > 1
+    factors = {} if arms else {"too short": 2, "too long": 0.5}  # of arms: see _repeated
     for check in [f.check for f in findings if f.level == "act" and f.check in factors]:
         epochs = max(1, round(factors[check] * (run.planned or 1)))
         words = [*overrides(run, drop=("training.epochs",)), f"training.epochs={epochs}"]
         steps.append(Advice(f"The best setting for {count(epochs, 'epoch')}", command(words)))
-    if len(verdict.winner.values) >= SEEDS and not any(run.tests for run in sweep.runs):
-        words = [*overrides(run, drop=()), "test=true"]
-        steps.append(Advice("Read the test split, once, when all choices are made", command(words)))
-    return [advice for advice in steps if advice.command][:MOST]
+    steps = [advice for advice in steps if advice.command][: MOST - 1]
+    return [*steps, *test_look(sweep, verdict)]
+
+
+def test_look(sweep: Sweep, verdict: Verdict) -> list[Advice]:
+    """Return the command that reads the test split for what is recommended and confirmed."""
+    winner = verdict.winner
+    if winner is None or len(winner.values) < SEEDS or any(run.tests for run in sweep.runs):
+        return []
+    line = command([*overrides(winner.runs[0], drop=()), "test=true"])
+    why = f"Read the test split, once, for {winner.name}, when all choices are made"
+    return [Advice(why, line)] if line else []
 
 
 def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
@@ -55,7 +69,7 @@ def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
     return Recipe(run.id, again, run.value, digest, run.versions, not_admitted(run.config))
 
 
-def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
+def overrides(run: RunRecord, drop: Iterable[str] = REPEATS) -> list[str]:
     """Return a run's overrides that say what it computes."""
     dropped = (*NOT_REPEATED, *drop)
     return [line for line in run.overrides if not under(key_of(line), dropped)]
@@ -64,15 +78,18 @@ def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     """Yield more seeds for the best and for what is not significantly different from it."""
     winner, folder = verdict.winner, _folder(sweep)
-    if len(winner.values) >= SEEDS:
+    constant, sign = constant_of(sweep), sweep.objective.sign
+    worthless = constant is not None and sign * (winner.mean - constant) <= 0
+    if len(winner.values) >= SEEDS or worthless:
         return
     if sweep.study and folder and verdict.default:
-        shared = overrides(winner.runs[0], drop=("seed", *sweep.entries[0].knobs))  # data, epochs
+        shared = overrides(winner.runs[0], drop=(*REPEATS, *sweep.entries[0].knobs))  # data, epochs
         walk = command(["+study=confirm", f"study.walk={folder}", *shared], many=True)
         yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
         return
     open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
-    rivals = [c for c in open_ if c is not verdict.default][:2]
+    near = [c for c in open_ if comparable(sweep, verdict.noise, winner.mean, c.mean)]
+    rivals = [c for c in near if c is not verdict.default][:2]
     several = (winner, *rivals)
     settings = [overrides(c.runs[0]) for c in several]
     together = _one_grid(settings)
@@ -96,11 +113,30 @@ def _one_grid(settings: Sequence[Sequence[str]]) -> list[str]:
 
 def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> str:
     """Give settings the seeds that the others get too, in the same sweep."""
-    used = {seed for c in group for seed in c.values}
+    used = {seed for c in group for seed, _, _ in c.values}
     seeds = sorted({*range(SEEDS), *used})
     if sweep.study:  # the seed that a search chose a setting by is biased in its favour
         seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
-    return _in_sweep(sweep, [*words, f"seed={','.join(map(str, seeds))}"])
+    return _in_sweep(sweep, [*words, *_repeats(group[0].runs[0], seeds)])
+
+
+def _repeats(run: RunRecord, seeds: Iterable[int]) -> list[str]:
+    """Return overrides that repeat a setting, its validation split too where it can vary."""
+    numbers = ",".join(map(str, seeds))
+    if not splits_vary(run.config):
+        return [f"seed={numbers}"]
+    return [f"zip={{seed:[{numbers}],data.val_seed:[{numbers}]}}"]
+
+
+def _same_repeats(winner: Candidate) -> list[str]:
+    """Return overrides of the repeats that a setting ran with: else nothing compares."""
+    lines = [[w for w in run.overrides if under(key_of(w), REPEATS)] for run in winner.runs]
+    keyed = [{key_of(w): w.partition("=")[2] for w in words} for words in lines]
+    keys = list(dict.fromkeys(key for one in keyed for key in one))
+    if keys in ([], ["seed"]):
+        return [f"seed={','.join(str(seed) for seed in sorted({r.seed for r in winner.runs}))}"]
+    lists = (f"{key}:[{','.join(one.get(key, 'null') for one in keyed)}]" for key in keys)
+    return [f"zip={{{','.join(lists)}}}"]
 
 
 def _in_sweep(sweep: Sweep, words: Sequence[str]) -> str:
@@ -114,14 +150,72 @@ def _folder(sweep: Sweep) -> str:
     return quoted(literal(str(sweep.folders[0]))) if len(sweep.folders) == 1 else ""
 
 
+def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """Yield the same study again, with what held an arm back mended for every arm."""
+    study, run = sweep.study, verdict.winner.runs[0]
+    if not study or study.name in ("", "search", "confirm") or len(sweep.folders) > 1:
+        return
+    rivals = [verdict.winner, *(c.other for c in verdict.comparisons)]
+    found = troubles(sweep, rivals, verdict.noise)
+    if not found:
+        return
+    wider = {t.knob.name: t.knob for t in found if t.knob}
+    wider |= {
+        f.knob.name: f.knob
+        for f in findings
+        if f.check == "failures" and f.level == "act" and f.knob and f.knob.name not in wider
+    }
+    knobs = [_widest(sweep, knob) for knob in wider.values()]
+    searched = {k.name for space in study.arms.values() for k in space}
+    dropped = (*REPEATS, *study.scientific, *searched)
+    words = [f"+study={quoted(study.name)}", *overrides(run, drop=dropped)]
+    words += _asked(sweep)
+    words += map(range_of, knobs)
+    kinds = {trouble.kind for trouble in found}
+    reasons = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in knobs]
+    if "short" in kinds and "training.epochs" not in study.scientific:
+        epochs = 2 * (run.planned or 1)
+        words = [w for w in words if key_of(w) != "training.epochs"] + [f"training.epochs={epochs}"]
+        reasons.append(count(epochs, "epoch"))
+    runs = len(sweep.explored()) * (2 if "few" in kinds else 1)
+    if "few" in kinds:
+        reasons.append(count(runs, "run"))
+    why = f"The same study again, with {listed(reasons, 8)}" if reasons else ""
+    if why:
+        yield Advice(why, command([*words, f"search.runs={runs}"], many=True))
+
+
+def _widest(sweep: Sweep, knob: Knob) -> Knob:
+    """Return a range that holds those of all arms: a command line has one for all."""
+    ranges = [k for space in sweep.study.arms.values() for k in space if k.name == knob.name]
+    return replace(
+        knob,
+        low=min([knob.low, *(k.low for k in ranges if k.low is not None)]),
+        high=max([knob.high, *(k.high for k in ranges if k.high is not None)]),
+    )
+
+
+def _asked(sweep: Sweep) -> list[str]:
+    """Return what a study compares as overrides: `optimizer=adam,momentum`."""
+    asked: dict[str, dict[str, None]] = {}
+    for arm in sweep.study.arms:
+        for line in arm.split(" "):
+            key, _, value = line.partition("=")
+            if key in sweep.study.scientific:
+                asked.setdefault(key, {})[value] = None
+    return [f"{key}={','.join(values)}" for key, values in asked.items()]
+
+
 def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
-    """Yield the ranges that checks propose: a study's in one search, a grid's each for itself."""
+    """Yield the ranges that checks propose: a search's in one search, a grid's each for itself."""
     asked = [f for f in findings if f.level == "act" and f.knob is not None]
     run = verdict.winner.runs[0]
+    if sweep.study and sweep.study.name not in ("", "search", "confirm"):
+        return  # see _repeated
     if sweep.study and asked:
         new = {f.knob.name: f.knob for f in reversed(asked)}  # failures give way to bounds
         knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
-        words = ["hydra/sweeper=search", *overrides(run, drop=("seed", *knobs))]
+        words = ["hydra/sweeper=search", *overrides(run, drop=(*REPEATS, *knobs))]
         words += map(range_of, knobs.values())
         words += [f"search.runs={len(sweep.explored(verdict.winner.arm))}"]
         ranges = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in new.values()]
@@ -129,10 +223,9 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
         return
     for finding in asked:
         if finding.check == "boundary":
-            words = overrides(run, drop=("seed", finding.knob.name))
+            words = overrides(run, drop=(*REPEATS, finding.knob.name))
             values = ",".join(_grid(sweep, finding.knob))
-            seeds = ",".join(map(str, sorted(verdict.winner.values)))  # else nothing compares
-            words += [f"{finding.knob.name}={values}", f"seed={seeds}"]
+            words += [f"{finding.knob.name}={values}", *_same_repeats(verdict.winner)]
             yield Advice(finding.do.rstrip("."), _in_sweep(sweep, words))
 
 

@@ -38,9 +38,11 @@ from knobs.report.records import (
     finite,
     knob_value,
 )
+from knobs.report.stats import LEAST_PAIRS
 from knobs.words import short
 
 MOST_ROWS = 100_000  # of a curve
+MOST_PAIRS = 1000  # at a look that a record may ask for
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -134,6 +136,7 @@ def what_ran(folder: Path) -> dict[str, Any]:
         "choices": of(about, "choices", dict, strict=True),
         "config": config,
         **_place(about.get("run")),
+        "data_hash": of(of(about, "data", dict), "hash", str),
     }
 
 
@@ -198,7 +201,14 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
         for name, arm in of(raw, "arms", dict).items()
         if isinstance(arm, dict)
     }
-    study = Study(of(raw, "question", str), scientific, fixed, arms)
+    looks = of(raw, "looks", list)
+    fits = all(type(n) is int and LEAST_PAIRS <= n <= MOST_PAIRS for n in looks)
+    study = Study(
+        *(of(raw, "question", str), scientific, fixed, arms, of(raw, "study", str)),
+        looks=tuple(looks) if fits and looks == sorted({*looks}) else (),
+        usual=of(raw, "usual", str),
+        budget=finite(raw.get("budget")),
+    )
     return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ class RunRecord:
         arm: the scientific value it belongs to; "" where nothing was asked.
         role: one of ROLES.
         step, knob: of a walk from the default to the best config: the index of the change, of what.
+        data_hash: of content, target and split, as config.json records it; empty in older ones.
         load_curve: reads metrics.jsonl.
     """
 
@@ -134,6 +135,7 @@ class RunRecord:
     role: str = "search"
     step: int | None = None
     knob: str = ""
+    data_hash: str = ""
     load_curve: Callable[[], list[dict[str, float]]] = field(default=list, compare=False)
 
     @property
@@ -158,6 +160,15 @@ class RunRecord:
         return seed if isinstance(seed, int) else 0
 
     @property
+    def repeat(self) -> tuple[int, int, int]:
+        """The seed, the seed of the validation split, and the fold; 0 where the config has none."""
+        data = _section(self.config, "data")
+        split = data.get("val_seed")
+        split = data.get("split_seed") if split is None else split
+        numbers = (self.seed, split, data.get("fold"))
+        return tuple(n if type(n) is int else 0 for n in numbers)
+
+    @property
     def planned(self) -> int | None:
         """Epochs that the config asks for."""
         return _size(_section(self.config, "training").get("epochs"))
@@ -166,6 +177,16 @@ class RunRecord:
     def validation_examples(self) -> int | None:
         """The size of its validation split; None in records that do not state it."""
         return _size(self.summary.get("validation_examples"))
+
+    @property
+    def training_examples(self) -> int | None:
+        """The size of its training split; None in records that do not state it."""
+        return _size(self.summary.get("training_examples"))
+
+    @property
+    def parameters(self) -> int | None:
+        """The parameters of its networks; None in records that do not state it."""
+        return _size(self.summary.get("parameters"))
 
     @property
     def tests(self) -> dict[str, float]:
@@ -178,6 +199,13 @@ class RunRecord:
         """Package -> version that it ran with."""
         versions = _section(self.summary, "versions")
         return {name: v for name, v in versions.items() if isinstance(v, str)}
+
+
+def splits_vary(config: dict[str, Any]) -> bool:
+    """Tell whether another `data.val_seed` can hold out other validation rows."""
+    data = _section(config, "data")
+    fixed = str(data.get("split", "")).startswith("time") or data.get("folds") is not None
+    return "val_seed" in data and not fixed
 
 
 def _section(node: dict[str, Any], name: str) -> dict[str, Any]:
@@ -264,12 +292,22 @@ class Study:
     """The question of a study, and its arms: scientific value -> the space searched under it.
 
     A plain search asks nothing and has one arm, named "".
+
+    Args:
+        name: of its YAML in conf/study; search without one.
+        looks: numbers of repeats at which it looks whether it is decided; empty for one look.
+        usual: the arm that the default config belongs to; "" where it is none of them.
+        budget: runs that an arm was to be searched with; None where it was no number of runs.
     """
 
     question: str = ""
     scientific: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     arms: dict[str, tuple[Knob, ...]] = field(default_factory=dict)
+    name: str = ""
+    looks: tuple[int, ...] = ()
+    usual: str = ""
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -283,6 +321,7 @@ class Sweep:
         study: None for a grid.
         space: the knobs that were searched, over all arms.
         others: how many runs have another objective, or none as a refit, and are left out.
+        test_looks: runs beside and among these that evaluated the same data's test split.
     """
 
     folders: tuple[Path, ...]
@@ -293,6 +332,7 @@ class Sweep:
     study: Study | None
     space: tuple[Knob, ...]
     others: int = 0
+    test_looks: int = 0
     _columns: dict[Knob, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
     @property
@@ -329,6 +369,18 @@ class Sweep:
                 column = {run: text for run, text in texts.items() if text in knob.choices}
             self._columns[knob] = column
         return self._columns[knob]
+
+    @functools.cached_property
+    def _splits(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Map seed of the split and fold to the first such that holds out the same rows."""
+        first: dict[str, tuple[int, int]] = {}
+        split_of = {run.repeat[1:]: run.data_hash for run in self.runs if run.data_hash}
+        return {split: first.setdefault(rows, split) for split, rows in split_of.items()}
+
+    def by_repeat(self, runs: Iterable[RunRecord]) -> dict[tuple[int, int, int], float]:
+        """Return repeat -> objective; seeds that come to one and the same split share it."""
+        repeats = ((run.repeat, run.value) for run in runs)
+        return {(r[0], *self._splits.get(r[1:], r[1:])): value for r, value in repeats}
 
     def explored(self, arm: str | None = None) -> list[RunRecord]:
         """Return the runs that were spread over the space, of one arm or of all."""

@@ -1,18 +1,29 @@
 """Who won and by how much, as sentences with numbers."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from knobs.report.compare import BEST, candidates, compare, default_of, measure_noise, walk
+from knobs.report.compare import (
+    BEST,
+    MOST,
+    candidates,
+    compare,
+    default_of,
+    measure_noise,
+    recommended,
+    walk,
+)
 from knobs.report.conclusions import Candidate, Comparison, Noise, Step, Verdict
+from knobs.report.fairness import not_comparable, troubles
 from knobs.report.records import ABSENT, NAMED, Objective, Sweep, knob_value
 from knobs.report.sentences import biased, tested, what_ran
-from knobs.report.stats import LEAST_PAIRS, LEVEL, paired
-from knobs.words import count, listed, number, percent, sd, sentence, short
+from knobs.report.stats import LEAST_PAIRS, LEVEL, Values, Z
+from knobs.words import count, listed, percent, sd, sentence, short
 
-MOST = 40  # settings compared with the winner
-MOST_PAIRS = 5  # settings of each side of which all pairs are compared
+INTERVAL = f"Intervals: {percent(LEVEL)}, Student's t"  # of all that is shown; see _footnote
 LONG = 48  # letters of two names that a sentence can still carry
+WIDE = 0.02  # of an accuracy: what the size of a split alone may blur
 Group = Sequence[Comparison]
 
 
@@ -25,100 +36,115 @@ def verdict(sweep: Sweep) -> Verdict:
         why = "The runs that decide did not end yet" if ended else "No run finished with a value"
         return Verdict(f"{why}. {what_ran(sweep)}.")
     noise = measure_noise(sweep)
-    winner, *others = every
-    default = default_of(sweep, winner)
-    ran_again = default and not others and default.confirmed and winner.confirmed
-    if ran_again and objective.sign * (default.mean - winner.mean) > 0:
-        winner, others, default = default, [winner], None
-    if default and not any(other.runs == default.runs for other in others):
-        others.append(default)
-    default = next((other for other in others if default and other.runs == default.runs), None)
-    rivals = [other for other in others if other is not default][:MOST]
-    compared = tuple(
-        compare(winner, c, objective.sign, noise, rivals[:i]) for i, c in enumerate(rivals)
-    )
-    beside = (compare(winner, default, objective.sign, noise),) if default else ()
-    steps = walk(sweep, winner)
+    default = default_of(sweep, every[0])
+    if default and not any(other.runs == default.runs for other in every):
+        every.append(default)
+        if len(every) == 2 and default.confirmed and every[0].confirmed:  # a walk may end below
+            every.sort(key=lambda c: -objective.sign * c.mean)
+    default = next((other for other in every if default and other.runs == default.runs), None)
+    first, *others = every
+    # The default that an arm started from stands last, however many there are.
+    others = [c for c in others if c is not default][:MOST] + [default] * (default in others)
+    compared = compare(sweep, first, others, noise, len(every))
+    level = [first, *(c.other for c in compared if _tied(first, c))]
+    winner, why = recommended(sweep, level) if len(level) > 1 else (first, "")
+    beside = compared
+    if winner is not first:
+        rest = [c for c in (first, *others) if c is not winner]
+        beside = compare(sweep, winner, rest, noise, len(every))
+    steps = walk(sweep, winner, noise)
+    shown = [c for c in compared if c.other is not default] or compared
+    doubts = troubles(sweep, every, noise)
+    over = next((c for c in beside if c.other is default), None)
     more = [
         _reached(sweep, winner),
-        _over_default(beside[0], objective, noise) if beside and compared else "",
+        _recommended(winner, why),
+        _over_default(over, objective, noise) if over and len(beside) > 1 else "",
+        _could_show(beside, objective),
         _walked(sweep, steps),
-        _caveats(sweep, winner, others),
+        _caveats(sweep),
+        _footnote(beside, len(every), sweep),
         tested(sweep, winner),
     ]
-    first, rest = headline(winner, compared or beside, objective, noise), tuple(filter(None, more))
-    return Verdict(first, rest, winner, default, (*compared, *beside), steps, noise)
+    text = not_comparable(doubts) + headline(first, shown, objective, noise)
+    undermines = (
+        *dict.fromkeys(doubt.text for doubt in doubts),
+        *_undermines(sweep, winner, beside, noise),
+    )
+    return Verdict(
+        text, tuple(filter(None, more)), winner, default, tuple(beside), steps, noise, undermines
+    )
+
+
+def _tied(first: Candidate, c: Comparison) -> bool:
+    """Tell whether a setting is as good as the first: level, or with few repeats the same mean."""
+    return c.relation == "level" or (c.relation == "unknown" and c.other.mean == first.mean)
 
 
 def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:
-    """Say in one sentence who won, against whom, and on how many seeds."""
+    """Say in one sentence who won, against whom, and on how many repeats."""
     relations = ("level", "beaten", "ahead", "unknown")
     level, beaten, ahead, unknown = ([c for c in compared if c.relation == r] for r in relations)
-    value, seeds = f"{objective.metric} {objective.value(winner.mean)}", _seeds(winner.values)
+    value, repeats = f"{objective.metric} {objective.value(winner.mean)}", _repeats(winner.values)
     names = [winner.name, *(c.other.name for c in level)]
-    extent = f"at this budget ({_extent(level, objective, noise)})" if level else ""
+    tied = [c for c in unknown if c.other.mean == winner.mean]
     if not compared:
-        first = f"{winner.name}: {value} ({seeds}); there is nothing to compare it with"
-    elif not level and winner.name == BEST:
-        first = f"{winner.name} reached {value} ({seeds})"
-    elif not level:
-        first = f"{winner.name} is the best with {value} ({seeds})"
-    elif len(names) > 4 or sum(map(len, names)) > LONG:
-        others = f"{count(len(level), 'other')} {'is' if len(level) == 1 else 'are'}"
-        first = f"{winner.name} leads, and {others} not significantly different from it {extent}"
+        first = f"{winner.name}: {value} ({repeats}); there is nothing to compare it with"
+    elif level:
+        short_enough = len(names) <= 4 and sum(map(len, names)) <= LONG
+        between = listed(names) if short_enough else _all_of(winner, len(names))
+        first = f"No difference between {between} at this budget ({_extent(level, objective)})"
+    elif tied:
+        names = [winner.name, *(c.other.name for c in tied)]
+        between = listed(names) if len(names) <= 4 else _all_of(winner, len(names))
+        first = f"{between} have the same {value} ({repeats}); {LEAST_PAIRS} repeats at least tell"
+        first += " them apart"
+    elif winner.name == BEST:
+        first = f"{winner.name} reached {value} ({repeats})"
     else:
-        first = f"{listed(names)} are not significantly different {extent}"
+        first = f"{winner.name} is the best with {value} ({repeats})"
     clauses = [first]
     if beaten:
         clauses.append(_beats(winner, level, beaten, objective))
     if ahead:
         who = winner.name if level and len(winner.name) < LONG / 2 else "it"
         clauses.append(
-            f"{who} is ahead of {_by(ahead, objective)}, on {_fewest(ahead)}: more seeds are "
+            f"{who} is ahead of {_by(ahead, objective)}, {_fewest(ahead)}: more repeats are "
             "needed to be sure"
         )
-    if unknown and not (level or beaten or ahead):
+    if rest := [c for c in unknown if c not in tied]:
+        few = f"which {_fewest(rest)} cannot tell: {LEAST_PAIRS} repeats are the least"
         clauses.append(
-            f"{_by(unknown, objective)} less far, with too few runs to estimate the seed standard "
-            "deviation"
-            if all(c.paired for c in unknown)
+            f"{_by(rest, objective)} less far, {few}"
+            if all(c.paired for c in rest)
             else "nothing else ran with the same seeds"
+            if not (level or beaten or ahead or tied)
+            else f"{count(len(rest), 'other')} ran with too few of its seeds"
         )
     text = "; ".join(clauses)
     return sentence(text) if text.startswith("the ") else f"{text}."  # a name is typed as it is
 
 
-def _extent(level: Group, objective: Objective, noise: Noise) -> str:
-    """Return `difference 0.1 ± 0.4 points, 5 paired seeds`."""
-    pairs = [c.paired for c in level if c.paired]
-    largest = max(pairs, key=lambda p: abs(p.mean))
-    far = abs(largest.mean)
+def _all_of(winner: Candidate, n: int) -> str:
+    """Return `5 optimizers`: how many arms of one knob, or settings."""
+    knob = winner.arm.partition("=")[0] if winner.arm.count("=") == 1 else ""
+    return f"{n} {knob.rpartition('.')[2].replace('_', ' ')}s" if knob else f"{n} settings"
+
+
+def _extent(level: Group, objective: Objective) -> str:
+    """Return `difference 0.1 ± 0.4 points over 5 validation splits`."""
+    pairs = [c.paired for c in level]
+    largest = max(pairs, key=lambda pair: abs(pair.mean))
+    far, reach = abs(largest.mean), (largest.high - largest.low) / 2
     text = f"difference{'s up to' if len(pairs) > 1 else ''} "
-    if largest.low is None:
-        text += objective.amount(far) + _spread(objective, noise)
-    elif (margin := (largest.high - largest.low) / 2) >= far:
-        text += f"{objective.amount(far, unit=False)} ± {objective.amount(margin)}"
-    else:  # the interval lies above 0, but p is large
-        text += f"{objective.amount(far)}, p = {number(largest.p, 2)}"
-    return f"{text}, {_fewest(level)}"
-
-
-def _spread(objective: Objective, noise: Noise) -> str:
-    return "" if noise.sd is None else f", seed standard deviation {objective.amount(noise.sd)}"
+    text += f"{objective.amount(far, unit=False)} ± {objective.amount(reach)}"
+    return f"{text} {_fewest(level)}"
 
 
 def _beats(winner: Candidate, level: Group, beaten: Group, objective: Objective) -> str:
-    """Return `both beat sgd by 2.3 points`, where each of them does."""
-    every = 0 < len(level) < MOST_PAIRS and all(
-        (pairs := paired(a.other.values, b.other.values, objective.sign)) and pairs.beats
-        for a in level
-        for b in beaten[:MOST_PAIRS]
-    )
-    if every:
-        who = "both beat" if len(level) == 1 else f"all {len(level) + 1} beat"
-    else:
-        who = f"{winner.name} beats" if level else "it beats"
-    return f"{who} {_by(beaten, objective)}" + ("" if level else f" on {_fewest(beaten)}")
+    """Return `adam beats sgd by 2.3 points`."""
+    who = winner.name if level else "it"
+    return f"{who} beats {_by(beaten, objective)}" + ("" if level else f" {_fewest(beaten)}")
 
 
 def _by(group: Group, objective: Objective) -> str:
@@ -133,13 +159,25 @@ def _by(group: Group, objective: Objective) -> str:
 
 
 def _fewest(group: Group) -> str:
-    """Return the number of seeds behind a statement: the least of the pairs in it."""
-    n = min((c.paired.n for c in group if c.paired), default=0)
-    return "one run each" if n == 1 else f"{n} paired seeds"
+    """Return what is behind a statement: the fewest units of the pairs in it, and of which kind."""
+    pairs = [c.paired for c in group if c.paired]
+    if not pairs:
+        return "with one run each"
+    least = min(pairs, key=lambda pair: pair.n)
+    if least.splits:
+        return f"over {least.n} validation splits"
+    runs = "with one run each" if least.n == 1 else f"over {least.n} paired seeds"
+    return f"{runs} on this validation split"
 
 
-def _seeds(values: dict[int, float]) -> str:
-    return "one run" if len(values) == 1 else f"mean of {len(values)} seeds"
+def _repeats(values: Values) -> str:
+    splits = len({repeat[1:] for repeat in values})
+    if len(values) == 1:
+        return "one run"
+    if splits == 1:
+        return f"mean of {len(values)} seeds"
+    runs = f"{len(values)} runs " if len(values) > splits else ""
+    return f"mean of {runs}over {splits} validation splits"
 
 
 def _reached(sweep: Sweep, winner: Candidate) -> str:
@@ -153,20 +191,72 @@ def _reached(sweep: Sweep, winner: Candidate) -> str:
     if winner.name == BEST:  # the rest stands in the headline
         return f"{BEST.capitalize()}: {', '.join(knobs)}."
     at = f" with {', '.join(knobs)}" if knobs and (sweep.study or len(knobs) > NAMED) else ""
-    reached = f"{objective.metric} {objective.value(winner.mean)}{spread} ({_seeds(winner.values)})"
-    return f"{winner.name} reached {reached}{at}."
+    mean = objective.value(winner.mean)
+    reached = f"{objective.metric} {mean}{spread} ({_repeats(winner.values)})"
+    return _cased(f"{winner.name} reached {reached}{at}.")
+
+
+def _cased(text: str) -> str:
+    return text[0].upper() + text[1:] if text.startswith("the ") else text
+
+
+def _recommended(winner: Candidate, why: str) -> str:
+    if not why or winner.name == why:
+        return _cased(f"{winner.name} is recommended: nothing differs from it.") if why else ""
+    return f"{winner.name} is recommended: {why} of them."
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:
-    pairs = beside.paired
-    if pairs is None:
+    pair = beside.paired
+    if pair is None:
         return ""
-    text, seeds = f"Over the default: {objective.amount(pairs.mean)}", _fewest([beside])
-    if pairs.low is None:
-        return f"{text} ({seeds}{_spread(objective, noise)})."
-    span = f"{objective.amount(pairs.low, unit=False)} to {objective.amount(pairs.high)}"
-    sure = "" if pairs.beats else ", no significant difference"
-    return f"{text} ({percent(LEVEL)} interval {span}, {seeds}, p = {number(pairs.p)}){sure}."
+    text, how = f"Over the default: {objective.amount(pair.mean)}", _fewest([beside])
+    if pair.low is None:
+        spread = noise.sd and f"; seed standard deviation {objective.amount(noise.sd)}"
+        return f"{text} ({how}{spread or ''})."
+    span = f"{objective.amount(pair.low, unit=False)} to {objective.amount(pair.high)}"
+    sure = ", no difference at this budget" if beside.relation == "level" else ""
+    return f"{text} (interval {span}, {how}){sure}."
+
+
+def _could_show(beside: Group, objective: Objective) -> str:
+    """State the smallest difference that what is level could have shown: its half width."""
+    level = [c.paired for c in beside if c.relation == "level"]
+    if not level:
+        return ""
+    reach = max((pair.high - pair.low) / 2 for pair in level)
+    return f"This comparison could have shown a difference of {objective.amount(reach)}."
+
+
+def _footnote(beside: Group, arms: int, sweep: Sweep) -> str:
+    """Return what every interval of the report is."""
+    pairs = [c.paired for c in beside if c.paired and c.paired.low is not None]
+    if not pairs:
+        return ""
+    looks = len(sweep.study.looks) if sweep.study else 0
+    many = [f"{arms} arms"] * (arms > 2) + [f"{looks} looks"] * (looks > 1)
+    split = any(pair.splits for pair in pairs)
+    kind = "corrected for training sets that overlap" if split else "of this validation split"
+    return f"{INTERVAL}, {kind}{', simultaneous over ' if many else ''}{' and '.join(many)}."
+
+
+def _undermines(sweep: Sweep, winner: Candidate, beside: Group, noise: Noise) -> Iterator[str]:
+    """Yield what makes a verdict doubtful, the arms' own searches aside."""
+    objective, pairs = sweep.objective, [c.paired for c in beside if c.paired]
+    if sweep.study and not winner.confirmed:
+        tried = sum(run.ok for run in sweep.explored(winner.arm))
+        yield f"Not yet confirmed: the value is {biased(tried)}."
+    elif len(winner.values) < LEAST_PAIRS and beside:
+        least = f"{LEAST_PAIRS} paired repeats are the least that can confirm it"
+        yield f"Not yet confirmed: {_repeats(winner.values)}; {least}."
+    if any(pair.n > 1 for pair in pairs) and not any(pair.splits for pair in pairs):
+        yield "One validation split only: on another split the order may be another."
+    if objective.metric.rpartition("/")[2] == "accuracy" and noise.size:
+        alone = Z * math.sqrt(max(0.0, 1 - winner.mean) / noise.size)
+        if alone > WIDE:
+            size = f"{noise.size:,} validation examples are few"
+            reach = objective.amount(alone)
+            yield f"{size}: by them alone two equal models differ by up to {reach}."
 
 
 def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
@@ -178,14 +268,6 @@ def _walked(sweep: Sweep, steps: Sequence[Step]) -> str:
     return f"One knob at a time from the default: {listed(each)}."
 
 
-def _caveats(sweep: Sweep, winner: Candidate, others: Sequence[Candidate]) -> str:
-    caveats = []
-    if sweep.study and not winner.confirmed:
-        tried = sum(run.ok for run in sweep.explored(winner.arm))
-        caveats.append(f"not yet confirmed: the value is {biased(tried)}")
-    elif not sweep.study and len(winner.values) < LEAST_PAIRS and others:
-        least = f"{LEAST_PAIRS} paired seeds are the least that can confirm it"
-        caveats.append(f"{_seeds(winner.values)}; {least}")
-    if sweep.study and sweep.study.fixed:
-        caveats.append(f"fixed, not searched: {listed(sweep.study.fixed, 8)}")
-    return sentence("; ".join(caveats))
+def _caveats(sweep: Sweep) -> str:
+    fixed = sweep.study.fixed if sweep.study else ()
+    return f"Fixed, not searched: {listed(fixed, 8)}." if fixed else ""

@@ -38,9 +38,9 @@ def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     return Section(
         "paired-seeds",
         "Seed by seed",
-        "Right of the line the winner is ahead. An open diamond: no significant difference, as the "
-        "bar (95 % interval) crosses the line or the best of so many is often as far ahead. The "
-        "shaded stripe is one seed standard deviation to either side.",
+        "Right of the line it is ahead. An open diamond: no difference at this budget, as the bar "
+        "(the simultaneous interval) crosses the line. The shaded stripe is one seed standard "
+        "deviation to either side.",
         (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
     )
 
@@ -56,9 +56,9 @@ def _shown(verdict: Verdict) -> list[Comparison]:
 def _leads(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> list[dict[str, Any]]:
     """Return the differences of each seed, and their means."""
     points = [
-        (unit * d, lane, safe(f"{c.other.name}, seed {seed}: {sweep.objective.amount(d)}"))
+        (unit * d, lane, safe(f"{c.other.name}, {name}: {sweep.objective.amount(d)}"))
         for lane, c in enumerate(shown)
-        for seed, d in zip(c.paired.seeds, c.paired.differences, strict=True)
+        for name, d in zip(c.paired.names, c.paired.differences, strict=True)
     ]
     reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
     apart = [c.relation in ("beaten", "ahead") for c in shown]
@@ -68,12 +68,12 @@ def _leads(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> list[dict[st
     return [
         scatter(
             *zip(*points, strict=True),
-            name="one seed",
+            name="one validation split" if any(c.paired.splits for c in shown) else "one seed",
             marker={"symbol": "circle-open", "size": 7, "color": "$muted"},
         ),
         scatter(
             *(means, range(len(shown)), map(safe, says)),
-            name="mean and 95 % interval",
+            name="mean and its interval",
             error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
             marker={"symbol": symbols, "size": 11, "color": "$1"},
         ),
@@ -121,8 +121,8 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     return Section(
         "ablation",
         "From the default to the best, one knob at a time",
-        f"Each bar is what one more change gave, over {count(seeds, 'paired seed')}; the whisker "
-        "is its 95 % interval. A change whose whisker reaches back to its start can be left out.",
+        f"Each bar is what one more change gave, over {count(seeds, 'paired repeat')}; the whisker "
+        "is its interval. A change whose whisker reaches back to its start can be left out.",
         (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
 
