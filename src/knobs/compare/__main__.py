@@ -8,6 +8,7 @@ takes the runs of that setting, FILE:ARM the rows of that arm.
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,16 @@ from knobs.compare import answer, decide
 from knobs.compare.arms import Arm, check_alike, objective_of, with_names
 from knobs.compare.recorded import arm_of
 from knobs.compare.results import Columns, arms_of, rows_of
-from knobs.errors import INTERRUPTED, ConfigError, UserError, did_you_mean, tell
+from knobs.errors import (
+    INTERRUPTED,
+    ConfigError,
+    DataError,
+    StorageError,
+    UserError,
+    did_you_mean,
+    for_a_person,
+    tell,
+)
 from knobs.report.stats import RATIO
 from knobs.words import listed, printable
 
@@ -40,6 +50,10 @@ def main(words: list[str] | None = None) -> int:
         return _told(*verdict(given), given.json)
     except UserError as error:
         return tell(error)
+    except OSError as error:  # a full disk, a folder that cannot be made
+        fault = for_a_person(error)
+        why = f"{printable(str(error.filename), 100)}: {error.strerror}"
+        return tell(fault if isinstance(fault, UserError) else StorageError(why))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -94,11 +108,17 @@ def _gate(given: argparse.Namespace) -> int:
     plan = gate.Plan(
         (given.base, given.candidates[0]), given.pairs, given.first, given.minutes, given.keep
     )
+    if given.metric:
+        objective_of([Arm("", {}, given.metric)], given.mode)  # a fault before anything runs
     columns = Columns(metric=given.metric)
     progress = None if given.json else print
 
     def judge(rows: Sequence[tuple[int, dict]], looks: tuple[int, ...]) -> tuple:
         arms = arms_of(rows, "the gate", columns)
+        if alone := arms["A"].values.keys() ^ arms["B"].values.keys():
+            seed, split, fold = min(alone)
+            where = f"split {split}" + f", fold {fold}" * bool(fold)
+            raise DataError(f"seed {seed}: one command alone was judged on {where}; use {{split}}")
         return judged([arms["A"], arms["B"]], given, looks)
 
     found, question, notes = gate.run(plan, given.metric, judge, progress)
@@ -110,10 +130,10 @@ def verdict(given: argparse.Namespace) -> tuple:
     columns = Columns(given.metric, given.arm, given.seed, given.split)
     words = [given.base, *given.candidates]
     files: dict[Path, dict[str, Arm]] = {}
-    arms = [_arm(word, columns, files) for word in words]
-    if twice := next((word for word in words if words.count(word) > 1), None):
+    places = [_place(word) for word in words]
+    if twice := next((w for w, p in zip(words, places, strict=True) if places.count(p) > 1), None):
         raise ConfigError(f"{printable(twice)}: compared with itself")
-    arms = with_names(arms, words)
+    arms = with_names([_arm(*place, columns, files) for place in places], words)
     for other in arms[1:]:
         check_alike(arms[0], other)
     looks = max((arm.looks for arm in arms), key=len)
@@ -137,17 +157,28 @@ def judged(arms: Sequence[Arm], given: argparse.Namespace, looks: tuple[int, ...
     return decide.compare(arms[0], arms[1:], question), question, notes
 
 
-def _arm(word: str, columns: Columns, files: dict[Path, dict[str, Arm]]) -> Arm:
-    """Return the arm that a word names.
+def _place(word: str) -> tuple[Path, str]:
+    """Return the file or folder that a word names, and what stands behind its colon.
 
     Raises:
-        ConfigError: no such file or folder, or no such arm in it.
+        ConfigError: there is none.
     """
     cuts = [len(word), *(i for i, letter in enumerate(word) if letter == ":")]
     cut = next((cut for cut in cuts if cut and _exists(word[:cut])), None)
     if cut is None:
         raise ConfigError(f"{printable(word)}: no such file or folder; FILE:ARM names an arm of it")
-    path, name = Path(word[:cut]), word[cut + 1 :]
+    return Path(os.path.relpath(os.path.realpath(word[:cut]))), word[cut + 1 :].strip()
+
+
+def _arm(path: Path, name: str, columns: Columns, files: dict[Path, dict[str, Arm]]) -> Arm:
+    """Return the arm of a place.
+
+    Args:
+        files: that have been read.
+
+    Raises:
+        ConfigError: no such arm.
+    """
     if path.is_dir():
         return arm_of(path, name, columns.metric)
     if path not in files:
@@ -172,12 +203,15 @@ def _exists(path: str) -> bool:
 
 
 def _told(found: tuple, question: decide.Question, notes: Sequence[str], as_json: bool) -> int:
-    """Print the verdict; return its exit code."""
+    """Print the verdict; return its exit code, which holds where nobody reads to the end."""
+    text = answer.as_text(found, question, notes)
     if as_json:
         document = answer.as_json(found, question, notes)
-        print(json.dumps(document, indent=1, allow_nan=False))
-    else:
-        print(answer.as_text(found, question, notes))
+        text = json.dumps(document, indent=1, allow_nan=False)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return decide.best(found).code
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from knobs.compare.arms import Arm
 from knobs.compare.decide import (
     BETTER,
+    MOST_UNITS,
     SAME,
     TOO_FEW,
     WORDS,
@@ -133,8 +134,10 @@ def _more(c: Comparison, question: Question) -> str:
     least = f"; {LEAST_PAIRS} are the least that decide" if c.n < LEAST_PAIRS else ""
     if c.n < 2 or (c.mean == 0 and question.detect is None):
         return least
-    what = "splits of this size" if c.splits else "seeds on this validation split"
-    return f"{least}; no number of {what} would decide it at this difference and spread"
+    what = f"more than {MOST_UNITS:,} pairs"  # nothing but their number stands in the way
+    if c.splits or question.examples:
+        what = f"no number of {'splits of this size' if c.splits else 'seeds on this split'}"
+    return f"{least}; {what} would decide it at this difference and spread"
 
 
 def _arm(arm: Arm, question: Question) -> str:
@@ -151,7 +154,7 @@ def _arm(arm: Arm, question: Question) -> str:
 def caveats(found: Found, question: Question) -> list[str]:
     """Return what undermines the verdict, the gravest first."""
     lines = list(dict.fromkeys(line for c in found for line in _of_one(c, question)))
-    lines += [note for arm in _arms(found) for note in arm.notes]
+    lines += [f"{arm.name}: {note}" for arm in _arms(found) for note in arm.notes]
     if len(found) > 1:
         kind = "simultaneous over all arms" if found[0].pairs else "Bonferroni's, for all arms"
         lines.append(f"the intervals are {kind}")

@@ -24,7 +24,7 @@ class Arm:
         metric: as its record or its column calls it.
         mode: max or min, as its record states it; empty where none does.
         splits: whether the repeats state their validation split.
-        notes: what a reader must know of these values, as sentences without a full stop.
+        notes: what a reader must know of these values, behind its name and a colon.
         validation, training: examples; 0 where not stated.
         hashes: of the data and the split, where they are recorded.
         looks: numbers of units at which a gate looked at these runs as they came.

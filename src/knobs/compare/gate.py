@@ -9,6 +9,7 @@ a gate may stop as soon as one decides.
 import contextlib
 import functools
 import json
+import math
 import os
 import shlex
 import signal
@@ -204,7 +205,8 @@ def _line(plan: Plan, rows: dict, pair: int, metric: str | None) -> str:
     """Return a line on a pair."""
     arms = arms_of(_rows(plan, rows, pair + 1)[-2:], "the gate", Columns(metric))
     values = [next(iter(arms[arm].values.values())) for arm in ARMS]
-    shown = ", ".join(f"{arm} {value:.6g}" for arm, value in zip(ARMS, values, strict=True))
+    texts = ("diverged" if math.isnan(value) else f"{value:.6g}" for value in values)
+    shown = ", ".join(map(" ".join, zip(ARMS, texts, strict=True)))
     return f"seed {plan.place(pair)['seed']}: {shown}"
 
 
@@ -226,11 +228,8 @@ def _kept(keep: Path, plan: Plan) -> dict[tuple[str, int], Row]:
     for number, row in rows_in(whole, keep) if whole.strip() else ():
         arm, pair = row.get("arm"), row.get("seed")
         pair = pair - plan.first if type(pair) is int else -1
-        if (
-            arm not in ARMS
-            or not 0 <= pair < plan.pairs
-            or plan.row(arm, pair).items() - row.items()
-        ):
+        planned = arm in ARMS and 0 <= pair < plan.pairs and (arm, pair) not in found
+        if not planned or row != row | plan.row(arm, pair):
             raise DataError(
                 f"{keep}, line {number}: of a gate with other commands, --pairs or --first; looks "
                 "are planned before the first run, so --keep another file"

@@ -43,9 +43,11 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     if best.rank is None:
         ends = listed(sorted({run.status for run in best.runs}))
         raise DataError(f"{folder}: no run has ended with a value ({ends})")
-    arm = _arm(best.runs, setting or folder.absolute().name, metric)
+    whole = folder.absolute()
+    name = "/".join(whole.parts[-2:]) if whole.name.isdecimal() else whole.name
+    arm = _arm(best.runs, setting or name, metric)
     tried = sum(entry.rank is not None for entry in entries)
-    notes = [f"{arm.name} is the best of {count(tried, 'setting')}, chosen on these very values"]
+    notes = [f"the best of {count(tried, 'setting')}, chosen on these very values"]
     return replace(arm, notes=(*(notes if tried > 1 and not best.confirmed else []), *arm.notes))
 
 

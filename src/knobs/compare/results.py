@@ -201,7 +201,7 @@ class Reading:
         if repeat in self.values:
             seed, split, fold = repeat
             run = f"seed {seed}, split {split}" + (f", fold {fold}" if fold else "")
-            of = f" of {printable(name, 60)}" if name else ""
+            of = f" of arm {printable(name, 60)}" if name else ""
             first = self.places[repeat].rpartition(", ")[2]
             raise DataError(
                 f"{place}: {run}{of} again, first in {first}; a row a run (a column of arms: --arm)"
