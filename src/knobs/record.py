@@ -273,12 +273,13 @@ def result(folder: Path) -> dict[str, Any]:
     config, objective = about["config"], summary["objective"]
     training, validation, _ = about["data"]["rows"]
     data = config["data"]
+    split = data.get("split_seed") if data.get("val_seed") is None else data["val_seed"]
     return {
         **({objective["metric"]: objective["value"]} if objective else {}),
         "status": summary["status"],
         "seed": config["seed"],
-        "split": data.get("split_seed", 0),
-        "fold": data["fold"] if isinstance(data.get("fold"), int) else 0,
+        "split": split or 0,
+        "fold": data.get("fold") or 0,
         "training_examples": training,
         "validation_examples": validation,
         "folder": str(folder),

@@ -135,7 +135,7 @@ def run(
         DataError: a kept file is of another gate. LockedError: another gate writes it.
         NoPair: the minutes ended before one pair.
     """
-    new = f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{os.getpid()}.jsonl"
+    new = f"{datetime.now():%Y-%m-%d/%H-%M-%S-%f}.jsonl"
     keep = plan.keep or Path("outputs", "gates", new)
     keep.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * plan.minutes if plan.minutes else None

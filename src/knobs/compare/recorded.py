@@ -23,7 +23,8 @@ from knobs.report.stats import Repeat
 from knobs.words import as_text, count, listed
 
 FOLD = "data.fold"
-SPLIT_SEED = "data.split_seed"
+MOST_PAIRS = 1000  # at a look that a record may ask for
+SPLIT_SEEDS = ("data.val_seed", "data.split_seed")  # the first that a run has made its split
 
 
 def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
@@ -48,7 +49,9 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     arm = _arm(best.runs, setting or name, metric)
     tried = sum(entry.rank is not None for entry in entries)
     notes = [f"the best of {count(tried, 'setting')}, chosen on these very values"]
-    return replace(arm, notes=(*(notes if tried > 1 and not best.confirmed else []), *arm.notes))
+    if best.confirmed:
+        return replace(arm, looks=_looks(folder))
+    return replace(arm, notes=(*(notes if tried > 1 else []), *arm.notes))
 
 
 def _entries(folder: Path) -> Sequence[Entry]:
@@ -115,9 +118,9 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
 
 def _repeat(run: RunRecord) -> Repeat:
     """Return what a run shares with one of another arm: seed, seed of its split, fold."""
-    places = (knob_value(run, path) for path in (SPLIT_SEED, FOLD))
-    split, fold = (value if type(value) is int else 0 for value in places)
-    return run.seed, split, fold
+    split = next((s for path in SPLIT_SEEDS if type(s := knob_value(run, path)) is int), 0)
+    fold = knob_value(run, FOLD)
+    return run.seed, split, fold if type(fold) is int else 0
 
 
 def _value(run: RunRecord, metric: str | None) -> float:
@@ -132,6 +135,15 @@ def _value(run: RunRecord, metric: str | None) -> float:
         names = listed(sorted(name for name in measured if name.startswith("val/")), 8)
         raise DataError(f"{run.folder}: no {metric}; it has {names or 'its objective alone'}")
     return judged(value)
+
+
+def _looks(study: Path) -> tuple[int, ...]:
+    """Return the numbers of pairs at which a study looked at the runs that confirm it."""
+    with contextlib.suppress(*BROKEN):
+        looks = of(load(study / record.STUDY, record.read_study), "looks", list)
+        if looks and all(type(n) is int and 3 <= n <= MOST_PAIRS for n in looks):
+            return tuple(sorted({*looks}))
+    return ()
 
 
 def _data(run: RunRecord) -> dict[str, Any]:

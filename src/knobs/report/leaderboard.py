@@ -31,7 +31,9 @@ from knobs.words import as_text, short
 
 CSV = "leaderboard.csv"
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
-NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed", "test")
+# What repeats of one setting differ in is none of it.
+REPEATS = ("seed", "data.split_seed", "data.val_seed", "data.fold")
+NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), *REPEATS, "test")
 
 
 def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> list[Entry]:
