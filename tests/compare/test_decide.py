@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from knobs.compare.answer import headline
 from knobs.compare.arms import Arm, with_finite
 from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE, Question, best, compare
 from knobs.report.records import Objective
@@ -166,13 +167,15 @@ def test_a_share_that_diverged_counts_as_0_and_a_loss_as_far_beyond():
 
 
 def test_an_arm_that_diverged_alone_is_never_better():
-    values = up()
-    [found] = compare(arm("a", BASE), [arm("b", values)], SCORE)
-    assert found.code == BETTER
-    far = [*(b + 5 for b in BASE), math.nan]
-    [found] = compare(arm("a", [*BASE, 0.3]), [arm("b", far)], SCORE)
-    assert (found.code, found.broke) != (BETTER, (1, 0))
-    assert found.broke == (1, 0)
+    """Even where one lost share, which counts as 0, leaves the interval above 0."""
+    base = [v / 1000 for v in range(40)]
+    far = [*(0.9 + v for v in base[:-1]), math.nan]
+    [found] = compare(arm("a", base), [arm("b", far)], SHARE)
+    assert found.low > 0
+    assert (found.code, found.broke, found.more) == (SAME, (1, 0), None)
+    [found] = compare(arm("b", far), [arm("a", base)], SHARE)
+    assert (found.code, found.broke) == (SAME, (0, 1))
+    assert headline(found, SHARE).startswith("neither of a and b is better in val/accuracy")
 
 
 def test_an_arm_that_always_diverges_is_worse():
@@ -215,3 +218,15 @@ def test_runs_without_a_partner_are_counted():
 def test_the_best_candidate_decides():
     found = compare(arm("a", BASE), [arm("b", BASE[::-1]), arm("c", up())], SCORE)
     assert best(found).candidate.name == "c"
+
+
+def test_many_arms_of_many_pairs_take_no_time():
+    """The critical value is that of the largest family that is simulated, a little too large."""
+    drawn = np.random.default_rng(0).standard_normal((3, 20_000))
+    found = compare(arm("a", drawn[0]), [arm("b", drawn[1]), arm("c", drawn[2] + 0.1)], SCORE)
+    spread = np.std(drawn[2] - drawn[0], ddof=1)  # none of the three is far from it
+    reach = (found[1].high - found[1].low) / 2 * math.sqrt(20_000)
+    assert reach == pytest.approx(critical(3, (300,))[0] * spread, rel=0.02)
+    assert critical(3, (300,))[0] == pytest.approx(stats.studentized_range.ppf(0.95, 3, 1e5)
+                                                   / math.sqrt(2), rel=0.02)  # fmt: skip
+    assert [c.code for c in found] == [SAME, BETTER]

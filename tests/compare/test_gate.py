@@ -139,6 +139,27 @@ def test_one_gate_a_file(folder, capsys):
     assert "writes k.jsonl" in done.stderr
 
 
+def test_commands_that_ignore_their_seed_end_at_the_first_look(folder, capsys):
+    (folder / "one.sh").write_text("echo x >> calls.txt; echo '{\"score\": '$2'}'")
+    assert main(["--gate", "sh one.sh {seed} 1", "sh one.sh {seed} 2", *MODE]) == 22
+    assert calls(folder) == 10
+    assert "do they use their seed?" in capsys.readouterr().out
+
+
+def test_a_candidate_that_always_diverges_is_worse_at_the_first_look(folder):
+    (folder / "nan.sh").write_text("echo '{\"score\": NaN}'")
+    assert main(["--gate", A, "sh nan.sh {seed}", *MODE]) == 21
+    assert calls(folder) == 5
+
+
+def test_an_output_without_end_and_a_process_that_stays(folder):
+    (folder / "long.sh").write_text(
+        "head -c 3000000 /dev/zero; sleep 50 & yes | head -c 300000; echo; echo '{\"score\": '$1'}'"
+    )
+    code, out, _ = gate.execute(["sh", "long.sh", "7"])
+    assert (code, out[-1]) == (0, '{"score": 7}')
+
+
 # ------------------------------------------------------------------ faults
 def test_a_command_that_fails_is_tried_three_times(folder, capsys):
     (folder / "bad.sh").write_text("echo x >> calls.txt; echo why not >&2; echo '{}'; exit 7")

@@ -82,9 +82,23 @@ def test_a_huge_integer_of_json_has_diverged(file):
     assert math.isnan(read(file, line)[""].values[0, 0, 0])
 
 
+def test_what_is_next_to_nothing_is_0(file):
+    """Of values near 1e-200 every variance would be 0, and every difference sure."""
+    assert list(read(file, "seed,loss\n0,1e-200\n1,-2e-101\n2,1e-99\n")[""].values.values()) == [
+        *(0.0, 0.0, 1e-99)
+    ]
+
+
 def test_a_status_of_diverged_needs_no_value(file):
     text = '{"seed": 0, "loss": null, "status": "diverged"}\n{"seed": 1, "loss": 2}\n'
     assert read(file, text)[""].diverged == {(0, 0, 0)}
+
+
+def test_what_wandb_calls_failed_may_have_diverged(file):
+    text = "seed,State,status,loss\n0,failed,diverged,\n1,failed,failed,3\n2,finished,finished,2\n"
+    arm = read(file, text)[""]
+    assert (arm.diverged, len(arm.values)) == ({(0, 0, 0)}, 2)
+    assert arm.notes == ("1 run left out as failed (line 3)",)
 
 
 def test_an_unknown_status_is_named(file):
@@ -163,6 +177,9 @@ def test_files_that_are_none(tmp_path, monkeypatch):
         rows_of(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         rows_of(tmp_path / "none.csv")
+    monkeypatch.setattr(results, "MOST_ROWS", 1)
+    with pytest.raises(DataError, match="a.csv: more than 1 rows"):
+        read(tmp_path / "a.csv", f"{HEAD}a,1,2,1\na,2,2,1\n")
     monkeypatch.setattr(results, "MOST_BYTES", 10)
     with pytest.raises(DataError, match="at most 64 MB are read"):
         read(tmp_path / "a.csv", f"{HEAD}a,1,2,1\n")

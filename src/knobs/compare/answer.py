@@ -100,6 +100,8 @@ def headline(c: Comparison, question: Question) -> str:
     if question.detect is not None and max(-c.low, c.high) < question.detect:
         least = amount(question.detect)
         return f"{name} and {base} differ by less than {least} of {metric} ({behind})."
+    if c.low > 0 or c.high < 0:  # the better one diverged
+        return f"neither of {name} and {base} is better in {metric} ({behind})."
     return (
         f"no significant difference between {name} and {base} in {metric} ({behind})"
         f"{_more(c, question)}."
@@ -118,13 +120,16 @@ def _span(c: Comparison, question: Question) -> str:
 
 def _units(c: Comparison) -> str:
     unit = "split" if c.splits else "seed"
-    of = f"{count(c.n, 'pair')} of {unit}s" if c.pairs else f"{count(c.n, unit)} of one arm"
+    of = f"{count(c.n, 'pair')} of {unit}s"
+    if not c.pairs:
+        keys = [{r[1:] if c.splits else r for r in arm.values} for arm in (c.candidate, c.base)]
+        of = f"{len(keys[0])} and {len(keys[1])} {unit}s, not paired"
     return of if c.splits or c.single else f"{of} on this validation split"
 
 
 def _more(c: Comparison, question: Question) -> str:
     """Return how many more would decide."""
-    if c.constant or c.single:
+    if c.constant or c.single or any(c.broke):
         return ""
     if c.more:
         noun = "pair" if c.pairs else "split" if c.splits else "run"

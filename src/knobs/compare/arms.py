@@ -11,6 +11,7 @@ from knobs.report.stats import Repeat
 from knobs.words import count, listed, printable
 
 HUGE = 1e100  # beyond it a square overflows: such a loss has diverged
+TINY = 1e-100  # below it a square is 0, and a spread would be none
 DIVERGED = math.nan  # its value: the worst there is
 LONGEST = 60  # characters of a name that a sentence can carry
 
@@ -48,8 +49,10 @@ class Arm:
 
 
 def judged(value: float) -> float:
-    """Return a value that can be averaged, else DIVERGED."""
-    return float(value) if abs(value) <= HUGE else DIVERGED
+    """Return a value that can be averaged, else DIVERGED; 0 for one that is next to nothing."""
+    if not abs(value) <= HUGE:
+        return DIVERGED
+    return float(value) if abs(value) >= TINY else 0.0
 
 
 def objective_of(arms: Sequence[Arm], mode: str | None) -> Objective:

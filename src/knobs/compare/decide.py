@@ -218,7 +218,7 @@ def _judged(
         code = _code(low, high, question)
         if (code == BETTER and broke[0]) or (code == WORSE and broke[1]):
             code = SAME
-    more = None if constant or single else _more(found, code, question)
+    more = None if constant or single or any(broke) else _more(found, code, question)
     return Comparison(
         base, candidate, found.n, pairs, found.splits, found.mean, low, high, code, more,
         constant, single, broke, alone,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from knobs import storage
-from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE, best
+from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE
 from knobs.compare.results import LOOKS, Columns, Row, arms_of, read_text, rows_in
 from knobs.errors import SWEEP_FAILED, ConfigError, DataError, UserError
 from knobs.record import RESULT, append
@@ -177,10 +177,11 @@ def _run(
         if progress:
             progress(_line(plan, rows, pair, metric))
         if pair + 1 in (1, *plan.looks):  # at the first for faults alone
-            comparisons, question, _ = judge(_rows(plan, rows, pair + 1), plan.looks)
-            code = best(comparisons).code
-            sure = (BETTER, WORSE) if question.detect is None else (BETTER, WORSE, SAME)
-            if code in sure and not any(best(comparisons).broke):
+            [comparison], question, _ = judge(_rows(plan, rows, pair + 1), plan.looks)
+            if comparison.constant:
+                return f"ended after {count(pair + 1, 'pair')}, as no seed changes anything"
+            enough = question.detect is not None and not any(comparison.broke)
+            if comparison.code in ((BETTER, WORSE, SAME) if enough else (BETTER, WORSE)):
                 return ""
     return f"all {plan.pairs} pairs have run (--pairs)"
 

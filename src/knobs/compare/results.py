@@ -5,6 +5,7 @@ A row is a run. Cells that a spreadsheet was kept from reading as formulas lose 
 
 import csv
 import io
+import itertools
 import json
 import re
 import stat
@@ -19,18 +20,20 @@ from knobs.metrics import METRICS
 from knobs.words import count, listed, printable
 
 MOST_BYTES = 2**26  # 64 MB
+MOST_ROWS = 1_000_000
 MOST_SEED = 2**63
 SEPARATORS = ",;\t"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.I)
 FORMULA = re.compile(r"'[=+\-@\t\r]")
 # Columns by their usual names; the first that is there counts.
-SPLIT, FOLD, STATUS = ("split", "data.split_seed"), ("fold", "data.fold"), ("status", "State")
+SPLIT, FOLD = ("split", "data.val_seed", "data.split_seed"), ("fold", "data.fold")
+STATUS = ("status", "State")  # both count: of a run that diverged W&B says no more than failed
 # Of a run that did not end, W&B's words and ours: its value is none to judge.
 NOT_ENDED = (
     *("failed", "crashed", "killed", "running", "pending", "preempted", "preempting"),
     *("interrupted", "pruned", "unreadable"),
 )
-ENDED = ("finished", "stopped_early", "")
+ENDED = ("finished", "stopped_early")
 LOOKS = "gate_looks"  # of a gate's runs: the numbers of pairs at which it looks
 SIZES = ("validation_examples", "training_examples")
 NO_METRIC = {"arm", "seed", *SPLIT, *FOLD, *STATUS, *SIZES, LOOKS, "command", "value", "folder"}
@@ -152,14 +155,14 @@ def arms_of(rows: Iterable[tuple[int, Row]], where: str, columns: Columns) -> di
     Raises:
         DataError: a column is missing, a cell is no number, a run comes twice, metrics are mixed.
     """
-    table = list(rows)
-    if not table:
-        raise DataError(f"{where}: no row")
+    table = list(itertools.islice(rows, MOST_ROWS + 1))
+    if not 0 < len(table) <= MOST_ROWS:
+        raise DataError(f"{where}: {f'more than {MOST_ROWS:,} rows' if table else 'no row'}")
     names = list(dict.fromkeys(name for _, row in table for name in row))
     arm_column = _column(names, columns.arm, ("arm",), "--arm", where)
     seed = _column(names, columns.seed, ("seed",), "--seed", where, needed=True)
     split = _column(names, columns.split, SPLIT, "--split", where)
-    fold, status = _column(names, None, FOLD, "", where), _column(names, None, STATUS, "", where)
+    fold = _column(names, None, FOLD, "", where)
     metric, value, table = _metric(names, columns.metric, table, where)
     found: dict[str, Reading] = {}
     for number, row in table:
@@ -169,8 +172,8 @@ def arms_of(rows: Iterable[tuple[int, Row]], where: str, columns: Columns) -> di
         repeat = tuple(
             _whole(row, column, place) if column else 0 for column in (seed, split, fold)
         )
-        if reading.takes(row, status, place):
-            reading.add(repeat, _value(row, value, status, place), place, name)
+        if reading.takes(row, place):
+            reading.add(repeat, _value(row, value, place), place, name)
         reading.keep_facts(row, place)
     splits = bool(split or fold)
     return {name: reading.arm(name, metric, splits) for name, reading in found.items()}
@@ -186,14 +189,16 @@ class Reading:
         self.odd: set[str] = set()
         self.facts: dict[str, set] = {}
 
-    def takes(self, row: Row, status: str | None, place: str) -> bool:
-        """Return whether a row's run came to its end; keep where it did not."""
-        end = str(row.get(status) or "").strip() if status else ""
-        if end.lower() in NOT_ENDED:
-            self.ends.setdefault(end, []).append(place.rpartition(", ")[2])
-            return False
-        if end.lower() not in (*ENDED, "diverged"):
-            self.odd.add(end)
+    def takes(self, row: Row, place: str) -> bool:
+        """Return whether a row's run came to its end or diverged; keep where it did neither."""
+        ends = _ends(row)
+        if "diverged" in map(str.lower, ends):
+            return True
+        for end in ends:
+            if end.lower() in NOT_ENDED:
+                self.ends.setdefault(end, []).append(place.rpartition(", ")[2])
+                return False
+        self.odd |= {end for end in ends if end.lower() not in ENDED}
         return True
 
     def add(self, repeat: tuple[int, ...], value: float, place: str, name: str) -> None:
@@ -295,9 +300,14 @@ def _whole(row: Row, column: str, place: str) -> int:
     return int(text.partition(".")[0])
 
 
-def _value(row: Row, column: str, status: str | None, place: str) -> float:
+def _ends(row: Row) -> list[str]:
+    """Return what a row says of its run's end."""
+    return [end for name in STATUS if (end := str(row.get(name) or "").strip())]
+
+
+def _value(row: Row, column: str, place: str) -> float:
     """Return a metric's value, DIVERGED where it is not finite or the run says so."""
-    if status and str(row.get(status) or "").strip().lower() == "diverged":
+    if "diverged" in map(str.lower, _ends(row)):
         return DIVERGED
     value = row.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
