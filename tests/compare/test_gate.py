@@ -48,8 +48,11 @@ def kept(path):
 # ------------------------------------------------------------------ runs
 def test_it_stops_at_the_first_look_that_decides(folder, capsys):
     assert main(["--gate", A, B, *MODE, "--keep", "k.jsonl"]) == 0
-    said = capsys.readouterr().out
-    assert said.splitlines()[5].startswith("B is better than A by 0.5")
+    said = capsys.readouterr()
+    assert said.out.startswith("B is better than A by 0.5")
+    assert [line[:10] for line in said.err.splitlines()] == [
+        f"seed {i}:" for i in range(1000, 1005)
+    ]
     assert calls(folder) == 10
     rows = kept(folder / "k.jsonl")
     assert [row["seed"] for row in rows] == [s for s in range(1000, 1005) for _ in "AB"]

@@ -212,6 +212,9 @@ def file(tmp_path, monkeypatch):
         (["r.csv:a", "x" * 5000], 2, "no such file or folder"),
         (["r.csv:a", "/dev/zero"], 3, "/dev/zero: no regular file"),
         (["r.csv:a", "r.csv:b", "--metric", "scor"], 2, "did you mean score?"),
+        (["r.csv:a", "r.csv:b", "--pairs", "9"], 2, "--pairs: only with --gate"),
+        (["r {seed}", "s {seed}", "--gate", "--arm", "a"], 2, "--arm: only without --gate"),
+        (["r {seed}", "s {seed}", "t {seed}", "--gate"], 2, "--gate: two commands, not 3"),
         (["r.csv:a", "r.csv:b", "--mode", "max", "--json"], 0, '"verdict": "better"'),
     ],
 )  # fmt: skip
@@ -220,6 +223,14 @@ def test_words_and_exit_codes(file, capsys, words, code, text):
     assert found[0] == code, found
     assert text in found[1]
     assert code not in (2, 3) or found[1].count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--detect", "--not-worse"])
+def test_a_margin_in_points_is_refused(grid, option, capsys):
+    """Half a point is 0.005: with 0.5 every candidate would pass."""
+    code, text = said(capsys, "grid:optimizer=sgd", "grid:optimizer=adam", option, "0.5")
+    assert code == 2
+    assert f"{option} 0.5: must be below 0.2; val/accuracy is a share of 1, in which" in text
 
 
 @pytest.mark.parametrize("margin", ["0", "-1", "nan", "inf", "x"])

@@ -6,6 +6,7 @@ takes the runs of that setting, FILE:ARM the rows of that arm.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -30,6 +31,8 @@ from knobs.errors import (
 from knobs.report.stats import RATIO
 from knobs.words import listed, printable
 
+OF_FILES, OF_GATES = ("arm", "seed", "split"), ("pairs", "minutes", "first", "keep")
+LARGE = 0.2  # of a share of 1: whoever types more means points
 EXAMPLES = """\
 exit codes: 0 better (or not worse, with --not-worse), 20 no difference, 21 worse, 22 too few runs
 to say; 2 a wrong command, 3 files that cannot be compared, 10 a command of the gate failed, 130
@@ -45,6 +48,9 @@ def main(words: list[str] | None = None) -> int:
     """Compare, and print the verdict; return the exit code."""
     given = _parser().parse_args(words)
     try:
+        foreign = OF_FILES if given.gate else OF_GATES
+        if wrong := [name for name in foreign if getattr(given, name) is not None]:
+            raise ConfigError(f"--{wrong[0]}: only with{'out' * given.gate} --gate")
         if given.gate:
             return _gate(given)
         return _told(*verdict(given), given.json)
@@ -68,12 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("candidates", metavar="CANDIDATE", nargs="+", help="what is to be better")
     parser.add_argument("--metric", help="a column's name, or a metric of the runs")
     parser.add_argument("--mode", choices=("max", "min"), help="needed where nobody says it")
-    for name in ("arm", "seed", "split"):
+    for name in OF_FILES:
         parser.add_argument(f"--{name}", metavar="COLUMN", help=f"in place of the column {name}")
+    size = parser.add_mutually_exclusive_group()
     least = "the smallest difference that matters: within it on both sides is no difference"
-    parser.add_argument("--detect", type=_positive, metavar="D", help=least)
+    size.add_argument("--detect", type=_positive, metavar="D", help=least)
     margin = "0 if the candidate is not worse by MARGIN or more"
-    parser.add_argument("--not-worse", type=_positive, metavar="MARGIN", help=margin)
+    size.add_argument("--not-worse", type=_positive, metavar="MARGIN", help=margin)
     ratio = f"validation to training examples, where no file says it (default {RATIO})"
     parser.add_argument("--ratio", type=_positive, help=ratio)
     parser.add_argument("--json", action="store_true", help="everything, for programs")
@@ -81,10 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "BASE and CANDIDATE are commands with {seed}, and {split} if they take one; the last "
     about += 'line that one prints is JSON: {"metric": 0.93}; python train.py prints it by itself'
     gate.add_argument("--gate", action="store_true", help=about.replace("%", "%%"))
-    gate.add_argument("--pairs", type=int, default=20, metavar="N", help="at most (default 20)")
+    gate.add_argument("--pairs", type=int, metavar="N", help="at most (default 20)")
     gate.add_argument("--minutes", type=_positive, metavar="M", help="at most")
     first = "the first seed and split (default 1000: seeds that have chosen nothing)"
-    gate.add_argument("--first", type=int, default=1000, metavar="SEED", help=first)
+    gate.add_argument("--first", type=int, metavar="SEED", help=first)
     keep = "results as JSON lines; the same command goes on with those that are there"
     gate.add_argument("--keep", type=Path, metavar="FILE", help=keep)
     return parser
@@ -105,13 +112,12 @@ def _gate(given: argparse.Namespace) -> int:
 
     if len(given.candidates) > 1:
         raise ConfigError(f"--gate: two commands, not {1 + len(given.candidates)}; quote each")
-    plan = gate.Plan(
-        (given.base, given.candidates[0]), given.pairs, given.first, given.minutes, given.keep
-    )
+    typed = {name: getattr(given, name) for name in OF_GATES if getattr(given, name) is not None}
+    plan = gate.Plan((given.base, given.candidates[0]), **typed)
     if given.metric:
         objective_of([Arm("", {}, given.metric)], given.mode)  # a fault before anything runs
     columns = Columns(metric=given.metric)
-    progress = None if given.json else print
+    progress = functools.partial(print, file=sys.stderr, flush=True)
 
     def judge(rows: Sequence[tuple[int, dict]], looks: tuple[int, ...]) -> tuple:
         arms = arms_of(rows, "the gate", columns)
@@ -143,6 +149,10 @@ def verdict(given: argparse.Namespace) -> tuple:
 def judged(arms: Sequence[Arm], given: argparse.Namespace, looks: tuple[int, ...]) -> tuple:
     """Return the comparisons of arms, the first being the base; the question; further notes."""
     objective = objective_of(arms, given.mode)
+    for option, size in (("--detect", given.detect), ("--not-worse", given.not_worse)):
+        if objective.in_points and size and size >= LARGE:
+            unit = f"{objective.metric} is a share of 1, in which half a point is 0.005"
+            raise ConfigError(f"{option} {size:g}: must be below {LARGE}; {unit}")
     sizes = {(arm.validation, arm.training) for arm in arms}
     validation, training = min(sizes)
     ratio = given.ratio or (validation / training if validation and training else RATIO)

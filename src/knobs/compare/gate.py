@@ -120,9 +120,7 @@ class Plan:
         return words
 
 
-def run(
-    plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], Any] | None = None
-) -> tuple:
+def run(plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], Any]) -> tuple:
     """Run what is missing until it is decided or a budget ends; return what `judge` returns.
 
     Args:
@@ -161,7 +159,7 @@ def run(
 
 def _run(
     plan: Plan, rows: dict, keep: Path, metric: str | None, judge: Judge,
-    progress: Callable[[str], Any] | None, deadline: float | None,
+    progress: Callable[[str], Any], deadline: float | None,
 ) -> str:  # fmt: skip
     """Run pair by pair; return why it ended undecided, else nothing."""
     for pair in range(plan.pairs):
@@ -174,8 +172,7 @@ def _run(
                 return f"--minutes {plan.minutes:g} ended after {count(pair, 'pair')}"
             rows[arm, pair] = found
             append(keep, storage.as_json(found, None))
-        if progress:
-            progress(_line(plan, rows, pair, metric))
+        progress(_line(plan, rows, pair, metric))
         if pair + 1 in (1, *plan.looks):  # at the first for faults alone
             [comparison], question, _ = judge(_rows(plan, rows, pair + 1), plan.looks)
             if comparison.constant:
