@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import REPO
-from fake_sweeps import add_run, fake_search, fake_study
+from fake_sweeps import add_run, fake_search, fake_study, hostile_sweep
 
 from knobs.compare.__main__ import main
 from knobs.compare.recorded import arm_of
@@ -111,6 +111,36 @@ def test_another_metric_of_the_same_runs(grid):
     assert arm.notes == ("epochs were chosen by val/accuracy, not by val/loss",)
     with pytest.raises(DataError, match="no val/auroc; it has val/accuracy and val/loss"):
         arm_of(grid, "optimizer=sgd", "val/auroc")
+
+
+def test_runs_of_several_objectives(grid, tmp_path):
+    add_run(grid, {"optimizer": "sgd"}, 8, value=0.3, metric="val/loss", mode="min")
+    assert arm_of(grid).notes[-1] == "1 run with another objective, or none, left out"
+    (tmp_path / "day").mkdir()
+    for name in ("0", "10"):
+        (grid / name).rename(tmp_path / "day" / f"run-{name}")
+    with pytest.raises(DataError, match="different objectives, val/accuracy and val/loss"):
+        arm_of(tmp_path / "day")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, 1.5, True, "x", None, [1]])
+def test_a_hostile_record_is_an_arm_or_a_fault(tmp_path, seed):
+    sweep = hostile_sweep(tmp_path / "<b>")
+    for path in sweep.glob("*/config.json"):
+        about = json.loads(path.read_text())
+        about["config"]["seed"], about["data"] = seed, {"hash": 3, "rows": ["x", None, -1]}
+        path.write_text(json.dumps(about))
+    (sweep / "study.json").write_text('{"looks": {}, "runs": [1], "arms": {"a": 3}}')
+    for setting in ("", "optimizer.lr=0.001", "optimizer.lr=nan", "model={}", "=", "a.b.c="):
+        found = arm_or_fault(sweep, setting)
+        assert isinstance(found, dict) or "\n" not in found
+
+
+def arm_or_fault(folder, setting):
+    try:
+        return arm_of(folder, setting).values
+    except (ConfigError, DataError) as error:
+        return str(error)
 
 
 def test_nothing_ended(tmp_path):

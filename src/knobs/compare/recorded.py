@@ -37,7 +37,8 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     Raises:
         ConfigError: no runs, or none of that setting. DataError: no value to compare.
     """
-    entries = [entry for entry in _entries(folder) if _has(entry.runs[0], setting, folder)]
+    entries, others = _entries(folder)
+    entries = [entry for entry in entries if _has(entry.runs[0], setting, folder)]
     if not entries:
         raise ConfigError(f"{folder}: no run with {setting}")
     best = entries[0]
@@ -48,26 +49,32 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     name = "/".join(whole.parts[-2:]) if whole.name.isdecimal() else whole.name
     arm = _arm(best.runs, setting or name, metric)
     tried = sum(entry.rank is not None for entry in entries)
-    notes = [f"the best of {count(tried, 'setting')}, chosen on these very values"]
-    if best.confirmed:
-        return replace(arm, looks=_looks(folder))
-    return replace(arm, notes=(*(notes if tried > 1 else []), *arm.notes))
+    notes = list(arm.notes)
+    if tried > 1 and not best.confirmed:
+        notes.insert(0, f"the best of {count(tried, 'setting')}, chosen on these very values")
+    if others:
+        notes.append(f"{count(others, 'run')} with another objective, or none, left out")
+    looks = _looks(folder) if best.confirmed else ()
+    return replace(arm, notes=tuple(notes), looks=looks)
 
 
-def _entries(folder: Path) -> Sequence[Entry]:
-    """Return the leaderboard of a folder, best first."""
+def _entries(folder: Path) -> tuple[Sequence[Entry], int]:
+    """Return the leaderboard of a folder, best first, and how many runs have no place in it."""
     try:
         if os.path.lexists(folder / record.CONFIG):
-            return leaderboard([read_run(folder)])
+            return leaderboard([read_run(folder)]), 0
         if read_runs(folder):
-            return read_sweep([folder]).entries
+            sweep = read_sweep([folder])
+            return sweep.entries, sweep.others
         paths = sorted(path for path in folder.iterdir() if not path.is_symlink())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
     runs = [read_run(path) for path in paths if os.path.lexists(path / record.CONFIG)]
     if not runs:
         raise ConfigError(f"{folder}: no run, no sweep and no folder with runs")
-    return leaderboard(runs)
+    if len(metrics := sorted({run.metric for run in runs if run.metric})) > 1:
+        raise DataError(f"{folder}: runs with different objectives, {listed(metrics)}; part them")
+    return leaderboard(runs), 0
 
 
 def _has(run: RunRecord, setting: str, folder: Path) -> bool:
