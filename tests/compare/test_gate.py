@@ -168,6 +168,7 @@ def test_a_command_that_fails_is_tried_three_times(folder, capsys):
     (folder / "bad.sh").write_text("echo x >> calls.txt; echo why not >&2; echo '{}'; exit 7")
     assert main(["--gate", A, "sh bad.sh {seed}", *MODE, "--keep", "k.jsonl"]) == 10
     assert capsys.readouterr().err == (
+        "1 result kept; the same command with --keep k.jsonl goes on\n"
         "knobs: sh bad.sh 1000: failed 3 times, exit code 7\n  why not\n"
     )
     assert calls(folder) == 1 + 3
@@ -184,6 +185,7 @@ def test_a_command_that_fails_is_tried_three_times(folder, capsys):
         ("""echo '{"score": "high"}'""", 3, "score high: no number"),
         ("""echo '{"score": null}'""", 3, "score is empty; write nan for a run that diverged"),
         ("""echo '{"score": 1, "seed": 0}'""", 10, "prints seed 0, not the one it was given"),
+        ("""echo '{"score": 1, "status": "failed"}'""", 10, "the status failed"),
         ("kill -9 $$", 10, "failed 3 times, ended by signal 9"),
     ],
 )  # fmt: skip

@@ -144,10 +144,9 @@ def run(plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], 
         try:
             with _stoppable():
                 end = _run(plan, rows, keep, metric, judge, progress, deadline)
-        except KeyboardInterrupt:
-            again = f"--keep {shlex.quote(str(keep))}"
-            print(f"\n{count(len(rows), 'result')} kept; the same command with {again} goes on",
-                  file=sys.stderr)  # fmt: skip
+        except (KeyboardInterrupt, SystemExit, CommandFailed):
+            again = f"the same command with --keep {shlex.quote(str(keep))} goes on"
+            print(f"{count(len(rows), 'result')} kept; {again}", file=sys.stderr)
             raise
     pairs = _whole_pairs(plan, rows)
     if not pairs:
@@ -251,7 +250,9 @@ def _result(plan: Plan, arm: str, pair: int, metric: str | None, deadline: float
                 other = f"prints seed {printable(str(found['seed']), 40)}, not the one it was given"
                 raise CommandFailed(f"{shlex.join(words)}: {other}")
             row |= {name: value for name, value in found.items() if name not in row}
-            arms_of([(1, row)], f"the last line of {shlex.join(words)}", Columns(metric))
+            where = f"the last line of {shlex.join(words)}"
+            if not arms_of([(1, row)], where, Columns(metric))[arm].values:
+                raise CommandFailed(f"{where}: the status {printable(str(row['status']), 40)}")
             return row
         if code == 0:
             last = printable(out[-1] if out else "nothing", 80)
@@ -280,30 +281,44 @@ def execute(
     Raises:
         ConfigError: no such program. _OutOfTime: the deadline came first; the program is ended.
     """
+    process, readers = None, []
+    ends: dict[IO[bytes], list[str]] = {}
     try:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | {RESULT: "1"}, start_new_session=True,
-        )  # fmt: skip
+        with _signals_wait():
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=os.environ | {RESULT: "1"}, start_new_session=True,
+            )  # fmt: skip
+            for stream in (process.stdout, process.stderr):
+                readers.append(threading.Thread(target=_read, args=(stream, ends), daemon=True))
+                readers[-1].start()
+        code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{printable(words[0], 100)}: cannot be run ({why})") from None
-    ends: dict[IO[bytes], list[str]] = {}
-    readers = [
-        threading.Thread(target=_read, args=(stream, ends), daemon=True)
-        for stream in (process.stdout, process.stderr)
-    ]
-    for reader in readers:
-        reader.start()
-    try:
-        code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise _OutOfTime from None
     finally:
-        _end(process)
+        if process:
+            _end(process)
         for reader in readers:
             reader.join(PATIENCE)
     return code, ends.get(process.stdout, []), ends.get(process.stderr, [])
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals wait: a program that is just being started would outlive them."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 def _read(stream: IO[bytes], ends: dict[IO[bytes], list[str]]) -> None:
