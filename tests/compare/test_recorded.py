@@ -55,6 +55,12 @@ def test_a_sweep_is_its_best_setting_and_says_that_it_was_chosen(grid):
     assert arm.notes == ("the best of 2 settings, chosen on these very values",)
 
 
+def test_one_lucky_run_is_not_the_best_setting(grid):
+    with_data(add_run(grid, {"optimizer": "nadam"}, 0, value=0.999))
+    assert arm_of(grid).values == arm_of(grid, "optimizer=adam").values
+    assert arm_of(grid, "optimizer=nadam").values == {(0, 0, 0): 0.999}
+
+
 def test_numbers_of_a_setting_are_read_as_numbers(grid):
     assert arm_of(grid, "optimizer=adam optimizer.lr=1e-3").name.endswith("lr=1e-3")
     with pytest.raises(ConfigError, match="no run with optimizer.lr=2e-3"):

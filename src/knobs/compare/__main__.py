@@ -218,8 +218,9 @@ def _told(found: tuple, question: decide.Question, notes: Sequence[str], as_json
     if as_json:
         document = answer.as_json(found, question, notes)
         text = json.dumps(document, indent=1, allow_nan=False)
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return decide.best(found).code

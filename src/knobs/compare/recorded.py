@@ -1,7 +1,7 @@
 """Folders of runs -> arms: a run, a sweep, or a folder with runs of any names.
 
 A folder stands for one setting, whose runs differ in their seeds and splits alone: the first of the
-leaderboard. Where there are several, it was chosen on these very values, unless a study has
+leaderboard that has runs enough. Where there are several, it was chosen on these very values, unless a study has
 confirmed it with fresh runs; the arm says so.
 """
 
@@ -23,6 +23,7 @@ from knobs.report.stats import Repeat
 from knobs.words import as_text, count, listed
 
 FOLD = "data.fold"
+ENOUGH = 3  # runs of a setting: one lucky run does not outrank the mean of several
 MOST_PAIRS = 1000  # at a look that a record may ask for
 SPLIT_SEEDS = ("data.val_seed", "data.split_seed")  # the first that a run has made its split
 
@@ -41,7 +42,8 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     entries = [entry for entry in entries if _has(entry.runs[0], setting, folder)]
     if not entries:
         raise ConfigError(f"{folder}: no run with {setting}")
-    best = entries[0]
+    runs = max(entry.n for entry in entries)
+    best = next(e for e in entries if e.n >= min(ENOUGH, runs))
     if best.rank is None:
         ends = listed(sorted({run.status for run in best.runs}))
         raise DataError(f"{folder}: no run has ended with a value ({ends})")
