@@ -1,8 +1,8 @@
 """Folders of runs -> arms: a run, a sweep, or a folder with runs of any names.
 
 A folder stands for one setting, whose runs differ in their seeds and splits alone: the first of the
-leaderboard that has runs enough. Where there are several, it was chosen on these very values, unless a study has
-confirmed it with fresh runs; the arm says so.
+leaderboard that has enough of them. Where there are several settings, it was chosen on these very
+values, unless a study has confirmed it with fresh runs; the arm says so.
 """
 
 import contextlib
