@@ -1,4 +1,4 @@
-"""README.md and docs/: every command and Python snippet runs, every link resolves, output is real."""
+"""README.md, AGENTS.md and docs/: every command and Python snippet runs, every link resolves, output is real."""
 
 import os
 import re
@@ -12,12 +12,13 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
+from knobs.compare.gate import ARMS, Plan
 from knobs.config.manual import default_options
 
 # The log is a dated record: its commands are those of their day.
 PAGES = {
     path.name: path.read_text()
-    for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))
+    for path in (REPO / "README.md", REPO / "AGENTS.md", *sorted((REPO / "docs").glob("*.md")))
     if path.name != "LOG.md"
 }
 README = PAGES["README.md"]
@@ -37,6 +38,7 @@ ENDINGS = (
         "optimizer=",
         "row,prediction",
         "optimizer.lr,",
+        "on this validation split",
     ),
 )
 
@@ -65,6 +67,8 @@ LINES = list(
 )
 MAKE = [line for line in LINES if line.startswith("make ")]
 COMMANDS = [line for line in LINES if line not in MAKE and line not in "\n".join(PATHS)]
+GATES = [line for line in COMMANDS if "--gate" in line]
+VERDICTS = (0, 20, 21, 22)  # exit codes of a comparison
 # A block under a line that is a path in backquotes is that file; the commands find it there.
 FILE = r"^`(\S+)`:\n\n```(?:yaml|python)\n(.*?)^```"
 FILES = [found for page in PAGES.values() for found in re.findall(FILE, page, re.DOTALL | re.M)]
@@ -76,6 +80,8 @@ def run(cwd, *words, env=None):
     """A command in a folder, without W&B and on one thread."""
     paths = [str(cwd), *filter(None, [os.environ.get("PYTHONPATH")])]  # mylab lies beside train.py
     quiet = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    # A gate's commands begin with `python`, which is that of an activated environment.
+    quiet["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     env = os.environ | quiet | (env or {})
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
@@ -122,6 +128,11 @@ def folder(tmp_path, request):
     (tmp_path / "visits.csv").write_text("patient,age,ill\n" + rows)
     rows = "".join(f"2024-{i % 12 + 1:02}-{i % 28 + 1:02},{i % 5},{i * 2}\n" for i in range(90))
     (tmp_path / "sales.csv").write_text("sold on,kind,sold\n" + rows)
+    rows = [(seed, seed % 3 / 100) for seed in range(6)]
+    lines = (f"before,{s},{0.8 + x}\nafter,{s},{0.9 - x}\n" for s, x in rows)
+    (tmp_path / "results.csv").write_text("arm,seed,val/accuracy\n" + "".join(lines))
+    lines = (f"adam,{s},{0.9 + x},1\nsgd,{s},{0.9 - x},2\n" for s, x in rows)
+    (tmp_path / "export.csv").write_text("optimizer,seed,val/accuracy,val/loss\n" + "".join(lines))
     (tmp_path / "faces").mkdir()
     for i in range(20):
         Image.new("RGB", (40, 40), (i * 9, i, 10)).save(tmp_path / "faces" / f"{i}.png")
@@ -160,7 +171,10 @@ def test_every_command_is_run():
     assert other == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+SLOW = [pytest.param(c, marks=pytest.mark.slow) if c in GATES else c for c in COMMANDS]
+
+
+@pytest.mark.parametrize("command", SLOW)
 def test_a_command_runs(command, folder):
     variables, words = split(command)
     words = words[1:]
@@ -169,9 +183,18 @@ def test_a_command_runs(command, folder):
         given = any(word.startswith(("training.epochs", "--help", "refit=")) for word in words)
         words += [] if given else ["training.epochs=1"]
     done = run(folder, *words, env=variables)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in (VERDICTS if "knobs.compare" in words else (0,)), done.stderr
     if words[0] != "train.py":
         assert any(ending in done.stdout for ending in ENDINGS), done.stdout
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_the_commands_of_a_gate_are_those_of_runs(gate, folder):
+    plan = Plan(tuple(word for word in shlex.split(gate) if "{seed}" in word))
+    for arm in ARMS:
+        _, *words = plan.words(arm, 0)
+        done = run(folder, *words, "--dry-run")
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.partition("\n")[0][2:12])
@@ -269,10 +292,14 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 250
 
 
+def test_the_page_for_agents_is_short():
+    assert len(PAGES["AGENTS.md"].splitlines()) < 40
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_resolves(page):
     """Files, and headings of pages, as GitHub names them; code in backquotes that is a path too."""
-    here = REPO if page == "README.md" else REPO / "docs"
+    here = REPO if page in ("README.md", "AGENTS.md") else REPO / "docs"
     links = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
     for link in links:
         if link.startswith("http"):

@@ -11,7 +11,7 @@ from conftest import REPO
 SRC = REPO / "src" / "knobs"
 # Each layer may import from those to its right, and from its own.
 LAYERS = [
-    {"__init__", "__main__", "cli", "cleaning", "listing"}, {"sweep"}, {"stack"}, {"export"}, {"predict"}, {"ensemble"}, {"report"}, {"training"}, {"tracking", "again", "help", "completion"},
+    {"__init__", "__main__", "cli", "cleaning", "listing"}, {"sweep"}, {"stack"}, {"export"}, {"predict"}, {"ensemble"}, {"compare"}, {"report"}, {"training"}, {"tracking", "again", "help", "completion"},
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
@@ -143,6 +143,7 @@ def test_parts_know_nothing_of_hydra_or_wandb(path):
         "knobs.report.plots.sections",
         "knobs.predict.__main__",
         "knobs.export.__main__",
+        "knobs.compare.__main__",
     ],
 )
 def test_start_up_imports_no_torch(module):

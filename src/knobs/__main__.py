@@ -47,6 +47,12 @@ def _ensemble(arguments: list[str]) -> int:
     return ensemble.main(arguments)
 
 
+def _compare(arguments: list[str]) -> int:
+    from knobs.compare import __main__ as compare
+
+    return compare.main(arguments)
+
+
 def _sync(arguments: list[str]) -> int:
     from knobs.tracking import sync
 
@@ -61,6 +67,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
     "export": ("a model for use without knobs: python -m knobs.export RUN --out DIR", _export),
     "ensemble": ("the best mean of a sweep's runs: python -m knobs.ensemble SWEEP", _ensemble),
+    "compare": ("is a candidate better? python -m knobs.compare BASE CANDIDATE", _compare),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
 }
 

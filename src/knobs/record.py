@@ -21,6 +21,7 @@ LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
+RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -260,6 +261,29 @@ def rows_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read summary.json."""
     return json.loads((folder / SUMMARY).read_text())
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Return a run that has ended as one flat object, for programs: its metric, what it ran on.
+
+    `{"val/accuracy": 0.97, "status": "finished", "seed": 0, "split": 0, ...}`; null where it
+    diverged, and no metric of a refit.
+    """
+    about, summary = read_config(folder), read_summary(folder)
+    config, objective = about["config"], summary["objective"]
+    training, validation, _ = about["data"]["rows"]
+    data = config["data"]
+    split = data.get("split_seed") if data.get("val_seed") is None else data["val_seed"]
+    return {
+        **({objective["metric"]: objective["value"]} if objective else {}),
+        "status": summary["status"],
+        "seed": config["seed"],
+        "split": split or 0,
+        "fold": data.get("fold") or 0,
+        "training_examples": training,
+        "validation_examples": validation,
+        "folder": str(folder),
+    }
 
 
 def read_study(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One run from its config to its record: build, fit, write down, show."""
 
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from knobs import late_compiler, storage
+from knobs import late_compiler, record, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
@@ -71,6 +72,8 @@ def start(cfg: DictConfig) -> float | None:
         elif {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
             shutil.rmtree(folder)  # nothing ran: Hydra's own files and a log of one error
         sys.exit(tell(fault))
+    if alone and os.environ.get(record.RESULT):
+        print(json.dumps(record.result(folder)))  # the last line: compare/gate.py reads it
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
         sys.exit(outcome.exit_code)
     return outcome.value

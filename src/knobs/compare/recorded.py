@@ -1,0 +1,162 @@
+"""Folders of runs -> arms: a run, a sweep, or a folder with runs of any names.
+
+A folder stands for one setting, whose runs differ in their seeds and splits alone: the first of the
+leaderboard that has enough of them. Where there are several settings, it was chosen on these very
+values, unless a study has confirmed it with fresh runs; the arm says so.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from knobs import record
+from knobs.compare.arms import DIVERGED, Arm, judged, left_out
+from knobs.errors import ConfigError, DataError
+from knobs.report.files import BROKEN, load, of
+from knobs.report.leaderboard import leaderboard
+from knobs.report.read import read_run, read_runs, read_sweep
+from knobs.report.records import Entry, RunRecord, finite, knob_value
+from knobs.report.stats import Repeat
+from knobs.words import as_text, count, listed
+
+FOLD = "data.fold"
+ENOUGH = 3  # runs of a setting: one lucky run does not outrank the mean of several
+MOST_PAIRS = 1000  # at a look that a record may ask for
+SPLIT_SEEDS = ("data.val_seed", "data.split_seed")  # the first that a run has made its split
+
+
+def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
+    """Return the arm that a folder stands for.
+
+    Args:
+        setting: `optimizer=adam model.width=64` takes settings alone that have these values.
+        metric: of the validation split; the objective if None.
+
+    Raises:
+        ConfigError: no runs, or none of that setting. DataError: no value to compare.
+    """
+    entries, others = _entries(folder)
+    entries = [entry for entry in entries if _has(entry.runs[0], setting, folder)]
+    if not entries:
+        raise ConfigError(f"{folder}: no run with {setting}")
+    runs = max(entry.n for entry in entries)
+    best = next(e for e in entries if e.n >= min(ENOUGH, runs))
+    if best.rank is None:
+        ends = listed(sorted({run.status for run in best.runs}))
+        raise DataError(f"{folder}: no run has ended with a value ({ends})")
+    whole = folder.absolute()
+    name = "/".join(whole.parts[-2:]) if whole.name.isdecimal() else whole.name
+    arm = _arm(best.runs, setting or name, metric)
+    tried = sum(entry.rank is not None for entry in entries)
+    notes = list(arm.notes)
+    if tried > 1 and not best.confirmed:
+        notes.insert(0, f"the best of {count(tried, 'setting')}, chosen on these very values")
+    if others:
+        notes.append(f"{count(others, 'run')} with another objective, or none, left out")
+    looks = _looks(folder) if best.confirmed else ()
+    return replace(arm, notes=tuple(notes), looks=looks)
+
+
+def _entries(folder: Path) -> tuple[Sequence[Entry], int]:
+    """Return the leaderboard of a folder, best first, and how many runs have no place in it."""
+    try:
+        if os.path.lexists(folder / record.CONFIG):
+            return leaderboard([read_run(folder)]), 0
+        if read_runs(folder):
+            sweep = read_sweep([folder])
+            return sweep.entries, sweep.others
+        paths = sorted(path for path in folder.iterdir() if not path.is_symlink())
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
+    runs = [read_run(path) for path in paths if os.path.lexists(path / record.CONFIG)]
+    if not runs:
+        raise ConfigError(f"{folder}: no run, no sweep and no folder with runs")
+    if len(metrics := sorted({run.metric for run in runs if run.metric})) > 1:
+        raise DataError(f"{folder}: runs with different objectives, {listed(metrics)}; part them")
+    return leaderboard(runs), 0
+
+
+def _has(run: RunRecord, setting: str, folder: Path) -> bool:
+    """Return whether a run has all the values of a setting."""
+    for line in setting.split():
+        name, equals, text = line.partition("=")
+        if not equals:
+            raise ConfigError(f"{folder}:{setting}: a setting is KEY=VALUE, as in optimizer=adam")
+        value = knob_value(run, name)
+        number = None
+        with contextlib.suppress(ValueError):
+            number = float(text)
+        if as_text(value) != text and (number is None or finite(value) != number):
+            return False
+    return True
+
+
+def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
+    """Return the arm of the runs of one setting."""
+    values: dict[Repeat, float] = {}
+    hashes: dict[Repeat, str] = {}
+    ends: dict[str, list[str]] = {}
+    sizes: list[tuple[int, int]] = []
+    for run in runs:
+        if not run.ok and run.status != "diverged":
+            ends.setdefault(run.status, []).append(str(run.folder))
+            continue
+        repeat, value = _repeat(run), _value(run, metric)
+        if repr(values.get(repeat, value)) != repr(value):
+            raise DataError(f"{run.folder}: seed {repeat[0]} of {name} again, with another value")
+        values[repeat] = value
+        about = _data(run)
+        if isinstance(about.get("hash"), str):
+            hashes[repeat] = about["hash"]
+        rows = about.get("rows")
+        if isinstance(rows, list) and len(rows) == 3 and all(type(n) is int for n in rows):
+            sizes.append((rows[1], rows[0]))
+    first = next(run for run in runs if run.metric)
+    notes = left_out(ends)
+    if metric not in (None, first.metric):
+        notes += (f"epochs were chosen by {first.metric}, not by {metric}",)
+    validation, training = min(sizes, default=(first.validation_examples or 0, 0))
+    return Arm(
+        name, values, metric or first.metric, "" if metric else first.mode, True, notes,
+        validation, training, hashes,
+    )  # fmt: skip
+
+
+def _repeat(run: RunRecord) -> Repeat:
+    """Return what a run shares with one of another arm: seed, seed of its split, fold."""
+    split = next((s for path in SPLIT_SEEDS if type(s := knob_value(run, path)) is int), 0)
+    fold = knob_value(run, FOLD)
+    return run.seed, split, fold if type(fold) is int else 0
+
+
+def _value(run: RunRecord, metric: str | None) -> float:
+    """Return a run's value of a metric, DIVERGED where the run did."""
+    if run.status == "diverged":
+        return DIVERGED
+    if metric in (None, run.metric):
+        return judged(run.value)
+    measured = of(run.summary, "metrics", dict)
+    value: Any = finite(measured.get(metric))
+    if value is None:
+        names = listed(sorted(name for name in measured if name.startswith("val/")), 8)
+        raise DataError(f"{run.folder}: no {metric}; it has {names or 'its objective alone'}")
+    return judged(value)
+
+
+def _looks(study: Path) -> tuple[int, ...]:
+    """Return the numbers of pairs at which a study looked at the runs that confirm it."""
+    with contextlib.suppress(*BROKEN):
+        looks = of(load(study / record.STUDY, record.read_study), "looks", list)
+        if looks and all(type(n) is int and 3 <= n <= MOST_PAIRS for n in looks):
+            return tuple(sorted({*looks}))
+    return ()
+
+
+def _data(run: RunRecord) -> dict[str, Any]:
+    """Return what config.json says of a run's data: hash, rows of the splits."""
+    with contextlib.suppress(*BROKEN):
+        return of(load(run.folder / record.CONFIG, record.read_config), "data", dict)
+    return {}
