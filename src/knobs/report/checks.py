@@ -206,7 +206,8 @@ def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding
     idle = [
         sweep.short(knob.name)
         for knob in importance.knobs
-        if max(knob.moves.high, knob.breaks.high) < INSENSITIVE
+        if knob.moves
+        and max(knob.moves.high, knob.breaks.high) < INSENSITIVE
         and not (knob.gain and knob.gain.low > 0)
     ]
     if not idle:

@@ -85,6 +85,8 @@ def decided(report: Report) -> str:
     name = report.sweep.short(first.name)
     if len(importance.knobs) == 1:
         return f"{name} is the only knob that was searched."
+    if alone := [knob.name for knob in importance.knobs if knob.moves is None]:
+        return f"{report.sweep.short(alone[0])} is the only knob that varied."
     if importance.decided == "no":
         more = importance.more
         rest = f"about {count(more, 'more run')} would tell" if more else "about equal"
