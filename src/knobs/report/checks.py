@@ -12,6 +12,7 @@ from itertools import pairwise, product
 
 from knobs.config import rules
 from knobs.report.conclusions import Finding, Importance, Verdict
+from knobs.report.health import health
 from knobs.report.records import GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
@@ -33,6 +34,7 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
         *insensitive(sweep, importance),
         *noise_floor(sweep, verdict),
         *unfinished(sweep),
+        *health(sweep, verdict, importance),
     ]
     return sorted(findings, key=lambda finding: ("act", "note", "ok").index(finding.level))
 

@@ -143,7 +143,7 @@ class Importance:
         decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no",
             which it is too where the forest has another knob first.
         more: where not decided, about how many more settings would decide it; None where the
-            leading knobs are about equal.
+            leading knobs are about equal, 0 where the two models disagree about the first.
         settings: different ones among the runs that worked.
         worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
         forest: knob -> mean decrease of impurity in a random forest, for comparison; shares that

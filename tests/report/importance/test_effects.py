@@ -249,7 +249,7 @@ def test_equal_knobs_are_not_decided():
     knobs = by_name(found)
     assert knobs["left"].p_top + knobs["right"].p_top == pytest.approx(1)
     assert found.decided != "sure"
-    assert (found.more == 0) == (found.decided == "said")
+    assert found.more == 0 or found.decided == "no"
     assert abs(knobs["left"].moves.value - 0.5) < 0.2
 
 
