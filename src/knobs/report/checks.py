@@ -23,6 +23,7 @@ from knobs.report.fairness import (
     next_to_none,
     widened,
 )
+from knobs.report.health import health
 from knobs.report.records import GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
@@ -41,6 +42,7 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
         *insensitive(sweep, importance),
         *noise_floor(sweep, verdict),
         *unfinished(sweep),
+        *health(sweep, verdict, importance),
     ]
     return sorted(findings, key=lambda finding: ("act", "note", "ok").index(finding.level))
 
@@ -199,7 +201,8 @@ def insensitive(sweep: Sweep, importance: Importance | None) -> Iterator[Finding
     idle = [
         sweep.short(knob.name)
         for knob in importance.knobs
-        if max(knob.moves.high, knob.breaks.high) < INSENSITIVE
+        if knob.moves
+        and max(knob.moves.high, knob.breaks.high) < INSENSITIVE
         and not (knob.gain and knob.gain.low > 0)
     ]
     if not idle:

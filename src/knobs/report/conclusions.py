@@ -105,11 +105,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 90 % interval."""
+    """A value and its 90 % interval: quantiles of the same draws, so the value lies within.
+
+    Raises:
+        ValueError: the value lies outside.
+    """
 
     value: float
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"{self.value} is not in its interval, {self.low} to {self.high}")
 
 
 @dataclass(frozen=True)
@@ -117,14 +125,15 @@ class KnobImportance:
     """One knob's three answers (see importance/effects.py).
 
     Args:
-        breaks: its failure effect. moves: its total-order effect.
+        breaks: its failure effect. moves: its total-order effect; None of the only knob that
+            varied, which has all the effect there is.
         gain: larger is better in either mode; may be negative; None without a default or runs.
         p_top: probability that no other knob has a larger total-order effect.
     """
 
     name: str
     breaks: Estimate
-    moves: Estimate
+    moves: Estimate | None
     gain: Estimate | None
     p_top: float
 
@@ -134,14 +143,19 @@ class Importance:
     """The knobs of a table of runs, ranked.
 
     Args:
-        knobs: the one with the largest total-order effect comes first.
+        knobs: by the mean of the total-order effect (scaled to add up to 1) and the forest's share.
         interactions: (knob, knob) -> share of the variance that is due to both together, largest
             first, among the leading knobs.
-        decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no".
+        decided: whether the first knob is first: "sure" (p_top >= .9), "said" (>= .6) or "no",
+            which it is too where the forest has another knob first.
         more: where not decided, about how many more settings would decide it; None where the
-            leading knobs are about equal.
+            leading knobs are about equal, 0 where the two models disagree about the first.
         settings: different ones among the runs that worked.
         worked, broke, pruned: numbers of runs; the pruned ones are among those that worked.
+        forest: knob -> mean decrease of impurity in a random forest, for comparison; shares that
+            add up to 1; None without scikit-learn or with one knob.
+        predicts: R2 of settings left out of the surrogate, at most 1; None with too few.
+        any_effect: p of a permutation test that no knob has an effect; None with too few.
     """
 
     knobs: tuple[KnobImportance, ...]
@@ -152,6 +166,9 @@ class Importance:
     worked: int
     broke: int
     pruned: int
+    forest: dict[str, float] | None = None
+    predicts: float | None = None
+    any_effect: float | None = None
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _place(node: Any) -> dict[str, Any]:
     place: dict[str, Any] = {} if number is None else {"number": number}
     if about.get("role") in ROLES:
         place |= {"role": about["role"], "step": step}
-        place |= {name: of(about, name, str) for name in ("arm", "knob")}
+        place |= {name: of(about, name, str) for name in ("arm", "knob", "phase")}
     return place
 
 

@@ -112,6 +112,7 @@ class RunRecord:
         number: in its sweep, as config.json records it; None in older records.
         arm: the scientific value it belongs to; "" where nothing was asked.
         role: one of ROLES.
+        phase: of a search: what proposed it (search/methods.py); "" where that is not recorded.
         step, knob: of a walk from the default to the best config: the index of the change, of what.
         data_hash: of content, target and split, as config.json records it; empty in older ones.
         load_curve: reads metrics.jsonl.
@@ -133,6 +134,7 @@ class RunRecord:
     number: int | None = None
     arm: str = ""
     role: str = "search"
+    phase: str = ""
     step: int | None = None
     knob: str = ""
     data_hash: str = ""

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 from knobs.report.conclusions import Advice, Finding, Report
 from knobs.report.leaderboard import table
-from knobs.report.sentences import answered, cells, code_of_its_own, decided, expected, ranked
+from knobs.report.sentences import (
+    answered,
+    cells,
+    code_of_its_own,
+    decided,
+    expected,
+    ranked,
+    trusted,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def importance(report: Report) -> Section:
     knobs = report.importance.knobs
     rows = tuple((report.sweep.short(knob.name), *cells(report, knob)) for knob in knobs)
     heads = ("knob", *answered(report.importance))
-    return Section(name, title, (decided(report), *within), heads, rows)
+    return Section(name, title, (decided(report), *within, *trusted(report)), heads, rows)
 
 
 def checks(report: Report) -> Section:

@@ -1,10 +1,11 @@
 """Sentences and cells that the page, the terminal, Markdown and W&B share."""
 
+import statistics
 from collections import Counter
 
 from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
 from knobs.report.records import Sweep
-from knobs.words import count, listed, number, percent
+from knobs.words import count, listed, number, percent, sd
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
 EFFECTS = ("failure effect", "total-order effect", "expected gain")
@@ -50,12 +51,17 @@ def ranked(report: Report) -> str:
 
 
 def expected(report: Report) -> str:
-    """Return `Run 3: expect val/accuracy 0.9722`, and of how many seeds that run is the best."""
+    """Return `Run 3: expect val/accuracy 0.9060 ± 0.0114`, the mean of its setting's seeds.
+
+    The run itself is the best of them, which another one is not likely to reach.
+    """
     recipe, objective, winner = report.recipe, report.sweep.objective, report.verdict.winner
-    text = f"Run {recipe.run}: expect {objective.metric} {objective.value(recipe.value)}"
-    if len(winner.values) < 2:
-        return text
-    return f"{text}, the best of {len(winner.values)} seeds (mean {objective.value(winner.mean)})"
+    text = f"Run {recipe.run}: expect {objective.metric}"
+    n, best = len(winner.values), objective.value(recipe.value)
+    if n < 2:
+        return f"{text} {best}"
+    spread = sd(statistics.stdev(winner.values.values()))
+    return f"{text} {objective.value(winner.mean)} ± {spread} (mean of {n} seeds; it had {best})"
 
 
 def answered(importance: Importance) -> tuple[str, ...]:
@@ -85,13 +91,29 @@ def decided(report: Report) -> str:
     name = report.sweep.short(first.name)
     if len(importance.knobs) == 1:
         return f"{name} is the only knob that was searched."
+    if alone := [knob.name for knob in importance.knobs if knob.moves is None]:
+        return f"{report.sweep.short(alone[0])} is the only knob that varied."
     if importance.decided == "no":
         more = importance.more
+        if more == 0:  # though the process is sure enough
+            two = "the Gaussian process and the random forest disagree"
+            return f"Which knob has the largest total-order effect is not decided: {two}."
         rest = f"about {count(more, 'more run')} would tell" if more else "about equal"
         return f"Which knob has the largest total-order effect is not decided; {rest}."
     has = "has" if importance.decided == "sure" else "probably has"
     share = f"probability {min(99, round(100 * first.p_top))} %"
     return f"{name} {has} the largest total-order effect ({share})."
+
+
+def trusted(report: Report) -> tuple[str, ...]:
+    """Say how well the model behind the importance predicts; nothing where that is not known."""
+    r2 = report.importance.predicts
+    left_out = "The model behind this predicts settings left out of it with R2"
+    return (
+        ()
+        if r2 is None
+        else (f"{left_out} {number(r2, 2)} (1 is perfect, 0 no better than the mean).",)
+    )
 
 
 def code_of_its_own(report: Report) -> tuple[str, ...]:

@@ -85,17 +85,18 @@ class Pruner:
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
                 losses[row["bracket"]][row["run"]] = self._loss(row["value"])
-        return {run for run, bracket in due.items() if self._last(run, losses[bracket])}
-
-    def _last(self, run: int, losses: dict[int, float]) -> bool:
-        """Return whether a run is not among the best of its rung."""
-        best = len(losses) // ETA
-        return best > 0 and losses[run] > sorted(losses.values())[best - 1]
+        return {run for run, bracket in due.items() if behind(run, losses[bracket])}
 
     def _loss(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):
             return math.inf
         return value if self.mode == "min" else -value
+
+
+def behind(run: int, losses: Mapping[int, float]) -> bool:
+    """Return whether a run is not among the best 1 / ETA of its rung, run -> loss."""
+    best = len(losses) // ETA
+    return best > 0 and losses[run] > sorted(losses.values())[best - 1]
 
 
 def _rungs(epochs: int) -> list[int]:

@@ -5,11 +5,24 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import norm, qmc
 
 from knobs.errors import ConfigError
+from knobs.report.conclusions import Estimate, KnobImportance
 from knobs.report.importance import gp
-from knobs.report.importance.effects import NONE, UNKNOWN, _more, _targets, importance
+from knobs.report.importance.effects import (
+    NONE,
+    UNKNOWN,
+    _decided,
+    _estimate,
+    _more,
+    _ordered,
+    _share,
+    _targets,
+    importance,
+)
 from knobs.report.importance.space import Space
 from knobs.report.records import Knob
 
@@ -79,7 +92,7 @@ def test_an_additive_function_with_noise_and_its_gain(mode):
     knobs = by_name(found)
     for name, weight, share in zip(names, weights, weights**2 / 21, strict=True):
         assert knobs[name].moves.value == pytest.approx(share, abs=0.05), name
-        assert knobs[name].gain.value == pytest.approx(weight / 2, abs=0.15), name
+        assert knobs[name].gain.value == pytest.approx(weight / 2, abs=0.2), name
         assert knobs[name].gain.low > 0, name
     assert (found.decided, found.more) == ("sure", 0)
     assert all(share.value < 0.01 for share in found.interactions.values())
@@ -236,7 +249,7 @@ def test_equal_knobs_are_not_decided():
     knobs = by_name(found)
     assert knobs["left"].p_top + knobs["right"].p_top == pytest.approx(1)
     assert found.decided != "sure"
-    assert (found.more == 0) == (found.decided == "said")
+    assert found.more == 0 or found.decided == "no"
     assert abs(knobs["left"].moves.value - 0.5) < 0.2
 
 
@@ -294,13 +307,13 @@ def test_few_runs_give_wide_intervals(n):
     assert max(knob.moves.high - knob.moves.low for knob in found.knobs) > 0.2
 
 
-def test_one_knob_has_all_the_variance():
+def test_of_one_knob_there_is_a_gain_and_no_share():
     x = sobol(1, 16)
     found = importance(unit("a"), table(x, "a"), (x[:, 0] ** 2).tolist(), "min", {"a": 1.0})
-    assert found.knobs[0].moves.value == pytest.approx(1, abs=0.1)
+    assert found.knobs[0].moves is None
     assert found.knobs[0].gain.value == pytest.approx(1, abs=0.1)
-    assert found.interactions == {}
-    assert found.decided == "sure"
+    assert (found.interactions, found.forest) == ({}, None)
+    assert (found.decided, found.knobs[0].p_top) == ("no", 0.0)
 
 
 def test_a_knob_that_never_varied_is_unknown():
@@ -308,7 +321,7 @@ def test_a_knob_that_never_varied_is_unknown():
     rows = [{"a": float(row[0]), "fixed": 0.5} for row in x]
     knobs = by_name(importance(unit(["a", "fixed"]), rows, x[:, 0].tolist(), "max"))
     assert knobs["fixed"].moves == UNKNOWN
-    assert knobs["a"].moves.value > 0.9
+    assert knobs["a"].moves is None  # all there is, by definition
 
 
 @pytest.mark.parametrize(
@@ -352,6 +365,75 @@ def test_values_of_any_size(huge):
     assert found.broke == (huge > 1e100)
 
 
+# ------------------------------------------------------------------ what is known, and by whom
+@pytest.mark.parametrize("n", [32, 64])
+def test_few_runs_of_a_wavy_function_do_not_make_sure_of_the_wrong_knob(n):
+    """Ishigami's first knob acts through the third in corners that few runs see."""
+    wrong = 0
+    for seed in range(3):
+        x = sobol(4, n, seed)
+        a, b, c = np.pi * (2 * x[:, :3].T - 1)
+        y = np.sin(a) + 7 * np.sin(b) ** 2 + 0.1 * c**4 * np.sin(a)
+        found = importance(unit(ISHIGAMI), table(x, ISHIGAMI), y.tolist(), "max", seed=seed)
+        wrong += found.decided == "sure" and found.knobs[0].name != "a"
+    assert wrong == 0
+
+
+def test_two_models_that_disagree_decide_nothing():
+    knobs = [KnobImportance(n, NONE, Estimate(v, 0, 1), None, p) for n, v, p in
+             (("a", 0.6, 0.95), ("b", 0.4, 0.05))]  # fmt: skip
+    alike, other = {"a": 0.9, "b": 0.1}, {"a": 0.1, "b": 0.9}
+    assert [knob.name for knob in _ordered(knobs, alike)] == ["a", "b"]
+    assert [knob.name for knob in _ordered(knobs, other)] == ["b", "a"]  # .4 + .9 > .6 + .1
+    assert _decided(_ordered(knobs, alike), alike) == "sure"
+    assert _decided(_ordered(knobs, other), other) == "no"
+    assert _decided(knobs, {"a": 0.45, "b": 0.55}) == "no"  # though the mean has a first
+    assert _decided(knobs, None) == "sure"
+
+
+def test_the_forest_is_scikit_learns_and_stands_beside():
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    names, x = ["a", "b"], sobol(2, 32)
+    y = x[:, 0] + 0.1 * x[:, 1]
+    found = importance(unit(names), table(x, names), y.tolist(), "max")
+    theirs = ensemble.RandomForestRegressor(random_state=0).fit(x, y).feature_importances_
+    assert list(found.forest) == names
+    assert list(found.forest.values()) == pytest.approx(list(theirs), abs=0.02)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
+def test_a_value_lies_within_its_interval(draws):
+    for found in (_estimate(np.array(draws)), _share(np.clip(np.abs(draws), 0, 1))):
+        assert found.low <= found.value <= found.high
+
+
+def test_an_estimate_outside_its_interval_cannot_be_made():
+    with pytest.raises(ValueError, match="-0.07 is not in its interval, -0.04 to 0"):
+        Estimate(-0.07, -0.04, 0)
+
+
+def test_left_out_settings_are_predicted_as_by_a_fit_without_them():
+    x, owner, y = columns()
+    x[1], theta = x[0], np.array([-0.3, 0.4, 0.1, -0.4, -0.5, -0.7, -1.0])  # two seeds of one
+    y = y - y.mean()
+    whole, rests, means = gp.covariance(x, owner, theta), [], []
+    for rows in [[0, 1], *([i] for i in range(2, 30))]:
+        rest = np.setdiff1d(np.arange(30), rows)
+        weights = np.linalg.solve(whole[np.ix_(rest, rest)], y[rest])
+        rests += list(y[rows] - whole[np.ix_(rows, rest)] @ weights)
+        means += list(y[rows] - y[rest].mean())
+    expected = 1 - np.square(rests).sum() / np.square(means).sum()
+    assert gp.left_out(x, owner, y, [theta]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_test_of_any_effect_is_wrong_as_often_as_it_says_and_finds_one():
+    rng, x, owner = np.random.default_rng(0), sobol(3, 32), np.arange(3)
+    none = np.array([gp.any_effect(x, owner, rng.standard_normal(32), rng) for _ in range(200)])
+    assert np.mean(none <= 0.1) == pytest.approx(0.1, abs=0.06)  # 3 standard errors
+    assert none.mean() == pytest.approx(0.5, abs=0.065)
+    assert gp.any_effect(x, owner, x[:, 0] + 0.1 * rng.standard_normal(32), rng) == 1 / 1000
+
+
 # ------------------------------------------------------------------ the Gaussian process
 def columns():
     rng = np.random.default_rng(0)
@@ -364,7 +446,7 @@ def test_the_likelihood_is_that_of_scikit_learn():
 
     x, owner, y = columns()
     x, owner = x[:, :2], owner[:2]
-    theta = np.log([0.7, 1.5, 0.8, 1e-12, 0.1])  # hardly a part of a knob's own
+    theta = np.log([0.7, 1.5, 1, 1, 0.8, 1e-12, 0.1])  # hardly a part of a knob's own
     kernel = 0.8 * kernels.Matern([0.7, 1.5], nu=2.5) + kernels.WhiteKernel(0.1)
     theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, y)
     value, _ = gp.likelihood(theta, gp.squares(x, owner), y)
@@ -373,9 +455,9 @@ def test_the_likelihood_is_that_of_scikit_learn():
 
 def test_the_gradient_is_that_of_the_likelihood():
     x, owner, y = columns()
-    squares, theta = gp.squares(x, owner), np.array([-0.3, 0.4, -0.2, 0.1, -1.0])
+    squares, theta = gp.squares(x, owner), np.array([-0.3, 0.4, 0.2, -0.6, -0.2, 0.1, -1.0])
     _, gradient = gp.likelihood(theta, squares, y)
-    steps = 1e-5 * np.eye(5)
+    steps = 1e-5 * np.eye(7)
     slopes = [
         (gp.likelihood(theta + s, squares, y)[0] - gp.likelihood(theta - s, squares, y)[0]) / 2e-5
         for s in steps
@@ -385,14 +467,17 @@ def test_the_gradient_is_that_of_the_likelihood():
 
 def test_drawn_functions_have_the_posteriors_mean_and_variance():
     x, owner, y = columns()
-    theta, at = np.array([-0.3, 0.4, -0.5, -0.7, -1.0]), np.random.default_rng(1).random((5, 3))
-    joint, own, noise = np.exp(theta[2:])
+    theta, at = (
+        np.array([-0.3, 0.4, 0.1, -0.4, -0.5, -0.7, -1.0]),
+        np.random.default_rng(1).random((5, 3)),
+    )
+    joint, own, noise = np.exp(theta[4:])
 
     def kernel(a, b):
         total = joint * gp.matern(gp.distance(a, b, np.exp(-theta[owner])))
         for k in range(2):
             one = owner == k
-            total += own * gp.matern(gp.distance(a[:, one], b[:, one], np.exp(-theta[k])))
+            total += own * gp.matern(gp.distance(a[:, one], b[:, one], np.exp(-theta[2 + k])))
         return total
 
     whole = kernel(x, x) + noise * np.eye(30)

@@ -8,11 +8,16 @@ The total effect is the share of the variance that is left when all other knobs 
 knob's own effect and every interaction it takes part in, so shares may add up to more than 1. It is
 a property of the whole search space, whatever settings a search happened to try.
 
-A Gaussian process is fitted to the runs and whole functions are drawn from it; an interval is the
-spread of an answer over these functions. A resample differs in all that is not known: the settings
-it saw (a bootstrap of settings, since seeds of one setting are replicates; one drawn twice counts
-once, or it would look like a run without noise), the process's hyperparameters, the function drawn,
-and the weights of the points at which effects are computed.
+A Gaussian process is fitted to the runs and whole functions are drawn from it; a value and its
+interval are the median and the 5 % and 95 % quantiles of the same answers over these functions. A
+resample differs in all that is not known: the settings it saw (a share of them, all seeds of a
+setting or none, since these are replicates), the process's hyperparameters, the function drawn, and
+the weights of the points at which effects are computed.
+
+No objective is a draw of a Gaussian process, so its likelihood counts for less than it claims
+(gp.TEMPER), and a second model has a say: a random forest, which sees steps where the process sees
+waves. Knobs are ordered by the mean of both; where the two disagree about the first one, it is not
+decided. Of a single knob the total effect is 1 by definition, and nothing is said.
 
 What becomes of runs that are not plain:
 
@@ -36,6 +41,7 @@ Sources: Homma and Saltelli 1996 (total effects), Jansen 1999 (their estimator),
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +58,7 @@ LEVELS = (0.05, 0.95)
 NOTHING = 0.01  # an effect that cannot be told from none: an interval that begins below begins at 0
 RESAMPLES = 100  # functions drawn
 GROUPS = 16  # sets of hyperparameters and of settings, shared by RESAMPLES / GROUPS functions
+SEEN = 0.8  # of the settings, which a group of functions saw
 FEWEST = 3  # settings, below which nothing is said
 MOST = 600  # runs behind a function: the cost grows with their cube
 POINTS, PAIR_POINTS = 9, 7  # log2 of the points at which effects are computed
@@ -102,19 +109,74 @@ def importance(
     names = [knobs[k].name for k in space.varied]
     answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
     still = (UNKNOWN, UNKNOWN, None, 0.0)
-    ranked = [KnobImportance(knob.name, *answers.get(knob.name, still)) for knob in knobs]
-    ranked.sort(key=lambda knob: (-knob.moves.value, knob.moves.high, -knob.breaks.value))
-    top = max(first, default=0.0)
+    forest = _forest(x[works], space.owner, targets.mean(1), names)
+    ranked = _ordered([KnobImportance(k.name, *answers.get(k.name, still)) for k in knobs], forest)
+    decided = _decided(ranked, forest)
+    predicts, any_effect = _known(space, x[works], targets, rng)
     return Importance(
         knobs=tuple(ranked),
         interactions={(names[i], names[j]): share for (i, j), share in pairs.items()},
-        decided="sure" if top >= SURE else "said" if top >= SAID else "no",
-        more=more,
+        decided=decided,
+        more=more if decided == "no" else 0,
+        forest=forest,
+        predicts=predicts,
+        any_effect=any_effect,
         settings=len(np.unique(x[works], axis=0)),
         worked=int(works.sum()),
         broke=int((~works).sum()),
         pruned=int(bound.sum()),
     )
+
+
+def _forest(x: Array, owner: Array, y: Array, names: list[str]) -> dict[str, float] | None:
+    """Return a random forest's mean decrease of impurity by knob; None where it cannot tell.
+
+    The baseline of other tools: shares that add up to 1, without an interval.
+    """
+    if len(names) < 2 or len(np.unique(x, axis=0)) < FEWEST or not np.ptp(y):
+        return None
+    try:
+        from sklearn.ensemble import RandomForestRegressor  # 0.7 s
+    except ImportError:
+        return None
+    shares = RandomForestRegressor(random_state=0).fit(x, y).feature_importances_
+    return dict(zip(names, np.bincount(owner, shares).tolist(), strict=True))
+
+
+def _ordered(knobs: list[KnobImportance], forest: dict[str, float] | None) -> list[KnobImportance]:
+    """Order knobs by the mean of the process's shares, scaled to add up to 1, and the forest's."""
+    moves = {knob.name: knob.moves.value if knob.moves else 1.0 for knob in knobs}
+    total = sum(moves.values()) or 1.0
+    shares = {name: moves[name] / total + (forest or {}).get(name, 0.0) for name in moves}
+    return sorted(knobs, key=lambda knob: (-shares[knob.name], -knob.breaks.value))
+
+
+def _decided(ranked: list[KnobImportance], forest: dict[str, float] | None) -> str:
+    """Say how sure it is that the first knob is first: no more than both models allow."""
+    if not ranked or (forest and max(forest, key=forest.__getitem__) != ranked[0].name):
+        return "no"
+    top = ranked[0].p_top
+    return "sure" if top >= SURE else "said" if top >= SAID else "no"
+
+
+def _known(space: Space, x: Array, targets: Array, rng: Rng) -> tuple[float | None, float | None]:
+    """Return how well left-out settings are predicted (R2), and p that no knob has an effect.
+
+    (None, None) with too few settings.
+    """
+    from knobs.report.importance import gp
+
+    if not space.varied or len(np.unique(x, axis=0)) < FEWEST + 1:
+        return None, None
+    if len(x) > MOST:
+        some = np.sort(rng.choice(len(x), MOST, replace=False))
+        x, targets = x[some], targets[some]
+    y = targets.mean(1)
+    if np.ptp(y) <= 1e-12 * np.abs(y).max():
+        return None, None
+    y = (y - y.mean()) / y.std()
+    thetas = gp.hyperparameters(x, space.owner, y, gp.TRUSTED, rng)
+    return gp.left_out(x, space.owner, y, thetas), gp.any_effect(x, space.owner, y, rng)
 
 
 def _what_breaks(
@@ -134,7 +196,7 @@ def _what_breaks(
 
 def _what_moves(
     space: Space, x: Array, targets: Array, working: Functions, points: Points | None, rng: Rng
-) -> tuple[list[Estimate], list[Estimate | None], list[float], dict, int | None]:
+) -> tuple[list[Estimate | None], list[Estimate | None], list[float], dict, int | None]:
     """Effects on the objective, from runs x [n, C] that worked.
 
     Returns: `moves`, `gain` and the probability to be first, [d] each; the pairs' interactions,
@@ -160,6 +222,8 @@ def _what_moves(
         shares = {pair: _share(draws) for pair, draws in zip(pairs, both.T, strict=True)}
         shares = dict(sorted(shares.items(), key=lambda pair: -pair[1].value))
     gain = [None] * d if space.default is None else _gains(objective, working, space)
+    if d == 1:  # all there is, by definition
+        return [None], gain, [0.0], {}, None
     return [_share(draws) for draws in total.T], gain, first.tolist(), shares, more
 
 
@@ -214,7 +278,8 @@ def _functions(x: Array, owner: Array, targets: Array, rng: Rng) -> Functions:
     count, groups = setting.max() + 1, []
     parts = np.array_split((targets - shift) / scale, GROUPS, 1)
     for theta, part in zip(thetas, parts, strict=True):
-        rows = np.flatnonzero(np.isin(setting, rng.integers(count, size=count)))
+        seen = rng.permutation(count)[: math.ceil(SEEN * count)]
+        rows = np.flatnonzero(np.isin(setting, seen))
         if len(rows) > MOST:
             rows = rng.choice(rows, MOST, replace=False)
         groups.append(gp.draw(x[rows], owner, part[rows], theta, rng))
@@ -265,8 +330,17 @@ def _effects(f: Array, w: Array, changes: list[tuple], rng: Rng) -> Array:
 
 def _share(draws: Array) -> Estimate:
     """Estimate a share of the variance from its draws [resamples]."""
-    low, high = np.quantile(draws, LEVELS)
-    return Estimate(float(draws.mean()), float(low) if low >= NOTHING else 0.0, float(high))
+    found = _estimate(draws)
+    return found if found.low >= NOTHING else replace(found, low=0.0)
+
+
+def _estimate(draws: Array) -> Estimate:
+    """Return the median of draws [resamples] and their 5 % and 95 % quantiles.
+
+    A mean may lie outside the quantiles of skewed draws; a median cannot.
+    """
+    low, high = LEVELS
+    return Estimate(*map(float, np.quantile(draws, [0.5, low, high])))
 
 
 def _more(total: Array, settings: int) -> int | None:
@@ -305,5 +379,5 @@ def _gains(objective: Functions, working: Functions, space: Space) -> list[Estim
         best = [group.mean(0).argmax() for group in groups]
         priced = zip(groups, best[1:] + best[:1], strict=True)
         draws = np.concatenate([group[:, choice] for group, choice in priced])
-        gains.append(Estimate(float(draws.mean()), *map(float, np.quantile(draws, LEVELS))))
+        gains.append(_estimate(draws))
     return gains

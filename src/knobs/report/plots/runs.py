@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from knobs.report.outlook import enough
 from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import RunRecord, Sweep
@@ -120,8 +121,8 @@ def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
     return Section(
         "tuning-curve",
         "Were there runs enough?",
-        "Flat at the right: more runs of this kind will not find better. Still climbing: they "
-        "will. The band holds 80 % of the orders in which these runs could have come; broken runs "
-        "count as the worst.",
+        f"{enough(sweep, runs)} The dashed line is the mean over the orders in which these runs "
+        "could have come, the band holds 80 % of them; at the right both end in the best run by "
+        "construction. Broken runs count as the worst.",
         (Figure("tuning-curve", "", says, data, layout, 320),),
     )
