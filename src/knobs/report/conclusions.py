@@ -86,6 +86,7 @@ class Verdict:
         default: the config that the study started from, where it was run.
         comparisons: the winner with each other candidate, best first.
         steps: the walk from the default to the best config; empty where there was none.
+        undermines: sentences on what makes the verdict doubtful; they stand with it.
     """
 
     headline: str
@@ -95,6 +96,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...] = ()
     steps: tuple[Step, ...] = ()
     noise: Noise = field(default_factory=Noise)
+    undermines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

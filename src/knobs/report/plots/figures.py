@@ -83,6 +83,15 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
     return [low, high]
 
 
+def round_ticks(low: float, high: float, fewest: int = 4) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of 10 from low to high, `fewest` or more."""
+    power = 10.0 ** math.floor(math.log10((high - low) / fewest))
+    steps = (m * power for m in (1, 2, 5))
+    step = max((step for step in steps if (high - low) / step >= fewest), default=power)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+
+
 def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:
     """Return the range to show: the better three quarters in full, the rest at the edge."""
     ordered = sorted(values, key=lambda value: -sweep.objective.sign * value)
