@@ -1,12 +1,14 @@
 """Parts of a report's plots: plain plotly JSON, without plotly.
 
-A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; whatever a
-colour says, a symbol or a dash says too. A knob's axis runs from 0 to 1, which is the range
-searched on the scale it was searched on. Strings are escaped: plotly reads a few tags in them.
+A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; a token
+that ends in / is thin, as bands are. Whatever a colour says, a symbol or a dash says too. A knob's
+axis runs from 0 to 1, which is the range searched on the scale it was searched on. Strings are
+escaped: plotly reads a few tags in them.
 """
 
 import html
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,11 @@ from knobs.report.records import Knob, RunRecord, Sweep, knob_value, position
 from knobs.words import printable, short
 
 MOST_POINTS = 200  # of a curve
+MOST_DOTS = 1_000  # runs of a plot that has a mark for each
+COLOURS = 8  # $1 to $8
+SYMBOLS = (
+    "circle", "square", "diamond", "triangle-up", "star", "triangle-down", "cross", "pentagon",
+)  # fmt: skip
 EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
 
 
@@ -38,6 +45,27 @@ class Section:
     title: str
     see: str
     figures: tuple[Figure, ...]
+
+
+def look_of(i: int) -> dict[str, str]:
+    """Return the colour and the mark of the i-th of several: no two of 64 share both."""
+    symbol = SYMBOLS[(i + i // COLOURS) % len(SYMBOLS)]
+    return {"color": f"${i % COLOURS + 1}", "symbol": symbol}
+
+
+def sampled(runs: Sequence[RunRecord], sign: int, keep: str = "") -> tuple[list[RunRecord], str]:
+    """Return at most MOST_DOTS runs and a few, in their order, and how many as a sentence.
+
+    Args:
+        sign: -1 where less is better; the best run is always among them.
+        keep: a setting whose runs are too.
+    """
+    if len(runs) <= MOST_DOTS:
+        return list(runs), ""
+    best = max((r for r in runs if r.value is not None), key=lambda r: sign * r.value, default=None)
+    chosen = set(random.Random(0).sample(range(len(runs)), MOST_DOTS))
+    shown = [r for i, r in enumerate(runs) if i in chosen or r is best or r.setting == keep]
+    return shown, f"{len(shown):,} of {len(runs):,} runs shown, chosen at random. "
 
 
 def titled(text: str, **more: Any) -> dict[str, Any]:
