@@ -1,6 +1,7 @@
 """The deciding plot as a file for slides and papers: .pdf, .png or .svg, by matplotlib."""
 
 import io
+import warnings
 from pathlib import Path
 
 from knobs.errors import ConfigError, StorageError
@@ -57,7 +58,8 @@ def drawn(plot: Deciding, suffix: str) -> bytes:
     from matplotlib.figure import Figure
 
     rows = plot.rows
-    with matplotlib.rc_context({"svg.hashsalt": "knobs", "font.size": 11, "pdf.fonttype": 42}):
+    look = {"svg.hashsalt": "knobs", "font.size": 11, "pdf.fonttype": 42}
+    with matplotlib.rc_context(look), warnings.catch_warnings():
         figure = Figure(figsize=(8, 1.5 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
         if plot.noise:
@@ -92,5 +94,6 @@ def drawn(plot: Deciding, suffix: str) -> bytes:
             line.set_visible(False)
         axes.spines["bottom"].set_visible(True)
         out = io.BytesIO()
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that no font here has is a box
         figure.savefig(out, format=suffix[1:], dpi=200, metadata=DATES[suffix])
     return out.getvalue()

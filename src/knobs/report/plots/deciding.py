@@ -11,7 +11,7 @@ from knobs.report.plots.figures import round_ticks
 from knobs.words import count
 
 MOST_ROWS = 12
-REACH = 4.0  # times the median row's: what lies beyond is an arrow, else one poor arm hides all
+REACH = 6.0  # times the median row's: what lies beyond is an arrow, else one poor arm hides all
 CONCLUSIONS = {
     "beaten": "worse",
     "ahead": "behind, more pairs are needed to be sure",
@@ -124,7 +124,7 @@ def _ends(rows: tuple[Row, ...]) -> tuple[float, float]:
     """Return the ends of the axis, with room; rows that lie far beyond the others do not count."""
     spans = [[v for v in (row.mean, row.low, row.high, *row.dots) if v is not None] for row in rows]
     reaches = [max(map(abs, span)) for span in spans]
-    most = REACH * statistics.median(reaches[1:]) or max(reaches) or 1.0
+    most = REACH * statistics.median_low(reaches[1:]) or max(reaches) or 1.0
     low = max(-most, min(0.0, *map(min, spans)))
     high = min(most, max(0.0, *map(max, spans)))
     room = 0.06 * (high - low) or 1.0
