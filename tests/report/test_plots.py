@@ -178,8 +178,8 @@ def test_a_sample_is_said_and_holds_the_best(tmp_path, monkeypatch):
     report = make([fake_search(tmp_path / "s", n=40)])
     made = {section.name: section for section in sections(report)}
     shown = sum(len(t["x"]) for t in made["axis"].figures[0].data)
-    assert 10 <= shown <= 12
-    assert f"{shown} of 40 runs shown, chosen at random." in made["axis"].see
+    assert shown == 10
+    assert "10 of 40 runs shown, chosen at random." in made["axis"].see
     assert "of 40 runs shown" in made["interaction"].see
     assert made["axis"].title == "Runs over each knob"
     assert [t for t in made["axis"].figures[0].data if t["name"] == "best"]

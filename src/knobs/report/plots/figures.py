@@ -54,7 +54,7 @@ def look_of(i: int) -> dict[str, str]:
 
 
 def sampled(runs: Sequence[RunRecord], sign: int, keep: str = "") -> tuple[list[RunRecord], str]:
-    """Return at most MOST_DOTS runs and a few, in their order, and how many as a sentence.
+    """Return at most MOST_DOTS runs, in their order, and how many as a sentence.
 
     Args:
         sign: -1 where less is better; the best run is always among them.
@@ -63,8 +63,10 @@ def sampled(runs: Sequence[RunRecord], sign: int, keep: str = "") -> tuple[list[
     if len(runs) <= MOST_DOTS:
         return list(runs), ""
     best = max((r for r in runs if r.value is not None), key=lambda r: sign * r.value, default=None)
-    chosen = set(random.Random(0).sample(range(len(runs)), MOST_DOTS))
-    shown = [r for i, r in enumerate(runs) if i in chosen or r is best or r.setting == keep]
+    kept = [i for i, r in enumerate(runs) if r is best or r.setting == keep][:MOST_DOTS]
+    others = sorted({*range(len(runs))} - {*kept})
+    chosen = {*kept, *random.Random(0).sample(others, MOST_DOTS - len(kept))}
+    shown = [run for i, run in enumerate(runs) if i in chosen]
     return shown, f"{len(shown):,} of {len(runs):,} runs shown, chosen at random. "
 
 

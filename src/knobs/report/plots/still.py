@@ -191,7 +191,8 @@ class _Drawing:
                 turned = {"transform": "rotate(-90)", "text-anchor": "end", "y": "4"}
                 SubElement(inner, "text", turned).text = text
             elif len(ticks) < 3 or at - shown > 0.022 * (len(text) + 1):  # a phone has 45 letters
-                self.add("text", text, x=x, y=height + 18, text_anchor="middle")
+                edge = {"text_anchor": "end", "dx": 10} if at > 0.97 else {"text_anchor": "middle"}
+                self.add("text", text, x=x, y=height + 18, **edge)
                 shown = at
         if titles[0]:
             self.add("text", titles[0], x="50%", y=height + below - 4, text_anchor="middle")
@@ -367,7 +368,7 @@ def shape_of(marker: dict[str, Any], most: float = math.inf) -> dict[str, str]:
     elif edge.get("width"):
         look += ";" + stroke(edge).removeprefix("fill:none;")
     if "opacity" in marker:
-        look += f";opacity:{marker['opacity']:g}"
+        look += f";fill-opacity:{marker['opacity']:g}"  # of each, so that many are dark together
     return {"d": path, "style": look}
 
 
