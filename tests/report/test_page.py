@@ -23,7 +23,7 @@ from knobs.report.write import write
 
 TRACES = "'.cartesianlayer .trace, .cartesianlayer .hm image, .cartesianlayer .contour'"
 DRAWN = f"plots.every((plot) => plot.querySelector({TRACES}))"
-COLOUR = r'"\$(low|middle|high|[1-5]|bad|ink|muted|line|band|edge)"'
+COLOUR = r'"\$(low|middle|high|[1-8]/?|bad|ink|muted|line|band|edge)"'
 PAPER = "getComputedStyle(document.body).backgroundColor"
 LIGHT, DARK = "rgb(252, 252, 250)", "rgb(20, 23, 26)"
 ROWS = "[...document.querySelectorAll('.sortable tbody tr')]"
@@ -53,7 +53,7 @@ def test_every_figure_is_one_that_plotly_knows(tmp_path, kind):
     made = sections(report)
     names = [section.name for section in made]
     assert {"axis", "isolation", "interaction", "curves", "tuning-curve"} <= set(names)
-    assert ("ablation" in names) == ("paired-seeds" in names and kind is fake_study)
+    assert ("ablation" in names) == ("arms" in names) == (kind is fake_study)
     for section in made:
         for figure in section.figures:
             plain = json.dumps({"data": figure.data, "layout": figure.layout}, allow_nan=False)
@@ -88,7 +88,7 @@ def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):
     page = pages["study"].read_text()
     policy = page.split('content="')[1].split('"')[0]
-    for told in ("no significant difference", "one seed standard deviation to either side"):
+    for told in ("no significant difference", "one seed standard deviation of a single run"):
         assert told in page
     assert policy.startswith("default-src 'none'; ")
     script = page.rpartition("<script>")[2].partition("</script>")[0]
@@ -182,12 +182,18 @@ def test_the_leaderboard_unfolds_and_sorts(pages, tab):
 @needs_browser
 def test_printed_it_is_light_and_whole(pages, tab):
     tab.open(pages["study"], dark=True)
-    tab.run("unpack()")
-    tab.run("dispatchEvent(new Event('beforeprint'))")
-    assert tab.run(DRAWN)
-    assert tab.run(PAPER) == LIGHT
-    tab.run("dispatchEvent(new Event('afterprint'))")
+    tab.run("show(plots)")
+    tab.until(DRAWN)
     assert tab.run(PAPER) == DARK
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    tab.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+    assert tab.run(PAPER) == LIGHT
+    assert tab.run("[...document.querySelectorAll('.live')].every((p) => !p.offsetHeight)")
+    assert tab.run("plots.every((p) => p.querySelector('.still svg').getBBox().height > 100)")
+    assert tab.run(f"{ROWS}.every((row) => row.offsetHeight)")
+    pdf = base64.b64decode(tab.call("Page.printToPDF", printBackground=True)["data"])
+    tab.call("Emulation.setEmulatedMedia", media="", features=[dark])
+    assert pdf.startswith(b"%PDF-")
 
 
 def test_a_knob_of_one_run_a_value_is_not_drawn_twice(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from knobs.errors import ConfigError, UserError
-from knobs.report import analysis, markdown, terminal, write
+from knobs.report import analysis, markdown, slide, terminal, write
 from knobs.report.run.read import is_run
 
 
@@ -20,11 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     place = "where report.html, .md and .json go; the sweep's or run's folder by default"
     parser.add_argument("--out", type=Path, help=place)
     parser.add_argument("--wandb", action="store_true", help="make a W&B report as well")
+    drawn = "also draw the plot that decides: a file .pdf, .png or .svg, for slides"
+    parser.add_argument("--figure", type=Path, metavar="FILE", help=drawn)
     shown = "on a run's page: the rows, texts or pictures of its worst mistakes, read from its data"
     parser.add_argument("--examples", action="store_true", help=shown)
     given = parser.parse_args(arguments)
     out = Console(highlight=False)
     try:
+        if given.figure:
+            slide.check(given.figure)
         if any(map(is_run, given.dir)):
             return _run(out, given)
         if given.examples:
@@ -32,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         report = analysis.make(given.dir)
         page = write.write(report, given.out or write.where(report.sweep))
         terminal.show(out, report, page)
+        if given.figure:
+            figure = slide.write(report, given.figure)
+            out.print(terminal.line(f"figure: {figure}"), soft_wrap=True)
         if given.wandb:
             from knobs.report.wandb_report import publish, unsent
 
@@ -56,6 +63,8 @@ def _run(out: Console, given: argparse.Namespace) -> int:
         )
     if given.wandb:
         raise ConfigError(f"{folder}: --wandb reports on sweeps; leave it out for a run")
+    if given.figure:
+        raise ConfigError(f"{folder}: --figure is of sweeps; leave it out for a run")
     made = run_page.make(folder, given.examples)
     run_page.show(out, made, run_page.write(made, given.out or folder))
     return 0

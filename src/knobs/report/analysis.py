@@ -48,7 +48,11 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
     start = None if arm is None else next(starts, None)  # each arm has a default of its own
     values = [run.value for run in ended]
     pruned = [run.status == "pruned" for run in ended]
-    return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
+    import scipy.linalg  # noqa: F401  # with threads of its own, which must be there to be limited
+    from threadpoolctl import threadpool_limits  # of scikit-learn
+
+    with threadpool_limits(1, "blas"):  # matrices of some hundred rows: threads wait for each other
+        return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
 def plain(report: Report) -> dict[str, Any]:

@@ -1,5 +1,4 @@
 "use strict";
-const root = document.documentElement;
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const plots = [...document.querySelectorAll(".plot")];
 const drawn = new Set();
@@ -17,10 +16,11 @@ function unpack() {
 }
 
 // "$1", "$bad", ...: the colours of the style sheet, light or dark.
-const style = getComputedStyle(root); // as it is at the time
+const style = getComputedStyle(document.documentElement); // as it is at the time
 const colour = (name) => style.getPropertyValue("--" + name).trim();
 function painted(node) {
-  if (typeof node === "string") return /^\$[a-z1-5]+$/.test(node) ? colour(node.slice(1)) : node;
+  const token = typeof node === "string" && /^\$([a-z1-8]+)(\/?)$/.exec(node); // "$1/" is the colour, thin
+  if (typeof node === "string") return token ? colour(token[1]) + (token[2] && "29") : node;
   if (Array.isArray(node)) return node.map(painted);
   if (node && typeof node === "object") return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, painted(v)]));
   return node;
@@ -29,22 +29,22 @@ function painted(node) {
 function draw(plot) {
   const { data, layout } = painted(figures[plot.dataset.figure]);
   const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), ticks: "", automargin: true, fixedrange: true, title: { standoff: 8 } };
-  const legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 }, itemclick: false, itemdoubleclick: false };
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 44, r: 12, t: 14, b: 34 },
     font: { family: style.getPropertyValue("--sans"), size: 12, color: colour("muted") },
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") }, align: "left" },
-    hovermode: "closest", showlegend: false, legend, bargap: 0.45, dragmode: false,
+    hovermode: "closest", showlegend: false, bargap: 0.45, dragmode: false,
   };
   const axes = Object.fromEntries(["xaxis", "yaxis"].map((name) => {
     const own = layout[name] ?? {};
     return [name, { ...axis, ...own, title: { ...axis.title, ...own.title } }];
   }));
+  const live = plot.querySelector(".live") ?? plot.appendChild(Object.assign(document.createElement("div"), { className: "live" }));
   drawn.add(plot);
-  return Plotly.react(plot, data, { ...base, ...layout, ...axes }, { displayModeBar: false, responsive: true });
+  return Plotly.react(live, data, { ...base, ...layout, ...axes }, { displayModeBar: false, responsive: true });
 }
 
-// A plot is drawn when it is about to be seen: the verdict and the tables do not wait for any.
+// Every plot is a picture in the page. One to point at takes its place when it is about to be seen.
 async function show(list) {
   await unpack();
   for (const plot of list) {
@@ -62,8 +62,6 @@ plots.forEach((plot) => watch.observe(plot));
 
 const repaint = () => drawn.forEach(draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
-addEventListener("beforeprint", () => { root.classList.add("print"); if (self.Plotly) { repaint(); plots.filter((p) => !drawn.has(p)).forEach(draw); } });
-addEventListener("afterprint", () => { root.classList.remove("print"); if (self.Plotly) repaint(); });
 
 document.addEventListener("click", ({ target }) => {
   if (target.matches("button.all")) {

@@ -5,19 +5,23 @@ from typing import Any
 
 from knobs.report.conclusions import Estimate, Report
 from knobs.report.frame import render
+from knobs.report.leaderboard import CSV
+from knobs.report.plots.deciding import Deciding, deciding
 from knobs.report.plots.sections import sections as plots
-from knobs.report.sections import sections
+from knobs.report.records import Entry
+from knobs.report.sections import Section, sections
 from knobs.report.sentences import MARKS, answered, what_ran
-from knobs.words import count, duration, listed, number, percent
+from knobs.report.stats import LEVEL
+from knobs.words import count, duration, listed, percent
 
 SHOWN = 12  # lines of the leaderboard before "show all"
-MOST = 1000  # lines in all
+MOST = 1000  # lines of a table in all
 
 
 def page(report: Report) -> str:
     """Return the whole page as text."""
     plotted = plots(report)
-    shown = (about, answered, bars, count, leaderboard, listed, number, pairs)
+    shown = (about, answered, arms, bars, boards, count, deciding, listed, pairs, reading, rest)
     return render(
         "page.html",
         [figure for section in plotted for figure in section.figures],
@@ -41,31 +45,88 @@ def about(report: Report) -> dict[str, str]:
     }
 
 
-def leaderboard(report: Report) -> dict[str, Any]:
-    """Return what the page adds to the leaderboard: the places of each setting's dots."""
+def arms(report: Report) -> bool:
+    """Return whether the report compares the arms of a study, not settings."""
+    return bool(report.sweep.study) and len(report.sweep.study.arms) > 1
+
+
+def reading(report: Report, plot: Deciding) -> Iterator[str]:
+    """Yield how to read the plot that decides, and the terms in it."""
+    what = "setting"
+    if arms(report):
+        what, nuisance = "arm", list(map(report.sweep.short, report.sweep.knobs))
+        tuned = (
+            f", tuned with the same budget as the others over its nuisance knobs "
+            f"({listed(nuisance)}), which are not asked about"
+        )
+        yield f"An arm is one of the values compared{tuned * bool(nuisance)}."
+    yield f"Right of the line the {what} on top is better."
+    yield "A circle is one pair of runs, on top one run beside their mean."
+    if any(row.low is not None for row in plot.rows):
+        yield (
+            f"A bar is the {percent(LEVEL)} interval of the mean difference: the true differences "
+            "that these pairs are compatible with. The diamond is filled where that decides."
+        )
+    else:
+        yield "Too few pairs for an interval: nothing is decided by these differences."
+    if plot.noise:
+        yield "The shaded stripe is one seed standard deviation of a single run."
+    if plot.hidden:
+        shown = len(plot.rows) - 1
+        yield f"{shown:,} of {shown + plot.hidden:,} are shown, the nearest and the default."
+
+
+def rest(sections: list[Section]) -> list[Section]:
+    """Return them without what follows next where the answer shows all of it."""
+    return [s for s in sections if s.name != "next" or len(s.advice) != 1]
+
+
+def boards(report: Report) -> list[dict[str, Any]]:
+    """Return the tables of settings: those with fresh seeds, and those that were explored."""
     sweep, winner = report.sweep, report.verdict.winner
-    entries = sweep.entries[:MOST]
     won = winner and winner.runs[0].setting
-    values = [[e.mean, *(run.value for run in e.runs if run.ok)] for e in entries]
-    first = [group for group in values if group[0] is not None][: 3 * SHOWN]
-    low, high = min(map(min, first), default=0.0), max(map(max, first), default=1.0)
+    every = list(enumerate(sweep.entries))
+    groups = [[(i, e) for i, e in every if e.confirmed is fresh] for fresh in (True, False)]
+    several = all(groups)
+    titles = ("Confirmed, with fresh seeds", "Explored by the search") if several else ("", "")
+    values = [_values(e) for _, e in groups[0] or every[: 3 * SHOWN] if e.mean is not None]
+    low, high = min(map(min, values), default=0.0), max(map(max, values), default=1.0)
     room = 0.08 * (high - low) or 1e-9
-    dots = [_dots(group, low - room, high + room) for group in values]
-    winners = [entry.runs[0].setting == won for entry in entries]
-    return {
-        "rows": list(zip(entries, dots, winners, strict=True)),
-        "knobs": len(entries[0].knobs) if entries else 0,
-        "shown": SHOWN,
-        "more": len(sweep.entries) - MOST,
-        "confirmed": any(entry.confirmed for entry in entries),
-    }
+    return [
+        {
+            "title": title,
+            "rows": [
+                (i, e, _dots(e, low - room, high + room), e.runs[0].setting == won)
+                for i, e in group[:MOST]
+            ],
+            "knobs": len(sweep.entries[0].knobs),
+            "shown": SHOWN,
+            "strong": title == titles[0],
+            "see": _left_out(len(group)),
+        }
+        for title, group in zip(titles, groups, strict=True)
+        if group
+    ]
 
 
-def _dots(values: list[float | None], low: float, high: float) -> list[float]:
-    """Return the places of a setting's mean and of its runs from 0 to 100, without those beyond."""
-    if values[0] is None or not low <= values[0] <= high:
-        return []
-    return [round(100 * (v - low) / (high - low), 1) for v in values if low <= v <= high]
+def _left_out(settings: int) -> str:
+    more = settings > MOST
+    return f"The best {MOST:,} of {settings:,} settings are shown; all are in {CSV}." * more
+
+
+def _values(entry: Entry) -> list[float]:
+    """Return a setting's mean and the values of its runs."""
+    return [entry.mean, *(run.value for run in entry.runs if run.ok)]
+
+
+def _dots(entry: Entry, low: float, high: float) -> dict[str, Any]:
+    """Return the places of a setting's mean and runs, 0 to 100; on which side a mean is beyond."""
+    if entry.mean is None:
+        return {}
+    places = [round(100 * (v - low) / (high - low), 1) for v in _values(entry)]
+    runs = [place for place in places[1:] if 0 <= place <= 100]
+    beyond = "left" if places[0] < 0 else "right" if places[0] > 100 else ""
+    return {"mean": places[0], "runs": runs, "beyond": beyond}
 
 
 def bars(report: Report) -> Iterator[tuple[str, str, list[dict[str, Any] | None]]]:

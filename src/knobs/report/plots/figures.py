@@ -1,12 +1,14 @@
 """Parts of a report's plots: plain plotly JSON, without plotly.
 
-A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; whatever a
-colour says, a symbol or a dash says too. A knob's axis runs from 0 to 1, which is the range
-searched on the scale it was searched on. Strings are escaped: plotly reads a few tags in them.
+A colour is a token ("$1", "$bad", ...) that the page replaces by its own, light or dark; a token
+that ends in / is thin, as bands are. Whatever a colour says, a symbol or a dash says too. A knob's
+axis runs from 0 to 1, which is the range searched on the scale it was searched on. Strings are
+escaped: plotly reads a few tags in them.
 """
 
 import html
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,11 @@ from knobs.report.records import Knob, RunRecord, Sweep, knob_value, position
 from knobs.words import printable, short
 
 MOST_POINTS = 200  # of a curve
+MOST_DOTS = 1_000  # runs of a plot that has a mark for each
+COLOURS = 8  # $1 to $8
+SYMBOLS = (
+    "circle", "square", "diamond", "triangle-up", "star", "triangle-down", "cross", "pentagon",
+)  # fmt: skip
 EXPLAINED = {"hoverinfo": "text", "hovertemplate": "%{text}<extra></extra>"}
 
 
@@ -38,6 +45,29 @@ class Section:
     title: str
     see: str
     figures: tuple[Figure, ...]
+
+
+def look_of(i: int) -> dict[str, str]:
+    """Return the colour and the mark of the i-th of several: no two of 64 share both."""
+    symbol = SYMBOLS[(i + i // COLOURS) % len(SYMBOLS)]
+    return {"color": f"${i % COLOURS + 1}", "symbol": symbol}
+
+
+def sampled(runs: Sequence[RunRecord], sign: int, keep: str = "") -> tuple[list[RunRecord], str]:
+    """Return at most MOST_DOTS runs, in their order, and how many as a sentence.
+
+    Args:
+        sign: -1 where less is better; the best run is always among them.
+        keep: a setting whose runs are too.
+    """
+    if len(runs) <= MOST_DOTS:
+        return list(runs), ""
+    best = max((r for r in runs if r.value is not None), key=lambda r: sign * r.value, default=None)
+    kept = [i for i, r in enumerate(runs) if r is best or r.setting == keep][:MOST_DOTS]
+    others = sorted({*range(len(runs))} - {*kept})
+    chosen = {*kept, *random.Random(0).sample(others, MOST_DOTS - len(kept))}
+    shown = [run for i, run in enumerate(runs) if i in chosen]
+    return shown, f"{len(shown):,} of {len(runs):,} runs shown, chosen at random. "
 
 
 def titled(text: str, **more: Any) -> dict[str, Any]:
@@ -81,6 +111,15 @@ def round_numbers(knob: Knob, least: int = 3) -> list[float]:
             every = max(1, math.ceil((last - first + 1) / 6))
             return [float(base) ** i for i in range(first, last + 1, every)]
     return [low, high]
+
+
+def round_ticks(low: float, high: float, fewest: int = 4) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of 10 from low to high, `fewest` or more."""
+    power = 10.0 ** math.floor(math.log10((high - low) / fewest))
+    steps = (m * power for m in (1, 2, 5))
+    step = max((step for step in steps if (high - low) / step >= fewest), default=power)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
 
 
 def scale(sweep: Sweep, values: Sequence[float]) -> tuple[float, float]:

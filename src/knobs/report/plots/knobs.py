@@ -34,13 +34,15 @@ def axis_section(sweep: Sweep, verdict: Verdict, knobs: Knobs, runs: Runs) -> Se
     if not knobs or all(run.value is None for run in runs):
         return None
     high, beyond = ("high", "below") if sweep.objective.sign > 0 else ("low", "above")
+    winner = verdict.winner.runs[0].setting if verdict.winner else ""
+    shown, said = figures.sampled(runs, sweep.objective.sign, winner)
     return Section(
         "axis",
-        "Every run over each knob",
-        f"Look where the {high} points gather: in the middle the range is right, at a shaded edge "
-        f"(the outer 5 %) it is too narrow. Crosses broke, triangles lie {beyond} what is shown, "
-        "the star is the best.",
-        tuple(_axis(sweep, verdict, knob, knobs, runs) for knob in knobs),
+        "Runs over each knob" if said else "Every run over each knob",
+        f"{said}Where the {high} points gather at a shaded edge (the outer 5 %), the range may be "
+        f"too narrow. Crosses diverged or failed, triangles lie {beyond} what is shown, the star "
+        "is the best.",
+        tuple(_axis(sweep, verdict, knob, knobs, shown) for knob in knobs),
     )
 
 
@@ -97,10 +99,10 @@ def isolation_section(sweep: Sweep, knobs: Knobs, runs: Runs) -> Section:
     good = [run for run in runs if run.value is not None]
     return Section(
         "isolation",
-        "The best each value can do",
+        "Best and median of each value",
         "Each filled point is the best run with the knob near there, whatever the other knobs "
-        "were; the open one is the median. A flat filled line: the value does not matter if the "
-        "others are tuned.",
+        "were; the open one is the median. The best of many runs is better than the best of few "
+        "by chance alone: point at one for its number of runs.",
         tuple(figure for knob in knobs if (figure := _isolation(sweep, knob, good))),
     )
 
@@ -146,17 +148,19 @@ def interaction_section(sweep: Sweep, two: Knobs, runs: Runs) -> Section | None:
     good = _points(sweep, two, [run for run in runs if run.value is not None])
     if len(two) < 2 or len(good) < 4:
         return None
-    if all(len({*column}) <= 8 for column in zip(*(values for _, values in good), strict=True)):
-        figure = _cells(sweep, two, good)
+    across, up = (len({*column}) for column in zip(*(values for _, values in good), strict=True))
+    if max(across, up) <= 8 and across * up <= 2 * len(good):  # a grid, not a few points anywhere
+        figure, said = _cells(sweep, two, good), ""
     else:
+        said = figures.sampled(runs, sweep.objective.sign)[1]
         broke = _points(sweep, two, [run for run in runs if run.broke])
         figure = _surface(sweep, two, good, broke)
     return Section(
         "interaction",
-        f"{two[0].name} and {two[1].name} together",
-        "The stronger the colour, the better. A ridge along an axis: each can be set by itself. A "
-        "slanted ridge, or a best place that shifts from row to row: the best value of one depends "
-        "on the other, so tune them together.",
+        f"{sweep.short(two[0].name)} and {sweep.short(two[1].name)} together",
+        f"{said}The stronger the colour, the better. A slanted ridge, or a best place that shifts "
+        "from row to row, suggests that the best value of one depends on the other: tune them "
+        "together.",
         (figure,),
     )
 
@@ -200,6 +204,8 @@ def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
     at = np.array([list(map(position, two, values)) for _, values in good])
     values = np.array([run.value for run, _ in good])
     colours = _colours(sweep, list(values))
+    every = [run for run, _ in (*good, *broke)]
+    shown = {run.id for run in figures.sampled(every, sweep.objective.sign)[0]}
     ordered = [knob.choices is None for knob in two]
     xs, ys = (
         [position(knob, choice) for choice in knob.choices or ()] or np.linspace(0, 1, CELLS)
@@ -227,8 +233,14 @@ def _surface(sweep: Sweep, two: Knobs, good: Points, broke: Points) -> Figure:
                 marker=marker,
             )
             for group, marker in (
-                (good, {"symbol": "circle", "size": 4, "color": "$ink", "opacity": 0.45}),
-                (broke, {"symbol": "x", "size": 7, "color": "$bad"}),
+                (
+                    [p for p in good if p[0].id in shown],
+                    {"symbol": "circle", "size": 4, "color": "$ink", "opacity": 0.45},
+                ),
+                (
+                    [p for p in broke if p[0].id in shown],
+                    {"symbol": "x", "size": 7, "color": "$bad"},
+                ),
             )
             if group
         ),

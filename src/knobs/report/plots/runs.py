@@ -12,70 +12,102 @@ from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import RunRecord, Sweep
 from knobs.report.stats import expected_best
-from knobs.words import number
+from knobs.words import count, number
 
 TOP = 5
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def curves_section(sweep: Sweep) -> Section | None:
-    """Show the best five settings over their epochs."""
-    sign, metric = sweep.objective.sign, sweep.objective.metric
-    lines = []
-    for i, entry in enumerate(e for e in sweep.entries[:TOP] if e.mean is not None):
-        run = max((run for run in entry.runs if run.ok), key=lambda run: sign * run.value)
-        points = run.curve
-        step = math.ceil(len(points) / figures.MOST_POINTS) or 1
-        lines.append((i, sweep.name_of(entry, i + 1), [*points[:-1:step], *points[-1:]]))
+    """Show the best settings over their epochs: the median of their seeds, and the range."""
+    metric = sweep.objective.metric
+    best = [entry for entry in sweep.entries[:TOP] if entry.mean is not None]
+    names = [sweep.name_of(entry, i) for i, entry in enumerate(best, 1)]
+    runs = [[run for run in entry.runs if run.ok] for entry in best]
     losses = ("val/loss", "train/loss")
-    made = [_curves(sweep, metric, lines, (metric,)), _curves(sweep, "loss", lines, losses)]
+    made = [
+        _curves(sweep, metric, names, runs, (metric,)),
+        _curves(sweep, "loss", names, runs, losses),
+    ]
     shown = tuple(figure for figure in made if figure)
+    seeds = max(map(len, runs), default=0)
+    band = "A line is the median over the seeds that reached the epoch, a band their range. "
     return Section(
         "curves",
-        "Learning curves of the best five",
-        "Still getting better at the right edge: train longer. Validation loss (lines with marks) "
-        "turning up while training loss (thin dotted lines; it counts smoothing and penalties) "
-        "falls: regularise, or stop earlier.",
+        "Learning curves",
+        f"The best {count(len(best), 'setting')}. {band if seeds > 1 else 'Each is one run. '}"
+        "Still getting better at the right edge: longer training may help, unless the learning "
+        "rate ends there. Validation loss (lines with marks) that rises while training loss (thin "
+        "dotted lines; it counts smoothing and penalties) falls is a sign of overfitting.",
         shown[:1] if metric in losses else shown,
     )
 
 
 def _curves(
-    sweep: Sweep, title: str, lines: Sequence[tuple[int, str, list]], metrics: Sequence[str]
+    sweep: Sweep, title: str, names: list[str], runs: list[list[RunRecord]], metrics: Sequence[str]
 ) -> Figure | None:
     """Return one plot of some metrics, the first in full lines and the others in thin ones.
 
     Losses are on a log scale; of the objective, the better part of what was reached is shown.
     """
-    data = [
-        _line(i, setting, metric, points, thin=metric != metrics[0])
-        for i, setting, rows in lines
-        for metric in metrics
-        if (points := [(row["epoch"], row[metric]) for row in rows if metric in row])
-    ]
-    if not data:
+    bands, lines = [], []
+    for i, (setting, same) in enumerate(zip(names, runs, strict=True)):
+        for metric in metrics:
+            points, thin = over_seeds(same, metric), metric != metrics[0]
+            if points:
+                lines.append(_line(i, setting, metric, points, thin))
+                bands += [] if thin or len(same) < 2 else _band(i, points)
+    if not lines:
         return None
-    values = [y for line in data for y in line["y"]]
+    values = [y for line in (*bands, *lines) for y in line["y"]]
     xaxis, yaxis = figures.titled("epoch"), figures.titled(title)
     is_objective = title == sweep.objective.metric
     if not is_objective and min(values) > 0:
         decades = math.log10(max(values) / min(values))
         yaxis |= {"type": "log", "dtick": "D2" if decades < 2 else 1}
-    elif is_objective and max(len(line["x"]) for line in data) > 1:
+    elif is_objective and max(len(line["x"]) for line in lines) > 1:
         yaxis = figures.objective_axis(sweep, *figures.scale(sweep, values))
     layout = {"xaxis": xaxis, "yaxis": yaxis, "showlegend": is_objective}
-    says = f"{title} by epoch of the best {len(lines)} settings"
+    says = f"{title} by epoch of the best {count(len(names), 'setting')}"
     name = "curves" if is_objective else "curves-loss"
-    return Figure(name, "", says, data, layout, 340)
+    return Figure(name, "", says, [*bands, *lines], layout, 340)
 
 
-def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[str, Any]:
+Point = tuple[float, float, float, float, int]  # epoch, median, least, largest, seeds
+
+
+def over_seeds(runs: Sequence[RunRecord], metric: str) -> list[Point]:
+    """Return a metric by epoch over the runs that reached it, at most about MOST_POINTS epochs."""
+    reached: dict[float, list[float]] = {}
+    for row in (row for run in runs for row in run.curve if metric in row):
+        reached.setdefault(row["epoch"], []).append(row[metric])
+    points = [
+        (epoch, statistics.median(values), min(values), max(values), len(values))
+        for epoch, values in sorted(reached.items())
+    ]
+    step = math.ceil(len(points) / figures.MOST_POINTS) or 1
+    return [*points[:-1:step], *points[-1:]]
+
+
+def _band(i: int, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Return the range over seeds as two lines without width, the second filled to the first."""
+    epochs, _, least, largest, _ = zip(*points, strict=True)
+    look = {"mode": "lines", "line": {"width": 0, "color": f"${i + 1}"}, "showlegend": False}
+    shade = {"fill": "tonexty", "fillcolor": f"${i + 1}/"}
+    lines = (
+        figures.scatter(epochs, least, **look),
+        figures.scatter(epochs, largest, **look, **shade),
+    )
+    return list(lines)
+
+
+def _line(i: int, setting: str, metric: str, points: list[Point], thin: bool) -> dict[str, Any]:
+    epochs, medians, *_ = zip(*points, strict=True)
     color, shown = f"${i + 1}", len(points) // max(1, len(points) // 6)
-    marks = {"symbol": SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": shown}
+    marks = {"symbol": figures.SYMBOLS[i], "size": 7, "color": color, "maxdisplayed": shown}
     return figures.scatter(
-        *zip(*points, strict=True),
-        (figures.safe(f"{setting}: {metric} {number(y, 4)} at epoch {x:g}") for x, y in points),
+        *(epochs, medians),
+        (figures.safe(_said(setting, metric, point)) for point in points),
         mode="lines" if thin else "lines+markers",
         name=figures.safe(setting),
         legendgroup=str(i),
@@ -83,6 +115,12 @@ def _line(i: int, setting: str, metric: str, points: list, thin: bool) -> dict[s
         line={"color": color, "dash": "dot" if thin else DASHES[i], "width": 1 if thin else 2},
         marker=marks,
     )
+
+
+def _said(setting: str, metric: str, point: Point) -> str:
+    epoch, median, least, largest, seeds = point
+    range_ = f" ({number(least, 4)} to {number(largest, 4)}, {seeds} seeds)" if seeds > 1 else ""
+    return f"{setting}: {metric} {number(median, 4)}{range_} at epoch {epoch:g}"
 
 
 def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from knobs.report.conclusions import Report
+from knobs.report.plots.arms import arms_section
 from knobs.report.plots.figures import Section
 from knobs.report.plots.knobs import axis_section, interaction_section, isolation_section
 from knobs.report.plots.runs import curves_section, tuning_section
-from knobs.report.plots.seeds import ablation_section, paired_section
+from knobs.report.plots.seeds import ablation_section
 
 MOST_KNOBS = 8  # with plots of their own
 
@@ -29,6 +30,6 @@ def sections(report: Report) -> list[Section]:
     ]
     within = f"The runs of {arm}. " if arm else ""
     *knobwise, enough = (s and replace(s, see=f"{within}{s.see}") for s in explored)
-    confirmed = [paired_section(sweep, verdict), ablation_section(sweep, verdict)]
+    confirmed = [arms_section(sweep, verdict, order), ablation_section(sweep, verdict)]
     ordered = [*confirmed, *knobwise, curves_section(sweep), enough]
     return [section for section in ordered if section and section.figures]

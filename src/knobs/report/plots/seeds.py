@@ -1,83 +1,15 @@
-"""Plots of what was confirmed: seed by seed, and from the default to the best."""
+"""The plot of a walk from the default to the best config."""
 
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from knobs.report.conclusions import Comparison, Verdict
-from knobs.report.plots.figures import Figure, Section, band, safe, scatter, short_number, titled
+from knobs.report.conclusions import Verdict
+from knobs.report.plots.figures import Figure, Section, safe, scatter, short_number, titled
 from knobs.report.records import Sweep
-from knobs.report.stats import Paired
-from knobs.words import count, listed
-
-MOST_LANES = 12
-
-
-def paired_section(sweep: Sweep, verdict: Verdict) -> Section | None:
-    """Show the winner's lead, seed by seed."""
-    shown = _shown(verdict)
-    if not shown:
-        return None
-    unit = 100 if sweep.objective.in_points else 1
-    data = _leads(sweep, shown, unit)
-    reached = [end for c in shown for end in (c.paired.low, c.paired.mean, c.paired.high)]
-    ends = [0.0, *data[0]["x"], *(unit * end for end in reached if end is not None)]
-    room = 0.05 * (max(ends) - min(ends) or 1)
-    names = [c.other.name for c in shown]
-    title = f"lead of {safe(verdict.winner.name)}" + (", points" if unit == 100 else "")
-    zero = band(0, 0) | {"type": "line", "line": {"color": "$ink", "width": 1}, "layer": "above"}
-    noise = verdict.noise.sd
-    layout = {
-        "xaxis": {"range": [min(ends) - room, max(ends) + room], "title": {"text": title}},
-        "yaxis": _lanes(list(map(safe, names))),
-        "shapes": [zero, *([band(-unit * noise, unit * noise)] if noise else [])],
-        "showlegend": True,
-    }
-    says = f"difference of {verdict.winner.name} to each of {listed(names)}, seed by seed"
-    return Section(
-        "paired-seeds",
-        "Seed by seed",
-        "Right of the line it is ahead. An open diamond: no difference at this budget, as the bar "
-        "(the simultaneous interval) crosses the line. The shaded stripe is one seed standard "
-        "deviation to either side.",
-        (Figure("paired-seeds", "", says, data, layout, 110 + 34 * len(shown)),),
-    )
-
-
-def _shown(verdict: Verdict) -> list[Comparison]:
-    """Return the nearest settings, and always the default, which comes last."""
-    paired = [c for c in verdict.comparisons if c.paired and c.paired.n > 1]
-    default = [c for c in paired if c.other is verdict.default]
-    rest = [c for c in paired if c.other is not verdict.default]
-    return [*rest[: MOST_LANES - len(default)], *default]
-
-
-def _leads(sweep: Sweep, shown: Sequence[Comparison], unit: int) -> list[dict[str, Any]]:
-    """Return the differences of each seed, and their means."""
-    points = [
-        (unit * d, lane, safe(f"{c.other.name}, {name}: {sweep.objective.amount(d)}"))
-        for lane, c in enumerate(shown)
-        for name, d in zip(c.paired.names, c.paired.differences, strict=True)
-    ]
-    reaches = [[unit * end for end in _reach(c.paired)] for c in shown]
-    apart = [c.relation in ("beaten", "ahead") for c in shown]
-    symbols = ["diamond" if yes else "diamond-open" for yes in apart]
-    says = (f"{c.other.name}: {sweep.objective.amount(c.paired.mean)}, {c.relation}" for c in shown)
-    means = [unit * c.paired.mean for c in shown]
-    return [
-        scatter(
-            *zip(*points, strict=True),
-            name="one validation split" if any(c.paired.splits for c in shown) else "one seed",
-            marker={"symbol": "circle-open", "size": 7, "color": "$muted"},
-        ),
-        scatter(
-            *(means, range(len(shown)), map(safe, says)),
-            name="mean and its interval",
-            error_x=_whiskers(reaches, color="$1", thickness=3, width=0),
-            marker={"symbol": symbols, "size": 11, "color": "$1"},
-        ),
-    ]
+from knobs.report.stats import LEVEL, Paired
+from knobs.words import count, percent
 
 
 def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
@@ -120,9 +52,10 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
     says = f"{objective.metric} from the default to the best config, one knob at a time"
     return Section(
         "ablation",
-        "From the default to the best, one knob at a time",
-        f"Each bar is what one more change gave, over {count(seeds, 'paired repeat')}; the whisker "
-        "is its interval. A change whose whisker reaches back to its start can be left out.",
+        "From the default to the best",
+        f"Each bar is what one more knob changed, over {count(seeds, 'paired repeat')}; the whisker "
+        f"is its {percent(LEVEL)} interval. A whisker that reaches back to the start of its bar: "
+        "these repeats do not show that the change helps.",
         (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
 
