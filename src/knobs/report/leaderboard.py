@@ -1,6 +1,7 @@
 """Runs -> the leaderboard, best first, and leaderboard.csv.
 
-An entry is one setting of the knobs; its runs differ in nothing but `seed`. Entries come in order:
+An entry is one setting of the knobs; its runs are repeats of it, which differ in nothing but
+`seed`, `data.split_seed` and `data.fold`. Entries come in order:
 
 1. those of which a run finished and none diverged, ranked by the mean over the finished ones. A
    failed or interrupted run says nothing of the setting: it lowers n and shows in the status.
@@ -30,8 +31,9 @@ from knobs.report.records import COLUMNS, UNREADABLE, Column, Entry, RunRecord, 
 from knobs.words import as_text, short
 
 CSV = "leaderboard.csv"
+REPEATS = ("data.split_seed", "data.fold")  # tell repeats of a setting apart, beside the seed
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
-NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed", "test")
+NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), "seed", "test", *REPEATS)
 
 
 def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> list[Entry]:
@@ -66,8 +68,8 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
-    # A seed that comes to the same bits again is no further observation.
-    finished = list({(json.dumps(r.config.get("seed")), r.value): r for r in runs if r.ok}.values())
+    # A repeat that comes to the same bits again is no further observation.
+    finished = list({(r.repeat, r.value): r for r in runs if r.ok}.values())
     values = [run.value for run in finished]
     epoch = _mean(run.best_epoch for run in finished)
     return Entry(

@@ -56,9 +56,10 @@ def recipe(sweep: Sweep, verdict: Verdict) -> Recipe | None:
 
 
 def overrides(run: RunRecord, drop: Iterable[str] = ("seed",)) -> list[str]:
-    """Return a run's overrides that say what it computes."""
+    """Return a run's overrides that say what it computes; of a setting that ran on folds, all."""
     dropped = (*NOT_REPEATED, *drop)
-    return [line for line in run.overrides if not under(key_of(line), dropped)]
+    kept = [line for line in run.overrides if not under(key_of(line), dropped)]
+    return ["data.fold=all" if drop and key_of(one) == "data.fold" else one for one in kept]
 
 
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
@@ -121,7 +122,7 @@ def _rebound(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Ite
     if sweep.study and asked:
         new = {f.knob.name: f.knob for f in reversed(asked)}  # failures give way to bounds
         knobs = {k.name: k for k in sweep.space_of(verdict.winner.arm)} | new
-        words = ["hydra/sweeper=search", *overrides(run, drop=("seed", *knobs))]
+        words = ["hydra/sweeper=search", *overrides(run, drop=("seed", "data.fold", *knobs))]
         words += map(range_of, knobs.values())
         words += [f"search.runs={len(sweep.explored(verdict.winner.arm))}"]
         ranges = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in new.values()]
