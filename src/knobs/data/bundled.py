@@ -1,5 +1,6 @@
 """Data that is on the machine once the requirements are installed."""
 
+import functools
 import gzip
 import importlib.util
 import re
@@ -74,6 +75,7 @@ def scikit_learn(
     )  # fmt: skip
 
 
+@functools.lru_cache(1)  # the folds of a sweep are one source
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
     file, delimiter, header, _ = _FILES[name]
     spec = importlib.util.find_spec("sklearn")
