@@ -75,7 +75,9 @@ def test_layers_that_differ_elsewhere_do_not_stack():
 
 
 def test_folds_of_digits_with_seeds_and_members():
-    settings = on_folds(["training.epochs=1", "training.batch_size=128"], 5, lambda k: [f"seed={k // 2}"])[:3]
+    settings = on_folds(
+        ["training.epochs=1", "training.batch_size=128"], 5, lambda k: [f"seed={k // 2}"]
+    )[:3]
     settings += [[*settings[0][:-1], "seed=5"]]
     assert compare(settings)[0] < 1e-8
     assert compare([[*one, "training.members=2"] for one in settings[:2]])[0] < 1e-8
