@@ -1,20 +1,26 @@
 """Helpers for tests: train.py in a process; runs trained alone or together, how far apart they are."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from conftest import REPO
 
+from knobs import build
+from knobs.config import command
 from knobs.stack import loop as stack
 from knobs.training import loop
+from knobs.training.setup import assemble
 
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {
     "OMP_NUM_THREADS": "1",
     "WANDB_MODE": "disabled",
     "PYTHONWARNINGS": "error::UserWarning",
 }
+CPU = torch.device("cpu")
 TRAIN = [sys.executable, str(REPO / "train.py")]
 
 
@@ -68,3 +74,54 @@ def interrupt_at(step):
             run.stop_requested = True
 
     return watch
+
+
+def make(overrides, dtype):
+    """An assembled run in `dtype`, its data too."""
+    plain = command.checked([*overrides, "tracking=local"])
+    run = assemble(plain, build.data(plain), CPU)
+    run.model.to(dtype)
+
+    def cast(tensor):
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    def split(part):
+        return dataclasses.replace(part, x=cast(part.x), y=cast(part.y))
+
+    for state in run.optimizer.state.values():  # Adagrad's is made with the optimizer
+        state.update({name: cast(v) if v.ndim else v for name, v in state.items()})
+    data = run.data
+    parts = {name: split(getattr(data, name)) for name in ("train", "val", "test")}
+    run.data = dataclasses.replace(data, **parts)
+    run.loss = run.loss.to(torch.empty(0, dtype=dtype))
+    return run
+
+
+def state_of(run):
+    states = [run.optimizer.state.get(p, {}) for p in run.model.parameters()]
+    return [v for s in states for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
+
+
+def compare(settings, dtype=torch.float64, tolerance=1e-8):
+    """Train each setting alone and all as a stack, to the same status and metrics.
+
+    Returns:
+        The largest relative difference of any weights, buffers, optimizer states and best weights,
+        and the stack's runs.
+    """
+    alone = [make(setting, dtype) for setting in settings]
+    expected = [solo(run) for run in alone]
+    rows = [make(setting, dtype) for setting in settings]
+    found = together(rows)
+    apart = {}
+    for i, (run, reference, (status, record)) in enumerate(zip(rows, alone, expected, strict=True)):
+        assert found[run][0] == status, settings[i]
+        for row, other in zip(found[run][1], record, strict=True):
+            assert row == pytest.approx(other, rel=10 * tolerance, abs=10 * tolerance), settings[i]
+        assert run.progress.best_epoch == reference.progress.best_epoch, settings[i]
+        parts = [(list(r.model.parameters()), list(r.model.buffers()), state_of(r),
+                  list(r.best_weights.values())) for r in (run, reference)]  # fmt: skip
+        apart[i] = max(distance(a, b) for a, b in zip(*parts, strict=True) if b)
+    worst = max(apart, key=apart.get)
+    print("furthest apart:", settings[worst])  # shown where the assertion fails
+    return apart[worst], rows

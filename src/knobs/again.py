@@ -153,6 +153,11 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     if config["scheduler"]["_target_"].endswith("ReduceLROnPlateau"):
         needs = "scheduler=plateau follows the validation split, which a refit trains on"
         raise ConfigError(f"refit={folder}: {needs}; train it with another schedule first")
+    data = config["data"]
+    folds, fold, split = data.get("folds"), data.get("fold"), str(data.get("split"))
+    if folds and split.startswith("time:") and fold < folds - 1:
+        early = f"fold {fold} of data.split={split} ends before the newest rows"
+        raise ConfigError(f"refit={folder}: {early}; refit the run of data.fold={folds - 1}")
     if "name" not in map(key_of, changes):
         lines = [f"name={quoted(literal('refit-' + config['name']))}", *lines]
     return [*lines, f"refit={quoted(literal(str(path)))}"]

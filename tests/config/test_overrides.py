@@ -100,3 +100,34 @@ def test_a_file_holds_a_whole_sweep(tmp_path):
     given = ["experiment=rates", "hydra/launcher=stack", "optimizer.lr=0.1"]
     assert files.words(given, [CONF, tmp_path], "config") == words[2:]
     assert files.words(["optimizer=adam"], [CONF, tmp_path], "config") == []
+
+
+def jobs(*lines):
+    return [" ".join(job) for job in overrides.expand(parsed(*lines))]
+
+
+def test_all_folds_are_a_run_each_beside_other_axes():
+    assert jobs("data.folds=3", "data.fold=all") == [
+        f"data.folds=3 data.fold={k}" for k in range(3)
+    ]
+    grid = jobs("optimizer=adam,sgd", "data.fold=all", "data.folds=2,3", "seed=range(0,2)")
+    assert len(grid) == len(set(grid)) == 2 * 2 * (2 + 3)
+    assert all("data.fold=2" not in job for job in grid if "data.folds=2" in job)
+    zipped = jobs("zip={data.folds:[2,3],optimizer.lr:[0.1,0.2]}", "data.fold=all")
+    assert len(zipped) == 5
+    left = jobs("data.folds=3", "data.fold='all'", 'skip=["data.fold=1"]')
+    assert left == ["data.folds=3 data.fold=0", "data.folds=3 data.fold=2"]
+    assert jobs("data.fold=all") == ["data.fold=all"]  # which no run can have
+
+
+def test_too_many_folds_are_no_grid():
+    lines = parsed("data.folds=200000", "data.fold=all")
+    assert "the grid has 200,000 jobs" in next(overrides.together(lines))
+    assert overrides.first_job(lines) == ["data.folds=200000", "data.fold=0"]
+
+
+@pytest.mark.parametrize("key", ["data.fold", "data.split_seed"])
+def test_a_search_has_one_fold(key):
+    (override,) = parsed(f"{key}=0,1")
+    (fault,) = overrides.faults_of(override, (CONF,), grid=True, search=True)
+    assert fault == f"{key}=0,1: no knob to search, {key} has one value"

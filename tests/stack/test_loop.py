@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from torch import nn
-from trained import distance, solo, together
+from trained import compare, distance, make, solo, together
 
-from knobs import build, rng
+from knobs import rng
 from knobs.config import command, rules
 from knobs.losses import usual
 from knobs.models.layers import ELEMENTWISE, Dropout
@@ -19,7 +19,6 @@ from knobs.stack.layers import CannotStack, Noise
 from knobs.stack.layers import stack as stacked
 from knobs.sweep import groups
 from knobs.training import checkpoint, loop
-from knobs.training.setup import assemble
 
 CPU = torch.device("cpu")
 READ = rules.read(command.CONF)
@@ -30,57 +29,6 @@ TABLE = ["data=wine", "training.batch_size=32", "training.epochs=50"]  # 4 steps
 TEXT = ["data=python_docs", "data.max_length=12", "training.batch_size=256", "training.epochs=2"]
 MEMBERS = ["training.members=3"]
 IMAGE = ["training.batch_size=256", "training.epochs=3"]
-
-
-def make(overrides, dtype):
-    """An assembled run in `dtype`, its data too."""
-    plain = command.checked([*overrides, "tracking=local"])
-    run = assemble(plain, build.data(plain), CPU)
-    run.model.to(dtype)
-
-    def cast(tensor):
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-    def split(part):
-        return dataclasses.replace(part, x=cast(part.x), y=cast(part.y))
-
-    for state in run.optimizer.state.values():  # Adagrad's is made with the optimizer
-        state.update({name: cast(v) if v.ndim else v for name, v in state.items()})
-    data = run.data
-    parts = {name: split(getattr(data, name)) for name in ("train", "val", "test")}
-    run.data = dataclasses.replace(data, **parts)
-    run.loss = run.loss.to(torch.empty(0, dtype=dtype))
-    return run
-
-
-def state_of(run):
-    states = [run.optimizer.state.get(p, {}) for p in run.model.parameters()]
-    return [v for s in states for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
-
-
-def compare(settings, dtype=torch.float64, tolerance=1e-8):
-    """Train each setting alone and all as a stack, to the same status and metrics.
-
-    Returns:
-        The largest relative difference of any weights, buffers, optimizer states and best weights,
-        and the stack's runs.
-    """
-    alone = [make(setting, dtype) for setting in settings]
-    expected = [solo(run) for run in alone]
-    rows = [make(setting, dtype) for setting in settings]
-    found = together(rows)
-    apart = {}
-    for i, (run, reference, (status, record)) in enumerate(zip(rows, alone, expected, strict=True)):
-        assert found[run][0] == status, settings[i]
-        for row, other in zip(found[run][1], record, strict=True):
-            assert row == pytest.approx(other, rel=10 * tolerance, abs=10 * tolerance), settings[i]
-        assert run.progress.best_epoch == reference.progress.best_epoch, settings[i]
-        parts = [(list(r.model.parameters()), list(r.model.buffers()), state_of(r),
-                  list(r.best_weights.values())) for r in (run, reference)]  # fmt: skip
-        apart[i] = max(distance(a, b) for a, b in zip(*parts, strict=True) if b)
-    worst = max(apart, key=apart.get)
-    print("furthest apart:", settings[worst])  # shown where the assertion fails
-    return apart[worst], rows
 
 
 def test_every_optimizer_with_every_penalty_float64():

@@ -54,6 +54,7 @@ def conflicts(config: dict) -> Iterator[str]:
         yield "name=<hidden>: holds a secret, and names folders and logs; choose another"
     if (val := data.get("val", 0)) + (test := data.get("test", 0)) >= 1:
         yield f"data.val={val}: with data.test={test} nothing is left to train on"
+    yield from fold_faults(data)
     path = config["init"].get("path")
     if path and not Path(path).is_file():
         yield f"init.path={path}: no such file"
@@ -71,6 +72,18 @@ def conflicts(config: dict) -> Iterator[str]:
     yield from size_faults(model, training)
     tracking = config["tracking"]
     yield from targets.resolve("tracking", tracking["_target_"]).faults(tracking)
+
+
+def fold_faults(data: dict) -> Iterator[str]:
+    """Yield what is wrong with the fold that validates."""
+    folds, fold = data.get("folds"), data.get("fold", 0)
+    if fold == "all":
+        how = f"python train.py -m data.folds={folds or 5} data.fold=all"
+        yield f"data.fold=all: a run for each of data.folds, given beside it: {how}"
+    elif fold and folds is None:
+        yield f"data.fold={fold}: needs data.folds, how many there are; add data.folds=5"
+    elif folds is not None and fold >= folds:
+        yield f"data.fold={fold}: must be below data.folds={folds}; 0 .. {folds - 1}"
 
 
 def target_faults(data: dict) -> Iterator[str]:

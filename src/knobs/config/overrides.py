@@ -16,13 +16,14 @@ from hydra.errors import HydraException
 from knobs.config import rules
 from knobs.config.question import NOT_SEARCHED, root
 from knobs.errors import ConfigError, closest, did_you_mean, first_line
-from knobs.identity import FILES, NOT_IDENTITY, under
+from knobs.identity import FILES, NOT_IDENTITY, key_of, under
 from knobs.search.space import NO_RANGE, range_size
 from knobs.words import listed, printable
 
 MAX_JOBS = 100_000  # of a grid; more are never built
 OF_GRIDS = "search.pruner"  # heeded outside a search too
 ZIP, SKIP = "zip", "skip"  # keys of config.yaml that shape a grid
+FOLDS, FOLD, ALL = "data.folds", "data.fold", "all"  # of which each_fold makes runs
 NONE_OF_IT = ("none", "off", "no", "false", "nothing", "disabled")  # for a group without such
 SEVERAL = ("experiment", "hydra")  # groups of which several options may be chosen at once
 # What people of other tools type; the first that is a key is meant.
@@ -141,8 +142,8 @@ def _sweep_fault(override: Override, search: bool) -> str:
     key, first = override.key_or_group, root(override)
     if first in (ZIP, SKIP):
         return "has one value; write it in one pair of quotes"
-    if search and first in NOT_SEARCHED:
-        return f"no knob to search, {first} has one value"
+    if search and (one := next((k for k in (first, key) if k in NOT_SEARCHED), "")):
+        return f"no knob to search, {one} has one value"
     if override.is_interval_sweep():
         return "" if search else "a range is searched, not listed; add hydra/sweeper=search"
     if not search and under(key, NOT_IDENTITY) and not under(key, (*FILES, "search", "hydra")):
@@ -264,6 +265,7 @@ def together(parsed: Sequence[Override], search: bool = False) -> Iterator[str]:
             yield f"zip: its lists must be of one length, and {counts}"
     total = math.prod(size(o) or 0 for o in parsed)
     total *= math.prod(max(map(len, axis.values()), default=1) for axis in axes)
+    total *= most_folds(parsed, axes)
     if total > MAX_JOBS:
         fewer = "list fewer values, or search instead: hydra/sweeper=search search.runs=40"
         yield f"the grid has {total:,} jobs, and may have {MAX_JOBS:,}; {fewer}"
@@ -305,19 +307,20 @@ def skipped(parsed: Sequence[Override]) -> list[tuple[str, ...]]:
 def first_job(parsed: Sequence[Override]) -> list[str]:
     """Return a job of a grid that is not expanded: of each override the first value, if any."""
     of_runs = [o for o in parsed if o.key_or_group not in (ZIP, SKIP) and size(o)]
-    return [
+    job = [
         f"{o.get_key_element()}={next(o.sweep_string_iterator())}"
         if o.is_sweep_override()
         else o.input_line
         for o in of_runs
         if not o.is_interval_sweep()
     ]
+    return next(each_fold(job))
 
 
 def expand(parsed: Sequence[Override]) -> Iterator[list[str]]:
     """Yield the jobs of a grid, a list of overrides each; of a key given twice the last counts.
 
-    `zip` pairs values, `skip` leaves combinations out.
+    `zip` pairs values, `data.fold=all` stands for every fold, `skip` leaves combinations out.
     """
     axes: dict[str, list[tuple[str, ...]]] = {}
     for override in (o for o in parsed if o.key_or_group not in (ZIP, SKIP)):
@@ -328,10 +331,37 @@ def expand(parsed: Sequence[Override]) -> Iterator[list[str]]:
         columns = ([f"{key}={value}" for value in values] for key, values in axis.items())
         axes[f"{ZIP} {n}"] = list(zip(*columns, strict=True))
     left_out = [set(map(_plain, lines)) for lines in skipped(parsed)]
-    for parts in product(*axes.values()):
-        job = [line for part in parts for line in part]
+    products = ([line for part in parts for line in part] for parts in product(*axes.values()))
+    for job in (job for lines in products for job in each_fold(lines)):
         if not left_out or not any(lines <= set(map(_plain, job)) for lines in left_out):
             yield job
+
+
+def each_fold(job: list[str]) -> Iterator[list[str]]:
+    """Yield a job for each fold where it asks for `data.fold=all`, else the job itself.
+
+    Where its own lines do not say how many folds there are, it stays, and its check says so.
+    """
+    values = {key_of(line): line.partition("=")[2].strip("'\"") for line in job}
+    count = values.get(FOLDS, "")
+    if values.get(FOLD) != ALL or not count.isdecimal() or int(count) < 2:
+        yield job
+        return
+    for fold in range(int(count)):
+        yield [f"{FOLD}={fold}" if key_of(line) == FOLD else line for line in job]
+
+
+def most_folds(parsed: Sequence[Override], axes: Sequence[dict[str, list[str]]]) -> int:
+    """Return the most runs that `data.fold=all` makes of one; 1 where it is not asked for."""
+    values: dict[str, list[str]] = {FOLDS: [], FOLD: []}
+    for key, found in values.items():
+        for one in (o for o in parsed if o.key_or_group == key):
+            several = one.is_sweep_override() and not one.is_interval_sweep()
+            found += one.sweep_string_iterator() if several else [one.get_value_string()]
+        found += [value for axis in axes for value in axis.get(key, ())]
+    if ALL not in values[FOLD]:
+        return 1
+    return max([1, *(int(value) for value in values[FOLDS] if value.isdecimal())])
 
 
 def _plain(line: str) -> tuple[str, Any]:

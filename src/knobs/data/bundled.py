@@ -1,14 +1,17 @@
 """Data that is on the machine once the requirements are installed."""
 
+import functools
 import gzip
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from knobs.data.dataset import Data
+from knobs.data.folds import folded
 from knobs.data.inputs import Table
 from knobs.data.prepare import (
     content_hash,
@@ -33,7 +36,7 @@ _FILES = {
 
 def scikit_learn(
     *, name: str, kind: str, task: str, val: float, test: float, split_seed: int,
-    numbers: str = "standard",
+    numbers: str = "standard", folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Read one of scikit-learn's toy sets, features (or an image's pixels together) standardised.
 
@@ -43,6 +46,7 @@ def scikit_learn(
         test: share of all examples for test.
         split_seed: of the split.
         numbers: how those of a table are encoded, one of encodings.ENCODINGS.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: scikit-learn is not installed, or its file is not readable; images have numbers
@@ -53,6 +57,7 @@ def scikit_learn(
     rows, y = _read(name)
     shape = _FILES[name][3]
     parts = three_way(y, val, test, split_seed, task)
+    parts, notes = folded(parts, y, task, folds, fold, split_seed)
     targets = encode_targets(y, parts[0], task)
     if len(shape) == 3:
         if numbers != "standard":
@@ -65,10 +70,12 @@ def scikit_learn(
         x = inputs.apply(table)
         shape, splits = x.shape[1:], tensors(x, targets.y, parts)
     return make_data(
-        name, kind, task, splits, targets, shape, inputs=inputs, hash=content_hash(parts, rows, y)
-    )
+        name, kind, task, splits, targets, shape, inputs=inputs, hash=content_hash(parts, rows, y),
+        notes=notes, folds=folds,
+    )  # fmt: skip
 
 
+@functools.lru_cache(1)  # the folds of a sweep are one source
 def _read(name: str) -> tuple[np.ndarray, np.ndarray]:
     file, delimiter, header, _ = _FILES[name]
     spec = importlib.util.find_spec("sklearn")
@@ -88,22 +95,27 @@ def python_docs(
     *, name: str, kind: str, task: str, topics: int, words: int,
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
+    folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Cut the Python reference into passages; the class is the topic they come from.
 
     Args:
         topics: how many, the longest first.
         words: the least words of a passage: paragraphs are joined until they have as many.
+        folds, fold: their number, and the one that validates; see folds.py.
     """
     from pydoc_data.topics import topics as documents
 
     longest = sorted(documents, key=lambda topic: (-len(documents[topic]), topic))[:topics]
     labelled = [(p, topic) for topic in longest for p in _passages(documents[topic], words)]
     texts, labels = [passage for passage, _ in labelled], np.array([topic for _, topic in labelled])
-    return text_data(
-        name, kind, task, texts, labels, three_way(labels, val, test, split_seed, task),
+    parts = three_way(labels, val, test, split_seed, task)
+    parts, notes = folded(parts, labels, task, folds, fold, split_seed)
+    data = text_data(
+        name, kind, task, texts, labels, parts, folds=folds,
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
     )  # fmt: skip
+    return replace(data, notes=[*data.notes, *notes])
 
 
 def _passages(document: str, words: int) -> list[str]:

@@ -198,6 +198,7 @@ class Data:
         preparation: what made the tensors from raw rows; None where a data function gives none.
         hash: of the raw content, the target and the split; empty where none is given.
         notes: short sentences on how the source was read: what was passed over, what is odd.
+        all_y: targets of all rows outside the test split, where folds share them out; else None.
     """
 
     name: str
@@ -214,6 +215,7 @@ class Data:
     preparation: Preparation | None = None
     hash: str = ""
     notes: list[str] = field(default_factory=list)
+    all_y: Tensor | None = None
 
     def about(self) -> dict[str, Any]:
         """Return what a record keeps of the data: their hash, the rows of each split, the notes."""

@@ -24,6 +24,7 @@ from knobs.data.columns import (
 )
 from knobs.data.dataset import Data
 from knobs.data.dates import read_day
+from knobs.data.folds import folded
 from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
 from knobs.data.labelled import file_column, matched
@@ -37,7 +38,7 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
-from knobs.data.splits import column_of, missed, split_by
+from knobs.data.splits import column_of, keys_of, missed, split_by
 from knobs.data.texts import oddities
 from knobs.errors import DataError, did_you_mean
 
@@ -49,7 +50,7 @@ def csv(
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
     split: str = "random", sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
-    numbers: str = "standard",
+    numbers: str = "standard", folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -65,6 +66,7 @@ def csv(
             `columns` gives it a kind.
         sep, decimal, encoding: of the file; auto finds them out.
         numbers: how they are encoded, one of encodings.ENCODINGS.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -81,7 +83,9 @@ def csv(
         form = table.forms[0]
         decimal = form.decimal if form.sep else table_decimal(table.own(), na)
     values = _target_values(table, names, task, decimal)
-    parts, notes = _parts(table, split, values, val, test, split_seed, task, kinds, decimal)
+    parts, notes = _parts(
+        table, split, values, val, test, split_seed, task, kinds, decimal, folds, fold
+    )
     weights = _weights(table, weight, parts)
     if by in kinds and by not in drop:  # then the user wants it among the inputs
         others -= {by}
@@ -96,6 +100,7 @@ def csv(
         name, kind, task, tensors(x, targets.y, parts, weights), targets, x.shape[1:],
         inputs=replace(inputs, columns=read),
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
+        folds=folds,
     )  # fmt: skip
     with _at(table):
         notes += remarks(data, names, bool(table.sizes[1]))
@@ -140,7 +145,7 @@ def _understand(
 
 def _parts(
     table: "_Tables", how: str, values: np.ndarray, val: float, test: float, seed: int, task: str,
-    kinds: dict[str, str], decimal: str = "",
+    kinds: dict[str, str], decimal: str, folds: int | None, fold: int,
 ) -> tuple[Parts, list[str]]:  # fmt: skip
     """Return the splits, and notes on them.
 
@@ -153,18 +158,26 @@ def _parts(
         DataError: naming the file, and the line of a cell that gives no group or no time.
     """
     own, official = table.sizes
-    column = column_of(how)[1]
+    way, column = column_of(how)
     if not column:
-        return three_way(values, val, test, seed, task, official), []
+        parts = three_way(values, val, test, seed, task, official)
+        with _at(table):
+            return folded(parts, values, task, folds, fold, seed)
     shares = [1 - val, val] if official else [1 - val - test, val, test]
     cells = table.rows[column].to_numpy()[:own]
     classes = values[:own] if task == "classification" else None
     with _at(table):
-        place = split_by(how, cells, shares, seed, classes, kinds.get(column, ""), decimal)
+        keys = keys_of(how, cells, kinds.get(column, ""), decimal)
+        place = split_by(how, keys, shares, seed, classes)
     rows = [np.flatnonzero(place == i) for i in range(len(shares))]
     held = np.arange(own, own + official) if official else rows[2]
     kept = [] if column in kinds else [f"{column} splits the rows, and is no input"]
-    return (rows[0], rows[1], held), [*kept, *missed(place, shares)]
+    if folds is None:
+        kept += missed(place, shares)
+    with _at(table):
+        parts = (rows[0], rows[1], held)
+        parts, notes = folded(parts, values, task, folds, fold, seed, way, keys, column)
+    return parts, [*kept, *notes]
 
 
 def text_csv(
@@ -172,6 +185,7 @@ def text_csv(
     label: str | list[str], val: float, test: float, split_seed: int,
     ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     weight: str | None = None, split: str = "random", sep: str = "auto", encoding: str = "auto",
+    folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
@@ -180,6 +194,7 @@ def text_csv(
         weight: a column of example weights.
         split: random, group:COLUMN or time:COLUMN; see splits.py.
         sep, encoding: of the file; auto finds them out.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -190,14 +205,16 @@ def text_csv(
     texts = table.rows[text].tolist()
     decimal = table_decimal({name: table.own()[name] for name in names})
     values = _target_values(table, names, task, decimal)
-    parts, notes = _parts(table, split, values, val, test, split_seed, task, {}, decimal)
+    parts, notes = _parts(
+        table, split, values, val, test, split_seed, task, {}, decimal, folds, fold
+    )
     weights = _weights(table, weight, parts)
     said = [split] if split != "random" else []  # without it, the hash of earlier records
     with _at(table):
         data = text_data(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
-            min_count=min_count, names=names, weight=weights, column=text,
+            min_count=min_count, names=names, weight=weights, column=text, folds=folds,
             hash=content_hash(parts, *table.files, [text, *names], weight or "", *said),
         )  # fmt: skip
         notes += remarks(data, names, bool(table.sizes[1]))
@@ -210,6 +227,7 @@ def image_folder(
     *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
     split_seed: int, augment: dict, memory_gib: float, workers: int,
     labels: str | None = None, file: str = "auto", targets: str | list[str] | None = None,
+    folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
 
@@ -220,6 +238,7 @@ def image_folder(
         labels: a table of a row an image, in root or elsewhere; then no folder is a class.
         file: its column of paths below root; auto finds it out.
         targets: its column to predict, or several; None where it has one other column.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: no such folder, folders that are neither classes nor splits, a class or a split
@@ -238,6 +257,7 @@ def image_folder(
     return picture_data(
         name, kind, task, base, found, notes, size=size, val=val, test=test,
         split_seed=split_seed, augment=augment, memory_gib=memory_gib, workers=workers,
+        folds=folds, fold=fold,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from knobs.data.dataset import Data, Stream
+from knobs.data.folds import folded
 from knobs.data.inputs import Pictures
 from knobs.data.pixels import IMAGES, ending_of, hidden, inside, picture_files, read_pixels
 from knobs.data.prepare import (
@@ -79,12 +80,13 @@ def by_folder(base: Path, notes: list[str]) -> Labelled:
 def picture_data(
     name: str, kind: str, task: str, base: Path, found: Labelled, notes: Sequence[str],
     *, size: int, val: float, test: float, split_seed: int, augment: dict, memory_gib: float,
-    workers: int,
+    workers: int, folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Return Data of pictures, read into memory or streamed.
 
     Args:
         notes: what is to be said of how they were found.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: a split without pictures, a target that never changes, or an image that cannot
@@ -94,11 +96,15 @@ def picture_data(
     classes = task == "classification"
     try:
         folders = set(found.origin)
+        if folds and "val" in folders:
+            has = "the images have a validation split of their own; leave data.folds out, or move"
+            raise DataError(f"data.folds={folds}: {has} its images to the training folder")
         parts = _folder_parts(values, found.origin, folders, val, test, split_seed, classes)
+        parts, more = folded(parts, values, task, folds, fold, split_seed)
         targets = encode_targets(values, parts[0], task, found.names)
     except DataError as error:
         raise DataError(f"{base}: {error}") from None
-    notes = list(notes)
+    notes = [*notes, *more]
     if classes and (unlearnt := sorted(set(values) - set(values[parts[0]]))):
         notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
@@ -110,11 +116,10 @@ def picture_data(
     else:
         inputs, splits = _streams(files, targets.y, parts, size, workers)
         content = _glance(files, base)
-    data = make_data(
+    return make_data(
         name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
-        hash=content_hash(parts, *content, values),
+        hash=content_hash(parts, *content, values), notes=notes, folds=folds,
     )  # fmt: skip
-    return replace(data, notes=notes)
 
 
 def _gather(base: Path, notes: list[str]) -> dict[str, Classes]:

@@ -196,7 +196,8 @@ def content_hash(parts: Parts, *content: Tensor | np.ndarray | Path | Sequence[s
 def make_data(
     name: str, kind: str, task: str, splits: Sequence[Tensors | Stream], targets: Targets,
     shape: Sequence[int], vocabulary: int = 0, augment: dict | None = None,
-    inputs: Table | Pictures | Texts | None = None, hash: str = "",
+    inputs: Table | Pictures | Texts | None = None, hash: str = "", notes: Sequence[str] = (),
+    folds: int | None = None,
 ) -> Data:  # fmt: skip
     """Return Data of the training, validation and test split, whatever they are made of.
 
@@ -206,6 +207,8 @@ def make_data(
         augment: crop and flip, see Augment.
         inputs: what made the tensors from raw rows, where it is known; it is saved with each run.
         hash: of `content_hash`; a resumed run compares it. Empty: nothing is compared.
+        notes: on how the source was read.
+        folds: their number; None where the rows are not shared out in folds.
     """
     target = targets.target
     numbers = inputs.standardised if isinstance(inputs, Table) else 0
@@ -215,15 +218,23 @@ def make_data(
         classes=list(target.classes),
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,
-        preparation=inputs and Preparation(inputs, target), hash=hash,
+        preparation=inputs and Preparation(inputs, target), hash=hash, notes=[*notes],
+        all_y=_outside(targets.y, splits[2]) if folds else None,
     )  # fmt: skip
+
+
+def _outside(y: Tensor, test: Tensors | Stream) -> Tensor:
+    """Return the targets of the rows that are not of the test split."""
+    mine = torch.ones(len(y), dtype=torch.bool)
+    mine[test.rows] = False
+    return y[mine]
 
 
 def text_data(
     name: str, kind: str, task: str, texts: list[str], values: np.ndarray, parts: Parts,
     *, ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     names: Sequence[str] = ("target",), weight: Tensor | None = None, hash: str = "",
-    column: str = "text",
+    column: str = "text", folds: int | None = None,
 ) -> Data:  # fmt: skip
     """Return Data of texts, the vocabulary and the length taken from the training split.
 
@@ -231,17 +242,25 @@ def text_data(
         values: (N,) or (N, T) targets of `names`, as the task has them.
         max_length: tokens, or `auto`.
         column: of the texts, for messages.
+        folds: their number; with them the length is taken from all rows outside the test split,
+            so that every fold has the same.
 
     Raises:
         DataError: a target that never changes, or texts that a vocabulary says nothing of.
     """
     targets = encode_targets(values, parts[0], task, names)
     counted = Counted.of(blocks(texts), parts[0], ngrams)
-    inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count)
+    lengths = counted.lengths
+    if folds:
+        outside = np.setdiff1d(np.arange(len(texts)), parts[2])
+        lengths = Counted.of(blocks(texts), outside, ngrams).lengths
+    inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count, lengths)
     check(inputs, counted, column, min_count, max_vocabulary)
     x = prepared(inputs, texts)
     splits = tensors(x, targets.y, parts, weight)
     shape, size = [inputs.length], len(inputs.tokens) + 2
     hash = hash or content_hash(parts, texts, values)
-    data = make_data(name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash)
+    data = make_data(
+        name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash, folds=folds
+    )
     return replace(data, notes=remarks(inputs, counted.lengths, x, parts[1], column))

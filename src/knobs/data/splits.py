@@ -26,22 +26,16 @@ def column_of(how: str) -> tuple[str, str]:
     return way, column.strip()
 
 
-def split_by(
-    how: str, cells: np.ndarray, shares: Sequence[float], seed: int,
-    classes: np.ndarray | None = None, kind: str = "", decimal: str = "",
-) -> np.ndarray:  # fmt: skip
-    """Return the split of each row (N,), 0, 1, ..., by the cells of a column.
+def keys_of(how: str, cells: np.ndarray, kind: str = "", decimal: str = "") -> np.ndarray:
+    """Return what a column's cells split rows by (N,): numbers of groups, or times.
 
     Args:
         how: group:COLUMN or time:COLUMN.
-        shares: of the rows, one a split.
-        seed: of the order in which groups are dealt.
-        classes: (N,) whose shares are kept where they can be; None where there are none.
         kind: of `data.columns`, which may say how dates are written; else "".
         decimal: as `as_times` takes it.
 
     Raises:
-        CellError: a cell without a group or a time. DataError: naming the column.
+        CellError: a cell without a group or a time.
     """
     way, name = column_of(how)
     if way == "group":
@@ -56,13 +50,34 @@ def split_by(
         more = f"; so must those of {len(wrong) - 1:,} more rows" if len(wrong) > 1 else ""
         raise CellError(int(wrong[0]), f"{name}={cell}: must be {must}, for data.split={how}{more}")
     if way == "time":
-        return by_time(keys, shares, name)
+        return keys
     numbers = {key: i for i, key in enumerate(sorted(set(keys)))}
-    groups = np.array([numbers[key] for key in keys])
+    return np.array([numbers[key] for key in keys])
+
+
+def split_by(
+    how: str, keys: np.ndarray, shares: Sequence[float], seed: int,
+    classes: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the split of each row (N,), 0, 1, ..., by its key.
+
+    Args:
+        how: group:COLUMN or time:COLUMN.
+        keys: of `keys_of`.
+        shares: of the rows, one a split.
+        seed: of the order in which groups are dealt.
+        classes: (N,) whose shares are kept where they can be; None where there are none.
+
+    Raises:
+        DataError: fewer groups or times than splits, naming the column.
+    """
+    way, name = column_of(how)
+    if way == "time":
+        return by_time(keys, shares, name)
     codes = np.zeros(len(keys), int)
     if classes is not None:
         codes = np.unique(classes, return_inverse=True)[1]
-    return by_group(groups, codes, shares, seed, name)
+    return by_group(keys, codes, shares, seed, name)
 
 
 def group_key(cell: object) -> str:

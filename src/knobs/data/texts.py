@@ -73,17 +73,19 @@ class Texts:
     @classmethod
     def by_counts(
         cls, counted: Counted, ngrams: int, max_length: int | str, max_vocabulary: int,
-        min_count: int,
+        min_count: int, lengths: np.ndarray | None = None,
     ) -> "Texts":  # fmt: skip
         """Take the most frequent tokens, and a length.
 
         Args:
             max_length: tokens, or `auto`.
+            lengths: (N,) tokens of the texts that give the length; None: of those counted.
         """
         ids = vocabulary(counted.tokens, max_vocabulary, min_count)
+        lengths = counted.lengths if lengths is None else lengths
         if max_length == "auto":
-            max_length = usual_length(counted.lengths, ngrams)
-        longest = int(counted.lengths.max(initial=1))
+            max_length = usual_length(lengths, ngrams)
+        longest = int(lengths.max(initial=1))
         return cls(tuple(ids), ngrams, min(max_length, longest))
 
     @cached_property

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from knobs.data.dataset import Data
+from knobs.data.folds import folded
 from knobs.data.prepare import (
     Targets,
     classes_of,
@@ -29,7 +30,7 @@ _CLASSES = {
 
 def official(
     *, name: str, kind: str, task: str, root: str, download: bool,
-    val: float, split_seed: int, augment: dict,
+    val: float, split_seed: int, augment: dict, folds: int | None = None, fold: int = 0,
 ) -> Data:  # fmt: skip
     """Read an image set into memory, channels standardised by the training split.
 
@@ -40,6 +41,7 @@ def official(
         val: share of the official training split for validation.
         split_seed: of that split.
         augment: crop and flip, see Augment.
+        folds, fold: their number, and the one that validates; see folds.py.
 
     Raises:
         DataError: absent and not to be downloaded, unreadable, or a wrong checksum.
@@ -54,11 +56,12 @@ def official(
     x = torch.cat([p.unsqueeze(1) if p.ndim == 3 else p.permute(0, 3, 1, 2) for p in pixels])
     y = torch.cat([torch.as_tensor(one.targets) for one in sets])
     parts = three_way(y.numpy(), val, 0.0, split_seed, task, official=len(sets[1]))
+    parts, notes = folded(parts, y.numpy(), task, folds, fold, split_seed)
     targets = Targets(y, classes_of([str(name) for name in sets[0].classes]))
     inputs, splits = picture_splits(x, y, parts)
     return make_data(
         name, kind, task, splits, targets, x.shape[1:], augment=augment, inputs=inputs,
-        hash=content_hash(parts, x, y),
+        hash=content_hash(parts, x, y), notes=notes, folds=folds,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Runs -> the leaderboard, best first, and leaderboard.csv.
 
-An entry is one setting of the knobs; its runs differ in nothing but `seed`. Entries come in order:
+An entry is one setting of the knobs; its runs are repeats of it, which differ in nothing but
+`seed`, `data.split_seed` and `data.fold`. Entries come in order:
 
 1. those of which a run finished and none diverged, ranked by the mean over the finished ones. A
    failed or interrupted run says nothing of the setting: it lowers n and shows in the status.
@@ -69,8 +70,7 @@ def _differing(runs: Sequence[RunRecord]) -> list[str]:
 
 def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
     # A repeat that comes to the same bits again is no further observation.
-    every = {(json.dumps(r.config.get("seed")), r.repeat, r.value): r for r in runs if r.ok}
-    finished = list(every.values())
+    finished = list({(r.repeat, r.value): r for r in runs if r.ok}.values())
     values = [run.value for run in finished]
     epoch = _mean(run.best_epoch for run in finished)
     return Entry(

@@ -123,6 +123,8 @@ def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> st
 def _repeats(run: RunRecord, seeds: Iterable[int]) -> list[str]:
     """Return overrides that repeat a setting, its validation split too where it can vary."""
     numbers = ",".join(map(str, seeds))
+    if knob_value(run, "data.folds"):
+        return [f"seed={numbers}", "data.fold=all"]
     if not splits_vary(run.config):
         return [f"seed={numbers}"]
     return [f"zip={{seed:[{numbers}],data.val_seed:[{numbers}]}}"]

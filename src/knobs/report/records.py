@@ -104,7 +104,8 @@ class RunRecord:
     Args:
         id: the folder's name, behind its sweep's name where there are several sweeps; a label.
         status: one of record.STATUSES, or unreadable.
-        setting: what the run computes, its seed aside; empty where config.json is broken.
+        setting: what the run computes, its seed, split seed and fold aside; empty where config.json
+            is broken.
         choices: group -> option.
         metric: of the objective; empty without a summary.
         value: the objective's best; of a pruned run what it had reached when it was stopped; None
@@ -171,6 +172,11 @@ class RunRecord:
         return tuple(n if type(n) is int else 0 for n in numbers)
 
     @property
+    def training_examples(self) -> int | None:
+        """The size of its training split; None in records that do not state it."""
+        return _size(self.summary.get("training_examples"))
+
+    @property
     def planned(self) -> int | None:
         """Epochs that the config asks for."""
         return _size(_section(self.config, "training").get("epochs"))
@@ -179,11 +185,6 @@ class RunRecord:
     def validation_examples(self) -> int | None:
         """The size of its validation split; None in records that do not state it."""
         return _size(self.summary.get("validation_examples"))
-
-    @property
-    def training_examples(self) -> int | None:
-        """The size of its training split; None in records that do not state it."""
-        return _size(self.summary.get("training_examples"))
 
     @property
     def parameters(self) -> int | None:
@@ -233,7 +234,7 @@ def knob_value(run: RunRecord, name: str) -> Any:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the leaderboard: a setting of the knobs, whose runs differ in `seed` alone.
+    """One line of the leaderboard: a setting of the knobs, whose runs are repeats of it.
 
     Args:
         rank: 1 is the best; None where no run finished or diverged.

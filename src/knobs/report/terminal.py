@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from knobs.report.conclusions import Report
+from knobs.report.folds import fold_lines
 from knobs.report.leaderboard import table
 from knobs.report.records import HEADS, Entry
 from knobs.report.sections import Section, sections
@@ -107,6 +108,8 @@ def leaderboard(
         shown = _leaderboard(entries[:limit], names, together=True)
     console.print(shown, soft_wrap=False)
     _more(console, len(entries), limit, f": {path}" if path else where)
+    for text in fold_lines(entries[: limit and min(limit, TOP)]):
+        console.print(line(text), soft_wrap=False)
 
 
 def _more(console: Console, rows: int, limit: int | None, where: str) -> None:

@@ -139,9 +139,14 @@ class StackedParameter(NamedTuple):
     views: list[nn.Parameter]
     turned: bool
 
-    def row(self, values: Tensor, k: int) -> Tensor:
-        """Return row k of a tensor laid out as the parameter, in the shape the row knows."""
-        return values[k].mT if self.turned else values[k]
+    def row(self, values: Tensor, k: int, like: Tensor) -> Tensor:
+        """Return row k of a tensor laid out as the parameter, in the shape the row knows.
+
+        Args:
+            like: of that shape; a narrower row's part of the padded tensor is cut out.
+        """
+        row = values[k].mT if self.turned else values[k]
+        return row if row.shape == like.shape else row[tuple(map(slice, like.shape))]
 
 
 class Stacked(nn.Module):
@@ -152,6 +157,7 @@ class Stacked(nn.Module):
         noise: where dropout draws.
     """
 
+    padded: tuple[str, int] = ("", 0)  # a weight and its dimension in which rows may differ
     turned: tuple[str, ...] = ()  # matrices kept as [K, I, O]: so their gradients come out in place
     settings: tuple[str, ...] = ()  # of a row, which the arithmetic needs beside weights
 
@@ -165,18 +171,35 @@ class Stacked(nn.Module):
             if views[0] is None:
                 self.register_parameter(name, None)
                 continue
-            values, turned = torch.stack([v.detach() for v in views]), name in self.turned
+            values, turned = self._together(name, views), name in self.turned
             parameter = nn.Parameter(values.mT.contiguous() if turned else values)
             self.register_parameter(name, parameter)
             self.stacked.append(StackedParameter(parameter, views, turned))
             for k, view in enumerate(views):
-                view.data = self.stacked[-1].row(parameter.data, k)
+                view.data = self.stacked[-1].row(parameter.data, k, view)
         for name in first._buffers:
             self.register_buffer(name, torch.stack([getattr(row, name) for row in rows]))
             for k, row in enumerate(rows):
                 row._buffers[name] = getattr(self, name)[k]
         for name in self.settings:
             setattr(self, name, getattr(first, name))
+
+    def _together(self, name: str, views: Sequence[Tensor]) -> Tensor:
+        """Return the rows' values of a weight [K, ...], narrower ones padded with zeros.
+
+        Raises:
+            CannotStack: they differ in another dimension than inputs may.
+        """
+        shapes = {view.shape for view in views}
+        if len(shapes) == 1:
+            return torch.stack([view.detach() for view in views])
+        weight, dim = self.padded
+        if name != weight or len({(*s[:dim], *s[dim + 1 :]) for s in shapes}) > 1:
+            raise CannotStack(f"{type(self).__name__}.{name} has a shape of its own in each run")
+        values = views[0].new_zeros(len(views), *map(max, zip(*shapes, strict=True)))
+        for row, view in zip(values, views, strict=True):
+            row[tuple(map(slice, view.shape))] = view.detach()
+        return values
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -187,9 +210,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Linear(Stacked):
-    """nn.Linear: [K, ..., I] -> [K, ..., O]."""
+    """nn.Linear: [K, ..., I] -> [K, ..., O]; of rows of fewer inputs the last ones are 0."""
 
-    turned = ("weight",)
+    turned, padded = ("weight",), ("weight", 1)
+
+    def __init__(self, rows: Sequence[nn.Module], noise: Noise):
+        super().__init__(rows, noise)
+        weight = self.stacked[0]
+        if len({view.shape for view in weight.views}) > 1:
+            real = torch.zeros_like(weight.parameter)
+            for k, view in enumerate(weight.views):
+                weight.row(real, k, view).fill_(1)
+
+            def keep_zeros(parameter: nn.Parameter) -> None:
+                parameter.grad.mul_(real)  # whatever an activation before makes of a 0
+
+            weight.parameter.register_post_accumulate_grad_hook(keep_zeros)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -318,6 +354,8 @@ class PReLU(Stacked):
 
 class Embedding(Stacked):
     """nn.Embedding: ids [K, N, L] -> [K, N, L, D], as one table of K V rows."""
+
+    padded = ("weight", 0)
 
     def __init__(self, rows: Sequence[nn.Embedding], noise: Noise):
         super().__init__(rows, noise)

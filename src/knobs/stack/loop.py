@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from knobs import rng
-from knobs.data import Batch, Tensors
-from knobs.data.dataset import Inputs, chunks, each
+from knobs.data import Batch
+from knobs.data.dataset import Inputs, chunks
 from knobs.models.members import with_mean
 from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
+from knobs.stack.sets import Sets, sets_of
 from knobs.training import loop as solo
 from knobs.training import metrics
 from knobs.training.batches import member_batches
@@ -32,25 +33,29 @@ EVAL_NUMBERS = 2**14  # examples times rows of a forward pass when evaluating
 class Stack:
     """Runs that share architecture, batch size, data, loss and precision, at one batch.
 
+    Their data may differ in the split: see sets.py.
+
     Building it makes each run's weights views of the stack's; `release` makes each a whole Run
     again, ready to be saved, to go on alone, or to enter another stack. Every member of a run is a
     row; `owners` are the rows' runs.
 
     Args:
         runs: assembled; anything that no shared computation depends on may differ between them.
+        before: sets of data that are side by side already, of a stack that some of them were in.
     """
 
-    def __init__(self, runs: Sequence[Run]):
+    def __init__(self, runs: Sequence[Run], before: Sets | None = None):
         self.runs = sorted(runs, key=kind)
         first = self.runs[0]
         assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
-        assert len({len(run.data.train) for run in runs}) == 1, "rows share their data"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
         self.loss = first.loss
         self.members = len(first.networks)
         assert {len(run.networks) for run in runs} == {self.members}, "runs have as many members"
         self.owners = [run for run in self.runs for _ in run.networks]
         self.seeds = [seed for run in self.runs for seed in run.seeds]
+        self.sets = sets_of(self.runs, before)
+        self.set_of = self.sets.of(self.owners)
         self.noise = Noise(len(self.owners), self.device)
         self.model = stack([net for run in self.runs for net in run.networks], self.noise)
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
@@ -195,7 +200,10 @@ def clip(stack: Stack) -> None:
 
 def epoch_batches(stack: Stack) -> Iterator[Batch]:
     """Yield what is left of the epoch under way: each row's batch in its order, augmented."""
-    yield from member_batches(list(zip(stack.owners, stack.seeds, strict=True)))
+    rows, train = list(zip(stack.owners, stack.seeds, strict=True)), stack.sets.train
+    several = len(stack.sets.sets) > 1
+    starts = stack.set_of * len(stack.runs[0].data.train) if several else None
+    yield from member_batches(rows, train=train, starts=starts)
 
 
 def train_epoch(
@@ -249,30 +257,28 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(stack: Stack, split: Tensors, name: str) -> list[dict[str, float]]:
-    """Return each row's metrics of one split, as `name/metric`."""
-    model, count = stack.model.eval(), len(stack.owners)
-    outputs, targets, weights = [], [], []
-    for batch in split.in_order(max(1, EVAL_NUMBERS // count)):
-        x = each(batch.x, lambda values: values.expand(count, *values.shape))
+def evaluate(stack: Stack) -> list[dict[str, float]]:
+    """Return each run's metrics of its validation split, as `val/metric`."""
+    model, outputs, task = stack.model.eval(), [], stack.runs[0].data.task
+    for x in stack.sets.inputs(stack.set_of, max(1, EVAL_NUMBERS // len(stack.owners))):
         with stack.autocast():
             outputs.append(solo.at_least_fp32(model(x)))
-        targets.append(batch.y)
-        weights.append(batch.weight)
-    data, whole, truth = stack.runs[0].data, torch.cat(outputs, 1), torch.cat(targets)
-    weight = None if weights[0] is None else torch.cat(weights)
-    std, size = data.target_std.to(whole), 1
+    whole, size = torch.cat(outputs, 1), 1
     if stack.members > 1:  # behind the members of a run their mean prediction
         by_run = whole.unflatten(0, (-1, stack.members))
-        whole = with_mean(data.task, by_run, stack.loss.log_rates).flatten(0, 1)
+        whole = with_mean(task, by_run, stack.loss.log_rates).flatten(0, 1)
         size = stack.members + 1
-    rows = metrics.evaluation(data.task, whole, truth, std, stack.loss, weight)
-    values, outputs = [], whole.unbind(0)
-    for i, run in enumerate(stack.runs):
-        part = slice(i * size, (i + 1) * size)
-        row = solo.judged(run, rows[part], outputs[part], truth)
-        values.append({f"{name}/{metric}": value for metric, value in row.items()})
-    return values
+    by_run, values = whole.unflatten(0, (-1, size)), {}
+    for data, numbers in stack.sets.groups(stack.runs):
+        truth, weight, std = data.val.y, data.val.weight, data.target_std.to(whole)
+        mine = whole if len(numbers) == len(stack.runs) else by_run[numbers].flatten(0, 1)
+        rows = metrics.evaluation(task, mine, truth, std, stack.loss, weight)
+        outputs = mine.unbind(0)
+        for place, i in enumerate(numbers):
+            part = slice(place * size, (place + 1) * size)
+            row = solo.judged(stack.runs[i], rows[part], outputs[part], truth)
+            values[i] = {f"val/{metric}": value for metric, value in row.items()}
+    return [values[i] for i in range(len(stack.runs))]
 
 
 def fit(
@@ -310,7 +316,7 @@ def fit(
             for run in stack.release():
                 on_end(run, *over.get(run, ("interrupted", None)))
             return
-        scores = evaluate(stack, stack.runs[0].data.val, "val")
+        scores = evaluate(stack)
         share = (time.perf_counter() - began) / len(stack.runs)
         for run, row, values in zip(stack.runs, rows, scores, strict=True):
             run.progress.seconds += share
@@ -330,6 +336,6 @@ def fit(
             for run, (status, error) in over.items():
                 on_end(run, status, error)
             left = [run for run in stack.runs if run not in over] + refill(len(over))
-            stack = Stack(left) if left else None
+            stack = Stack(left, stack.sets) if left else None
         if stack:
             on_round(stack)

@@ -117,9 +117,9 @@ class Slice:
             states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
             for name, value in (states[0] or {}).items():
                 if isinstance(value, Tensor) and value.shape == views[0].shape:
-                    value = torch.empty_like(shadow)
-                    for k, state in enumerate(states):
-                        p.row(value, k).copy_(state[name])
+                    value = torch.zeros_like(shadow)
+                    for k, (state, view) in enumerate(zip(states, views, strict=True)):
+                        p.row(value, k, view).copy_(state[name])
                 elif isinstance(value, Tensor):
                     value = value.clone().to(shadow.device)
                 self.optimizer.state[shadow][name] = value
@@ -132,4 +132,4 @@ class Slice:
                 for name, value in state.items():
                     if isinstance(value, Tensor):
                         whole = value.shape != shadow.shape
-                        state[name] = value.clone().cpu() if whole else p.row(value, k)
+                        state[name] = value.clone().cpu() if whole else p.row(value, k, view)

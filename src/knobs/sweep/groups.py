@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from knobs import build
 from knobs.config import rules
-from knobs.data import Data, Stream
+from knobs.data import Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES
@@ -26,6 +26,7 @@ from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep.jobs import Job
+from knobs.sweep.kin import SPLIT, Reader, kin
 from knobs.training import loop
 from knobs.training.batches import epoch_batches
 from knobs.training.setup import assemble, machine, steps_per_epoch
@@ -61,8 +62,6 @@ MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
-
-Reader = Callable[[dict], Data]  # a config -> its data
 
 
 @dataclass
@@ -116,9 +115,11 @@ def plan_groups(
         timed: what was measured before, kept up to date; a search plans again and again.
     """
     groups: dict[str, Group] = {}
+    reasons = {number: alone(job.config) for number, job in jobs.items() if job.config}
+    keys = together({n: jobs[n].config for n in reasons}, data)
     for number, job in jobs.items():
-        reason = alone(job.config) if job.config else ""
-        key = f"{reason} {shared(job.config)}" if job.config else str(number)
+        reason = reasons.get(number, "")
+        key = f"{reason} {keys[number]}" if job.config else str(number)
         group = groups.setdefault(key, Group([], job.config, reason=reason))
         group.jobs.append(number)
         group.epochs += job.config["training"]["epochs"] if job.config else 0
@@ -133,6 +134,23 @@ def plan_groups(
             _measure(group, data, width)
             timed[key] = group
     return sorted(groups.values(), key=lambda group: group.jobs[0])
+
+
+def together(configs: Mapping[int, dict], data: Reader) -> dict[int, str]:
+    """Return what the jobs of each stack have in common, as a text to compare.
+
+    Args:
+        configs: of jobs, by number.
+        data: a config -> its data.
+    """
+    alike: dict[str, list[int]] = {}
+    for number, config in configs.items():
+        alike.setdefault(shared(config), []).append(number)
+    keys: dict[int, str] = {}
+    for text, numbers in alike.items():
+        traits = kin([configs[number] for number in numbers], data)
+        keys |= {n: f"{text} {trait}" for n, trait in zip(numbers, traits, strict=True)}
+    return keys
 
 
 def plan_again(
@@ -215,13 +233,15 @@ def _off(section: str) -> dict:
 
 
 def shared(config: dict) -> str:
-    """Return what the runs of one stack have in common, as a text to compare.
+    """Return what the configs of one stack have in common, as a text to compare.
 
-    Whether they drop anything as well: masks take time, which runs without need not share.
+    Their data may differ in the split: see kin.py. In common is whether they drop anything as well:
+    masks take time, which runs without need not share.
     """
+    free = FREE | {"data": SPLIT}
     parts: dict[str, object] = {
         section: {
-            k: v for k, v in config.get(section, {}).items() if k not in FREE.get(section, ())
+            k: v for k, v in config.get(section, {}).items() if k not in free.get(section, ())
         }
         for section in SHARED
     }

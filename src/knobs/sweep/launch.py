@@ -174,10 +174,10 @@ class Launch:
             waiting, rest = self._begun(rest), []
         if waiting:
             with machine(waiting[0].config["training"]) as device:
-                rows = self._opened(waiting, device)
+                placed: dict[str, Data] = {}
+                rows = self._opened(waiting, device, placed)
                 if rest and (rows or not self._halts()):
-                    data = rows[0][1].run.data if rows else None
-                    rows += self._opened(self._begun(rest), device, data)
+                    rows += self._opened(self._begun(rest), device, placed)
                 places: dict[int, list[Row]] = {}  # a stack stands at one batch
                 for job, session in rows:
                     places.setdefault(session.run.progress.batch, []).append((job, session))
@@ -208,21 +208,22 @@ class Launch:
                 self._ended(job)
         return [job for job in jobs if job.waiting]
 
-    def _opened(self, jobs: list[Job], device: torch.device, data: Data | None = None) -> list[Row]:
+    def _opened(self, jobs: list[Job], device: torch.device, placed: dict[str, Data]) -> list[Row]:
         """Return jobs with their sessions; one that cannot be opened ends its job.
 
         Args:
-            data: on the device already; one copy serves all.
+            placed: sets of data on the device already, kept up to date; one copy serves all.
         """
         rows: list[Row] = []
         for job in jobs:
             try:
+                name = str(job.config["data"])
                 with job.environment():
-                    data = data or self.read(job.config)
+                    data = placed.get(name) or self.read(job.config)
                     track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
                 rows.append((job, session))
-                data = session.run.data
+                placed[name] = session.run.data
                 self._trackers.append(session.tracker)
             except Exception as error:
                 self._end(job, error)
@@ -321,13 +322,13 @@ class Launch:
         def refill(places: int) -> list[Run]:
             config = rows[0][1].config
             jobs = {} if self.stopped or self._alike() else self.supply.more(places)
-            joining = [job for job in jobs.values() if joins(job.config, config)]
+            joining = [job for job in jobs.values() if joins(job.config, config, self.read)]
             self.waiting |= {n: job for n, job in jobs.items() if job not in joining}
-            data = first.data
-            steps = steps_per_epoch(len(data.train), first.training)
+            steps = steps_per_epoch(len(first.data.train), first.training)
             epochs = sum(job.config["training"]["epochs"] for job in joining)
+            placed = {str(job.config["data"]): session.run.data for job, session in rows}
             self.screen.add(jobs, steps * epochs)
-            opened = self._opened(self._begun(joining), first.device, data)
+            opened = self._opened(self._begun(joining), first.device, placed)
             rows.extend(opened)
             by_run.update({session.run: (job, session) for job, session in opened})
             return [session.run for _, session in opened]
@@ -361,8 +362,15 @@ class Launch:
         self.supply.ended(job.number, job.returned)
 
 
-def joins(config: dict | None, other: dict) -> bool:
-    """Return whether a run can take a place in the stack of another."""
+def joins(config: dict | None, other: dict, read: groups.Reader) -> bool:
+    """Return whether a run can take a place in the stack of another.
+
+    Args:
+        read: a config -> its data.
+    """
     if not config or config["resume"]:  # one that goes on may stand in the middle of an epoch
         return False
-    return not groups.alone(config) and groups.shared(config) == groups.shared(other)
+    return (
+        not groups.alone(config)
+        and len({*groups.together({0: config, 1: other}, read).values()}) == 1
+    )

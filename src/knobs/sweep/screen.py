@@ -35,7 +35,7 @@ def reader(out: Console) -> Callable[[dict], Data]:
 
     Beside it the objective, where a rare class has changed it.
 
-    Data that differ in the seed of their split alone are told of once.
+    Data that differ in the seed of their split or in the fold alone are told of once.
     """
     sets: dict[str, Data] = {}
     told: set[str] = set()
@@ -44,7 +44,7 @@ def reader(out: Console) -> Callable[[dict], Data]:
         key = str(config["data"])
         if key not in sets:
             sets[key] = build.data(config)
-            source = str({**config["data"], "split_seed": 0})
+            source = str({**config["data"], "split_seed": 0, "fold": 0})
             notes = [*filter(None, [chosen(sets[key], config)]), *sets[key].notes]
             if notes and source not in told:
                 told.add(source)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from knobs import rng
-from knobs.data import Batch
+from knobs.data import Batch, Tensors
 from knobs.data.dataset import each
 from knobs.models.members import at_blocks, side_by_side
 from knobs.training.state import Run
@@ -66,26 +66,37 @@ def epoch_batches(run: Run) -> Iterator[Batch]:
 
 
 def member_batches(
-    rows: list[tuple[Run, int]], join: Callable[[list[Tensor]], Tensor] = torch.stack
+    rows: list[tuple[Run, int]],
+    join: Callable[[list[Tensor]], Tensor] = torch.stack,
+    train: Tensors | None = None,
+    starts: Tensor | None = None,
 ) -> Iterator[Batch]:
     """Yield what is left of an epoch: each row's batch in its order, augmented, [K, N, ...].
 
     Args:
-        rows: runs and seeds of theirs; the runs share their data and stand at one batch.
+        rows: runs and seeds of theirs; the runs stand at one batch of splits of one length.
         join: of the rows' augmented images.
+        train: the training splits behind each other, where the runs do not share theirs.
+        starts: [K], where in it each row's begins.
     """
     data = rows[0][0].data
+    train = train or data.train
     orders: dict[tuple, list[Tensor]] = {}  # rows of one seed see one order
     moments = [(seed, run.progress.epoch, sampler(run)) for run, seed in rows]
+    if starts is not None:  # a balanced order depends on the targets
+        own = zip(moments, starts.tolist(), strict=True)
+        moments = [(*moment, start * (moment[2] == "balanced")) for moment, start in own]
     for (run, seed), moment in zip(rows, moments, strict=True):
         if moment not in orders:
             orders[moment] = epoch_order(run, seed)
     indices = [torch.cat(batch) for batch in zip(*(orders[m] for m in moments), strict=True)]
+    if starts is not None:
+        indices = [(i.view(len(rows), -1) + starts.unsqueeze(1)).flatten() for i in indices]
 
     def by_row(values: Tensor) -> Tensor:
         return values.unflatten(0, (len(rows), -1))
 
-    for x, y, weight in data.train.batches(indices):
+    for x, y, weight in train.batches(indices):
         x = each(x, by_row)
         if data.augment:
             x = join([augmented(run, x[k], seed) for k, (run, seed) in enumerate(rows)])

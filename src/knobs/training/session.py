@@ -331,6 +331,7 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
         "samples_per_second": round(examples / max(progress.train_seconds, 1e-9)),
         "peak_memory_mib": round(peak_memory(run.device) / 2**20),
         "metrics": progress.best_metrics,
+        "training_examples": len(run.data.train),
         "validation_examples": len(run.data.val),
         "test": test,
         "config_hash": identity(config),

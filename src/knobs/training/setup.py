@@ -81,10 +81,14 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
 
 
 def class_counts(data: Data) -> list[int]:
-    """Return the training examples of each class; nothing where there are no classes."""
+    """Return the training examples of each class; nothing where there are no classes.
+
+    With folds those of all folds, so that they agree on the objective.
+    """
     if data.task != metrics.CLASSES:
         return []
-    return data.train.y.bincount(minlength=len(data.classes)).tolist()
+    y = data.train.y if data.all_y is None else data.all_y
+    return y.bincount(minlength=len(data.classes)).tolist()
 
 
 def scores_of(config: dict, data: Data) -> dict[str, Score]:
