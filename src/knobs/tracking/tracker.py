@@ -257,9 +257,8 @@ class Tracker(Mirror):
         """Return the best checkpoint as DATA-MODEL-best, with what its weights are."""
         import wandb
 
-        objective = self.config.get("objective") or {}
         metadata = {
-            "metric": objective.get("metric"),
+            "metric": summary.get("metric"),  # of rare classes not that of the config
             "value": summary.get("objective"),
             "epoch": summary.get("best_epoch"),
             "data_hash": self.about.data.get("hash"),

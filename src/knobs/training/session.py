@@ -349,8 +349,9 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what W&B's summary shows beside the last metrics."""
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
     about = {name: summary[name] for name in MIRRORED}
-    value = (summary["objective"] or {}).get("value")  # a refit has no objective
-    return best | about | {"objective": value} | (summary["test"] or {})
+    judged = summary["objective"] or {}  # a refit has none
+    about |= {"objective": judged.get("value"), "metric": judged.get("metric")}
+    return best | about | (summary["test"] or {})
 
 
 @contextmanager
