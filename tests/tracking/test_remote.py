@@ -47,9 +47,11 @@ def mirrors(monkeypatch):
 
 
 def test_each_run_of_a_stack_is_a_wandb_run(online, sweep, tmp_path, mirrors):
-    code, told = sweep(*GRID, "tracking.timeout=60", "tracking.group=evening")
+    code, told = sweep(
+        *GRID, "tracking.timeout=60", "tracking.artifact=true", "tracking.group='an evening'"
+    )
     assert code == 0, told
-    assert f"W&B {online.url}/me/knobs/runs/" in told
+    assert f"W&B {online.url}/me/knobs/groups/an%20evening" in told
     assert "(and 3 more runs)" in told
     (mirror,) = mirrors
     assert mirror._process.wait(60) == 0
@@ -62,7 +64,22 @@ def test_each_run_of_a_stack_is_a_wandb_run(online, sweep, tmp_path, mirrors):
         assert len(run.history) == (2 if key[0] < 1 else 0)
         assert run.summary["status"] == read_summary(folder)["status"]
         assert run.exit_code == (0 if key[0] < 1 else 5)
-        assert run.about["groupName"] == "evening"
+        assert run.about["groupName"] == "an evening"
+        assert run.about["displayName"] == f"lr{key[0]:g}-seed{key[1]}"
+        assert run.about["tags"] == ["digits", "mlp", "s"]
+        assert run.about["jobType"] == "train"
+        assert f"optimizer.lr={key[0]:g}" in run.about["notes"]
+        assert run.config["choices"]["optimizer"] == "sgd"
+        assert run.config["started"]["number"] == int(folder.name)
+        assert run.summary["seconds"] == read_summary(folder)["seconds"]
+    values = {arrived[0.1, s].about["name"]: arrived[0.1, s].summary["objective"] for s in (0, 1)}
+    best = max(values, key=values.get)
+    assert [name for name, run in online.runs.items() if "confusion" in run.summary] == [best]
+    sent = [one for one in online.artifacts if one["artifactTypeName"] == "model"]
+    aliases = [{alias["alias"] for alias in one["aliases"]} - {"latest"} for one in sent]
+    assert {frozenset(a) for a in aliases} == {
+        frozenset({name, "best"} if name == best else {name}) for name in values
+    }
 
 
 def test_a_mirror_that_dies_neither_ends_nor_holds_up_a_sweep(

@@ -12,9 +12,10 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
 
-from knobs.record import read_metrics, read_summary
+from knobs.record import read_config, read_metrics, read_summary
 from knobs.storage import Lock
 from knobs.tracking import sync
+from knobs.tracking.tracker import git_revision
 
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
 ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN, name)} | {
@@ -158,7 +159,16 @@ def test_what_is_uploaded_is_verified_and_neither_sent_nor_asked_for_again(offli
         assert there.summary["status"] == read_summary(folder)["status"]
         assert there.summary.get("objective") == read_summary(folder)["objective"]["value"]
         assert there.about["groupName"] == "s"
+        assert (there.about["jobType"], there.about["tags"]) == ("train", ["digits", "mlp", "s"])
+        name = there.about["displayName"]
+        assert (name[:2], float(name[2:])) == ("lr", there.config["optimizer"]["lr"])
+        assert there.about["notes"] == there.config["started"]["command"] != ""
+        assert there.config["choices"] == read_config(folder)["choices"]
+        assert there.about.get("commit") == (git_revision() or "").partition("+")[0]
     assert (len(finished.rows), len(diverged.rows)) == (2, 0)
+    assert ("confusion" in finished.summary, "confusion" in diverged.summary) == (True, False)
+    assert finished.summary["val/accuracy"].keys() == {"max", "last"}
+    assert "confusion.table.json" in server.files
     assert (finished.exit_code, diverged.exit_code) == (0, 5)
     assert marks(offline) == ["0", "1"]
     assert unmarked.stdout.splitlines()[-1].endswith(": 1 already there, 1 verified before")

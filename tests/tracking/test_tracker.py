@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import time
 import urllib.parse
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import REPO
 from wandb_server import KEY, SILENT, WandbServer, plain
@@ -101,6 +103,11 @@ def records(folder):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def models(server):
+    """The checkpoints among what arrived; a table is an artifact, too."""
+    return [one for one in server.artifacts if one["artifactTypeName"] == "model"]
+
+
 def logged(found):
     return [plain(record["history"]["item"]) for record in found if record["type"] == "history"]
 
@@ -148,12 +155,61 @@ def test_the_best_values_are_in_the_summary(online):
 def test_the_best_checkpoint_is_an_artifact(online):
     best = online.folder / "checkpoints" / "best.safetensors"
     assert online.server.files["best.safetensors"] == best.read_bytes()
-    (artifact,) = online.server.artifacts
-    assert artifact["artifactTypeName"] == "model"
-    assert "best.safetensors" in json.loads(online.server.files["manifest"])["contents"]
+    (artifact,) = models(online.server)
+    assert artifact["artifactCollectionName"] == "digits-mlp-best"
+    (name,) = online.server.runs
+    aliases = [alias["alias"] for alias in artifact["aliases"]]
+    assert sorted(aliases) == sorted(["latest", "best", name])
+    summary, document = read_summary(online.folder), read_config(online.folder)
+    assert json.loads(artifact["metadata"]) == {
+        "metric": "val/accuracy", "value": summary["objective"]["value"],
+        "epoch": summary["best_epoch"], "data_hash": document["data"]["hash"],
+        "commit": git_revision(), "classes": list("0123456789"),
+    }  # fmt: skip
     home = online.folder.parent
     copies = [p for p in home.rglob("*") if p.is_file() and p.read_bytes() == best.read_bytes()]
     assert copies == [best]
+
+
+def test_the_options_and_how_it_was_started_arrive(online):
+    choices = read_config(online.folder)["choices"]
+    assert online.run.config["choices"] == choices
+    assert (choices["optimizer"], choices["scheduler"]) == ("adam", "cosine")
+    started, about = online.run.config["started"], online.run.about
+    assert started["host"] == platform.node()
+    assert started.get("commit") == git_revision()
+    assert about.get("commit") == (git_revision() or "").partition("+")[0]
+    assert started["command"].startswith("python train.py training.epochs=2 ")
+    assert "scheduler=cosine" in started["command"]
+    assert about["notes"] == started["command"]
+    assert about["jobType"] == "train"
+
+
+def test_w_and_bs_own_summary_is_the_best_by_the_direction_of_each_metric(online):
+    rows = read_metrics(online.folder)
+    accuracy = [row["val/accuracy"] for row in rows]
+    arrived = online.run.summary
+    assert arrived["val/accuracy"] == {"max": max(accuracy), "last": accuracy[-1]}
+    for name in ("val/loss", "train/loss"):
+        assert arrived[name] == {"min": min(row[name] for row in rows)}
+    assert arrived["val/f1"] == {"max": max(row["val/f1"] for row in rows)}
+    assert arrived["lr"] == rows[-1]["lr"]
+    assert arrived["seconds"] == read_summary(online.folder)["seconds"]
+
+
+def test_the_confusion_matrix_arrives_as_a_table(online):
+    from safetensors.torch import load_file
+    from sklearn.metrics import confusion_matrix
+
+    assert online.run.summary["confusion"]["_type"] == "table-file"
+    found = json.loads(online.server.files["confusion.table.json"])
+    assert found["columns"] == ["actual", "predicted", "rows"]
+    kept = load_file(online.folder / "predictions.safetensors")
+    expected = confusion_matrix(kept["targets"], kept["outputs"].argmax(1))
+    matrix = np.zeros_like(expected)
+    for actual, predicted, rows in found["data"]:
+        matrix[int(actual), int(predicted)] = rows
+    assert (matrix == expected).all()
 
 
 def test_no_secret_is_sent(online):
@@ -291,14 +347,17 @@ def test_the_w_and_b_run_follows_from_the_folder(tmp_path):
 # ------------------------------------------------------------------ names
 def test_w_and_bs_variables_name_what_the_config_leaves_open(train, tmp_path):
     given = {"WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_RUN_GROUP": "g", "WANDB_NAME": "n",
-             "WANDB_TAGS": "t, u", "WANDB_NOTES": "why"}  # fmt: skip
+             "WANDB_TAGS": "t, u", "WANDB_NOTES": "why", "WANDB_JOB_TYPE": "j"}  # fmt: skip
     stated = ["tracking.project=mine", "tracking.tags=[v]", "tracking.mode=offline"]
     done = train(tmp_path, "hydra.run.dir=run", *stated, env=given)
     assert done.returncode == 0, done.stderr
     assert done.line == "offline: as asked; upload with: python -m knobs.tracking.sync run"
     (run,) = [r["run"] for r in records(tmp_path / "run" / "wandb") if r["type"] == "run"]
-    kept = {k: run[k] for k in ("project", "entity", "run_group", "display_name", "tags", "notes")}
-    assert list(kept.values()) == ["mine", "e", "g", "n", ["v"], "why"]
+    kept = {
+        k: run[k]
+        for k in ("project", "entity", "run_group", "display_name", "tags", "notes", "job_type")
+    }
+    assert list(kept.values()) == ["mine", "e", "g", "n", ["v"], "why", "j"]
     tracking = read_config(tmp_path / "run")["config"]["tracking"]  # where `make sync` looks
     assert (tracking["project"], tracking["entity"]) == ("mine", "e")
 
@@ -310,7 +369,12 @@ def test_names_without_variables_and_a_sweeps_say_what_differs(train, tmp_path):
     found = [read_config(tmp_path / "outputs/sweeps/s" / n)["config"]["tracking"] for n in "01"]
     assert [one["run_name"] for one in found] == ["adam", "sgd"]
     assert {(one["project"], one["group"]) for one in found} == {("knobs", "s")}
-    assert "optimizer.lr=0.1" in found[0]["tags"]
+    (run,) = [
+        r["run"] for r in records(tmp_path / "outputs/sweeps/s/1/wandb") if r["type"] == "run"
+    ]
+    assert run["tags"] == ["digits", "mlp", "s"]
+    assert run["config"]["update"]["choices"]["optimizer"] == "sgd"
+    assert run["config"]["update"]["started"]["number"] == 1
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +14,14 @@ from hydra.core import utils
 from omegaconf import DictConfig, OmegaConf, base
 
 from knobs import metrics
-from knobs.identity import CONF, NOT_IDENTITY, key_of, public, under
+from knobs.identity import CONF, FILES, NOT_IDENTITY, key_of, public, under
 from knobs.shell import literal
 
 NAME = 60  # characters of what a run changes, in its name
 UNSAFE = re.compile(r"[^\w.,+-]+", re.ASCII)  # in a file's name, on some system
 PATH = re.compile(r"[/\\$~]")
+NO_PART = (*NOT_IDENTITY, "task", "test")  # of a name
+TITLE = ("data", "model")  # options that begin a single run's name
 UNCLEAR = ("none", "default", "auto", "common")  # options that say little without their group
 NUMBER = re.compile(r"[+-]?\.?\d.*")
 
@@ -35,7 +37,20 @@ def _sweep_dir(name: str | None, otherwise: str) -> str:
     return f"outputs/sweeps/{name}" if name else _free_dir(f"outputs/sweeps/{otherwise}")
 
 
-def short_name(overrides: Iterable[str], otherwise: str) -> str:
+def title(overrides: Sequence[str], name: str, data: str, model: str) -> str:
+    """Return a single run's name among many: `digits-mlp-adam-lr0.003` of optimizer=adam and more.
+
+    Args:
+        name: the config's, which counts where an override gave it.
+    """
+    keys = [key_of(line) for line in overrides]
+    if "name" in keys:
+        return name
+    lines = (line for key, line in zip(keys, overrides, strict=True) if key not in TITLE)
+    return "-".join(filter(None, [data, model, short_name(lines, "")]))
+
+
+def short_name(overrides: Iterable[str], otherwise: str, cut: str = "") -> str:
     """Return what overrides change, in short: `adam-lr0.003-seed1` of optimizer=adam and two more.
 
     Options go by their names, values by the last part of their key. What is no part of a run's
@@ -43,21 +58,24 @@ def short_name(overrides: Iterable[str], otherwise: str) -> str:
 
     Args:
         otherwise: the name where nothing is left.
+        cut: added where something that tells runs apart stays out, or nothing is left.
     """
     last = {key_of(line): line.partition("=")[2] for line in overrides}
     shown = public(last)
-    parts = (_name_part(key, value) for key, value in last.items() if shown[key] == value)
-    name = ""
-    for part in filter(None, parts):
+    named = {k: _name_part(k, value) if shown[k] == value else "" for k, value in last.items()}
+    name, parts = "", list(filter(None, named.values()))
+    for part in parts:
         longer = f"{name}-{part}" if name else part
         if len(longer) > NAME:
             break
         name = longer
-    return name or otherwise
+    apart = [k for k in last if not under(k, NO_PART) or under(k, FILES)]
+    whole = name == "-".join(parts) and all(named[key] for key in apart)
+    return (name or otherwise) + ("" if name and whole else cut)
 
 
 def _name_part(key: str, value: str) -> str:
-    if under(key, (*NOT_IDENTITY, "task", "test")) or not value or PATH.search(value):
+    if under(key, NO_PART) or not value or PATH.search(value):
         return ""
     value = UNSAFE.sub("_", re.sub(r"[\s\[\]{}'\"]", "", value)).lstrip("_").rstrip("._-")
     group, _, rest = key.partition(".")

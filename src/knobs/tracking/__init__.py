@@ -47,6 +47,9 @@ class Mirror:
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary."""
 
+    def judge(self, best: bool) -> None:
+        """Note, after `end`, whether this run is a single one or the best of its sweep."""
+
     def wait(self) -> str:
         """Wait until all is mirrored; return the line to show."""
         return ""
@@ -81,6 +84,10 @@ class Guarded(Mirror):
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary."""
         self._call(self._mirror.end, summary, exit_code, checkpoint)
+
+    def judge(self, best: bool) -> None:
+        """Note whether it is a single run or the best of its sweep."""
+        self._call(self._mirror.judge, best)
 
     def wait(self) -> str:
         """Wait until all is mirrored; return the line to show."""

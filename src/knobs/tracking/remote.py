@@ -7,6 +7,7 @@ stdin; what to show of a run comes back as `[run, line]`.
 
 import contextlib
 import json
+import math
 import os
 import queue
 import subprocess
@@ -68,7 +69,7 @@ class MirrorProcess:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "knobs.tracking.remote"],
+                [sys.executable, "-m", "knobs.tracking.remote", *sys.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -119,23 +120,63 @@ class Remote(Mirror):
         return self.process.line(self.run)
 
 
+class Best:
+    """Tells the mirrors which run is the best of those that one process trained.
+
+    Runs are compared that have data, metric and group in common. The best so far waits for its
+    verdict until a better one has ended, or all have.
+    """
+
+    def __init__(self, mirrors: dict[int, Mirror]):
+        self._mirrors = mirrors
+        self._among: dict[int, tuple[str, ...]] = {}
+        self._best: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def begun(self, run: int, settings: dict, config: dict) -> None:
+        """Note what a run is compared with."""
+        objective = config["objective"]
+        names = (config["data"]["name"], settings.get("group"))
+        self._among[run] = (objective["metric"], objective["mode"], *map(str, names))
+
+    def ended(self, run: int, value: float | None) -> None:
+        """Judge a run that has ended and is not the best, or the one that was."""
+        among, beaten = self._among[run], run
+        if value is not None and math.isfinite(value):
+            score = value if among[1] == "max" else -value
+            before = self._best.get(among, (-math.inf, 0))
+            if score > before[0]:
+                self._best[among], beaten = (score, run), before[1]
+        if beaten:
+            self._mirrors[beaten].judge(False)
+
+    def judge(self) -> None:
+        """Tell those that are the best."""
+        for _, run in self._best.values():
+            self._mirrors[run].judge(True)
+
+
 def main() -> None:
     """Be the process: a mirror for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else prints goes elsewhere
+    sys.argv = sys.argv[1:] or sys.argv  # the parent's, whose flags a command to copy needs
     mirrors: dict[int, Mirror] = {}
+    best = Best(mirrors)
     for text in sys.stdin:
         run, do, arguments = json.loads(text)
         if do == "open":
             settings, config, folder, earlier = arguments
             mirrors[run] = mirror(settings, config, Path(folder), earlier)
+            best.begun(run, settings, config)
         elif do == "log":
             mirrors[run].log(*arguments)
         else:
             summary, exit_code, path = arguments
             mirrors[run].end(summary, exit_code, path and Path(path))
+            best.ended(run, summary.get("objective"))
+    best.judge()
     for run, one in mirrors.items():  # one that did not end does so in `wait`
         line = json.dumps([run, one.wait()]) + "\n"
         with contextlib.suppress(OSError):  # the parent died; its runs end all the same

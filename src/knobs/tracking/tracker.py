@@ -27,8 +27,10 @@ from typing import Any
 
 from knobs.errors import first_line
 from knobs.identity import public
+from knobs.metrics import METRICS, mode_of
 from knobs.storage import write
-from knobs.tracking import Mirror
+from knobs.tracking import Mirror, about, tables
+from knobs.tracking.about import MAX_TAG
 from knobs.words import printable
 
 VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy")
@@ -46,7 +48,7 @@ BOUNDED = {
 
 # What W&B's client takes: wandb.Settings, validate_project and validate_run_tags; the server
 # takes no longer names of runs and groups.
-MAX_NAME, MAX_TAG = 128, 64  # characters
+MAX_NAME = 128  # characters
 NAME = re.compile(rf"[^/\\#?%:\x00-\x1f]{{1,{MAX_NAME}}}")  # of a project or an entity
 NAME_RULE = f"must be 1 to {MAX_NAME} characters, none of / \\ # ? % :"
 LENGTH_RULE = f"must be 1 to {MAX_NAME} characters"
@@ -108,13 +110,14 @@ class Tracker(Mirror):
         tags: list[str] | None, run_name: str | None, artifact: bool, timeout: float,
     ):  # fmt: skip
         self.mode, self.artifact, self.timeout = mode, artifact, timeout
-        project, tags = project or DEFAULT_PROJECT, tags or []
-        self.place = {"project": project, "entity": entity, "group": group, "tags": tags}
+        self.place = {"project": project or DEFAULT_PROJECT, "entity": entity, "group": group}
+        self.tags = tags
         self.config, self.folder, self.run_name = config, folder, run_name
         self.line = ""  # what to tell the person at the end
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._exit_code: int | None = None  # until the run ended
+        self._judged = False
         self._resumed = bool(earlier)
         for row in earlier:  # again: W&B drops what it has, and may have nothing
             self.log(row)
@@ -156,22 +159,28 @@ class Tracker(Mirror):
         filled |= {key: _variable(key) for key, value in filled.items() if value is None}
         filled["project"] = filled["project"] or DEFAULT_PROJECT
         filled["run_name"] = filled["run_name"] or name[:MAX_NAME]
-        filled["tags"] = filled["tags"] or []
         return settings | filled
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self._queue.put(metrics)
+        self._queue.put(metrics | {"_timestamp": time.time()})  # W&B may start later
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
-        """Mirror the summary and end the W&B run; returns at once."""
+        """Mirror the summary; the W&B run ends with its verdict. Returns at once."""
         self._exit_code = exit_code
         self._queue.put((summary, checkpoint))
+
+    def judge(self, best: bool) -> None:
+        """End the W&B run, with what only a single run or the best of a sweep shows."""
+        self._judged = True
+        self._queue.put(best)
 
     def wait(self) -> str:
         """Wait until W&B has it all; return the line to show."""
         if self._exit_code is None:
             self.end({}, 1, None)  # the run never came to its end
+        if not self._judged:
+            self.judge(False)
         self._thread.join(FINISH_TIMEOUT + 30)
         if self._thread.is_alive():
             return f"W&B did not finish in time; its files are in {self.folder / 'wandb'}"
@@ -187,11 +196,14 @@ class Tracker(Mirror):
     def _mirror(self) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)  # before the import, which reads them
+        self.about = about.read(self.folder, self.config)
         with Tracker._starting:
             run, why = self._start_online()
             run = run or self._start("offline")
             Tracker._live += 1
         self.line = run.url
+        if self.about.sweep and run.url and (group := self.place["group"]):
+            self.line = f"{run.project_url}/groups/{urllib.parse.quote(group, safe='')}"
         if why == NO_ACCOUNT:
             send = f"offline, no account; {LOG_IN}, then: {upload(self.folder)}"
             self.line = "" if told_today() else send
@@ -209,17 +221,56 @@ class Tracker(Mirror):
                 self.line = f"the server stopped answering; upload the rest with: {sync}"
 
     def _send(self, run: Any) -> None:
-        while isinstance(item := self._queue.get(), dict):
+        item, defined = self._queue.get(), False
+        while isinstance(item, dict):
+            if not defined:
+                self._define(run, item)
+            defined = True
             run.log(item, step=item["epoch"])
+            item = self._queue.get()
         summary, checkpoint = item
         run.summary.update(summary)
+        with contextlib.suppress(AttributeError):  # not public: else waiting counts as running
+            run._backend.interface.publish_pause()
+        best = self._queue.get() is True
         if checkpoint and self.artifact:
+            aliases = ["latest", run.id, *["best"] * best]
+            run.log_artifact(self._artifact(checkpoint, summary), aliases=aliases)
+        if best and (found := tables.table(self.folder, self.config)):
             import wandb
 
-            artifact = wandb.Artifact(f"best-{run.id}", type="model")
-            # Read where it lies; else W&B leaves copies in the home folder, which nothing empties.
-            artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
+            name, columns, rows = found
+            run.summary[name] = wandb.Table(columns=columns, data=public(rows))
+
+    def _define(self, run: Any, metrics: dict[str, Any]) -> None:
+        """Let W&B's own summary of each metric be its best value, of the objective the last too."""
+        objective = self.config.get("objective") or {}
+        own = (self.config.get("metrics") or {}).get("own") or {}
+        for name in metrics:
+            mode = (own.get(name.rpartition("/")[2]) or {}).get("mode")
+            if name == objective.get("metric"):
+                run.define_metric(name, summary=f"{objective['mode']},last")
+            elif "/" in name and (mode or name.rpartition("/")[2] in METRICS):
+                run.define_metric(name, summary=mode or mode_of(name))
+
+    def _artifact(self, checkpoint: Path, summary: dict[str, Any]) -> Any:
+        """Return the best checkpoint as DATA-MODEL-best, with what its weights are."""
+        import wandb
+
+        metadata = {
+            "metric": summary.get("metric"),  # of rare classes not that of the config
+            "value": summary.get("objective"),
+            "epoch": summary.get("best_epoch"),
+            "data_hash": self.about.data.get("hash"),
+            "commit": versions().get("git"),
+            "classes": public(tables.classes(self.folder)),
+        }
+        # What W&B takes in the name of an artifact: letters, digits, . _ -
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(filter(None, [*self.about.names, "best"])))
+        artifact = wandb.Artifact(name[-MAX_NAME:], type="model", metadata=metadata)
+        # Read where it lies; else W&B leaves copies in the home folder, which nothing empties.
+        artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
+        return artifact
 
     def _why_offline(self) -> str:
         """Return why the run cannot be online; empty where it can."""
@@ -252,17 +303,22 @@ class Tracker(Mirror):
     def _start(self, mode: str) -> Any:
         import wandb
 
+        told, revision, tags = self.about, versions().get("git"), self.tags
         return wandb.init(
             mode=mode,
             **self.place,
             name=self.run_name,
-            config=self.config | {"versions": versions()},
+            tags=told.tags if tags is None else tags,
+            job_type=os.environ.get("WANDB_JOB_TYPE") or told.job_type,
+            notes=os.environ.get("WANDB_NOTES") or told.notes or None,
+            config=told.config_with(revision) | {"versions": versions()},
             dir=str(self.folder),
             id=run_id(self.folder),
             resume="allow" if self._resumed and mode == "online" else None,
             reinit="create_new",
             settings=wandb.Settings(
                 console="off",
+                git_commit=revision and revision.partition("+")[0],
                 x_disable_stats=True,
                 x_disable_meta=True,
                 x_disable_machine_info=True,

@@ -20,10 +20,9 @@ from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
 from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
-from knobs.identity import public
 from knobs.record import LOCK
 from knobs.tracking import named
-from knobs.tracking.tracker import MAX_NAME, MAX_TAG
+from knobs.tracking.tracker import MAX_NAME
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine, steps_per_epoch
@@ -98,16 +97,13 @@ def _as_one_of_many(config: dict, job: DictConfig, differs: list[str] | None) ->
 
     Processes that run side by side and share cores are many times slower than each on its own.
     """
-    name = short_name(job.overrides.task if differs is None else differs, config["name"])
+    lines = job.overrides.task if differs is None else differs
+    name = short_name(lines, config["name"], cut=f"-{job.job.num}")
     tracking, training = named(config["tracking"], name), dict(config["training"])
     folder = Path(job.runtime.output_dir).parent  # the sweep's
     if "group" in tracking:
         group = "-".join(folder.parts[-2:]).removeprefix("sweeps-")
         tracking["group"] = tracking["group"] or group[-MAX_NAME:]
-    if "tags" in tracking:
-        tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
-        tags = [*(tracking["tags"] or []), *(tag for tag in tags if 1 <= len(tag) <= MAX_TAG)]
-        tracking["tags"] = list(dict.fromkeys(tags))
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
         cores = os.cpu_count() or 1
         count = side_by_side if side_by_side > 0 else max(1, cores + 1 + side_by_side)

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from knobs import build, record
+from knobs.config.resolvers import title
 from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
@@ -35,6 +36,7 @@ from knobs.training.state import Run
 log = logging.getLogger("knobs")
 SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
 JUDGED = ("finished", "stopped_early", "diverged")  # whose runs are held against baselines
+MIRRORED = ("status", "best_epoch", "epochs", "seconds", "samples_per_second")  # of a summary
 SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
 
 
@@ -78,8 +80,11 @@ class Session:
         track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
         row: bool = False,
     ):
-        config = config | {"tracking": named(config["tracking"], config["name"])}
-        self.row, self.config, self.about = row, config, about or {"overrides": [], "choices": {}}
+        about = about or {"overrides": [], "choices": {}}
+        model = about["choices"].get("model") or config["model"].get("name", "")
+        shown = title(about["overrides"], config["name"], config["data"]["name"], model)
+        config = config | {"tracking": named(config["tracking"], shown)}
+        self.row, self.config, self.about = row, config, about
         self.record = Record(folder)
         try:
             saved = config["resume"] and checkpoint.load_last(self.record.checkpoints)
@@ -210,6 +215,8 @@ class Session:
             self.record.finish(summary)  # on a full disk this fails as the run did
         best = self.record.checkpoints / checkpoint.BEST
         self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
+        if not self.row:  # the process of a stack's mirrors knows which of them is the best
+            self.tracker.judge(alone)
         value = self.run.progress.best
         self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         return self.outcome
@@ -342,9 +349,10 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what W&B's summary shows beside the last metrics."""
     best = {f"best/{name}": value for name, value in summary["metrics"].items()}
-    about = {name: summary[name] for name in ("status", "best_epoch", "samples_per_second")}
-    value = (summary["objective"] or {}).get("value")  # a refit has no objective
-    return best | about | {"objective": value} | (summary["test"] or {})
+    about = {name: summary[name] for name in MIRRORED}
+    judged = summary["objective"] or {}  # a refit has none
+    about |= {"objective": judged.get("value"), "metric": judged.get("metric")}
+    return best | about | (summary["test"] or {})
 
 
 @contextmanager
