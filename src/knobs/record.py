@@ -115,7 +115,7 @@ class Record:
     def __init__(self, folder: Path):
         self.folder, self._metrics = folder, folder / METRICS
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
-        folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(folder)
         self._lock = storage.take_over(folder / LOCK) or hold(folder)
 
     def release(self) -> None:

@@ -8,16 +8,21 @@ killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
 import platform
+import shlex
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from knobs.errors import LockedError
+from knobs.errors import ConfigError, LockedError
 
+OURS = 0o755  # of a new folder, less what the umask takes away
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 
 
@@ -74,6 +79,64 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def closed(folder: Path) -> None:
+    """Refuse a folder that others may write into, before anything in it is relied on.
+
+    A group of this user's own is nobody else. Where modes mean nothing (a file system that keeps
+    none, a read-only one, Windows) nothing is refused.
+
+    Raises:
+        ConfigError: with the chmod that closes it.
+    """
+    for place in (folder, folder / "checkpoints"):
+        try:
+            about = place.stat()
+        except OSError:
+            continue
+        open_to = about.st_mode & (OTHERS if _shared(about.st_gid) else stat.S_IWOTH)
+        if open_to and os.name != "nt" and _keeps_modes(place, about):
+            who = "everybody" if open_to & stat.S_IWOTH else "its group"
+            mend = f"chmod -R go-w {shlex.quote(str(folder))}"
+            raise ConfigError(
+                f"{place}: {who} may write there (mode {stat.S_IMODE(about.st_mode):o}), so it may "
+                f"hold anything; look at what it holds, then: {mend}"
+            )
+
+
+def _shared(group: int) -> bool:
+    """Return whether a group is more than the private one of this user: ssh's rule on Debian."""
+    import grp
+    import pwd
+
+    try:
+        about, me = grp.getgrgid(group), pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # nobody knows its name
+        return group != os.getgid()
+    return about.gr_name != me or any(name != me for name in about.gr_mem)
+
+
+def _keeps_modes(folder: Path, about: os.stat_result) -> bool:
+    """Return whether chmod changes a folder's mode; tried, and undone, where it is one's own."""
+    mode = stat.S_IMODE(about.st_mode)
+    try:
+        folder.chmod(mode & ~OTHERS)
+        changed = stat.S_IMODE(folder.stat().st_mode) != mode
+        if changed:
+            folder.chmod(mode)
+        return changed
+    except OSError as error:
+        return error.errno == errno.EPERM and about.st_uid != os.getuid()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that this user alone may write into, if it is not there; see `closed`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(OURS, parents=True, exist_ok=True)
+
+
 def claim(folder: Path) -> Path:
     """Make a new folder, and return it: `folder`, or `folder-2`, ... where another process has it.
 
@@ -83,7 +146,7 @@ def claim(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for name in itertools.chain([folder.name], (f"{folder.name}-{i}" for i in itertools.count(2))):
         with contextlib.suppress(FileExistsError):
-            (folder.parent / name).mkdir()
+            (folder.parent / name).mkdir(OURS)
             return folder.parent / name
     raise AssertionError("there is always a further number")
 

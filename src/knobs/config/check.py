@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from knobs import schedulers, targets
-from knobs.config import rules
+from knobs.config import hydra_settings, rules
 from knobs.config.conflicts import conflicts
 from knobs.config.manual import default_options
 from knobs.config.rules import show
@@ -42,7 +42,10 @@ def check(config: dict, memo: dict | None = None) -> list[str]:
         memo: what was found before; jobs of a grid whose configs share sections share it.
     """
     seen = _Seen({} if memo is None else memo)
-    if faults := seen.each(targets.faults, config):
+    if faults := [
+        *seen.each(targets.faults, config),
+        *seen.all(hydra_settings.faults, {"hydra": config.get("hydra")}),
+    ]:
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
     where = rules.where(config.get("hydra", job).get("runtime", {}))

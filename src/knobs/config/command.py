@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs.config import overrides, resolvers, rules
+from knobs.config import hydra_settings, overrides, resolvers, rules
 from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Alike, Composer
 from knobs.config.question import Plan, last_of_each, root
@@ -38,6 +38,7 @@ NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 resolvers.register()
 resolvers.keep_folders_literal()
 resolvers.remember_interpolations()
+hydra_settings.search_folders_only()
 
 
 @dataclass

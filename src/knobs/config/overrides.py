@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from knobs.config import rules
+from knobs.config import hydra_settings, rules
 from knobs.config.question import NOT_SEARCHED, root
 from knobs.errors import ConfigError, closest, did_you_mean, first_line
 from knobs.identity import FILES, NOT_IDENTITY, under
@@ -109,6 +109,9 @@ def faults_of(
     line, key, first = printable(override.input_line, 200), override.key_or_group, root(override)
     if override.is_sweep_override() and not grid:
         yield f"{line}: several values are a grid; put -m first"
+        return
+    if first == "hydra" and key != first and (fault := hydra_settings.key_fault(line, key)):
+        yield fault
         return
     options = options_of(override, folders)
     ranged = override.is_range_sweep() or override.is_interval_sweep()
