@@ -119,18 +119,23 @@ def same_run(now: dict, folder: str) -> None:
         )
 
 
-def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[str]:
+def rerun(
+    folder: str, given: Sequence[str], folders: Sequence[Path], word: str = "rerun"
+) -> list[str]:
     """Return overrides that make the config of the run in `folder`, changed as `given` says.
 
     Its config.json alone is read. Its options are chosen where they still exist; each value that
     they do not bring is an override of its own. What a command line changes has the last word.
+
+    Args:
+        word: that was typed.
 
     Raises:
         CheckpointError: no run is there. ConfigError: it needs code that is not admitted here, or
             it is somebody else's.
     """
     path = path_of(folder)
-    document = _document(path, f"rerun={folder}", given)
+    document = _document(path, f"{word}={folder}", given)
     config, choices = document["config"], document.get("choices")
     choices = choices if isinstance(choices, dict) else {}
     changed = {key_of(line) for line in given}
@@ -170,7 +175,7 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
             may = f"only {', '.join(OF_REFITS)} may change"
             raise ConfigError(f"{change}: a refit keeps its knobs; {may}; rerun={folder} first")
     record.best_epoch(path)
-    lines = rerun(folder, changes, folders)
+    lines = rerun(folder, changes, folders, "refit")
     config = record.read_config(path)["config"]
     if config["scheduler"]["_target_"].endswith("ReduceLROnPlateau"):
         needs = "scheduler=plateau follows the validation split, which a refit trains on"

@@ -117,7 +117,11 @@ class Watch(Callback):
         (log,) = (h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
         number = Path(log.baseFilename).parent.name
         assert HydraConfig.get().job.num == int(number)
-        return os.path.relpath(Path.cwd(), self.home), os.environ.get("TZ"), os.environ["NCCL_DEBUG"]
+        return (
+            os.path.relpath(Path.cwd(), self.home),
+            os.environ.get("TZ"),
+            os.environ["NCCL_DEBUG"],
+        )
 
 
 def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monkeypatch):

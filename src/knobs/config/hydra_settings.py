@@ -41,23 +41,28 @@ SUBDIR = ".hydra"
 DIRNAME = {"kv_sep": "=", "item_sep": ",", "exclude_keys": []}
 
 
-def key_fault(line: str, key: str) -> str:
-    """Return why an override of `hydra` is refused by its name; empty where it may be set.
+def typed_faults(line: str, key: str, value: Any) -> Iterator[str]:
+    """Yield why an override of `hydra` is refused by what it names, before Hydra reads it.
 
     Args:
         line: as it is to be shown.
         key: `hydra/launcher` or `hydra.launcher.width`.
+        value: as Hydra parses it; None of several, each of which is judged in its job.
     """
-    path = key.removeprefix("hydra").lstrip("./")
-    if under(path.replace("/", "."), MAY_BE_SET):
-        return ""
-    if path.replace("/", ".").partition(".")[0] in LOGGING:
-        group = f"hydra/{path.replace('/', '.').partition('.')[0]}"
-        if key == group:
-            return ""
-        return f"{line}: not allowed here; choose {group}={'|'.join(LOGGING_OPTIONS)}"
-    allowed = ", ".join(f"hydra.{name}" for name in MAY_BE_SET)
-    return f"{line}: not allowed here; of hydra a config may set {allowed}"
+    path = key.removeprefix("hydra").lstrip("./").replace("/", ".")
+    section = path.partition(".")[0]
+    if section in LOGGING:
+        if key != f"hydra/{section}":
+            yield f"{line}: not allowed; choose hydra/{section}={'|'.join(LOGGING_OPTIONS)}"
+    elif not under(path, MAY_BE_SET):
+        allowed = ", ".join(f"hydra.{name}" for name in MAY_BE_SET)
+        yield f"{line}: not allowed; of hydra a config may set {allowed}"
+    for kind in ("env_set", "env_copy"):
+        if under(path, (f"job.{kind}",)):
+            named = path.removeprefix(f"job.{kind}").lstrip(".")
+            names = [named] if named and not named.isdecimal() else value
+            names = names if isinstance(names, list | dict | None) else [names]
+            yield from _variables({kind: names})
 
 
 def faults(config: dict) -> Iterator[str]:
@@ -93,7 +98,7 @@ def faults(config: dict) -> Iterator[str]:
 def _variables(job: dict) -> Iterator[str]:
     """Yield the environment variables that a config may not set, or copy into its record."""
     for key in ("env_set", "env_copy"):
-        for name in job.get(key) or ():
+        for name in map(str, job.get(key) or ()):
             if name == "KNOBS_ALLOW":
                 yield f"hydra.job.{key}.{name}: a config cannot admit code; export it instead"
             elif name not in VARIABLES:

@@ -110,9 +110,12 @@ def faults_of(
     if override.is_sweep_override() and not grid:
         yield f"{line}: several values are a grid; put -m first"
         return
-    if first == "hydra" and key != first and (fault := hydra_settings.key_fault(line, key)):
-        yield fault
-        return
+    if first == "hydra" and key != first:
+        value = None if override.is_sweep_override() else override.value()
+        refused = [*hydra_settings.typed_faults(line, key, value)]
+        if refused:
+            yield from refused
+            return
     options = options_of(override, folders)
     ranged = override.is_range_sweep() or override.is_interval_sweep()
     counted = override.is_sweep_override() and not (options and ranged)
