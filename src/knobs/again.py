@@ -15,8 +15,9 @@ from knobs import record, storage, targets
 from knobs.config import command, rules
 from knobs.config.manual import default_options
 from knobs.errors import CheckpointError, ConfigError, UserError
-from knobs.identity import ABSENT, FILES, HIDDEN, differences, key_of, leaves, under
+from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under
 from knobs.search.space import override
+from knobs.secrets import HIDDEN
 from knobs.shell import literal, quoted
 from knobs.words import printable
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from knobs import again, ledger, record, storage
+from knobs import again, ledger, record, secrets, storage
 from knobs.config import command, files, overrides, rules
 from knobs.config.command import CONF
 from knobs.config.conflicts import missing_files
@@ -95,6 +95,8 @@ def prepare(argv: list[str]) -> list[str] | None:
     dry = DRY_RUN in argv
     argv = [word for word in argv if word != DRY_RUN]
     args = _parsed(argv)
+    if leaks := list(secrets.in_lines(args.overrides)):
+        raise ConfigError("\n  ".join(leaks))
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:

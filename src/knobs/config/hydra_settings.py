@@ -13,10 +13,13 @@ from typing import Any
 import yaml
 from hydra import conf
 from hydra._internal.config_repository import ConfigRepository
+from hydra.core import utils
+from omegaconf import OmegaConf
 
-from knobs import targets
+from knobs import secrets, targets
 from knobs.errors import ConfigError
 from knobs.identity import CONF, under, walk
+from knobs.storage import make_folder, write
 
 # Keys below `hydra` that may be set. What is behind them is judged by its value.
 MAY_BE_SET = (
@@ -72,6 +75,11 @@ def faults(config: dict) -> Iterator[str]:
         return
     job = hydra.get("job") or {}
     yield from _variables(job)
+    named = secrets.public(config.get("name"))  # a secret in it is told elsewhere
+    for key in ("run", "sweep") if named == config.get("name") else ():
+        place = (hydra.get(key) or {}).get("dir")
+        if isinstance(place, str) and secrets.public(place) != place:
+            yield f"hydra.{key}.dir={secrets.HIDDEN}: holds a secret, and names a folder"
     name, subdir = job.get("name"), hydra.get("output_subdir", SUBDIR)
     if name is not None and not NAME.fullmatch(str(name)):
         yield f"hydra.job.name={name}: must be a name of letters, digits, ., - and _"
@@ -138,6 +146,23 @@ def _known(kind: str) -> list[dict]:
     places = (CONF / "hydra" / kind, Path(conf.__file__).parent / "hydra" / kind)
     files = (place / f"{name}.yaml" for place in places for name in LOGGING_OPTIONS)
     return [yaml.safe_load(file.read_text()) for file in files if file.is_file()]
+
+
+def without_secrets(config: Any) -> Any:
+    """Return a composed config as files may hold it; itself where it tells no secret."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    told = secrets.public(plain)
+    return config if told == plain else OmegaConf.create(told)
+
+
+def write_without_secrets() -> None:
+    """Let Hydra write `.hydra/` as knobs writes its files: whole, through no link, no secret."""
+
+    def save(config: Any, filename: str, output_dir: Path) -> None:
+        make_folder(output_dir)
+        write(output_dir / filename, OmegaConf.to_yaml(without_secrets(config)).encode())
+
+    utils._save_config = save
 
 
 def search_folders_only() -> None:

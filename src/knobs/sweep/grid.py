@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from knobs import ledger
 from knobs.config import command, overrides
+from knobs.config.hydra_settings import without_secrets
 from knobs.errors import (
     BUG,
     SWEEP_FAILED,
@@ -123,7 +124,10 @@ class SweepContext:
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from None
         if written:
-            write(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.master).encode())
+            write(
+                self.folder / "multirun.yaml",
+                OmegaConf.to_yaml(without_secrets(self.master)).encode(),
+            )
 
     def outstanding(self, jobs: list[list[str]], first: int = 0) -> dict[int, Job]:
         """Return the jobs that are to run, by their numbers; all are in sweep.json then.

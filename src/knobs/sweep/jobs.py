@@ -24,6 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from knobs.secrets import public
 from knobs.shell import literal
 from knobs.storage import write
 
@@ -218,10 +219,10 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
 
 
 def _write(path: Path, config: Any) -> None:
-    plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    plain = public(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
     text = yaml.dump(
         plain, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
     )
     if "\\" in text:  # libyaml escapes characters that PyYAML writes as they are
-        text = OmegaConf.to_yaml(config)
+        text = OmegaConf.to_yaml(OmegaConf.create(plain))
     write(path, text.encode())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import first_line
-from knobs.identity import public
+from knobs.secrets import public
 from knobs.storage import write
 from knobs.tracking import Mirror
 from knobs.words import printable
@@ -274,6 +274,7 @@ class Tracker(Mirror):
             mode=mode,
             **self.place,
             name=self.run_name,
+            notes=public(os.environ.get("WANDB_NOTES")),  # W&B would read them as they are
             config=self.config | {"versions": versions()},
             dir=str(self.folder),
             id=run_id(self.folder),

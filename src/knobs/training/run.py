@@ -19,8 +19,8 @@ from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
 from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
-from knobs.identity import public
 from knobs.record import LOCK
+from knobs.secrets import public_line
 from knobs.tracking import named
 from knobs.tracking.tracker import MAX_NAME, MAX_TAG
 from knobs.training import loop, screen
@@ -102,7 +102,7 @@ def _as_one_of_many(config: dict, job: DictConfig, differs: list[str] | None) ->
         group = "-".join(folder.parts[-2:]).removeprefix("sweeps-")
         tracking["group"] = tracking["group"] or group[-MAX_NAME:]
     if "tags" in tracking:
-        tags = (public(line, line.partition("=")[0]) for line in job.overrides.task)
+        tags = map(public_line, job.overrides.task)
         tags = [*(tracking["tags"] or []), *(tag for tag in tags if 1 <= len(tag) <= MAX_TAG)]
         tracking["tags"] = list(dict.fromkeys(tags))
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
