@@ -64,7 +64,8 @@ def resume(folder: str, args: Namespace) -> list[str]:
             raise ConfigError(f"{change}: a resumed run stays in its folder; leave it out")
     before = [line for line in document["overrides"] if not _from_here(line)]
     if hidden := [line for line in before if HIDDEN in line]:
-        raise ConfigError(f"{hidden[0]}: is hidden in the record of {folder}; start a new run")
+        lacks = f"its record hides {len(hidden)} of its overrides, which held secrets"
+        raise ConfigError(f"resume={folder}: {lacks}; start a new run")
     if "refit" in map(key_of, before) and "training.epochs" in map(key_of, given):
         of_it = "a refit ends after the epochs that were best in its run, and its schedule keeps"
         raise ConfigError(f"resume={folder}: {of_it} its length; leave training.epochs out")

@@ -21,6 +21,8 @@ LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
+# Of a run's folder, what is opened and not replaced: no link may stand there.
+WRITTEN_INTO = (CHECKPOINTS, METRICS, LOCK, ".hydra", "wandb", "train.log")
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -161,8 +163,9 @@ def hold(folder: Path) -> storage.Lock:
     """Hold a run's folder for this process alone.
 
     Raises:
-        LockedError: another process is writing here.
+        LockedError: another process is writing here. StorageError: a link leads out of it.
     """
+    storage.refuse_links(folder, WRITTEN_INTO)
     return storage.Lock(folder / LOCK, "another process is writing this run")
 
 

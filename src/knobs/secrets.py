@@ -102,9 +102,9 @@ def public(config: Any, name: str = "") -> Any:
 
 
 def public_line(line: str) -> str:
-    """Return an override without its secret, if it has one."""
-    key, mark, value = line.partition("=")
-    return line if public(value, key) == value else f"{key}{mark}{HIDDEN}"
+    """Return an override; nothing of one that carries a secret."""
+    key, _, value = line.partition("=")
+    return line if public(value, key) == value else HIDDEN
 
 
 def hidden_in(texts: list[str], config: Any) -> list[str]:

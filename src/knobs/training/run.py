@@ -20,7 +20,7 @@ from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
 from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
 from knobs.record import LOCK
-from knobs.secrets import public_line
+from knobs.secrets import public, public_line
 from knobs.tracking import named
 from knobs.tracking.tracker import MAX_NAME, MAX_TAG
 from knobs.training import loop, screen
@@ -129,7 +129,7 @@ def execute(
     out = out or Console(quiet=True)
     with machine(config["training"]) as device:
         session = Session(config, folder, device, about)
-        screen.opening(out, session.run, config, folder, session.about["overrides"])
+        screen.opening(out, session.run, public(config), folder, session.about["overrides"])
         steps = steps_per_epoch(len(session.run.data.train), config["training"])
         steps *= config["training"]["epochs"]
         screen.hints(out, hints(config, session.run.data.shape, steps))
