@@ -80,7 +80,8 @@ def _about(job: DictConfig, search: dict[str, Any]) -> dict[str, Any]:
     """Return how the command line made a run: its overrides, the options, its place in a sweep."""
     choices = OmegaConf.to_container(job.runtime.choices)
     ours = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    about = {"overrides": list(job.overrides.task), "choices": ours}
+    # As they were typed: what a ${oc.env:NAME} comes to may be a secret.
+    about = {"overrides": OmegaConf.to_container(job.overrides.task), "choices": ours}
     if job.mode == RunMode.RUN:
         return about
     place = {key: search[key] for key in PLACE if search["role"] is not None}
@@ -102,7 +103,7 @@ def _as_one_of_many(config: dict, job: DictConfig, differs: list[str] | None) ->
         group = "-".join(folder.parts[-2:]).removeprefix("sweeps-")
         tracking["group"] = tracking["group"] or group[-MAX_NAME:]
     if "tags" in tracking:
-        tags = map(public_line, job.overrides.task)
+        tags = map(public_line, OmegaConf.to_container(job.overrides.task))
         tags = [*(tracking["tags"] or []), *(tag for tag in tags if 1 <= len(tag) <= MAX_TAG)]
         tracking["tags"] = list(dict.fromkeys(tags))
     if side_by_side := job.launcher.get("n_jobs"):  # joblib's; -1 is one a core
