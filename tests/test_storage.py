@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from knobs.errors import LockedError
-from knobs.storage import Lock, held
+from knobs import record, storage
+from knobs.errors import ConfigError, LockedError, StorageError
+from knobs.storage import Lock, append, cut_half_line, held, write
 
 HOLD = """
 import sys, time
@@ -122,3 +123,81 @@ def test_processes_that_claim_one_folder_at_once_each_get_their_own(tmp_path):
     names = [name for one in started for name in one.communicate()[0].decode().split()]
     assert sorted(names) == sorted(["run", *(f"run-{i}" for i in range(2, 101))])
     assert {path.name for path in (tmp_path / "a").iterdir()} == set(names)
+
+
+# ------------------------------------------------------------------ links, and folders of others
+@pytest.mark.parametrize("do", [append, lambda path, _: cut_half_line(path), lambda p, _: Lock(p)])
+def test_nothing_is_written_through_a_link(do, tmp_path):
+    (tmp_path / "kept").write_bytes(b"half")
+    (tmp_path / "x").symlink_to("kept")
+    with pytest.raises(StorageError, match=r"x: is a link, and nothing is written through one"):
+        do(tmp_path / "x", b"line\n")
+    assert (tmp_path / "kept").read_bytes() == b"half"
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_what_stands_in_the_place_of_a_partial_file_is_removed(kind, tmp_path):
+    (tmp_path / "kept").write_bytes(b"kept")
+    partial = tmp_path / "x.partial"
+    if kind == "link":
+        partial.symlink_to("kept")
+    elif kind == "hard link":
+        partial.hardlink_to(tmp_path / "kept")
+    else:
+        os.mkfifo(partial)
+    (tmp_path / "x").symlink_to("kept")
+    write(tmp_path / "x", b"new")
+    assert (tmp_path / "kept").read_bytes() == b"kept"
+    assert not (tmp_path / "x").is_symlink()
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", record.WRITTEN_INTO)
+def test_a_run_is_not_held_where_a_link_leads_out_of_it(name, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match=f"run/{name}: is a link"):
+        record.hold(tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "way").symlink_to("run")
+    record.hold(tmp_path / "way").release()  # the folder itself may be reached through one
+
+
+@pytest.mark.parametrize(("mode", "who"), [(0o777, "everybody"), (0o1777, "everybody"),
+                                           (0o757, "everybody"), (0o755, ""), (0o700, "")])  # fmt: skip
+def test_a_folder_open_to_others_is_refused(mode, who, tmp_path):
+    tmp_path.chmod(mode)
+    if not who:
+        storage.closed(tmp_path)
+        return
+    with pytest.raises(ConfigError) as refused:
+        storage.closed(tmp_path)
+    assert f"{who} may write there (mode {mode:o})" in str(refused.value)
+    assert str(refused.value).endswith(f"chmod -R go-w {tmp_path}")
+    assert tmp_path.stat().st_mode & 0o7777 == mode
+
+
+def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch):
+    tmp_path.chmod(0o775)
+    monkeypatch.setattr(storage, "_shared", lambda group: False)
+    storage.closed(tmp_path)
+    monkeypatch.setattr(storage, "_shared", lambda group: True)
+    with pytest.raises(ConfigError, match="its group may write there"):
+        storage.closed(tmp_path)
+
+
+def test_where_modes_mean_nothing_nothing_is_refused(tmp_path, monkeypatch):
+    tmp_path.chmod(0o777)
+    monkeypatch.setattr("pathlib.Path.chmod", lambda path, mode: None)  # as on FAT
+    storage.closed(tmp_path)
+
+
+def test_a_new_folder_is_closed_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        storage.make_folder(tmp_path / "a")
+        storage.claim(tmp_path / "b")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o755, 0o755]

@@ -4,23 +4,22 @@
 """
 
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
-from knobs import record, targets
+from knobs import record, storage, targets
 from knobs.config import command, rules
-from knobs.config.check import resolve
 from knobs.config.manual import default_options
-from knobs.errors import CheckpointError, ConfigError
-from knobs.identity import ABSENT, FILES, HIDDEN, differences, key_of, leaves, under
+from knobs.errors import CheckpointError, ConfigError, UserError
+from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under
 from knobs.search.space import override
+from knobs.secrets import HIDDEN
 from knobs.shell import literal, quoted
+from knobs.words import printable
 
 # What may change when a run goes on; anything else would make it another run.
 RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
@@ -29,88 +28,118 @@ OF_REFITS = (
     *("hydra", "tracking", "test", "silence", "name", "seed", "trust", "data.root", "data.path"),
     *("data.test_path", "training.threads", "training.device"),
 )
-# What a run that is trained anew takes from here and now, not from its record.
-FROM_HERE = (
-    *("hydra", "tracking", "resume", "rerun", "refit", "trust", "sweep"),
-    *("retry_failed", "keep_going"),
-    *("silence", "search", "study", "zip", "skip", "name"),
+# What a run that goes on, or is trained anew, takes from here and now, not from its record.
+NOT_RESUMED = (
+    *("hydra", "tracking", "resume", "rerun", "trust", "sweep", "retry_failed", "keep_going"),
+    *("search", "study", "zip", "skip"),
 )
+FROM_HERE = (*NOT_RESUMED, "refit", "silence", "name")
+# Recorded modes of tracking that a resume keeps: what is said of them here may only be less.
+KEPT_HERE = {"disabled": "tracking=local", "offline": "tracking.mode=offline"}
 
 
 def resume(folder: str, args: Namespace) -> list[str]:
     """Return the overrides that made the run in `folder`, with what the user changes.
 
+    Its config.json alone is read. What Hydra does and where the run is mirrored comes from this
+    command line; but what was kept from W&B is still kept from it.
+
     Raises:
-        CheckpointError: no run is there. ConfigError: a change that would make it another run.
+        CheckpointError: no run is there. ConfigError: a change that would make it another run, or
+            a folder that is not to be trusted: see `_trusted`.
     """
     path = path_of(folder)
-    before = _recorded(path)
-    if before is None:
-        raise CheckpointError(f"resume={folder}: no run there (no .hydra/overrides.yaml)")
+    given = [line for line in args.overrides if key_of(line) not in ("resume", "trust")]
+    document = _document(path, f"resume={folder}", args.overrides)
     if args.multirun:
         raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
-    changes = [o for o in args.overrides if key_of(o) != "resume"]
-    for change in changes:
-        if not under(key_of(change), RESUMABLE):
+    for change in given:
+        if not under(key_of(change), (*RESUMABLE, "hydra")):
             may = f"only {', '.join(RESUMABLE)} may change"
             raise ConfigError(
                 f"{change}: a resumed run keeps its knobs; {may}; rerun={folder} trains it anew "
                 "with any change"
             )
-    if "refit" in map(key_of, before) and "training.epochs" in map(key_of, changes):
+        if key_of(change) == "hydra.run.dir":
+            raise ConfigError(f"{change}: a resumed run stays in its folder; leave it out")
+    before = [line for line in document["overrides"] if not _from_here(line)]
+    if hidden := [line for line in before if HIDDEN in line]:
+        lacks = f"its record hides {len(hidden)} of its overrides, which held secrets"
+        raise ConfigError(f"resume={folder}: {lacks}; start a new run")
+    if "refit" in map(key_of, before) and "training.epochs" in map(key_of, given):
         of_it = "a refit ends after the epochs that were best in its run, and its schedule keeps"
         raise ConfigError(f"resume={folder}: {of_it} its length; leave training.epochs out")
-    before = [o for o in before if key_of(o) not in ("resume", "hydra.run.dir")]
+    mode = (document["config"].get("tracking") or {}).get("mode")
+    if mode in KEPT_HERE and not any(under(key_of(line), ("tracking",)) for line in given):
+        before.append(KEPT_HERE[mode])
+    _tell_files(path, dict(leaves(document["config"])))
     place = quoted(literal(str(path)))
-    return [*before, *changes, f"resume={place}", f"hydra.run.dir={place}"]
+    return [*before, *given, f"resume={place}", f"hydra.run.dir={place}"]
 
 
-def _recorded(path: Path) -> list[str] | None:
-    """Return the overrides that made a run, under the names of today; None where none are known."""
+def _from_here(line: str) -> bool:
+    """Return whether an override sets what comes from this command line, not from a record."""
+    names = re.split("[@:]", line.partition("=")[0])  # GROUP@PACKAGE, and what it was before
+    return any(under(key_of(name), NOT_RESUMED) for name in names)
+
+
+def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
+    """Return a run's config.json, of a folder that may be trusted.
+
+    Args:
+        asked: `resume=FOLDER`, as it was typed.
+
+    Raises:
+        CheckpointError: no run is there. ConfigError: as of `_trusted`.
+    """
     try:
-        lines = OmegaConf.load(path / ".hydra" / "overrides.yaml")
-    except (*record.BROKEN, YAMLError):
-        try:
-            lines = record.read_config(path)["overrides"]
-        except (*record.BROKEN, KeyError):
-            return None
-    return [record.renamed(str(line)) for line in lines]
+        document = record.read_config(path)
+        sound = isinstance(document["config"], dict) and isinstance(document["overrides"], list)
+    except UserError:
+        raise
+    except (*record.BROKEN, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
+    _trusted(path, asked, given, document["config"])
+    return document
 
 
 def same_run(now: dict, folder: str) -> None:
-    """Refuse to go on when conf/ has changed since the run began."""
-    path = path_of(folder)
-    try:
-        composed = OmegaConf.load(path / ".hydra" / "config.yaml")
-        composed.name = ""  # it names Hydra's choices, which are not in this file
-        before = record.migrate(resolve(composed))
-    except (*record.BROKEN, YAMLError):
-        before = record.read_config(path)["config"]
-    paths = differences(before, now)  # `hydra` plays no part in them
-    if changed := [path for path in paths if not under(path, RESUMABLE)]:
+    """Refuse to go on when conf/ has changed since the run began.
+
+    Args:
+        now: the config as it is composed today, held against the one of config.json.
+    """
+    before = record.read_config(path_of(folder))["config"]
+    secret = {path for path, value in leaves(before) if HIDDEN in str(value)}
+    changed = differences(before, now)  # `hydra` plays no part in them
+    if changed := [p for p in changed if not under(p, RESUMABLE) and p not in secret]:
         raise ConfigError(
             f"resume={folder}: conf/ has changed since that run: {', '.join(changed)}; "
             "put the old values back, or start a new run"
         )
 
 
-def rerun(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[str]:
+def rerun(
+    folder: str, given: Sequence[str], folders: Sequence[Path], word: str = "rerun"
+) -> list[str]:
     """Return overrides that make the config of the run in `folder`, changed as `given` says.
 
     Its config.json alone is read. Its options are chosen where they still exist; each value that
     they do not bring is an override of its own. What a command line changes has the last word.
+
+    Args:
+        word: that was typed.
 
     Raises:
         CheckpointError: no run is there. ConfigError: it needs code that is not admitted here, or
             it is somebody else's.
     """
     path = path_of(folder)
-    try:
-        document = record.read_config(path)
-        config, choices = document["config"], dict(document.get("choices") or {})
-    except (*record.BROKEN, KeyError, TypeError):
-        raise CheckpointError(f"rerun={folder}: no run there (no config.json)") from None
-    _trusted(path, folder, given)
+    document = _document(path, f"{word}={folder}", given)
+    config, choices = document["config"], document.get("choices")
+    choices = choices if isinstance(choices, dict) else {}
     changed = {key_of(line) for line in given}
     groups = {g: o for g, o in choices.items() if o in rules.options(g, folders)}
     groups.pop("experiment", None)  # a recipe of those others, and of values
@@ -148,7 +177,7 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
             may = f"only {', '.join(OF_REFITS)} may change"
             raise ConfigError(f"{change}: a refit keeps its knobs; {may}; rerun={folder} first")
     record.best_epoch(path)
-    lines = rerun(folder, changes, folders)
+    lines = rerun(folder, changes, folders, "refit")
     config = record.read_config(path)["config"]
     if config["scheduler"]["_target_"].endswith("ReduceLROnPlateau"):
         needs = "scheduler=plateau follows the validation split, which a refit trains on"
@@ -163,21 +192,24 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     return [*lines, f"refit={quoted(literal(str(path)))}"]
 
 
-def _trusted(path: Path, folder: str, given: Sequence[str]) -> None:
-    """Refuse a record of somebody else's, and code of its own that is not admitted here."""
+def _trusted(path: Path, asked: str, given: Sequence[str], config: dict[str, Any]) -> None:
+    """Refuse a folder of somebody else's, or open to others, and code that is not admitted here.
+
+    Raises:
+        ConfigError: saying what to do.
+    """
+    storage.closed(path)
     owner = path.stat().st_uid
     if hasattr(os, "getuid") and owner != os.getuid() and "trust=true" not in given:
         raise ConfigError(
-            f"rerun={folder}: belongs to another user ({owner}); read its config.json, then add "
-            "trust=true"
+            f"{asked}: belongs to another user ({owner}); read its config.json, then add trust=true"
         )
-    config = record.read_config(path)["config"]
     names = {target for _, target, _ in targets.targets(config) if isinstance(target, str)}
     if own := sorted({name.partition(".")[0] for name in names if not targets.admits(name)}):
-        packages = ", ".join(f"{name}." for name in own)
+        packages = ", ".join(f"{printable(name, 60)}." for name in own)
         raise ConfigError(
-            f"rerun={folder}: this run used code of its own ({packages}); read it, then export "
-            f"KNOBS_ALLOW={','.join(f'{name}.' for name in own)} yourself"
+            f"{asked}: this run used code of its own ({packages}); read it, then export "
+            "KNOBS_ALLOW for it yourself"
         )
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from knobs import again, ledger, record, storage
+from knobs import again, ledger, record, secrets, storage
 from knobs.config import command, files, overrides, rules
 from knobs.config.command import CONF
 from knobs.config.conflicts import missing_files
@@ -95,6 +95,8 @@ def prepare(argv: list[str]) -> list[str] | None:
     dry = DRY_RUN in argv
     argv = [word for word in argv if word != DRY_RUN]
     args = _parsed(argv)
+    if leaks := list(secrets.in_lines(args.overrides)):
+        raise ConfigError("\n  ".join(leaks))
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
@@ -137,13 +139,31 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
         raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
     if not any(key_of(line) == "hydra.run.dir" for line in lines):
         path = storage.claim(path)  # two runs of one second have folders of their own
-        lines = [*lines, f"hydra.run.dir={quoted(literal(str(path)))}"]
-    elif not resumed and config["task"] == "train" and (path / record.CONFIG).exists():
-        more = f"{shlex.quote(f'resume={path}')} goes on with it, or name another folder"
-        raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
-    if config["task"] == "train" and path.is_dir():
-        storage.keep(record.hold(path))  # the run takes the lock over
+    place = f"hydra.run.dir={quoted(literal(str(path)))}"  # as it came out: ${free_dir:...} once
+    lines = [*(line for line in lines if key_of(line) != "hydra.run.dir"), place]
+    if config["task"] == "train":
+        if not resumed:
+            _refuse_another_run(path)
+        storage.make_folder(path)
+        storage.keep(lock := record.hold(path))  # the run takes the lock over
+        if not resumed and (path / record.CONFIG).exists():  # it began, and ended, meanwhile
+            lock.release()
+            _refuse_another_run(path)
     return lines
+
+
+def _refuse_another_run(path: Path) -> None:
+    """Refuse to begin a run in a folder that holds one already, or a sweep.
+
+    Raises:
+        ConfigError: naming what goes on with it.
+    """
+    if (path / record.CONFIG).exists():
+        resume, rerun = (shlex.quote(f"{word}={path}") for word in ("resume", "rerun"))
+        more = f"{resume} goes on with it, {rerun} trains it anew, or name another folder"
+        raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
+    if kept := [n for n in (record.LEDGER, record.STUDY, record.ENSEMBLE) if (path / n).exists()]:
+        raise ConfigError(f"hydra.run.dir={path}: holds {kept[0]} already; name another folder")
 
 
 def _parsed(argv: list[str]) -> Namespace:

@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +41,6 @@ OPTION_OF = {
     "model.own_norm": "cnn",
 }  # fmt: skip
 ABSENT = object()
-HIDDEN = "<hidden>"  # in the place of a secret
-_SECRET_NAME = re.compile(r"(?i)(api_?key|token|secret|passw(or)?d|credential)")
 
 
 def identity(config: dict) -> str:
@@ -132,23 +128,6 @@ def _stated(path: str) -> tuple[Any, ...]:
         found = {} if node is ABSENT else {first: node}
     values = (found[first],) if first in found else tuple(found.values())
     return () if any("${" in str(value) for value in values) else values
-
-
-def public(config: Any, name: str = "") -> Any:
-    """Return a copy without secrets: values under telling names, or of such variables."""
-    secrets = [v for k, v in os.environ.items() if len(v) >= 6 and _SECRET_NAME.search(k)]
-
-    def hide(node: Any, name: str) -> Any:
-        if isinstance(node, dict):
-            return {key: hide(child, str(key)) for key, child in node.items()}
-        if isinstance(node, list):
-            return [hide(child, name) for child in node]
-        secret = isinstance(node, str) and (
-            _SECRET_NAME.search(name) or any(value in node for value in secrets)
-        )
-        return HIDDEN if secret else node
-
-    return hide(config, name)
 
 
 def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:

@@ -22,6 +22,8 @@ STUDY = "study.json"  # of a sweep that was a search or a study
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
 RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
+# Of a run's folder, what is opened and not replaced: no link may stand there.
+WRITTEN_INTO = (CHECKPOINTS, METRICS, LOCK, ".hydra", "wandb", "train.log")
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -116,7 +118,7 @@ class Record:
     def __init__(self, folder: Path):
         self.folder, self._metrics = folder, folder / METRICS
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
-        folder.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(folder)
         self._lock = storage.take_over(folder / LOCK) or hold(folder)
 
     def release(self) -> None:
@@ -162,8 +164,9 @@ def hold(folder: Path) -> storage.Lock:
     """Hold a run's folder for this process alone.
 
     Raises:
-        LockedError: another process is writing here.
+        LockedError: another process is writing here. StorageError: a link leads out of it.
     """
+    storage.refuse_links(folder, WRITTEN_INTO)
     return storage.Lock(folder / LOCK, "another process is writing this run")
 
 

@@ -8,16 +8,21 @@ killed process leaves one, which is in nobody's way.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
 import platform
-from collections.abc import Iterator
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from knobs.errors import LockedError
+from knobs.errors import ConfigError, LockedError, StorageError
 
+OURS = 0o755  # of a new folder, less what the umask takes away
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 
 
@@ -28,8 +33,10 @@ def write(path: Path, data: bytes, sync: bool = False) -> None:
         sync: whether it is to outlive a power cut; a millisecond, ten on a busy disk.
     """
     partial = path.with_name(f"{path.name}.partial")
-    if partial.is_symlink():  # a foreign folder's: what it points to is not ours to write
-        partial.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        about = partial.lstat()
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            partial.unlink()  # a foreign folder's link or pipe: what it leads to is not ours
     with partial.open("wb") as file:
         file.write(data)
         if sync:
@@ -67,11 +74,107 @@ def sync_folder(folder: Path) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Append whole lines, on a line of their own where a killed process left half a one."""
-    with path.open("ab+") as file:
+    with _opened(path) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             data = data if file.read(1) == b"\n" else b"\n" + data
         file.write(data)
+
+
+def _opened(path: Path, buffering: int = -1) -> Any:
+    """Open a file to append to and read, through no link.
+
+    Raises:
+        StorageError: it is a link.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    try:
+        return open(path, "ab+", buffering, opener=opener)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise StorageError(_link(path)) from None
+        raise
+
+
+def _link(path: Path) -> str:
+    return f"{path}: is a link, and nothing is written through one; put the file itself there"
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which something that is to be written into is a link.
+
+    The folder itself may be reached through links.
+
+    Args:
+        names: of its files and folders.
+
+    Raises:
+        StorageError: naming the link.
+    """
+    for name in names:
+        if os.path.islink(folder / name):
+            raise StorageError(_link(folder / name))
+
+
+def closed(folder: Path) -> None:
+    """Refuse a folder that others may write into, before anything in it is relied on.
+
+    A group of this user's own is nobody else. Where modes mean nothing (a file system that keeps
+    none, a read-only one, Windows) nothing is refused.
+
+    Raises:
+        ConfigError: with the chmod that closes it.
+    """
+    for place in (folder, folder / "checkpoints"):
+        try:
+            about = place.stat()
+        except OSError:
+            continue
+        open_to = about.st_mode & (OTHERS if _shared(about.st_gid) else stat.S_IWOTH)
+        if open_to and os.name != "nt" and _keeps_modes(place, about):
+            who = "everybody" if open_to & stat.S_IWOTH else "its group"
+            mend = f"chmod -R go-w {shlex.quote(str(folder))}"
+            raise ConfigError(
+                f"{place}: {who} may write there (mode {stat.S_IMODE(about.st_mode):o}), so it may "
+                f"hold anything; look at what it holds, then: {mend}"
+            )
+
+
+def _shared(group: int) -> bool:
+    """Return whether a group is more than the private one of this user: ssh's rule on Debian."""
+    import grp
+    import pwd
+
+    try:
+        about, me = grp.getgrgid(group), pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # nobody knows its name
+        return group != os.getgid()
+    return about.gr_name != me or any(name != me for name in about.gr_mem)
+
+
+def _keeps_modes(folder: Path, about: os.stat_result) -> bool:
+    """Return whether chmod changes a folder's mode; tried, and undone, where it is one's own."""
+    mode = stat.S_IMODE(about.st_mode)
+    try:
+        folder.chmod(mode & ~OTHERS)
+        changed = stat.S_IMODE(folder.stat().st_mode) != mode
+        if changed:
+            folder.chmod(mode)
+        return changed
+    except OSError as error:
+        return error.errno == errno.EPERM and about.st_uid != os.getuid()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that this user alone may write into, if it is not there; see `closed`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(OURS, parents=True, exist_ok=True)
 
 
 def claim(folder: Path) -> Path:
@@ -83,14 +186,14 @@ def claim(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for name in itertools.chain([folder.name], (f"{folder.name}-{i}" for i in itertools.count(2))):
         with contextlib.suppress(FileExistsError):
-            (folder.parent / name).mkdir()
+            (folder.parent / name).mkdir(OURS)
             return folder.parent / name
     raise AssertionError("there is always a further number")
 
 
 def cut_half_line(path: Path) -> None:
     """Take off the half a line that a killed process left, for readers that refuse it."""
-    with path.open("ab+") as file:
+    with _opened(path) as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
 
@@ -118,14 +221,14 @@ class Lock(contextlib.AbstractContextManager):
     def __init__(self, path: Path, refusal: str = "held by {who}", wait: bool = False):
         from filelock import lock_descriptor  # 20 ms to import, for which --help need not wait
 
-        self.path, self._file = path, path.open("a+b", buffering=0)
+        self.path, self._file = path, _opened(path, buffering=0)
         while lock_descriptor(self._file.fileno(), blocking=wait, poll_interval=POLL):
             if os.fstat(self._file.fileno()).st_nlink:
                 self._file.truncate(0)
                 self._file.write(f" process {os.getpid()} on {platform.node()}\n".encode())
                 return
             self._file.close()  # its holder removed it after it was opened here: lock the next one
-            self._file = path.open("a+b", buffering=0)
+            self._file = _opened(path, buffering=0)
         with self._file as file:
             file.seek(1)
             who = file.read().decode(errors="replace").strip() or "another process"

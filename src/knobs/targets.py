@@ -20,7 +20,7 @@ from typing import Any
 from knobs.errors import did_you_mean
 from knobs.identity import walk
 
-# Read once, before any config is: hydra.job.env_set cannot widen it later.
+# Read once, before any config is: nothing that a config sets can widen it later.
 # A name admits its own package: mylab is not mylab_other.
 _ADMITTED = tuple(
     f"{name.strip().rstrip('.')}."
@@ -42,7 +42,14 @@ ALLOWED = {
     "loss": (("knobs.losses.",), None),
     "metrics": (("knobs.training.scores.",), None),
     "tracking": (("knobs.tracking.",), "knobs.tracking.Mirror"),
-    "hydra": (("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental."), None),
+    "hydra": (
+        (
+            "hydra._internal.core_plugins.basic_",
+            "hydra_plugins.knobs_",
+            "hydra_plugins.hydra_joblib_",
+        ),
+        None,
+    ),
 }
 # Keys that knobs reads itself, which go to no target.
 OWN_KEYS = {
@@ -51,17 +58,6 @@ OWN_KEYS = {
     "loss": {"tasks"},
     "metrics.own": {"mode"},  # of each metric there
 }
-# What Hydra hands to logging.config.dictConfig, which calls whatever `class` and `()` name.
-LOGGING = (
-    "logging.StreamHandler",
-    "logging.FileHandler",
-    "logging.NullHandler",
-    "logging.handlers.RotatingFileHandler",
-    "logging.Formatter",
-    "colorlog.ColoredFormatter",
-    "ext://sys.stdout",
-    "ext://sys.stderr",
-)
 
 
 def targets(config: dict) -> Iterator[tuple[str, Any, dict]]:
@@ -119,6 +115,11 @@ def resolve(path: str, target: str) -> Any:
     if base and is_class and not issubclass(code, pkgutil.resolve_name(base)):
         raise ValueError(f"{field}: must be a {base}")
     return code
+
+
+def own(target: str) -> bool:
+    """Return whether code of this name is a user's own, which KNOBS_ALLOW admits."""
+    return target.startswith(_ADMITTED)
 
 
 def admits(target: str) -> bool:
@@ -183,14 +184,4 @@ def faults(config: dict) -> list[str]:
             resolve(path, target)
         except ValueError as error:
             lines.append(str(error))
-    hydra = config.get("hydra", {})
-    for kind in ("job_logging", "hydra_logging"):
-        for path, node in walk(hydra.get(kind) or {}):
-            called = path[-1:] in (("class",), ("()",)) or (isinstance(node, str) and "://" in node)
-            if called and node not in LOGGING:
-                field = ".".join(map(str, ("hydra", kind, *path)))
-                names = ", ".join(sorted(LOGGING))
-                lines.append(f"{field}={node}: not allowed; one of {names}")
-    if "KNOBS_ALLOW" in (hydra.get("job", {}).get("env_set") or {}):
-        lines.append("hydra.job.env_set.KNOBS_ALLOW: a config cannot admit code; export it instead")
     return lines

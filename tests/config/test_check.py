@@ -9,8 +9,9 @@ import pytest
 from knobs.config import command, rules
 from knobs.config.rules import of_comment, of_type
 from knobs.errors import ConfigError
-from knobs.identity import identity, public
+from knobs.identity import identity
 from knobs.schedulers import percent
+from knobs.secrets import public
 
 CSV = "data=csv data.path=t.csv data.task="
 

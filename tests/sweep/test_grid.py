@@ -117,18 +117,23 @@ class Watch(Callback):
         (log,) = (h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
         number = Path(log.baseFilename).parent.name
         assert HydraConfig.get().job.num == int(number)
-        return os.path.relpath(Path.cwd(), self.home), os.environ.get("OWN"), os.environ["COPIED"]
+        return (
+            os.path.relpath(Path.cwd(), self.home),
+            os.environ.get("TZ"),
+            os.environ["NCCL_DEBUG"],
+        )
 
 
 def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(targets, "_ADMITTED", (f"{__name__}.",))
     monkeypatch.setattr(Watch, "told", [])
     monkeypatch.setattr(Watch, "home", tmp_path, raising=False)
-    monkeypatch.setenv("COPIED", "as before")
+    monkeypatch.setenv("NCCL_DEBUG", "as before")
+    monkeypatch.delenv("TZ", raising=False)
     code, told = sweep(
         "sweep=s", "seed=0,1,2", "training.epochs=1", "hydra.job.chdir=true",
         f"+hydra.callbacks.watch._target_={__name__}.Watch",
-        "+hydra.job.env_set.OWN='job ${hydra:job.num}'", "hydra.job.env_copy=[COPIED]",
+        "+hydra.job.env_set.TZ='job ${hydra:job.num}'", "hydra.job.env_copy=[NCCL_DEBUG]",
     )  # fmt: skip
     assert code == 0, told
     folders = [str(SWEEPS / "s" / str(n)) for n in range(3)]
@@ -139,7 +144,7 @@ def test_callbacks_folders_and_variables_are_each_jobs_own(sweep, tmp_path, monk
     ended = [("ends", n, folders[n], None, "as before", best[n]) for n in range(3)]
     assert sorted(Watch.told[1:-1], key=str) == begun + ended
     assert Path.cwd() == tmp_path
-    assert "OWN" not in os.environ
+    assert "TZ" not in os.environ
     assert HydraConfig.instance().cfg is None
     assert not [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
     assert [p.name for p in tmp_path.iterdir()] == ["outputs"]  # nothing went to the wrong place

@@ -8,12 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from knobs import schedulers, targets
-from knobs.config import rules
+from knobs.config import hydra_settings, rules
 from knobs.config.conflicts import conflicts
 from knobs.config.manual import default_options
 from knobs.config.rules import show
 from knobs.errors import did_you_mean, first_line
 from knobs.identity import RENAMED, leaves
+from knobs.secrets import hidden_in
 
 # Arguments that knobs gives to a target, besides those of the YAML.
 GIVEN = {
@@ -41,8 +42,16 @@ def check(config: dict, memo: dict | None = None) -> list[str]:
     Args:
         memo: what was found before; jobs of a grid whose configs share sections share it.
     """
+    found = _faults(config, memo)
+    return hidden_in(found, config) if found else found
+
+
+def _faults(config: dict, memo: dict | None) -> list[str]:
     seen = _Seen({} if memo is None else memo)
-    if faults := seen.each(targets.faults, config):
+    if faults := [
+        *seen.each(targets.faults, config),
+        *seen.all(hydra_settings.faults, {key: config.get(key) for key in ("hydra", "name")}),
+    ]:
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
     where = rules.where(config.get("hydra", job).get("runtime", {}))

@@ -20,7 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from knobs.config import overrides, resolvers, rules
+from knobs import secrets
+from knobs.config import hydra_settings, overrides, resolvers, rules
 from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Alike, Composer
 from knobs.config.question import Plan, last_of_each, root
@@ -38,6 +39,8 @@ NOT_COMPOSED = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 resolvers.register()
 resolvers.keep_folders_literal()
 resolvers.remember_interpolations()
+hydra_settings.search_folders_only()
+hydra_settings.write_without_secrets()
 
 
 @dataclass
@@ -100,6 +103,8 @@ def check_overrides(
         The resolved configs, one a job, and the faults, one line each. Faults that every
         job of a grid shares are listed once; others name the overrides of their first job.
     """
+    if leaks := list(secrets.in_lines(lines)):
+        return [], leaks  # alone: others might show them
     source, *others = folders = [folder.resolve() for folder in folders]
     searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
     with initialize_config_dir(str(source), version_base="1.3"):

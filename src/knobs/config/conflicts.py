@@ -7,7 +7,7 @@ from pathlib import Path
 from knobs import metrics, targets
 from knobs.config.rules import show
 from knobs.errors import did_you_mean
-from knobs.identity import public
+from knobs.secrets import public
 
 # Optimizers of these but LBFGS treat each weight alone, so one steps all members of a run.
 TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from knobs.config import rules
+from knobs.config import hydra_settings, rules
 from knobs.config.question import NOT_SEARCHED, root
 from knobs.errors import ConfigError, closest, did_you_mean, first_line
 from knobs.identity import FILES, NOT_IDENTITY, key_of, under
@@ -111,6 +111,12 @@ def faults_of(
     if override.is_sweep_override() and not grid:
         yield f"{line}: several values are a grid; put -m first"
         return
+    if first == "hydra" and key != first:
+        value = None if override.is_sweep_override() else override.value()
+        refused = [*hydra_settings.typed_faults(line, key, value)]
+        if refused:
+            yield from refused
+            return
     options = options_of(override, folders)
     ranged = override.is_range_sweep() or override.is_interval_sweep()
     counted = override.is_sweep_override() and not (options and ranged)

@@ -14,7 +14,8 @@ from hydra.core import utils
 from omegaconf import DictConfig, OmegaConf, base
 
 from knobs import metrics
-from knobs.identity import CONF, FILES, NOT_IDENTITY, key_of, public, under
+from knobs.identity import CONF, FILES, NOT_IDENTITY, key_of, under
+from knobs.secrets import public
 from knobs.shell import literal
 
 NAME = 60  # characters of what a run changes, in its name

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from knobs import record
+from knobs import record, storage
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON, Fields
 from knobs.ensemble.folder import alike, candidate, members, of_sweep
@@ -236,7 +236,8 @@ def _averaged(folders: Sequence[Path], counts: Sequence[int] | None = None) -> P
 
 
 def _load(path: Path) -> Predictor:
-    """Return the model of one run."""
+    """Return the model of one run, in whose folder nobody else may write."""
+    storage.closed(path)
     network, shape, about = read_best(path)
     config = _config(path)
     preparation = _preparation(path, config)

@@ -14,7 +14,7 @@ from knobs.report.compare import comparable, constant_of
 from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
 from knobs.report.fairness import troubles
 from knobs.report.leaderboard import REPEATS
-from knobs.report.records import Knob, RunRecord, Sweep, splits_vary
+from knobs.report.records import Knob, RunRecord, Sweep, knob_value, splits_vary
 from knobs.report.stats import LEAST_PAIRS as SEEDS
 from knobs.shell import command, literal, quoted
 from knobs.targets import not_admitted

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import UserError, first_line
-from knobs.identity import leaves, public
+from knobs.identity import leaves
 from knobs.record import as_json, write
 from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
+from knobs.secrets import public
 from knobs.tracking import sync
 from knobs.tracking.tracker import BOUNDED, QUIET, kept_offline, no_account, no_server
 from knobs.words import printable

@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from knobs import ledger
 from knobs.config import command, overrides
+from knobs.config.hydra_settings import without_secrets
 from knobs.errors import (
     BUG,
     SWEEP_FAILED,
@@ -37,7 +38,7 @@ from knobs.identity import identity, job_of
 from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.shell import literal, quoted
-from knobs.storage import Lock
+from knobs.storage import Lock, closed, make_folder
 from knobs.sweep import failing
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import failures
@@ -113,17 +114,24 @@ class SweepContext:
         """Make the sweep's folder, with its multirun.yaml if it is to be `written`.
 
         Raises:
-            StorageError: it cannot be made. ConfigError: its runs could not be found again.
+            StorageError: it cannot be made. ConfigError: its runs could not be found again,
+                it holds a run, or others may write there.
         """
         subdir = OmegaConf.to_container(self.master.hydra.sweep)["subdir"]
         if subdir != SUBDIR:
             raise ConfigError(f"hydra.sweep.subdir={subdir}: a sweep finds its runs by {SUBDIR}")
+        closed(self.folder)
+        if (self.folder / CONFIG).exists():
+            raise ConfigError(f"{self.folder}: holds a run; name another folder for the sweep")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise StorageError(f"{self.folder}: cannot be made ({error.strerror})") from None
         if written:
-            write(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.master).encode())
+            write(
+                self.folder / "multirun.yaml",
+                OmegaConf.to_yaml(without_secrets(self.master)).encode(),
+            )
 
     def outstanding(self, jobs: list[list[str]], first: int = 0) -> dict[int, Job]:
         """Return the jobs that are to run, by their numbers; all are in sweep.json then.

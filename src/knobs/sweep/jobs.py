@@ -24,8 +24,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
+from knobs.record import WRITTEN_INTO
+from knobs.secrets import public
 from knobs.shell import literal
-from knobs.storage import write
+from knobs.storage import make_folder, refuse_links, write
 
 ROOT = logging.getLogger()
 
@@ -189,7 +191,9 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
         task_config._set_flag(flag, config._get_node_flag(flag))
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     returned = JobReturn(overrides, task_config, HydraConfig.instance().cfg)
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder.parent, [folder.name])
+    make_folder(folder)
+    refuse_links(folder, [*WRITTEN_INTO, f"{config.hydra.job.name}.log"])
     chdir = config.hydra.job.chdir
     if chdir is None:
         chdir = not version.base_at_least("1.2")
@@ -199,7 +203,7 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
     configure_log(config.hydra.job_logging, config.hydra.verbose)
     if config.hydra.output_subdir is not None:
         hydra_folder = Path(config.hydra.runtime.output_dir) / config.hydra.output_subdir
-        hydra_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(hydra_folder)
         _write(hydra_folder / "config.yaml", task_config)
         _write(hydra_folder / "hydra.yaml", returned.hydra_cfg)
         _write(hydra_folder / "overrides.yaml", config.hydra.overrides.task)
@@ -218,10 +222,10 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
 
 
 def _write(path: Path, config: Any) -> None:
-    plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    plain = public(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
     text = yaml.dump(
         plain, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
     )
     if "\\" in text:  # libyaml escapes characters that PyYAML writes as they are
-        text = OmegaConf.to_yaml(config)
+        text = OmegaConf.to_yaml(OmegaConf.create(plain))
     write(path, text.encode())

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from knobs import shell
-from knobs.identity import key_of, public
+from knobs.identity import key_of
 from knobs.record import BROKEN, read_config, read_study
+from knobs.secrets import public
 
 MAX_TAG = 64  # characters
 # Role of a run in its study -> its job type.

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from knobs import record
 from knobs.errors import INTERRUPTED, ConfigError, UserError, first_line, tell
-from knobs.identity import public
+from knobs.secrets import public
 from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
 from knobs.words import count, printable
 

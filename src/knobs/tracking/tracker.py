@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import first_line
-from knobs.identity import public
 from knobs.metrics import METRICS, mode_of
+from knobs.secrets import public
 from knobs.storage import write
 from knobs.tracking import Mirror, about, tables
 from knobs.tracking.about import MAX_TAG
@@ -63,6 +63,11 @@ VARIABLES = {
 DEFAULT_PROJECT = "knobs"
 LOG_IN = "log in with `wandb login`"
 NO_ACCOUNT = f"no W&B account here; {LOG_IN}"
+# All that git is given: no settings but the checkout's own, no lock of its index.
+GIT_ENVIRONMENT = {
+    "PATH": os.defpath, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0",
+}  # fmt: skip
 DAY = 86_400.0  # seconds between two words about a missing account
 STAMP = "no-wandb-account"  # the file whose time says when the last one was
 
@@ -79,11 +84,24 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Return HEAD of the checkout this code lies in, with `+changes` where files differ from it."""
+    """Return HEAD of the checkout this code lies in, with `+changes` where files differ from it.
+
+    Of git itself nothing runs that a config, a variable or the checkout's own settings name: no
+    file-system monitor, hook or pager.
+    """
+    root = Path(__file__).resolve().parents[3]
+    folders = filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep))
+    git = shutil.which("git", path=os.pathsep.join(folders))
+    if git is None or not (root / ".git").exists():
+        return None
+    off = ("core.fsmonitor=false", f"core.hooksPath={os.devnull}", "core.pager=cat")
     words = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
-    command = ["git", "-C", str(Path(__file__).parent), *words]
+    command = [git, "-C", str(root), *(word for one in off for word in ("-c", one)), *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=5, env=GIT_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -310,7 +328,8 @@ class Tracker(Mirror):
             name=self.run_name,
             tags=told.tags if tags is None else tags,
             job_type=os.environ.get("WANDB_JOB_TYPE") or told.job_type,
-            notes=os.environ.get("WANDB_NOTES") or told.notes or None,
+            # W&B would read the environment's as they are.
+            notes=public(os.environ.get("WANDB_NOTES")) or told.notes or None,
             config=told.config_with(revision) | {"versions": versions()},
             dir=str(self.folder),
             id=run_id(self.folder),

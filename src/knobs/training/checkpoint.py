@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import record
+from knobs import record, storage
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line
 from knobs.models.members import Ensemble
@@ -87,7 +87,7 @@ def _write(
 ) -> dict[str, Entry]:
     from safetensors.torch import save
 
-    folder.mkdir(exist_ok=True)
+    storage.make_folder(folder)
     # One JSON text: safetensors writes several in an order that changes from run to run.
     data = save(_apart(tensors), {"knobs": json.dumps({"digest": UNSIGNED} | about)})
     data = data.replace(UNSIGNED.encode(), _digest(data).encode(), 1)

@@ -21,6 +21,7 @@ from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
 from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
 from knobs.record import LOCK
+from knobs.secrets import public
 from knobs.tracking import named
 from knobs.tracking.tracker import MAX_NAME
 from knobs.training import loop, screen
@@ -82,7 +83,8 @@ def _about(job: DictConfig, search: dict[str, Any]) -> dict[str, Any]:
     """Return how the command line made a run: its overrides, the options, its place in a sweep."""
     choices = OmegaConf.to_container(job.runtime.choices)
     ours = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    about = {"overrides": list(job.overrides.task), "choices": ours}
+    # As they were typed: what a ${oc.env:NAME} comes to may be a secret.
+    about = {"overrides": OmegaConf.to_container(job.overrides.task), "choices": ours}
     if job.mode == RunMode.RUN:
         return about
     place = {key: search[key] for key in PLACE if search["role"] is not None}
@@ -128,7 +130,7 @@ def execute(
     out = out or Console(quiet=True)
     with machine(config["training"]) as device:
         session = Session(config, folder, device, about)
-        screen.opening(out, session.run, config, folder, session.about["overrides"])
+        screen.opening(out, session.run, public(config), folder, session.about["overrides"])
         steps = steps_per_epoch(len(session.run.data.train), config["training"])
         steps *= config["training"]["epochs"]
         screen.hints(out, hints(config, session.run.data.shape, steps))

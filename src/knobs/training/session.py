@@ -21,9 +21,10 @@ from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
 from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
-from knobs.identity import identity, public
+from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
+from knobs.secrets import public, public_line
 from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
@@ -304,8 +305,8 @@ def _compare_inputs(folder: Path, data: Data) -> None:
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
-    """Return the same, without the overrides that tell a secret."""
-    return about | {"overrides": [public(o, o.partition("=")[0]) for o in about["overrides"]]}
+    """Return the same, without the secrets in its overrides."""
+    return about | {"overrides": [*map(public_line, about["overrides"])]}
 
 
 def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]:

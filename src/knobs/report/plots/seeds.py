@@ -54,7 +54,7 @@ def ablation_section(sweep: Sweep, verdict: Verdict) -> Section | None:
         "ablation",
         "From the default to the best",
         f"Each bar is what one more knob changed, over {count(seeds, 'paired repeat')}; the "
-        f"whisker is its {percent(LEVEL)} interval. A whisker that reaches back to the start of its bar: "
+        f"whisker is its {percent(LEVEL)} interval. One that reaches back to the start of its bar: "
         "these repeats do not show that the change helps.",
         (Figure("ablation", "", says, data, layout, 70 + 30 * len(names)),),
     )
