@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from knobs import shell
-from knobs.identity import key_of
 from knobs.record import BROKEN, read_config, read_study
-from knobs.secrets import public
+from knobs.secrets import public, public_line
 
 MAX_TAG = 64  # characters
 # Role of a run in its study -> its job type.
@@ -85,7 +84,7 @@ def read(folder: Path, config: dict[str, Any]) -> About:
     try:
         document = read_config(folder)
         choices, data, place = (dict(document.get(k) or {}) for k in ("choices", "data", "run"))
-        lines = [public(line, key_of(line)) for line in document.get("overrides") or ()]
+        lines = [public_line(line) for line in document.get("overrides") or ()]
     except (*BROKEN, TypeError, AttributeError):
         return About(config)
     command = shell.command(lines)
