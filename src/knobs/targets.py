@@ -46,6 +46,7 @@ ALLOWED = {
 }
 # Keys that knobs reads itself, which go to no target.
 OWN_KEYS = {
+    "data": {"val_seed"},
     "scheduler": {"interval", "monitor"},
     "model": {"name", "inputs"},
     "loss": {"tasks"},

@@ -17,7 +17,7 @@ NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed", "keep_going", "zip", 
 # What has one value for a whole search: no best seed is known to be best again.
 NOT_SEARCHED = (
     *("hydra", *NOT_OF_RUNS, "seed", "test", "task", "objective"),
-    *("tracking", "name", "silence", "resume"),
+    *("tracking", "name", "silence", "resume", "data.split_seed", "data.val_seed"),
 )
 
 
