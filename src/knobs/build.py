@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import init, losses, optimizers, schedulers
 from knobs.data import Data, opening
+from knobs.data.splits import with_seeds
 from knobs.errors import DataError
 from knobs.losses import Loss
 from knobs.shape import Shape
@@ -16,7 +17,7 @@ from knobs.targets import make
 
 def data(config: dict) -> Data:
     """Read the data set that `config["data"]` names."""
-    return make("data", config["data"])
+    return make("data", with_seeds(config["data"]))
 
 
 def model(config: dict, shape: Shape) -> nn.Module:

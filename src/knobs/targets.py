@@ -53,6 +53,7 @@ ALLOWED = {
 }
 # Keys that knobs reads itself, which go to no target.
 OWN_KEYS = {
+    "data": {"val_seed"},
     "scheduler": {"interval", "monitor"},
     "model": {"name", "inputs"},
     "loss": {"tasks"},

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from knobs.config.question import plan
 from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
+from knobs.report.read import read_sweep
 from knobs.search.trials import JOURNAL
 from knobs.sweep import launch, study
 from knobs.sweep.grid import Supply
@@ -151,7 +152,7 @@ def test_two_processes_share_a_study(tmp_path):
     roles = [place["role"] for place in places.values()]
     assert roles.count("default") + roles.count("search") == 6
     assert roles.count("confirm") == 2
-    assert roles.count("test") == 1
+    assert roles.count("test") == 0
 
 
 def test_who_ends_a_search_while_others_run_leaves_the_report_to_them(sweep, monkeypatch):
@@ -259,7 +260,7 @@ seeds: 2
 def test_a_study_of_ones_own_is_one_yaml(sweep, tmp_path):
     (tmp_path / "mine" / "study").mkdir(parents=True)
     (tmp_path / "mine" / "study" / "two.yaml").write_text(STUDY)
-    code, _ = sweep("--config-dir", str(tmp_path / "mine"), "+study=two", *QUICK)
+    code, _ = sweep("--config-dir", str(tmp_path / "mine"), "+study=two", "test=true", *QUICK)
     assert code == 0
     found, places = runs(), read_study(FOLDER)["runs"]
     assert {int(n) for n in places} == set(found)
@@ -275,15 +276,18 @@ def test_a_study_of_ones_own_is_one_yaml(sweep, tmp_path):
         if place["role"] == "confirm":
             values[place["arm"]].append(summary["objective"]["value"])
             seeds[place["arm"]].append(about["config"]["seed"])
+            assert about["config"]["data"]["val_seed"] == about["config"]["seed"]
     assert seeds["optimizer=adam"] == seeds["optimizer=sgd"] == [1, 2]
     [tested] = [place for place in places.values() if place["role"] == "test"]
-    assert tested["arm"] == max(values, key=lambda arm: statistics.mean(values[arm]))
+    top = max(map(statistics.mean, values.values()))
+    assert tested["arm"] in [arm for arm, of in values.items() if statistics.mean(of) == top]
 
 
 def test_a_walk_changes_one_knob_at_a_time(sweep):
     grid = ["optimizer.lr=1e-3,1e-2", "model.width=16,48", "tracking=local", "training.epochs=2"]
     sweep("sweep=before", "training.batch_size=64", *grid)
-    code, out = sweep("+study=confirm", "study.walk=outputs/sweeps/before", "study.seeds=2", *QUICK)
+    lines = ["study.walk=outputs/sweeps/before", "study.seeds=2", "test=true", *QUICK]
+    code, out = sweep("+study=confirm", *lines)
     assert code == 0
     assert "! every run there had training.batch_size=64, which this walk leaves out" in out
     best = read_config(Path("outputs/sweeps/before") / best_of("before"))["config"]
@@ -296,7 +300,8 @@ def test_a_walk_changes_one_knob_at_a_time(sweep):
     lr, wide = best["optimizer"]["lr"], best["model"]["width"]
     assert steps["baseline", None] == {(1e-3, width)}
     assert steps["step", 1] == {(lr, width)}
-    assert steps["step", 2] == steps["test", None] | {(lr, wide)}
+    assert steps["step", 2] == {(lr, wide)}
+    assert steps["test", None] <= steps["step", 2] | steps["baseline", None]
 
 
 def test_a_walk_ends_at_what_was_confirmed(sweep, tmp_path):
@@ -305,10 +310,6 @@ def test_a_walk_ends_at_what_was_confirmed(sweep, tmp_path):
     (tmp_path / "study" / "two.yaml").write_text(STUDY)
     sweep("--config-dir", str(tmp_path), "+study=two", *QUICK, "sweep=before")
     before = Path("outputs/sweeps/before")
-
-    def tested(folder):
-        [number] = [n for n, place in read_study(folder)["runs"].items() if place["role"] == "test"]
-        return rate(folder / number)
 
     def rate(run):
         return read_config(run)["config"]["optimizer"]["lr"]
@@ -322,7 +323,8 @@ def test_a_walk_ends_at_what_was_confirmed(sweep, tmp_path):
     code, _ = sweep("+study=confirm", f"study.walk={before}", "study.seeds=1", *QUICK)
     assert code == 0
     walked = {rate(FOLDER / n) for n in read_study(FOLDER)["runs"]}
-    assert tested(before) in walked
+    best = next(e for e in read_sweep([before]).entries if e.rank == 1)
+    assert best.knobs["optimizer.lr"] in walked
     assert rate(lucky) not in walked
 
 
@@ -357,6 +359,8 @@ def best_of(name):
         (["hydra/sweeper=search", LR, "optimizer.lr=0.01"], "optimizer.lr: is given 2 times"),
         (["hydra/sweeper=search", "optimizer.rho=tag(linear,interval(0,1))"], "optimizer=adam has no such key"),
         (["+study=lr,width"], "+study=lr,width: no knob to search, study has one value"),
+        (["+study=lr", "study.max_pairs=x"], "study.max_pairs=x: must be a whole number >= 0"),
+        (["+study=lr", "study.splits=2"], "study.splits=2: must be true or false"),
         (["+study=lr", "study.sede=2"], "study.sede=2: no such key; did you mean study.seeds?"),
         (["+study=confirm", "study.walk=nowhere"], "study.walk=nowhere: no such folder"),
         (["+study=lr", "++optimizer.lr=0.01"], "no knob to search"),
@@ -472,3 +476,43 @@ def test_a_search_finds_options_of_ones_own(sweep, tmp_path):
     assert [about["config"]["optimizer"]["betas"] for about, _ in runs().values()] == [
         [0.8, 0.99]
     ] * 2
+
+
+def test_a_study_adds_pairs_until_it_is_decided_and_resumes(sweep):
+    """Widths of 8 and 9 are not told apart; 1 and 64 are at once."""
+    lines = ["+study=width", "search.runs=4", "study.max_pairs=7", "training.epochs=1"]
+    lines += ["optimizer.lr=interval(1e-3,3e-3)", "tracking=local"]
+    code, out = sweep(*lines, "model.width=8,9", "sweep=s")
+    assert code == 0, out
+    assert "width: 18 runs at most: 4 to search, 10 to 14 to confirm" in out
+    assert "not decided by 5 pairs: 7 in all, 14 runs" in out
+    assert read_study(FOLDER)["looks"] == [5, 7]
+    confirmed = [
+        (place["arm"], place["seed"])
+        for place in read_study(FOLDER)["runs"].values()
+        if place["role"] == "confirm"
+    ]
+    assert sorted(confirmed) == [(f"model.width={w}", s) for w in (8, 9) for s in range(1, 8)]
+    assert out.splitlines()[-1].startswith("test, one look at the end: python train.py ")
+    assert "test=true" in out.splitlines()[-1]
+    before = runs()
+    assert all(summary["test"] is None for _, summary in before.values())
+    assert sweep(*lines, "model.width=8,9", "sweep=s")[0] == 0
+    assert runs() == before
+    code, out = sweep(*lines, "model.width=1,64", "sweep=apart")
+    assert code == 0
+    assert "not decided" not in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "looks"),
+    [
+        ({"seeds": 5}, (5, 10, 15, 20)),
+        ({"seeds": 5, "max_pairs": 12}, (5, 10, 12)),
+        ({"seeds": 8, "max_pairs": 8}, (8,)),
+        ({"seeds": 3}, (3,)),
+        ({}, ()),
+    ],
+)
+def test_a_study_looks_after_so_many_pairs(lines, looks):
+    assert planned([], TWO_ARMS | lines).looks == looks

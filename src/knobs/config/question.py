@@ -11,13 +11,27 @@ from knobs.identity import under
 from knobs.search import space
 from knobs.search.space import Choice, Knobs, Range, Space
 
-KEYS = {"question", "scientific", "space", "fixed", "set", "runs", "seeds", "walk"}
+KEYS = {
+    "question",
+    "scientific",
+    "space",
+    "fixed",
+    "set",
+    "runs",
+    "seeds",
+    "max_pairs",
+    "splits",
+    "walk",
+}
+LEAST_PAIRS = 5  # fewer decide nothing: report/stats.py
+MORE = 5  # pairs that a study adds at a time
 # Of a command line: what a search is, not what each of its runs is.
 NOT_OF_RUNS = ("search", "study", "sweep", "retry_failed", "keep_going", "zip", "skip")
 # What has one value for a whole search: no best seed is known to be best again.
 NOT_SEARCHED = (
     *("hydra", *NOT_OF_RUNS, "seed", "test", "task", "objective"),
-    *("tracking", "name", "silence", "resume", "data.split_seed", "data.fold"),
+    *("tracking", "name", "silence", "resume"),
+    *("data.split_seed", "data.val_seed", "data.fold"),
 )
 
 
@@ -31,6 +45,9 @@ class Plan:
         knobs: arm -> what is searched in it.
         name: of the study; search where there is none.
         seeds: of the runs that confirm what was found; 0 for none.
+        max_pairs: so many seeds at most, where the first do not decide.
+        splits: whether each of these has a validation split of its own.
+        test: whether the winner then reads the test split.
         walk: a sweep's folder whose best run is walked to, one knob at a time.
     """
 
@@ -43,11 +60,23 @@ class Plan:
     fixed: tuple[str, ...] = ()
     runs: int | None = None
     seeds: int = 0
+    max_pairs: int = 0
+    splits: bool = True
     walk: str = ""
+    test: bool = False
 
     def __post_init__(self) -> None:
         if not self.walk:
             Space(self.knobs)  # complains of an arm with nothing to search
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which the study looks whether it is decided; () for none."""
+        if not self.seeds:
+            return ()
+        if self.seeds < LEAST_PAIRS or self.max_pairs <= self.seeds:
+            return (self.seeds,)
+        return (*range(self.seeds, self.max_pairs, MORE), self.max_pairs)
 
     @property
     def space(self) -> Space:
@@ -81,8 +110,11 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
     """
     of_runs = [o for o in overrides if root(o) not in ("hydra", *NOT_OF_RUNS)]
     given = {o.get_key_element().lstrip("+"): o for o in of_runs}  # the last one counts
-    if any(root(o) == "test" and o.value() is True for o in given.values()):
+    test = any(root(o) == "test" and o.value() is True for o in given.values())
+    if test and study is None:
         raise ConfigError("test=true: a search does not look at the test split; a study's end does")
+    if study is not None:
+        given.pop("test", None)
     ranges, fixed = space.from_overrides(list(given.values()))
     if study is None:
         return Plan(tuple(fixed), {"": ()}, {"": ranges})
@@ -115,6 +147,9 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         fixed=_strings(study, "fixed"),
         runs=_count(study, "runs", least=1),
         seeds=_count(study, "seeds", least=0, default=0),
+        max_pairs=_count(study, "max_pairs", least=0, default=20),
+        splits=_yes(study, "splits", default=True),
+        test=test,
         walk=walk,
     )
 
@@ -133,6 +168,13 @@ def _count(study: Mapping[str, Any], key: str, least: int, default: int | None =
     value = study.get(key, default)
     if value is not None and (type(value) is not int or value < least):
         raise ConfigError(f"study.{key}={value}: must be a whole number >= {least}")
+    return value
+
+
+def _yes(study: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = study.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"study.{key}={value}: must be true or false")
     return value
 
 

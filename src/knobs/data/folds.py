@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from knobs.data.prepare import RARE, Parts
-from knobs.data.splits import by_group, by_time
+from knobs.data.splits import by_group, by_time, of_validation
 from knobs.errors import DataError
 from knobs.words import listed
 
@@ -27,7 +27,7 @@ def folded(
         y: (N,) or (N, T) raw targets of all rows.
         folds: their number; None where there are none, and nothing changes.
         fold: the one that validates, 0 .. folds - 1.
-        seed: of the shuffle, or of the order in which groups are dealt.
+        seed: of the shuffle, or of the order in which groups are dealt: its `of_validation`.
         way: random, group or time.
         keys: (N,) group numbers or times of the rows that are not official test rows.
         name: of the column of the keys, for messages.
@@ -37,7 +37,7 @@ def folded(
     """
     if folds is None:
         return parts, []
-    pool, held = np.union1d(parts[0], parts[1]), parts[2]
+    pool, held, seed = np.union1d(parts[0], parts[1]), parts[2], of_validation(seed)
     have = len(pool) if keys is None else len(np.unique(keys[pool]))
     if have < (need := folds + (way == "time")):
         what = {"random": "rows", "group": f"groups of {name}", "time": f"times of {name}"}[way]

@@ -24,6 +24,7 @@ from knobs.data.prepare import (
     picture_splits,
     split,
 )
+from knobs.data.splits import of_validation
 from knobs.errors import DataError
 from knobs.words import listed
 
@@ -277,7 +278,7 @@ def _folder_parts(
 
     rest, held = cut(np.flatnonzero(origin == "train"), "test", test, seed)
     left = 1.0 if "test" in folders else 1.0 - test
-    train, chosen = cut(rest, "val", val / left, seed + 1)
+    train, chosen = cut(rest, "val", val / left, of_validation(seed) + 1)
     for name, part in (("training", train), ("validation", chosen)):
         if not len(part):
             fix = "add images, or change data.val or data.test"

@@ -13,6 +13,7 @@ from torch import Tensor
 from knobs.data.dataset import Augment, Data, Stream, Tensors
 from knobs.data.inputs import BLOCK, Pictures, Table, moments
 from knobs.data.preparation import Preparation, Target
+from knobs.data.splits import of_validation
 from knobs.data.texts import Counted, Texts, check, remarks
 from knobs.errors import DataError
 from knobs.shape import Shape
@@ -66,7 +67,9 @@ def three_way(
     mine = len(y) - official
     test = 0.0 if official else test
     rest, held = split(y[:mine], test, seed, stratify)
-    train, chosen = (rest[i] for i in split(y[rest], val / (1 - test), seed + 1, stratify))
+    train, chosen = (
+        rest[i] for i in split(y[rest], val / (1 - test), of_validation(seed) + 1, stratify)
+    )
     if stratify:
         classes, counts = np.unique(y[:mine], return_counts=True)
         rare = np.flatnonzero(np.isin(y[:mine], classes[counts <= RARE]))

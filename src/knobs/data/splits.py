@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,26 @@ from knobs.errors import ConfigError, DataError
 SPLITS = ("training", "validation", "test")
 FAR = 0.05  # of the rows; a split that misses its share by more is named
 _WHOLE = re.compile(r"([-+]?\d+)\.0*")
+
+
+class SplitSeed(int):
+    """A seed of the splits, whose validation split has a seed of its own."""
+
+    val: int
+
+
+def with_seeds(section: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a data function: `val_seed` travels with `split_seed`."""
+    if section.get("val_seed") is None or "split_seed" not in section:
+        return section
+    seed = SplitSeed(section["split_seed"])
+    seed.val = section["val_seed"]
+    return section | {"split_seed": seed}
+
+
+def of_validation(seed: int) -> int:
+    """Return the seed that cuts the validation rows from those outside the test split."""
+    return getattr(seed, "val", seed)
 
 
 def column_of(how: str) -> tuple[str, str]:
@@ -77,7 +98,13 @@ def split_by(
     codes = np.zeros(len(keys), int)
     if classes is not None:
         codes = np.unique(classes, return_inverse=True)[1]
-    return by_group(keys, codes, shares, seed, name)
+    place = by_group(keys, codes, shares, seed if len(shares) > 2 else of_validation(seed), name)
+    if len(shares) > 2 and of_validation(seed) != seed:  # the same test rows, the others cut anew
+        rest = np.flatnonzero(place < 2)
+        mine = np.unique(keys[rest], return_inverse=True)[1]
+        both = [share / sum(shares[:2]) for share in shares[:2]]
+        place[rest] = by_group(mine, codes[rest], both, of_validation(seed), name)
+    return place
 
 
 def group_key(cell: object) -> str:

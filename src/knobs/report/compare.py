@@ -103,6 +103,27 @@ def compare(
     ]
 
 
+def contenders(sweep: Sweep) -> tuple[list[Candidate], Candidate | None]:
+    """Return all that is compared, best first, and which of them is the default, if any is."""
+    every = candidates(sweep)
+    default = default_of(sweep, every[0]) if every else None
+    if default and every[0].confirmed and not default.confirmed:
+        default = None  # tried once, by the search: nothing pairs with it
+    if default and not any(other.runs == default.runs for other in every):
+        every.append(default)
+        if len(every) == 2 and default.confirmed and every[0].confirmed:  # a walk may end below
+            every.sort(key=lambda c: -sweep.objective.sign * c.mean)
+    return every, next((c for c in every if default and c.runs == default.runs), None)
+
+
+def undecided(sweep: Sweep) -> list[Candidate]:
+    """Return the best and those that it does not beat; none where it beats all."""
+    first, *others = contenders(sweep)[0] or [None]
+    compared = compare(sweep, first, others, measure_noise(sweep)) if others else []
+    open_ = [c.other for c in compared if c.relation != "beaten"]
+    return [first, *open_] if open_ else []
+
+
 def in_family(
     sweep: Sweep, first: Candidate | Step, others: Sequence, noise: Noise, arms: int = 0
 ) -> list[Paired | None]:

@@ -6,12 +6,13 @@ are not followed, files larger than a run writes are not opened, and nothing in 
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -42,6 +43,8 @@ from knobs.report.stats import LEAST_PAIRS
 from knobs.words import short
 
 MOST_ROWS = 100_000  # of a curve
+MOST_LOOKED_AT = 5_000  # summaries that are read to count looks at test
+DEEP = 5  # folders below the output root: sweeps/NAME/0, runs/DATE/TIME
 MOST_PAIRS = 1000  # at a look that a record may ask for
 
 
@@ -80,7 +83,41 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     study = replace(studies[0], arms=arms) if studies else None
     space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
     name = ", ".join(labels)
-    return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others)
+    looks = test_looks(folders[0], {run.data_hash for run in runs} - {""})
+    return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others, looks)
+
+
+def test_looks(folder: Path, hashes: Collection[str]) -> int:
+    """Count the runs below the output root of a sweep that evaluated a test split of these data.
+
+    The root is the nearest folder above named outputs, else the folder that holds the sweep. At
+    most MOST_LOOKED_AT summaries are read; links are not followed.
+
+    Args:
+        hashes: of the data, their splits included.
+    """
+    whole = Path(os.path.abspath(folder))
+    root = next((path for path in whole.parents if path.name == "outputs"), whole.parent)
+    looks = 0
+    for summary in itertools.islice(_summaries(root, DEEP), MOST_LOOKED_AT if hashes else 0):
+        with contextlib.suppress(*BROKEN):
+            if of(load(summary, record.read_summary), "test", dict):
+                about = of(load(summary.with_name(record.CONFIG), record.read_config), "data", dict)
+                looks += of(about, "hash", str) in hashes
+    return looks
+
+
+def _summaries(folder: Path, deep: int) -> Iterator[Path]:
+    """Yield the summaries of runs below a folder; a run's folder is not searched further."""
+    with contextlib.suppress(OSError), os.scandir(folder) as items:
+        entries = sorted(items, key=lambda item: item.name, reverse=True)  # the newest first
+        if any(item.name == record.CONFIG for item in entries):
+            if any(item.name == record.SUMMARY for item in entries):
+                yield folder / record.SUMMARY
+            return
+        for item in entries:
+            if deep and item.is_dir(follow_symlinks=False):
+                yield from _summaries(folder / item.name, deep - 1)
 
 
 def _entries(runs: Sequence[RunRecord]) -> list[Entry]:

@@ -2,9 +2,10 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 
 from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
-from knobs.report.records import Sweep
+from knobs.report.records import RunRecord, Sweep
 from knobs.words import count, listed, number, percent, sd
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
@@ -21,6 +22,16 @@ def what_ran(sweep: Sweep) -> str:
 def tested(sweep: Sweep, winner: Candidate | None) -> str:
     """Say which runs read the test split, and what stood there."""
     read = [run for run in sweep.runs if run.tests]
+    looks = max(sweep.test_looks, len(read))
+    times = (
+        f" Among all runs here, this data was evaluated on test {count(looks, 'time')}."
+        if looks > len(read)
+        else ""
+    )
+    return _tested(read, winner) + times
+
+
+def _tested(read: Sequence[RunRecord], winner: Candidate | None) -> str:
     if not read:
         return "The test split has not been read."
     if len(read) > 1:

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from knobs.report.compare import (
     BEST,
     MOST,
-    candidates,
     compare,
-    default_of,
+    contenders,
     measure_noise,
     recommended,
     walk,
 )
-from knobs.report.conclusions import Candidate, Comparison, Noise, Step, Verdict
+from knobs.report.conclusions import DEFAULT, Candidate, Comparison, Noise, Step, Verdict
 from knobs.report.fairness import not_comparable, troubles
 from knobs.report.records import ABSENT, NAMED, Objective, Sweep, knob_value
 from knobs.report.sentences import biased, tested, what_ran
@@ -30,18 +29,12 @@ Group = Sequence[Comparison]
 def verdict(sweep: Sweep) -> Verdict:
     """Compare what a sweep was made to compare."""
     objective = sweep.objective
-    every = candidates(sweep)
+    every, default = contenders(sweep)
     if not every:
         ended = any(run.ok for run in sweep.runs)  # of a walk, but none at its end
         why = "The runs that decide did not end yet" if ended else "No run finished with a value"
         return Verdict(f"{why}. {what_ran(sweep)}.")
     noise = measure_noise(sweep)
-    default = default_of(sweep, every[0])
-    if default and not any(other.runs == default.runs for other in every):
-        every.append(default)
-        if len(every) == 2 and default.confirmed and every[0].confirmed:  # a walk may end below
-            every.sort(key=lambda c: -objective.sign * c.mean)
-    default = next((other for other in every if default and other.runs == default.runs), None)
     first, *others = every
     # The default that an arm started from stands last, however many there are.
     others = [c for c in others if c is not default][:MOST] + [default] * (default in others)
@@ -176,8 +169,8 @@ def _repeats(values: Values) -> str:
         return "one run"
     if splits == 1:
         return f"mean of {len(values)} seeds"
-    runs = f"{len(values)} runs " if len(values) > splits else ""
-    return f"mean of {runs}over {splits} validation splits"
+    runs = f"of {len(values)} runs " if len(values) > splits else ""
+    return f"mean {runs}over {splits} validation splits"
 
 
 def _reached(sweep: Sweep, winner: Candidate) -> str:
@@ -202,8 +195,8 @@ def _cased(text: str) -> str:
 
 def _recommended(winner: Candidate, why: str) -> str:
     if not why or winner.name == why:
-        return _cased(f"{winner.name} is recommended: nothing differs from it.") if why else ""
-    return f"{winner.name} is recommended: {why} of them."
+        return "The default is recommended: nothing is better." if why else ""
+    return f"{winner.name} is recommended: it is {why}{'' if why == DEFAULT else ' of them'}."
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:

@@ -4,9 +4,8 @@ The journal in the folder says what was tried, a run's record how it went; study
 asked and which run belongs where, for the report.
 """
 
-import json
+import contextlib
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,9 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import TrialState
+from rich.markup import escape
 
 from knobs import ledger
 from knobs.config import command
@@ -24,8 +25,11 @@ from knobs.config.question import Plan, last_of_each
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, as_json, ended, read_study, resumable, write
+from knobs.report.compare import undecided
+from knobs.report.next_steps import test_look
 from knobs.report.read import read_sweep
-from knobs.report.records import ABSENT, RunRecord
+from knobs.report.records import ABSENT, RunRecord, splits_vary
+from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
 from knobs.shell import literal, quoted
@@ -57,7 +61,9 @@ def search(
             study.search()
         if not sweep.stopped:
             study.confirm()
-        return sweep.conclude(report=True, others=study.others)
+        returns = sweep.conclude(report=True, others=study.others)
+        study.offer_test()
+        return returns
 
 
 class StudyRunner:
@@ -79,6 +85,7 @@ class StudyRunner:
         self.objective = {key: config["objective"][key] for key in ("metric", "mode")}
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
+        self.usual = self._usual(config)
         self.seed = config["seed"]
         self.others = False
         self.before = 0  # runs of earlier phases
@@ -127,11 +134,17 @@ class StudyRunner:
         trials = (trial for arm in self.plan.arms for trial in search.trials(arm))
         return sum(trial.state.is_finished() for trial in trials)
 
-    @property
-    def later(self) -> int:
-        """Return how many runs come after the search, at most: to confirm, and the test."""
-        confirmed = self.plan.seeds * max(2, len(self.plan.arms))
-        return confirmed + bool(confirmed)
+    def _usual(self, config: dict) -> str:
+        """Return the arm that the config without an arm belongs to; "" where it is none of them."""
+        with contextlib.suppress(ConfigError, OmegaConfBaseException):
+            plain = compose(list(self.plan.common), self.sweep.context, self.sweep.master)
+            mine = identity(resolved(plain))
+            return next(a for a, c in self.base.items() if identity(resolved(c)) == mine)
+        return ""
+
+    def later(self, looks: int) -> int:
+        """Return how many runs come after the search: for so many pairs, and the test."""
+        return looks * max(2, len(self.plan.arms)) + (self.plan.test and looks > 0)
 
     def _announce(self, tried: int) -> None:
         """Print what all phases come to, then the first of them."""
@@ -139,12 +152,14 @@ class StudyRunner:
         amount = f"{self.budget:g} {self.unit}" if known else "every combination"
         if self.unit == "runs" and known:
             amount = count(round(self.budget), "run")
-        if self.later:
+        if looks := self.plan.looks:
             first, total = f"{amount} to search", ""
+            least, most = (self.later(n) - self.plan.test for n in (looks[0], looks[-1]))
             if self.unit == "runs" and known:
                 first = f"{round(self.budget):,} to search"
-                total = f"{count(round(self.budget) + self.later, 'run')} at most: "
-            rest = f"{self.later - 1} to confirm, 1 on the test split"
+                total = f"{count(round(self.budget) + most + self.plan.test, 'run')} at most: "
+            rest = f"{most} to confirm" if most == least else f"{least} to {most} to confirm"
+            rest += ", 1 on the test split" * self.plan.test
             self._say(f"{self.plan.name}: {total}{first}, {rest}")
         arms = len(self.plan.arms)
         of = f" of {count(arms, 'arm')}" if arms > 1 else ""
@@ -172,51 +187,86 @@ class StudyRunner:
 
     def confirm(self) -> None:
         """Run the best of each arm with paired fresh seeds, then the winner's test split."""
-        jobs = list(self._walk() if self.plan.walk else self._finals())
-        if not jobs or self.others:
+        if not self.plan.looks or self.others or not list(self._jobs(1, None)):
             return
         try:
             with ledger.held(self.folder):
-                self._confirm(jobs)
+                self._confirm()
         except LockedError:
             if self.plan.walk:
                 raise
             self.others = True  # both came to the end of the search at once
 
-    def _confirm(self, jobs: list[PlacedJob]) -> None:
-        n = count(len(jobs), "run")
-        if self.plan.walk:
-            steps = len(jobs) // max(1, self.plan.seeds) - 1
-            self._say(f"walk: {count(steps, 'step')} from the default, {n}; then 1 for the test")
-        else:
-            what = "the best of each arm" if len(self.best) > 1 else "the best and the default"
-            self._say(f"confirm: {what} with {count(self.plan.seeds, 'new seed')}: {n}")
-        self._run(jobs, coming=1)
-        if not self.sweep.stopped and (winner := self._winner(jobs)):
-            lines, place = winner
+    def _confirm(self) -> None:
+        """Run pairs, five more at a time, until the best and its rivals are told apart."""
+        arms: set[str] | None = None  # that are not decided; None for all
+        before: list[PlacedJob] = []
+        for i, look in enumerate(self.plan.looks):
+            jobs = list(self._jobs(look, arms))
+            self._announce_look(jobs, look, i)
+            self._run([job for job in jobs if job not in before], coming=int(self.plan.test))
+            before += jobs
+            if self.sweep.stopped:
+                return
+            arms = {candidate.arm for candidate in undecided(read_sweep([self.folder]))}
+            if not arms:
+                break
+        if self.plan.test and (tested := self._recommended(jobs)):
+            lines, place = tested
             lines = last_of_each([*lines, "test=true", "search.role=test"])
-            self._say("test: the winner again, and the test split read: 1 run")
+            self._say("test: what is recommended again, and the test split read: 1 run")
             self._run([(lines, {"arm": place["arm"], "role": "test"})])
 
-    def _finals(self) -> Iterator[PlacedJob]:
+    def _announce_look(self, jobs: list[PlacedJob], look: int, index: int) -> None:
+        runs = count(len(jobs), "run")
+        if index:
+            before = self.plan.looks[index - 1]
+            self._say(f"not decided by {before} pairs: {look} in all, {runs}")
+        elif self.plan.walk:
+            steps = count(len(jobs) // look - 1, "step")
+            most = self.plan.looks[-1] * len(jobs) // look
+            self._say(f"walk: {steps} from the default, {runs}; {most:,} at most")
+        else:
+            what = "the best of each arm" if len(self.best) > 1 else "the best and the default"
+            self._say(f"confirm: {what} with {count(look, 'new seed')}: {runs}")
+
+    def _jobs(self, pairs: int, arms: set[str] | None) -> Iterator[PlacedJob]:
+        """Yield the runs of so many pairs, of these arms; of all where None."""
+        jobs = self._walk(pairs) if self.plan.walk else self._finals(pairs)
+        yield from (job for job in jobs if arms is None or job[1]["arm"] in arms)
+
+    def _recommended(self, jobs: list[PlacedJob]) -> PlacedJob | None:
+        """Return the first run of what the report recommends."""
+        winner = verdict(read_sweep([self.folder])).winner
+        numbers, mine = self._numbers(), {run.number for run in winner.runs} if winner else set()
+        return next((job for job in jobs if numbers.get(job_of(job[0])) in mine), None)
+
+    def offer_test(self) -> None:
+        """Print the command for the one look at the test split, where a study has confirmed."""
+        if self.plan.looks and not self.plan.test and not self.others and not self.sweep.stopped:
+            sweep = read_sweep([self.folder])
+            for advice in test_look(sweep, verdict(sweep)):
+                self.sweep.out.print(escape(f"test, one look at the end: {advice.command}"))
+
+    def _finals(self, pairs: int) -> Iterator[PlacedJob]:
         """Yield the best of each arm, once a seed; where there is one arm, the default as well."""
         if not any(self.best.values()):
             return  # every run diverged or failed: there is nothing to hold to the default
-        for seed in self._seeds():
+        for seed in self._seeds(pairs):
             for arm, top in self.best.items():
                 if top:
                     yield self._placed(arm, top[0], seed, role="confirm")
                 if len(self.best) == 1:
                     yield self._placed(arm, {}, seed, role="baseline")
 
-    def _walk(self) -> Iterator[PlacedJob]:
+    def _walk(self, pairs: int) -> Iterator[PlacedJob]:
         """Yield the way from the default to the best of another sweep, a knob at a time."""
         walked_from = read_sweep([Path(self.plan.walk)])
         best = next((e for e in walked_from.entries if e.rank == 1), None)
         if not best or not best.knobs:
             raise ConfigError(f"study.walk={self.plan.walk}: no finished runs that differ there")
         self._note_what_differs(walked_from.runs, best.knobs)
-        for seed in self._seeds():
+        for seed in self._seeds(pairs):
             yield self._placed("", {}, seed, role="baseline")
             walked: dict[str, Any] = {}
             for step, (name, value) in enumerate(best.knobs.items(), 1):
@@ -224,12 +274,15 @@ class StudyRunner:
                     walked[name] = value
                     yield self._placed("", walked, seed, role="step", step=step, knob=name)
 
-    def _seeds(self) -> range:
+    def _seeds(self, pairs: int) -> range:
         """Return the fresh seeds: those behind the search's."""
-        return range(self.seed + 1, self.seed + 1 + self.plan.seeds)
+        return range(self.seed + 1, self.seed + 1 + pairs)
 
     def _placed(self, arm: str, values: dict[str, Any], seed: int, **place: Any) -> PlacedJob:
         more = [space.override(f"search.{key}", value) for key, value in place.items()]
+        config = resolved(self.base[arm])
+        if self.plan.splits and splits_vary(config) and config["data"]["val_seed"] is None:
+            more.append(f"data.val_seed={seed}")
         lines = self.plan.job(arm, values, f"seed={seed}", space.override("search.arm", arm), *more)
         return lines, {"arm": arm, "seed": seed, **place}
 
@@ -242,22 +295,6 @@ class StudyRunner:
             self.sweep.out.print(
                 f"! every run there had {' '.join(shared)}, which this walk leaves out"
             )
-
-    def _winner(self, jobs: list[PlacedJob]) -> PlacedJob | None:
-        """Return the candidate with the best mean over its seeds, at the first of them."""
-        sign = 1 if self.objective["mode"] == "max" else -1
-        numbers = self._numbers()
-        candidates: dict[str, PlacedJob] = {}
-        scores: dict[str, list[float]] = {}
-        for lines, place in jobs:
-            end = ended(self.folder / str(numbers.get(job_of(lines))))
-            key = json.dumps([line for line in lines if not line.startswith(("seed=", "search."))])
-            candidates.setdefault(key, (lines, place))
-            score = -math.inf if end is None or end.value is None else sign * end.value
-            scores.setdefault(key, []).append(score)
-        means = {key: statistics.mean(values) for key, values in scores.items()}
-        top = max(means, key=means.get)
-        return None if math.isinf(means[top]) else candidates[top]
 
     def _run(self, jobs: list[PlacedJob], coming: int = 0) -> None:
         """Run jobs of given overrides, those that ran before left alone; write their places.
@@ -276,6 +313,9 @@ class StudyRunner:
         phase.before, phase.coming = self.before + len(jobs) - len(todo), coming
         self.sweep.run(todo, phase)
         self.before += len(jobs)
+
+    def _counts_runs(self) -> bool:
+        return self.unit == "runs" and math.isfinite(self.budget)
 
     def _numbers(self) -> dict[tuple[str, ...], int]:
         book = ledger.read(self.folder)
@@ -296,6 +336,9 @@ class StudyRunner:
             "fixed": plan.fixed,
             "method": self.options["method"],
             "pruner": self.options["pruner"],
+            "looks": list(plan.looks) if len(plan.looks) > 1 else [],
+            "usual": self.usual,
+            "budget": self.budget / len(plan.arms) if self._counts_runs() else None,
             "arms": {
                 arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
                 for arm, lines in plan.arms.items()
@@ -341,7 +384,7 @@ class Trials(Supply):
                     self.before += 1
                 else:
                     jobs[trial.run] = job
-        self.coming = self.study.later
+        self.coming = self.study.later(self.study.plan.looks[0]) if self.study.plan.looks else 0
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
             self.coming += max(0, round(self.search.budget - self.search.spent()))
         return jobs
