@@ -284,6 +284,14 @@ def test_two_arms_of_one_name_keep_their_words(file, tmp_path, capsys):
     assert "between s.csv:a and r.csv:a" in text
 
 
+def test_an_arm_of_which_no_run_ended(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o.csv").write_text("arm,State,seed,loss\na,finished,0,2\nb,crashed,,\n")
+    code, text = said(capsys, "o.csv:a", "o.csv:b")
+    assert code == 3
+    assert text == "knobs: b: no run with a result; 1 run left out as crashed (line 3)\n"
+
+
 def test_one_pair_says_too_few(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "o.csv").write_text("arm,seed,loss\na,0,2\nb,0,1\n")

@@ -148,6 +148,8 @@ def verdict(given: argparse.Namespace) -> tuple:
 
 def judged(arms: Sequence[Arm], given: argparse.Namespace, looks: tuple[int, ...]) -> tuple:
     """Return the comparisons of arms, the first being the base; the question; further notes."""
+    if empty := [arm for arm in arms if not arm.values]:
+        raise DataError(f"{empty[0].name}: no run with a result; {listed(empty[0].notes)}")
     objective = objective_of(arms, given.mode)
     for option, size in (("--detect", given.detect), ("--not-worse", given.not_worse)):
         if objective.in_points and size and size >= LARGE:

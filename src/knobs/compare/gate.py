@@ -146,7 +146,8 @@ def run(plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], 
                 end = _run(plan, rows, keep, metric, judge, progress, deadline)
         except (KeyboardInterrupt, SystemExit, CommandFailed):
             again = f"the same command with --keep {shlex.quote(str(keep))} goes on"
-            print(f"{count(len(rows), 'result')} kept; {again}", file=sys.stderr)
+            if rows:
+                print(f"{count(len(rows), 'result')} kept; {again}", file=sys.stderr)
             raise
     pairs = _whole_pairs(plan, rows)
     if not pairs:

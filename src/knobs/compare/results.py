@@ -169,11 +169,10 @@ def arms_of(rows: Iterable[tuple[int, Row]], where: str, columns: Columns) -> di
         place = f"{where}, line {number}"
         name = str(_cell(row, arm_column, place)).strip() if arm_column else ""
         reading = found.setdefault(name, Reading())
-        repeat = tuple(
-            _whole(row, column, place) if column else 0 for column in (seed, split, fold)
-        )
-        if reading.takes(row, place):
-            reading.add(repeat, _value(row, value, place), place, name)
+        if not reading.takes(row, place):
+            continue
+        repeat = tuple(_whole(row, c, place) if c else 0 for c in (seed, split, fold))
+        reading.add(repeat, _value(row, value, place), place, name)
         reading.keep_facts(row, place)
     splits = bool(split or fold)
     return {name: reading.arm(name, metric, splits) for name, reading in found.items()}
