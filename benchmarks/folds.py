@@ -54,6 +54,7 @@ def main() -> None:
             for name, words in ARMS.items():
                 place = Path(folder) / f"{turn}-{name.replace(' ', '-')}"
                 found[name].append(measure(words, place))
+                print(turn, name, *(f"{value:.1f}" for value in found[name][-1]), flush=True)
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{rounds} rounds; load {load} on {os.cpu_count()} cores")
     base = found["one run"]

@@ -143,7 +143,6 @@ def test_rows_of_equal_length_make_one_stack(table):
     ["model=linear", "regularization=dropout"],  # in front of it a mask depends on the width
     ["loss=cross_entropy", "loss.weight=balanced", "data.target=word", "data.drop=[z,y]"],
     ["optimizer.eps=0"],
-    ["model.width=under_double"],
 ])  # fmt: skip
 def test_what_a_stack_cannot_share_has_a_stack_a_split(table, line):
     found = keys(on_folds(table, 4, lambda k: line))

@@ -79,7 +79,7 @@ def fold_faults(data: dict) -> Iterator[str]:
     folds, fold = data.get("folds"), data.get("fold", 0)
     if fold == "all":
         how = f"python train.py -m data.folds={folds or 5} data.fold=all"
-        yield f"data.fold=all: a run for each of data.folds, given beside it: {how}"
+        yield f"data.fold=all: is a grid, with data.folds beside it: {how}; a search has one fold"
     elif fold and folds is None:
         yield f"data.fold={fold}: needs data.folds, how many there are; add data.folds=5"
     elif folds is not None and fold >= folds:

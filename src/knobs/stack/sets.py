@@ -90,4 +90,6 @@ def behind(splits: Sequence[Tensors]) -> Tensors:
 def _rows(parts: Sequence[Tensor]) -> Tensor:
     """Return tensors (N, F) of several widths as one, zeros at the end of the narrower rows."""
     width = max(part.shape[-1] for part in parts)
+    if all(part.shape[-1] == width for part in parts):
+        return torch.cat(list(parts))
     return torch.cat([F.pad(part, (0, width - part.shape[-1])) for part in parts])

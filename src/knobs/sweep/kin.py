@@ -30,12 +30,13 @@ def kin(configs: Sequence[dict], read: Reader) -> list[str]:
     firsts = {name: config for name, config in zip(reversed(own), reversed(configs), strict=True)}
     if len(firsts) == 1:
         return [""] * len(configs)
+    safe = all(config["optimizer"].get("eps") != 0 for config in configs)  # else 0 / 0 in padding
     traits: dict[str, str] = {}
     sets: dict[str, Data] = {}
     for name, config in firsts.items():
         try:
             sets[name] = read(config)
-            traits[name] = alike(config, sets[name])
+            traits[name] = alike(config, sets[name], safe)
         except Exception:  # each job will say it of itself
             traits[name] = name
     if not _fit(sets):
@@ -43,19 +44,21 @@ def kin(configs: Sequence[dict], read: Reader) -> list[str]:
     return [traits[name] for name in own]
 
 
-def alike(config: dict, data: Data) -> str:
+def alike(config: dict, data: Data, safe: bool = True) -> str:
     """Return what the data of a stack's rows must have in common, beside their config.
 
     The lengths of the splits, what the loss takes from the training split, and every weight's
     shape, less the number of inputs of the first layer, which may be padded with zeros.
+
+    Args:
+        safe: whether zeros that have no gradient stay zeros under every optimizer.
     """
     if isinstance(data.train, Stream):
         return f"{key(data)} {json.dumps(config['data'], sort_keys=True)}"
     x = data.train.x
     inputs = {"x": x} if isinstance(x, torch.Tensor) else x
     dims = {name: (values.ndim, values.dtype) for name, values in inputs.items()}
-    padded = data.kind in ("table", "text") and config["optimizer"].get("eps") != 0  # 0 / 0
-    shapes = shapes_of(build.model(config, data.shape), padded)
+    shapes = shapes_of(build.model(config, data.shape), safe and data.kind in ("table", "text"))
     tail = () if data.kind == "table" else data.shape.input
     loss = build.loss(config, data)
     facts = [_plain(values) for values in (loss.arguments, loss.weights)]

@@ -1,0 +1,79 @@
+"""A grid over folds, end to end: its stacks, its record, what goes on from it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from trained import train_py
+
+import knobs
+from knobs import again
+from knobs.config import command
+from knobs.errors import ConfigError
+from knobs.identity import identity
+from knobs.report.read import read_runs
+from knobs.training.run import execute
+
+WINE = ["data=wine", "training.epochs=3", "tracking=local", "training.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of a sweep of 3 folds and 2 seeds, and what it printed."""
+    place = tmp_path_factory.mktemp("folds")
+    words = ["data.folds=3", "data.fold=all", "seed=0,1"]
+    done = train_py(place, "-m", *WINE, *words, "sweep=s")
+    assert done.returncode == 0, done.stderr
+    return place / "outputs" / "sweeps" / "s", done.stdout
+
+
+def test_folds_and_seeds_are_one_setting(swept):
+    folder, out = swept
+    runs = read_runs(folder)
+    assert sorted(run.repeat for run in runs) == [(s, 0, k) for s in (0, 1) for k in range(3)]
+    [row] = csv.DictReader((folder / "leaderboard.csv").read_text().splitlines())
+    assert row["n"] == "6"
+    assert "over 3 folds, each the mean of 2 seeds" in out
+    sizes = {(run.training_examples, run.validation_examples) for run in runs}
+    assert sizes == {(94, 48), (95, 47)}  # 142 rows outside the test split
+
+
+def test_a_fold_of_a_stack_is_its_run_alone(swept, tmp_path):
+    config = command.checked([*WINE, "data.folds=3", "data.fold=2", "seed=1"])
+    alone = execute(config, tmp_path).summary
+    [row] = [run for run in read_runs(swept[0]) if run.repeat == (1, 0, 2)]
+    assert row.value == pytest.approx(alone["objective"]["value"], abs=1e-6)
+    assert row.summary["metrics"]["val/loss"] == pytest.approx(
+        alone["metrics"]["val/loss"], rel=1e-4
+    )
+    assert row.summary["config_hash"] == alone["config_hash"]
+
+
+def test_a_run_of_a_fold_predicts_and_is_refitted_on_all_folds(swept, tmp_path):
+    run = next(run for run in read_runs(swept[0]) if run.repeat == (0, 0, 1))
+    loaded = knobs.load(run.folder)
+    assert len(loaded.predict(np.zeros((1, 13)))) == 1
+    done = train_py(tmp_path, f"refit={run.folder}", "tracking=local")
+    assert done.returncode == 0, done.stderr
+    assert "142 train, 0 val" in done.stdout
+
+
+def test_folds_left_out_change_no_identity():
+    plain = command.checked(WINE)
+    older = json.loads(json.dumps(plain))
+    del older["data"]["folds"], older["data"]["fold"]
+    assert identity(older) == identity(plain)
+    assert identity(command.checked([*WINE, "data.folds=3"])) != identity(plain)
+
+
+def test_a_refit_by_time_is_of_the_last_fold(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("x,day,y\n" + "".join(f"{d % 7},{d},{d % 2}\n" for d in range(60)))
+    lines = ["data=csv", f"data.path={table}", "data.target=y", "data.task=classification",
+             "data.split=time:day", "data.folds=2", "training.epochs=1", "tracking=local"]  # fmt: skip
+    for fold in range(2):
+        execute(command.checked([*lines, f"data.fold={fold}"]), tmp_path / str(fold))
+    with pytest.raises(ConfigError, match="ends before the newest rows; refit the run of data.fo"):
+        again.refit(str(tmp_path / "0"), [], (command.CONF,))
+    assert "data.fold=1" in again.refit(str(tmp_path / "1"), [], (command.CONF,))
