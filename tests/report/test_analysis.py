@@ -971,7 +971,7 @@ def test_a_section_is_written_once_and_shown_everywhere(tmp_path, monkeypatch):
         in (page.with_name("report.md").read_text())
     )
     html = page.read_text()
-    assert '<a href="#slow">Slow</a>' in html
+    assert '<a href="#slow">Slowest &lt;runs&gt;</a>' in html
     assert '<h2>Slowest &lt;runs&gt;</h2>\n<p class="see">By their time.</p>' in html
     assert f"<tr><td>{run}</td><td>{cost}</td></tr>" in html
     assert f"{run} {cost}" in [

@@ -133,6 +133,22 @@ def test_the_page_draws_fits_and_is_silent(pages, tab, kind, width, dark):
 
 
 @needs_browser
+@pytest.mark.parametrize("kind", ["study", "hostile"])
+def test_without_scripts_all_is_there_and_fits_a_phone(pages, tab, tmp_path, kind):
+    whole = pages[kind].read_text()
+    path = tmp_path / "report.html"
+    path.write_text(whole.replace("sha256-", "sha256-none"))  # the policy admits no script
+    tab.open(path, width=390)
+    assert tab.run("typeof plots") == "undefined"
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    drawn = "[...document.querySelectorAll('.plot')].map((p) => p.querySelectorAll('.still svg *').length)"
+    assert min(tab.run(drawn)) > 10
+    fits = "(e) => e.getBoundingClientRect().right <= 390 || e.tagName === 'text'"
+    assert tab.run(f"[...document.querySelectorAll('.deciding *, .board *')].every({fits})")
+    tab.said.clear()
+
+
+@needs_browser
 def test_markup_in_a_record_is_shown_as_text(pages, tab):
     tab.open(pages["hostile"])
     tab.run("show(plots)")
