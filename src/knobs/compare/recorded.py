@@ -22,10 +22,8 @@ from knobs.report.records import Entry, RunRecord, finite, knob_value
 from knobs.report.stats import Repeat
 from knobs.words import as_text, count, listed
 
-FOLD = "data.fold"
 ENOUGH = 3  # runs of a setting: one lucky run does not outrank the mean of several
 MOST_PAIRS = 1000  # at a look that a record may ask for
-SPLIT_SEEDS = ("data.val_seed", "data.split_seed")  # the first that a run has made its split
 
 
 def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
@@ -104,16 +102,14 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
         if not run.ok and run.status != "diverged":
             ends.setdefault(run.status, []).append(str(run.folder))
             continue
-        repeat, value = _repeat(run), _value(run, metric)
+        repeat, value = run.repeat, _value(run, metric)
         if repr(values.get(repeat, value)) != repr(value):
             raise DataError(f"{run.folder}: seed {repeat[0]} of {name} again, with another value")
         values[repeat] = value
-        about = _data(run)
-        if isinstance(about.get("hash"), str):
-            hashes[repeat] = about["hash"]
-        rows = about.get("rows")
-        if isinstance(rows, list) and len(rows) == 3 and all(type(n) is int for n in rows):
-            sizes.append((rows[1], rows[0]))
+        if run.data_hash:
+            hashes[repeat] = run.data_hash
+        if run.validation_examples and run.training_examples:
+            sizes.append((run.validation_examples, run.training_examples))
     first = next(run for run in runs if run.metric)
     notes = left_out(ends)
     if metric not in (None, first.metric):
@@ -123,13 +119,6 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
         name, values, metric or first.metric, "" if metric else first.mode, True, notes,
         validation, training, hashes,
     )  # fmt: skip
-
-
-def _repeat(run: RunRecord) -> Repeat:
-    """Return what a run shares with one of another arm: seed, seed of its split, fold."""
-    split = next((s for path in SPLIT_SEEDS if type(s := knob_value(run, path)) is int), 0)
-    fold = knob_value(run, FOLD)
-    return run.seed, split, fold if type(fold) is int else 0
 
 
 def _value(run: RunRecord, metric: str | None) -> float:
@@ -153,10 +142,3 @@ def _looks(study: Path) -> tuple[int, ...]:
         if looks and all(type(n) is int and 3 <= n <= MOST_PAIRS for n in looks):
             return tuple(sorted({*looks}))
     return ()
-
-
-def _data(run: RunRecord) -> dict[str, Any]:
-    """Return what config.json says of a run's data: hash, rows of the splits."""
-    with contextlib.suppress(*BROKEN):
-        return of(load(run.folder / record.CONFIG, record.read_config), "data", dict)
-    return {}
