@@ -22,6 +22,8 @@ def with_data(run, split=0, content="0123", rows=(8000, 2000, 2000)):
     about["config"]["data"] = {"name": "digits", "split_seed": split}
     about["data"] = {"hash": f"{content}{split}", "rows": list(rows)}
     (run / "config.json").write_text(json.dumps(about))
+    if not (run / "summary.json").exists():
+        return run
     summary = json.loads((run / "summary.json").read_text())
     summary |= {"training_examples": rows[0], "validation_examples": rows[1]}
     (run / "summary.json").write_text(json.dumps(summary))

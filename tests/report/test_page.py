@@ -88,7 +88,7 @@ def test_a_metric_that_never_changed_has_an_axis_around_it(tmp_path):
 def test_the_page_names_its_scripts_and_forbids_all_else(pages):
     page = pages["study"].read_text()
     policy = page.split('content="')[1].split('"')[0]
-    for told in ("no difference", "one seed standard deviation of a single run"):
+    for told in ("simultaneous", "one seed standard deviation of a single run"):
         assert told in page
     assert policy.startswith("default-src 'none'; ")
     script = page.rpartition("<script>")[2].partition("</script>")[0]

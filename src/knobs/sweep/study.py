@@ -139,7 +139,8 @@ class StudyRunner:
         with contextlib.suppress(ConfigError, OmegaConfBaseException):
             plain = compose(list(self.plan.common), self.sweep.context, self.sweep.master)
             mine = identity(resolved(plain))
-            return next(a for a, c in self.base.items() if identity(resolved(c)) == mine)
+            arms = (arm for arm, own in self.base.items() if identity(resolved(own)) == mine)
+            return next(arms, "")
         return ""
 
     def later(self, looks: int) -> int:
