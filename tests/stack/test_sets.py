@@ -76,7 +76,7 @@ def test_layers_that_differ_elsewhere_do_not_stack():
 
 def test_folds_of_digits_with_seeds_and_members():
     settings = on_folds(
-        ["training.epochs=1", "training.batch_size=128"], 5, lambda k: [f"seed={k // 2}"]
+        ["training.epochs=1", "training.batch_size=256"], 5, lambda k: [f"seed={k // 2}"]
     )[:3]
     settings += [[*settings[0][:-1], "seed=5"]]
     assert compare(settings)[0] < 1e-8
@@ -84,7 +84,7 @@ def test_folds_of_digits_with_seeds_and_members():
 
 
 def test_folds_of_texts_whose_vocabularies_differ():
-    base = ["data=python_docs", "model=text_bag", "data.max_length=12", "data.min_count=2",
+    base = ["data=python_docs", "data.topics=4", "model=text_bag", "data.max_length=12", "data.min_count=2",
             "training.batch_size=256", "training.epochs=1"]  # fmt: skip
     runs = [make(one, torch.float64) for one in on_folds(base, 5)]
     alike = [one for one in runs if len(one.data.train) == len(runs[-1].data.train)]
