@@ -1,5 +1,6 @@
 """The plot that decides: its numbers, its rows on the page, its files; the two leaderboards."""
 
+import io
 import itertools
 import re
 from dataclasses import replace
@@ -7,12 +8,15 @@ from html.parser import HTMLParser
 
 import pytest
 from fake_sweeps import HOSTILE, add_run, fake_search, fake_study, hostile_sweep
+from rich.console import Console
 
 from knobs.report import slide
 from knobs.report.__main__ import main
 from knobs.report.analysis import make
+from knobs.report.markdown import markdown
 from knobs.report.page import SHOWN, boards, page
 from knobs.report.plots.deciding import MOST_ROWS, deciding
+from knobs.report.terminal import show
 
 
 class Parsed(HTMLParser):
@@ -146,6 +150,26 @@ def test_the_answer_stands_in_order_and_the_next_command_once(study):
     assert "&lt;script&gt;" in header
     command = report.advice[0].command
     assert page(report).replace("&#39;", "'").count(f"<code>{command}</code>") == 1
+
+
+def test_a_winner_that_is_recommended_though_another_is_ahead_is_not_called_the_best(study):
+    verdict = study.verdict
+    first, *rest = verdict.comparisons
+    behind = replace(first, paired=replace(first.paired, mean=-0.001), relation="level")
+    changed = replace(study, verdict=replace(verdict, comparisons=(behind, *rest)))
+    assert deciding(study).rows[0].conclusion == "the best mean"
+    plot = deciding(changed)
+    assert plot.rows[0].conclusion == "recommended"
+    assert plot.rows[1].mean == pytest.approx(-0.1)
+    assert plot.at(plot.rows[1].mean) < plot.at(0)
+
+
+def test_doubts_are_in_markdown_and_on_the_terminal(study):
+    doubtful = replace(study, verdict=replace(study.verdict, undermines=("Unequal budgets.",)))
+    assert "- **Unequal budgets.**" in markdown(doubtful)
+    out = io.StringIO()
+    show(Console(file=out), doubtful)
+    assert out.getvalue().splitlines()[2] == "Unequal budgets."
 
 
 def test_sections_are_called_as_the_navigation_calls_them(study):

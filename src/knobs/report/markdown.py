@@ -23,6 +23,7 @@ def markdown(report: Report) -> str:
 def answer(report: Report) -> Iterator[str]:
     """Return the lines that come first: the verdict and the leaderboard."""
     yield from (f"**{escaped(report.verdict.headline)}**", "")
+    yield from (f"- **{escaped(sentence)}**" for sentence in report.verdict.undermines)
     yield from (f"- {escaped(sentence)}" for sentence in report.verdict.more)
     yield from ("", escaped(what_ran(report.sweep)) + ".", "")
     yield from _section(leaderboard(report))

@@ -55,13 +55,13 @@ def reading(report: Report, plot: Deciding) -> Iterator[str]:
     what = "setting"
     if arms(report):
         what, nuisance = "arm", list(map(report.sweep.short, report.sweep.knobs))
-        tuned = (
-            f", tuned with the same budget as the others over its nuisance knobs "
-            f"({listed(nuisance)}), which are not asked about"
+        yield "An arm is one of the values compared" + (
+            f"; its nuisance knobs ({listed(nuisance)}) are tuned within it and not asked about."
+            if nuisance
+            else "."
         )
-        yield f"An arm is one of the values compared{tuned * bool(nuisance)}."
     yield f"Right of the line the {what} on top is better."
-    yield "A circle is one pair of runs, on top one run beside their mean."
+    yield "A circle is one paired difference, on top one run beside the mean of its runs."
     if any(row.low is not None for row in plot.rows):
         yield (
             f"A bar is the {percent(LEVEL)} interval of the mean difference: the true differences "

@@ -83,7 +83,7 @@ def drawn(plot: Deciding, suffix: str) -> bytes:
         for side in (axes, right):
             side.tick_params(length=0)
         unit = f", {plot.unit}" * bool(plot.unit)
-        key = ["circles: one pair of runs each"]
+        key = ["circles: paired differences"]
         if any(row.low is not None for row in rows):
             key.insert(0, f"bars: {percent(LEVEL)} intervals")
         if plot.noise:

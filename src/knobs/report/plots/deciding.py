@@ -85,7 +85,9 @@ def deciding(report: Report) -> Deciding | None:
     winner = verdict.winner
     own = [unit * objective.sign * (winner.mean - value) for value in winner.values.values()]
     value = objective.value(winner.mean)
-    first = Row(winner.name, 0.0, None, None, tuple(own), value, "", "the best mean")
+    ahead = any(c.paired.mean < 0 for c in compared)  # the one recommended need not be the first
+    standing = "recommended" if ahead else "the best mean"
+    first = Row(winner.name, 0.0, None, None, tuple(own), value, "", standing)
     rows = (first, *(_row(report, c, unit) for c in shown))
     low, high = _ends(rows)
     return Deciding(

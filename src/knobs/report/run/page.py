@@ -15,6 +15,7 @@ from knobs.report.conclusions import Advice, Finding
 from knobs.report.files import of
 from knobs.report.frame import render
 from knobs.report.next_steps import overrides
+from knobs.report.plots.still import still
 from knobs.report.records import UNREADABLE, finite
 from knobs.report.run import figures
 from knobs.report.run.data import data
@@ -99,6 +100,7 @@ def _made(name: str, maker: Callable[[], Part | list[Part] | None]) -> list[Part
         parts = made if isinstance(made, list) else [made] if made else []
         for figure in (figure for part in parts for figure in part.figures):
             json.dumps([figure.data, figure.layout], allow_nan=False)  # as the page will hold them
+            still(figure, 0)
     except Exception as error:
         text = f"This section cannot be made of this record: {_said(error)}."
         return [Part(name, name.capitalize(), (text,))]
