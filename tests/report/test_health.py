@@ -1,11 +1,15 @@
 """The health of a search: over the default, of any knob, of the model behind the importance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from fake_sweeps import add_run, fake_search, fake_study
+from fake_sweeps import _asked, add_run, fake_search, fake_study
 
-from knobs.report.analysis import make
+from knobs.report.analysis import make, plain
+from knobs.report.importance.effects import UNKNOWN
 from knobs.report.sections import sections
+from knobs.report.sentences import cells, decided
 
 
 def found(folder, check):
@@ -21,8 +25,6 @@ def test_what_beats_the_default_is_said_with_its_interval(tmp_path):
 
 def noise_search(folder, effect, default=None, n=32):
     """A search over two knobs of which the first has an effect, with noise of sd .01."""
-    from fake_sweeps import _asked
-
     rng, runs = np.random.default_rng(0), {}
     for number in range(n):
         lr, drop = (1e-3, 0.0) if number == 0 else (float(10 ** rng.uniform(-4, -1)), rng.random())
@@ -35,6 +37,23 @@ def noise_search(folder, effect, default=None, n=32):
         "regularization.dropout": {"low": 0.0, "high": 1.0, "log": False},
     }
     return _asked(folder, "search", "", [], {"": {"overrides": [], "space": space}}, runs)
+
+
+def test_models_that_disagree_are_named_and_one_knob_has_no_share(tmp_path):
+    report = make([noise_search(tmp_path / "s", 0.1)])
+    apart = replace(report.importance, decided="no", more=0)
+    assert decided(replace(report, importance=apart)).endswith(
+        "is not decided: the Gaussian process and the random forest disagree."
+    )
+    first, other = report.importance.knobs
+    alone = (replace(first, moves=None, p_top=0.0), replace(other, moves=UNKNOWN))
+    one = replace(report, importance=replace(report.importance, knobs=alone, decided="no"))
+    assert decided(one) == "lr is the only knob that varied."
+    assert cells(one, alone[0])[1] == "-"
+    shown = plain(report)["importance"]
+    assert set(shown["forest"]) == {"optimizer.lr", "regularization.dropout"}
+    assert shown["predicts"] == report.importance.predicts
+    assert shown["any_effect"] == 1 / 1000
 
 
 def test_nothing_beat_the_default_is_said(tmp_path):

@@ -1,15 +1,18 @@
 """Estimates of what more runs, or fewer epochs, would have brought: against simulated truth."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_sweeps import add_run, fake_grid, fake_search
 
-from knobs.report.analysis import make
+from knobs.report.health import pruning
 from knobs.report.outlook import enough, more, replay
 from knobs.report.plots.runs import tuning_section
 from knobs.report.read import read_sweep
+from knobs.report.records import Study
+from knobs.report.verdict import verdict
 
 DRAWN = {
     "normal": lambda rng, n: rng.standard_normal(n),
@@ -58,7 +61,7 @@ def test_only_runs_drawn_alike_tell_what_more_would_bring(tmp_path):
     sweep = drawn(folder, lambda i: "default" if i == 0 else "sobol")
     said = enough(sweep, sweep.explored())
     assert said.startswith("As many again as the 23 runs drawn at random would better their best")
-    assert "probability of 50 %" in said or "probability of" in said
+    assert "with a probability of " in said
     assert "adapted" not in said
     assert said in tuning_section(sweep, sweep.explored()).see
     half = drawn(folder, lambda i: "sobol" if i < 12 else "gp")
@@ -77,7 +80,7 @@ def curves(sweep, rows):
         folder = add_run(sweep, {"optimizer.lr": 1e-3}, 0, value=max(row), epochs=len(row))
         lines = [{"epoch": e, "val/accuracy": v} for e, v in enumerate(row, 1)]
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return read_sweep([sweep])
+    return replace(read_sweep([sweep]), study=Study())
 
 
 def test_pruning_saves_the_epochs_of_runs_that_are_behind_from_the_start(tmp_path):
@@ -87,9 +90,7 @@ def test_pruning_saves_the_epochs_of_runs_that_are_behind_from_the_start(tmp_pat
     assert found.runs == 9
     assert (found.missed, found.loss) == (0.0, 0.0)
     assert 0.3 < found.saved < 0.9
-    assert [f.do for f in make([tmp_path / "s"]).findings if f.check == "pruning"] == [
-        "Search with search.pruner=asha."
-    ]
+    assert [f.do for f in pruning(sweep, verdict(sweep))] == ["Search with search.pruner=asha."]
 
 
 def test_pruning_loses_the_run_that_is_late(tmp_path):
@@ -99,7 +100,7 @@ def test_pruning_loses_the_run_that_is_late(tmp_path):
     found = replay(sweep, sweep.explored())
     assert found.missed > 0.7  # only among the first two is it not compared
     assert found.loss == pytest.approx(0.15)
-    [finding] = [f for f in make([tmp_path / "s"]).findings if f.check == "pruning"]
+    [finding] = pruning(sweep, verdict(sweep))
     assert (finding.level, finding.do) == ("ok", "")
 
 

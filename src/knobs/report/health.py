@@ -82,7 +82,7 @@ def predicts(importance: Importance | None) -> Iterator[Finding]:
 def pruning(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:
     """Check what pruning would have saved here, and what it would have lost."""
     arm = verdict.winner.arm if verdict.winner else None
-    found = replay(sweep, sweep.explored(arm)) if arm is not None else None
+    found = replay(sweep, sweep.explored(arm)) if sweep.study and arm is not None else None
     if found is None:
         return
     text = (

@@ -136,7 +136,7 @@ def replay(sweep: Sweep, runs: Sequence[RunRecord], seed: int = 0) -> Replay | N
     same = [run for run in runs if run.planned == epochs and (run.ok or run.broke)]
     pruner = Pruner("asha", sweep.folders[0], sweep.objective.mode)
     rungs = pruner.rungs(epochs) if epochs else []
-    if len(same) < LEAST or not rungs or not any(run.ok for run in same):
+    if len(same) < LEAST or not rungs or all(run.value is None for run in same):
         return None
     losses = [[_loss(sweep, run, rung) for rung in rungs] for run in same]
     trained = [max((row.get("epoch", 0) for row in run.curve), default=0) for run in same]
@@ -178,5 +178,7 @@ def _order(
 def _loss(sweep: Sweep, run: RunRecord, rung: int) -> float:
     """Return the least loss up to an epoch, as a pruner sees it."""
     metric, sign = sweep.objective.metric, -sweep.objective.sign
-    seen = [sign * row[metric] for row in run.curve if metric in row and row["epoch"] <= rung]
+    seen = [
+        sign * row[metric] for row in run.curve if metric in row and row.get("epoch", 0) <= rung
+    ]
     return min((value for value in seen if math.isfinite(value)), default=math.inf)
