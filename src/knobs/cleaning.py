@@ -112,7 +112,7 @@ def _synced(folder: Path) -> Iterator[Waste]:
     """Yield W&B's offline files of a run that the server was seen to have."""
     try:
         (run,) = sync.find(folder)
-        noted = json.loads((folder / "wandb" / sync.ARRIVED).read_text())
+        noted = read_json(folder / "wandb" / sync.ARRIVED)
         whole = not run.fault and noted == run.facts(noted["server"])
     except (*record.BROKEN, KeyError, TypeError):
         return
