@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.search.space import MODES, one_of
-from knobs.storage import read
-from knobs.storage import Lock, append, as_json
+from knobs.storage import Lock, append, as_json, read
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on

@@ -19,7 +19,7 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
+from knobs.errors import DIVERGED, DataError, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
