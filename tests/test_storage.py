@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from knobs import record, storage
-from knobs.errors import ConfigError, LockedError, StorageError
+from knobs import ledger, load, record, storage
+from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.storage import Lock, append, cut_half_line, held, write
 
 HOLD = """
@@ -201,3 +201,50 @@ def test_a_new_folder_is_closed_whatever_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o755, 0o755]
+
+
+# ------------------------------------------------------------------ what is no file of ours
+def test_only_files_of_a_bounded_size_are_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"text")
+    assert storage.read(path) == b"text"
+    with path.open("r+b") as file:
+        file.truncate(2**40)  # with holes: no byte of it on the disk
+    with pytest.raises(ValueError, match=r"has 1,099,511,627,776 bytes, and 268,435,456 at most"):
+        storage.read(path)
+    os.mkfifo(tmp_path / "pipe")  # an open of which waits for its writer
+    for name in ("pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"{name}: no file"):
+            storage.read(tmp_path / name)
+        with pytest.raises(StorageError, match=f"{name}: is no file, but a pipe or a device"):
+            append(tmp_path / name, b"line\n")
+
+
+@pytest.mark.parametrize("name", [record.CONFIG, record.SUMMARY, record.LEDGER, record.STUDY])
+@pytest.mark.parametrize("kind", ["pipe", "huge", "deep", "digits", "nul"])
+def test_a_record_that_is_none_ends_at_once(name, kind, tmp_path):
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        texts = {"deep": "[" * 10**6, "digits": "9" * 10**6, "nul": "\0", "huge": ""}
+        path.write_text(texts[kind])
+    if kind == "huge":
+        os.truncate(path, 2**40)
+    assert ledger.read(tmp_path) is None or name != record.LEDGER
+    assert ledger.known(tmp_path)[0].jobs == {}
+    assert record.ended(tmp_path) is None
+    record.defaults_since(tmp_path)
+    with pytest.raises((*record.BROKEN, KeyError)):
+        record.read_config(tmp_path)["config"]
+    with pytest.raises(CheckpointError):
+        load(tmp_path)
+
+
+def test_a_checkpoint_larger_than_memory_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("best.safetensors", "manifest.json"):
+        (tmp_path / "checkpoints" / name).touch()
+        os.truncate(tmp_path / "checkpoints" / name, 2**43)
+    with pytest.raises(CheckpointError, match="best.safetensors"):
+        load(tmp_path)

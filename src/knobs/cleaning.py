@@ -6,7 +6,6 @@ followed; a run or a sweep that a process holds is left alone.
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -112,7 +111,7 @@ def _synced(folder: Path) -> Iterator[Waste]:
     """Yield W&B's offline files of a run that the server was seen to have."""
     try:
         (run,) = sync.find(folder)
-        noted = json.loads((folder / "wandb" / sync.ARRIVED).read_text())
+        noted = record.read_json(folder / "wandb" / sync.ARRIVED)
         whole = not run.fault and noted == run.facts(noted["server"])
     except (*record.BROKEN, KeyError, TypeError):
         return

@@ -1,7 +1,6 @@
 """Keep sweep.json: which job of a sweep is which run, so that the same command goes on with it."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from knobs.record import (
     check_schema,
     ended,
     read_config,
+    read_json,
     renamed,
     write,
 )
@@ -58,7 +58,7 @@ def read(folder: Path) -> Ledger | None:
         NewerSchema: a newer knobs wrote it.
     """
     try:
-        stored = json.loads((folder / LEDGER).read_text())
+        stored = read_json(folder / LEDGER)
         check_schema(stored, folder / LEDGER)
         jobs = {
             int(number): Entry(tuple(map(renamed, job["overrides"])), job["identity"])

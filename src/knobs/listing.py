@@ -19,7 +19,7 @@ from knobs.identity import leaves
 from knobs.report.next_steps import overrides
 from knobs.report.read import read_run
 from knobs.report.records import RunRecord, finite
-from knobs.words import as_text, count, duration, number, printable, short_names
+from knobs.words import as_text, cell, count, duration, number, printable, short_names
 
 NEWEST = 40  # that a terminal shows
 LEAST_ROOM = 24  # characters for what differs; columns give way to it, the first of these first
@@ -246,12 +246,7 @@ def as_csv(lines: Sequence[Line]) -> Iterator[str]:
     yield rows.writerow(COLUMNS)
     for line in lines:
         cells = asdict(line) | {"overrides": " ".join(line.overrides)}
-        yield rows.writerow([_cell(cell) for cell in cells.values()])
-
-
-def _cell(value: Any) -> Any:
-    text = value if isinstance(value, str) else ""
-    return f"'{value}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and text else value
+        yield rows.writerow([cell(value) for value in cells.values()])
 
 
 def table(lines: Sequence[Line], width: int | None) -> tuple[list[list[str]], list[str]]:

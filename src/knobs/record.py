@@ -29,6 +29,15 @@ FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
+def read_json(path: Path) -> Any:
+    """Return the JSON of a file that nobody has vouched for.
+
+    Raises:
+        One of BROKEN: no such file, no JSON, nested too deeply, or not a file that knobs writes.
+    """
+    return json.loads(storage.read(path).decode())
+
+
 # ------------------------------------------------------------------ older formats
 class NewerSchema(UserError):
     """A file that a newer knobs wrote."""
@@ -83,11 +92,11 @@ def defaults_since(folder: Path, lines: Sequence[str] = ()) -> list[str]:
     schemas, choices, values = [SCHEMA], {}, {}
     for name in (CONFIG, LEDGER, STUDY):
         try:
-            document = json.loads((folder / name).read_text())
+            document = read_json(folder / name)
             schemas.append(int(document.get("schema", 1)))
             choices |= document.get("choices") or {}
             values |= dict(leaves(document.get("config") or {}))
-        except (*BROKEN, TypeError, AttributeError):
+        except (*BROKEN, TypeError, AttributeError, OverflowError):
             continue
     given = dict(line.split("=", 1) for line in lines if "=" in line)
     choices |= {group: given[group] for group in choices if group in given}
@@ -225,7 +234,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     One of an older schema comes under the names of today.
     """
-    document = json.loads((folder / CONFIG).read_text())
+    document = read_json(folder / CONFIG)
     check_schema(document, folder / CONFIG)
     if isinstance(document.get("config"), dict):
         document["config"] = migrate(document["config"])
@@ -240,7 +249,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     The log is never rewritten: a run that went on from an earlier epoch wrote later ones again, and
     the last row of an epoch counts. A line cut short by a crash is left out.
     """
-    return rows_of((folder / METRICS).read_bytes().splitlines())
+    return rows_of(storage.read(folder / METRICS, 2**32).splitlines())
 
 
 def rows_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -263,7 +272,7 @@ def rows_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read summary.json."""
-    return json.loads((folder / SUMMARY).read_text())
+    return read_json(folder / SUMMARY)
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -291,7 +300,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place."""
-    study = json.loads((folder / STUDY).read_text())
+    study = read_json(folder / STUDY)
     check_schema(study, folder / STUDY)
     return _with_names_of_today(study)
 

@@ -23,6 +23,7 @@ from knobs.errors import ConfigError, LockedError, StorageError
 
 OURS = 0o755  # of a new folder, less what the umask takes away
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
+MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 
 
@@ -85,11 +86,15 @@ def _opened(path: Path, buffering: int = -1) -> Any:
     """Open a file to append to and read, through no link.
 
     Raises:
-        StorageError: it is a link.
+        StorageError: it is a link, or no file.
     """
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        number = os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise StorageError(f"{path}: is no file, but a pipe or a device; remove it")
+        return number
 
     try:
         return open(path, "ab+", buffering, opener=opener)
@@ -101,6 +106,33 @@ def _opened(path: Path, buffering: int = -1) -> Any:
 
 def _link(path: Path) -> str:
     return f"{path}: is a link, and nothing is written through one; put the file itself there"
+
+
+def read(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return what a file holds; of one that nobody has vouched for, at once or not at all.
+
+    Args:
+        most: bytes; a larger file is none that knobs writes.
+
+    Raises:
+        OSError: it cannot be read. ValueError: a pipe, a socket, a device, or too large.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(number, "rb") as file:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError(f"{path}: no file")
+        if about.st_size > most:
+            raise ValueError(f"{path}: has {about.st_size:,} bytes, and {most:,} at most are read")
+        return file.read(about.st_size)
+
+
+def memory() -> int:
+    """Return the bytes of this machine's memory: no larger file can be read whole."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+
 
 def number(value: float, digits: int = 3) -> str:
     """Format so many significant digits, without an exponent where it can be done without."""
@@ -20,6 +22,20 @@ def number(value: float, digits: int = 3) -> str:
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         return f"{value:,.{min(decimals, 6)}f}"
     return f"{value:.{digits - 1}e}"
+
+
+def cell(value: Any) -> Any:
+    """Return a value as a cell of a CSV file: no spreadsheet takes it for a formula.
+
+    A text that begins as a formula does gets a `'` in front, unless it is a finite number. Source:
+    OWASP, CSV Injection.
+    """
+    if not isinstance(value, str) or value[:1] not in FORMULA:
+        return value
+    try:
+        return value if math.isfinite(float(value)) else f"'{value}"
+    except ValueError:
+        return f"'{value}"
 
 
 def sd(value: float) -> str:

@@ -20,6 +20,7 @@ import knobs
 from knobs.__main__ import main
 from knobs.data import opening
 from knobs.predict import command, sources
+from knobs.words import cell
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_kept_columns_stand_behind_the_answers(home, runs, predict, tmp_path):
     assert list(found)[:4] == ["row", "prediction", "p(no)", "p(yes)"]
     names = [f"{c} (input)" if c in ("row", "prediction", "error") else c for c in frame]
     assert list(found)[4:] == names
-    assert found[names].to_numpy().tolist() == frame.to_numpy().tolist()
+    assert found[names].to_numpy().tolist() == frame.map(cell).to_numpy().tolist()
     _, found, _ = predict(runs("text"), home / "mail.csv", "--keep")
     assert found["body"].tolist() == pd.read_csv(home / "mail.csv")["body"].tolist()
 
@@ -359,3 +360,11 @@ def test_memory_does_not_grow_with_the_table(home, runs, predict, tmp_path, monk
     assert (code, len(held)) == (0, 40)
     assert max(held[-10:]) - max(held[5:15]) < 100_000
     assert (tmp_path / "t.csv").stat().st_size > 450_000
+
+
+def test_no_cell_of_a_csv_begins_a_formula():
+    file = io.BytesIO()
+    kept = np.array(["=1+1", "-5", "-x", "@a", "plain"], object)
+    command._csv(pd.DataFrame({"prediction": [1.5, -2, 3, 4, 5], "=kept": kept}), file, True)
+    lines = ["prediction,'=kept", "1.5,'=1+1", "-2.0,-5", "3.0,'-x", "4.0,'@a", "5.0,plain"]
+    assert file.getvalue().decode().splitlines() == lines

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from io import StringIO
 from math import sqrt
 
@@ -273,6 +274,15 @@ def test_odd_values_are_odd_cells(add, tmp_path):
         ["1", "0.5000", "�[2J[bold]", "3", "1.5"],
         ["2", "0.4000", '../../x,"y"'],
     ]
+
+
+def test_no_cell_of_the_csv_begins_a_formula(add, tmp_path):
+    values = ["=1+1", "+1-1", "-x", "@SUM(A1)", "\tx", "-5", "+1e-3", "-inf", "x=1"]
+    add("optimizer=adam seed=0", 0.5)
+    (entry,) = board(tmp_path)
+    write_csv(tmp_path / CSV, [replace(entry, knobs={"optimizer": value}) for value in values])
+    told = [row["optimizer"] for row in read_csv(tmp_path / CSV)]
+    assert told == ["'=1+1", "'+1-1", "'-x", "'@SUM(A1)", "'\tx", "-5", "+1e-3", "'-inf", "x=1"]
 
 
 def test_two_thousand_runs(add, tmp_path):

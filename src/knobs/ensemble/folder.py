@@ -1,6 +1,5 @@
 """Runs of one data set and one split -> a library of predictions; an ensemble's own folder."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from knobs import record
+from knobs import record, storage
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON
 from knobs.ensemble.selection import Gain, Library
@@ -53,8 +52,8 @@ def candidate(folder: Path) -> Candidate:
         objective, status = summary["objective"], summary["status"]
         if objective is None:
             raise CheckpointError(f"{folder}: trained on the validation rows, so nothing judges it")
-        files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
-        data = (folder / predictions.FILE).read_bytes()
+        files = {name: storage.read(folder / name) for name in (JSON, ARRAYS)}
+        data = storage.read(folder / predictions.FILE)
         found = predictions.decode(data)
         metric, mode, value = (objective[key] for key in ("metric", "mode", "value"))
         whole, loss = config["data"]["hash"], config["config"]["loss"].get("_target_")
@@ -129,7 +128,7 @@ def alike(candidates: Sequence[Candidate]) -> None:
 def library(candidates: Sequence[Candidate]) -> Library:
     """Return the predictions of runs that are alike."""
     first = candidates[0]
-    files = {name: (first.folder / name).read_bytes() for name in (JSON, ARRAYS)}
+    files = {name: storage.read(first.folder / name) for name in (JSON, ARRAYS)}
     target = Preparation.load(files).target
     outputs = torch.stack([one.outputs.float() for one in candidates])
     std = torch.from_numpy(target.std)
@@ -177,7 +176,7 @@ def members(folder: Path) -> list[tuple[Path, int]]:
     """
     path = folder / record.ENSEMBLE
     try:
-        document = json.loads(path.read_text())
+        document = record.read_json(path)
         version, named = document["version"], document["members"]
         counts = [named[str(i)]["count"] for i in range(len(named))]
     except (*record.BROKEN, KeyError, TypeError, AttributeError) as error:

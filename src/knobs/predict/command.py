@@ -20,6 +20,7 @@ from knobs.predict.answers import digits
 from knobs.predict.drift import Tally
 from knobs.predict.reading import Model, Rows, columns_of, framed, predicted
 from knobs.predict.sources import file_blocks
+from knobs.words import cell
 
 SOME_ROWS = 23  # exit code: some rows are not predicted
 ENDINGS = (".csv", ".parquet")
@@ -226,6 +227,8 @@ def _opened(out: Path | None) -> Iterator[Write]:
 
 
 def _csv(frame: Any, file: IO[bytes], first: bool) -> None:
+    texts = [name for name in frame if frame[name].dtype.kind == "O"]
+    frame = frame.assign(**{name: frame[name].map(cell) for name in texts}).rename(columns=cell)
     text = frame.to_csv(index=False, header=first, lineterminator="\n")
     file.write(text.encode("utf-8", "surrogatepass"))
 

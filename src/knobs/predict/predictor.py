@@ -293,8 +293,8 @@ def _preparation(path: Path, config: dict[str, dict]) -> Preparation | str:
             return f"{path}: {target} tells no preparation of raw rows: {how}, and train; {calls}"
         return f"{path}: has no {JSON}, as runs of older versions; train it again; {calls}"
     try:
-        return Preparation.load({name: (path / name).read_bytes() for name in (JSON, ARRAYS)})
-    except (OSError, CheckpointError) as error:
+        return Preparation.load({name: storage.read(path / name) for name in (JSON, ARRAYS)})
+    except (OSError, ValueError) as error:
         return f"{path}: its preparation cannot be used ({first_line(error)}); {calls}"
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from knobs.identity import FILES, NOT_IDENTITY, under
 from knobs.record import write
 from knobs.report.records import COLUMNS, UNREADABLE, Column, Entry, RunRecord, knob_value
-from knobs.words import as_text, short
+from knobs.words import as_text, cell, short
 
 CSV = "leaderboard.csv"
 BAD = ("diverged", "failed", "interrupted", UNREADABLE)  # in the order they are named
@@ -165,10 +165,10 @@ def as_csv(entries: Sequence[Entry]) -> str:
     rows = csv.writer(text, lineterminator="\n")
     columns, metric = [column for column in COLUMNS if column.in_csv], metric_of(entries)
     names = list(entries[0].knobs) if entries else []
-    rows.writerow(_row(columns, names, lambda c: metric if c.name == "mean" else c.name))
+    rows.writerow(map(cell, _row(columns, names, lambda c: metric if c.name == "mean" else c.name)))
     for e in entries:
         knobs = list(map(as_text, e.knobs.values()))
-        rows.writerow(_row(columns, knobs, lambda c, e=e: getattr(e, c.name)))
+        rows.writerow(map(cell, _row(columns, knobs, lambda c, e=e: getattr(e, c.name))))
     return text.getvalue().encode(errors="replace").decode()  # JSON may hold half a character
 
 

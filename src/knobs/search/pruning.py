@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, append, as_json
+from knobs.storage import Lock, append, as_json, read
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on
@@ -79,7 +79,7 @@ class Pruner:
         rows = [{"run": r, "value": finite[r], "bracket": b, **rung} for r, b in due.items()]
         path = self.folder / FILE
         with Lock(self.folder / LOCK, wait=True):
-            earlier = _rows(path.read_bytes().splitlines()) if path.exists() else []
+            earlier = _rows(read(path).splitlines()) if path.exists() else []
             append(path, b"".join(as_json(row, None) for row in rows))
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:

@@ -7,7 +7,6 @@ its objective and its state are those of the record.
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import subprocess
@@ -269,7 +268,7 @@ def _result_so_far(run: Mirrored, url: str) -> str:
     A run is verified if the server had all of it before, and its record is unchanged since.
     """
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if json.loads((run.folder / "wandb" / ARRIVED).read_text()) == run.facts(url):
+        if record.read_json(run.folder / "wandb" / ARRIVED) == run.facts(url):
             return VERIFIED
     return f"{FAILED}: {run.fault}" if run.fault else ""
 

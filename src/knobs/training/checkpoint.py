@@ -252,7 +252,7 @@ def _whole(
         if not path.is_file():
             continue
         try:
-            data = path.read_bytes()
+            data = storage.read(path, storage.memory())
             size = int.from_bytes(data[:8], "little")
             said = json.loads(data[8 : 8 + size])["__metadata__"]
             about = json.loads(said["knobs"])
@@ -274,7 +274,7 @@ def _whole(
 def _manifest(folder: Path) -> dict[str, Entry]:
     """Return the entries of manifest.json by name; none where it cannot be read."""
     try:
-        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        files = record.read_json(folder / MANIFEST)["files"]
         return {name: entry for name, entry in files.items() if isinstance(entry["sha256"], str)}
     except (*record.BROKEN, KeyError, TypeError, AttributeError):
         return {}

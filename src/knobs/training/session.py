@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from knobs import build, record
+from knobs import build, record, storage
 from knobs.config.resolvers import title
 from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
+from knobs.errors import DIVERGED, DataError, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -286,9 +286,9 @@ def _compare_inputs(folder: Path, data: Data) -> None:
         DataError: naming the column of a table, or what texts have otherwise.
     """
     try:
-        files = {name: (folder / name).read_bytes() for name in (JSON, ARRAYS)}
+        files = {name: storage.read(folder / name) for name in (JSON, ARRAYS)}
         before = Preparation.load(files).inputs
-    except (OSError, CheckpointError):
+    except (OSError, ValueError):
         return
     now = data.preparation and data.preparation.inputs
     if isinstance(before, Table) and isinstance(now, Table) and (column := before.unlike(now)):
