@@ -11,7 +11,8 @@ from knobs.data import Data, Stream, Tensors
 from knobs.models.layers import Dropout
 from knobs.stack.sets import key
 
-SPLIT = ("fold", "split_seed")  # keys of `data` in which the rows of a stack may differ
+# Keys of `data` in which the rows of a stack may differ.
+SPLIT = ("fold", "split_seed", "val_seed")
 MEMORY_SHARE = 0.25  # of what is free, that sets side by side may take
 
 Reader = Callable[[dict], Data]  # a config -> its data

@@ -19,6 +19,7 @@ from knobs.errors import first_line, for_a_person
 from knobs.sweep.grid import Supply
 from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
+from knobs.sweep.kin import SPLIT
 from knobs.sweep.lines import note
 from knobs.training.screen import MAX_NOTES, chosen
 from knobs.training.state import Run
@@ -44,7 +45,7 @@ def reader(out: Console) -> Callable[[dict], Data]:
         key = str(config["data"])
         if key not in sets:
             sets[key] = build.data(config)
-            source = str({**config["data"], "split_seed": 0, "fold": 0})
+            source = str({**config["data"], **dict.fromkeys(SPLIT)})
             notes = [*filter(None, [chosen(sets[key], config)]), *sets[key].notes]
             if notes and source not in told:
                 told.add(source)
