@@ -13,6 +13,8 @@ from conftest import REPO
 from trained import ENV, TRAIN
 from trained import train_py as run
 
+from knobs import cli
+from knobs.errors import ConfigError
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.shell import literal, quoted
 from knobs.storage import Lock
@@ -178,6 +180,15 @@ def test_a_new_run_is_not_typed_into_the_folder_of_another(tmp_path):
     assert "hydra.run.dir=here: holds a run already; resume=here goes on with it" in done.stderr
     assert {p: p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()} == before
     assert run(tmp_path, "task=preview", "hydra.run.dir=here").returncode == 0  # writes no run
+
+
+@pytest.mark.parametrize("name", ["config.json", "sweep.json", "study.json", "ensemble.json"])
+def test_a_folder_that_holds_something_takes_no_new_run(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"hydra.run.dir={tmp_path}: holds ") as refused:
+        cli._refuse_another_run(tmp_path)
+    if name == "config.json":
+        assert f"resume={tmp_path} goes on with it, rerun={tmp_path} trains" in str(refused.value)
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -5,6 +5,7 @@ or as the value of an environment variable with such a name. That a text looks r
 under a name that hints at it: commit ids, UUIDs and hashes are no secrets.
 """
 
+import functools
 import itertools
 import math
 import os
@@ -39,6 +40,7 @@ RANDOM = re.compile(r"[A-Za-z0-9+/=]{20,}")
 SHORTEST = 6  # characters of a variable's value that is looked for in texts
 
 
+@functools.lru_cache(4096)  # the same few names in every config
 def telling(name: str) -> bool:
     """Return whether a name says that its value is a secret."""
     return bool(TELLING.search(_lower(name)))
@@ -58,7 +60,12 @@ def is_secret(name: str, value: Any) -> bool:
         return not re.fullmatch(r"[-+.\de]+", text)
     if KNOWN.search(text) or any(is_secret(m[1], m[2]) for m in PAIR.finditer(text)):
         return True
-    return bool(HINTING.search(_lower(name)) and _looks_random(text))
+    return _hinting(name) and _looks_random(text)
+
+
+@functools.lru_cache(4096)
+def _hinting(name: str) -> bool:
+    return bool(HINTING.search(_lower(name)))
 
 
 def literal_part(value: str) -> str:

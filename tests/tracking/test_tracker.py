@@ -506,3 +506,22 @@ def test_without_tracking_w_and_b_is_never_imported(train, tmp_path):
     assert done.line is None
     assert len(list(tmp_path.rglob("summary.json"))) == 2
     assert list(tmp_path.rglob("wandb")) == []
+
+
+def test_git_runs_nothing_that_variables_name(tmp_path, monkeypatch):
+    """No program called git from here, no monitor, no other repository."""
+    clean = git_revision()
+    mark, wicked = tmp_path / "ran", tmp_path / "git"
+    wicked.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    wicked.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join(["", ".", os.environ["PATH"]]))
+    for name, value in {
+        "GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_0": "core.fsmonitor",
+        "GIT_CONFIG_VALUE_0": str(wicked), "GIT_CONFIG_KEY_1": "core.pager",
+        "GIT_CONFIG_VALUE_1": str(wicked), "GIT_EXTERNAL_DIFF": str(wicked),
+        "GIT_DIR": str(tmp_path), "GIT_PAGER": str(wicked),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert git_revision() == clean
+    assert not mark.exists()

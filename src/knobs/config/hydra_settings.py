@@ -75,10 +75,10 @@ def faults(config: dict) -> Iterator[str]:
         return
     job = hydra.get("job") or {}
     yield from _variables(job)
-    named = secrets.public(config.get("name"))  # a secret in it is told elsewhere
-    for key in ("run", "sweep") if named == config.get("name") else ():
-        place = (hydra.get(key) or {}).get("dir")
-        if isinstance(place, str) and secrets.public(place) != place:
+    places = {key: (hydra.get(key) or {}).get("dir") for key in ("run", "sweep")}
+    told = secrets.public(places | {"name": config.get("name")})
+    if told["name"] == config.get("name"):  # whose secret is told elsewhere
+        for key in (key for key, place in places.items() if told[key] != place):
             yield f"hydra.{key}.dir={secrets.HIDDEN}: holds a secret, and names a folder"
     name, subdir = job.get("name"), hydra.get("output_subdir", SUBDIR)
     if name is not None and not NAME.fullmatch(str(name)):

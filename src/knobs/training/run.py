@@ -146,5 +146,6 @@ def execute(
             mirrored = session.tracker.label, session.tracker.wait()
             seconds = time.perf_counter() - began
             if session.outcome:
-                screen.closing(out, session.run, folder, session.outcome.summary, mirrored, seconds)
+                summary, words = session.outcome.summary, session.about["overrides"]
+                screen.closing(out, session.run, folder, summary, mirrored, seconds, words)
     return session.outcome

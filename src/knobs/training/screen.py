@@ -7,7 +7,7 @@ elsewhere there is one plain line at most every few seconds, and nothing is wrap
 import math
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from knobs import metrics, shell
 from knobs.data.dataset import Data
-from knobs.identity import key_of
+from knobs.identity import key_of, under
 from knobs.init import CONV, LINEAR
 from knobs.models.layers import Dropout
 from knobs.training.setup import class_counts, steps_per_epoch
@@ -295,17 +295,25 @@ def hints(out: Console, lines: list[Any]) -> None:
 
 
 def closing(
-    out: Console, run: Run, folder: Path, summary: dict, mirrored: tuple[str, str], seconds: float
+    out: Console,
+    run: Run,
+    folder: Path,
+    summary: dict,
+    mirrored: tuple[str, str],
+    seconds: float,
+    changed: Sequence[str] = (),
 ) -> None:
     """Print how the run ended, what it cost, where its files are and what to do next.
 
     Args:
+        changed: its overrides, of which a resume takes those of tracking from its command line.
         mirrored: where to, and how that ended; empty where it was not.
     """
     objective, status = summary["objective"], summary["status"]
     names = ["metrics.jsonl", "summary.json"]
     checkpoints = (folder / "checkpoints").is_dir()
     resumable = status == "interrupted" and checkpoints
+    mirror = [o for o in changed if under(key_of(o), ("tracking",)) and o != "tracking=local"]
     speed = f"{summary['samples_per_second']:,} samples/s"
     predict = shlex.join(["python", "-m", "knobs.predict", str(folder), "INPUT"])
     rows = [
@@ -315,7 +323,7 @@ def closing(
         ("cost", f"{seconds:.1f} s, {speed}, peak memory {summary['peak_memory_mib']:,} MiB"),
         ("files", f"{', '.join([*names, *['checkpoints/'] * checkpoints])} in {folder}"),
         mirrored,
-        ("go on", shell.command([f"resume={folder}"]) if resumable else ""),
+        ("go on", shell.command([f"resume={folder}", *mirror]) if resumable else ""),
         ("predict", predict if checkpoints and run.data.preparation and run.best_weights else ""),
     ]
     block(out, f"{status}: {_result(summary)}", rows)
