@@ -60,6 +60,17 @@ def test_the_value_of_a_variable_is_refused(monkeypatch):
     assert "quiet-otter-97" not in faults[0]
 
 
+def test_a_path_or_a_number_in_a_variable_is_no_secret(monkeypatch, tmp_path):
+    """PWD is where one stands; hidden, every folder below it would be."""
+    (tmp_path / "key.json").write_text("{}")
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setenv("SECRET_COUNT", "100000000000000")
+    texts = [f"{tmp_path}/runs", f"{tmp_path}/key.json", "seed=100000000000000"]
+    assert list(in_lines([f"data.root={text}" for text in texts])) == []
+    assert public(texts) == texts
+
+
 def test_what_a_variable_is_read_by_stays_and_its_value_does_not():
     assert public({"token": "${oc.env:T}", "a": [HEX]}) == {"token": "${oc.env:T}", "a": [HEX]}
     assert public({"token": HEX, "n": 3, "key": HEX}) == {"token": HIDDEN, "n": 3, "key": HIDDEN}

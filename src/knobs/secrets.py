@@ -134,8 +134,18 @@ def _leaves(name: str, node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _of_variables(shortest: int = 12) -> list[str]:
-    """Return the values of environment variables with telling names."""
-    return [v for k, v in os.environ.items() if len(v) >= shortest and telling(k)]
+    """Return the values of environment variables with telling names, paths and numbers aside.
+
+    A shell's PWD is the folder one stands in, GOOGLE_APPLICATION_CREDENTIALS a file.
+    """
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= shortest
+        and telling(name)
+        and not re.fullmatch(r"[-+.\de]+", value)
+        and not os.path.exists(value)
+    ]
 
 
 def _last(name: str) -> str:
