@@ -73,10 +73,10 @@ def kept(n: int = 200) -> None:
     same = seen = 0
     while seen < n:
         lead = np.array([abs(random.standard_normal()), 0.0])
-        values = table(random, 2, 5, ratio / (1 + ratio), False) + lead[:, None]
-        first, beaten = decided(values, ratio)
+        values = table(random, 2, 25, ratio / (1 + ratio), False) + lead[:, None]
+        first, beaten = decided(values[:, :5], ratio)
         if beaten:
-            fresh = table(random, 2, 20, ratio / (1 + ratio), False) + lead[:, None]
+            fresh = values[:, 5:]  # other splits of the same data
             seen += 1
             same += fresh[first].mean() > fresh[beaten[0]].mean()
     print(f"of {seen} verdicts `beats` {same} keep their sign over 20 fresh pairs")

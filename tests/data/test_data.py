@@ -341,3 +341,12 @@ def test_real_sets(experiment, train, test, shape, outputs, monkeypatch, tmp_pat
     assert len(data.test) == pytest.approx(test, abs=2)
     assert shape is None or data.shape.input == shape
     assert data.shape.outputs == outputs
+
+
+def test_another_validation_seed_keeps_the_test_rows():
+    """null is split_seed, row for row; another number deals the rows outside the test split anew."""
+    usual, same, other = (load(*w) for w in ([], ["data.val_seed=0"], ["data.val_seed=3"]))
+    assert usual.hash == same.hash != other.hash
+    assert torch.equal(usual.test.y, other.test.y)  # x is scaled by other training rows
+    assert not torch.equal(usual.val.y, other.val.y)
+    assert [len(usual.train), len(usual.val)] == [len(other.train), len(other.val)]

@@ -139,3 +139,17 @@ def test_ways_that_are_none():
                          "data.split=groups:x"])  # fmt: skip
     with pytest.raises(ConfigError, match="data.split=group:: must be random, group:COLUMN or"):
         splits.column_of("group:")
+
+
+def test_another_validation_seed_keeps_the_groups_of_the_test_split():
+    cells = np.array([f"g{i % 30}" for i in range(300)], object)
+    seeds = [
+        splits.with_seeds({"split_seed": 0, "val_seed": n})["split_seed"] for n in (None, 0, 5)
+    ]
+    usual, same, other = (
+        splits.split_by("group:g", cells, (0.6, 0.2, 0.2), seed) for seed in seeds
+    )
+    assert (usual == same).all()
+    assert ((usual == 2) == (other == 2)).all()
+    assert (usual != other).any()
+    assert not {*cells[other == 0]} & {*cells[other == 1]}
