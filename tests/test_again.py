@@ -133,7 +133,9 @@ def test_a_folder_that_others_may_write_is_refused(foreign, word, place):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', '{"config": {}, "overrides": 3}',
-                                  "[" * 100_000, '{"config": ' + "9" * 10**6 + "}", "\0"])  # fmt: skip
+                                  "[" * 100_000,
+                                  '{"overrides": [], "config": {"a":' + "[" * 980 + "]" * 980 + "}}",
+                                  '{"config": ' + "9" * 10**6 + "}", "\0"])  # fmt: skip
 @pytest.mark.parametrize("word", ["resume", "rerun"])
 def test_a_config_json_that_is_none_is_one_line(foreign, word, text):
     (foreign / "config.json").write_text(text)

@@ -15,7 +15,7 @@ from knobs import record, storage, targets
 from knobs.config import command, rules
 from knobs.config.manual import default_options
 from knobs.errors import CheckpointError, ConfigError, UserError
-from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under
+from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under, walk
 from knobs.search.space import override
 from knobs.secrets import HIDDEN
 from knobs.shell import literal, quoted
@@ -69,7 +69,8 @@ def resume(folder: str, args: Namespace) -> list[str]:
     if "refit" in map(key_of, before) and "training.epochs" in map(key_of, given):
         of_it = "a refit ends after the epochs that were best in its run, and its schedule keeps"
         raise ConfigError(f"resume={folder}: {of_it} its length; leave training.epochs out")
-    mode = (document["config"].get("tracking") or {}).get("mode")
+    tracking = document["config"].get("tracking")
+    mode = str(tracking.get("mode")) if isinstance(tracking, dict) else ""
     if mode in KEPT_HERE and not any(under(key_of(line), ("tracking",)) for line in given):
         before.append(KEPT_HERE[mode])
     _tell_files(path, dict(leaves(document["config"])))
@@ -95,6 +96,7 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
     try:
         document = record.read_config(path)
         sound = isinstance(document["config"], dict) and isinstance(document["overrides"], list)
+        sound = sound and bool(list(walk(document["config"])))  # not nested too deeply
     except UserError:
         raise
     except (*record.BROKEN, KeyError, TypeError):
@@ -179,7 +181,7 @@ def refit(folder: str, given: Sequence[str], folders: Sequence[Path]) -> list[st
     record.best_epoch(path)
     lines = rerun(folder, changes, folders, "refit")
     config = record.read_config(path)["config"]
-    if config["scheduler"]["_target_"].endswith("ReduceLROnPlateau"):
+    if str(dict(leaves(config)).get("scheduler._target_")).endswith("ReduceLROnPlateau"):
         needs = "scheduler=plateau follows the validation split, which a refit trains on"
         raise ConfigError(f"refit={folder}: {needs}; train it with another schedule first")
     data = config["data"]

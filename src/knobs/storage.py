@@ -160,13 +160,13 @@ def closed(folder: Path) -> None:
     Raises:
         ConfigError: with the chmod that closes it.
     """
-    for place in (folder, folder / "checkpoints"):
+    for place in (folder, folder / "checkpoints") if os.name != "nt" else ():
         try:
             about = place.stat()
         except OSError:
             continue
         open_to = about.st_mode & (OTHERS if _shared(about.st_gid) else stat.S_IWOTH)
-        if open_to and os.name != "nt" and _keeps_modes(place, about):
+        if open_to and _keeps_modes(place, about):
             who = "everybody" if open_to & stat.S_IWOTH else "its group"
             mend = f"chmod -R go-w {shlex.quote(str(folder))}"
             raise ConfigError(
