@@ -114,6 +114,7 @@ def test_dropout_reaches_every_model(model, make_run):
 @pytest.mark.parametrize("model", ["mlp", "cnn", "text_bag", "text_cnn", "text_lstm"])
 def test_norm_layers_reach_the_models(model, norm, kinds, make_run):
     data = ["data=python_docs"] if model.startswith("text") else []
+    data += ["model.own_norm=null"] if model == "cnn" else []
     with_norm = make_run(f"model={model}", *data, f"regularization={norm}norm")
     without = make_run(f"model={model}", *data)
     assert any(isinstance(m, kinds) for m in with_norm.model.modules())

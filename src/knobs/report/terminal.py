@@ -43,9 +43,10 @@ def _show(console: Console, report: Report, page: Path | None, depth: int | None
     sweep, answer = report.sweep, report.verdict
     console.print(line(f"{sweep.name}  {what_ran(sweep)}"), style="dim", soft_wrap=False)
     console.print(line(answer.headline), style="bold", soft_wrap=False)
-    for sentence in answer.undermines:
+    for sentence in answer.undermines[:depth]:
         console.print(line(sentence), style="yellow", soft_wrap=False)
-    for sentence in answer.more if depth is None or depth > 2 else answer.more[-1:]:
+    kept = None if depth is None or depth > 2 else depth - 1
+    for sentence in answer.more[:kept]:
         console.print(line(sentence), soft_wrap=False)
     for section in sections(report):
         if section.on_screen:
