@@ -504,6 +504,21 @@ def test_a_study_adds_pairs_until_it_is_decided_and_resumes(sweep):
     assert "not decided" not in out
 
 
+def test_the_pairs_of_a_study_are_folds_where_it_says_so(sweep):
+    """Two folds of one cut, then two of another; the search has none."""
+    lines = ["+study=width", "search.runs=2", "study.seeds=4", "study.folds=2", "tracking=local"]
+    lines += ["training.epochs=1", "optimizer.lr=interval(1e-3,3e-3)", "model.width=8,9"]
+    code, out = sweep(*lines, "sweep=s")
+    assert code == 0, out
+    cuts = {"search": set(), "confirm": set()}
+    for number, place in read_study(FOLDER)["runs"].items():
+        config = read_config(FOLDER / number)["config"]
+        data = [config["data"][key] for key in ("folds", "fold", "val_seed")]
+        cuts["confirm" if place["role"] == "confirm" else "search"].add((config["seed"], *data))
+    assert cuts["search"] == {(0, None, 0, None)}
+    assert cuts["confirm"] == {(1, 2, 0, 1), (2, 2, 1, 1), (3, 2, 0, 2), (4, 2, 1, 2)}
+
+
 @pytest.mark.parametrize(
     ("lines", "looks"),
     [

@@ -21,6 +21,7 @@ KEYS = {
     "seeds",
     "max_pairs",
     "splits",
+    "folds",
     "walk",
 }
 LEAST_PAIRS = 5  # fewer decide nothing: report/stats.py
@@ -47,6 +48,7 @@ class Plan:
         seeds: of the runs that confirm what was found; 0 for none.
         max_pairs: so many seeds at most, where the first do not decide.
         splits: whether each of these has a validation split of its own.
+        folds: of which each of these has one; None for none.
         test: whether the winner then reads the test split.
         walk: a sweep's folder whose best run is walked to, one knob at a time.
     """
@@ -62,6 +64,7 @@ class Plan:
     seeds: int = 0
     max_pairs: int = 0
     splits: bool = True
+    folds: int | None = None
     walk: str = ""
     test: bool = False
 
@@ -149,6 +152,7 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         seeds=_count(study, "seeds", least=0, default=0),
         max_pairs=_count(study, "max_pairs", least=0, default=20),
         splits=_yes(study, "splits", default=True),
+        folds=_count(study, "folds", least=2),
         test=test,
         walk=walk,
     )

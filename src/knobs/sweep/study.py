@@ -281,8 +281,12 @@ class StudyRunner:
 
     def _placed(self, arm: str, values: dict[str, Any], seed: int, **place: Any) -> PlacedJob:
         more = [space.override(f"search.{key}", value) for key, value in place.items()]
-        config = resolved(self.base[arm])
-        if self.plan.splits and splits_vary(config) and config["data"]["val_seed"] is None:
+        config, folds = resolved(self.base[arm]), self.plan.folds
+        if folds:
+            cut, fold = divmod(seed - self._seeds(1)[0], folds)
+            cut += self._seeds(1)[0]
+            more += [f"data.folds={folds}", f"data.fold={fold}", f"data.val_seed={cut}"]
+        elif self.plan.splits and splits_vary(config) and config["data"]["val_seed"] is None:
             more.append(f"data.val_seed={seed}")
         lines = self.plan.job(arm, values, f"seed={seed}", space.override("search.arm", arm), *more)
         return lines, {"arm": arm, "seed": seed, **place}
