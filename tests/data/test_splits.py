@@ -146,9 +146,8 @@ def test_another_validation_seed_keeps_the_groups_of_the_test_split():
     seeds = [
         splits.with_seeds({"split_seed": 0, "val_seed": n})["split_seed"] for n in (None, 0, 5)
     ]
-    usual, same, other = (
-        splits.split_by("group:g", cells, (0.6, 0.2, 0.2), seed) for seed in seeds
-    )
+    keys = splits.keys_of("group:g", cells)
+    usual, same, other = (splits.split_by("group:g", keys, (0.6, 0.2, 0.2), seed) for seed in seeds)
     assert (usual == same).all()
     assert ((usual == 2) == (other == 2)).all()
     assert (usual != other).any()

@@ -66,7 +66,8 @@ def _section(
     few = {"rows": depth, "texts": None, "findings": None, "advice": None}
     if depth is not None:
         few |= {"texts": depth // 2 or 1, "findings": depth - 1 or 1, "advice": 1}
-    findings = [finding for finding in section.findings if finding.level != "ok"]
+    levels = ("act",) if depth == 1 else ("act", "note")  # what can wait gives way first
+    findings = [finding for finding in section.findings if finding.level in levels]
     if not (section.rows or findings or section.advice):
         return
     if depth != 1:
