@@ -189,8 +189,10 @@ def test_a_group_of_ones_own_is_nobody_else(tmp_path, monkeypatch):
 
 def test_where_modes_mean_nothing_nothing_is_refused(tmp_path, monkeypatch):
     tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="may write there"):
+        storage.closed(tmp_path)
     monkeypatch.setattr("pathlib.Path.chmod", lambda path, mode: None)  # as on FAT
-    storage.closed(tmp_path)
+    assert storage.closed(tmp_path) is None
 
 
 def test_a_new_folder_is_closed_whatever_the_umask(tmp_path):

@@ -1,4 +1,4 @@
-"""What a comparison allows to say: better, worse, no difference, or too few runs."""
+"""The verdict of a comparison: better, worse, no difference, or too few runs."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ MOST_UNITS = 100_000  # that a number of pairs still to come is looked for in
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a comparison.
+    """A question to a comparison.
 
     Args:
         objective: the metric, and which way is better.

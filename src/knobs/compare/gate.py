@@ -59,7 +59,7 @@ class _OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a gate is to do.
+    """The plan of a gate.
 
     Args:
         commands: of the base and the candidate, with {seed}, and {split} in both or neither.

@@ -25,7 +25,7 @@ LEAST_EXPLORED = 5  # finished runs of an arm; fewer have searched nothing
 
 @dataclass(frozen=True)
 class Trouble:
-    """What holds an arm back.
+    """A reason why an arm had no fair chance.
 
     Args:
         arm, name: that is held back, as study.json and as the report call it.

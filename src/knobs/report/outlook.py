@@ -22,7 +22,7 @@ ORDERS = 50  # in which the runs are replayed: a share of them has a standard er
 
 @dataclass(frozen=True)
 class Gain:
-    """What as many runs again would bring over the best of n.
+    """The gain that as many runs again would bring over the best of n.
 
     Args:
         chance: of a better value; 1/2 without ties.
@@ -109,7 +109,7 @@ def enough(sweep: Sweep, runs: Sequence[RunRecord]) -> str:
 
 @dataclass(frozen=True)
 class Replay:
-    """What pruning by ASHA would have done to the runs of a sweep.
+    """The savings and losses that pruning by ASHA would have brought to a sweep.
 
     Args:
         runs: how many were replayed.

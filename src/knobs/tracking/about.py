@@ -1,4 +1,4 @@
-"""What a tracker shows of a run beside its numbers: from its record and its sweep's, no secrets."""
+"""Facts of a run beside its numbers, for a tracker: from its record and its sweep's, no secrets."""
 
 import contextlib
 import platform
