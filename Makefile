@@ -65,6 +65,8 @@ clean:  ## remove what was installed and cached; outputs/ stays
 	rm -rf .venv .venv-bench .venv-supply .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# First setuptools, which builds others; then torch, where pip finds a file of it on this machine: of several
+# builds pip would take one whose hash an index announces. The registry's needs CUDA's packages on Linux.
 $(INSTALLED): requirements.txt requirements.lock requirements-cuda.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "knobs needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12 ..." % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -73,11 +75,15 @@ ifeq ($(LOCK),0)
 	@$(PIP) install -r requirements.txt
 else
 	@echo "installing requirements.lock into .venv (once; torch is large) ..."
-	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock >.venv/setuptools.lock
-	@$(LOCKED) -r .venv/setuptools.lock && $(LOCKED) -r requirements.lock || $(REFUSED)
-	@! $(PIP) check | grep -qE 'requires (cuda|nvidia|triton)' || $(LOCKED) -r requirements-cuda.lock || $(REFUSED)
+	@for name in setuptools torch; do sed -n "/^$$name==/,/[^\\]$$/p" requirements.lock >.venv/$$name.lock; done
+	@$(LOCKED) -r .venv/setuptools.lock || $(REFUSED)
+	@! $(PIP) install --dry-run --no-index --no-deps "$$(grep -o '^torch==[^ ]*' requirements.txt)" 2>/dev/null \
+		|| $(LOCKED) --no-index -r .venv/torch.lock || $(REFUSED)
+	@$(LOCKED) -r requirements.lock || $(REFUSED)
+	@! $(BIN)/python -m pip check | grep -qE 'requires (cuda|nvidia|triton)' \
+		|| $(LOCKED) -r requirements-cuda.lock || $(REFUSED)
 	@$(PIP) install --no-index --no-deps --no-build-isolation -r requirements.txt || { echo "the lock does not hold what requirements.txt asks for: make lock, or make LOCK=0 $(MAKECMDGOALS)"; exit 1; }
-	@$(PIP) check
+	@$(BIN)/python -m pip check
 endif
 	@touch $@
 

@@ -1,7 +1,7 @@
 """Known vulnerabilities of the locked packages, as pip-audit finds them: make audit
 
 One that a newer version mends fails the build, unless ACCEPTED gives the reason why not. Where the
-registry serves no data, or cannot be reached, a line says so and the build goes on: pip-audit itself
+registry cannot be reached or serves no data, a line says so and the build goes on: pip-audit itself
 then finds "no known vulnerabilities" in packages that it never looked at.
 """
 
@@ -10,15 +10,15 @@ import subprocess
 import sys
 
 ACCEPTED: dict[str, str] = {}  # the id of a vulnerability -> why it does not concern knobs
+COMMAND = [sys.executable, "-m", "pip_audit", "--disable-pip", "--progress-spinner=off"]
+COMMAND += ["--desc=off", "--format=json", "-r"]
 LOCKS = ("requirements.lock", "requirements-cuda.lock", ".ci/requirements.lock")
 
 
 def ask(lock: str) -> dict:
-    """Return pip-audit's report on a lock file; ValueError with its last line where it gives none."""
-    command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--progress-spinner", "off"]
-    command += ["--desc", "off", "--format", "json", "-r", lock]
+    """Return pip-audit's report on a lock file; ValueError with its last line if it has none."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([*COMMAND, lock], capture_output=True, text=True, timeout=300)
         return json.loads(done.stdout)
     except subprocess.TimeoutExpired:
         raise ValueError("no answer in 5 minutes") from None
