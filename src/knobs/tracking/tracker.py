@@ -249,7 +249,7 @@ class Tracker(Mirror):
         summary, checkpoint = item
         run.summary.update(summary)
         with contextlib.suppress(AttributeError):  # not public: else waiting counts as running
-            run._backend.interface.publish_pause()
+            run._interface.publish_pause()
         best = self._queue.get() is True
         if checkpoint and self.artifact:
             aliases = ["latest", run.id, *["best"] * best]
