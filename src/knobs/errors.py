@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Iterable
 
+from knobs.secrets import cleared
+
 # Read once: the command line sets it, so that Hydra raises what it would print in its own way.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 BUG = 1  # a fault of knobs itself
@@ -15,9 +17,12 @@ INTERRUPTED = 130  # Ctrl-C; a SIGTERM ends in 143
 
 
 class UserError(ValueError):
-    """A fault with a message for a person: printed without a traceback."""
+    """A fault with a message for a person: printed without a traceback, and without secrets."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return cleared(super().__str__())
 
 
 class ConfigError(UserError):

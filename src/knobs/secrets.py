@@ -7,6 +7,7 @@ under a name that hints at it: commit ids, UUIDs and hashes are no secrets.
 
 import functools
 import itertools
+import json
 import math
 import os
 import re
@@ -35,6 +36,7 @@ KNOWN = re.compile(
 PAIR = re.compile(
     r"""([\w-]{3,40})["']?\s*[:=]\s*["']?(?=([^\s"',}&]{6,}))"""
 )  # token=..., in a text
+ASSIGNED = re.compile(r"""(([\w-]{3,40})=["']?)([^\s"',}&;]{3,})""")
 INTERPOLATION = re.compile(r"\$\{[\w.:]*(?:,null)?\}")  # the innermost, without a default
 RANDOM = re.compile(r"[A-Za-z0-9+/=]{20,}")
 SHORTEST = 6  # characters of a variable's value that is looked for in texts
@@ -120,6 +122,15 @@ def hidden_in(texts: list[str], config: Any) -> list[str]:
     for secret in sorted(secrets, key=len, reverse=True):
         texts = [text.replace(secret, HIDDEN) for text in texts]
     return texts
+
+
+def cleared(text: str) -> str:
+    """Return a text, a message of whatever origin, with `<hidden>` in the place of each secret."""
+    for value in sorted(_of_variables(SHORTEST), key=len, reverse=True):
+        for shown in (value, json.dumps(value)[1:-1], repr(value)[1:-1]):  # as messages quote it
+            text = text.replace(shown, HIDDEN)
+    text = KNOWN.sub(lambda m: HIDDEN if "://" not in m[0] else f"://{HIDDEN}@", text)
+    return ASSIGNED.sub(lambda m: m[1] + HIDDEN if is_secret(m[2], m[3]) else m[0], text)
 
 
 def _leaves(name: str, node: Any) -> Iterator[tuple[str, str]]:

@@ -116,7 +116,7 @@ def test_it_shows_the_runs_of_the_group_best_first(published):
     assert order == {"key": {"section": "summary", "name": "objective"}, "ascending": False}
     assert list(runset["runFeed"]["columnPinned"]) == [
         "summary:objective",
-        "config:optimizer.value._target_",
+        "config:choices.value.optimizer",
         "config:optimizer.value.lr",
         "config:model.value.width",
     ]
@@ -131,7 +131,7 @@ def test_it_has_every_panel(published):
     ]
     axes = [(axis["accessor"], axis["log"]) for axis in panels[0]["config"]["columns"][:-1]]
     assert axes == [
-        ("config:optimizer.value._target_", False),
+        ("config:choices.value.optimizer", False),
         ("config:optimizer.value.lr", True),
         ("config:model.value.width", True),
     ]

@@ -32,6 +32,11 @@ GIVEN = {
 
 # Those that it gives by name: a target must have them.
 HANDED = {"model": {"activation", "norm", "dropout"}}
+# Code that knobs calls with the rest of its arguments, and code that it calls as it stands.
+CALLED = ("model", "activation", "optimizer", "scheduler", "scheduler.lr_lambda", "init",
+          "init.linear", "init.conv")  # fmt: skip
+WHOLE = ("data", "tracking")
+NAMED = ("name", "data", "model")  # what the name of a run's folder is made of
 # What of a config is built without data.
 DRY_BUILT = ("activation", "init", "model", "optimizer", "scheduler", "regularization", "training")
 
@@ -51,6 +56,7 @@ def _faults(config: dict, memo: dict | None) -> list[str]:
     if faults := [
         *seen.each(targets.faults, config),
         *seen.all(hydra_settings.faults, {key: config.get(key) for key in ("hydra", "name")}),
+        *seen.each(hydra_settings.name_faults, {key: config.get(key) for key in NAMED}),
     ]:
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
@@ -193,6 +199,10 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
     many = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     if not many and (lacks := sorted(HANDED.get(kind, set()) - takes.keys())):
         yield f"{path}._target_={target}: takes no {', '.join(lacks)}, which knobs gives it"
+    partial = node.get("_partial_", False)
+    if kind in CALLED and partial is not True or kind in WHOLE and partial is not False:
+        must = "true, since knobs calls it" if kind in CALLED else "left out"
+        yield f"{path}._partial_={show(partial)}: must be {must}"
     given = sorted(node.keys() - targets.own_keys(path) - {"_target_", "_partial_"})
     if not many:  # else dry_build asks the target
         for name in given:

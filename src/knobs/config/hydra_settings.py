@@ -103,6 +103,18 @@ def faults(config: dict) -> Iterator[str]:
             yield f"hydra.sweeper.params.{key}: not allowed; a grid varies no key of hydra"
 
 
+def name_faults(section: dict) -> Iterator[str]:
+    """Yield a line where a name that a folder's is made of leads out of its place.
+
+    Args:
+        section: the config's `name`, or a section that has one.
+    """
+    for key, node in section.items():
+        path, name = (f"{key}.name", node.get("name")) if isinstance(node, dict) else (key, node)
+        if ".." in re.split(r"[/\\]", str(name)):
+            yield f"{path}={name}: the run's folder is named by it; leave out `..`"
+
+
 def _variables(job: dict) -> Iterator[str]:
     """Yield the environment variables that a config may not set, or copy into its record."""
     for key in ("env_set", "env_copy"):

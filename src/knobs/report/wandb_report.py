@@ -21,7 +21,7 @@ from typing import Any
 
 from knobs.errors import UserError, first_line
 from knobs.identity import leaves
-from knobs.record import as_json, write
+from knobs.record import BROKEN, as_json, read_json, write
 from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
 from knobs.secrets import public
@@ -115,10 +115,9 @@ def _publish(folder: Path, shown: Contents) -> str:
 
 def _refused(why: str, folder: Path) -> UserError:
     again = "the same command tries again"
-    with contextlib.suppress(OSError, ValueError):
-        exists = json.loads((folder / SPEC).read_text())["id"]
+    if (folder / SPEC).exists():
         again += f", its spec is in {folder / SPEC}"
-        again += " (delete that if the report was deleted)" if exists else ""
+        again += " (delete that if the report was deleted)" if _kept(folder).get("id") else ""
     return UserError(f"W&B did not take the report: {why}; {again}")
 
 
@@ -145,12 +144,17 @@ def _save(report: Any) -> str:
 
 def _earlier(folder: Path, about: dict[str, str]) -> str:
     """Return the id of the report made before for the same place; empty if there is none."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        spec = json.loads((folder / SPEC).read_text())
-        same, view = all(spec.get(key) == about[key] for key in about), spec.get("id")
-        if same and isinstance(view, str) and VIEW_ID.fullmatch(view):
-            return view
-    return ""
+    spec = _kept(folder)
+    same, view = all(spec.get(key) == about[key] for key in about), spec.get("id")
+    return view if same and isinstance(view, str) and VIEW_ID.fullmatch(view) else ""
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """Return the spec of the report made before; empty where none can be read."""
+    with contextlib.suppress(BROKEN):
+        spec = read_json(folder / SPEC)
+        return spec if isinstance(spec, dict) else {}
+    return {}
 
 
 def place(runs: Sequence[RunRecord]) -> dict[str, str]:
@@ -174,21 +178,18 @@ def place(runs: Sequence[RunRecord]) -> dict[str, str]:
 def axes(sweep: Sweep) -> dict[str, bool]:
     """Return paths in the runs' configs that tell their knobs apart -> whether on a log axis.
 
-    A knob that is an option of a group is shown by what tells its options apart best.
+    An option of a group lies in `choices`, as the mirror sends it.
     """
     knobs = list(sweep.entries[0].knobs) if sweep.entries else []
     log = {knob.name for knob in sweep.space if knob.log}
-    configs = [dict(leaves(run.config)) for run in sweep.runs if run.setting]
+    runs = [run for run in sweep.runs if run.setting]
+    configs = [dict(leaves(run.config)) for run in runs]
     paths = {}
     for knob in knobs:
-        if all(knob in config for config in configs):
+        if all(knob in run.choices for run in runs):
+            paths[f"choices.{knob}"] = False
+        elif all(knob in config for config in configs):
             paths[knob] = knob in log
-            continue
-        below = [p for p in configs[0] if p.startswith(f"{knob}.") and p not in knobs]
-        counts = {p: len({json.dumps(config.get(p)) for config in configs}) for p in below}
-        if max(counts.values(), default=1) > 1:
-            named = (f"{knob}.name", f"{knob}._target_")
-            paths[max(counts, key=lambda p: (counts[p], p in named))] = False
     return paths
 
 

@@ -249,7 +249,7 @@ class Tracker(Mirror):
         summary, checkpoint = item
         run.summary.update(summary)
         with contextlib.suppress(AttributeError):  # not public: else waiting counts as running
-            run._backend.interface.publish_pause()
+            run._interface.publish_pause()
         best = self._queue.get() is True
         if checkpoint and self.artifact:
             aliases = ["latest", run.id, *["best"] * best]
@@ -327,8 +327,8 @@ class Tracker(Mirror):
             **self.place,
             name=self.run_name,
             tags=told.tags if tags is None else tags,
-            job_type=os.environ.get("WANDB_JOB_TYPE") or told.job_type,
-            # W&B would read the environment's as they are.
+            job_type=public(os.environ.get("WANDB_JOB_TYPE")) or told.job_type,
+            # W&B would read the environment's as they are; a secret among them is hidden.
             notes=public(os.environ.get("WANDB_NOTES")) or told.notes or None,
             config=told.config_with(revision) | {"versions": versions()},
             dir=str(self.folder),
