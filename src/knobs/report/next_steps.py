@@ -116,6 +116,7 @@ def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> st
     used = {seed for c in group for seed, _, _ in c.values}
     seeds = sorted({*range(SEEDS), *used})
     if sweep.study:  # the seed that a search chose a setting by is biased in its favour
+        used |= {run.seed for run in sweep.explored()}
         seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
     return _in_sweep(sweep, [*words, *_repeats(group[0].runs[0], seeds)])
 
@@ -162,12 +163,13 @@ def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> It
     if not found:
         return
     wider = {t.knob.name: t.knob for t in found if t.knob}
-    wider |= {
-        f.knob.name: f.knob
+    knobs = [_widest(sweep, knob) for knob in wider.values()]
+    knobs += [  # that break runs, where no arm has its best value beyond
+        f.knob
         for f in findings
         if f.check == "failures" and f.level == "act" and f.knob and f.knob.name not in wider
-    }
-    knobs = [_widest(sweep, knob) for knob in wider.values()]
+        if all(_holds(f.knob, sweep.column(f.knob).get(c.runs[0].id)) for c in rivals)
+    ]
     searched = {k.name for space in study.arms.values() for k in space}
     dropped = (*REPEATS, *study.scientific, *searched)
     words = [f"+study={quoted(study.name)}", *overrides(run, drop=dropped)]
@@ -195,6 +197,10 @@ def _widest(sweep: Sweep, knob: Knob) -> Knob:
         low=min([knob.low, *(k.low for k in ranges if k.low is not None)]),
         high=max([knob.high, *(k.high for k in ranges if k.high is not None)]),
     )
+
+
+def _holds(knob: Knob, value: float | None) -> bool:
+    return value is None or knob.low <= value <= knob.high
 
 
 def _asked(sweep: Sweep) -> list[str]:
