@@ -301,6 +301,7 @@ class Study:
         looks: numbers of repeats at which it looks whether it is decided; empty for one look.
         usual: the arm that the default config belongs to; "" where it is none of them.
         budget: runs that an arm was to be searched with; None where it was no number of runs.
+        asked: overrides of its command line; empty in older records.
     """
 
     question: str = ""
@@ -311,6 +312,7 @@ class Study:
     looks: tuple[int, ...] = ()
     usual: str = ""
     budget: float | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
