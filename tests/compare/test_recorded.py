@@ -51,7 +51,7 @@ def test_a_setting_of_a_sweep(grid):
     assert arm.values == {(seed, 0, 0): v for seed, v in enumerate(VALUES["sgd"])}
     assert (arm.metric, arm.mode, arm.splits, arm.notes) == ("val/accuracy", "max", True, ())
     assert (arm.validation, arm.training) == (2000, 8000)
-    assert set(arm.hashes.values()) == {"01230"}
+    assert set(arm.hashes.values()) == {"data 01230"}
 
 
 def test_a_sweep_is_its_best_setting_and_says_that_it_was_chosen(grid):
@@ -186,7 +186,7 @@ def test_runs_of_other_data_are_not_compared(grid, tmp_path, capsys):
         with_data(add_run(tmp_path / "other", {"optimizer": "sgd"}, seed, value=0.5), content="9")
     code, text = said(capsys, "grid", "other")
     assert code == 3
-    assert "seed 0 of both was judged on other rows" in text
+    assert "split 0 of both was judged on other rows" in text
 
 
 def test_splits_are_units_and_their_sizes_those_of_the_records(tmp_path, capsys):

@@ -212,7 +212,9 @@ def in_family(
         arms=arms,
     )
     alone = [pair is not None and pair.constant for pair in found]  # an interval of no width
-    return [replace(p, low=None, high=None) if one else p for p, one in zip(found, alone, strict=True)]
+    return [
+        replace(p, low=None, high=None) if one else p for p, one in zip(found, alone, strict=True)
+    ]
 
 
 def relation(pair: Paired | None, noise: Noise) -> str:
@@ -251,15 +253,17 @@ def recommended(sweep: Sweep, level: Sequence[Candidate]) -> tuple[Candidate, st
         if candidate.name == DEFAULT or (usual and candidate.arm == usual):
             return candidate, "the default"
     seconds = {id(c): _mean([run.seconds for run in c.runs]) for c in level}
-    known = [cost for cost in seconds.values() if cost]
-    if len(known) == len(level):
-        cheap = [c for c in level if seconds[id(c)] * CHEAPER <= min(known)]
+    cheap = list(level)
+    if all(seconds.values()):
+        least = min(seconds.values())
+        cheap = [c for c in level if seconds[id(c)] * CHEAPER <= least]
         if len(cheap) < len(level) and cheap[0] is not level[0]:
-            return cheap[0], "the fastest"
-        level = cheap
-    sizes = [c.runs[0].parameters for c in level]
+            fastest = seconds[id(cheap[0])] == least
+            return cheap[0], f"{'the fastest' if fastest else 'as fast as any'} of them"
+    sizes = [_mean([run.parameters for run in c.runs]) for c in cheap]
     if all(sizes) and min(sizes) < sizes[0]:
-        return level[sizes.index(min(sizes))], "the smallest"
+        among = " among those as fast" * (len(cheap) < len(level))
+        return cheap[sizes.index(min(sizes))], f"the one of fewest parameters{among}"
     return level[0], ""
 
 

@@ -88,6 +88,7 @@ def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
         status=_status(runs),
         runs=tuple(runs),
         confirmed=confirmed,
+        parameters=_same(run.parameters for run in finished or runs),
     )
 
 
@@ -95,6 +96,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """Average those that are there."""
     present = [value for value in values if value is not None]
     return statistics.mean(present) if present else None
+
+
+def _same(sizes: Iterable[int | None]) -> int | None:
+    """Return the one size that all have; folds of texts differ in their vocabulary."""
+    found = {*sizes}
+    return found.pop() if len(found) == 1 else None
 
 
 def _status(runs: list[RunRecord]) -> str:

@@ -84,18 +84,21 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     entries, others = tuple(_entries(comparable, study)), len(runs) - len(comparable)
     space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
     name = ", ".join(labels)
-    looks = test_looks(folders[0], {run.data_hash for run in runs} - {""})
+    hashes = {text for run in runs for text in (run.data_hash, run.test_rows)} - {""}
+    looks = test_looks(folders[0], hashes)
     return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others, looks)
 
 
 def test_looks(folder: Path, hashes: Collection[str]) -> int:
-    """Count the runs below the output root of a sweep that evaluated a test split of these data.
+    """Count the runs below the output root of a sweep that evaluated the same test rows.
 
-    The root is the nearest folder above named outputs, else the folder that holds the sweep. At
-    most MOST_LOOKED_AT summaries are read; links are not followed.
+    A run with another validation split, other columns or another preparation has read them too.
+    Older records tell the same data alone. The root is the nearest folder above named outputs, else
+    the folder that holds the sweep. At most MOST_LOOKED_AT summaries are read; links are not
+    followed.
 
     Args:
-        hashes: of the data, their splits included.
+        hashes: of test rows, and of data with their splits.
     """
     whole = Path(os.path.abspath(folder))
     root = next((path for path in whole.parents if path.name == "outputs"), whole.parent)
@@ -104,7 +107,8 @@ def test_looks(folder: Path, hashes: Collection[str]) -> int:
         with contextlib.suppress(*BROKEN):
             if of(load(summary, record.read_summary), "test", dict):
                 about = of(load(summary.with_name(record.CONFIG), record.read_config), "data", dict)
-                looks += of(about, "hash", str) in hashes
+                rows = of(of(about, "rows_hash", dict), "test", str)
+                looks += bool({rows, of(about, "hash", str)} & hashes)
     return looks
 
 
@@ -180,6 +184,8 @@ def what_ran(folder: Path) -> dict[str, Any]:
     """Return the part of a RunRecord that config.json holds."""
     about = load(folder / record.CONFIG, record.read_config)
     config = of(about, "config", dict, strict=True)
+    data = of(about, "data", dict)
+    rows = of(data, "rows_hash", dict)
     setting = {path: value for path, value in leaves(config) if is_knob(path)}
     return {
         "setting": json.dumps(setting, sort_keys=True),
@@ -187,7 +193,8 @@ def what_ran(folder: Path) -> dict[str, Any]:
         "choices": of(about, "choices", dict, strict=True),
         "config": config,
         **_place(about.get("run")),
-        "data_hash": of(of(about, "data", dict), "hash", str),
+        "data_hash": of(data, "hash", str),
+        **{f"{split}_rows": of(rows, split, str) for split in ("val", "test")},
     }
 
 

@@ -13,7 +13,7 @@ from knobs.report.compare import (
     recommended,
     walk,
 )
-from knobs.report.conclusions import DEFAULT, Candidate, Comparison, Noise, Step, Verdict
+from knobs.report.conclusions import Candidate, Comparison, Noise, Step, Verdict
 from knobs.report.fairness import Trouble, not_comparable, troubles
 from knobs.report.records import ABSENT, NAMED, Objective, Sweep, knob_value
 from knobs.report.sentences import biased, tested, what_ran
@@ -23,12 +23,18 @@ from knobs.words import count, listed, percent, sd, sentence, short
 INTERVAL = f"Intervals: {percent(LEVEL)}, Student's t"  # of all that is shown; see _footnote
 LONG = 48  # letters of two names that a sentence can still carry
 WIDE = 0.02  # of an accuracy: what the size of a split alone may blur
+MIXED = (
+    "No verdict: these runs were judged on different rows (of other data, another target or other "
+    "sizes of the splits), so that their values do not compare; report on each by itself"
+)
 Group = Sequence[Comparison]
 
 
 def verdict(sweep: Sweep) -> Verdict:
     """Compare what a sweep was made to compare."""
     objective = sweep.objective
+    if sweep.mixed:
+        return Verdict(f"{MIXED}. {what_ran(sweep)}.")
     every, default = contenders(sweep)
     noise = measure_noise(sweep)
     doubts = troubles(sweep, every, noise)
@@ -228,7 +234,7 @@ def _cased(text: str) -> str:
 def _recommended(winner: Candidate, why: str) -> str:
     if not why or winner.name == why:
         return "The default is recommended: nothing is better." if why else ""
-    return f"{winner.name} is recommended: it is {why}{'' if why == DEFAULT else ' of them'}."
+    return f"{winner.name} is recommended: it is {why}."
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:
