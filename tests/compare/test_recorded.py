@@ -1,13 +1,16 @@
 """Folders of runs as arms, and the command: its words, its output, its exit codes."""
 
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 
 import pytest
 from conftest import REPO
 from fake_sweeps import add_run, fake_search, fake_study, hostile_sweep
+from scipy.stats import t
 
 from knobs.compare.__main__ import main
 from knobs.compare.recorded import arm_of
@@ -51,7 +54,7 @@ def test_a_setting_of_a_sweep(grid):
     assert arm.values == {(seed, 0, 0): v for seed, v in enumerate(VALUES["sgd"])}
     assert (arm.metric, arm.mode, arm.splits, arm.notes) == ("val/accuracy", "max", True, ())
     assert (arm.validation, arm.training) == (2000, 8000)
-    assert set(arm.hashes.values()) == {"01230"}
+    assert set(arm.hashes.values()) == {"data 01230"}
 
 
 def test_a_sweep_is_its_best_setting_and_says_that_it_was_chosen(grid):
@@ -186,7 +189,7 @@ def test_runs_of_other_data_are_not_compared(grid, tmp_path, capsys):
         with_data(add_run(tmp_path / "other", {"optimizer": "sgd"}, seed, value=0.5), content="9")
     code, text = said(capsys, "grid", "other")
     assert code == 3
-    assert "seed 0 of both was judged on other rows" in text
+    assert "split 0 of both was judged on other rows" in text
 
 
 def test_splits_are_units_and_their_sizes_those_of_the_records(tmp_path, capsys):
@@ -318,3 +321,52 @@ echo never"""
     done = subprocess.run(["bash", "-c", script], cwd=file.parent, env=env,
                           capture_output=True, text=True)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (21, "kept\n20\n", "")
+
+
+def test_the_interval_of_what_is_worse_is_of_how_much_worse(tmp_path, monkeypatch, capsys):
+    """The difference lies within its interval, whichever way it is told."""
+    monkeypatch.chdir(tmp_path)
+    a, b = (0.5, 0.51, 0.52, 0.5, 0.49), (0.4, 0.41, 0.42, 0.41, 0.4)
+    rows = [f"{n},{i},{v}" for n, values in (("a", a), ("b", b)) for i, v in enumerate(values)]
+    (tmp_path / "r.csv").write_text("\n".join(["arm,seed,val/loss", *rows]))
+    gains = [x - y for x, y in zip(a, b, strict=True)]
+    reach = t.ppf(0.975, 4) * statistics.stdev(gains) / math.sqrt(5)
+    ends = f"{statistics.fmean(gains) - reach:.3f} to {statistics.fmean(gains) + reach:.2f}"
+    for words, code, says in ((("a", "b"), 0, "better"), (("b", "a"), 21, "worse")):
+        found, text = said(capsys, *(f"r.csv:{word}" for word in words))
+        assert found == code
+        assert f"{says} than {words[0]} by 0.096 of val/loss (95 % interval {ends}," in text
+
+
+def test_equal_values_raise_the_question_whether_anything_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n},{i},{v}" for n in "ab" for i, v in enumerate((0.5, 0.51, 0.52, 0.5, 0.49))]
+    (tmp_path / "r.csv").write_text("\n".join(["arm,seed,val/loss", *rows]))
+    code, text = said(capsys, "r.csv:a", "r.csv:b")
+    assert code == 20
+    assert "a and b have the same value in every pair: does what differs take effect?" in text
+
+
+def test_one_validation_split_under_several_seeds_is_one(tmp_path, capsys):
+    """An official split: the pairs are seeds, as the report of a study has it."""
+    for name, gain in (("a", 0.0), ("b", 0.05)):
+        for seed in range(5):
+            value = 0.5 + seed / 100 + gain * (1 + seed / 50)
+            run = add_run(tmp_path / name, {"data.val_seed": seed}, seed, value=value)
+            about = json.loads((run / "config.json").read_text())
+            about["data"] = {"rows_hash": {"val": "v", "test": "t"}}
+            (run / "config.json").write_text(json.dumps(about))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["candidates"][0]["units"] == "seeds"
+
+
+def test_other_data_show_in_the_test_rows_though_no_seed_is_shared(tmp_path, capsys):
+    for name, seeds in (("a", range(5)), ("b", range(5, 10))):
+        for seed in seeds:
+            run = add_run(tmp_path / name, {"data.val_seed": seed}, seed, value=0.5 + seed / 100)
+            about = json.loads((run / "config.json").read_text())
+            about["data"] = {"rows_hash": {"val": f"{name}{seed}", "test": name}}
+            (run / "config.json").write_text(json.dumps(about))
+    code, text = said(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
+    assert code == 3
+    assert "a and b: of other data, as their test rows tell" in text

@@ -176,7 +176,8 @@ def test_a_run_records_its_data_and_resumes_on_the_same_alone(tmp_path):
     execute(config, folder)
     recorded = json.loads((folder / "config.json").read_text())
     data = build.data(config)
-    assert recorded["data"] == {"hash": data.hash, "rows": [36, 12, 12], "notes": data.notes}
+    hashes = {"hash": data.hash, "rows_hash": data.rows_hash}
+    assert recorded["data"] == hashes | {"rows": [36, 12, 12], "notes": data.notes}
     for name, content in data.preparation.save().items():
         assert (folder / name).read_bytes() == content
     longer = config | {"resume": "yes", "training": config["training"] | {"epochs": 3}}

@@ -154,7 +154,7 @@ def test_objectives_that_cannot_be_compared_are_ranked_each_for_itself(add, tmp_
     ]
     write_csv(tmp_path / CSV, board(tmp_path))
     assert (tmp_path / CSV).read_text().splitlines()[0] == (
-        "rank,objective,sd,n,objective.metric,model.width,best_epoch,seconds,status"
+        "rank,objective,sd,n,objective.metric,model.width,best_epoch,seconds,parameters,status"
     )
 
 
@@ -324,7 +324,9 @@ def test_the_csv_reads_back_to_the_same_numbers(add, tmp_path):
 
 def test_no_runs_are_an_empty_table(tmp_path):
     write_csv(tmp_path / CSV, board(tmp_path))
-    assert (tmp_path / CSV).read_text() == "rank,objective,sd,n,best_epoch,seconds,status\n"
+    assert (
+        tmp_path / CSV
+    ).read_text() == "rank,objective,sd,n,best_epoch,seconds,parameters,status\n"
     assert shown([]) == ["no runs"]
 
 

@@ -1,13 +1,18 @@
 """The verdict's safeguards: ties, arms that had unequal chances, noise, splits, looks at the test."""
 
 import json
+import math
 
+import numpy as np
 import pytest
 from fake_sweeps import add_run, fake_grid
+from scipy.stats import t
 
 from knobs.report.analysis import make
-from knobs.report.compare import measure_noise, undecided
+from knobs.report.compare import best_first, measure_noise, undecided
+from knobs.report.conclusions import Candidate
 from knobs.report.read import read_sweep
+from knobs.report.write import write
 
 SPACE = {"optimizer.lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 RATES = (2e-4, 1e-3, 3e-3, 1e-2, 5e-2)
@@ -121,6 +126,30 @@ def test_of_a_tie_without_the_default_the_fastest_is_recommended(tmp_path):
     assert "c is recommended: it is the fastest of them." in answer.more
 
 
+def test_the_last_rule_of_a_tie_is_the_fewest_parameters(tmp_path):
+    """Among those as fast as the fastest; older records tell no parameters, and the first stays."""
+    values = {"a": SIX[:5], "b": SIX[:5], "c": SIX[:5]}
+    sweep = study(tmp_path / "s", values)
+
+    def answer(**parameters):
+        for folder in sweep.glob("*/summary.json"):
+            name = json.loads((folder.parent / "config.json").read_text())["choices"]["optimizer"]
+            summary = json.loads(folder.read_text()) | {"parameters": parameters.get(name)}
+            seconds = 2.0 if name == "b" and parameters.get("slow") else 1.25
+            folder.write_text(json.dumps(summary | {"seconds": seconds}))
+        return make([sweep]).verdict
+
+    assert answer().winner.name == "a"
+    assert answer(a=900, b=100).winner.name == "a"  # of c it is not known
+    found = answer(a=900, b=100, c=500)
+    assert found.winner.name == "b"
+    assert "b is recommended: it is the one of fewest parameters." in found.more
+    found = answer(a=900, b=100, c=500, slow=True)
+    assert found.winner.name == "c"
+    text = "c is recommended: it is the one of fewest parameters among those as fast."
+    assert text in found.more
+
+
 def test_splits_that_hold_out_the_same_rows_are_one(tmp_path):
     """An official validation split does not change with data.val_seed: the record's hash tells."""
     values = {"adam": [0.95, 0.96, 0.95, 0.96, 0.95], "sgd": [0.90, 0.91, 0.90, 0.91, 0.91]}
@@ -194,3 +223,171 @@ def test_looks_at_the_test_split_are_counted_below_the_output_root(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"data": {"hash": "a" * 32}}))
     assert read_sweep([sweep]).test_looks == 2
     assert "evaluated on test 2 times" in " ".join(make([sweep]).verdict.more)
+
+
+def test_a_run_with_another_validation_split_has_looked_at_the_same_test_rows(tmp_path):
+    """Its data have another hash, as the training rows are others; the test rows are the same."""
+    sweep = fake_grid(tmp_path / "outputs" / "sweeps" / "s", seeds=1)
+    runs = tmp_path / "outputs" / "runs" / "2026-01-01"
+    for test_rows, digest in (("t", "b"), ("t", "c"), ("u", "d")):
+        folder = add_run(runs, {"optimizer.lr": 1e-3}, value=0.9, test={"test/accuracy": 0.9})
+        on_rows(folder, digest, val_rows="v" + digest, test_rows=test_rows)
+    for folder in sweep.iterdir():
+        on_rows(folder, "a", val_rows="va", test_rows="t")
+    assert read_sweep([sweep]).test_looks == 2
+    said = make([sweep]).verdict.more[-1]
+    alone = "None of these runs read the test split; by others here its rows were evaluated on"
+    assert said == f"{alone} test 2 times."
+
+
+def on_rows(folder, data_hash, **hashes):
+    """Let a run's record tell the rows that it was judged on."""
+    rows = {name.removesuffix("_rows"): text for name, text in hashes.items()}
+    path = folder / "config.json"
+    data = {"hash": data_hash, "rows_hash": rows}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": data}))
+
+
+def diverged(sweep):
+    """Let the runs without a value have diverged."""
+    for path in sweep.glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        if summary["objective"]["value"] is None:
+            path.write_text(json.dumps(summary | {"status": "diverged"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "explored", "fix", "text"),
+    [
+        ([], ([None] * 5, 0), "narrow c's range (5 of 5 runs diverged or failed)",
+         "c: none of its runs finished, 5 of 5 runs diverged or failed."),
+        ([None] * 5, None, "narrow c's range (5 of 5 runs with fresh seeds diverged)",
+         "c: 5 of 5 runs with fresh seeds diverged, so its best setting is none to choose."),
+        ([0.99] * 5 + [None], None, "narrow c's range (1 of 6 runs with fresh seeds diverged)",
+         "c: 1 of 6 runs with fresh seeds diverged, so its best setting is none to choose."),
+        ([], None, "confirm c by the study's command again",
+         "c: 0 runs with fresh seeds ended; 5 are the least."),
+        ([0.99], None, "confirm c by the study's command again",
+         "c: 1 run with fresh seeds ended; 5 are the least."),
+    ],
+)  # fmt: skip
+def test_no_arm_is_missing_from_the_headline(tmp_path, values, explored, fix, text):
+    """Two arms that finished are not all that was asked about."""
+    arms = {"a": SIX[:5], "b": [v - 0.05 for v in SIX[:5]], "c": values}
+    sweep = study(tmp_path / "s", arms, explored={"c": explored} if explored else None)
+    diverged(sweep)
+    report = make([sweep])
+    assert report.verdict.headline.startswith(f"Not comparable yet: {fix}. So far: ")
+    assert text in report.verdict.undermines
+    if "confirm" in fix:  # what is asked next is not a look at the test split
+        assert not any("test=true" in advice.command for advice in report.advice)
+
+
+def test_fresh_runs_that_diverged_are_not_denied(tmp_path):
+    sweep = study(tmp_path / "s", {"a": SIX[:5], "b": [0.9, None, None, None, None]})
+    diverged(sweep)
+    texts = [finding.text for finding in make([sweep]).findings if finding.check == "failures"]
+    assert texts == ["4 of 10 runs with fresh seeds diverged or failed, none of the search."]
+
+
+def test_an_arm_that_was_beaten_early_is_not_first_by_its_easy_splits(tmp_path):
+    """After 5 pairs c is 1 point behind a; the splits that follow are 5 points harder."""
+    easy, hard = [0.95, 0.96, 0.95, 0.96, 0.95], [0.90, 0.91, 0.90, 0.91, 0.90]
+    a = [*easy, *hard]
+    b = [v - 0.001 * (-1) ** i for i, v in enumerate(a)]
+    sweep = study(tmp_path / "s", {"a": a, "b": b, "c": [v - 0.01 for v in easy]}, size=4000)
+    answer = make([sweep]).verdict
+    assert answer.headline.startswith("No difference between a and b at this budget")
+    assert "a beats c by 1.0 points" in answer.headline
+    beside = {c.other.name: c for c in answer.comparisons}
+    assert (beside["c"].relation, beside["c"].paired.n) == ("beaten", 5)
+    assert beside["c"].paired.mean == pytest.approx(0.01, abs=1e-12)
+    assert {c.name for c in undecided(read_sweep([sweep]))} == {"a", "b"}
+
+
+def test_unequal_repeats_are_ordered_by_least_squares(tmp_path):
+    """The order of the effects that statsmodels and R's lm give: value ~ arm + repeat."""
+    rng = np.random.default_rng(0)
+    effects, splits = {"a": 0.0, "b": 0.004, "c": -0.003}, np.sort(rng.normal(0, 0.03, 12))
+    many = {"a": range(12), "b": range(5), "c": range(3, 9)}
+    values = {n: {(0, s, 0): 0.9 + effects[n] + splits[s] for s in many[n]} for n in many}
+    every = [Candidate(name, of, ()) for name, of in values.items()]
+    grid = read_sweep([fake_grid(tmp_path / "s", seeds=1)])
+    assert [c.name for c in best_first(grid, every)] == ["b", "a", "c"]
+    assert min(every, key=lambda c: c.mean).name == "b"  # of the hardest splits
+
+
+def test_an_extended_study_stands_on_the_setting_that_it_found_later(tmp_path):
+    """More runs found a better rate; both were confirmed with the same seeds."""
+    sweep = study(tmp_path / "s", {"a": SIX[:5], "b": [v - 0.05 for v in SIX[:5]]})
+    about = json.loads((sweep / "study.json").read_text())
+    knobs = {"optimizer": "a", "optimizer.lr": 4e-3}
+    later = [add_run(sweep, knobs, 0, value=0.93)]
+    later += [
+        add_run(sweep, knobs | {"data.val_seed": s}, s, value=v - 0.02)
+        for s, v in enumerate(SIX[:5], 1)
+    ]
+    for run in later:
+        role = "search" if run is later[0] else "confirm"
+        about["runs"][run.name] = {"arm": "optimizer=a", "role": role}
+    (sweep / "study.json").write_text(json.dumps(about))
+    report = make([sweep])
+    assert report.verdict.winner.mean == pytest.approx(np.mean(SIX[:5]) - 0.02)
+    assert "with lr=0.004." in report.verdict.more[0]
+    assert "optimizer.lr=0.004" in report.advice[-1].command
+    assert "test=true" in report.advice[-1].command
+    assert "optimizer.lr=0.004" in report.recipe.command
+
+
+def test_equal_values_are_told_as_such_and_no_detectable_difference_is_made_up(tmp_path):
+    values = SIX[:5]
+    answer = make([study(tmp_path / "s", {"a": values, "b": values}, size=400)]).verdict
+    assert answer.headline == (
+        "No difference between a and b at this budget (the same values over 5 validation splits)."
+    )
+    assert not any(text.startswith("This comparison could") for text in answer.more)
+    pair = answer.comparisons[0].paired  # one example of 5 x 400 is what they could differ by
+    reach = t.ppf(0.975, 4) * math.sqrt(1 / 5 / 400**2 * (1 / 5 + 1 / 4))
+    assert (pair.low, pair.high) == pytest.approx((-reach, reach), rel=1e-9)
+
+
+def test_values_that_no_seed_changes_are_one_observation(tmp_path):
+    """Of a loss; of an accuracy the size of the split says how far it could have been another."""
+    sweep = tmp_path / "s"
+    for lr, value in ((1e-3, 0.5), (1e-2, 0.4)):
+        for seed in range(6):
+            add_run(sweep, {"optimizer.lr": lr}, seed, value=value, metric="val/loss", mode="min")
+    answer = make([sweep]).verdict
+    assert answer.comparisons[0].relation == "unknown"
+    assert answer.comparisons[0].paired.low is None
+    assert answer.headline.endswith(
+        "lr=0.001 by 0.10 less far, but every run of each has one value, which is one observation."
+    )
+
+
+def test_runs_of_other_data_get_no_verdict(tmp_path):
+    """The same settings and seeds in two sweeps, but other rows: no mean of both, no winner."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, rows in zip(folders, "xy", strict=True):
+        for run in fake_grid(folder, seeds=5).iterdir():
+            on_rows(run, rows, val_rows=rows, test_rows=rows)
+    assert make(folders[:1]).verdict.winner is not None
+    report = make(folders)
+    assert report.verdict.headline.startswith("No verdict: these runs were judged on different ro")
+    assert report.verdict.winner is None
+    assert not report.advice
+    write(report, tmp_path / "out")  # every rendering copes
+    assert "No verdict" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_two_seeds_of_the_test_split_make_two_validation_splits(tmp_path):
+    """With one data.val_seed their repeats have one name, but other rows: both count."""
+    sweep = tmp_path / "s"
+    for lr, gain in ((1e-3, 0.0), (1e-2, 0.01)):
+        for split in (0, 1, 2):
+            knobs = {"optimizer.lr": lr, "data.split_seed": split, "data.val_seed": 3}
+            run = add_run(sweep, knobs, 0, value=0.9 + gain + split / 100)
+            on_rows(run, f"d{split}", val_rows=f"v{split}", test_rows=f"t{split}")
+    pair = make([sweep]).verdict.comparisons[0].paired
+    assert (pair.n, pair.splits) == (3, True)
+    assert pair.differences == pytest.approx([0.01] * 3)

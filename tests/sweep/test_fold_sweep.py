@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from knobs import again
 from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.identity import identity
+from knobs.record import read_summary
 from knobs.report.read import read_runs
 from knobs.training.run import execute
 
@@ -77,3 +80,34 @@ def test_a_refit_by_time_is_of_the_last_fold(tmp_path):
     with pytest.raises(ConfigError, match="ends before the newest rows; refit the run of data.fo"):
         again.refit(str(tmp_path / "0"), [], (command.CONF,))
     assert "data.fold=1" in again.refit(str(tmp_path / "1"), [], (command.CONF,))
+
+
+def texts(path):
+    """Write texts whose folds have other vocabularies, so that a stack pads their first layers."""
+    rng = np.random.default_rng(0)
+    rows = [f"{' '.join(f'w{w}' for w in rng.integers(60, size=5))},{i % 2}" for i in range(60)]
+    path.write_text("text,y\n" + "\n".join(rows) + "\n")
+    return ["data=text_csv", f"data.path={path}", "data.label=y", "model=text_bag"]
+
+
+@pytest.mark.parametrize("kind", [pytest.param("table", marks=pytest.mark.slow), "text"])
+def test_interrupted_folds_resume_to_the_same_bits(kind, sweep, tmp_path, at_epoch):
+    """Stacked, of several splits side by side; and one fold by itself."""
+    data = WINE[:1] if kind == "table" else texts(tmp_path / "t.csv")
+    lines = [*data, "tracking=local", "training.epochs=4", "regularization=dropout"]
+    grid = [*lines, "data.folds=3", "data.fold=all", "seed=0,1"]
+    assert sweep("sweep=whole", *grid)[0] == 0
+    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert sweep("sweep=s", *grid)[0] == 130
+    whole, folder = (tmp_path / "outputs" / "sweeps" / name for name in ("whole", "s"))
+    stopped = [p.parent.name for p in folder.glob("*/summary.json")]
+    assert {read_summary(folder / n)["status"] for n in stopped} == {"interrupted"}
+    assert len(stopped) >= 2  # a stack of them
+    code, told = sweep("sweep=s", *grid)
+    assert (code, "resumed from checkpoints" in told) == (0, True), told
+    sizes = {read_summary(whole / n)["parameters"] for n in map(str, range(6))}
+    assert (len(sizes) > 1) is (kind == "text")  # of each vocabulary, without padding
+    for n in map(str, range(6)):
+        assert read_summary(folder / n)["status"] == "finished"
+        for name in ("metrics.jsonl", "checkpoints/best.safetensors", "predictions.safetensors"):
+            assert (folder / n / name).read_bytes() == (whole / n / name).read_bytes(), (n, name)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from knobs.compare import answer, decide
-from knobs.compare.arms import Arm, check_alike, objective_of, with_names
+from knobs.compare.arms import Arm, check_alike, objective_of, with_names, with_same_rows
 from knobs.compare.recorded import arm_of
 from knobs.compare.results import Columns, arms_of, rows_of
 from knobs.errors import (
@@ -142,6 +142,7 @@ def verdict(given: argparse.Namespace) -> tuple:
     arms = with_names([_arm(*place, columns, files) for place in places], words)
     for other in arms[1:]:
         check_alike(arms[0], other)
+    arms = with_same_rows(arms)
     looks = max((arm.looks for arm in arms), key=len)
     return judged(arms, given, looks)
 

@@ -93,10 +93,8 @@ def headline(c: Comparison, question: Question) -> str:
         return f"{name} is not worse than {base} by {margin} of {metric} or more ({behind})."
     if c.code in (BETTER, WORSE):
         word = "better" if c.code == BETTER else "worse"
-        by = amount(abs(c.mean))
-        return (
-            f"{name} is {word} than {base} by {by} of {metric} ({_span(c, question)}{_units(c)})."
-        )
+        by, ends = amount(abs(c.mean)), _span(c, question, turned=c.code == WORSE)
+        return f"{name} is {word} than {base} by {by} of {metric} ({ends}{_units(c)})."
     if question.detect is not None and max(-c.low, c.high) < question.detect:
         least = amount(question.detect)
         return f"{name} and {base} differ by less than {least} of {metric} ({behind})."
@@ -113,9 +111,15 @@ def _interval(c: Comparison, question: Question) -> str:
     return f"difference {question.objective.amount(c.mean)}, {span}"
 
 
-def _span(c: Comparison, question: Question) -> str:
-    low = question.objective.amount(c.low, unit=False)
-    return f"{percent(LEVEL)} interval {low} to {question.objective.amount(c.high)}, "
+def _span(c: Comparison, question: Question, turned: bool = False) -> str:
+    """Return the interval as text.
+
+    Args:
+        turned: whether it is of the base's gain, as the difference beside it is.
+    """
+    low, high = (-c.high, -c.low) if turned else (c.low, c.high)
+    ends = question.objective.amount(low, unit=False), question.objective.amount(high)
+    return f"{percent(LEVEL)} interval {ends[0]} to {ends[1]}, "
 
 
 def _units(c: Comparison) -> str:
@@ -176,6 +180,8 @@ def _of_one(c: Comparison, question: Question) -> Iterator[str]:
             f"all runs of {base} have one value, and so have those of {name}: that is one "
             "observation each; do they use their seed?"
         )
+    elif c.n > 1 and c.mean == c.low == c.high:
+        yield f"{base} and {name} have the same value in every pair: does what differs take effect?"
     if c.single:
         yield (
             f"{base} and {name} were judged on different splits, one each, from which no seed can "

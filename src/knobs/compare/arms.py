@@ -27,7 +27,8 @@ class Arm:
         splits: whether the repeats state their validation split.
         notes: what a reader must know of these values, behind its name and a colon.
         validation, training: examples; 0 where not stated.
-        hashes: of the data and the split, where they are recorded.
+        hashes: of the rows that a repeat was judged on, where they are recorded.
+        tests: seed of the split -> hash of its test rows, where it is recorded.
         looks: numbers of units at which a gate looked at these runs as they came.
     """
 
@@ -40,6 +41,7 @@ class Arm:
     validation: int = 0
     training: int = 0
     hashes: dict[Repeat, str] = field(default_factory=dict)
+    tests: dict[float | None, str] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
 
     @property
@@ -144,12 +146,40 @@ def check_alike(base: Arm, other: Arm) -> None:
             f"{has.name} says on which split each run was judged, {lacks.name} does not; "
             "give it a column split, or leave that column out of both"
         )
-    for repeat in sorted(base.hashes.keys() & other.hashes.keys()):
-        if base.hashes[repeat] != other.hashes[repeat]:
+    mine, theirs = ({r[1:]: rows for r, rows in arm.hashes.items()} for arm in (base, other))
+    for split in sorted(mine.keys() & theirs.keys()):
+        kinds = {rows.partition(" ")[0] for rows in (mine[split], theirs[split])}
+        if len(kinds) == 1 and mine[split] != theirs[split]:
+            where = f"split {split[0]}" + f", fold {split[1]}," * bool(split[1])
             raise DataError(
-                f"{base.name} and {other.name}: seed {repeat[0]} of both was judged on other rows "
-                "(the data, the target or the split differ); compare runs of the same data"
+                f"{base.name} and {other.name}: {where} of both was judged on other rows (the "
+                "data, the target or the split differ); compare runs of the same data"
             )
+    if any(base.tests[seed] != other.tests[seed] for seed in base.tests.keys() & other.tests):
+        raise DataError(
+            f"{base.name} and {other.name}: of other data, as their test rows tell; compare runs "
+            "of the same data"
+        )
+
+
+def with_same_rows(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms with one split for all repeats that were judged on the same rows.
+
+    An official validation split stays the same, whatever the seed of the split.
+    """
+    first: dict[str, tuple[int, ...]] = {}
+    for arm in arms:
+        for repeat, rows in arm.hashes.items():
+            first.setdefault(rows, repeat[1:])
+    return [
+        replace(
+            arm,
+            values={
+                (r[0], *first.get(arm.hashes.get(r, ""), r[1:])): v for r, v in arm.values.items()
+            },
+        )
+        for arm in arms
+    ]
 
 
 def left_out(ends: dict[str, list[str]]) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
     """Return the arm of the runs of one setting."""
     values: dict[Repeat, float] = {}
     hashes: dict[Repeat, str] = {}
+    tests: dict[float | None, str] = {}
     ends: dict[str, list[str]] = {}
     sizes: list[tuple[int, int]] = []
     for run in runs:
@@ -106,8 +107,10 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
         if repr(values.get(repeat, value)) != repr(value):
             raise DataError(f"{run.folder}: seed {repeat[0]} of {name} again, with another value")
         values[repeat] = value
-        if run.data_hash:
-            hashes[repeat] = run.data_hash
+        if run.val_rows or run.data_hash:  # older records know both together alone
+            hashes[repeat] = f"rows {run.val_rows}" if run.val_rows else f"data {run.data_hash}"
+        if run.test_rows:
+            tests[finite(knob_value(run, "data.split_seed"))] = run.test_rows
         if run.validation_examples and run.training_examples:
             sizes.append((run.validation_examples, run.training_examples))
     first = next(run for run in runs if run.metric)
@@ -117,7 +120,7 @@ def _arm(runs: Sequence[RunRecord], name: str, metric: str | None) -> Arm:
     validation, training = min(sizes, default=(first.validation_examples or 0, 0))
     return Arm(
         name, values, metric or first.metric, "" if metric else first.mode, True, notes,
-        validation, training, hashes,
+        validation, training, hashes, tests,
     )  # fmt: skip
 
 

@@ -197,6 +197,8 @@ class Data:
             plus the first is in its own unit. 0 and 1 where a target is no number.
         preparation: what made the tensors from raw rows; None where a data function gives none.
         hash: of the raw content, the target and the split; empty where none is given.
+        rows_hash: of the validation (val) and the test rows with their targets alone; empty where
+            none is given.
         notes: short sentences on how the source was read: what was passed over, what is odd.
         all_y: targets of all rows outside the test split, where folds share them out; else None.
     """
@@ -214,13 +216,15 @@ class Data:
     augment: Augment | None = None
     preparation: Preparation | None = None
     hash: str = ""
+    rows_hash: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     all_y: Tensor | None = None
 
     def about(self) -> dict[str, Any]:
-        """Return what a record keeps of the data: their hash, the rows of each split, the notes."""
+        """Return what a record keeps of the data: hashes, the rows of each split, the notes."""
         rows = [len(split) for split in (self.train, self.val, self.test)]
-        return {"hash": self.hash or None, "rows": rows, "notes": list(self.notes)}
+        hashes = {"hash": self.hash or None, "rows_hash": self.rows_hash}
+        return {**hashes, "rows": rows, "notes": list(self.notes)}
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Data":
         """Return the same data with every split on a device."""

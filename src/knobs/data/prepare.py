@@ -25,10 +25,15 @@ Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Targets:
-    """y (N,) or (N, T): class numbers, labels 0 and 1 or standardised values; and what it means."""
+    """y (N,) or (N, T): class numbers, labels 0 and 1 or standardised values; and what it means.
+
+    Args:
+        values: in their own unit, where y is standardised by the training split; else None.
+    """
 
     y: Tensor
     target: Target
+    values: np.ndarray | None = None
 
 
 def split(y: np.ndarray, share: float, seed: int, stratify: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +126,7 @@ def encode_targets(
             raise DataError(f"{name}: its numbers cannot be standardised; scale them")
     labels = tuple(names) if task == "multilabel" else ()
     target = Target(task, tuple(names), labels, mean, std)
-    return Targets(target.encode(values), target)
+    return Targets(target.encode(values), target, values if task == "regression" else None)
 
 
 def classes_of(classes: Sequence[str], names: Sequence[str] = ("target",)) -> Target:
@@ -170,7 +175,9 @@ def standardize(x: Tensor, train: np.ndarray) -> Tensor:
     return (x - mean) / std
 
 
-def content_hash(parts: Parts, *content: Tensor | np.ndarray | Path | Sequence[str] | str) -> str:
+def content_hash(
+    parts: Sequence[np.ndarray], *content: Tensor | np.ndarray | Path | Sequence[str] | str
+) -> str:
     """Hash raw content and the split: 32 hexadecimal digits, whatever machine and path.
 
     The raw content, and not the tensors made of it: sums round otherwise with other threads.
@@ -222,8 +229,22 @@ def make_data(
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
         augment=Augment(**augment) if augment and any(augment.values()) else None,
         preparation=inputs and Preparation(inputs, target), hash=hash, notes=[*notes],
+        rows_hash={s: rows_hash(targets, splits[i]) for i, s in ((1, "val"), (2, "test"))},
         all_y=_outside(targets.y, splits[2]) if folds else None,
     )  # fmt: skip
+
+
+def rows_hash(targets: Targets, split: Tensors | Stream) -> str:
+    """Hash the rows of a split and their targets: the same, whatever else of the data changes.
+
+    Of other columns, another cut of the other splits or another preparation it does not know: a
+    model is judged on the same rows. Empty where the split does not number its rows.
+    """
+    if split.rows is None:
+        return ""
+    target, rows = targets.target, split.rows
+    y = targets.y[rows] if targets.values is None else targets.values[rows.numpy()]
+    return content_hash((rows.numpy(),), y, [target.task, *target.names, *target.classes])
 
 
 def _outside(y: Tensor, test: Tensors | Stream) -> Tensor:

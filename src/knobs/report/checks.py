@@ -24,7 +24,7 @@ from knobs.report.fairness import (
     widened,
 )
 from knobs.report.health import health
-from knobs.report.records import GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
+from knobs.report.records import FRESH, GOOD, UNREADABLE, Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
 
@@ -107,6 +107,11 @@ def failures(sweep: Sweep) -> Iterator[Finding]:
     ended = [r for r in sweep.explored() if r.broke or r.status in (*GOOD, "pruned")]
     broke = sum(run.broke for run in ended)
     if not ended:
+        return
+    fresh = [r for r in sweep.runs if r.role in FRESH and (r.broke or r.ok)]
+    if not broke and (lost := sum(run.broke for run in fresh)):
+        of = f"{lost} of {count(len(fresh), 'run')} with fresh seeds diverged or failed"
+        yield Finding("failures", "note", f"{of}, none of the search.")
         return
     if not broke:
         yield Finding("failures", "ok", "No run diverged or failed.")

@@ -8,9 +8,12 @@ at most. From LEAST_PAIRS on, everything else is no difference at this budget, a
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from knobs.report.conclusions import DEFAULT, Candidate, Comparison, Noise, Step
-from knobs.report.records import Entry, RunRecord, Sweep, finite, knob_value
+from knobs.report.records import Entry, RunRecord, Study, Sweep, finite, knob_value
 from knobs.report.stats import (
     LEAST_PAIRS,
     RATIO,
@@ -30,17 +33,41 @@ BEST = "the best config"
 
 def candidates(sweep: Sweep) -> list[Candidate]:
     """Return, best first, the arms of a study, each by its best setting, or a grid's settings."""
-    arms = [arm for arm in (sweep.study.arms if sweep.study else ()) if arm]
     if sweep.study:
-        names = _named(arms) if len(arms) > 1 else {next(iter(arms), ""): BEST}
-        ready = [c for arm, name in names.items() if (c := _of_arm(sweep, arm, name))]
+        ready = [c for arm, name in named(sweep.study).items() if (c := _of_arm(sweep, arm, name))]
         confirmed = any(c.confirmed for c in ready)
         ready = [c for c in ready if c.confirmed or not confirmed]
     else:  # one lucky run does not outrank the mean of several
         ready = [c for i, e in enumerate(sweep.entries, 1) if (c := _of_entry(sweep, e, i))]
         most = max((len(c.values) for c in ready), default=0)
         ready = [c for c in ready if len(c.values) >= min(3, most)]
-    return sorted(ready, key=lambda c: -sweep.objective.sign * c.mean)
+    return best_first(sweep, ready)
+
+
+def best_first(sweep: Sweep, ready: Sequence[Candidate]) -> list[Candidate]:
+    """Sort by the mean; where the repeats differ, by the mean with the repeats' effects taken out.
+
+    A setting that was left after 5 splits stands on other splits than one that went on to 20. The
+    values are then fitted by value = setting + repeat, least squares: what a split is worth to all
+    is no lead.
+    """
+    repeats = list(dict.fromkeys(repeat for c in ready for repeat in c.values))
+    means = {id(c): c.mean for c in ready}
+    if any(len(c.values) < len(repeats) for c in ready):
+        rows = [(i, repeats.index(r), v) for i, c in enumerate(ready) for r, v in c.values.items()]
+        fit = np.zeros((len(rows), len(ready) + len(repeats)))
+        for row, (i, repeat, _) in zip(fit, rows, strict=True):
+            row[i] = row[len(ready) + repeat] = 1.0
+        values = np.array([value for *_, value in rows])
+        effects = np.linalg.lstsq(fit, values - values.mean(), rcond=None)[0]
+        means = {id(c): float(effects[i]) for i, c in enumerate(ready)}
+    return sorted(ready, key=lambda c: -sweep.objective.sign * means[id(c)])
+
+
+def named(study: Study) -> dict[str, str]:
+    """Map each arm of a study to its name."""
+    arms = [arm for arm in study.arms if arm]
+    return _named(arms) if len(arms) > 1 else {next(iter(arms), ""): BEST}
 
 
 def _named(arms: Sequence[str]) -> dict[str, str]:
@@ -53,14 +80,38 @@ def _named(arms: Sequence[str]) -> dict[str, str]:
     return dict(zip(arms, names, strict=True))
 
 
+def fresh(sweep: Sweep, arm: str) -> list[RunRecord]:
+    """Return the runs that confirm an arm, or end its walk, however they ended: of one setting.
+
+    A search that was extended and several studies in one report may each have confirmed another
+    setting. The one that the searches found best counts, else the latest: fresh values are not to
+    choose as well.
+    """
+    runs = [run for run in sweep.runs if run.arm == arm and run.role == "confirm"]
+    if not runs:
+        steps = [run for run in sweep.runs if run.arm == arm and run.role == "step"]
+        last = max((run.step or 0 for run in steps), default=0)
+        runs = [run for run in steps if run.step == last]
+    found = {run.setting: -math.inf for run in runs}  # the latest last
+    for run in runs:
+        found[run.setting] = found.pop(run.setting)
+    for run in sweep.explored(arm):
+        if run.ok and run.setting in found:
+            found[run.setting] = max(found[run.setting], sweep.objective.sign * run.value)
+    best = max(reversed(found), key=found.__getitem__, default="")
+    return [run for run in runs if run.setting == best]
+
+
 def _of_arm(sweep: Sweep, arm: str, name: str) -> Candidate | None:
-    """Return an arm by its confirming runs, the end of a walk, or else its best setting."""
-    runs = [run for run in sweep.runs if run.arm == arm]
-    last = max((run.step or 0 for run in runs if run.role == "step"), default=0)
-    confirm = [run for run in runs if run.role == "confirm" and run.ok]
-    confirm = confirm or [r for r in runs if r.role == "step" and r.step == last and r.ok]
-    if confirm:
-        return Candidate(name, sweep.by_repeat(confirm), tuple(confirm), arm, confirmed=True)
+    """Return an arm by its fresh runs, or else by its best setting.
+
+    None where a fresh run diverged: as on the leaderboard, a setting that may is none to choose.
+    """
+    runs = fresh(sweep, arm)
+    if any(run.status == "diverged" for run in runs):
+        return None
+    if good := tuple(run for run in runs if run.ok):
+        return Candidate(name, sweep.by_repeat(good), good, arm, confirmed=True)
     settings: dict[str, list[RunRecord]] = {}
     for run in sweep.explored(arm):
         if run.ok:
@@ -112,14 +163,36 @@ def contenders(sweep: Sweep) -> tuple[list[Candidate], Candidate | None]:
     if default and not any(other.runs == default.runs for other in every):
         every.append(default)
         if len(every) == 2 and default.confirmed and every[0].confirmed:  # a walk may end below
-            every.sort(key=lambda c: -sweep.objective.sign * c.mean)
+            every = best_first(sweep, every)
     return every, next((c for c in every if default and c.runs == default.runs), None)
+
+
+def led(
+    sweep: Sweep, every: Sequence[Candidate], default: Candidate | None, noise: Noise
+) -> tuple[Candidate, list[Comparison]]:
+    """Return the first of all, and its comparisons with the others, the default last.
+
+    Where repeats differ, the first of an order may be beaten on those that it shares with another:
+    then that one is the first.
+    """
+    first, compared = every[0], []
+    for _ in every:
+        others = [c for c in every if c is not first and c is not default][:MOST]
+        others += [default] * (default is not None and default is not first)
+        compared = compare(sweep, first, others, noise, len(every))
+        better = [c.other for c in compared if c.relation == "behind"]
+        if not better:
+            break
+        first = better[0]
+    return first, compared
 
 
 def undecided(sweep: Sweep) -> list[Candidate]:
     """Return the best and those that it does not beat; none where it beats all."""
-    first, *others = contenders(sweep)[0] or [None]
-    compared = compare(sweep, first, others, measure_noise(sweep)) if others else []
+    every, default = contenders(sweep)
+    if not every:
+        return []
+    first, compared = led(sweep, every, default, measure_noise(sweep))
     open_ = [c.other for c in compared if c.relation != "beaten"]
     return [first, *open_] if open_ else []
 
@@ -129,7 +202,7 @@ def in_family(
 ) -> list[Paired | None]:
     """Pair values with others, as `paired` does, with what the sweep's records state."""
     accuracy = sweep.objective.metric.rpartition("/")[2] == "accuracy"
-    return paired(
+    found = paired(
         first.values,
         [other.values for other in others],
         sweep.objective.sign,
@@ -138,14 +211,18 @@ def in_family(
         examples=noise.size or 0 if accuracy else 0,
         arms=arms,
     )
+    alone = [pair is not None and pair.constant for pair in found]  # an interval of no width
+    return [
+        replace(p, low=None, high=None) if one else p for p, one in zip(found, alone, strict=True)
+    ]
 
 
 def relation(pair: Paired | None, noise: Noise) -> str:
     """Name what a pair allows to say; see Comparison."""
-    if pair is None:
+    if pair is None or pair.constant:
         return "unknown"
     if pair.n >= LEAST_PAIRS:
-        return "beaten" if pair.beats else "level"
+        return "beaten" if pair.beats else "behind" if pair.high < 0 else "level"
     if pair.low is not None:
         return "ahead" if pair.low > 0 else "unknown"
     ahead = noise.of_a_pair is not None and pair.mean * math.sqrt(pair.n) > noise.of_a_pair
@@ -176,15 +253,17 @@ def recommended(sweep: Sweep, level: Sequence[Candidate]) -> tuple[Candidate, st
         if candidate.name == DEFAULT or (usual and candidate.arm == usual):
             return candidate, "the default"
     seconds = {id(c): _mean([run.seconds for run in c.runs]) for c in level}
-    known = [cost for cost in seconds.values() if cost]
-    if len(known) == len(level):
-        cheap = [c for c in level if seconds[id(c)] * CHEAPER <= min(known)]
+    cheap = list(level)
+    if all(seconds.values()):
+        least = min(seconds.values())
+        cheap = [c for c in level if seconds[id(c)] * CHEAPER <= least]
         if len(cheap) < len(level) and cheap[0] is not level[0]:
-            return cheap[0], "the fastest"
-        level = cheap
-    sizes = [c.runs[0].parameters for c in level]
+            fastest = seconds[id(cheap[0])] == least
+            return cheap[0], f"{'the fastest' if fastest else 'as fast as any'} of them"
+    sizes = [_mean([run.parameters for run in c.runs]) for c in cheap]
     if all(sizes) and min(sizes) < sizes[0]:
-        return level[sizes.index(min(sizes))], "the smallest"
+        among = " among those as fast" * (len(cheap) < len(level))
+        return cheap[sizes.index(min(sizes))], f"the one of fewest parameters{among}"
     return level[0], ""
 
 

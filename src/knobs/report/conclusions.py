@@ -37,8 +37,8 @@ class Comparison:
     """The winner beside another candidate.
 
     Args:
-        relation: beaten or level (no difference at this budget) from LEAST_PAIRS on; with fewer
-            ahead (more repeats are needed to be sure) or unknown.
+        relation: beaten, level (no difference at this budget) or behind (the other one beats it)
+            from LEAST_PAIRS on; with fewer ahead (more repeats are needed to be sure) or unknown.
     """
 
     other: Candidate

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from knobs.config import rules
+from knobs.report.compare import fresh, named
 from knobs.report.conclusions import DEFAULT, Candidate, Noise
 from knobs.report.records import Knob, RunRecord, Sweep, position
+from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, listed, percent, short
 
 EDGE = 0.05  # of a range, on its own scale: a best value this near to a bound calls for a wider one
@@ -29,7 +31,7 @@ class Trouble:
 
     Args:
         arm, name: that is held back, as study.json and as the report call it.
-        kind: bound, few, short or failures.
+        kind: bound, few, short, failures, or open where it has not been confirmed.
         text: a sentence. fix: `widen adam's range (best at its upper bound 0.0001)`.
         knob: with the bounds to take instead.
     """
@@ -47,7 +49,7 @@ def troubles(sweep: Sweep, every: Sequence[Candidate], noise: Noise) -> list[Tro
     if not sweep.study:
         return []
     several = len([arm for arm in sweep.study.arms if arm]) > 1
-    found: list[Trouble] = []
+    found: list[Trouble] = [*absent(sweep, every, several)]
     for candidate in (c for c in every if c.name != DEFAULT):
         arm, name = candidate.arm, candidate.name if several else "the search"
         found += bounds(sweep, candidate, name, noise)
@@ -56,6 +58,40 @@ def troubles(sweep: Sweep, every: Sequence[Candidate], noise: Noise) -> list[Tro
         found += failed(sweep, arm, name)
         found += still_improving(sweep, candidate, name, noise)
     return found
+
+
+def absent(sweep: Sweep, every: Sequence[Candidate], several: bool) -> Iterator[Trouble]:
+    """Look for arms that stand in no comparison, or in one of few pairs where others have more."""
+    there = {c.arm: c for c in every if c.name != DEFAULT}
+    most = max((len(c.values) for c in there.values()), default=0)
+    for arm, name in named(sweep.study).items():
+        name = name if several else "the search"
+        explored, runs = sweep.explored(arm), fresh(sweep, arm)
+        if arm not in there and not any(run.ok for run in explored) and not runs:
+            broke = sum(run.broke for run in explored)
+            text = f"{broke} of {count(len(explored), 'run')} diverged or failed"
+            if broke:
+                yield Trouble(
+                    arm, name, "failures", f"{name}: none of its runs finished, {text}.",
+                    f"narrow {name}'s range ({text})",
+                )  # fmt: skip
+            else:
+                text = f"{name}: no run of it has ended."
+                yield Trouble(arm, name, "open", text, f"let {name}'s search end")
+            continue
+        n = len(there[arm].values) if arm in there else 0
+        if arm in there and (n >= min(most, LEAST_PAIRS) or not there[arm].confirmed):
+            continue
+        diverged = sum(run.status == "diverged" for run in runs)
+        if diverged:
+            text = f"{diverged} of {count(len(runs), 'run')} with fresh seeds diverged"
+            whole = f"{name}: {text}, so its best setting is none to choose."
+            yield Trouble(arm, name, "failures", whole, f"narrow {name}'s range ({text})")
+            continue
+        failed = sum(run.status == "failed" for run in runs)
+        of = f" ({count(failed, 'run')} failed)" if failed else ""
+        text = f"{name}: {count(n, 'run')} with fresh seeds ended{of}; {LEAST_PAIRS} are the least."
+        yield Trouble(arm, name, "open", text, f"confirm {name} by the study's command again{of}")
 
 
 def not_comparable(found: Sequence[Trouble]) -> str:

@@ -37,13 +37,16 @@ REPEATS = ("seed", "data.split_seed", "data.val_seed", "data.fold")
 NO_KNOBS = (*(path for path in NOT_IDENTITY if path not in FILES), *REPEATS, "test")
 
 
-def leaderboard(runs: Sequence[RunRecord], confirmed: Collection[str] = ()) -> list[Entry]:
+def leaderboard(
+    runs: Sequence[RunRecord], confirmed: Collection[str] = (), repeats: Sequence[str] = ()
+) -> list[Entry]:
     """Return runs of the same setting as one entry each, best first (see the top of this file).
 
     Args:
         confirmed: settings that rank ahead of the others: those stand on the runs that chose them.
+        repeats: what repeats of one setting differ in here beside REPEATS.
     """
-    names = _differing(runs)
+    names = [name for name in _differing(runs) if not under(name, repeats)]
     settings: dict[str, list[RunRecord]] = {}
     for run in runs:
         settings.setdefault(run.setting or str(run.folder), []).append(run)
@@ -85,6 +88,7 @@ def _entry(runs: list[RunRecord], names: list[str], confirmed: bool) -> Entry:
         status=_status(runs),
         runs=tuple(runs),
         confirmed=confirmed,
+        parameters=_same(run.parameters for run in finished or runs),
     )
 
 
@@ -92,6 +96,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """Average those that are there."""
     present = [value for value in values if value is not None]
     return statistics.mean(present) if present else None
+
+
+def _same(sizes: Iterable[int | None]) -> int | None:
+    """Return the one size that all have; folds of texts differ in their vocabulary."""
+    found = {*sizes}
+    return found.pop() if len(found) == 1 else None
 
 
 def _status(runs: list[RunRecord]) -> str:

@@ -34,8 +34,8 @@ PLAIN_CHOICE = re.compile(r"[\w.+/%-]+|[\[{].*")  # no string that Hydra would w
 def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> list[Advice]:
     """Return the next commands, the most useful first."""
     if verdict.winner is None:
-        return []
-    steps = [*_confirm(sweep, verdict), *_repeated(sweep, verdict, findings)]
+        return [*_on(sweep, verdict)]
+    steps = [*_on(sweep, verdict), *_confirm(sweep, verdict), *_repeated(sweep, verdict, findings)]
     steps += _rebound(sweep, verdict, findings)
     run = verdict.winner.runs[0]
     arms = sweep.study and len([arm for arm in sweep.study.arms if arm]) > 1
@@ -48,10 +48,26 @@ def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> l
     return [*steps, *test_look(sweep, verdict)]
 
 
+def _on(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
+    """Yield the command of a study that has not come to its end, which goes on."""
+    study = sweep.study
+    if study and study.scientific and study.asked and _folder(sweep) and _open(sweep, verdict):
+        words = [*study.asked, f"hydra.sweep.dir={_folder(sweep)}"]
+        yield Advice("The study's own command, which goes on", command(words, many=True))
+
+
+def _open(sweep: Sweep, verdict: Verdict) -> bool:
+    """Tell whether runs that the comparison waits for have not ended."""
+    winner = [verdict.winner] if verdict.winner else []
+    every = [*winner, *(c.other for c in verdict.comparisons)]
+    return any(doubt.kind == "open" for doubt in troubles(sweep, every, verdict.noise))
+
+
 def test_look(sweep: Sweep, verdict: Verdict) -> list[Advice]:
     """Return the command that reads the test split for what is recommended and confirmed."""
     winner = verdict.winner
-    if winner is None or len(winner.values) < SEEDS or any(run.tests for run in sweep.runs):
+    read = any(run.tests for run in sweep.runs)
+    if winner is None or len(winner.values) < SEEDS or read or _open(sweep, verdict):
         return []
     line = command([*overrides(winner.runs[0], drop=()), "test=true"])
     why = f"Read the test split, once, for {winner.name}, when all choices are made"
@@ -80,7 +96,7 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     winner, folder = verdict.winner, _folder(sweep)
     constant, sign = constant_of(sweep), sweep.objective.sign
     worthless = constant is not None and sign * (winner.mean - constant) <= 0
-    if len(winner.values) >= SEEDS or worthless:
+    if len(winner.values) >= SEEDS or worthless or _open(sweep, verdict):
         return
     if sweep.study and folder and verdict.default:
         shared = overrides(winner.runs[0], drop=(*REPEATS, *sweep.entries[0].knobs))  # data, epochs
@@ -116,6 +132,7 @@ def _seeds(sweep: Sweep, group: Sequence[Candidate], words: Sequence[str]) -> st
     used = {seed for c in group for seed, _, _ in c.values}
     seeds = sorted({*range(SEEDS), *used})
     if sweep.study:  # the seed that a search chose a setting by is biased in its favour
+        used |= {run.seed for run in sweep.explored()}
         seeds = [seed for seed in range(SEEDS + len(used)) if seed not in used][:SEEDS]
     return _in_sweep(sweep, [*words, *_repeats(group[0].runs[0], seeds)])
 
@@ -162,16 +179,21 @@ def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> It
     if not found:
         return
     wider = {t.knob.name: t.knob for t in found if t.knob}
-    wider |= {
-        f.knob.name: f.knob
+    knobs = [_widest(sweep, knob) for knob in wider.values()]
+    knobs += [  # that break runs, where no arm has its best value beyond
+        f.knob
         for f in findings
         if f.check == "failures" and f.level == "act" and f.knob and f.knob.name not in wider
-    }
-    knobs = [_widest(sweep, knob) for knob in wider.values()]
-    searched = {k.name for space in study.arms.values() for k in space}
-    dropped = (*REPEATS, *study.scientific, *searched)
-    words = [f"+study={quoted(study.name)}", *overrides(run, drop=dropped)]
-    words += _asked(sweep)
+        if all(_holds(f.knob, sweep.column(f.knob).get(c.runs[0].id)) for c in rivals)
+    ]
+    changed = [k.name for k in knobs]
+    if study.asked:
+        dropped = ("search.runs", "search.epochs", "search.minutes", "test", *changed)
+        words = [line for line in study.asked if not under(key_of(line), dropped)]
+    else:  # of an older record: as its runs tell
+        searched = {k.name for space in study.arms.values() for k in space}
+        dropped = (*REPEATS, *study.scientific, *searched)
+        words = [f"+study={quoted(study.name)}", *overrides(run, drop=dropped), *_asked(sweep)]
     words += map(range_of, knobs)
     kinds = {trouble.kind for trouble in found}
     reasons = [f"{k.name} from {short(k.low)} to {short(k.high)}" for k in knobs]
@@ -195,6 +217,10 @@ def _widest(sweep: Sweep, knob: Knob) -> Knob:
         low=min([knob.low, *(k.low for k in ranges if k.low is not None)]),
         high=max([knob.high, *(k.high for k in ranges if k.high is not None)]),
     )
+
+
+def _holds(knob: Knob, value: float | None) -> bool:
+    return value is None or knob.low <= value <= knob.high
 
 
 def _asked(sweep: Sweep) -> list[str]:

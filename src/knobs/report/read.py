@@ -65,7 +65,8 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
             for run in read_runs(folder):
                 place = places.get(run.id if run.number is None else str(run.number), {})
                 name = f"{label}/{run.id}" if len(folders) > 1 else run.id
-                runs.append(replace(run, **place | {"id": name}))
+                own = {"id": name, "setting": _but_for(run.setting, _repeated(study))}
+                runs.append(replace(run, **place | own))
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
     if not runs:
@@ -78,23 +79,26 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     comparable = tuple(
         run for run in runs if run.metric in ("", objective.metric) and not is_refit(run.summary)
     )
-    entries, others = tuple(_entries(comparable)), len(runs) - len(comparable)
     arms = {name: space for study in reversed(studies) for name, space in study.arms.items()}
     study = replace(studies[0], arms=arms) if studies else None
+    entries, others = tuple(_entries(comparable, study)), len(runs) - len(comparable)
     space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
     name = ", ".join(labels)
-    looks = test_looks(folders[0], {run.data_hash for run in runs} - {""})
+    hashes = {text for run in runs for text in (run.data_hash, run.test_rows)} - {""}
+    looks = test_looks(folders[0], hashes)
     return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others, looks)
 
 
 def test_looks(folder: Path, hashes: Collection[str]) -> int:
-    """Count the runs below the output root of a sweep that evaluated a test split of these data.
+    """Count the runs below the output root of a sweep that evaluated the same test rows.
 
-    The root is the nearest folder above named outputs, else the folder that holds the sweep. At
-    most MOST_LOOKED_AT summaries are read; links are not followed.
+    A run with another validation split, other columns or another preparation has read them too.
+    Older records tell the same data alone. The root is the nearest folder above named outputs, else
+    the folder that holds the sweep. At most MOST_LOOKED_AT summaries are read; links are not
+    followed.
 
     Args:
-        hashes: of the data, their splits included.
+        hashes: of test rows, and of data with their splits.
     """
     whole = Path(os.path.abspath(folder))
     root = next((path for path in whole.parents if path.name == "outputs"), whole.parent)
@@ -103,7 +107,8 @@ def test_looks(folder: Path, hashes: Collection[str]) -> int:
         with contextlib.suppress(*BROKEN):
             if of(load(summary, record.read_summary), "test", dict):
                 about = of(load(summary.with_name(record.CONFIG), record.read_config), "data", dict)
-                looks += of(about, "hash", str) in hashes
+                rows = of(of(about, "rows_hash", dict), "test", str)
+                looks += bool({rows, of(about, "hash", str)} & hashes)
     return looks
 
 
@@ -120,11 +125,24 @@ def _summaries(folder: Path, deep: int) -> Iterator[Path]:
                 yield from _summaries(folder / item.name, deep - 1)
 
 
-def _entries(runs: Sequence[RunRecord]) -> list[Entry]:
+def _repeated(study: Study | None) -> tuple[str, ...]:
+    """Return what runs of one setting of a study may differ in: its last ones may be on folds."""
+    return ("data.folds",) if study and "data.folds" not in study.scientific else ()
+
+
+def _but_for(setting: str, names: Collection[str]) -> str:
+    """Return a setting without these knobs."""
+    if not setting or not names:
+        return setting
+    rest = {name: v for name, v in json.loads(setting).items() if name not in names}
+    return json.dumps(rest, sort_keys=True)
+
+
+def _entries(runs: Sequence[RunRecord], study: Study | None) -> list[Entry]:
     """Return the leaderboard, where a confirmed setting stands on its fresh runs alone."""
     fresh = {run.setting for run in runs if run.role in FRESH and (run.ok or run.broke)}
     runs = [r for r in runs if r.role != "test" and not (r.role in EXPLORED and r.setting in fresh)]
-    return leaderboard(runs, fresh)
+    return leaderboard(runs, fresh, _repeated(study))
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -166,6 +184,8 @@ def what_ran(folder: Path) -> dict[str, Any]:
     """Return the part of a RunRecord that config.json holds."""
     about = load(folder / record.CONFIG, record.read_config)
     config = of(about, "config", dict, strict=True)
+    data = of(about, "data", dict)
+    rows = of(data, "rows_hash", dict)
     setting = {path: value for path, value in leaves(config) if is_knob(path)}
     return {
         "setting": json.dumps(setting, sort_keys=True),
@@ -173,7 +193,8 @@ def what_ran(folder: Path) -> dict[str, Any]:
         "choices": of(about, "choices", dict, strict=True),
         "config": config,
         **_place(about.get("run")),
-        "data_hash": of(of(about, "data", dict), "hash", str),
+        "data_hash": of(data, "hash", str),
+        **{f"{split}_rows": of(rows, split, str) for split in ("val", "test")},
     }
 
 
@@ -229,9 +250,9 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
         raw = load(folder / record.STUDY, record.read_study)
     if not isinstance(raw, dict):
         return None, {}
-    scientific, fixed = (
+    scientific, fixed, asked = (
         tuple(word for word in of(raw, name, list) if isinstance(word, str))
-        for name in ("scientific", "fixed")
+        for name in ("scientific", "fixed", "asked")
     )
     arms = {
         name: tuple(_knobs(of(arm, "space", dict)))
@@ -245,6 +266,7 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
         looks=tuple(looks) if fits and looks == sorted({*looks}) else (),
         usual=of(raw, "usual", str),
         budget=finite(raw.get("budget")),
+        asked=asked,
     )
     return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}
 

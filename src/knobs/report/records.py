@@ -116,6 +116,7 @@ class RunRecord:
         phase: of a search: what proposed it (search/methods.py); "" where that is not recorded.
         step, knob: of a walk from the default to the best config: the index of the change, of what.
         data_hash: of content, target and split, as config.json records it; empty in older ones.
+        val_rows, test_rows: hashes of these rows and their targets alone; empty in older ones.
         load_curve: reads metrics.jsonl.
     """
 
@@ -139,6 +140,8 @@ class RunRecord:
     step: int | None = None
     knob: str = ""
     data_hash: str = ""
+    val_rows: str = ""
+    test_rows: str = ""
     load_curve: Callable[[], list[dict[str, float]]] = field(default=list, compare=False)
 
     @property
@@ -188,7 +191,7 @@ class RunRecord:
 
     @property
     def parameters(self) -> int | None:
-        """The parameters of its networks; None in records that do not state it."""
+        """The parameters of its networks that are trained; None in records that do not state it."""
         return _size(self.summary.get("parameters"))
 
     @property
@@ -243,6 +246,7 @@ class Entry:
         knobs: what differs within the sweep -> this entry's value, the same keys in every entry.
         seconds: mean over the runs that finished, or over all if none did.
         confirmed: whether they are fresh runs, of seeds that had no part in choosing the setting.
+        parameters: that are trained; None in older records, or where the runs differ in it.
     """
 
     rank: int | None
@@ -256,6 +260,7 @@ class Entry:
     status: str
     runs: tuple[RunRecord, ...]
     confirmed: bool = False
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,7 @@ COLUMNS = (
     Column("knobs", "knobs"),  # a column each, but in report.json
     Column("best_epoch", "epoch", lambda e: "" if e.best_epoch is None else str(e.best_epoch)),
     Column("seconds", "sec", lambda e: "" if e.seconds is None else number(e.seconds, 2)),
+    Column("parameters"),
     Column("status", "status", lambda e: e.status),  # a table in which all finished has none
 )
 HEADS = tuple(column.head for column in COLUMNS if column.head)
@@ -301,6 +307,7 @@ class Study:
         looks: numbers of repeats at which it looks whether it is decided; empty for one look.
         usual: the arm that the default config belongs to; "" where it is none of them.
         budget: runs that an arm was to be searched with; None where it was no number of runs.
+        asked: overrides of its command line; empty in older records.
     """
 
     question: str = ""
@@ -311,6 +318,7 @@ class Study:
     looks: tuple[int, ...] = ()
     usual: str = ""
     budget: float | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -374,16 +382,41 @@ class Sweep:
         return self._columns[knob]
 
     @functools.cached_property
-    def _splits(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Map seed of the split and fold to the first such that holds out the same rows."""
+    def _splits(self) -> dict[str, tuple[int, int]]:
+        """Map the rows that runs were judged on to a seed of the split and a fold, one to one.
+
+        These are the first that hold out these rows, or where they held out others, as seeds of
+        the validation split do beside two of the test split, a seed that no run has.
+        """
         first: dict[str, tuple[int, int]] = {}
-        split_of = {run.repeat[1:]: run.data_hash for run in self.runs if run.data_hash}
-        return {split: first.setdefault(rows, split) for split, rows in split_of.items()}
+        free = max((run.repeat[1] for run in self.runs), default=0) + 1
+        for run in self.runs:
+            if (rows := run.val_rows or run.data_hash) and rows not in first:
+                taken = run.repeat[1:] in first.values()
+                first[rows] = (free + len(first), run.repeat[2]) if taken else run.repeat[1:]
+        return first
 
     def by_repeat(self, runs: Iterable[RunRecord]) -> dict[tuple[int, int, int], float]:
-        """Return repeat -> objective; seeds that come to one and the same split share it."""
-        repeats = ((run.repeat, run.value) for run in runs)
-        return {(r[0], *self._splits.get(r[1:], r[1:])): value for r, value in repeats}
+        """Return repeat -> objective; only runs that were judged on the same rows share a split."""
+        return {
+            (run.seed, *self._splits.get(run.val_rows or run.data_hash, run.repeat[1:])): run.value
+            for run in runs
+        }
+
+    @functools.cached_property
+    def mixed(self) -> bool:
+        """True where runs of one and the same split were judged on other rows: of other data.
+
+        Old records, which do not tell rows from data, are believed to be of one.
+        """
+        val: dict[tuple, set[str]] = {}
+        test: dict[Any, set[str]] = {}
+        for run in self.runs:
+            data = _section(run.config, "data")
+            at = [data.get(key) for key in ("split_seed", "val_seed", "folds", "fold")]
+            val.setdefault(tuple(map(str, at)), set()).add(run.val_rows)
+            test.setdefault(str(at[0]), set()).add(run.test_rows)
+        return any(len(rows - {""}) > 1 for rows in (*val.values(), *test.values()))
 
     def explored(self, arm: str | None = None) -> list[RunRecord]:
         """Return the runs that were spread over the space, of one arm or of all."""

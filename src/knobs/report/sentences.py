@@ -23,17 +23,15 @@ def tested(sweep: Sweep, winner: Candidate | None) -> str:
     """Say which runs read the test split, and what stood there."""
     read = [run for run in sweep.runs if run.tests]
     looks = max(sweep.test_looks, len(read))
-    times = (
-        f" Among all runs here, this data was evaluated on test {count(looks, 'time')}."
-        if looks > len(read)
-        else ""
-    )
-    return _tested(read, winner) + times
+    times = f"evaluated on test {count(looks, 'time')}"
+    if not read:
+        alone = f"None of these runs read the test split; by others here its rows were {times}."
+        return alone if looks else "The test split has not been read."
+    more = f" Among all runs here, this data was {times}." if looks > len(read) else ""
+    return _tested(read, winner) + more
 
 
 def _tested(read: Sequence[RunRecord], winner: Candidate | None) -> str:
-    if not read:
-        return "The test split has not been read."
     if len(read) > 1:
         return (
             f"The test split was read by {len(read)} runs: a figure chosen among them is "

@@ -41,6 +41,8 @@ class Paired:
         differences: one a unit, n of them.
         low, high: ends of the adjusted interval of the mean; None below 3 units.
         splits: whether the units are validation splits rather than seeds.
+        constant: whether no repeat changed any value of either, and no number of examples tells
+            how far they might: one observation.
     """
 
     repeats: tuple[Repeat, ...]
@@ -49,6 +51,7 @@ class Paired:
     low: float | None
     high: float | None
     splits: bool = False
+    constant: bool = False
 
     @property
     def n(self) -> int:
@@ -86,7 +89,7 @@ def paired(
     that are right equally often differ on it by as much. c is `critical`. s is the standard
     deviation of the pair's own differences, though not less than the median of all pairs of the
     family (of many equal pairs one has a small s by chance), nor than a difference of so many
-    examples has by itself, sqrt(|mean| / examples).
+    examples has by itself, sqrt(|mean| / examples), of one example at least.
 
     Args:
         first, others: repeat -> value, of the arms of one family.
@@ -108,19 +111,24 @@ def paired(
             found.append(None)
             continue
         n, mean = len(differences), statistics.fmean(differences)
+        repeats = tuple(sorted(first.keys() & family[other].keys()))
+        constant = n > 1 and not examples and _constant(repeats, first, family[other])
         reach = None
         if n >= 3:
             c = _of_look(max(arms, len(family)), n, tuple(looks), ratio if splits else 0.0)
-            granular = abs(mean) / examples if examples else 0.0
+            granular = max(abs(mean), 1 / n / examples) / examples if examples else 0.0
             variance = max(statistics.variance(differences), least, granular)
             reach = c * math.sqrt(variance * (1 / n + (ratio if splits else 0.0)))
             if examples and not splits:
                 error = max(0.0, 1 - statistics.fmean(first.values()))
                 reach = math.hypot(reach, Z * math.sqrt(error / examples))
         low, high = (None, None) if reach is None else (mean - reach, mean + reach)
-        repeats = tuple(sorted(first.keys() & family[other].keys()))
-        found.append(Paired(repeats, tuple(differences), mean, low, high, splits))
+        found.append(Paired(repeats, tuple(differences), mean, low, high, splits, constant))
     return found
+
+
+def _constant(repeats: Sequence[Repeat], *arms: Values) -> bool:
+    return all(len({arm[repeat] for repeat in repeats}) == 1 for arm in arms)
 
 
 def _units(a: Values, b: Values, sign: int) -> tuple[list[float], bool]:

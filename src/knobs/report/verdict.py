@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from knobs.report.compare import (
     BEST,
-    MOST,
     compare,
     contenders,
+    led,
     measure_noise,
     recommended,
     walk,
 )
-from knobs.report.conclusions import DEFAULT, Candidate, Comparison, Noise, Step, Verdict
-from knobs.report.fairness import not_comparable, troubles
+from knobs.report.conclusions import Candidate, Comparison, Noise, Step, Verdict
+from knobs.report.fairness import Trouble, not_comparable, troubles
 from knobs.report.records import ABSENT, NAMED, Objective, Sweep, knob_value
 from knobs.report.sentences import biased, tested, what_ran
 from knobs.report.stats import LEAST_PAIRS, LEVEL, Values, Z
@@ -23,31 +23,27 @@ from knobs.words import count, listed, percent, sd, sentence, short
 INTERVAL = f"Intervals: {percent(LEVEL)}, Student's t"  # of all that is shown; see _footnote
 LONG = 48  # letters of two names that a sentence can still carry
 WIDE = 0.02  # of an accuracy: what the size of a split alone may blur
+MIXED = (
+    "No verdict: these runs were judged on different rows (of other data, another target or other "
+    "sizes of the splits), so that their values do not compare; report on each by itself"
+)
 Group = Sequence[Comparison]
 
 
 def verdict(sweep: Sweep) -> Verdict:
     """Compare what a sweep was made to compare."""
     objective = sweep.objective
+    if sweep.mixed:
+        return Verdict(f"{MIXED}. {what_ran(sweep)}.")
     every, default = contenders(sweep)
-    if not every:
-        ended = any(run.ok for run in sweep.runs)  # of a walk, but none at its end
-        why = "The runs that decide did not end yet" if ended else "No run finished with a value"
-        return Verdict(f"{why}. {what_ran(sweep)}.")
     noise = measure_noise(sweep)
-    first, *others = every
-    # The default that an arm started from stands last, however many there are.
-    others = [c for c in others if c is not default][:MOST] + [default] * (default in others)
-    compared = compare(sweep, first, others, noise, len(every))
-    level = [first, *(c.other for c in compared if _tied(first, c))]
-    winner, why = recommended(sweep, level) if len(level) > 1 else (first, "")
-    beside = compared
-    if winner is not first:
-        rest = [c for c in (first, *others) if c is not winner]
-        beside = compare(sweep, winner, rest, noise, len(every))
+    doubts = troubles(sweep, every, noise)
+    if not every:
+        return _without_winner(sweep, doubts)
+    first, compared = led(sweep, every, default, noise)
+    winner, why, beside = _chosen(sweep, first, compared, noise, len(every))
     steps = walk(sweep, winner, noise)
     shown = [c for c in compared if c.other is not default] or compared
-    doubts = troubles(sweep, every, noise)
     over = next((c for c in beside if c.other is default), None)
     more = [
         _reached(sweep, winner),
@@ -67,6 +63,33 @@ def verdict(sweep: Sweep) -> Verdict:
     return Verdict(
         text, tuple(filter(None, more)), winner, default, tuple(beside), steps, noise, undermines
     )
+
+
+def _without_winner(sweep: Sweep, doubts: Sequence[Trouble]) -> Verdict:
+    """Return the verdict where nothing can be chosen, and why."""
+    ended = any(run.ok for run in sweep.runs)  # of a walk, but none at its end
+    why = "The runs that decide did not end yet" if ended else "No run finished with a value"
+    if any(doubt.kind == "failures" for doubt in doubts) and ended:
+        why = "Nothing can be recommended: a setting that may diverge is none to choose"
+    texts = tuple(doubt.text for doubt in doubts)
+    return Verdict(f"{why}. {what_ran(sweep)}.", undermines=texts)
+
+
+def _chosen(
+    sweep: Sweep, first: Candidate, compared: Group, noise: Noise, arms: int
+) -> tuple[Candidate, str, Group]:
+    """Return what is recommended, why, and it beside the others: nothing of them beats it."""
+    level = [first, *(c.other for c in compared if _tied(first, c))]
+    while len(level) > 1:
+        winner, why = recommended(sweep, level)
+        if winner is first:
+            return first, why, compared
+        rest = [c for c in (first, *(c.other for c in compared)) if c is not winner]
+        beside = compare(sweep, winner, rest, noise, arms)
+        if not any(c.relation == "behind" for c in beside):
+            return winner, why, beside
+        level = [c for c in level if c is not winner]
+    return first, "", compared
 
 
 def _tied(first: Candidate, c: Comparison) -> bool:
@@ -106,16 +129,29 @@ def headline(winner: Candidate, compared: Group, objective: Objective, noise: No
             "needed to be sure"
         )
     if rest := [c for c in unknown if c not in tied]:
-        few = f"which {_fewest(rest)} cannot tell: {LEAST_PAIRS} repeats are the least"
-        clauses.append(
-            f"{_by(rest, objective)} less far, {few}"
-            if all(c.paired for c in rest)
-            else "nothing else ran with the same seeds"
-            if not (level or beaten or ahead or tied)
-            else f"{count(len(rest), 'other')} ran with too few of its seeds"
-        )
+        clauses.append(_not_told(rest, objective, bool(level or beaten or ahead or tied)))
     text = "; ".join(clauses)
     return sentence(text) if text.startswith("the ") else f"{text}."  # a name is typed as it is
+
+
+def _not_told(rest: Group, objective: Objective, others: bool) -> str:
+    """Say why some are not told apart from the winner.
+
+    Args:
+        others: whether others are.
+    """
+    pairs = [c.paired for c in rest if c.paired]
+    if len(pairs) < len(rest):
+        seeds = "nothing else ran with the same seeds and splits"
+        few = f"{count(len(rest), 'other')} ran with too few of its seeds and splits"
+        return few if others else seeds
+    if all(pair.constant for pair in pairs):
+        one = "every run of each has one value, which is one observation"
+        return f"{_by(rest, objective)} less far, but {one}"
+    few = f"{_fewest(rest)} cannot tell: {LEAST_PAIRS} repeats are the least"
+    if min(pair.mean for pair in pairs) < 0:  # on the repeats that both have
+        return f"how far {listed([c.other.name for c in rest])} differ from it {few}"
+    return f"{_by(rest, objective)} less far, which {few}"
 
 
 def _all_of(winner: Candidate, n: int) -> str:
@@ -127,6 +163,8 @@ def _all_of(winner: Candidate, n: int) -> str:
 def _extent(level: Group, objective: Objective) -> str:
     """Return `difference 0.1 ± 0.4 points over 5 validation splits`."""
     pairs = [c.paired for c in level]
+    if not any(any(pair.differences) for pair in pairs):
+        return f"the same values {_fewest(level)}"
     largest = max(pairs, key=lambda pair: abs(pair.mean))
     far, reach = abs(largest.mean), (largest.high - largest.low) / 2
     text = f"difference{'s up to' if len(pairs) > 1 else ''} "
@@ -196,7 +234,7 @@ def _cased(text: str) -> str:
 def _recommended(winner: Candidate, why: str) -> str:
     if not why or winner.name == why:
         return "The default is recommended: nothing is better." if why else ""
-    return f"{winner.name} is recommended: it is {why}{'' if why == DEFAULT else ' of them'}."
+    return f"{winner.name} is recommended: it is {why}."
 
 
 def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str:
@@ -215,7 +253,7 @@ def _over_default(beside: Comparison, objective: Objective, noise: Noise) -> str
 def _could_show(beside: Group, objective: Objective) -> str:
     """State the smallest difference that what is level could have shown: its half width."""
     level = [c.paired for c in beside if c.relation == "level"]
-    if not level:
+    if not any(any(pair.differences) for pair in level):  # of equal values it is not known
         return ""
     reach = max((pair.high - pair.low) / 2 for pair in level)
     return f"This comparison could have shown a difference of {objective.amount(reach)}."

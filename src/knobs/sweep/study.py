@@ -32,6 +32,7 @@ from knobs.report.records import ABSENT, RunRecord, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.trials import UNITS, Search, Trial
+from knobs.secrets import public_line
 from knobs.shell import literal, quoted
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.jobs import Job
@@ -86,6 +87,7 @@ class StudyRunner:
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
         self.usual = self._usual(config)
+        self.asked = [*map(public_line, sweep.master.hydra.overrides.task)]
         self.seed = config["seed"]
         self.others = False
         self.before = 0  # runs of earlier phases
@@ -151,14 +153,16 @@ class StudyRunner:
         """Print what all phases come to, then the first of them."""
         known = math.isfinite(self.budget)
         amount = f"{self.budget:g} {self.unit}" if known else "every combination"
-        if self.unit == "runs" and known:
-            amount = count(round(self.budget), "run")
+        if counted := self._counts_runs():
+            arms = len(self.plan.arms)  # each has a whole number of runs, as Search shares them out
+            searched = arms * max(1, math.floor(self.budget / arms + 0.5))
+            amount = count(searched, "run")
         if looks := self.plan.looks:
             first, total = f"{amount} to search", ""
             least, most = (self.later(n) - self.plan.test for n in (looks[0], looks[-1]))
-            if self.unit == "runs" and known:
-                first = f"{round(self.budget):,} to search"
-                total = f"{count(round(self.budget) + most + self.plan.test, 'run')} at most: "
+            if counted:
+                first = f"{searched:,} to search"
+                total = f"{count(searched + most + self.plan.test, 'run')} at most: "
             rest = f"{most} to confirm" if most == least else f"{least} to {most} to confirm"
             rest += ", 1 on the test split" * self.plan.test
             self._say(f"{self.plan.name}: {total}{first}, {rest}")
@@ -344,6 +348,7 @@ class StudyRunner:
             "looks": list(plan.looks) if len(plan.looks) > 1 else [],
             "usual": self.usual,
             "budget": self.budget / len(plan.arms) if self._counts_runs() else None,
+            "asked": self.asked,
             "arms": {
                 arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
                 for arm, lines in plan.arms.items()

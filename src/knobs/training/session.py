@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from knobs import build, record, storage
 from knobs.config.resolvers import title
@@ -336,6 +337,7 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
         "epochs": progress.epoch,
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
+        "parameters": sum(map(trainable, run.networks)),
         "samples_per_second": round(examples / max(progress.train_seconds, 1e-9)),
         "peak_memory_mib": round(peak_memory(run.device) / 2**20),
         "metrics": progress.best_metrics,
@@ -345,6 +347,11 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
         "config_hash": identity(config),
         "versions": versions(),
     }
+
+
+def trainable(network: nn.Module) -> int:
+    """Count the weights of a network that training changes."""
+    return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
 
 
 def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:

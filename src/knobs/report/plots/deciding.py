@@ -14,6 +14,7 @@ MOST_ROWS = 12
 REACH = 6.0  # times the median row's: what lies beyond is an arrow, else one poor arm hides all
 CONCLUSIONS = {
     "beaten": "worse",
+    "behind": "better",
     "ahead": "behind, more pairs are needed to be sure",
     "level": "no significant difference",
 }

@@ -183,6 +183,7 @@ def _facts(files: RunFiles) -> dict[str, str]:
         "model": str(of(config, "model", dict).get("name", "")),
         "members": str(trained.get("members", "")) if trained.get("members") != 1 else "",
         "seed": str(config.get("seed", "")),
+        "parameters": f"{run.parameters:,} trained" if run.parameters else "",
         "time": duration(run.seconds) if run.seconds is not None else "",
         "changed": listed(changed, MOST_CHANGES) or "nothing: all defaults",
     }
