@@ -3,7 +3,9 @@
 Every file of knobs is written by `write`, whole, or by `append`, line by line.
 """
 
+import contextlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
 # Of a run's folder, what is opened and not replaced: no link may stand there.
 WRITTEN_INTO = (CHECKPOINTS, METRICS, LOCK, ".hydra", "wandb", "train.log")
+# Of a run's folder, what is there before config.json is: Hydra's files, a log, the preparation.
+BEFORE = {".hydra", "train.log", "preparation.json", "preparation.safetensors"}
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -177,6 +181,24 @@ def hold(folder: Path) -> storage.Lock:
     """
     storage.refuse_links(folder, WRITTEN_INTO)
     return storage.Lock(folder / LOCK, "another process is writing this run")
+
+
+def give_up() -> None:
+    """Let go of the folders that this process has held for runs that did not begin.
+
+    A folder in which there is nothing of a run is removed.
+    """
+    for lock in storage.release_kept():
+        unbegun(lock.parent)
+
+
+def unbegun(folder: Path) -> bool:
+    """Remove a folder if no run began there, nor is anything else in it; return whether it went."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= BEFORE:
+            shutil.rmtree(folder)
+            return True
+    return False
 
 
 def resumable(folder: Path) -> bool:

@@ -38,12 +38,17 @@ def write(path: Path, data: bytes, sync: bool = False) -> None:
         about = partial.lstat()
         if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
             partial.unlink()  # a foreign folder's link or pipe: what it leads to is not ours
-    with partial.open("wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # a full disk has room again for what says so
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 @contextlib.contextmanager
@@ -300,3 +305,11 @@ def keep(lock: Lock) -> None:
 def take_over(path: Path) -> Lock | None:
     """Return the lock of a path that this process has kept; None where there is none."""
     return _MINE.pop(path.absolute(), None)
+
+
+def release_kept() -> list[Path]:
+    """Release every lock that was kept and that nobody took over; return their files."""
+    paths = [*_MINE]
+    for path in paths:
+        _MINE.pop(path).release()
+    return paths
