@@ -183,13 +183,26 @@ def hold(folder: Path) -> storage.Lock:
     return storage.Lock(folder / LOCK, "another process is writing this run")
 
 
+_OWED: dict[Path, dict[str, Any]] = {}  # summaries for which a full disk had no room, by folder
+
+
+def owe(folder: Path, summary: dict[str, Any]) -> None:
+    """Keep a summary that could not be written, for `give_up`: there may be room by then."""
+    _OWED[folder] = summary
+
+
 def give_up() -> None:
-    """Let go of the folders that this process has held for runs that did not begin.
+    """End this process's hold on folders: of runs that did not begin, and of summaries it owes.
 
     A folder in which there is nothing of a run is removed.
     """
     for lock in storage.release_kept():
         unbegun(lock.parent)
+    while _OWED:
+        folder, summary = _OWED.popitem()
+        with contextlib.suppress(OSError, UserError):  # another process may hold it by now
+            if folder.is_dir() and not (folder / SUMMARY).exists():
+                Record(folder).finish(summary)
 
 
 def unbegun(folder: Path) -> bool:
