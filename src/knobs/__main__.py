@@ -3,12 +3,11 @@
 train.py trains them. Only what uses a trained model imports torch.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 import knobs
-from knobs.errors import INTERRUPTED, ConfigError, UserError, did_you_mean, tell
+from knobs.errors import ConfigError, did_you_mean, ended
 
 
 def _ls(arguments: list[str]) -> int:
@@ -75,27 +74,22 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    try:
-        if name in ("-h", "--help"):
-            print("knobs COMMAND [...]\n")
-            print("\n".join(f"  {word:8} {about}" for word, (about, _) in COMMANDS.items()))
-            print("\nRuns and sweeps: python train.py --help")
-            return 0
-        if name == "--version":
-            print(f"knobs {knobs.__version__}")
-            return 0
-        if name not in COMMANDS:
-            near = did_you_mean(name, COMMANDS) or f"; one of {', '.join(COMMANDS)}"
-            raise ConfigError(f"knobs {name}: no such command{near}")
-        return COMMANDS[name][1](rest)
-    except UserError as error:
-        return tell(error)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `knobs ls | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ended(lambda: _run(name, rest))
+
+
+def _run(name: str, rest: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print("knobs COMMAND [...]\n")
+        print("\n".join(f"  {word:8} {about}" for word, (about, _) in COMMANDS.items()))
+        print("\nRuns and sweeps: python train.py --help")
         return 0
+    if name == "--version":
+        print(f"knobs {knobs.__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = did_you_mean(name, COMMANDS) or f"; one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"knobs {name}: no such command{near}")
+    return COMMANDS[name][1](rest)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,11 @@ from knobs.errors import (
     Bug,
     ConfigError,
     DataError,
-    StorageError,
     UserError,
+    close_output,
     closest,
-    for_a_person,
+    fault_of,
+    quiet_logging,
     reason,
     tell,
 )
@@ -53,6 +54,7 @@ def main(train: Callable[[], None]) -> None:
     on the screen.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then what it would print in its own way
+    quiet_logging()
     try:
         if answer(sys.argv[1:]):
             return
@@ -60,6 +62,7 @@ def main(train: Callable[[], None]) -> None:
         if line is not None:
             sys.argv[1:] = line
             train()
+        sys.stdout.flush()  # here, where a full disk is told
     except UserError as error:
         sys.exit(tell(error))
     except command.NOT_COMPOSED as error:
@@ -68,17 +71,16 @@ def main(train: Callable[[], None]) -> None:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
         sys.exit(BUG)
-    except OSError as error:  # a folder that cannot be made, a name too long for a file
-        fault = for_a_person(error)
-        if not isinstance(fault, UserError):
-            fault = StorageError(f"{printable(str(error.filename), 100)}: {error.strerror}")
-        sys.exit(tell(fault))
     except Exception as error:
-        if FULL_ERROR:
+        fault = fault_of(error)
+        if FULL_ERROR and isinstance(fault, Bug):
             raise
-        sys.exit(tell(Bug(error)))
+        close_output()
+        sys.exit(tell(fault))
+    finally:
+        record.give_up()  # a run that did not begin: its lock, and a folder with nothing in it
 
 
 def prepare(argv: list[str]) -> list[str] | None:

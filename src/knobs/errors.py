@@ -1,10 +1,11 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
+import contextlib
 import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from knobs.secrets import cleared
 
@@ -73,7 +74,8 @@ class Bug(UserError):
 
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
-    print(f"knobs: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
+        print(f"knobs: {error}", file=sys.stderr)
     return error.exit_code
 
 
@@ -117,16 +119,170 @@ def did_you_mean(word: str, words: Iterable) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
+# ------------------------------------------------------------------ faults of the machine
+_AGAIN = "then resume the run, or repeat the command"
+_ELSEWHERE = "make it writable, or name another folder"
+_FILES = f"raise the limit of open files (ulimit -n), {_AGAIN}"
+# What a disk refuses, whatever was asked of it, and the fix.
+DISK = {
+    errno.ENOSPC: f"free space, {_AGAIN}",
+    errno.EDQUOT: f"free space within the quota, {_AGAIN}",
+    errno.EFBIG: f"raise the limit of a file's size (ulimit -f), {_AGAIN}",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EIO: "the disk may be failing: copy what it holds, and name another folder",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "its links lead in a circle; name another",
+    errno.ENOTDIR: "a file is where a folder must be; name another",
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # also without a name
+# Rust's way to say an error of the system (safetensors), and Arrow's.
+_NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
+# torch's writer of zip files, which does not say what the system said.
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|iostream error")
+# torch's allocators, C++'s, CUDA's libraries, and pandas' parser; numpy and Arrow have classes.
+_STARVED = re.compile(
+    "can't allocate memory|not enough memory|cannot allocate memory|bad_alloc|out of memory|"
+    "_ALLOC_FAILED|failed to map segment|can't start new thread",
+    re.IGNORECASE,
+)
+MOST_PLACE = 200  # characters of a path in a message
+
+
+def starved(error: BaseException | None) -> bool:
+    """Return whether an error says that there is no memory, whoever asked for it."""
+    if isinstance(error, UserError) or error is None:
+        return isinstance(error, MemoryShortage)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    kinds = (RuntimeError, ImportError, ValueError)  # a ParserError of pandas is a ValueError
+    return isinstance(error, kinds) and bool(_STARVED.search(str(error)))
+
+
+@contextlib.contextmanager
+def making(what: str, fix: str) -> Iterator[None]:
+    """Name what was being made, and the fix, where memory does not hold it.
+
+    Args:
+        what: with its size, `an encoding of 90,000 x 20,000 numbers (6.7 GiB)`.
+        fix: what makes it smaller.
+
+    Raises:
+        MemoryShortage: as the work inside ran out of memory, on whatever device.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not starved(error):
+            raise
+        raise MemoryShortage(f"out of memory for {what} ({_allocator(error)}); {fix}") from None
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in words: `6.7 GiB`."""
+    for power, unit in ((30, "GiB"), (20, "MiB")):
+        if count >= 2**power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count / 2**10:.0f} KiB"
+
+
+def _allocator(error: BaseException) -> str:
+    """Return what an allocator says, without the place in torch's code and its advice."""
+    why = re.sub(r"^\[enforce fail at [^]]*\]\s*(?:\S+ \S+ \S+\. )?", "", first_line(error))
+    why = re.sub(r"(?<=[.]) (?:If reserved|Error code|See documentation|Search for).*", "", why)
+    return why.removeprefix("DefaultCPUAllocator: ").rstrip(". ")
+
+
+def refused(error: BaseException) -> int:
+    """Return the number of the system's error by which a disk refused; 0 where none did.
+
+    That of an error which was raised from another counts as well: logging says ValueError where a
+    log cannot be opened.
+    """
+    if isinstance(error, UserError):
+        return 0
+    if isinstance(error, OSError) and error.errno is not None:
+        named = error.filename is not None or error.errno in _FULL
+        return error.errno if error.errno in DISK and named else 0
+    text = str(error)
+    if match := _NUMBER.search(text):
+        number = int(match[1] or match[2])
+        return number if number in DISK else 0
+    if isinstance(error, RuntimeError) and _TORCH_WRITES.search(text):
+        return (error.__context__ and refused(error.__context__)) or errno.ENOSPC
+    return refused(error.__cause__) if error.__cause__ else 0
+
+
 def for_a_person(error: Exception) -> Exception:
     """Return the same fault as a UserError where a user can mend it, else the error itself."""
-    why = first_line(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StorageError(f"the disk cannot be written to ({why}); free space, then resume")
-    # torch's own class on an accelerator; on a CPU a RuntimeError with these words.
-    starved = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in why
-    if starved or isinstance(error, MemoryError):
-        smaller = (
-            "a smaller training.batch_size, or training.gradient_accumulation_steps=2, may fit"
-        )
-        return MemoryShortage(f"out of memory ({why}); {smaller}")
+    if starved(error):  # always a new one: the frames of the old one hold what it was made for
+        if isinstance(error, UserError):
+            return MemoryShortage(str(error))
+        fix = "less data, a smaller model or a smaller training.batch_size may fit"
+        return MemoryShortage(f"out of memory ({_allocator(error)}); {fix}")
+    if number := refused(error):
+        while error.__cause__ and not isinstance(error, OSError):
+            error = error.__cause__
+        place = str(getattr(error, "filename", None) or "the disk").removesuffix(".partial")
+        if len(place) > MOST_PLACE:
+            place = f"{place[: MOST_PLACE // 2]}...{place[-MOST_PLACE // 2 :]}"
+        return StorageError(f"{place}: {os.strerror(number)}; {DISK[number]}")
     return error
+
+
+def fault_of(error: Exception) -> UserError:
+    """Return any error as one message for a person; a fault of knobs is a Bug."""
+    fault = for_a_person(error)
+    if isinstance(fault, UserError):
+        return fault
+    if isinstance(error, OSError) and error.strerror:  # a folder that is gone
+        return StorageError(f"{error.filename or 'the disk'}: {error.strerror}")
+    return Bug(error)
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Run a command to its end; return its exit code, a fault told in one message.
+
+    Raises:
+        Exception: a fault of knobs, if HYDRA_FULL_ERROR=1 asks for its traceback.
+    """
+    quiet_logging()
+    try:
+        code = command()
+        sys.stdout.flush()  # here, where a full disk is told
+        return code
+    except UserError as error:
+        return tell(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `... | head` has read enough
+        close_output()
+        return 0
+    except Exception as error:
+        fault = fault_of(error)
+        if FULL_ERROR and isinstance(fault, Bug):
+            raise
+        close_output()
+        return tell(fault)
+
+
+def quiet_logging() -> None:
+    """Keep the log's own faults off the screen: a full disk has its message already."""
+    import logging
+
+    logging.raiseExceptions = False
+
+
+def close_output() -> None:
+    """Write out what is printed, or drop it where it cannot be: Python's end would say it again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # a test's stream has no number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,7 +3,9 @@
 Every file of knobs is written by `write`, whole, or by `append`, line by line.
 """
 
+import contextlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
 # Of a run's folder, what is opened and not replaced: no link may stand there.
 WRITTEN_INTO = (CHECKPOINTS, METRICS, LOCK, ".hydra", "wandb", "train.log")
+# Of a run's folder, what is there before config.json is: Hydra's files, a log, the preparation.
+BEFORE = {".hydra", "train.log", "preparation.json", "preparation.safetensors"}
 STATUSES = ("finished", "stopped_early", "diverged", "failed", "interrupted", "pruned")
 FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -177,6 +181,37 @@ def hold(folder: Path) -> storage.Lock:
     """
     storage.refuse_links(folder, WRITTEN_INTO)
     return storage.Lock(folder / LOCK, "another process is writing this run")
+
+
+_OWED: dict[Path, dict[str, Any]] = {}  # summaries for which a full disk had no room, by folder
+
+
+def owe(folder: Path, summary: dict[str, Any]) -> None:
+    """Keep a summary that could not be written, for `give_up`: there may be room by then."""
+    _OWED[folder] = summary
+
+
+def give_up() -> None:
+    """End this process's hold on folders: of runs that did not begin, and of summaries it owes.
+
+    A folder in which there is nothing of a run is removed.
+    """
+    for lock in storage.release_kept():
+        unbegun(lock.parent)
+    while _OWED:
+        folder, summary = _OWED.popitem()
+        with contextlib.suppress(OSError, UserError):  # another process may hold it by now
+            if folder.is_dir() and not (folder / SUMMARY).exists():
+                Record(folder).finish(summary)
+
+
+def unbegun(folder: Path) -> bool:
+    """Remove a folder if no run began there, nor is anything else in it; return whether it went."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= BEFORE:
+            shutil.rmtree(folder)
+            return True
+    return False
 
 
 def resumable(folder: Path) -> bool:

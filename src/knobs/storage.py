@@ -9,13 +9,14 @@ killed process leaves one, which is in nobody's way.
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
 import platform
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,29 @@ MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 
 
+def _on_full_disks(write: Callable[..., None]) -> Callable[..., None]:
+    """Make a failed write name its file, and leave no part of it: what says so may fit then."""
+
+    @functools.wraps(write)
+    def tried(path: Path, *args: Any, **kwargs: Any) -> None:
+        try:
+            write(path, *args, **kwargs)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.with_name(f"{path.name}.partial").unlink()
+            _name(error, path)
+            raise
+
+    return tried
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Let an error say which file could not be written; of some calls the system does not."""
+    if isinstance(error, OSError) and error.errno is not None:
+        error.filename, error.filename2 = str(path), None
+
+
+@_on_full_disks
 def write(path: Path, data: bytes, sync: bool = False) -> None:
     """Write a file that nobody ever sees half-written.
 
@@ -56,8 +80,10 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a disk that has become read-only
+            partial.unlink()
+        _name(error, path)
         raise
     sync_folder(path.parent)
 
@@ -73,6 +99,7 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+@_on_full_disks
 def append(path: Path, data: bytes) -> None:
     """Append whole lines, on a line of their own where a killed process left half a one."""
     with _opened(path) as file:
@@ -256,8 +283,9 @@ class Lock(contextlib.AbstractContextManager):
         self.path, self._file = path, _opened(path, buffering=0)
         while lock_descriptor(self._file.fileno(), blocking=wait, poll_interval=POLL):
             if os.fstat(self._file.fileno()).st_nlink:
-                self._file.truncate(0)
-                self._file.write(f" process {os.getpid()} on {platform.node()}\n".encode())
+                with contextlib.suppress(OSError):  # a full disk: it is held all the same
+                    self._file.truncate(0)
+                    self._file.write(f" process {os.getpid()} on {platform.node()}\n".encode())
                 return
             self._file.close()  # its holder removed it after it was opened here: lock the next one
             self._file = _opened(path, buffering=0)
@@ -300,3 +328,11 @@ def keep(lock: Lock) -> None:
 def take_over(path: Path) -> Lock | None:
     """Return the lock of a path that this process has kept; None where there is none."""
     return _MINE.pop(path.absolute(), None)
+
+
+def release_kept() -> list[Path]:
+    """Release every lock that was kept and that nobody took over; return their files."""
+    paths = [*_MINE]
+    for path in paths:
+        _MINE.pop(path).release()
+    return paths

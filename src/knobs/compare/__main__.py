@@ -18,16 +18,7 @@ from knobs.compare import answer, decide
 from knobs.compare.arms import Arm, check_alike, objective_of, with_names, with_same_rows
 from knobs.compare.recorded import arm_of
 from knobs.compare.results import Columns, arms_of, rows_of
-from knobs.errors import (
-    INTERRUPTED,
-    ConfigError,
-    DataError,
-    StorageError,
-    UserError,
-    did_you_mean,
-    for_a_person,
-    tell,
-)
+from knobs.errors import ConfigError, DataError, close_output, did_you_mean, ended
 from knobs.report.stats import RATIO
 from knobs.words import listed, printable
 
@@ -47,22 +38,16 @@ interrupted. Of several candidates the best one decides.
 def main(words: list[str] | None = None) -> int:
     """Compare, and print the verdict; return the exit code."""
     given = _parser().parse_args(words)
-    try:
-        foreign = OF_FILES if given.gate else OF_GATES
-        if wrong := [name for name in foreign if getattr(given, name) is not None]:
-            raise ConfigError(f"--{wrong[0]}: only with{'out' * given.gate} --gate")
-        if given.gate:
-            return _gate(given)
-        return _told(*verdict(given), given.json)
-    except UserError as error:
-        return tell(error)
-    except OSError as error:  # a full disk, a folder that cannot be made
-        fault = for_a_person(error)
-        why = f"{printable(str(error.filename), 100)}: {error.strerror}"
-        return tell(fault if isinstance(fault, UserError) else StorageError(why))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+    return ended(lambda: _compare(given))
+
+
+def _compare(given: argparse.Namespace) -> int:
+    foreign = OF_FILES if given.gate else OF_GATES
+    if wrong := [name for name in foreign if getattr(given, name) is not None]:
+        raise ConfigError(f"--{wrong[0]}: only with{'out' * given.gate} --gate")
+    if given.gate:
+        return _gate(given)
+    return _told(*verdict(given), given.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,7 +210,7 @@ def _told(found: tuple, question: decide.Question, notes: Sequence[str], as_json
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
     return decide.best(found).code
 
 

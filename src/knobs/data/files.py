@@ -1,29 +1,14 @@
 """A user's own tables, sentences, and images: by folder, or by a table of a row an image."""
 
-import contextlib
-import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from knobs.data import leaks, tables
-from knobs.data.columns import (
-    MARKERS,
-    CellError,
-    Columns,
-    as_numbers,
-    decide,
-    overrides,
-    table_decimal,
-)
+from knobs.data import leaks
+from knobs.data.columns import MARKERS, Columns, decide, overrides, table_decimal
 from knobs.data.dataset import Data
-from knobs.data.dates import read_day
 from knobs.data.folds import folded
 from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
@@ -38,11 +23,10 @@ from knobs.data.prepare import (
     text_data,
     three_way,
 )
+from knobs.data.rows import Tables, all_there, naming, tables_of, target_values, weights_of
 from knobs.data.splits import column_of, keys_of, missed, split_by
 from knobs.data.texts import oddities
-from knobs.errors import DataError, did_you_mean
-
-MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
+from knobs.errors import DataError
 
 
 def csv(
@@ -75,23 +59,19 @@ def csv(
     names = [target] if isinstance(target, str) else target
     by = column_of(split)[1]
     others = {*names, *drop, *({weight, by} - {None, ""})}
-    table = _read(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
-    given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
-    given += [f"split:{split}"] if by else []
-    said = [sorted(given)] if given else []  # without them, the hash of earlier records
-    if decimal == "auto":
-        form = table.forms[0]
-        decimal = form.decimal if form.sep else table_decimal(table.own(), na)
-    values = _target_values(table, names, task, decimal)
+    table = tables_of(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
+    said = _said(columns, na, decimal, split if by else "")
+    decimal = _decimal(table, decimal, na)
+    values = target_values(table, names, task, decimal)
     parts, notes = _parts(
         table, split, values, val, test, split_seed, task, kinds, decimal, folds, fold
     )
-    weights = _weights(table, weight, parts)
+    weights = weights_of(table, weight, parts)
     if by in kinds and by not in drop:  # then the user wants it among the inputs
         others -= {by}
     rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
     kinds = {c: kind for c, kind in kinds.items() if c not in others}
-    with _at(table):
+    with naming(table):
         targets = encode_targets(values, parts[0], task, names)
         read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
         inputs = Table.fit([plain], parts[0], encoding=numbers)
@@ -102,7 +82,7 @@ def csv(
         hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
         folds=folds,
     )  # fmt: skip
-    with _at(table):
+    with naming(table):
         notes += remarks(data, names, bool(table.sizes[1]))
     rows = {c: cells for c, cells in rows.items() if kinds.get(c) != "drop"}
     notes += leaks.alone(rows, read, targets.y.numpy(), parts[0], task, names)
@@ -110,19 +90,23 @@ def csv(
     return replace(data, notes=[*table.notes, *understood, *notes])
 
 
-@contextlib.contextmanager
-def _at(table: "_Tables") -> Iterator[None]:
-    """Put the file, and the line where it is known, before an error's words."""
-    try:
-        yield
-    except CellError as error:
-        raise DataError(f"{table.place(error.row)}: {error.fault}") from None
-    except DataError as error:
-        raise DataError(f"{table.files[0]}: {error}") from None
+def _said(columns: Sequence[str], na: Sequence[str], decimal: str, split: str) -> list[list[str]]:
+    """Return what a hash of a table's content counts of how it is read; nothing of the defaults."""
+    given = [*columns, *(f"na:{word}" for word in na), *([decimal] if decimal != "auto" else [])]
+    given += [f"split:{split}"] if split else []
+    return [sorted(given)] if given else []  # without them, the hash of earlier records
+
+
+def _decimal(table: Tables, decimal: str, na: Sequence[str]) -> str:
+    """Return the decimal sign of a table's numbers: as given, or found in its cells."""
+    if decimal != "auto":
+        return decimal
+    form = table.forms[0]
+    return form.decimal if form.sep else table_decimal(table.own(), na)
 
 
 def _understand(
-    table: "_Tables", rows: dict[str, np.ndarray], train: np.ndarray, kinds: dict[str, str],
+    table: Tables, rows: dict[str, np.ndarray], train: np.ndarray, kinds: dict[str, str],
     na: Sequence[str], decimal: str,
 ) -> tuple[Columns, dict[str, np.ndarray], list[str]]:  # fmt: skip
     """Return how the columns are read, their numbers and categories, and notes.
@@ -144,7 +128,7 @@ def _understand(
 
 
 def _parts(
-    table: "_Tables", how: str, values: np.ndarray, val: float, test: float, seed: int, task: str,
+    table: Tables, how: str, values: np.ndarray, val: float, test: float, seed: int, task: str,
     kinds: dict[str, str], decimal: str, folds: int | None, fold: int,
 ) -> tuple[Parts, list[str]]:  # fmt: skip
     """Return the splits, and notes on them.
@@ -161,12 +145,12 @@ def _parts(
     way, column = column_of(how)
     if not column:
         parts = three_way(values, val, test, seed, task, official)
-        with _at(table):
+        with naming(table):
             return folded(parts, values, task, folds, fold, seed)
     shares = [1 - val, val] if official else [1 - val - test, val, test]
     cells = table.rows[column].to_numpy()[:own]
     classes = values[:own] if task == "classification" else None
-    with _at(table):
+    with naming(table):
         keys = keys_of(how, cells, kinds.get(column, ""), decimal)
         place = split_by(how, keys, shares, seed, classes)
     rows = [np.flatnonzero(place == i) for i in range(len(shares))]
@@ -174,7 +158,7 @@ def _parts(
     kept = [] if column in kinds else [f"{column} splits the rows, and is no input"]
     if folds is None:
         kept += missed(place, shares)
-    with _at(table):
+    with naming(table):
         parts = (rows[0], rows[1], held)
         parts, notes = folded(parts, values, task, folds, fold, seed, way, keys, column)
     return parts, [*kept, *notes]
@@ -201,16 +185,16 @@ def text_csv(
     """
     names = [label] if isinstance(label, str) else label
     used = {text, *names, weight, column_of(split)[1]} - {None, ""}
-    table = _read(path, test_path, used, sep, encoding)
+    table = tables_of(path, test_path, used, sep, encoding)
     texts = table.rows[text].tolist()
     decimal = table_decimal({name: table.own()[name] for name in names})
-    values = _target_values(table, names, task, decimal)
+    values = target_values(table, names, task, decimal)
     parts, notes = _parts(
         table, split, values, val, test, split_seed, task, {}, decimal, folds, fold
     )
-    weights = _weights(table, weight, parts)
+    weights = weights_of(table, weight, parts)
     said = [split] if split != "random" else []  # without it, the hash of earlier records
-    with _at(table):
+    with naming(table):
         data = text_data(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
@@ -273,7 +257,7 @@ def _by_table(
         raise DataError(f"{base}: no such folder; data.root is the folder of the images")
     inside = base / Path(labels).expanduser()
     path = inside if inside.exists() or not Path(labels).exists() else Path(labels)
-    table = _read(str(path), None, set())
+    table = tables_of(str(path), None, set())
     columns = [str(column) for column in table.rows]
     file = file_column(path, columns) if file == "auto" else file
     names = [targets] if isinstance(targets, str) else targets
@@ -286,218 +270,9 @@ def _by_table(
     if file in names:
         raise DataError(f"{path}: data.targets={file} names the files; choose another column")
     cells = [cell.strip() for cell in table.rows[file]]
-    _all_there(table, file, np.array([not cell for cell in cells]))
+    all_there(table, file, np.array([not cell for cell in cells]))
     files, origin = matched(base, path, cells, table.place, notes)
     decimal = table_decimal({name: table.own()[name] for name in names})
-    values = _target_values(table, names, task, decimal)
+    values = target_values(table, names, task, decimal)
     notes[:0] = table.notes
     return Labelled(files, values, origin, names)
-
-
-@dataclass(frozen=True)
-class _Tables:
-    """The rows of one file or two, and where each comes from.
-
-    Args:
-        files: that of `path`, then that of `test_path` if there is one.
-        forms: how each of them was read.
-        sizes: rows of the first, and of the official test table.
-        rows: a data frame of texts.
-    """
-
-    files: list[Path]
-    forms: list[tables.Form]
-    sizes: tuple[int, int]
-    rows: Any
-
-    @property
-    def notes(self) -> list[str]:
-        """Return what is to be said of how the files were read."""
-        pairs = zip(self.files, self.forms, strict=True)
-        return [note for file, form in pairs for note in form.notes(file)]
-
-    def own(self) -> dict[str, np.ndarray]:
-        """Return name -> texts of the rows that are not of the official test table."""
-        return {str(name): self.rows[name].to_numpy()[: self.sizes[0]] for name in self.rows}
-
-    def place(self, row: int) -> str:
-        """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
-        return f"{self.files[row >= self.sizes[0]]}, {self.lines([row])[0].rpartition(', ')[2]}"
-
-    def lines(self, rows: Sequence[int]) -> list[str]:
-        """Return the lines where rows begin, `line 17`, of the official table with its name."""
-        found = {}
-        for i, (file, form) in enumerate(zip(self.files, self.forms, strict=True)):
-            start = i * self.sizes[0]
-            mine = {row - start for row in rows if (row >= self.sizes[0]) == bool(i)}
-            lines = {row: f"row {row + 1 + form.first}" for row in mine}
-            if form.sep and mine:
-                with contextlib.suppress(*tables.BROKEN):  # what only pandas reads
-                    some = islice(tables.records(file, form), max(mine) + 2)
-                    lines |= {
-                        n - 1: f"line {at}" for n, (at, _) in enumerate(some) if n - 1 in mine
-                    }
-            found |= {row + start: f"{file.name}, " * i + line for row, line in lines.items()}
-        return [found[row] for row in rows]
-
-    def places(self, rows: np.ndarray) -> str:
-        """Return where the first three rows are."""
-        return "; ".join(self.place(int(row)) for row in rows[:3])
-
-
-def _read(
-    path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
-    texts: set[str] | None = None, decimal: str = "auto", na: Sequence[str] = (),
-    drop: Sequence[str] = (),
-) -> _Tables:  # fmt: skip
-    """Return the rows of both tables, in which each of `columns` is there.
-
-    Args:
-        texts: columns that must be texts, beside `columns`; others may be numbers. None: all are
-            texts.
-        decimal, na, drop: as `tables.read` takes them.
-
-    Raises:
-        DataError: naming what is not there, or cannot be read.
-    """
-    import pandas as pd
-
-    files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
-    texts = None if texts is None else texts | columns
-    found = [tables.read(files[0], sep, encoding, texts, na, decimal, drop)]
-    if test_path:
-        decimal = found[0][1].decimal or decimal
-        found.append(tables.read(files[1], sep, encoding, texts, na, decimal, drop))
-        if texts is not None and _unlike(*(frame for frame, _ in found)):
-            found = [(tables.read(f, sep, encoding, None, (), decimal, drop)[0], form)
-                     for f, (_, form) in zip(files, found, strict=True)]  # fmt: skip
-    frames, forms = [frame for frame, _ in found], [form for _, form in found]
-    have = list(frames[0].columns)
-    if missing := sorted(columns - set(have)):
-        near = did_you_mean(missing[0], have)
-        raise DataError(
-            f"{path}: no column {', '.join(missing)}; it has {', '.join(have[:50])}{near}"
-        )
-    if test_path:
-        lacks = [name for name in have if name not in set(frames[1].columns)]
-        more = [name for name in frames[1].columns if name not in set(have)]
-        if lacks or more:
-            said = [*(f"no {name}" for name in lacks[:5]), *(f"also {name}" for name in more[:5])]
-            raise DataError(
-                f"{test_path}: its columns are not those of {path}: it has {', '.join(said)}"
-            )
-        frames[1] = frames[1][have]
-    sizes = len(frames[0]), len(frames[1]) if test_path else 0
-    rows = pd.concat(frames, ignore_index=True) if test_path else frames[0]
-    return _Tables(files, forms, sizes, rows)
-
-
-def _unlike(first: Any, second: Any) -> bool:
-    """Return whether a column has two types in two tables: it takes texts to tell."""
-    return any(first[name].dtype != second[name].dtype for name in second if name in first)
-
-
-def _labels(table: _Tables, name: str) -> np.ndarray:
-    """Return classes (N,), each as its cell has it, less blanks around it.
-
-    Whole numbers written with and without `.0` are one class.
-
-    Raises:
-        DataError: empty cells, other numbers written in two ways, a class that only the official
-            test table has.
-    """
-    import pandas as pd
-
-    codes, words = pd.factorize(table.rows[name].to_numpy())
-    words = [str(word).strip() for word in words]
-    own = dict.fromkeys(words[code] for code in np.unique(codes[: table.sizes[0]]))
-    labels = np.array([_one_name(word, own) for word in words])[codes]
-    _all_there(table, name, labels == "")
-    known = np.unique(labels[: table.sizes[0]])
-    new = np.flatnonzero(~np.isin(labels, known))
-    if len(new):
-        place, some = table.place(int(new[0])), ", ".join(known[:20])
-        raise DataError(f"{place}: {name}={labels[new[0]]}: not one of the classes {some}")
-    numbers = pd.to_numeric(pd.Series(known, dtype=object), errors="coerce")
-    plain = ~pd.Series(known, dtype=object).str.match(r"[+-]?0\d") & numbers.notna()
-    if (twice := numbers[plain].duplicated(keep=False)).any():
-        pair = " and ".join(known[numbers[plain][twice].index[:2]])
-        raise DataError(f"{table.files[0]}: {name}: {pair} are one number; write it one way")
-    return labels
-
-
-def _one_name(word: str, names: Collection[str]) -> str:
-    """Return the name of a class: where `1` is one of the names, `1.0` is it, and else `1` is."""
-    match = re.fullmatch(r"([-+]?\d+)(?:\.0*)?", word)
-    if not match:
-        return word
-    if match[1] in names:
-        return match[1]
-    return next((same for same in (f"{match[1]}.0", f"{match[1]}.00") if same in names), word)
-
-
-def _all_there(table: _Tables, name: str, missing: np.ndarray) -> None:
-    """Refuse rows without a target: a count, and the first of them."""
-    rows = np.flatnonzero(missing)
-    if len(rows):
-        first = table.places(rows)
-        file = table.files[int(rows[0] >= table.sizes[0])]
-        raise DataError(f"{file}: {len(rows)} rows have no {name} ({first})")
-
-
-def _target_values(table: _Tables, names: list[str], task: str, decimal: str) -> np.ndarray:
-    """Return the targets, (N,) or (N, T): classes as texts, labels and values as float64."""
-    if task == "classification":
-        return _labels(table, names[0])
-    columns = []
-    for name in names:
-        cells = table.rows[name].to_numpy()
-        try:
-            numbers, wrong = as_numbers(name, cells, table.sizes[0], decimal)
-        except DataError as error:
-            raise DataError(f"{table.files[0]}: {error}") from None
-        missing = np.isnan(numbers)
-        missing[wrong] = False
-        _all_there(table, name, missing)
-        if len(wrong):
-            row = int(wrong[0])
-            file = table.files[row >= table.sizes[0]]
-            hint = "; data.task=classification?" if len(names) == 1 else ""
-            if np.isfinite(read_day(str(cells[row]).strip(), "dmy")):
-                hint = "; it holds dates, so give the days since one of them"
-            at = f"{table.place(row)}: {str(cells[row])[:40]!r}"
-            raise DataError(f"{file}: {name} is not a column of numbers ({at}){hint}")
-        labels = np.isin(numbers, (0, 1)) if task == "multilabel" else np.isfinite(numbers)
-        if not labels.all():
-            row = int(np.flatnonzero(~labels)[0])
-            must = "0 or 1, as task=multilabel has it" if task == "multilabel" else "finite"
-            raise DataError(f"{table.place(row)}: {name}={numbers[row]:g}: must be {must}")
-        columns.append(numbers)
-    return np.stack(columns, 1) if len(names) > 1 else columns[0]
-
-
-def _weights(table: _Tables, column: str | None, parts: Parts) -> Tensor | None:
-    """Return (N,) float32 weights of the examples; None where no column has them.
-
-    Raises:
-        DataError: naming the first row whose weight is none, or where every one of a split is 0.
-    """
-    import pandas as pd
-
-    if not column:
-        return None
-    cells = table.rows[column]
-    weights = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    wrong = ~((weights >= 0) & (weights <= MOST_WEIGHT))  # NaN is neither
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        must = f"must be a number from 0 to {MOST_WEIGHT:g}"
-        cell = cells[row].strip() or "empty"
-        raise DataError(f"{table.place(row)}: {column}={cell}: a weight {must}")
-    weights = weights.astype(np.float32)
-    for name, part in zip(("training", "validation", "test"), parts, strict=True):
-        if len(part) and not weights[part].any():
-            place = table.place(int(part[0]))
-            none = f"0, as in every row of the {name} split"
-            raise DataError(f"{place}: {column}={none}; some of each must be above 0")
-    return torch.from_numpy(weights)

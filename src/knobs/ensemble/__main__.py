@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knobs.errors import INTERRUPTED, UserError, tell
+from knobs.errors import ended
 
 if TYPE_CHECKING:  # it imports torch
     from knobs.ensemble.selection import Gain
@@ -20,12 +20,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep's folder")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="SWEEP/ensemble without it")
     given = parser.parse_args(words)
-    try:
-        return _ensemble(given.sweep, given.out or given.sweep / "ensemble")
-    except UserError as error:
-        return tell(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return ended(lambda: _ensemble(given.sweep, given.out or given.sweep / "ensemble"))
 
 
 def _ensemble(sweep: Path, out: Path) -> int:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from knobs.errors import INTERRUPTED, StorageError, UserError, tell
+from knobs.errors import ended
 
 
 def main(words: list[str] | None = None) -> int:
@@ -16,20 +16,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(words)
-    try:
-        from knobs.export import folder, graphs  # torch
-        from knobs.predict.predictor import load
+    return ended(lambda: _export(given))
 
-        if given.to == "onnx":
-            graphs.needs(graphs.PACKAGES)
-        folder.export(given.run.name, load(given.run), given.to, given.out, given.force)
-    except UserError as error:
-        return tell(error)
-    except OSError as error:
-        return tell(StorageError(f"{error.filename or given.out}: {error.strerror}"))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+
+def _export(given: argparse.Namespace) -> int:
+    from knobs.export import folder, graphs  # torch
+    from knobs.predict.predictor import load
+
+    if given.to == "onnx":
+        graphs.needs(graphs.PACKAGES)
+    folder.export(given.run.name, load(given.run), given.to, given.out, given.force)
     print(f"folder: {given.out}")
     return 0
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from knobs import storage
-from knobs.errors import INTERRUPTED, ConfigError, DataError, StorageError, UserError, tell
+from knobs.errors import ConfigError, DataError, UserError, ended
 from knobs.predict.answers import digits
 from knobs.predict.drift import Tally
 from knobs.predict.reading import Model, Rows, columns_of, framed, predicted
@@ -32,27 +32,20 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     Args:
         model: loads it, once the command line is known to be sound.
     """
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_terminable())
-            path = stack.enter_context(_spooled()) if given.input == "-" else Path(given.input)
-            path = path.expanduser()
-            _check(path, given)
-            loaded = model()
-            try:
-                return _predict(path, given, loaded, False)
-            except _LateFault:  # the header is written: once more, with a column for faults
-                return _predict(path, given, loaded, True)
-    except UserError as error:
-        return tell(error)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return tell(StorageError(f"{error.filename or given.out or 'stdout'}: {error.strerror}"))
+    return ended(lambda: _main(given, model))
+
+
+def _main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_terminable())
+        path = stack.enter_context(_spooled()) if given.input == "-" else Path(given.input)
+        path = path.expanduser()
+        _check(path, given)
+        loaded = model()
+        try:
+            return _predict(path, given, loaded, False)
+        except _LateFault:  # the header is written: once more, with a column for faults
+            return _predict(path, given, loaded, True)
 
 
 @contextlib.contextmanager

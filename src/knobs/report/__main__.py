@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from knobs.errors import ConfigError, UserError
+from knobs.errors import ConfigError, ended
 from knobs.report import analysis, markdown, slide, terminal, write
 from knobs.report.run.read import is_run
 
@@ -25,29 +25,28 @@ def main(arguments: list[str] | None = None) -> int:
     shown = "on a run's page: the rows, texts or pictures of its worst mistakes, read from its data"
     parser.add_argument("--examples", action="store_true", help=shown)
     given = parser.parse_args(arguments)
-    out = Console(highlight=False)
-    try:
-        if given.figure:
-            slide.check(given.figure)
-        if any(map(is_run, given.dir)):
-            return _run(out, given)
-        if given.examples:
-            raise ConfigError("--examples: is of a run's page; name one run's folder")
-        report = analysis.make(given.dir)
-        page = write.write(report, given.out or write.where(report.sweep))
-        terminal.show(out, report, page)
-        if given.figure:
-            figure = slide.write(report, given.figure)
-            out.print(terminal.line(f"figure: {figure}"), soft_wrap=True)
-        if given.wandb:
-            from knobs.report.wandb_report import publish, unsent
+    return ended(lambda: _report(Console(highlight=False), given))
 
-            url = publish(report, "\n".join(markdown.answer(report)))
-            for line in filter(None, (f"W&B   {url}", unsent(report.sweep.folders[0]))):
-                out.print(line, markup=False, soft_wrap=True)
-    except UserError as error:
-        Console(stderr=True, highlight=False, markup=False).print(str(error), soft_wrap=True)
-        return error.exit_code
+
+def _report(out: Console, given: argparse.Namespace) -> int:
+    if given.figure:
+        slide.check(given.figure)
+    if any(map(is_run, given.dir)):
+        return _run(out, given)
+    if given.examples:
+        raise ConfigError("--examples: is of a run's page; name one run's folder")
+    report = analysis.make(given.dir)
+    page = write.write(report, given.out or write.where(report.sweep))
+    terminal.show(out, report, page)
+    if given.figure:
+        figure = slide.write(report, given.figure)
+        out.print(terminal.line(f"figure: {figure}"), soft_wrap=True)
+    if given.wandb:
+        from knobs.report.wandb_report import publish, unsent
+
+        url = publish(report, "\n".join(markdown.answer(report)))
+        for line in filter(None, (f"W&B   {url}", unsent(report.sweep.folders[0]))):
+            out.print(line, markup=False, soft_wrap=True)
     return 0
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from knobs import record
-from knobs.errors import INTERRUPTED, ConfigError, UserError, first_line, tell
+from knobs.errors import INTERRUPTED, ConfigError, UserError, ended, first_line
 from knobs.secrets import public
 from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
 from knobs.words import count, printable
@@ -334,12 +334,14 @@ def main() -> int:
     asked = parser.parse_args()
     # Before the import of wandb, which reads them. Whoever asks to upload is not offline.
     os.environ.update(BOUNDED | QUIET | dict(os.environ), WANDB_MODE="online")
+    return ended(lambda: _with_scratch(asked.folder))
+
+
+def _with_scratch(folder: Path) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["WANDB_DIR"] = scratch  # the API makes a folder for each run that it looks at
         try:
-            return sync(asked.folder, Console(highlight=False, soft_wrap=True))
-        except UserError as error:
-            return tell(error)
+            return sync(folder, Console(highlight=False, soft_wrap=True))
         except KeyboardInterrupt:
             print("stopped; the same command goes on", file=sys.stderr)
             return INTERRUPTED

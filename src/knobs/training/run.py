@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
@@ -69,8 +68,8 @@ def start(cfg: DictConfig) -> float | None:
             kept.release()
         if not isinstance(fault, UserError):
             fault = Bug(error, f"in {folder / job.job.name}.log")
-        elif {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
-            shutil.rmtree(folder)  # nothing ran: Hydra's own files and a log of one error
+        else:
+            record.unbegun(folder)
         sys.exit(tell(fault))
     if alone and os.environ.get(record.RESULT):
         print(json.dumps(record.result(folder)))  # the last line: compare/gate.py reads it

@@ -310,9 +310,9 @@ def closing(
         mirrored: where to, and how that ended; empty where it was not.
     """
     objective, status = summary["objective"], summary["status"]
-    names = ["metrics.jsonl", "summary.json"]
-    checkpoints = (folder / "checkpoints").is_dir()
-    resumable = status == "interrupted" and checkpoints
+    names = [n for n in ("metrics.jsonl", "summary.json") if (folder / n).is_file()]  # a full disk
+    checkpoints = any((folder / "checkpoints").glob("*.safetensors"))
+    resumable = status in ("interrupted", "failed") and checkpoints
     mirror = [o for o in changed if under(key_of(o), ("tracking",)) and o != "tracking=local"]
     speed = f"{summary['samples_per_second']:,} samples/s"
     predict = shlex.join(["python", "-m", "knobs.predict", str(folder), "INPUT"])

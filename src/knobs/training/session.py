@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,15 @@ class Session:
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
             self.record.begin(_public(self.about) | document, prepared)
+            earlier = self.record.earlier(self.run.progress.epoch)
+            self.tracker = track(told["tracking"], told, folder, earlier)
+            search, mode = config["search"], config["objective"]["mode"]
+            self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
+            if "run" in self.about and search["pruner"] not in ("auto", "none"):
+                self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
         except BaseException:
             self.record.release()
             raise
-        earlier = self.record.earlier(self.run.progress.epoch)
-        self.tracker = track(told["tracking"], told, folder, earlier)
-        search, mode = config["search"], config["objective"]["mode"]
-        self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
-        if "run" in self.about and search["pruner"] not in ("auto", "none"):
-            self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
         self.outcome: Outcome | None = None  # once it is closed
         self._saved = self._synced = time.perf_counter()
         self._kept = 0  # the epoch of best.safetensors
@@ -213,8 +213,12 @@ class Session:
             self._keep_predictions()
         alone = "run" not in self.about  # a sweep has other runs to be held against, and no time
         summary = _summary(self.run, self.config, status, alone and status in JUDGED)
-        with suppress(OSError) if status == "failed" else nullcontext():
-            self.record.finish(summary)  # on a full disk this fails as the run did
+        try:
+            self.record.finish(summary)
+        except OSError:  # on a full disk, as the run did
+            if status != "failed":
+                raise
+            record.owe(self.record.folder, summary)
         best = self.record.checkpoints / checkpoint.BEST
         self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
         if not self.row:  # the process of a stack's mirrors knows which of them is the best
