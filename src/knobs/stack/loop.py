@@ -18,8 +18,9 @@ from knobs.data.dataset import Inputs, chunks
 from knobs.models.members import with_mean
 from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
-from knobs.stack.optimizers import Slice, kind
+from knobs.stack.optimizers import Slice, in_slices, kind
 from knobs.stack.sets import Sets, sets_of
+from knobs.stack.stand_ins import StandIns, due, pass_epoch, relieved, until
 from knobs.training import loop as solo
 from knobs.training import metrics
 from knobs.training.batches import member_batches
@@ -45,7 +46,7 @@ class Stack:
     """
 
     def __init__(self, runs: Sequence[Run], before: Sets | None = None):
-        self.runs = sorted(runs, key=kind)
+        self.runs = in_slices(runs)
         first = self.runs[0]
         assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
@@ -207,12 +208,16 @@ def epoch_batches(stack: Stack) -> Iterator[Batch]:
 
 
 def train_epoch(
-    stack: Stack, watch: Callable[[Stack], None], over: dict[Run, Ending]
-) -> list[dict[str, float]]:
+    stack: Stack,
+    watch: Callable[[Stack], None],
+    over: dict[Run, Ending],
+    stand_ins: StandIns,
+) -> list[dict[str, float]] | None:
     """Train for what is left of an epoch; return each row's mean loss, and its last step's rate.
 
     Args:
         over: gets the runs whose loss is not finite, whose rows then mean nothing.
+        stand_ins: where one leaves in the middle of this epoch, it ends there, and gives None.
 
     Raises:
         Interrupted: between two steps, with every run's `progress` up to date.
@@ -221,6 +226,7 @@ def train_epoch(
     began = time.perf_counter()
     losses: list[Tensor] = []
     sizes: list[int] = []
+    stop = until(stand_ins)
 
     def look() -> None:
         rows = [[]] * len(stack.runs)  # a loss a step; of several members a list of losses a step
@@ -230,7 +236,7 @@ def train_epoch(
             rows = (whole if stack.members == 1 else members).tolist()
         for run, values in zip(stack.runs, rows, strict=True):
             try:
-                if run not in over:
+                if run not in over and run not in stand_ins:
                     solo.add_losses(run.progress, values, sizes)
             except Diverged as error:
                 over[run] = ("diverged", error)
@@ -249,6 +255,9 @@ def train_epoch(
             if stack.stop_requested:
                 look()
                 raise Interrupted
+            if stop and stack.runs[0].progress.batch == stop:
+                look()
+                return None
         look()
     finally:
         for run in stack.runs:  # each run's share: they add up to what the stack took
@@ -281,6 +290,35 @@ def evaluate(stack: Stack) -> list[dict[str, float]]:
     return [values[i] for i in range(len(stack.runs))]
 
 
+def end_epoch(
+    stack: Stack,
+    rows: list[dict[str, float]],
+    began: float,
+    on_epoch: Callable[[Run, dict], None],
+    over: dict[Run, Ending],
+    stand_ins: StandIns,
+) -> None:
+    """Judge every run by its metrics, and move on to the next epoch.
+
+    Args:
+        rows: of train_epoch.
+        began: when the epoch did.
+        on_epoch: as of `fit`.
+        over: gets the runs that this ends.
+    """
+    scores = evaluate(stack)
+    share = (time.perf_counter() - began) / len(stack.runs)
+    for run, row, values in zip(stack.runs, rows, scores, strict=True):
+        run.progress.seconds += share
+        if run in stand_ins:
+            pass_epoch(run)
+        elif run not in over:
+            try:
+                on_epoch(run, solo.end_epoch(run, row | values))
+            except Exception as error:  # this run's alone: the shared computation went well
+                over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
+
+
 def fit(
     runs: Sequence[Run],
     on_epoch: Callable[[Run, dict], None],
@@ -289,53 +327,58 @@ def fit(
     on_round: Callable[[Stack], None],
     judge: Callable[[list[Run]], None] = lambda runs: None,
     refill: Callable[[int], list[Run]] = lambda places: [],
+    stand_ins: StandIns | None = None,
+    sets: Sets | None = None,
 ) -> None:
     """Train until every run has ended, each when it would alone.
 
     A run that diverges, stops early or fails is removed from the stack; the others are unaffected.
 
     Args:
+        runs: the rows in their order, stand-ins among them.
         on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.
         on_end: called with a run, whole again, its status and what failed it, if something did.
         watch: called after every step; it may set `stop_requested`.
         on_round: called after every epoch with what is left of the stack.
         judge: called after every epoch with the runs that are to go on; it may mark some as pruned.
         refill: how many rows have left -> runs at an epoch's beginning that take their places.
+        stand_ins: see stand_ins.py. Of the functions above only `watch` and `on_round` meet them.
+        sets: as of Stack, `before`.
     """
-    for run in runs:  # one that was interrupted at its very end has nothing left to do
-        if status := solo.ended(run):
+    stand_ins = stand_ins or {}
+    waiting = [place.run for place in stand_ins.values() if place.run]
+    for run in [*runs, *waiting]:  # one that was interrupted at its very end has nothing left to do
+        if run not in stand_ins and (status := solo.ended(run)):
             on_end(run, status, None)
-    going = [run for run in runs if not solo.ended(run)]
-    stack = Stack(going) if going else None
+    stand_ins = {
+        run: place._replace(run=None) if place.run and solo.ended(place.run) else place
+        for run, place in stand_ins.items()
+    }
+    left = relieved(runs, stand_ins)
+    stack = Stack(left, sets) if left else None
     while stack:
         over: dict[Run, Ending] = {}
         began = time.perf_counter()
         try:
-            rows = train_epoch(stack, watch, over)
+            rows = train_epoch(stack, watch, over, stand_ins)
         except Interrupted:
-            for run in stack.release():
-                on_end(run, *over.get(run, ("interrupted", None)))
+            waiting = [place.run for place in stand_ins.values() if place.run]
+            for run in [*stack.release(), *waiting]:
+                if run not in stand_ins:
+                    on_end(run, *over.get(run, ("interrupted", None)))
             return
-        scores = evaluate(stack)
-        share = (time.perf_counter() - began) / len(stack.runs)
-        for run, row, values in zip(stack.runs, rows, scores, strict=True):
-            run.progress.seconds += share
-            if run in over:
-                continue
-            try:
-                on_epoch(run, solo.end_epoch(run, row | values))
-            except Exception as error:  # this run's alone: the shared computation went well
-                over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
-        judge([run for run in stack.runs if run not in over and not solo.ended(run)])
-        for run in stack.runs:
-            if run not in over and (status := solo.ended(run)):
-                over[run] = (status, None)
-        stack.follow_schedules()
-        if over:
+        if rows is not None:
+            end_epoch(stack, rows, began, on_epoch, over, stand_ins)
+            going = [run for run in stack.runs if run not in over and run not in stand_ins]
+            judge([run for run in going if not solo.ended(run)])
+            over |= {run: (status, None) for run in going if (status := solo.ended(run))}
+            stack.follow_schedules()
+        if over or due(stand_ins):
             stack.release()
             for run, (status, error) in over.items():
                 on_end(run, status, error)
             left = [run for run in stack.runs if run not in over] + refill(len(over))
+            left = relieved(left, stand_ins)
             stack = Stack(left, stack.sets) if left else None
-        if stack:
+        if stack and rows is not None:
             on_round(stack)

@@ -9,6 +9,7 @@ torch does it. Equal to the solo optimizer but for the rounding of that one prod
 import functools
 import inspect
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ def kind(run: Run) -> tuple:
     moved = {k: v for k, v in vars(scheduler).items() if "lr" not in k and k != "optimizer"}
     cycle = str(sorted(moved.items())) if getattr(scheduler, "cycle_momentum", False) else ""
     return type(optimizer).__name__, str(options), run.progress.step, cycle
+
+
+def in_slices(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with those of one kind beside each other: as they are, if they are already."""
+    kinds = [key for key, _ in groupby(map(kind, runs))]
+    return list(runs) if len(kinds) == len({*kinds}) else sorted(runs, key=kind)
 
 
 @functools.cache

@@ -64,9 +64,24 @@ class Sets:
 
 
 def sets_of(runs: Sequence[Run], before: Sets | None = None) -> Sets:
-    """Return the sets of some runs: those of an earlier stack where these are among them."""
+    """Return the sets of some runs: those of an earlier stack where these are among them.
+
+    Not where the widest of those is gone: the rows' weights are as wide as the widest row's inputs.
+    """
     sets = {key(run.data): run.data for run in runs}
-    return before if before and sets.keys() <= before.sets.keys() else Sets(sets)
+    if before and sets.keys() <= before.sets.keys() and _widths(sets) == _widths(before.sets):
+        return before
+    return Sets(sets)
+
+
+def _widths(sets: dict[str, Data]) -> dict[str, int]:
+    """Return the number of features of each input, of the set that has most."""
+    found: dict[str, int] = {}
+    for data in sets.values() if len(sets) > 1 else ():
+        x = data.train.x
+        for name, values in ({"x": x} if isinstance(x, Tensor) else x).items():
+            found[name] = max(found.get(name, 0), values.shape[-1])
+    return found
 
 
 def key(data: Data) -> str:

@@ -20,6 +20,7 @@ from knobs import build
 from knobs.config import rules
 from knobs.data import Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
+from knobs.ledger import status
 from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
@@ -27,6 +28,7 @@ from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import SPLIT, Reader, kin
+from knobs.sweep.stacks import Stacks
 from knobs.training import loop
 from knobs.training.batches import epoch_batches
 from knobs.training.setup import assemble, machine, steps_per_epoch
@@ -78,6 +80,7 @@ class Group:
         step_seconds: what a step of one of them is expected to take.
         alone_seconds: what a step of one of them takes that trains alone.
         slower: width -> how many times as long a stack took as planned; of stacks that have run.
+        stacks: the jobs of each, where it is not the width that says so.
     """
 
     jobs: list[int]
@@ -89,6 +92,7 @@ class Group:
     step_seconds: float = 0.0
     alone_seconds: float = 0.0
     slower: dict[int, float] = field(default_factory=dict)
+    stacks: list[list[int]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -98,6 +102,8 @@ class Group:
     @property
     def chunks(self) -> list[list[int]]:
         """Return the jobs of each stack, as even as can be."""
+        if self.stacks:
+            return [*self.stacks]
         assert 1 <= self.width <= max(1, len(self.jobs)), "a stack is no wider than its group"
         count = -(-len(self.jobs) // self.width)
         return [self.jobs[i::count] for i in range(count)]
@@ -134,6 +140,33 @@ def plan_groups(
             _measure(group, data, width)
             timed[key] = group
     return sorted(groups.values(), key=lambda group: group.jobs[0])
+
+
+def restored(jobs: dict[int, Job], stacks: Stacks, data: Reader) -> list[Group]:
+    """Return groups of those jobs whose stacks are known from before: they train as they did.
+
+    Args:
+        jobs: by number. One that has failed begins anew, and in another stack.
+        data: as plan_groups takes it.
+    """
+    known = {
+        n: job
+        for n, job in jobs.items()
+        if n in stacks and job.config and status(stacks.path.parent / str(n)) != "failed"
+    }
+    reasons = {n: alone(job.config) for n, job in known.items()}
+    keys = together({n: job.config for n, job in known.items()}, data)
+
+    def alike(numbers: list[int]) -> bool:
+        return len({(keys[n], reasons[n]) for n in numbers}) == 1
+
+    found = []
+    for numbers, facts in stacks.kept(known, alike):
+        epochs = sum(known[n].config["training"]["epochs"] for n in numbers)
+        group = Group(numbers, known[numbers[0]].config, len(numbers), epochs=epochs, **facts)
+        group.stacks, group.slower = [numbers], {group.width: 1.0}  # which is not planned again
+        found.append(group)
+    return found
 
 
 def together(configs: Mapping[int, dict], data: Reader) -> dict[int, str]:

@@ -1,9 +1,9 @@
 """The jobs of a sweep -> their JobReturns: begun, trained as stacks or sequentially, ended."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from hydra.core.utils import JobReturn, setup_globals
@@ -13,23 +13,21 @@ from rich.console import Console
 
 from knobs.data import Data
 from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
-from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.sweep import failing, groups
 from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen, reader
+from knobs.sweep.stacks import Stacks
+from knobs.sweep.together import Row, Together
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
-from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
-from knobs.training.setup import machine, steps_per_epoch
-from knobs.training.state import Run
+from knobs.training.session import Outcome, Session, prune, stop_signals
+from knobs.training.setup import machine
 
-Row = tuple[Job, Session]
 log = logging.getLogger("knobs")
-SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
 
 
@@ -62,10 +60,20 @@ def launch(
 
     searching, supply, timed = supply is not None, supply or Supply(), {}
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
-    planned = groups.plan_groups(jobs, read, width, timed)
+    folder, fixed = Path(str(master.hydra.sweep.dir)).absolute(), type(supply) is Supply
+    stacks = Stacks(folder, {"width": width, "threads": torch.get_num_threads()}, fixed)
+
+    def plan(jobs: dict[int, Job]) -> list[groups.Group]:
+        kept = groups.restored(jobs, stacks, read)
+        rest = {*jobs}.difference(*(group.jobs for group in kept))
+        new = groups.plan_groups({n: jobs[n] for n in jobs if n in rest}, read, width, timed)
+        stacks.plan(new)
+        return sorted([*kept, *new], key=lambda group: group.jobs[0])
+
+    planned = plan(jobs)
     keep_going = bool(master.get("keep_going"))
     with Screen(jobs, planned, supply) as screen, stop_signals() as stopped:
-        launched = Launch(screen, stopped, read, begin, supply, keep_going)
+        launched = Launch(screen, stopped, read, begin, supply, folder, stacks, keep_going)
         while jobs:
             for group in planned:
                 chunks = group.chunks
@@ -78,7 +86,7 @@ def launch(
             if launched.halted:
                 launched.left |= set(jobs) | set(waiting)
             jobs = {} if launched.ends else waiting or supply.more()
-            planned = groups.plan_groups(jobs, read, width, timed)
+            planned = plan(jobs)
             screen.add({} if waiting else jobs, sum(group.steps for group in planned))
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
@@ -104,6 +112,7 @@ def replanned(
     again = groups.plan_again(group, chunks, launched.seen, launched.read, width, timed)
     if not again:
         return chunks
+    launched.stacks.plan([again])
     launched.screen.note(
         f"stacks of {group.width} are {again.slower[group.width]:.1f} times as slow as planned; "
         f"the {len(again.jobs)} runs left train {again.width} at a time"
@@ -134,6 +143,8 @@ class Launch:
         read: a config -> its data.
         begin: lets a job run until it waits for its run, or has ended.
         supply: of jobs that take the places of those that have left a stack.
+        folder: the sweep's.
+        stacks: which runs train together, in this process and in those before.
         keep_going: whether to go on where the first runs all failed alike.
         waiting: handed out by the supply, of no stack under way.
         returns: of jobs that have ended.
@@ -149,6 +160,8 @@ class Launch:
     read: groups.Reader
     begin: Callable[[Job], None]
     supply: Supply
+    folder: Path
+    stacks: Stacks
     keep_going: bool = False
     waiting: dict[int, Job] = field(default_factory=dict)
     returns: dict[int, JobReturn] = field(default_factory=dict)
@@ -168,30 +181,36 @@ class Launch:
         """Run jobs that train together, from their beginning to their end."""
         self.seen.clear()
         first, rest = jobs[: failing.FIRST], jobs[failing.FIRST :]
-        waiting = self._begun(first)
+        waiting = self.begun(first)
         # Those that are to train alike are opened under one setting; the first ones try it.
         if not waiting and rest and not self._halts():
-            waiting, rest = self._begun(rest), []
+            waiting, rest = self.begun(rest), []
         if waiting:
             with machine(waiting[0].config["training"]) as device:
                 placed: dict[str, Data] = {}
-                rows = self._opened(waiting, device, placed)
+                rows = self.opened(waiting, device, placed)
                 if rest and (rows or not self._halts()):
-                    rows += self._opened(self._begun(rest), device, placed)
-                places: dict[int, list[Row]] = {}  # a stack stands at one batch
-                for job, session in rows:
-                    places.setdefault(session.run.progress.batch, []).append((job, session))
-                for rows in places.values():
-                    self._train(rows)
+                    rows += self.opened(self.begun(rest), device, placed)
+                for part in self._at_one_batch(rows):
+                    self._train(part)
         self._halts(whole_stack=len(jobs) > 1)
+
+    def _at_one_batch(self, rows: list[Row]) -> list[list[Row]]:
+        """Return rows in parts that stand at one batch each, unless a stack had them all."""
+        if rows and {job.number for job, _ in rows} <= self.stacks.rows(rows[0][0].number).keys():
+            return [rows]
+        parts: dict[int, list[Row]] = {}
+        for job, session in rows:
+            parts.setdefault(session.run.progress.batch, []).append((job, session))
+        return [*parts.values()]
 
     def _halts(self, whole_stack: bool = False) -> bool:
         """Note that no further run is to begin, where the first ones have failed alike."""
-        if self._alike(whole_stack):
+        if self.alike(whole_stack):
             self.halted = first_line(self.failures[0])
         return bool(self.halted)
 
-    def _alike(self, whole_stack: bool = False) -> bool:
+    def alike(self, whole_stack: bool = False) -> bool:
         return not self.keep_going and failing.alike(self.failures, whole_stack)
 
     def wait(self) -> None:
@@ -200,7 +219,7 @@ class Launch:
         self._mirrors.close()
         self.screen.mirrored([f"{label} {line}" for label, line in lines if line])
 
-    def _begun(self, jobs: list[Job]) -> list[Job]:
+    def begun(self, jobs: list[Job]) -> list[Job]:
         """Begin jobs; return those that wait for their runs to be trained."""
         for job in jobs:
             self.begin(job)
@@ -208,7 +227,7 @@ class Launch:
                 self._ended(job)
         return [job for job in jobs if job.waiting]
 
-    def _opened(self, jobs: list[Job], device: torch.device, placed: dict[str, Data]) -> list[Row]:
+    def opened(self, jobs: list[Job], device: torch.device, placed: dict[str, Data]) -> list[Row]:
         """Return jobs with their sessions; one that cannot be opened ends its job.
 
         Args:
@@ -226,22 +245,24 @@ class Launch:
                 placed[name] = session.run.data
                 self._trackers.append(session.tracker)
             except Exception as error:
-                self._end(job, error)
+                self.end(job, error)
         return rows
 
     def _train(self, rows: list[Row]) -> None:
         """Train several runs as a stack; one alone, and where a stack fails, sequentially."""
-        if len(rows) == 1:
+        if len(rows) == 1 and not self.stacks.rows(rows[0][0].number):
             return self._alone(rows)
         try:
-            return self._together(rows)
+            return Together(self, rows).train()
         except CannotStack as error:
+            self.stacks.alone([job.number for job, _ in rows])
             self.screen.note(f"{len(rows)} runs train sequentially: {error}")
             return self._alone(rows)
         except Exception as error:  # of the computation that all rows share
             fault = for_a_person(error)
             log.exception("a stack of %d runs failed; they begin again", len(rows))
         left: list[Row] = []
+        self.stacks.alone([job.number for job, _ in rows])
         for job, session in rows:
             if session.outcome:
                 continue
@@ -250,7 +271,7 @@ class Launch:
                 left.append((job, session))
             except Exception as error:
                 session.close("failed", error)
-                self._end(job, error)
+                self.end(job, error)
         if isinstance(fault, MemoryShortage) and len(left) > 1:
             self.screen.note(f"no memory for {len(left)} runs at once: they go on as two halves")
             self._train(left[::2])
@@ -263,7 +284,7 @@ class Launch:
     def _alone(self, rows: list[Row]) -> None:
         for place, (job, session) in enumerate(rows):
             if self.stopped:
-                self._end(job, session.close("interrupted", None, self.stopped[0]))
+                self.end(job, session.close("interrupted", None, self.stopped[0]))
                 continue
             if place >= failing.FIRST and self._halts():  # no step of it has been made
                 self.left.add(job.number)
@@ -281,77 +302,9 @@ class Launch:
             if session.outcome and session.outcome.status == "interrupted":
                 self.stopped.append(session.outcome.exit_code - 128)
             self.screen.steps(session.run.progress.step)
-            self._end(job, answer)
+            self.end(job, answer)
 
-    def _together(self, rows: list[Row]) -> None:
-        """Train a stack; rows that join it are added to `rows`."""
-        by_run = {session.run: (job, session) for job, session in rows}
-        unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
-        due = time.perf_counter() + SAVE_SECONDS
-        first, left = rows[0][1].run, False  # a run to time the stack by, until any row has left
-        before = [first.progress.train_seconds, first.progress.step]
-
-        def on_epoch(one: Run, metrics: dict) -> None:
-            if one in unsaved:
-                raise unsaved[one]
-            job, session = by_run[one]
-            with job.log():
-                session.epoch(metrics)
-            self.screen.epoch(job.number, one)
-            seconds, steps = one.progress.train_seconds, one.progress.step
-            if one is first and not left and steps > before[1]:
-                self.seen.append((seconds - before[0]) / (steps - before[1]))
-                before[:] = seconds, steps
-
-        def on_round(stacked: stack.Stack) -> None:
-            nonlocal due
-            began = time.perf_counter()
-            if began <= due:
-                return
-            for one in stacked.release():
-                try:
-                    by_run[one][1].save()
-                except Exception as error:
-                    unsaved[one] = error
-            now = time.perf_counter()
-            due = now + max(SAVE_SECONDS, SAVE_SHARE * (now - began))
-
-        def judge(going: list[Run]) -> None:
-            prune([by_run[one][1] for one in going])
-
-        def refill(places: int) -> list[Run]:
-            config = rows[0][1].config
-            jobs = {} if self.stopped or self._alike() else self.supply.more(places)
-            joining = [job for job in jobs.values() if joins(job.config, config, self.read)]
-            self.waiting |= {n: job for n, job in jobs.items() if job not in joining}
-            steps = steps_per_epoch(len(first.data.train), first.training)
-            epochs = sum(job.config["training"]["epochs"] for job in joining)
-            placed = {str(job.config["data"]): session.run.data for job, session in rows}
-            self.screen.add(jobs, steps * epochs)
-            opened = self._opened(self._begun(joining), first.device, placed)
-            rows.extend(opened)
-            by_run.update({session.run: (job, session) for job, session in opened})
-            return [session.run for _, session in opened]
-
-        def on_end(one: Run, status: str, error: Exception | None) -> None:
-            nonlocal left
-            left = True
-            job, session = by_run[one]
-            try:
-                with job.log():
-                    answer = session.close(status, error, *self.stopped[:1])
-            except Exception as fault:  # a full disk
-                session.close("failed", fault)
-                answer = error = fault
-            self._end(job, error if status == "failed" else answer)
-
-        def watch(stacked: stack.Stack) -> None:
-            self.screen.steps(len(stacked.runs))
-            stacked.stop_requested = bool(self.stopped)
-
-        stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
-
-    def _end(self, job: Job, answer: Outcome | Exception) -> None:
+    def end(self, job: Job, answer: Outcome | Exception) -> None:
         job.end(answer)
         self._ended(job)
 
@@ -360,17 +313,3 @@ class Launch:
         self.failures.append(failing.failure(job.returned))
         self.screen.ended(job)
         self.supply.ended(job.number, job.returned)
-
-
-def joins(config: dict | None, other: dict, read: groups.Reader) -> bool:
-    """Return whether a run can take a place in the stack of another.
-
-    Args:
-        read: a config -> its data.
-    """
-    if not config or config["resume"]:  # one that goes on may stand in the middle of an epoch
-        return False
-    return (
-        not groups.alone(config)
-        and len({*groups.together({0: config, 1: other}, read).values()}) == 1
-    )
