@@ -8,9 +8,9 @@ import ast
 import hashlib
 import os
 import re
-import subprocess
 import time
 
+import processes
 import pytest
 from conftest import REPO
 from trained import ENV, TRAIN
@@ -58,20 +58,11 @@ def command(cwd, *args, code=0, env=None, timeout=120):
 
     Asserts the exit code, no traceback, and that nothing is left: no process, no half a file.
     """
-    process = subprocess.Popen(
-        [*TRAIN, *map(str, args)],
-        cwd=cwd,
-        env=ENV | (env or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    told, _ = process.communicate(timeout=timeout)
-    assert process.returncode == code, told
+    done = processes.run([*TRAIN, *args], cwd, ENV | (env or {}), timeout)
+    told = done.stdout + done.stderr
+    assert done.returncode == code, told
     assert_clean(told, cwd)
-    assert_no_orphans(process.pid)
+    assert_no_orphans(done.pid)
     return told
 
 

@@ -8,10 +8,10 @@ import io
 import json
 import math
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from conftest import TRAIN
@@ -256,11 +256,11 @@ def test_the_command_line_takes_a_yaml_and_a_key_of_ones_own(tmp_path):
     write(tmp_path / "mine", "training", OWN_KEYS)
     command = [sys.executable, TRAIN, "--config-dir", "mine", "activation=new", "training=new"]
     given = ["data=wine", "training.epochs=1", "tracking=local", "hydra.run.dir=run"]
-    done = subprocess.run([*command, *given], cwd=tmp_path, capture_output=True, text=True)
+    done = processes.run([*command, *given], tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "finished"
     wrong = [*command, *given, "training.noise=-1"]
-    refused = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True)
+    refused = processes.run(wrong, tmp_path)
     assert "training.noise=-1: must be a number >= 0" in refused.stderr
     assert Path(tmp_path / "run").is_dir()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import processes
 import pytest
 from conftest import REPO
 from PIL import Image
@@ -83,9 +84,7 @@ def run(cwd, *words, env=None):
     # A gate's commands begin with `python`, which is that of an activated environment.
     quiet["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     env = os.environ | quiet | (env or {})
-    return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
+    return processes.run([sys.executable, *words], cwd, env, timeout=300)
 
 
 def write_house(path):

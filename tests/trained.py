@@ -1,10 +1,12 @@
 """Helpers for tests: train.py in a process; runs trained alone or together, how far apart they are."""
 
+import copy
 import dataclasses
+import functools
 import os
-import subprocess
 import sys
 
+import processes
 import pytest
 import torch
 from conftest import REPO
@@ -25,15 +27,7 @@ TRAIN = [sys.executable, str(REPO / "train.py")]
 
 
 def train_py(cwd, *args, env=ENV, timeout=120):
-    return subprocess.run(
-        [*TRAIN, *args],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )
+    return processes.run([*TRAIN, *args], cwd, env, timeout)
 
 
 def solo(run):
@@ -76,9 +70,14 @@ def interrupt_at(step):
     return watch
 
 
+@functools.cache  # most settings are trained twice, alone and in a stack
+def _checked(folder, *overrides):
+    return command.checked([*overrides, "tracking=local"])
+
+
 def make(overrides, dtype):
     """An assembled run in `dtype`, its data too."""
-    plain = command.checked([*overrides, "tracking=local"])
+    plain = copy.deepcopy(_checked(os.getcwd(), *overrides))
     run = assemble(plain, build.data(plain), CPU)
     run.model.to(dtype)
 

@@ -3,9 +3,9 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
+import processes
 import pytest
 from fake_sweeps import add_run, fake_study
 from wandb_server import KEY, SILENT, WandbServer
@@ -56,11 +56,8 @@ def study(sweep):
 
 
 def publish(cwd, env):
-    return subprocess.run(
-        [sys.executable, "-m", "knobs.report", "sweep", "--wandb"], cwd=cwd,
-        env=ENV | {"HOME": str(cwd)} | env, text=True, capture_output=True,
-        stdin=subprocess.DEVNULL, timeout=120,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "knobs.report", "sweep", "--wandb"]
+    return processes.run(command, cwd, ENV | {"HOME": str(cwd)} | env)
 
 
 def kept(cwd):

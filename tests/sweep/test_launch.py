@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import TRAIN
 
@@ -36,9 +36,7 @@ def sweep(folder, broken, *words):
     """Exit code and output of train.py -m, in which runs of some learning rates fail."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "BROKEN": broken}
     command = [sys.executable, "-c", BROKEN, "-m", "sweep=s", *QUICK, *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = processes.run(command, folder, environment)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -116,6 +114,6 @@ def test_a_search_stops_too_and_confirms_nothing(tmp_path):
 
 def test_keep_going_belongs_to_a_sweep(tmp_path):
     command = [sys.executable, TRAIN, *QUICK, "keep_going=true"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = processes.run(command, tmp_path)
     assert done.returncode == 2
     assert "keep_going=true: belongs to a grid; put -m first" in done.stderr

@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import REPO
 from wandb_server import WandbServer
@@ -149,9 +149,7 @@ def mine(tmp_path):
             "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPO / "src")]),
         }
         command = [sys.executable, str(REPO / "train.py"), "--config-dir", "own", "tracking=table"]
-        done = subprocess.run(
-            [*command, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180
-        )
+        done = processes.run([*command, *words], tmp_path, env, timeout=180)
         return done.returncode, done.stdout + done.stderr
 
     return run

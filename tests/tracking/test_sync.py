@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
+import processes
 import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
@@ -30,10 +30,7 @@ SWEEP = [sys.executable, str(REPO / "train.py"), "-m", "sweep=s", "optimizer=sgd
 
 
 def run(cwd, *command, env=None):
-    return subprocess.run(
-        command, cwd=cwd, env=ENV | {"HOME": str(cwd)} | (env or {}), text=True,
-        capture_output=True, stdin=subprocess.DEVNULL, timeout=180,
-    )  # fmt: skip
+    return processes.run(command, cwd, ENV | {"HOME": str(cwd)} | (env or {}), timeout=180)
 
 
 # A run mirrored online in two parts, as a resumed one is.

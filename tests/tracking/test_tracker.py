@@ -14,6 +14,7 @@ import urllib.parse
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 from conftest import REPO
 from wandb_server import KEY, SILENT, WandbServer, plain
@@ -56,10 +57,8 @@ def train(tmp_path_factory):
 
     def run(cwd, *args, env=None, command=TRAIN):
         began = time.monotonic()
-        done = subprocess.run(
-            [*command, *args], cwd=cwd, env=ENV | {"HOME": home} | (env or {}), text=True,
-            capture_output=True, stdin=subprocess.DEVNULL, timeout=180,
-        )  # fmt: skip
+        env = ENV | {"HOME": home} | (env or {})
+        done = processes.run([*command, *args], cwd, env, timeout=180)
         done.seconds = time.monotonic() - began
         found = re.search(r"^  W&B +(.*)", done.stdout, re.MULTILINE)
         done.line = found and found[1]
