@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import logging
 import os
 import platform
 import queue
@@ -209,7 +208,6 @@ class Tracker(Mirror):
         try:
             self._mirror()
         except Exception as error:  # W&B must never end a run
-            logging.getLogger("asyncio").disabled = True  # a client that died would print there
             reason = f"{type(error).__name__}: {first_line(error)}"
             self.line = f"W&B failed, the run's own record did not: {reason}"
 
