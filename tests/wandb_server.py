@@ -74,14 +74,18 @@ class WandbServer(ThreadingHTTPServer):
         status: of every answer; SILENT for none.
         broken: paths' last parts and GraphQL operations that are answered with 500 instead.
         keep: how many rows of a history it keeps; all if None.
+        said: the body of every answer, whatever was asked; what fits if None.
     """
 
     daemon_threads = True
     block_on_close = False  # a client may hold its connection open
 
-    def __init__(self, status: int = 200, broken: tuple[str, ...] = (), keep: int | None = None):
+    def __init__(
+        self, status: int = 200, broken: tuple[str, ...] = (), keep: int | None = None,
+        said: bytes | None = None,
+    ):  # fmt: skip
         super().__init__(("127.0.0.1", 0), Handler)
-        self.status, self.broken, self.keep = status, broken, keep
+        self.status, self.broken, self.keep, self.said = status, broken, keep, said
         self.closing = threading.Event()
         self.runs: dict[str, Arrived] = {}
         self.files: dict[str, bytes] = {}  # uploads, by the name that was asked for
@@ -174,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             run = server.runs[parts[3]]
             run.stream(json.loads(body))
             run.rows = dict(sorted(run.rows.items())[: server.keep])
-        content = json.dumps(answer).encode()
+        content = json.dumps(answer).encode() if server.said is None else server.said
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -5,7 +5,6 @@
 
 import os
 import re
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from knobs import record, storage, targets
 from knobs.config import command, rules
 from knobs.config.manual import default_options
-from knobs.errors import CheckpointError, ConfigError, UserError
+from knobs.errors import CheckpointError, ConfigError, UserError, note
 from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under, walk
 from knobs.search.space import override
 from knobs.secrets import HIDDEN
@@ -220,7 +219,7 @@ def _tell_files(path: Path, config: dict[str, Any]) -> None:
     named = {p: v for p, v in config.items() if under(p, FILES) and isinstance(v, str)}
     outside = [f"{p}={v}" for p, v in named.items() if path.resolve() not in Path(v).parents]
     if outside:
-        print(f"knobs: as its record says, this run reads {', '.join(outside)}", file=sys.stderr)
+        note(f"as its record says, this run reads {', '.join(outside)}")
 
 
 def path_of(text: str) -> Path:

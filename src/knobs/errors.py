@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from knobs.secrets import cleared
+from knobs.words import printable
 
 # Read once: the command line sets it, so that Hydra raises what it would print in its own way.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 BUG = 1  # a fault of knobs itself
 DIVERGED = 5  # the loss left the finite numbers: a result, not an error
 SWEEP_FAILED = 10  # a sweep of which some runs failed
+MAX_REASON = 300  # characters of what another error says
+LONGEST = 10_000  # characters of a line of a message
 INTERRUPTED = 130  # Ctrl-C; a SIGTERM ends in 143
 
 
@@ -74,14 +77,24 @@ class Bug(UserError):
 
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
-    with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
-        print(f"knobs: {error}", file=sys.stderr)
+    note(str(error))
     return error.exit_code
 
 
+def note(text: str) -> None:
+    """Print a line, or lines, to stderr; what they quote from files cannot steer the terminal."""
+    lines = (printable(line, LONGEST) for line in text.split("\n"))
+    with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
+        print("knobs:", "\n".join(lines), file=sys.stderr)
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or the name of its class if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of what an error says, or the name of its class if it says nothing.
+
+    Of a library, or a server: without secrets, and fit for a terminal.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable(cleared(line), MAX_REASON)
 
 
 # Lines of Hydra's and OmegaConf's messages that tell a user of knobs nothing.
@@ -89,7 +102,6 @@ NO_REASON = (
     *("full_key:", "object_type=", "reference_type=", "Config search path:", "provider="),
     *("Set the environment", "To append to your config"),
 )
-MAX_REASON = 300  # characters
 
 
 def reason(error: BaseException) -> str:

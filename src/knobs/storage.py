@@ -118,10 +118,13 @@ def _opened(path: Path, buffering: int = -1) -> Any:
 
     def opener(name: str, flags: int) -> int:
         number = os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            os.close(number)
-            raise StorageError(f"{path}: is no file, but a pipe or a device; remove it")
-        return number
+        about = os.fstat(number)
+        if stat.S_ISREG(about.st_mode) and about.st_nlink <= 1:
+            return number
+        os.close(number)
+        if about.st_nlink > 1:
+            raise StorageError(_link(path))
+        raise StorageError(f"{path}: is no file, but a pipe or a device; remove it")
 
     try:
         return open(path, "ab+", buffering, opener=opener)
@@ -132,7 +135,8 @@ def _opened(path: Path, buffering: int = -1) -> Any:
 
 
 def _link(path: Path) -> str:
-    return f"{path}: is a link, and nothing is written through one; put the file itself there"
+    kind = "a link" if path.is_symlink() else "a hard link, a file with a second name"
+    return f"{path}: is {kind}, and nothing is written through one; put the file itself there"
 
 
 def read(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -174,8 +178,11 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
         StorageError: naming the link.
     """
     for name in names:
-        if os.path.islink(folder / name):
-            raise StorageError(_link(folder / name))
+        with contextlib.suppress(FileNotFoundError):
+            about = (folder / name).lstat()
+            hard = stat.S_ISREG(about.st_mode) and about.st_nlink > 1
+            if hard or stat.S_ISLNK(about.st_mode):
+                raise StorageError(_link(folder / name))
 
 
 def closed(folder: Path) -> None:

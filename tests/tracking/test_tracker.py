@@ -475,6 +475,60 @@ def test_a_server_that_takes_no_run_makes_it_offline(status, reason, train, tmp_
     assert logged(records(tmp_path / "wandb")) == [{"epoch": 1, "val/loss": 0.5}]
 
 
+ERROR = json.dumps({"errors": [{"message": f"\x1b]0;owned\x07\x1b[31m{'x' * 5000}\nmore"}]}).encode()
+
+
+@pytest.mark.parametrize(("status", "said", "reason"), [
+    (200, b"<html>\x00\xff no JSON", "invalid character '<'"),
+    (403, ERROR, "�]0;owned��[31mxxx"),
+    pytest.param(200, b"", "EOF", marks=pytest.mark.slow),
+    pytest.param(404, b"nothing here", "nothing here", marks=pytest.mark.slow),
+    pytest.param(429, b"", "HTTP 429", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_server_that_talks_nonsense_makes_a_run_offline(status, said, reason, train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with WandbServer(status, said=said) as server:
+        done = train(tmp_path, ".", "1", "3", env=server.env, command=TRACKER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.line.startswith("offline: 127.0.0.1 let no run start (")
+    assert reason in done.line
+    assert done.line.isprintable()
+    assert len(done.line) < 500
+    assert logged(records(tmp_path / "wandb")) == [{"epoch": 1, "val/loss": 0.5}]
+
+
+WAITS = """
+import pathlib, time
+from knobs.tracking.tracker import Tracker
+settings = {"mode": "online", "project": "knobs", "entity": None, "group": None, "tags": [],
+            "run_name": "bare", "artifact": False, "timeout": 60}
+began = time.monotonic()
+tracker = Tracker({}, pathlib.Path("."), [], **settings)
+tracker.log({"epoch": 1, "val/loss": 0.5})
+tracker.end({"status": "finished"}, 0, None)
+while tracker._queue.qsize() or not tracker.line:
+    time.sleep(0.01)
+time.sleep(0.5)  # the last item is at W&B
+active = time.monotonic() - began
+time.sleep(3)
+tracker.judge(True)
+print("  W&B ", tracker.wait())
+print(active)
+"""
+
+
+def test_the_wait_for_a_verdict_is_not_run_time(train, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with WandbServer() as server:
+        env = server.env | {"HOME": str(tmp_path)}
+        done = train(tmp_path, env=env, command=[sys.executable, "-c", WAITS])
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = server.runs.values()
+    active = float(done.stdout.splitlines()[-1])
+    assert run.summary["_wandb"]["runtime"] <= active
+    assert run.summary["status"] == "finished"
+
+
 def test_a_key_that_cannot_be_one_makes_a_run_offline(train, tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     done = train(tmp_path, ".", "1", "2", env={"WANDB_API_KEY": "abc"}, command=TRACKER)

@@ -200,7 +200,7 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
     if not many and (lacks := sorted(HANDED.get(kind, set()) - takes.keys())):
         yield f"{path}._target_={target}: takes no {', '.join(lacks)}, which knobs gives it"
     partial = node.get("_partial_", False)
-    if kind in CALLED and partial is not True or kind in WHOLE and partial is not False:
+    if (kind in CALLED and partial is not True) or (kind in WHOLE and partial is not False):
         must = "true, since knobs calls it" if kind in CALLED else "left out"
         yield f"{path}._partial_={show(partial)}: must be {must}"
     given = sorted(node.keys() - targets.own_keys(path) - {"_target_", "_partial_"})

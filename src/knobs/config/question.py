@@ -10,6 +10,7 @@ from knobs.errors import ConfigError
 from knobs.identity import under
 from knobs.search import space
 from knobs.search.space import Choice, Knobs, Range, Space
+from knobs.secrets import cleared
 
 KEYS = {
     "question",
@@ -145,7 +146,7 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         arms=arms,
         knobs=knobs,
         name=name,
-        question=str(study.get("question") or ""),
+        question=cleared(str(study.get("question") or "")),
         scientific=tuple(key for key in scientific if key not in values),
         fixed=_strings(study, "fixed"),
         runs=_count(study, "runs", least=1),

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from knobs import storage
-from knobs.errors import ConfigError, DataError, UserError, ended
+from knobs.errors import ConfigError, DataError, UserError, ended, note
 from knobs.predict.answers import digits
 from knobs.predict.drift import Tally
 from knobs.predict.reading import Model, Rows, columns_of, framed, predicted
@@ -155,7 +155,7 @@ def _predict(path: Path, given: argparse.Namespace, model: Model, again: bool) -
         if first:
             raise DataError(f"{path}: has no rows")
     for line in tally.lines(model.inputs):
-        print(f"knobs: {line}", file=sys.stderr)
+        note(line)
     return SOME_ROWS if tally.faults else 0
 
 
@@ -192,7 +192,7 @@ def _tell_columns(rows: Rows, model: Model) -> None:
     used = {*columns_of(model.inputs).columns, *model.target.names}
     if idle := [str(name) for name in rows.raw.columns if str(name) not in used]:
         more = f", and {len(idle) - 10} more" if len(idle) > 10 else ""
-        print(f"knobs: not used: {', '.join(idle[:10])}{more}", file=sys.stderr)
+        note(f"not used: {', '.join(idle[:10])}{more}")
 
 
 # ------------------------------------------------------------------ the output

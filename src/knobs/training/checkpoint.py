@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import record, storage
 from knobs.codec import decode, encode
-from knobs.errors import CheckpointError, first_line
+from knobs.errors import CheckpointError, first_line, note
 from knobs.models.members import Ensemble
 from knobs.shape import Shape
 from knobs.training.state import Progress, Run
@@ -285,4 +284,4 @@ def _tell(faults: list[str], instead: str) -> None:
     if faults:
         line = f"{'; '.join(faults)}; {instead}"
         log.warning("%s", line)
-        print(f"knobs: {line}", file=sys.stderr)
+        note(line)
