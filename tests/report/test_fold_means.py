@@ -1,6 +1,8 @@
 """The mean over folds: seeds first, the interval of Nadeau and Bengio in closed form."""
 
 import math
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,16 @@ def test_folds_and_split_seeds_are_repeats_of_one_setting():
     assert RunRecord(Path("x"), config={"seed": True}).repeat == (0, 0, 0)
     knobs = ["data.folds", "data.fold", "data.split_seed", "data.val"]
     assert [is_knob(name) for name in knobs] == [True, False, False, True]
+
+
+def test_folds_that_hold_out_the_same_rows_are_one():
+    """By time no seed cuts other folds: 3 folds and 2 of them again are 3, and not 5."""
+    runs = [
+        replace(run(v, k % 3, seed=k, split_seed=k // 3), val_rows=f"rows {k % 3}")
+        for k, v in enumerate(VALUES)
+    ]
+    found = over_folds(runs)
+    means = [statistics.mean(VALUES[k::3]) for k in range(3)]
+    assert (found.n, found.seeds) == (3, 1)
+    assert found.mean == pytest.approx(statistics.mean(means), abs=1e-15)
+    assert found.sd == pytest.approx(statistics.stdev(means), abs=1e-15)

@@ -361,7 +361,7 @@ def test_values_that_no_seed_changes_are_one_observation(tmp_path):
     assert answer.comparisons[0].relation == "unknown"
     assert answer.comparisons[0].paired.low is None
     assert answer.headline.endswith(
-        "lr=0.001 by 0.10 less far, but every run of each has one value, which is one observation."
+        "behind is lr=0.001 by 0.10, but every run of each has one value, which is one observation."
     )
 
 

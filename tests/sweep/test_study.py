@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,7 +17,7 @@ from conftest import TRAIN
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import TrialState
 
-from knobs.config.question import plan
+from knobs.config.question import Plan, one_cut, plan
 from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.report.read import read_sweep
@@ -502,6 +503,15 @@ def test_a_study_adds_pairs_until_it_is_decided_and_resumes(sweep):
     code, out = sweep(*lines, "model.width=1,64", "sweep=apart")
     assert code == 0
     assert "not decided" not in out
+
+
+def test_by_time_a_study_has_a_pair_a_fold():
+    """No seed cuts other folds there: a second cut would be the first again."""
+    plan = Plan((), {"": ()}, {"": {}}, walk="w", seeds=5, max_pairs=20, folds=6)
+    assert one_cut(plan, {"split": "random"}).looks == (5, 10, 15, 20)
+    assert one_cut(plan, {"split": "time:day"}).looks == (6,)
+    with pytest.raises(ConfigError, match="3 pairs decide nothing; give study.folds=5 or more"):
+        one_cut(replace(plan, folds=3), {"split": "time:day"})
 
 
 def test_the_pairs_of_a_study_are_folds_where_it_says_so(sweep):

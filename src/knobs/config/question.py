@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,22 @@ def plan(overrides: Sequence[Any], study: Mapping[str, Any] | None, name: str = 
         test=test,
         walk=walk,
     )
+
+
+def one_cut(plan: Plan, data: dict[str, Any]) -> Plan:
+    """Return the plan with a pair a fold where no seed cuts other folds: by time.
+
+    Raises:
+        ConfigError: these are too few to decide anything.
+    """
+    if not plan.folds or not plan.seeds or not str(data.get("split", "")).startswith("time"):
+        return plan
+    if plan.folds < LEAST_PAIRS:
+        raise ConfigError(
+            f"study.folds={plan.folds}: a split by time has the same folds for every seed, and "
+            f"{plan.folds} pairs decide nothing; give study.folds={LEAST_PAIRS} or more"
+        )
+    return replace(plan, seeds=plan.folds, max_pairs=plan.folds)
 
 
 def _walk(study: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from knobs.report.leaderboard import COLUMNS
 from knobs.report.next_steps import next_steps, recipe
 from knobs.report.read import read_sweep
 from knobs.report.records import Sweep
-from knobs.report.sentences import tested
+from knobs.report.sentences import spent, tested
 from knobs.report.verdict import verdict
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
@@ -63,6 +63,7 @@ def plain(report: Report) -> dict[str, Any]:
         "sweeps": [str(folder) for folder in sweep.folders],
         "objective": asdict(sweep.objective),
         "question": sweep.question,
+        "spent": spent(sweep),
         "verdict": {
             "headline": answer.headline,
             "more": list(answer.more),

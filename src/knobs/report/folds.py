@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from knobs.report.records import Entry, RunRecord, knob_value
 from knobs.report.stats import LEVEL
@@ -36,7 +37,8 @@ class OverFolds:
 def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | None:
     """Average runs of one setting over seeds within each fold, then over folds.
 
-    Folds of several splits count each for itself. Runs without a value are left out.
+    Folds of several splits count each for itself, unless they hold out the same rows, as those by
+    time do. Runs without a value are left out.
 
     Args:
         level: of the interval.
@@ -44,11 +46,11 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
     Returns:
         None where no run with folds has a value.
     """
-    folds: dict[tuple[int, int], list[RunRecord]] = {}
+    folds: dict[Any, list[RunRecord]] = {}
     for run in runs:
         count_of = knob_value(run, "data.folds")
         if run.ok and run.value is not None and type(count_of) is int and count_of > 1:
-            folds.setdefault(run.repeat[1:], []).append(run)
+            folds.setdefault(run.val_rows or run.data_hash or run.repeat[1:], []).append(run)
     if not folds:
         return None
     values = [statistics.mean(run.value for run in same) for same in folds.values()]
@@ -64,7 +66,7 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
     return OverFolds(mean, sd, n, seeds, mean - reach, mean + reach)
 
 
-def _overlap(folds: dict[tuple[int, int], list[RunRecord]]) -> float:
+def _overlap(folds: dict[Any, list[RunRecord]]) -> float:
     """Return validation rows for each training row; 1 / (folds - 1) where records lack them."""
     sizes = [(run.validation_examples, run.training_examples) for run, *_ in folds.values()]
     if all(val and train for val, train in sizes):

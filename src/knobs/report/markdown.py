@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from knobs.report.conclusions import Report
 from knobs.report.leaderboard import CSV
 from knobs.report.sections import Section, leaderboard, sections
-from knobs.report.sentences import MARKS, what_ran
+from knobs.report.sentences import MARKS, spent, what_ran
 from knobs.words import printable
 
 FULL = 30  # lines of the leaderboard
@@ -25,7 +25,8 @@ def answer(report: Report) -> Iterator[str]:
     yield from (f"**{escaped(report.verdict.headline)}**", "")
     yield from (f"- **{escaped(sentence)}**" for sentence in report.verdict.undermines)
     yield from (f"- {escaped(sentence)}" for sentence in report.verdict.more)
-    yield from ("", escaped(what_ran(report.sweep)) + ".", "")
+    told = (what_ran(report.sweep), f"Spent: {spent(report.sweep)}")
+    yield from ("", " ".join(escaped(text) + "." for text in told), "")
     yield from _section(leaderboard(report))
 
 

@@ -10,9 +10,9 @@ from knobs.report.plots.deciding import Deciding, deciding
 from knobs.report.plots.sections import sections as plots
 from knobs.report.records import Entry
 from knobs.report.sections import Section, sections
-from knobs.report.sentences import MARKS, answered, what_ran
+from knobs.report.sentences import MARKS, answered, spent, what_ran
 from knobs.report.stats import LEVEL
-from knobs.words import count, duration, listed, percent
+from knobs.words import count, listed, percent
 
 SHOWN = 12  # lines of the leaderboard before "show all"
 MOST = 1000  # lines of a table in all
@@ -41,7 +41,7 @@ def about(report: Report) -> dict[str, str]:
         "runs": what_ran(sweep).partition(": ")[2] or "none",
         "knobs": listed(list(map(sweep.short, sweep.knobs)), 8) or "none differ",
         "seeds": str(len({run.seed for run in sweep.runs})),
-        "training time": duration(sum(run.seconds or 0.0 for run in sweep.runs)),
+        "spent": spent(sweep),
     }
 
 

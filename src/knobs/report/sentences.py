@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from knobs.report.conclusions import Candidate, Importance, KnobImportance, Report
-from knobs.report.records import RunRecord, Sweep
-from knobs.words import count, listed, number, percent, sd
+from knobs.report.records import FRESH, RunRecord, Sweep
+from knobs.words import count, duration, listed, number, percent, sd
 
 MARKS = {"act": "!", "note": "·", "ok": "✓"}
 EFFECTS = ("failure effect", "total-order effect", "expected gain")
@@ -17,6 +17,16 @@ def what_ran(sweep: Sweep) -> str:
     ends = Counter(run.status for run in sweep.runs)
     parts = ", ".join(f"{n:,} {status.replace('_', ' ')}" for status, n in ends.most_common())
     return f"{count(len(sweep.runs), 'run')}: {parts}"
+
+
+def spent(sweep: Sweep) -> str:
+    """Return `40 runs to search, 100 to confirm, 12 s of training`: what a study has cost."""
+    fresh = sum(run.role in FRESH for run in sweep.runs)
+    test = sum(run.role == "test" for run in sweep.runs)
+    parts = [f"{count(len(sweep.runs) - fresh - test, 'run')} to search"] * bool(sweep.study)
+    parts += [f"{fresh:,} to confirm"] * bool(fresh) + [f"{test:,} on the test split"] * bool(test)
+    seconds = duration(sum(run.seconds or 0.0 for run in sweep.runs))
+    return ", ".join([*parts, f"{seconds} of training"])
 
 
 def tested(sweep: Sweep, winner: Candidate | None) -> str:

@@ -145,13 +145,14 @@ def _not_told(rest: Group, objective: Objective, others: bool) -> str:
         seeds = "nothing else ran with the same seeds and splits"
         few = f"{count(len(rest), 'other')} ran with too few of its seeds and splits"
         return few if others else seeds
+    behind = f"behind {'is' if len(rest) == 1 else 'are'} {_by(rest, objective)}"
     if all(pair.constant for pair in pairs):
         one = "every run of each has one value, which is one observation"
-        return f"{_by(rest, objective)} less far, but {one}"
+        return f"{behind}, but {one}"
     few = f"{_fewest(rest)} cannot tell: {LEAST_PAIRS} repeats are the least"
     if min(pair.mean for pair in pairs) < 0:  # on the repeats that both have
         return f"how far {listed([c.other.name for c in rest])} differ from it {few}"
-    return f"{_by(rest, objective)} less far, which {few}"
+    return f"{behind}, which {few}"
 
 
 def _all_of(winner: Candidate, n: int) -> str:

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from knobs import ledger
 from knobs.config import command
-from knobs.config.question import Plan, last_of_each
+from knobs.config.question import Plan, last_of_each, one_cut
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, as_json, ended, read_study, resumable, write
@@ -83,6 +83,7 @@ class StudyRunner:
             arm: compose(plan.job(arm, {}), sweep.context, sweep.master) for arm in plan.arms
         }
         config = resolved(next(iter(self.base.values())))
+        self.plan = plan = one_cut(plan, config["data"])
         self.objective = {key: config["objective"][key] for key in ("metric", "mode")}
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+from knobs.report.compare import named
 from knobs.report.conclusions import Candidate, Verdict
 from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
@@ -51,7 +52,7 @@ def _over(
     top, edge = figures.scale(sweep, [*values, *(c.mean for c in best)])
     bottom, drawn = edge - 0.08 * (top - edge), random.Random(knob.name)
     spread = 0.4 / len(knob.choices) if knob.choices is not None else 0.0
-    named = {c.arm: c.name for c in best}
+    names = named(sweep.study)
     tried, data = [], []
     for i, arm in enumerate(arms):
         look = figures.look_of(i)
@@ -68,7 +69,7 @@ def _over(
             "beyond": look | {"size": 7, "symbol": f"{look['symbol']}-open"},
             "broke": look | {"size": 7, "symbol": "x"},
         }
-        name = figures.safe(named.get(arm, arm))
+        name = figures.safe(names[arm])
         listed = False
         for kind in (kind for kind in marks if kind in kinds):
             own = {"name": name, "showlegend": not listed, "marker": marks[kind]}
