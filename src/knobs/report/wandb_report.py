@@ -21,7 +21,7 @@ from typing import Any
 
 from knobs.errors import UserError, first_line
 from knobs.identity import leaves
-from knobs.record import as_json, write
+from knobs.record import BROKEN, as_json, read_json, write
 from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
 from knobs.secrets import public
@@ -115,8 +115,8 @@ def _publish(folder: Path, shown: Contents) -> str:
 
 def _refused(why: str, folder: Path) -> UserError:
     again = "the same command tries again"
-    with contextlib.suppress(OSError, ValueError):
-        exists = json.loads((folder / SPEC).read_text())["id"]
+    with contextlib.suppress(*BROKEN, LookupError, TypeError):
+        exists = read_json(folder / SPEC)["id"]
         again += f", its spec is in {folder / SPEC}"
         again += " (delete that if the report was deleted)" if exists else ""
     return UserError(f"W&B did not take the report: {why}; {again}")
@@ -145,8 +145,8 @@ def _save(report: Any) -> str:
 
 def _earlier(folder: Path, about: dict[str, str]) -> str:
     """Return the id of the report made before for the same place; empty if there is none."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        spec = json.loads((folder / SPEC).read_text())
+    with contextlib.suppress(*BROKEN, AttributeError):
+        spec = read_json(folder / SPEC)
         same, view = all(spec.get(key) == about[key] for key in about), spec.get("id")
         if same and isinstance(view, str) and VIEW_ID.fullmatch(view):
             return view
