@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from knobs.errors import MOST_PLACE, DataError
+from knobs.errors import MOST_PLACE, DataError, MemoryShortage, making, size
 from knobs.words import printable
 
 SHARE = 0.5  # of the free memory that the text of a table may take
@@ -62,6 +62,27 @@ def free_memory() -> int:
         if most != resource.RLIM_INFINITY:
             free = min(free, most - pages[place] * resource.getpagesize())
     return max(0, free)
+
+
+@contextmanager
+def room(what: str, count: int, fix: str) -> Iterator[None]:
+    """Name what is made inside where memory does not hold it; refuse at once what surely does not.
+
+    Linux gives more memory than there is, and kills who then uses it.
+
+    Args:
+        what: it is, `the encoding of 90,000 rows as 20,000 columns`.
+        count: bytes of it.
+        fix: what makes it smaller.
+
+    Raises:
+        MemoryShortage: naming it, with its size.
+    """
+    what = f"{what} ({size(count)})"
+    if count > CHECKED and count > (free := free_memory()):
+        raise MemoryShortage(f"out of memory for {what}: {size(free)} are free; {fix}")
+    with making(what, fix):
+        yield
 
 
 def path_of(name: str | Path) -> Path:
@@ -133,10 +154,10 @@ def check(file: Path, whole: bool = True) -> None:
         _limit(file, file.stat().st_size, "is")
     if file.suffix.lower() == ".xlsx" and zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        if size > CHECKED and size > MOST_RATIO * file.stat().st_size:
-            raise _bomb(file, size)
-        _limit(file, EXCEL * size, "needs")
+            whole_size = sum(info.file_size for info in archive.infolist())
+        if whole_size > CHECKED and whole_size > MOST_RATIO * file.stat().st_size:
+            raise _bomb(file, whole_size)
+        _limit(file, EXCEL * whole_size, "needs")
 
 
 def _refuse(file: Path, head: bytes) -> None:
@@ -147,16 +168,16 @@ def _refuse(file: Path, head: bytes) -> None:
         raise DataError(f"{file}: is an archive of files (tar); unpack it, and name the table")
 
 
-def _limit(file: Path, size: int, verb: str) -> None:
-    """Refuse a text that memory does not hold."""
+def _limit(file: Path, count: int, verb: str) -> None:
+    """Refuse a text of so many bytes that memory does not hold."""
     free = free_memory()
-    if size > SHARE * free:
-        sizes = f"{size / 2**30:.1f} GiB of text, and {free / 2**30:.1f} GiB of memory are free"
+    if count > SHARE * free:
+        sizes = f"{count / 2**30:.1f} GiB of text, and {free / 2**30:.1f} GiB of memory are free"
         raise DataError(f"{file}: {verb} {sizes}; take fewer rows or columns")
 
 
-def _bomb(file: Path, size: int) -> DataError:
-    sizes = f"{file.stat().st_size:,} bytes unpack to over {size:,}"
+def _bomb(file: Path, count: int) -> DataError:
+    sizes = f"{file.stat().st_size:,} bytes unpack to over {count:,}"
     mend = "unpack it yourself if it is a table, and name that file"
     return DataError(f"{file}: {sizes}, as a bomb does; {mend}")
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from knobs.data import Data
-from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
+from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person, making
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.sweep import failing, groups
@@ -349,7 +349,8 @@ class Launch:
             self.screen.steps(len(stacked.runs))
             stacked.stop_requested = bool(self.stopped)
 
-        stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
+        with making(f"a stack of {len(rows)} runs", "a smaller hydra.launcher.width may fit"):
+            stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
 
     def _end(self, job: Job, answer: Outcome | Exception) -> None:
         job.end(answer)
