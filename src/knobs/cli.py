@@ -100,6 +100,7 @@ def prepare(argv: list[str]) -> list[str] | None:
     args = _parsed(argv)
     if leaks := list(secrets.in_lines(args.overrides)):
         raise ConfigError("\n  ".join(leaks))
+    files.refuse_bombs(args)
     if args.cfg or args.info or args.hydra_help or args.shell_completion:
         return argv  # questions about a config: Hydra answers them, and nothing runs
     if args.experimental_rerun:
@@ -208,12 +209,12 @@ def _folders(args: Namespace) -> list[Path]:
     """
     # Hydra looks for a relative one beside train.py, and for --config-dir in the working directory.
     first = (CONF.parent / args.config_path).resolve() if args.config_path else CONF
-    if not first.is_dir():
-        raise ConfigError(
-            f"--config-path {args.config_path}: no such folder; {first} is looked for"
-        )
-    if args.config_dir and not Path(args.config_dir).is_dir():
-        raise ConfigError(f"--config-dir {args.config_dir}: no such folder")
+    if not _is_folder(first):
+        looked = printable(str(first), 100)
+        name = printable(args.config_path, 100)
+        raise ConfigError(f"--config-path {name}: no such folder; {looked} is looked for")
+    if args.config_dir and not _is_folder(args.config_dir):
+        raise ConfigError(f"--config-dir {printable(args.config_dir, 100)}: no such folder")
     name, places = args.config_name or "config", [first, Path(args.config_dir or first)]
     if not any((folder / f"{name}.yaml").is_file() for folder in places):
         raise ConfigError(f"--config-name {name}: no {name}.yaml in {first.name}/ or --config-dir")
@@ -230,6 +231,13 @@ def _folders(args: Namespace) -> list[Path]:
             )
         raise ConfigError(f"{flag} would not be read, conf/ has one of that name; rename it")
     return [first, own]
+
+
+def _is_folder(name: str | Path) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # a name too long, a byte 0
+        return False
 
 
 def _own_word(line: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from knobs.config import rules
+from knobs.config.files import refuse_bombs
 from knobs.config.rules import CONF
 from knobs.errors import ConfigError, first_line
 from knobs.words import as_text
@@ -128,6 +129,7 @@ def _leaves(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 def conf_of(args: Namespace) -> Conf:
     """Return the YAML files that a command line's flags name."""
+    refuse_bombs(args)
     root = Path(args.config_path).resolve() if args.config_path else CONF
     more = (Path(args.config_dir).resolve(),) if args.config_dir else ()
     name = (args.config_name or "config").removesuffix(".yaml")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from knobs.data import cells, opening, tables
-from knobs.errors import DataError, first_line
+
+MOST_CELLS = 2**22  # that are read at once, of a table of many columns
 
 
 def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
@@ -20,24 +21,24 @@ def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
     """
     opening.check(file, whole=False)
     suffix = file.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            yield from _parquet(file, rows)
-        elif suffix == ".xlsx":
-            frame, _ = tables.read(file, sep, encoding)
-            for start in range(0, len(frame), rows):
-                yield frame.iloc[start : start + rows]
-        else:
-            yield from _text(file, sep, encoding, rows)
-    except DataError:
-        raise
-    except tables.BROKEN as error:
-        what = "a Parquet file" if suffix == ".parquet" else tables.KIND
-        raise DataError(f"{file}: not {what} ({first_line(error)})") from None
+    if suffix == ".xlsx":
+        frame, _ = tables.read(file, sep, encoding)
+        for start in range(0, len(frame), rows):
+            yield frame.iloc[start : start + rows]
+        return
+    made = _parquet(file, rows) if suffix == ".parquet" else _text(file, sep, encoding, rows)
+    with opening.unchanged(file):
+        while True:
+            with tables.reading(file):
+                block = next(made, None)
+            if block is None:
+                return
+            yield block
 
 
 def _text(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
     form, names = tables.header(file, sep, encoding)
+    rows = max(1, min(rows, MOST_CELLS // len(names)))
     options = {"dtype": object, "na_filter": False, "chunksize": rows}
     with (
         tables.text(file, form.encoding, whole=False) as lines,
@@ -48,13 +49,14 @@ def _text(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
                 block = next(blocks, None)
             if block is None:
                 return
+            tables.refuse_long_cells(file, block)
             yield block
 
 
 def _parquet(file: Path, rows: int) -> Iterator[Any]:
     import pandas as pd
 
-    for block in cells.parquet_blocks(file, rows):
+    for block in cells.parquet_blocks(file, rows, MOST_CELLS):
         names = tables.names_of(file, [name for name, _ in block])
         columns = zip(names, (values for _, values in block), strict=True)
         yield pd.DataFrame({name: pd.Series(v, dtype=v.dtype) for name, v in columns})

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from knobs.data import opening
 from knobs.data.notation import name_of, text_of
 from knobs.errors import DataError
 
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}
+MOST_CELLS, CELL_BYTES = 2**26, 16  # of a sheet; the bytes of one, at the least
 _INDEX = re.compile(r"__index_level_\d+__")  # of pandas, without a name
 # A formula that no program has computed yet; one that gives an empty text is of the type str.
 _FORMULA = re.compile(
@@ -66,7 +68,9 @@ def lacking(file: Path) -> DataError:
 def _parquet(file: Path, texts: Collection[str] | None, drop: Collection[str]) -> Read:
     from pyarrow import parquet
 
-    table = parquet.ParquetFile(file).read()
+    with parquet.ParquetFile(file) as opened:
+        _refuse_large(file, opened.metadata)
+        table = opened.read()
     made = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         if _INDEX.fullmatch(name):
@@ -83,8 +87,23 @@ def _parquet(file: Path, texts: Collection[str] | None, drop: Collection[str]) -
     return Read(made)
 
 
-def parquet_blocks(file: Path, rows: int) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """Yield the columns of a file, at most `rows` rows at a time, as `Read.columns` has them.
+def _refuse_large(file: Path, about: Any) -> None:
+    """Refuse a table that memory does not hold: a few bytes may say a million times the same.
+
+    Raises:
+        DataError: naming the file and its size.
+    """
+    count, free = about.num_rows * about.num_columns, opening.free_memory()
+    if 8 * count > opening.SHARE * free:
+        what = f"{about.num_rows:,} rows of {about.num_columns:,} columns"
+        need = f"need {8 * count / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free"
+        raise DataError(f"{file}: {what} {need}; take fewer rows or columns")
+
+
+def parquet_blocks(file: Path, rows: int, most: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield the columns of a file, at most `rows` rows and `most` cells at a time.
+
+    They are as `Read.columns` has them.
 
     A column of another type than numbers, texts and dates is empty.
 
@@ -97,6 +116,7 @@ def parquet_blocks(file: Path, rows: int) -> Iterator[list[tuple[str, np.ndarray
     except ImportError:
         raise lacking(file) from None
     with ParquetFile(file) as table:
+        rows = max(1, min(rows, most // max(1, table.metadata.num_columns)))
         for batch in table.iter_batches(batch_size=rows):
             part = pa.table(batch)
             columns = zip(part.column_names, part.columns, strict=True)
@@ -148,7 +168,7 @@ def _excel(file: Path, texts: Collection[str] | None, drop: Collection[str]) -> 
             return Read([])
         sheet = book.worksheets[0]
         sheet.reset_dimensions()
-        cells = [[_value(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+        cells = list(_rows(file, sheet))
         _refuse_half(file, sheet)
     kept = [row for row in cells if any(value is not None for value in row)]
     first = cells.index(kept[0]) + 1 if kept else 0
@@ -164,6 +184,23 @@ def _excel(file: Path, texts: Collection[str] | None, drop: Collection[str]) -> 
     rest = f" of {len(names)} ({', '.join(names[1:4])}{', ...' * (len(names) > 4)} not read)"
     note = [f"{file.name}: sheet {names[0]}{rest}"] if len(names) > 1 else []
     return Read(made, first, note)
+
+
+def _rows(file: Path, sheet: Any) -> Iterator[list]:
+    """Yield the rows of a sheet, without the empty cells at their ends.
+
+    Raises:
+        DataError: more cells than memory holds; a few bytes may name the last one of a sheet.
+    """
+    count, most = 0, min(MOST_CELLS, opening.SHARE * opening.free_memory() / CELL_BYTES)
+    for row in sheet.iter_rows(values_only=True):
+        if (count := count + len(row)) > most:
+            mend = "remove the far ones, or take fewer rows or columns"
+            raise DataError(f"{file}: sheet {sheet.title}: more than {most:,.0f} cells; {mend}")
+        cells = [_value(value) for value in row]
+        while cells and cells[-1] is None:
+            cells.pop()
+        yield cells
 
 
 def _value(cell: object) -> object:

@@ -14,6 +14,7 @@ from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
 from knobs.data.labelled import file_column, matched
 from knobs.data.labels import remarks
+from knobs.data.opening import path_of
 from knobs.data.prepare import (
     Parts,
     content_hash,
@@ -228,7 +229,7 @@ def image_folder(
         DataError: no such folder, folders that are neither classes nor splits, a class or a split
             without images, an image that cannot be read, or has no row; a row without an image.
     """
-    base = Path(root).expanduser()
+    base = path_of(root)
     notes: list[str] = []
     try:
         if labels:
@@ -255,7 +256,7 @@ def _by_table(
     """
     if not base.is_dir():
         raise DataError(f"{base}: no such folder; data.root is the folder of the images")
-    inside = base / Path(labels).expanduser()
+    inside = base / path_of(labels)
     path = inside if inside.exists() or not Path(labels).exists() else Path(labels)
     table = tables_of(str(path), None, set())
     columns = [str(column) for column in table.rows]

@@ -15,6 +15,7 @@ from torch import Tensor
 from knobs.data.dataset import Data, Stream
 from knobs.data.folds import folded
 from knobs.data.inputs import Pictures
+from knobs.data.opening import room
 from knobs.data.pixels import IMAGES, ending_of, hidden, inside, picture_files, read_pixels
 from knobs.data.prepare import (
     Parts,
@@ -109,7 +110,9 @@ def picture_data(
     if classes and (unlearnt := sorted(set(values) - set(values[parts[0]]))):
         notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
-        pixels = torch.stack([read_image(file, size) for file in files])
+        fix = "a smaller data.size, or data.memory_gib=0 to read them batch by batch, may fit"
+        with room(f"{len(files):,} pictures of {size} x {size}", 3 * len(files) * size**2, fix):
+            pixels = torch.stack([read_image(file, size) for file in files])
         inputs, splits = picture_splits(pixels, targets.y, parts)
         content: list = [pixels]
         alike = targets.y.numpy() if classes else np.zeros(len(files), int)

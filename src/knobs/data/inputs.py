@@ -11,10 +11,12 @@ from torch import Tensor
 
 from knobs.data.columns import MISSING, Columns
 from knobs.data.encodings import bin_edges, piecewise, read_edges, saved_edges
+from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.errors import DataError
 
 BLOCK = 65_536  # raw rows that are prepared at once
+FEWER = "fewer rows, or leaving out columns of many categories (data.drop), may fit"
 _TOO_LARGE = "numbers too large to standardise; leave the column out, or scale it"
 MOST_PIXELS = 2**14  # a side
 
@@ -197,7 +199,12 @@ class Table:
 
     def encoded(self, block: Mapping) -> Tensor:
         """Return (n, features) float32 of a block of numbers and categories."""
-        x = np.zeros((_count(block), self.width), np.float32)
+        rows = _count(block)
+        what = f"the encoding of {rows:,} rows as {self.width:,} columns"
+        with room(what, 4 * rows * self.width, FEWER):
+            return self._encoded(block, np.zeros((rows, self.width), np.float32))
+
+    def _encoded(self, block: Mapping, x: np.ndarray) -> Tensor:
         at = self.width - sum(self._bins)
         for i, name in enumerate(self.numbers):
             values = _numbers(block, name)

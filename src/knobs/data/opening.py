@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from knobs.errors import DataError
+from knobs.errors import MOST_PLACE, DataError, MemoryShortage, making, size
+from knobs.words import printable
 
 SHARE = 0.5  # of the free memory that the text of a table may take
 MOST_RATIO, CHECKED = 200, 2**28  # times that packed text may grow, once it has this many bytes
-MOST_LINE = 2**26  # bytes of a line of what is read in blocks
+MOST_LINE = 2**26  # bytes of a line of text
+EXCEL = 3  # times the unpacked XML of an Excel file that its cells take
 UNPACK = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # How files begin that are read by another ending of their name.
 ENDINGS = {
@@ -42,17 +44,80 @@ OTHERS = {
 
 
 def free_memory() -> int:
-    """Return the bytes of memory still free, within the limit of this process's control group."""
+    """Return the bytes of memory still free, within the limits of this process and its group."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
         return 8 * 2**30  # not Linux: a guess that every machine of today meets
+    import resource
+
     fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
     limit, used = group / "memory.max", group / "memory.current"
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
+    pages = [int(word) for word in Path("/proc/self/statm").read_text().split()]
+    for what, place in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        most, _ = resource.getrlimit(what)
+        if most != resource.RLIM_INFINITY:
+            free = min(free, most - pages[place] * resource.getpagesize())
     return max(0, free)
+
+
+@contextmanager
+def room(what: str, count: int, fix: str) -> Iterator[None]:
+    """Name what is made inside where memory does not hold it; refuse at once what surely does not.
+
+    Linux gives more memory than there is, and kills who then uses it.
+
+    Args:
+        what: it is, `the encoding of 90,000 rows as 20,000 columns`.
+        count: bytes of it.
+        fix: what makes it smaller.
+
+    Raises:
+        MemoryShortage: naming it, with its size.
+    """
+    what = f"{what} ({size(count)})"
+    if count > CHECKED and count > (free := free_memory()):
+        raise MemoryShortage(f"out of memory for {what}: {size(free)} are free; {fix}")
+    with making(what, fix):
+        yield
+
+
+def path_of(name: str | Path) -> Path:
+    """Return the path that a user has typed, `~` its home.
+
+    Raises:
+        DataError: a name that no file can have.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a byte 0, `~` of nobody
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{shown(name)}: cannot be read ({why})") from None
+    return path
+
+
+def shown(name: str | Path) -> str:
+    """Return a path for a message: of a long one its ends, on one line."""
+    text = printable(str(name))
+    return text if len(text) <= MOST_PLACE else f"{text[:90]}...{text[-90:]}"
+
+
+def refuse_no_file(file: Path, what: str) -> None:
+    """Refuse a pipe, a socket or a device, which would be waited for; nothing is opened.
+
+    Args:
+        what: it must be, and the fix.
+
+    Raises:
+        DataError: naming the file. OSError: there is none.
+    """
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{file}: is a pipe, a socket or a device; {what}")
 
 
 def check(file: Path, whole: bool = True) -> None:
@@ -65,16 +130,16 @@ def check(file: Path, whole: bool = True) -> None:
         DataError: naming the file, what it is, and the fix.
     """
     try:
-        mode = file.stat().st_mode
+        refuse_no_file(file, "write the table to a file")
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{file}: no such file; expected a CSV with a header") from None
+        raise DataError(f"{shown(file)}: no such file; expected a CSV with a header") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         why = getattr(error, "strerror", None) or error
-        raise DataError(f"{file}: cannot be read ({why})") from None
-    if stat.S_ISDIR(mode):
+        raise DataError(f"{shown(file)}: cannot be read ({why})") from None
+    if file.is_dir():
         raise DataError(f"{file}: is a folder; expected a file, a CSV with a header")
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{file}: is a pipe, a socket or a device; write the table to a file")
     try:
         with file.open("rb") as stream:
             head = stream.read(512)
@@ -89,7 +154,10 @@ def check(file: Path, whole: bool = True) -> None:
         _limit(file, file.stat().st_size, "is")
     if file.suffix.lower() == ".xlsx" and zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            _limit(file, sum(info.file_size for info in archive.infolist()), "unpacks to")
+            whole_size = sum(info.file_size for info in archive.infolist())
+        if whole_size > CHECKED and whole_size > MOST_RATIO * file.stat().st_size:
+            raise _bomb(file, whole_size)
+        _limit(file, EXCEL * whole_size, "needs")
 
 
 def _refuse(file: Path, head: bytes) -> None:
@@ -100,16 +168,40 @@ def _refuse(file: Path, head: bytes) -> None:
         raise DataError(f"{file}: is an archive of files (tar); unpack it, and name the table")
 
 
-def _limit(file: Path, size: int, verb: str) -> None:
-    """Refuse a text that memory does not hold."""
+def _limit(file: Path, count: int, verb: str) -> None:
+    """Refuse a text of so many bytes that memory does not hold."""
     free = free_memory()
-    if size > SHARE * free:
-        sizes = f"{size / 2**30:.1f} GiB of text, and {free / 2**30:.1f} GiB of memory are free"
+    if count > SHARE * free:
+        sizes = f"{count / 2**30:.1f} GiB of text, and {free / 2**30:.1f} GiB of memory are free"
         raise DataError(f"{file}: {verb} {sizes}; take fewer rows or columns")
 
 
+def _bomb(file: Path, count: int) -> DataError:
+    sizes = f"{file.stat().st_size:,} bytes unpack to over {count:,}"
+    mend = "unpack it yourself if it is a table, and name that file"
+    return DataError(f"{file}: {sizes}, as a bomb does; {mend}")
+
+
+@contextmanager
+def unchanged(file: Path) -> Iterator[None]:
+    """Refuse a file that others write while it is read: two looks at it would differ.
+
+    Raises:
+        DataError: naming the file.
+    """
+    before = file.stat()
+    yield
+    after = file.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _changes(file)
+
+
+def _changes(file: Path) -> DataError:
+    return DataError(f"{file}: changes while it is read; wait until it is whole, or copy it")
+
+
 class _Bounded(io.RawIOBase):
-    """A packed file's text, refused once it is a bomb.
+    """A file's text, refused once it is a bomb, has too long a line, or grows.
 
     Args:
         whole: whether memory is to hold all of it, else only each line.
@@ -117,7 +209,8 @@ class _Bounded(io.RawIOBase):
 
     def __init__(self, stream: IO[bytes], file: Path, whole: bool):
         self.stream, self.file, self.whole, self.line = stream, file, whole, 0
-        self.packed, self.done = file.stat().st_size, 0
+        self.size, self.done = file.stat().st_size, 0
+        self.packed = file.suffix.lower() in (*UNPACK, ".zip")
         self.next = CHECKED  # bytes at which to look again
 
     def readable(self) -> bool:
@@ -131,19 +224,17 @@ class _Bounded(io.RawIOBase):
         self.done += len(block)
         if self.done > self.next:
             self.next += CHECKED
-            if (
-                self.file.suffix.lower() in (*UNPACK, ".zip")
-                and self.done > MOST_RATIO * self.packed
-            ):
-                sizes = f"{self.packed:,} bytes unpack to over {self.done:,}"
-                mend = "unpack it yourself if it is a table, and name that file"
-                raise DataError(f"{self.file}: {sizes}, as a bomb does; {mend}")
-            if self.whole:
+            if self.packed and self.done > MOST_RATIO * self.size:
+                raise _bomb(self.file, self.done)
+            if self.whole and self.packed:
                 _limit(self.file, self.done, "unpacks to over")
+        if self.done > self.size and not self.packed:
+            raise _changes(self.file)
         ends = max(block.rfind(b"\n"), block.rfind(b"\r"))
         self.line = self.line + len(block) if ends < 0 else len(block) - ends
-        if self.line > MOST_LINE and not self.whole:
-            raise DataError(f"{self.file}: a line of more than {MOST_LINE // 2**20} MiB")
+        if self.line > MOST_LINE:
+            what = f"a line of more than {MOST_LINE // 2**20} MiB"
+            raise DataError(f"{self.file}: {what}; is it a table, a row a line?")
         return len(block)
 
 
@@ -164,12 +255,9 @@ def binary(file: Path, whole: bool = True) -> Iterator[IO[bytes]]:
             raw = opened.enter_context(archive.open(_member(file, archive, whole)))
         else:
             raw = opened.enter_context(UNPACK.get(suffix, open)(file, "rb"))
-        packed = suffix in (*UNPACK, ".zip")
-        if whole and not packed:
-            yield raw
-            return
-        stream = io.BufferedReader(_Bounded(raw, file, whole), 2**16)
-        if not packed:
+        bounded = _Bounded(raw, file, whole)
+        stream = io.BufferedReader(bounded, 2**16)
+        if not bounded.packed:
             yield stream
             return
         head = stream.peek(512)

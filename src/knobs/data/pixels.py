@@ -5,13 +5,14 @@ import os
 import struct
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from knobs.errors import DataError
+from knobs.data import opening
+from knobs.errors import DataError, MemoryShortage, making
 
 if TYPE_CHECKING:  # PIL is imported where a picture is read
     from PIL import Image
@@ -23,7 +24,7 @@ MOST_PIXELS = 89_478_485  # of a picture: PIL's own bound, 256 MiB of RGB
 # What decoders raise on bytes that are no picture, or half of one.
 FAULTS = (
     OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError,
-    EOFError, MemoryError, struct.error, zlib.error,
+    EOFError, struct.error, zlib.error,
 )  # fmt: skip
 
 # What systems leave behind; names that begin with a dot are hidden too.
@@ -41,9 +42,9 @@ def picture_files(folder: Path, passed: Counter) -> list[Path]:
     Raises:
         DataError: what is called an image and is no file.
     """
-    found, seen, waiting, links = [], set(), [folder], []
+    found, seen, waiting, links = [], set(), deque([folder]), deque()
     while waiting or links:  # links last, so that a file keeps the name that is its own
-        place = waiting.pop(0) if waiting else links.pop(0)
+        place = (waiting or links).popleft()
         facts = place.stat()
         if (facts.st_dev, facts.st_ino) in seen:
             continue
@@ -91,7 +92,8 @@ def read_pixels(path: Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
+        opening.refuse_no_file(path, "expected an image file; remove it")
+        with warnings.catch_warnings(), making(f"the pixels of {path}", "scale it down"):
             warnings.simplefilter("ignore")  # a size beyond PIL's bound is refused below
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
@@ -102,8 +104,11 @@ def read_pixels(path: Path, size: int) -> np.ndarray:
                 with contextlib.suppress(*FAULTS):  # damaged EXIF data: as the pixels lie
                     ImageOps.exif_transpose(image, in_place=True)
                 pixels = np.array(ImageOps.fit(_rgb(image), (size, size)))
+    except MemoryShortage:
+        raise
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None  # it is a ValueError
+        place = "" if str(error).startswith(f"{path}: ") else f"{path}: "
+        raise DataError(f"{place}{error}") from None  # it is a ValueError
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too large an image ({error}); scale it down") from None
     except FAULTS as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 from knobs.data import tables
 from knobs.data.columns import CellError, as_numbers
 from knobs.data.dates import read_day
+from knobs.data.opening import path_of
 from knobs.data.prepare import Parts
 from knobs.errors import DataError, did_you_mean
 
@@ -100,7 +101,7 @@ def tables_of(
     """
     import pandas as pd
 
-    files = [Path(name).expanduser() for name in ([path, test_path] if test_path else [path])]
+    files = [path_of(name) for name in ([path, test_path] if test_path else [path])]
     texts = None if texts is None else texts | columns
     found = [tables.read(files[0], sep, encoding, texts, na, decimal, drop)]
     if test_path:

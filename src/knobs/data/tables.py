@@ -22,7 +22,7 @@ import numpy as np
 from knobs.data import cells, opening
 from knobs.data.columns import MARKERS, table_decimal
 from knobs.data.notation import name_of, parts_of, plain_numbers
-from knobs.errors import DataError, first_line
+from knobs.errors import DataError, first_line, making, size, starved
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 ENCODINGS = {
@@ -31,6 +31,8 @@ ENCODINGS = {
 # MARKERS as they are written, most of the time.
 WORDS = [*MARKERS, "NA", "N/A", "N.A.", "NaN", "NAN", "Null", "NULL", "None", "NONE"]
 GLANCE = 20  # records that tell the separator
+MOST_COLUMNS = 20_000  # of a table
+MOST_CELL = 2**24  # characters of a cell
 HEAD = 1000  # rows that tell the decimal sign, as many as table_decimal looks at
 KIND = "a CSV with a header"
 BROKEN = (
@@ -93,25 +95,55 @@ def read(
         DataError: naming what is not there, or cannot be read.
     """
     opening.check(file)
-    suffix = file.suffix.lower()
-    kind = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix, KIND)
-    try:
-        if suffix in cells.PACKAGES:
+    with reading(file):
+        if file.suffix.lower() in cells.PACKAGES:
             frame, form = _of_cells(file, texts, drop, na)
         else:
             frame, form = _of_text(file, sep, encoding, texts, na, decimal)
-    except DataError:
-        raise
-    except BROKEN as error:  # pandas' parser errors are ValueErrors
-        raise DataError(f"{file}: not {kind} ({first_line(error)})") from None
+        refuse_long_cells(file, frame)
     if not len(frame):
         raise DataError(f"{file}: has no rows")
     return frame, form
 
 
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Say of a file's reader which file is no table, or too large for memory, or changes.
+
+    Raises:
+        DataError: naming the file. MemoryShortage: naming it with its size.
+    """
+    suffix = file.suffix.lower()
+    kind = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix, KIND)
+    what = f"the cells of {file}, a file of {size(file.stat().st_size)}"
+    with making(what, "take fewer rows or columns"):
+        try:
+            with opening.unchanged(file):
+                yield
+        except BROKEN as error:  # pandas' parser errors are ValueErrors
+            if isinstance(error, DataError) or starved(error):
+                raise
+            raise DataError(f"{file}: not {kind} ({first_line(error)})") from None
+
+
+def refuse_long_cells(file: Path, frame: Any) -> None:
+    """Refuse a cell that no table has, as an open quote makes one of the rest of its file.
+
+    Raises:
+        DataError: naming the file and the column.
+    """
+    if file.stat().st_size <= MOST_CELL and file.suffix.lower() not in opening.UNPACK:
+        return
+    for name in frame:
+        texts = frame[name] if frame[name].dtype == object else ()
+        if max((len(text) for text in texts if isinstance(text, str)), default=0) > MOST_CELL:
+            more = f"has a cell of more than {MOST_CELL:,} characters"
+            raise DataError(f"{file}: {name} {more}; is a quote left open?")
+
+
 def records(file: Path, form: Form) -> Iterator[tuple[int, list[str]]]:
     """Yield the line on which each record begins, from 1, and its cells; empty lines are none."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(opening.MOST_LINE)
     with text(file, form.encoding, whole=False) as lines:
         cells = csv.reader(lines, delimiter=form.sep, skipinitialspace=form.sep == " ")
         line = 1
@@ -288,6 +320,9 @@ def names_of(file: Path, header: list[str]) -> list[str]:
     Raises:
         DataError: two of one name, or a first line of numbers, which is no header.
     """
+    if len(header) > MOST_COLUMNS:
+        mend = "leave columns out of the file; are its rows its columns?"
+        raise DataError(f"{file}: has {len(header):,} columns, at most {MOST_COLUMNS:,}; {mend}")
     if header and header[0].strip().lower() == "sep=":
         raise DataError(f"{file}: its first line is for Excel alone (sep=); take it out")
     numbers = [name.strip() for name in header if (parts := parts_of(name)) and not parts[2]]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from knobs.data.inputs import rows_in
+from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.data.tokens import TOKENIZERS, tokenize
 from knobs.errors import DataError
@@ -138,7 +139,9 @@ def vocabulary(counts: Mapping[str, int], size: int, min_count: int) -> dict[str
 
 def encode_texts(texts: list[list[str]], ids: Mapping[str, int], length: int) -> Tensor:
     """Return (N, length) int32 token ids, cut or padded with 0 at the end."""
-    encoded = np.zeros((len(texts), length), np.int32)
+    what, fix = f"{len(texts):,} texts of {length:,} tokens", "a smaller data.max_length may fit"
+    with room(what, 4 * len(texts) * length, fix):
+        encoded = np.zeros((len(texts), length), np.int32)
     for row, text in zip(encoded, texts, strict=True):
         row[: len(text)] = [ids.get(token, 1) for token in text[:length]]
     return torch.from_numpy(encoded)

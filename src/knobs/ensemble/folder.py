@@ -13,7 +13,7 @@ from knobs import record, storage
 from knobs.data.preparation import Preparation
 from knobs.data.stored import ARRAYS, JSON
 from knobs.ensemble.selection import Gain, Library
-from knobs.errors import CheckpointError, ConfigError, first_line
+from knobs.errors import CheckpointError, ConfigError, first_line, making
 from knobs.training import checkpoint, predictions
 
 VERSION = 1
@@ -130,7 +130,8 @@ def library(candidates: Sequence[Candidate]) -> Library:
     first = candidates[0]
     files = {name: storage.read(first.folder / name) for name in (JSON, ARRAYS)}
     target = Preparation.load(files).target
-    outputs = torch.stack([one.outputs.float() for one in candidates])
+    with making(f"the outputs of {len(candidates)} runs", "name a sweep of fewer runs"):
+        outputs = torch.stack([one.outputs.float() for one in candidates])
     std = torch.from_numpy(target.std)
     metric = first.kind[3].partition("/")[2]
     return Library(outputs, first.targets, target.task, std, metric, first.mode)

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from knobs import storage
+from knobs.data.opening import path_of
 from knobs.errors import ConfigError, DataError, UserError, ended, note
 from knobs.predict.answers import digits
 from knobs.predict.drift import Tally
@@ -38,8 +39,7 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
 def _main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminable())
-        path = stack.enter_context(_spooled()) if given.input == "-" else Path(given.input)
-        path = path.expanduser()
+        path = stack.enter_context(_spooled()) if given.input == "-" else path_of(given.input)
         _check(path, given)
         loaded = model()
         try:

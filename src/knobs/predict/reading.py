@@ -3,6 +3,7 @@
 It needs no torch: an exported model is used by the same code.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -177,15 +178,16 @@ def cells_of(frame: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         DataError: naming columns that are not there, or are there twice.
     """
     have = list(map(str, frame.columns))
-    lacks = [name for name in names if name not in set(have)]
+    places = {name: place for place, name in enumerate(have)}
+    lacks = [name for name in names if name not in places]
     if lacks:
         near = did_you_mean(lacks[0], have)
         shown = ", ".join(have[:30]) + ", ..." * (len(have) > 30)
         raise DataError(f"no column {', '.join(lacks[:30])}; it has {shown}{near}")
-    if twice := [name for name in names if have.count(name) > 1]:
+    counts = Counter(have)
+    if twice := [name for name in names if counts[name] > 1]:
         raise DataError(f"more than one column {twice[0]}; rename all but one")
-    places = {name: have.index(name) for name in names}
-    return {name: _cells(frame.iloc[:, place]) for name, place in places.items()}
+    return {name: _cells(frame.iloc[:, places[name]]) for name in names}
 
 
 def _cells(column: Any) -> np.ndarray:

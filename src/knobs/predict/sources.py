@@ -13,7 +13,7 @@ import numpy as np
 from knobs.data import blocks, opening, tables
 from knobs.data.inputs import Pictures, Table
 from knobs.data.pixels import IMAGES, picture_files
-from knobs.errors import DataError, first_line
+from knobs.errors import DataError, first_line, starved
 from knobs.predict.reading import BLOCK, PICTURES, Model, Rows, columns_of
 
 TABULAR = (".csv", ".tsv", ".parquet", ".xlsx")
@@ -79,7 +79,7 @@ def _of_table(x: Any, model: Model) -> Iterator[Rows]:
     import pandas as pd
 
     if isinstance(x, str | os.PathLike):
-        yield from file_blocks(Path(x).expanduser(), model)
+        yield from file_blocks(opening.path_of(x), model)
         return
     if isinstance(x, np.ndarray) and not model.inputs.columns:
         x = _named_array(x, model)
@@ -116,7 +116,7 @@ def _of_texts(x: Any, model: Model) -> Iterator[Rows]:
     import pandas as pd
 
     if isinstance(x, os.PathLike) or (isinstance(x, str) and _is_path(x)):
-        yield from file_blocks(Path(x).expanduser(), model)
+        yield from file_blocks(opening.path_of(x), model)
         return
     if isinstance(x, pd.DataFrame):
         yield from _cut(range(len(x)), x)
@@ -168,7 +168,7 @@ def _line_blocks(path: Path, model: Model) -> Iterator[Rows]:
                 yield Rows(range(start, start + len(some)), some, str(path))
                 start += len(some)
     except tables.BROKEN as error:
-        if isinstance(error, DataError):
+        if isinstance(error, DataError) or starved(error):
             raise
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
 
@@ -176,7 +176,7 @@ def _line_blocks(path: Path, model: Model) -> Iterator[Rows]:
 # ------------------------------------------------------------------ pictures
 def _of_pictures(x: Any, model: Model) -> Iterator[Rows]:
     if isinstance(x, str | os.PathLike):
-        yield from file_blocks(Path(x).expanduser(), model)
+        yield from file_blocks(opening.path_of(x), model)
     elif isinstance(x, np.ndarray) and x.dtype.kind in "iuf":
         pixels = _in_order(x, model)
         yield from _cut(range(len(pixels)), pixels, PICTURES)

@@ -1,11 +1,13 @@
 """A report's four files: leaderboard.csv, report.json, report.md and report.html."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from knobs.errors import StorageError
+from knobs.errors import StorageError, making
 from knobs.record import write as write_file
 from knobs.report.analysis import plain
 from knobs.report.conclusions import Report
@@ -30,20 +32,33 @@ def write(report: Report, folder: Path) -> Path:
     Raises:
         StorageError: the folder cannot be written to.
     """
-    texts = {
-        CSV: as_csv(report.sweep.entries),  # the others name it
-        JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
-        MARKDOWN: markdown(report),
-        HTML: page(report),
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    what = f"the report on {len(report.sweep.runs):,} runs, its tables and plots"
+    with making(what, "report on fewer sweeps at once"):
+        texts = {
+            CSV: as_csv(report.sweep.entries),  # the others name it
+            JSON: json.dumps(_finite(plain(report)), indent=1, allow_nan=False, default=str) + "\n",
+            MARKDOWN: markdown(report),
+            HTML: page(report),
+        }
+    with writing_to(folder):
         for name, text in texts.items():
             write_file(folder / name, text.encode(errors="replace"))
+    return folder / HTML
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make a report's folder, and say which one it is where it cannot be written to.
+
+    Raises:
+        StorageError: naming the folder, and that there may be another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         why = f"{folder}: cannot be written to ({error.strerror or error})"
-        raise StorageError(f"{why}; name another: --out DIR") from None
-    return folder / HTML
+        raise StorageError(f"{why}; free space, or name another: --out DIR") from None
 
 
 def _finite(node: Any) -> Any:

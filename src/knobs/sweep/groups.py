@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from knobs import build
+from knobs import build, storage
 from knobs.config import rules
 from knobs.data import Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
@@ -485,7 +485,7 @@ def cache_bytes(device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).L2_cache_size
     sizes = [0]
     for path in CACHE.glob("index*/size"):
-        text = path.read_text().strip()
+        text = storage.read(path, 2**16).decode().strip()
         unit = {"K": 2**10, "M": 2**20, "G": 2**30}.get(text[-1:], 0)
         sizes.append(int(text[:-1]) * unit if unit else 0)
     return max(sizes)

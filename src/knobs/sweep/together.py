@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from knobs import targets
 from knobs.data import Data
-from knobs.errors import first_line
+from knobs.errors import first_line, making
 from knobs.record import BROKEN, read_config, read_summary
 from knobs.stack import loop as stack
 from knobs.stack.optimizers import in_slices
@@ -47,7 +47,8 @@ class Together:
             begun = [(self.by_run[run][0].number, run.progress.epoch) for run in runs]
             self.launch.stacks.begun(begun)
         hooks = self.on_epoch, self.on_end, self.watch, self.on_round, self.judge, self.refill
-        stack.fit(runs, *hooks, stand_ins)
+        with making(f"a stack of {len(runs)} runs", "a smaller hydra.launcher.width may fit"):
+            stack.fit(runs, *hooks, stand_ins)
 
     def _as_before(self) -> tuple[list[Run], StandIns] | None:
         """Return the rows of a stack that is resumed in its order, with stand-ins where needed.

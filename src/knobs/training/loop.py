@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from knobs import rng
 from knobs.data import Batch, Stream, Tensors
 from knobs.data.dataset import Inputs, chunks, each
-from knobs.errors import DataError
+from knobs.errors import DataError, making
 from knobs.models.members import mix_members, with_mean
 from knobs.optimizers import training_mode
 from knobs.regularization import mixed, penalized
@@ -22,6 +22,7 @@ from knobs.training.scores import score
 from knobs.training.sharing import sharing
 from knobs.training.state import Diverged, Interrupted, Progress, Run
 
+SMALLER = "a smaller training.batch_size, or training.gradient_accumulation_steps=2, may fit"
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
 CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
 
@@ -252,6 +253,12 @@ def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
 @torch.no_grad()
 def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     """Return the metrics of one split, as `name/metric`; of members, their mean prediction's."""
+    what = f"the outputs on {len(split):,} rows, {EVAL_BATCH:,} at a time"
+    with making(what, "a smaller model, or fewer validation rows (data.val), may fit"):
+        return _evaluated(run, split, name)
+
+
+def _evaluated(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     model, count = run.evaluated.eval(), len(run.networks)
     outputs, targets, weights = [], [], []
     for x, y, weight in split.in_order(EVAL_BATCH):
@@ -309,7 +316,8 @@ def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[d
     """
     while not ended(run):
         began = time.perf_counter()
-        values = train_epoch(run, watch)
+        with making(f"a step of {run.training['batch_size']:,} examples", SMALLER):
+            values = train_epoch(run, watch)
         training_mode(run.optimizer, False)
         if not run.refit:
             values |= evaluate(run, run.data.val, "val")

@@ -12,7 +12,7 @@ from knobs import build, losses, metrics, rng
 from knobs.config.conflicts import MAX_STEPS
 from knobs.data import Data, take
 from knobs.data.dataset import Inputs, each
-from knobs.errors import ConfigError, DataError, first_line
+from knobs.errors import ConfigError, DataError, first_line, making
 from knobs.models.members import Members
 from knobs.targets import make
 from knobs.training.scores import SCORES, Score, ready, undefined
@@ -43,11 +43,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
     networks = []
-    for member in range(training.get("members", 1)):  # a recorded config may be older than the key
-        rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
-        networks.append(build.model(config, data.shape))
-        build.initialize(config, networks[-1], sample)
-    model = networks[0] if len(networks) == 1 else Members(networks)
+    with making("the weights of the model", "a smaller model (model.width, model.depth) may fit"):
+        for member in range(training.get("members", 1)):  # a config may be older than the key
+            rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
+            networks.append(build.model(config, data.shape))
+            build.initialize(config, networks[-1], sample)
+        model = networks[0] if len(networks) == 1 else Members(networks)
     _check_last_batch(model, sample, training, len(data.train), steps)
     images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format
@@ -61,9 +62,11 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     if training["ema"]:
         update = get_ema_multi_avg_fn(training["ema"])
         average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    with making(f"the {len(data.train):,} training rows on {device}", "fewer rows may fit"):
+        placed = data.to(device, memory_format)
     return Run(
         model=model,
-        data=data.to(device, memory_format),
+        data=placed,
         optimizer=optimizer,
         scheduler=build.scheduler(config, optimizer, total),
         training=training,

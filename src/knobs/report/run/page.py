@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from knobs.errors import StorageError, first_line
+from knobs.errors import first_line
 from knobs.record import CHECKPOINTS, resumable
 from knobs.record import write as write_file
 from knobs.report.conclusions import Advice, Finding
@@ -27,6 +27,7 @@ from knobs.report.run.read import read_files
 from knobs.report.run.records import RunFiles
 from knobs.report.sentences import MARKS
 from knobs.report.terminal import endless, line
+from knobs.report.write import writing_to
 from knobs.shell import command, literal, quoted
 from knobs.words import count, duration, listed, number, printable
 
@@ -264,12 +265,8 @@ def write(page: RunPage, folder: Path) -> Path:
     """
     plotted = [figure for part in page.parts for figure in part.figures]
     text = render("run.html", plotted, page=page, marks=MARKS)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         write_file(folder / HTML, text.encode(errors="replace"))
-    except OSError as error:
-        why = f"{folder}: cannot be written to ({error.strerror or error})"
-        raise StorageError(f"{why}; name another: --out DIR") from None
     return folder / HTML
 
 
