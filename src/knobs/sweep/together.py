@@ -1,7 +1,7 @@
 """A stack of a sweep: its rows trained together, and what becomes of each."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from knobs import targets
 from knobs.data import Data
@@ -16,9 +16,6 @@ from knobs.training.session import SAVE_SECONDS, Session, prune
 from knobs.training.setup import assemble, steps_per_epoch
 from knobs.training.state import Run
 
-if TYPE_CHECKING:
-    from knobs.sweep.launch import Launch
-
 Row = tuple[Job, Session]
 SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 
@@ -27,11 +24,11 @@ class Together:
     """Jobs whose runs train as one stack, each as if it were alone.
 
     Args:
-        launch: the sweep under way.
+        launch: the sweep under way, a launch.Launch, which makes these.
         rows: jobs with their sessions; those that join the stack are added.
     """
 
-    def __init__(self, launch: "Launch", rows: list[Row]):
+    def __init__(self, launch: Any, rows: list[Row]):
         self.launch, self.rows = launch, rows
         self.by_run = {session.run: (job, session) for job, session in rows}
         self.unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
