@@ -1,10 +1,11 @@
 """The faults a user can mend, each with the exit code that scripts can tell apart."""
 
+import contextlib
 import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 # Read once: the command line sets it, so that Hydra raises what it would print in its own way.
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
@@ -64,6 +65,30 @@ class Bug(UserError):
     def __init__(self, error: BaseException, place: str = "shown with HYDRA_FULL_ERROR=1"):
         what = f"{type(error).__name__}: {reason(error)}"
         super().__init__(f"{what}; a bug of knobs or of your own code, its traceback is {place}")
+
+
+class Exited(Exception):
+    """The end of the process, called for by code of a run's own: it fails that run instead."""
+
+
+@contextlib.contextmanager
+def exits(stopped: Iterable[int] | None = None) -> Iterator[None]:
+    """Turn what would end the process inside, as a SystemExit, into an Exited.
+
+    Args:
+        stopped: signals of a person that came, where they are collected: with none, a
+            KeyboardInterrupt too is the code's own. None: Ctrl-C raises one.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if stopped or (stopped is None and isinstance(error, KeyboardInterrupt)):
+            raise
+        what = f"{type(error).__name__} {error}".strip()
+        mend = "raise an error there instead"
+        raise Exited(f"code of the run's own ended the process ({what}); {mend}") from error
 
 
 def tell(error: UserError) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from knobs import targets
 from knobs.data import Data
-from knobs.errors import first_line
+from knobs.errors import exits, first_line
 from knobs.record import BROKEN, read_config, read_summary
 from knobs.stack import loop as stack
 from knobs.stack.optimizers import in_slices
@@ -102,7 +102,8 @@ class Together:
             ):
                 raise ValueError("its config is another now")
             data = run.data if run else self.launch.read(config)
-            return assemble(config | {"resume": None}, data, self.first.device)
+            with exits(self.launch.stopped):
+                return assemble(config | {"resume": None}, data, self.first.device)
         except Exception as error:
             why = f"run {number} cannot be put in its place ({first_line(error)})"
             self.launch.screen.note(f"{why}: the others go on without it, up to rounding as before")
@@ -151,6 +152,7 @@ class Together:
             str(job.config["data"]): session.run.data for job, session in self.rows
         }
         launch.screen.add(jobs, steps * epochs)
+        launch.under_way.join([job.number for job in joining])
         opened = launch.opened(launch.begun(joining), self.first.device, placed)
         self.rows.extend(opened)
         self.by_run |= {session.run: (job, session) for job, session in opened}
@@ -161,7 +163,7 @@ class Together:
         self.left = True
         job, session = self.by_run[run]
         try:
-            with job.log():
+            with job.log(), exits(self.launch.stopped):
                 answer = session.close(status, error, *self.launch.stopped[:1])
         except Exception as fault:  # a full disk
             session.close("failed", fault)
