@@ -75,6 +75,30 @@ class Bug(UserError):
         super().__init__(f"{what}; a bug of knobs or of your own code, its traceback is {place}")
 
 
+class Exited(Exception):
+    """The end of the process, called for by code of a run's own: it fails that run instead."""
+
+
+@contextlib.contextmanager
+def exits(stopped: Iterable[int] | None = None) -> Iterator[None]:
+    """Turn what would end the process inside, as a SystemExit, into an Exited.
+
+    Args:
+        stopped: signals of a person that came, where they are collected: with none, a
+            KeyboardInterrupt too is the code's own. None: Ctrl-C raises one.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if stopped or (stopped is None and isinstance(error, KeyboardInterrupt)):
+            raise
+        what = f"{type(error).__name__} {error}".strip()
+        mend = "raise an error there instead"
+        raise Exited(f"code of the run's own ended the process ({what}); {mend}") from error
+
+
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
     note(str(error))

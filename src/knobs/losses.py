@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from knobs.errors import ConfigError, DataError
+from knobs.errors import ConfigError, DataError, MemoryShortage, exits, for_a_person
 
 Facts = float | Tensor  # of one target, or (T,)
 
@@ -157,12 +157,15 @@ class Loss:
         weights: `weight` (C,) or `pos_weight` (L,) where asked for.
         by_row: whether a stack calls it row by row: code that knobs has not seen may take
             dimension 0 for the examples.
+        faults: gets what a row's call raises, by its number; the row's loss is 0 from then on.
+            None: it is raised.
     """
 
     function: Callable[..., Tensor]
     arguments: Mapping[str, object] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     by_row: bool = False
+    faults: dict[int, Exception] | None = None
 
     def __post_init__(self) -> None:
         takes = inspect.signature(self.function).parameters
@@ -190,11 +193,25 @@ class Loss:
         if self.by_row and outputs.ndim > 2:
             each = smoothing if isinstance(smoothing, Tensor) else [smoothing] * len(outputs)
             rows = zip(outputs, targets, each, strict=True)
-            return torch.stack([self.values(*row, plain) for row in rows])
+            return torch.stack([self._row(k, *row, plain) for k, row in enumerate(rows)])
         arguments = {**self.arguments} if plain else {**self.arguments, **self.weights}
         if self.smooths:
             arguments["smoothing"] = smoothing
         return self.function(outputs, targets, **arguments)
+
+    def _row(
+        self, k: int, outputs: Tensor, targets: Tensor, smoothing: float | Tensor, plain: bool
+    ) -> Tensor:
+        """Return the values (N,) of row k of a stack."""
+        try:
+            if self.faults is None or k not in self.faults:
+                with exits():
+                    return self.values(outputs, targets, smoothing, plain)
+        except Exception as error:
+            if self.faults is None or isinstance(for_a_person(error), MemoryShortage):
+                raise
+            self.faults[k] = error
+        return 0 * outputs.flatten(1).sum(1)
 
     def total(self, targets: Tensor, weight: Tensor | None = None) -> Tensor | None:
         """Return the sum of the weights of a batch, (*); None where nothing is weighted.

@@ -4,6 +4,8 @@ The counterpart of training/loop.py, function by function: what differs is that 
 [K, N, ...], a loss [K], and that a run may leave while others go on.
 """
 
+import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +17,7 @@ from torch import Tensor
 from knobs import rng
 from knobs.data import Batch
 from knobs.data.dataset import Inputs, chunks
+from knobs.errors import MemoryShortage, exits, for_a_person
 from knobs.models.members import with_mean
 from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
@@ -50,7 +53,9 @@ class Stack:
         first = self.runs[0]
         assert len({run.progress.batch for run in runs}) == 1, "rows stand at one batch"
         self.device, self.training, self.autocast = first.device, first.training, first.autocast
-        self.loss = first.loss
+        # What code of a run's own raised within the epoch: it fails that run, at the epoch's end.
+        self.faults: dict[Run, Exception] = {}
+        self.loss = dataclasses.replace(first.loss, faults={}) if first.loss.by_row else first.loss
         self.members = len(first.networks)
         assert {len(run.networks) for run in runs} == {self.members}, "runs have as many members"
         self.owners = [run for run in self.runs for _ in run.networks]
@@ -104,6 +109,26 @@ class Stack:
         return self.runs
 
 
+@contextlib.contextmanager
+def alone(stack: Stack, run: Run) -> Iterator[None]:
+    """Let what is raised inside fail this run, and not its stack."""
+    try:
+        with exits():
+            yield
+    except Exception as error:
+        if isinstance(for_a_person(error), MemoryShortage):
+            raise
+        stack.faults.setdefault(run, error)
+
+
+def note_faults(stack: Stack, over: dict[Run, Ending], stand_ins: StandIns) -> None:
+    """End the runs whose own code has failed."""
+    rows = {stack.owners[k]: error for k, error in (stack.loss.faults or {}).items()}
+    for run, error in (stack.faults | rows).items():
+        if run not in stand_ins:
+            over.setdefault(run, ("failed", error))
+
+
 def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Update every row once from its batch; return the losses [K], still on the device.
 
@@ -124,7 +149,8 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
     if stack.moves:
         for run in stack.moves:
             run.progress.lr = run.lr
-            run.scheduler.step()
+            with alone(stack, run):
+                run.scheduler.step()
         stack.follow_schedules()
     return loss
 
@@ -260,6 +286,7 @@ def train_epoch(
                 return None
         look()
     finally:
+        note_faults(stack, over, stand_ins)
         for run in stack.runs:  # each run's share: they add up to what the stack took
             run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
     return [{"lr": run.last_lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
@@ -281,11 +308,16 @@ def evaluate(stack: Stack) -> list[dict[str, float]]:
     for data, numbers in stack.sets.groups(stack.runs):
         truth, weight, std = data.val.y, data.val.weight, data.target_std.to(whole)
         mine = whole if len(numbers) == len(stack.runs) else by_run[numbers].flatten(0, 1)
-        rows = metrics.evaluation(task, mine, truth, std, stack.loss, weight)
+        loss = dataclasses.replace(stack.loss, faults={}) if stack.loss.by_row else stack.loss
+        rows = metrics.evaluation(task, mine, truth, std, loss, weight)
         outputs = mine.unbind(0)
+        for place, error in (loss.faults or {}).items():
+            stack.faults.setdefault(stack.runs[numbers[place // size]], error)
         for place, i in enumerate(numbers):
             part = slice(place * size, (place + 1) * size)
-            row = solo.judged(stack.runs[i], rows[part], outputs[part], truth)
+            row: dict[str, float] = {}
+            with alone(stack, stack.runs[i]):
+                row = solo.judged(stack.runs[i], rows[part], outputs[part], truth)
             values[i] = {f"val/{metric}": value for metric, value in row.items()}
     return [values[i] for i in range(len(stack.runs))]
 
@@ -307,6 +339,7 @@ def end_epoch(
         over: gets the runs that this ends.
     """
     scores = evaluate(stack)
+    note_faults(stack, over, stand_ins)
     share = (time.perf_counter() - began) / len(stack.runs)
     for run, row, values in zip(stack.runs, rows, scores, strict=True):
         run.progress.seconds += share
@@ -314,7 +347,8 @@ def end_epoch(
             pass_epoch(run)
         elif run not in over:
             try:
-                on_epoch(run, solo.end_epoch(run, row | values))
+                with exits():
+                    on_epoch(run, solo.end_epoch(run, row | values))
             except Exception as error:  # this run's alone: the shared computation went well
                 over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
 

@@ -39,7 +39,7 @@ from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
-from knobs.sweep import failing
+from knobs.sweep import deaths, failing
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import failures
 from knobs.words import count
@@ -190,8 +190,14 @@ class SweepContext:
     def run(self, jobs: dict[int, Job], supply: Supply | None = None) -> None:
         """Run jobs, and those of the supply; note their returns, and a signal that stopped them."""
         keep_going = bool(self.master.get("keep_going"))
+        for line in deaths.notice(self.folder):
+            self.out.print(escape(line))
+        for number in deaths.condemned(self.folder, jobs):
+            job = jobs.pop(number)
+            if supply:
+                supply.ended(number, job.returned)
         try:
-            returns = _launch(jobs, self.launcher, supply, keep_going) if jobs else []
+            returns = _launch(jobs, self.launcher, supply, keep_going, self.folder) if jobs else []
         except failing.Halted as stop:
             self.returns += stop.returns
             self.stopped, self.halted = stop.exit_code, str(stop)
@@ -290,7 +296,11 @@ def sweep(
 
 
 def _launch(
-    jobs: dict[int, Job], launcher: Launcher, supply: Supply | None, keep_going: bool
+    jobs: dict[int, Job],
+    launcher: Launcher,
+    supply: Supply | None,
+    keep_going: bool,
+    folder: Path,
 ) -> list[JobReturn]:
     """Hand jobs to a launcher: all at once to ours, else in batches of neighbouring numbers.
 
@@ -299,14 +309,15 @@ def _launch(
     """
     if hasattr(launcher, "launch_numbered"):
         return list(launcher.launch_numbered(jobs, supply))
-    watched = isinstance(launcher, BasicLauncher) and not keep_going
+    in_turn = isinstance(launcher, BasicLauncher)  # one job after the other, in this process
+    watched = in_turn and not keep_going
     returns: list[JobReturn] = []
     for _, batch in groupby(enumerate(sorted(jobs)), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in batch]
-        first = max(0, failing.FIRST - len(returns)) if watched else 0
-        for part in filter(None, (numbers[:first], numbers[first:])):
+        for part in [[number] for number in numbers] if in_turn else [numbers]:
             lines = [jobs[number].overrides for number in part]
-            ends = launcher.launch(lines, initial_job_idx=part[0])
+            with deaths.noted(folder, part) if in_turn else contextlib.nullcontext():
+                ends = launcher.launch(lines, initial_job_idx=part[0])
             for number, returned in zip(part, ends, strict=True):
                 returns.append(returned)
                 if supply:

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from knobs import build, storage
 from knobs.config import rules
 from knobs.data import Stream
-from knobs.errors import MemoryShortage, first_line, for_a_person
+from knobs.errors import Exited, MemoryShortage, exits, first_line, for_a_person
 from knobs.ledger import status
 from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES
@@ -297,10 +297,11 @@ def _measure(group: Group, data: Reader, most: int) -> None:
         try:
             examples = data(group.config)
             device = quiet.enter_context(_quiet(group))
-            run = assemble(group.config | {"resume": None}, examples, device)
-            [fresh], alone = clones(run, 1), probe_alone(run)
-            alone.visit(0)  # warms up
-            group.step_seconds = group.alone_seconds = min(alone.visit(0) for _ in range(3))
+            with exits():
+                run = assemble(group.config | {"resume": None}, examples, device)
+                [fresh], alone = clones(run, 1), probe_alone(run)
+                alone.visit(0)  # warms up
+                group.step_seconds = group.alone_seconds = min(alone.visit(0) for _ in range(3))
         except Exception as error:  # each job will say it of itself
             group.reason = first_line(for_a_person(error))
             return
@@ -317,15 +318,16 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             rows = min(rows, max(1, int(build.free_memory(device) * MEMORY_SHARE / size)))
             cache = cache_bytes(device)
             widths = ladder(rows, members, size, cache)
-            times, width = find_width(
-                lambda width: probe_stack(fresh, width) if width > 1 else alone,
-                widths,
-                group,
-                size,
-                cache,
-            )
+            with exits():
+                times, width = find_width(
+                    lambda width: probe_stack(fresh, width) if width > 1 else alone,
+                    widths,
+                    group,
+                    size,
+                    cache,
+                )
         except Exception as error:
-            if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage):
+            if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage | Exited):
                 raise
             group.reason = str(fault)
             return

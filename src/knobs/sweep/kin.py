@@ -8,6 +8,7 @@ from torch import nn
 
 from knobs import build
 from knobs.data import Data, Stream, Tensors
+from knobs.errors import exits
 from knobs.models.layers import Dropout
 from knobs.stack.sets import key
 
@@ -37,7 +38,8 @@ def kin(configs: Sequence[dict], read: Reader) -> list[str]:
     for name, config in firsts.items():
         try:
             sets[name] = read(config)
-            traits[name] = alike(config, sets[name], safe)
+            with exits():
+                traits[name] = alike(config, sets[name], safe)
         except Exception:  # each job will say it of itself
             traits[name] = name
     if not _fit(sets):

@@ -12,9 +12,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from knobs.data import Data
-from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
+from knobs.errors import (
+    SWEEP_FAILED,
+    ConfigError,
+    MemoryShortage,
+    exits,
+    first_line,
+    for_a_person,
+)
 from knobs.stack.layers import CannotStack
-from knobs.sweep import failing, groups
+from knobs.sweep import deaths, failing, groups
+from knobs.sweep.deaths import UnderWay
 from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
@@ -53,7 +61,11 @@ def launch(
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
-    read = reader(Console(highlight=False, soft_wrap=True))
+    plain = reader(Console(highlight=False, soft_wrap=True))
+
+    def read(config: dict) -> Data:
+        with exits():
+            return plain(config)
 
     def begin(job: Job) -> None:
         job.begin(compose(job.overrides, context, master), context, task_function)
@@ -66,34 +78,52 @@ def launch(
     def plan(jobs: dict[int, Job]) -> list[groups.Group]:
         kept = groups.restored(jobs, stacks, read)
         rest = {*jobs}.difference(*(group.jobs for group in kept))
-        new = groups.plan_groups({n: jobs[n] for n in jobs if n in rest}, read, width, timed)
+        with under_way.at([*jobs]):
+            new = groups.plan_groups({n: jobs[n] for n in jobs if n in rest}, read, width, timed)
         stacks.plan(new)
         return sorted([*kept, *new], key=lambda group: group.jobs[0])
 
-    planned = plan(jobs)
+    whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs) or [{}]
     keep_going = bool(master.get("keep_going"))
-    with Screen(jobs, planned, supply) as screen, stop_signals() as stopped:
-        launched = Launch(screen, stopped, read, begin, supply, folder, stacks, keep_going)
+    with (
+        UnderWay(folder) as under_way,
+        Screen(whole, planned := plan(jobs), supply) as screen,
+        stop_signals() as stopped,
+    ):
+        launched = Launch(
+            screen, stopped, read, begin, supply, folder, stacks, under_way, keep_going
+        )
         while jobs:
             for group in planned:
                 chunks = group.chunks
                 while chunks and not launched.ends:
                     numbers = chunks.pop(0)
-                    launched.run([jobs[number] for number in numbers])
+                    with under_way.at(numbers):
+                        launched.run([jobs[number] for number in numbers])
                     if chunks and not launched.ends:
                         chunks = replanned(launched, group, chunks, width, timed)
             waiting, launched.waiting = launched.waiting, {}  # the screen knows of them
             if launched.halted:
-                launched.left |= set(jobs) | set(waiting)
-            jobs = {} if launched.ends else waiting or supply.more()
+                launched.left |= {*jobs, *waiting, *(number for part in apart for number in part)}
+            known = waiting or (apart.pop(0) if apart else {})
+            jobs = {} if launched.ends else known or supply.more()
             planned = plan(jobs)
-            screen.add({} if waiting else jobs, sum(group.steps for group in planned))
+            screen.add({} if known else jobs, sum(group.steps for group in planned))
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
     left = len(launched.left - set(launched.returns))
     if launched.halted and not stopped and (left or searching):
         raise Halted(launched.halted, len(launched.failures), left, returns)
     return returns
+
+
+def train(session: Session) -> None:
+    """Train a run by itself, to its end."""
+    with session.fitting(Console(quiet=True)) as (_, watch):
+        for metrics in loop.fit(session.run, watch):
+            session.epoch(metrics)
+            prune([session])
+            session.save_when_due()
 
 
 def replanned(
@@ -145,6 +175,7 @@ class Launch:
         supply: of jobs that take the places of those that have left a stack.
         folder: the sweep's.
         stacks: which runs train together, in this process and in those before.
+        under_way: says which of them are under way, should this process die.
         keep_going: whether to go on where the first runs all failed alike.
         waiting: handed out by the supply, of no stack under way.
         returns: of jobs that have ended.
@@ -162,6 +193,7 @@ class Launch:
     supply: Supply
     folder: Path
     stacks: Stacks
+    under_way: UnderWay
     keep_going: bool = False
     waiting: dict[int, Job] = field(default_factory=dict)
     returns: dict[int, JobReturn] = field(default_factory=dict)
@@ -237,7 +269,7 @@ class Launch:
         for job in jobs:
             try:
                 name = str(job.config["data"])
-                with job.environment():
+                with job.environment(), exits(self.stopped):
                     data = placed.get(name) or self.read(job.config)
                     track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
@@ -253,7 +285,8 @@ class Launch:
         if len(rows) == 1 and not self.stacks.rows(rows[0][0].number):
             return self._alone(rows)
         try:
-            return Together(self, rows).train()
+            with exits(self.stopped):
+                return Together(self, rows).train()
         except CannotStack as error:
             self.stacks.alone([job.number for job, _ in rows])
             self.screen.note(f"{len(rows)} runs train sequentially: {error}")
@@ -291,11 +324,8 @@ class Launch:
                 job.end(session.close("interrupted", None, SWEEP_FAILED - 128))
                 continue
             try:
-                with job.environment(), session.fitting(Console(quiet=True)) as (_, watch):
-                    for metrics in loop.fit(session.run, watch):
-                        session.epoch(metrics)
-                        prune([session])
-                        session.save_when_due()
+                with self.under_way.at([job.number]), job.environment():
+                    train(session)
                 answer = session.outcome
             except Exception as error:
                 answer = error

@@ -1,11 +1,11 @@
 """A stack of a sweep: its rows trained together, and what becomes of each."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 from knobs import targets
 from knobs.data import Data
-from knobs.errors import first_line, making
+from knobs.errors import exits, first_line, making
 from knobs.record import BROKEN, read_config, read_summary
 from knobs.stack import loop as stack
 from knobs.stack.optimizers import in_slices
@@ -16,9 +16,6 @@ from knobs.training.session import SAVE_SECONDS, Session, prune
 from knobs.training.setup import assemble, steps_per_epoch
 from knobs.training.state import Run
 
-if TYPE_CHECKING:
-    from knobs.sweep.launch import Launch
-
 Row = tuple[Job, Session]
 SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 
@@ -27,11 +24,11 @@ class Together:
     """Jobs whose runs train as one stack, each as if it were alone.
 
     Args:
-        launch: the sweep under way.
+        launch: the sweep under way, a launch.Launch, which makes these.
         rows: jobs with their sessions; those that join the stack are added.
     """
 
-    def __init__(self, launch: "Launch", rows: list[Row]):
+    def __init__(self, launch: Any, rows: list[Row]):
         self.launch, self.rows = launch, rows
         self.by_run = {session.run: (job, session) for job, session in rows}
         self.unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
@@ -106,7 +103,8 @@ class Together:
             ):
                 raise ValueError("its config is another now")
             data = run.data if run else self.launch.read(config)
-            return assemble(config | {"resume": None}, data, self.first.device)
+            with exits(self.launch.stopped):
+                return assemble(config | {"resume": None}, data, self.first.device)
         except Exception as error:
             why = f"run {number} cannot be put in its place ({first_line(error)})"
             self.launch.screen.note(f"{why}: the others go on without it, up to rounding as before")
@@ -155,6 +153,7 @@ class Together:
             str(job.config["data"]): session.run.data for job, session in self.rows
         }
         launch.screen.add(jobs, steps * epochs)
+        launch.under_way.join([job.number for job in joining])
         opened = launch.opened(launch.begun(joining), self.first.device, placed)
         self.rows.extend(opened)
         self.by_run |= {session.run: (job, session) for job, session in opened}
@@ -165,7 +164,7 @@ class Together:
         self.left = True
         job, session = self.by_run[run]
         try:
-            with job.log():
+            with job.log(), exits(self.launch.stopped):
                 answer = session.close(status, error, *self.launch.stopped[:1])
         except Exception as fault:  # a full disk
             session.close("failed", fault)

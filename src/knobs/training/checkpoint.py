@@ -123,6 +123,7 @@ def snapshot(run: Run) -> dict:
         "scheduler": run.scheduler.state_dict(),
         "average": run.average.state_dict() if run.average else None,
         "best_weights": run.best_weights,
+        "best_outputs": run.best_outputs,  # of a row no other arithmetic has the same bits
         "progress": asdict(run.progress),
     } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
@@ -153,6 +154,7 @@ def restore(run: Run, state: dict, planned: int | None = None) -> None:
         if run.average:
             run.average.load_state_dict(state["average"])
         run.best_weights = state["best_weights"]
+        run.best_outputs = state.get("best_outputs")
         run.best_members = state.get("best_members", [])
         run.progress = Progress(**state["progress"])
         run.rebuilt = rebuilt

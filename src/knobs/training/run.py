@@ -18,7 +18,7 @@ from knobs import late_compiler, record, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
-from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, tell
+from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, exits, for_a_person, tell
 from knobs.record import LOCK
 from knobs.secrets import public
 from knobs.tracking import named
@@ -58,7 +58,8 @@ def start(cfg: DictConfig) -> float | None:
             config = _as_one_of_many(config, job, getattr(thread, "differs", None))
         # A job of a sweep may run in a thread that hands its run over, to train with others.
         train = getattr(thread, "train", execute)
-        outcome = train(config, folder, out, _about(job, config["search"]))
+        with exits():
+            outcome = train(config, folder, out, _about(job, config["search"]))
     except Exception as error:
         fault = for_a_person(error)
         log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)

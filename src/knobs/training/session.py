@@ -21,7 +21,7 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, DataError, for_a_person
+from knobs.errors import DIVERGED, DataError, exits, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -136,7 +136,8 @@ class Session:
                     run.stop_requested = bool(received)
 
                 try:
-                    yield face, watch
+                    with exits(received):
+                        yield face, watch
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
                     advice = "a lower lr, warm-up or clipping may help"
