@@ -12,12 +12,12 @@ from knobs.record import (
     LEDGER,
     SCHEMA,
     NewerSchema,
-    as_json,
     check_schema,
     ended,
     read_config,
     read_json,
     renamed,
+    sealed,
     write,
 )
 from knobs.storage import Lock
@@ -48,7 +48,7 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        write(folder / LEDGER, as_json({"schema": SCHEMA} | asdict(self)), sync=True)
+        write(folder / LEDGER, sealed({"schema": SCHEMA} | asdict(self)), sync=True)
 
 
 def read(folder: Path) -> Ledger | None:

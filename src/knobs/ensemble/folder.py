@@ -162,7 +162,7 @@ def write(out: Path, candidates: Sequence[Candidate], counts: Tensor, gain: Gain
             members[str(i)] = {"run": str(one.folder), "count": n}
         document = {"version": VERSION, "metric": taken[0][0].kind[3], "members": members}
         document["gain"] = asdict(gain) if gain else None
-        record.write(partial / record.ENSEMBLE, record.as_json(document), sync=True)
+        record.write(partial / record.ENSEMBLE, record.sealed(document), sync=True)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -24,7 +24,7 @@ from knobs.config import command
 from knobs.config.question import Plan, last_of_each
 from knobs.errors import ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, as_json, ended, read_study, resumable, write
+from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, ended, read_study, resumable, sealed, write
 from knobs.report.compare import undecided
 from knobs.report.next_steps import test_look
 from knobs.report.read import read_sweep
@@ -350,7 +350,7 @@ class StudyRunner:
             },
             "runs": runs | {str(number): place for number, place in places.items()},
         }
-        write(self.folder / STUDY, as_json({"schema": SCHEMA} | study), sync=True)
+        write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
 
 def _role(phase: str) -> str:
