@@ -36,6 +36,10 @@ def sealed(document: dict[str, Any]) -> bytes:
     return storage.signed(as_json({"sha256": storage.UNSIGNED} | document))
 
 
+class Damaged(CheckpointError):
+    """A file whose bytes are not those that were written."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object of a file that nobody has vouched for; older ones are not `sealed`.
 
@@ -54,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({why}); put it back from a copy") from None
     if digest is not None and not storage.intact(data, digest):
         mend = 'put it back from a copy; if you changed it yourself, delete its line "sha256"'
-        raise CheckpointError(f"{path}: damaged, its SHA-256 is another; {mend}")
+        raise Damaged(f"{path}: damaged, its SHA-256 is another; {mend}")
     return document
 
 
@@ -340,6 +344,22 @@ def rows_of(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], int]:
         if epoch > 0:  # 0 voids those before: see Record.restart
             rows.append(row)
     return rows, damaged
+
+
+def damage(folder: Path, epochs: int | None) -> str:
+    """Say what the log of a run lacks; empty where it lacks nothing, or where there is no log.
+
+    Args:
+        epochs: that the run has trained; None where that is not known.
+    """
+    try:
+        lines = storage.read(folder / METRICS, 2**32).splitlines()
+    except (OSError, ValueError):
+        return ""
+    if len(lines) == epochs and all(map(storage.carries_its_checksum, lines)):
+        return ""  # as nearly all are: no need to parse them
+    rows, damaged = rows_of(lines)
+    return log_fault(rows, damaged, epochs or (rows[-1]["epoch"] if rows else 0))
 
 
 def log_fault(rows: Sequence[dict[str, Any]], damaged: int, epochs: int) -> str:

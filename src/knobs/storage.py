@@ -30,8 +30,8 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
 POLL = 0.01  # seconds between two looks at a lock that is waited for
 UNSIGNED = "0" * 64  # stands where a file's own SHA-256 goes while it is computed
-_CRC = b', "crc": "%08x"}\n'  # ends a line that carries its own checksum
-_CRC_BEGINS, _CRC_BYTES = _CRC[:10], len(_CRC % 0)
+_CRC = b',"crc":"%08x"}\n'  # ends a line that carries its own checksum
+_CRC_BEGINS, _CRC_BYTES = _CRC[:8], len(_CRC % 0)
 
 
 def write(path: Path, data: bytes, sync: bool = False) -> None:
@@ -115,10 +115,34 @@ def intact(data: bytes, digest: Any) -> bool:
     return hashlib.sha256(unsigned).hexdigest() == digest
 
 
+def about(data: bytes) -> dict[str, Any]:
+    """Return what a file of safetensors says of itself, once its own digest is verified.
+
+    An older one says its `epoch` alone, a text.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: damaged, or not a file that knobs writes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    said = json.loads(data[8 : 8 + size])["__metadata__"]
+    if said.keys() == {"epoch"}:
+        return said
+    told = json.loads(said["knobs"])
+    if not intact(data, told.get("digest")):
+        raise ValueError("damaged, its SHA-256 is another")
+    return told
+
+
 def as_line(row: dict[str, Any]) -> bytes:
     """Return an object that is not empty as a line of JSON, its CRC-32 its last entry."""
     text = json.dumps(row).encode()[:-1]
     return text + _CRC % zlib.crc32(text)
+
+
+def carries_its_checksum(line: bytes) -> bool:
+    """Return whether a line, without its end, is one of `as_line`, undamaged."""
+    text = line[: 1 - _CRC_BYTES]
+    return line[len(text) :] + b"\n" == _CRC % zlib.crc32(text)
 
 
 def of_line(line: bytes) -> dict[str, Any]:
@@ -130,7 +154,7 @@ def of_line(line: bytes) -> dict[str, Any]:
     line = line.rstrip(b"\r\n")
     text = line[: 1 - _CRC_BYTES]
     if line[len(text) :].startswith(_CRC_BEGINS):
-        if line[len(text) :] + b"\n" != _CRC % zlib.crc32(text):
+        if not carries_its_checksum(line):
             raise ValueError("damaged: its checksum is another")
         line = text + b"}"
     row = json.loads(line)

@@ -117,6 +117,7 @@ class RunRecord:
         step, knob: of a walk from the default to the best config: the index of the change, of what.
         data_hash: of content, target and split, as config.json records it; empty in older ones.
         load_curve: reads metrics.jsonl.
+        fault: which of its files is damaged, and how; "" where none is known to be.
     """
 
     folder: Path
@@ -140,6 +141,7 @@ class RunRecord:
     knob: str = ""
     data_hash: str = ""
     load_curve: Callable[[], list[dict[str, float]]] = field(default=list, compare=False)
+    fault: str = ""
 
     @property
     def ok(self) -> bool:
@@ -325,6 +327,7 @@ class Sweep:
         space: the knobs that were searched, over all arms.
         others: how many runs have another objective, or none as a refit, and are left out.
         test_looks: runs beside and among these that evaluated the same data's test split.
+        faults: study.json's, where it is damaged.
     """
 
     folders: tuple[Path, ...]
@@ -336,6 +339,7 @@ class Sweep:
     space: tuple[Knob, ...]
     others: int = 0
     test_looks: int = 0
+    faults: tuple[str, ...] = ()
     _columns: dict[Knob, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
     @property
