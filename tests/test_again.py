@@ -11,7 +11,7 @@ from trained import train_py as run
 from knobs import again
 from knobs.config.rules import CONF
 from knobs.errors import CheckpointError, ConfigError
-from knobs.record import read_config, read_metrics
+from knobs.record import read_config, read_json, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def foreign(made, tmp_path):
 
 def changed(folder, **parts):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+    path.write_text(json.dumps(read_json(path) | parts))
 
 
 WICKED = [

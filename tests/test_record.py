@@ -14,6 +14,7 @@ from knobs.config import command
 from knobs.errors import LockedError
 from knobs.identity import identity
 from knobs.record import SCHEMA, Ended, Record, ended, held, read_config, read_metrics, read_summary
+from knobs.storage import as_line
 from knobs.training.run import execute
 
 
@@ -107,7 +108,7 @@ def test_a_second_writer_is_told_and_changes_nothing_until_the_first_is_killed(t
             Record(tmp_path)
         assert error.value.exit_code == 9
         assert held(tmp_path)
-        assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+        assert (tmp_path / "metrics.jsonl").read_bytes() == as_line({"epoch": 1})
         first.send_signal(signal.SIGKILL)
     assert not held(tmp_path)
     record = Record(tmp_path)
@@ -158,10 +159,10 @@ def test_the_log_is_never_rewritten_and_the_last_row_of_an_epoch_counts(tmp_path
         file.write('{"epoch": 4, "trai')  # a crash
     before = path.read_bytes()
     record = Record(tmp_path)
-    assert record.earlier(2) == [{"epoch": 1, "try": 1}, {"epoch": 2, "try": 1}]
+    assert record.earlier(2) == ([{"epoch": 1, "try": 1}, {"epoch": 2, "try": 1}], "")
     assert len(read_metrics(tmp_path)) == 3  # nothing is lost until it was computed again
     record.log({"epoch": 3, "try": 2})
-    assert path.read_bytes() == before + b'\n{"epoch": 3, "try": 2}\n'
+    assert path.read_bytes() == before + b"\n" + as_line({"epoch": 3, "try": 2})
     rows = [{"epoch": 1, "try": 1}, {"epoch": 2, "try": 1}, {"epoch": 3, "try": 2}]
     assert read_metrics(tmp_path) == rows
     record.restart()

@@ -13,7 +13,7 @@ from typing import Any
 from knobs import record, storage, targets
 from knobs.config import command, rules
 from knobs.config.manual import default_options
-from knobs.errors import CheckpointError, ConfigError, UserError, note
+from knobs.errors import CheckpointError, ConfigError, note
 from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under, walk
 from knobs.search.space import override
 from knobs.secrets import HIDDEN
@@ -96,7 +96,7 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         document = record.read_config(path)
         sound = isinstance(document["config"], dict) and isinstance(document["overrides"], list)
         sound = sound and bool(list(walk(document["config"])))  # not nested too deeply
-    except UserError:
+    except (record.NewerSchema, record.Damaged):
         raise
     except (*record.BROKEN, KeyError, TypeError):
         sound = False

@@ -1,23 +1,27 @@
 """Keep sweep.json: which job of a sweep is which run, so that the same command goes on with it."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.record import (
     BROKEN,
+    CHECKPOINTS,
     CONFIG,
     LEDGER,
+    METRICS,
     SCHEMA,
     NewerSchema,
-    as_json,
     check_schema,
     ended,
     read_config,
     read_json,
     renamed,
+    sealed,
     write,
 )
 from knobs.storage import Lock
@@ -48,7 +52,7 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        write(folder / LEDGER, as_json({"schema": SCHEMA} | asdict(self)), sync=True)
+        write(folder / LEDGER, sealed({"schema": SCHEMA} | asdict(self)), sync=True)
 
 
 def read(folder: Path) -> Ledger | None:
@@ -102,6 +106,17 @@ def known(folder: Path) -> tuple[Ledger, int]:
     return book, found
 
 
+def places(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return where the runs of a study belong, by number, as each one's config.json says."""
+    found = {}
+    for path in folder.glob(f"*/{CONFIG}"):
+        with contextlib.suppress(*BROKEN, TypeError):
+            place = dict(read_config(path.parent).get("run") or {})
+            if place.pop("number", None) == int(path.parent.name) and "role" in place:
+                found[path.parent.name] = {k: v for k, v in place.items() if v is not None}
+    return found
+
+
 def _agrees(book: Ledger, number: int, run: Path) -> bool:
     """Return whether a run is the one that its number stands for; so is one that did not begin."""
     entry = book.jobs.get(number)
@@ -121,22 +136,34 @@ def name_of(identity: str, job: Sequence[str]) -> str:
     return " ".join([identity, *files])
 
 
-def holds(folder: Path, config: dict) -> bool:
+def holds(folder: Path, config: dict, unreadable: bool = False) -> bool:
     """Return whether a run's folder is that of this config, by what it has recorded.
 
-    A folder without a readable config.json holds no run.
+    Args:
+        unreadable: the answer where config.json cannot be read, as a power cut may leave it.
     """
     try:
         document = read_config(folder)
         return identity(config) in (document["identity"], identity(document["config"]))
-    except (*BROKEN, KeyError, TypeError, AttributeError):
+    except BROKEN:
+        return unreadable
+    except (KeyError, TypeError, AttributeError):
         return False
 
 
 def status(folder: Path) -> str:
-    """Return how the run in a folder ended; empty where it has not ended."""
+    """Return how the run in a folder ended; empty where it has not ended.
+
+    Empty too where a power cut took its config.json, so that it goes on and writes it again.
+    """
     end = ended(folder)
-    return end.status if end else ""
+    if end is None or not any((folder / name).exists() for name in (CHECKPOINTS, METRICS)):
+        return end.status if end else ""
+    try:
+        read_config(folder)
+    except BROKEN:
+        return ""
+    return end.status
 
 
 def settled(status: str, retry_failed: bool) -> bool:

@@ -22,6 +22,7 @@ from knobs.report.records import RunRecord, finite
 from knobs.words import as_text, cell, count, duration, number, printable, short_names
 
 NEWEST = 40  # that a terminal shows
+MOST_FAULTS = 5  # damaged runs that are named
 LEAST_ROOM = 24  # characters for what differs; columns give way to it, the first of these first
 GIVE_WAY = ("date", "epochs", "seconds", "parameters")
 FILTER = re.compile(r"\s*([\w./-]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*")
@@ -350,7 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     runs = chosen(read(given.folder), given.filter)
     runs = best(runs) if given.best else runs
-    lines = [line for line, _ in ordered(runs, given.sort, given.reverse)]
+    runs = ordered(runs, given.sort, given.reverse)
+    lines = [line for line, _ in runs]
     plain = given.json or given.csv
     few = NEWEST if sys.stdout.isatty() and not (given.all or plain) else None
     kept = lines[: given.limit or few]
@@ -362,6 +364,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(kept, len(lines), len(kept) < len(lines))
     else:
         print(f"no runs below {given.folder}" + " that the filters accept" * bool(given.filter))
+    faults = [f"{line.run}/{run.fault}" for line, run in runs[: given.limit or few] if run.fault]
+    for fault in faults[:MOST_FAULTS]:
+        print(f"knobs: {printable(fault)}", file=sys.stderr)
+    if len(faults) > MOST_FAULTS:
+        print(f"knobs: {count(len(faults), 'run')} damaged in all", file=sys.stderr)
     return 0
 
 

@@ -8,13 +8,15 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from knobs import storage
-from knobs.errors import CheckpointError, UserError
+from knobs.errors import CheckpointError, UserError, first_line
 from knobs.identity import DEFAULTS_BEFORE, OPTION_OF, RENAMED, leaves
 from knobs.storage import append, as_json, write
+from knobs.words import count, listed
 
 SCHEMA = 4  # of configs and records; `migrate` knows the names of those before
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of a run
@@ -33,13 +35,35 @@ FINISHED = STATUSES[:2]  # of runs that came to their end
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
 
 
-def read_json(path: Path) -> Any:
-    """Return the JSON of a file that nobody has vouched for.
+def sealed(document: dict[str, Any]) -> bytes:
+    """Return a document as JSON that carries its own SHA-256, as `read_json` verifies it."""
+    return storage.signed(as_json({"sha256": storage.UNSIGNED} | document))
+
+
+class Damaged(CheckpointError):
+    """A file whose bytes are not those that were written."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file that nobody has vouched for; older ones are not `sealed`.
 
     Raises:
-        One of BROKEN: no such file, no JSON, nested too deeply, or not a file that knobs writes.
+        OSError: it cannot be opened. CheckpointError: it is damaged, changed since it was written,
+            or no JSON object.
     """
-    return json.loads(storage.read(path).decode())
+    try:
+        data = storage.read(path)
+        document = json.loads(data.decode())
+        if not isinstance(document, dict):
+            raise ValueError("no JSON object")
+        digest = document.pop("sha256", None)
+    except (ValueError, RecursionError) as error:
+        why = first_line(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: cannot be read ({why}); put it back from a copy") from None
+    if digest is not None and not storage.intact(data, digest):
+        mend = 'put it back from a copy; if you changed it yourself, delete its line "sha256"'
+        raise Damaged(f"{path}: damaged, its SHA-256 is another; {mend}")
+    return document
 
 
 # ------------------------------------------------------------------ older formats
@@ -47,14 +71,12 @@ class NewerSchema(UserError):
     """A file that a newer knobs wrote."""
 
 
-def check_schema(document: Any, path: Path) -> None:
+def check_schema(document: dict[str, Any], path: Path) -> None:
     """Refuse what a newer knobs wrote: it would be misread.
 
     Raises:
-        NewerSchema: saying so. ValueError: no JSON object.
+        NewerSchema: saying so.
     """
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: no JSON object")
     schema = document.get("schema", 1)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise NewerSchema(f"{path}: has schema {schema}, this knobs reads {SCHEMA}; update knobs")
@@ -130,6 +152,7 @@ class Record:
 
     def __init__(self, folder: Path):
         self.folder, self._metrics = folder, folder / METRICS
+        self._settled = False  # whether config.json outlives a power cut
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         storage.make_folder(folder)
         self._lock = storage.take_over(folder / LOCK) or hold(folder)
@@ -146,29 +169,72 @@ class Record:
         Args:
             files: what else there is to say of it, by name.
         """
+        summary = self.folder / SUMMARY
+        if summary.exists():  # for good, before the config becomes another
+            summary.unlink()
+            storage.sync_folder(self.folder)
         for name, data in (files or {}).items():
             write(self.folder / name, data)
-        write(self.folder / CONFIG, as_json({"schema": SCHEMA} | document))
+        write(self.folder / CONFIG, sealed({"schema": SCHEMA} | document))
         append(self._metrics, b"")
-        (self.folder / SUMMARY).unlink(missing_ok=True)
+        self._settled = False
 
-    def earlier(self, epoch: int) -> list[dict[str, Any]]:
-        """Return the epochs up to the one that the run goes on from."""
-        return [row for row in read_metrics(self.folder) if row["epoch"] <= epoch]
+    def earlier(self, epoch: int, kept: bytes = b"") -> tuple[list[dict[str, Any]], str]:
+        """Return the epochs up to the one that the run goes on from, and what is wrong with them.
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Append one epoch."""
-        append(self._metrics, as_json(metrics, None))
+        What the log has lost is appended to it anew.
+
+        Args:
+            kept: the lines that the checkpoint holds of the log; older ones hold none.
+        """
+        rows, damaged = read_log(self.folder)
+        rows = [row for row in rows if row["epoch"] <= epoch]
+        fault = log_fault(rows, damaged, epoch)
+        whole = [row for row in rows_of(kept.splitlines())[0] if row["epoch"] <= epoch]
+        lines, has = ([*map(storage.as_line, those)] for those in (whole, rows))
+        pairs = zip(lines, has, strict=False)
+        same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(lines), len(has)))
+        if lines[same:]:
+            append(self._metrics, b"".join(lines[same:]))
+            rows = whole
+            fault = f"{fault or 'other values'}; written again from the checkpoint"
+        return rows, f"{self._metrics}: {fault}" if fault else ""
+
+    def log(self, metrics: dict[str, Any]) -> bytes:
+        """Append one epoch; return its line."""
+        line = storage.as_line(metrics)
+        append(self._metrics, line)
+        return line
 
     def restart(self) -> None:
         """Void the epochs so far: the run begins again at its first step."""
         if self._metrics.stat().st_size:
             self.log({"epoch": 0})
 
+    def settle(self) -> None:
+        """Make the log and config.json outlive a power cut, before a checkpoint that rests on them.
+
+        Three syncs the first time, then one.
+        """
+        storage.sync_file(self._metrics)
+        if not self._settled:
+            storage.sync_file(self.folder / CONFIG)
+            storage.sync_folder(self.folder)
+            self._settled = True
+
     def finish(self, summary: dict[str, Any], sync: bool = True) -> None:
-        """Write summary.json whole, and let the folder go."""
+        """Write summary.json whole, and let the folder go.
+
+        Args:
+            sync: whether it, the log, config.json and the names of the folder's files are to
+                outlive a power cut; four syncs at most.
+        """
         try:
-            write(self.folder / SUMMARY, as_json({"schema": SCHEMA} | summary), sync)
+            if sync:
+                storage.sync_file(self._metrics)
+                if not self._settled:
+                    storage.sync_file(self.folder / CONFIG)
+            write(self.folder / SUMMARY, sealed({"schema": SCHEMA} | summary), sync)
         finally:
             self._lock.release()
 
@@ -279,30 +345,72 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read one dict an epoch.
+    """Read one dict an epoch, as `read_log` does."""
+    return read_log(folder)[0]
+
+
+def read_log(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read one dict an epoch, and count the lines that are damaged, which are left out.
 
     The log is never rewritten: a run that went on from an earlier epoch wrote later ones again, and
-    the last row of an epoch counts. A line cut short by a crash is left out.
+    the last row of an epoch counts. A line cut short by a crash is damaged too.
     """
     return rows_of(storage.read(folder / METRICS, 2**32).splitlines())
 
 
-def rows_of(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Return the rows that count of metrics.jsonl, as `read_metrics` does."""
+def rows_of(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows that count of metrics.jsonl, and how many lines are none."""
     rows: list[dict[str, Any]] = []
+    damaged = 0
     for line in lines:
-        try:
-            row = json.loads(line)
-            epoch = row["epoch"]
-        except (ValueError, RecursionError, KeyError, TypeError):
+        if not line:
             continue
-        if not isinstance(epoch, int):
+        try:
+            row = storage.of_line(line)
+            epoch = row["epoch"]
+            sound = type(epoch) is int and epoch >= 0
+        except (ValueError, RecursionError, KeyError):
+            sound = False
+        if not sound or any(isinstance(value, str) for value in row.values()):
+            damaged += 1  # a text: the name of its checksum is damaged
             continue
         while rows and rows[-1]["epoch"] >= epoch:
             rows.pop()
         if epoch > 0:  # 0 voids those before: see Record.restart
             rows.append(row)
-    return rows
+    return rows, damaged
+
+
+def damage(folder: Path, epochs: int | None) -> str:
+    """Say what the log of a run lacks; empty where it lacks nothing, or where there is no log.
+
+    Args:
+        epochs: that the run has trained; None where that is not known.
+    """
+    try:
+        lines = storage.read(folder / METRICS, 2**32).splitlines()
+    except (OSError, ValueError):
+        return ""
+    if len(lines) == epochs and all(map(storage.carries_its_checksum, lines)):
+        return ""  # as nearly all are: no need to parse them
+    rows, damaged = rows_of(lines)
+    return log_fault(rows, damaged, epochs or (rows[-1]["epoch"] if rows else 0))
+
+
+def log_fault(rows: Sequence[dict[str, Any]], damaged: int, epochs: int) -> str:
+    """Say what a log of so many epochs lacks; empty where it lacks none.
+
+    Args:
+        damaged: lines; those of epochs that were written again cost nothing.
+    """
+    has = [row["epoch"] for row in rows if row["epoch"] <= epochs]
+    spans = [(a + 1, b - 1) for a, b in pairwise([0, *has, epochs + 1]) if b - a > 1]
+    if not spans:
+        return ""
+    lines = f"{count(damaged, 'line')} damaged, " if damaged else ""
+    missing = count(sum(b - a + 1 for a, b in spans), "epoch")
+    which = listed([f"{a} to {b}" if a < b else str(a) for a, b in spans], 5)
+    return f"{lines}{missing} of {epochs} missing ({which})"
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

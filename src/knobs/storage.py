@@ -1,6 +1,8 @@
 """Files that processes share: written whole, appended to by lines, and locked. Nothing else writes.
 
-A reader finds the old file or the new one; of lines, those that were written whole.
+A reader finds the old file or the new one; of lines, those that were written whole. A file may
+carry its own SHA-256 (see `signed`), a line its CRC-32 (see `as_line`): what was damaged is not
+believed.
 
 A lock file is held by one process, and freed by the system when that process ends. It never holds
 data: Windows lets nobody else read the locked byte. It is removed as it is released, so only a
@@ -10,12 +12,14 @@ killed process leaves one, which is in nobody's way.
 import contextlib
 import errno
 import functools
+import hashlib
 import itertools
 import json
 import os
 import platform
 import shlex
 import stat
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +30,9 @@ OURS = 0o755  # of a new folder, less what the umask takes away
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
 POLL = 0.01  # seconds between two looks at a lock that is waited for
+UNSIGNED = "0" * 64  # stands where a file's own SHA-256 goes while it is computed
+_CRC = b',"crc":"%08x"}\n'  # ends a line that carries its own checksum
+_CRC_BEGINS, _CRC_BYTES = _CRC[:8], len(_CRC % 0)
 
 
 def _on_full_disks(write: Callable[..., None]) -> Callable[..., None]:
@@ -55,19 +62,26 @@ def write(path: Path, data: bytes, sync: bool = False) -> None:
     """Write a file that nobody ever sees half-written.
 
     Args:
-        sync: whether it is to outlive a power cut; a millisecond, ten on a busy disk.
+        sync: whether it, and the names of its folder's files, are to outlive a power cut; two
+            syncs, a millisecond each, ten on a busy disk.
     """
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(FileNotFoundError):
         about = partial.lstat()
         if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
             partial.unlink()  # a foreign folder's link or pipe: what it leads to is not ours
-    with partial.open("wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -92,16 +106,96 @@ def sync_folder(folder: Path) -> None:
     """Make the names of a folder's files outlive a power cut."""
     if os.name == "nt":  # where folders are not opened
         return
-    number = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that syncs none
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Make what a file holds by now outlive a power cut, if somebody has not removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        _sync(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _sync(path: Path, flags: int) -> None:
+    number = os.open(path, flags)
     try:
         os.fsync(number)
     finally:
         os.close(number)
 
 
+# ------------------------------------------------------------------ checksums
+def signed(data: bytes) -> bytes:
+    """Return a file's bytes with their own SHA-256 in the place of UNSIGNED, which they hold."""
+    return data.replace(UNSIGNED.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def intact(data: bytes, digest: Any) -> bool:
+    """Return whether bytes that carry this digest are those that `signed` returned."""
+    if not isinstance(digest, str) or len(digest) != len(UNSIGNED):
+        return False
+    unsigned = data.replace(digest.encode(), UNSIGNED.encode(), 1)
+    return hashlib.sha256(unsigned).hexdigest() == digest
+
+
+def about(data: bytes) -> dict[str, Any]:
+    """Return what a file of safetensors says of itself, once its own digest is verified.
+
+    An older one says its `epoch` alone, a text.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: damaged, or not a file that knobs writes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    said = json.loads(data[8 : 8 + size])["__metadata__"]
+    if said.keys() == {"epoch"}:
+        return said
+    told = json.loads(said["knobs"])
+    if not intact(data, told.get("digest")):
+        raise ValueError("damaged, its SHA-256 is another")
+    return told
+
+
+def as_line(row: dict[str, Any]) -> bytes:
+    """Return an object that is not empty as a line of JSON, its CRC-32 its last entry."""
+    text = json.dumps(row).encode()[:-1]
+    return text + _CRC % zlib.crc32(text)
+
+
+def carries_its_checksum(line: bytes) -> bool:
+    """Return whether a line, without its end, is one of `as_line`, undamaged."""
+    text = line[: 1 - _CRC_BYTES]
+    return line[len(text) :] + b"\n" == _CRC % zlib.crc32(text)
+
+
+def of_line(line: bytes) -> dict[str, Any]:
+    """Return the object of a line, without its checksum; older lines have none.
+
+    Raises:
+        ValueError, RecursionError: damaged, or no JSON object.
+    """
+    line = line.rstrip(b"\r\n")
+    text = line[: 1 - _CRC_BYTES]
+    if line[len(text) :].startswith(_CRC_BEGINS):
+        if not carries_its_checksum(line):
+            raise ValueError("damaged: its checksum is another")
+        line = text + b"}"
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
+    return row
+
+
 @_on_full_disks
 def append(path: Path, data: bytes) -> None:
-    """Append whole lines, on a line of their own where a killed process left half a one."""
+    """Append whole lines, on a line of their own where a killed process left half a one.
+
+    A process that is killed as it writes can leave half a line, a power cut any damage: readers
+    know by the checksum of each line.
+    """
     with _opened(path) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

@@ -17,6 +17,7 @@ from knobs.data import Batch, Stream, Tensors, take
 from knobs.data.dataset import chunks
 from knobs.data.prepare import content_hash, three_way
 from knobs.errors import DataError
+from knobs.record import read_config
 from knobs.training import loop
 from knobs.training.run import execute
 from knobs.training.setup import assemble
@@ -174,7 +175,7 @@ def test_a_run_records_its_data_and_resumes_on_the_same_alone(tmp_path):
     config = command.checked([*table(tmp_path / "t.csv"), "training.epochs=2", "tracking=local"])
     folder = tmp_path / "run"
     execute(config, folder)
-    recorded = json.loads((folder / "config.json").read_text())
+    recorded = read_config(folder)
     data = build.data(config)
     hashes = {"hash": data.hash, "rows_hash": data.rows_hash}
     assert recorded["data"] == hashes | {"rows": [36, 12, 12], "notes": data.notes}

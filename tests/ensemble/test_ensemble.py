@@ -16,6 +16,7 @@ from knobs.ensemble.folder import candidate, library, members, of_sweep
 from knobs.ensemble.selection import Library, gain, select
 from knobs.errors import CheckpointError, ConfigError
 from knobs.models.members import mean_prediction
+from knobs.record import read_summary
 from knobs.training import predictions
 
 CLASSES = 3
@@ -138,7 +139,7 @@ def test_of_several_preparations_the_best_run_s_is_taken(sweep, caplog):
     for number in (1, 3):
         with (sweep / str(number) / "preparation.json").open("a") as file:
             file.write("\n")
-    summary = json.loads((sweep / "3" / "summary.json").read_text())
+    summary = read_summary(sweep / "3")
     summary["objective"]["value"] = 0.99
     (sweep / "3" / "summary.json").write_text(json.dumps(summary))
     ranked, left = of_sweep(sweep)
@@ -195,7 +196,7 @@ def test_what_cannot_be_averaged_is_refused(sweep, home, tmp_path, capsys):
         knobs.load([])
     with pytest.raises(ConfigError, match="top=0: must be a whole number from 1 on"):
         knobs.load(sweep, top=0)
-    summary = json.loads((sweep / "1" / "summary.json").read_text())
+    summary = read_summary(sweep / "1")
     (sweep / "1" / "summary.json").write_text(json.dumps(summary | {"status": "interrupted"}))
     with pytest.raises(CheckpointError, match="ended interrupted; an ensemble takes finished runs"):
         knobs.load([sweep / "0", sweep / "1"])

@@ -283,7 +283,7 @@ def test_without_a_preparation_the_network_loads_and_predict_says_why(home, run_
     assert model(torch.zeros(2, 13)).shape == (2, 3)
     with pytest.raises(ConfigError, match=r"has no preparation\.json, as runs of older versions"):
         model.predict(np.zeros((2, 13)))
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = read_config(tmp_path / "run")
     config["config"]["data"]["_target_"] = "mylab.data.rings"
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"mylab\.data\.rings tells no preparation.*Table\.fit"):
@@ -303,7 +303,7 @@ def test_a_preparation_of_another_run_is_refused(run_of, tmp_path):
 
 def test_a_config_that_says_what_cannot_be_is_refused(run_of, tmp_path):
     shutil.copytree(run_of("cheap"), tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = read_config(tmp_path / "run")
     config["config"]["data"]["sep"] = {"_target_": "os.system"}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"config\.json: .*data\.sep"):

@@ -119,7 +119,7 @@ def fake(folder, names, outputs, targets, rows=None, size=None, best=1):
 
 def edited(folder, name, change):
     """Change a JSON file of a record."""
-    node = json.loads((folder / name).read_text())
+    node = record.read_json(folder / name)
     change(node)
     (folder / name).write_text(json.dumps(node))
 
@@ -410,7 +410,7 @@ def test_predictions_from_before_a_run_went_on_are_called_so(copied):
     folder = copied("house")
     (folder / "summary.json").unlink()
     rows = (folder / "metrics.jsonl").read_text()
-    better = json.loads(rows.splitlines()[-1]) | {"epoch": 9, "val/r2": 0.99}
+    better = record.read_metrics(folder)[-1] | {"epoch": 9, "val/r2": 0.99}
     (folder / "metrics.jsonl").write_text(rows + json.dumps(better) + "\n")
     assert "from before the run went on; best is 9." in said(folder)["sample"][0]
 

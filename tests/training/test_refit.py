@@ -120,7 +120,7 @@ def test_a_plateau_has_nothing_to_follow(folder):
 def test_other_data_are_refused(folder):
     path = folder / "a" / "config.json"
     before = path.read_text()
-    document = json.loads(before)
+    document = record.read_json(path)
     document["data"]["hash"] = "0" * 32
     path.write_text(json.dumps(document))
     done = train_py(folder, "refit=a", "hydra.run.dir=c")

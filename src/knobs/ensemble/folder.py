@@ -55,6 +55,7 @@ def candidate(folder: Path) -> Candidate:
         files = {name: storage.read(folder / name) for name in (JSON, ARRAYS)}
         data = storage.read(folder / predictions.FILE)
         found = predictions.decode(data)
+        epoch, best = int(storage.about(data).get("epoch", 0)), summary["best_epoch"]
         metric, mode, value = (objective[key] for key in ("metric", "mode", "value"))
         whole, loss = config["data"]["hash"], config["config"]["loss"].get("_target_")
     except CheckpointError:
@@ -68,6 +69,9 @@ def candidate(folder: Path) -> Candidate:
         raise CheckpointError(f"{folder}: ended {status}; an ensemble takes finished runs")
     if loss == "knobs.losses.poisson":
         raise CheckpointError(f"{folder}: loss=poisson, whose rates no ensemble averages")
+    if epoch not in (0, best):  # a power cut can leave those of the run before it went on
+        of_it = f"{predictions.FILE} is of epoch {epoch}, the best one is {best}"
+        raise CheckpointError(f"{folder}: {of_it}; resume={folder} writes it again")
     if not whole:
         raise CheckpointError(f"{folder}: its data have no hash, so nothing tells that all agree")
     kind = (whole, files[JSON], files[ARRAYS], metric, mode, tuple(found["rows"].tolist()))
@@ -163,7 +167,7 @@ def write(out: Path, candidates: Sequence[Candidate], counts: Tensor, gain: Gain
             members[str(i)] = {"run": str(one.folder), "count": n}
         document = {"version": VERSION, "metric": taken[0][0].kind[3], "members": members}
         document["gain"] = asdict(gain) if gain else None
-        record.write(partial / record.ENSEMBLE, record.as_json(document), sync=True)
+        record.write(partial / record.ENSEMBLE, record.sealed(document), sync=True)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

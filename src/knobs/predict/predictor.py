@@ -258,9 +258,15 @@ def _load(path: Path) -> Predictor:
 
 
 def _config(path: Path) -> dict[str, dict]:
-    """Return the sections `data` and `loss` of a run's config; empty where none can be read."""
+    """Return the sections `data` and `loss` of a run's config; empty where there is none.
+
+    Raises:
+        CheckpointError: it is damaged, so that nothing tells how rows are read.
+    """
     try:
         config = record.read_config(path)["config"]
+    except CheckpointError:
+        raise
     except (*record.BROKEN, KeyError, TypeError):
         config = {}
     sections = {name: config.get(name) for name in ("data", "loss")} if config else {}

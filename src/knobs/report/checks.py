@@ -254,7 +254,15 @@ def unfinished(sweep: Sweep) -> Iterator[Finding]:
         yield Finding("unfinished", "act", text, "Give the sweep's command again: it goes on.")
     if broken := [run.id for run in sweep.runs if run.status == UNREADABLE]:
         text = f"{count(len(broken), 'run')} cannot be read: {listed(broken, 6)}."
-        yield Finding("unfinished", "note", text)
+        faults = [f"{r.id}/{r.fault}" for r in sweep.runs if r.status == UNREADABLE and r.fault]
+        yield Finding("unfinished", "note", text, f"See to {listed(faults, 3)}." if faults else "")
+    if logs := [f"{r.id}/{r.fault}" for r in sweep.runs if r.fault and r.status != UNREADABLE]:
+        text = f"{count(len(logs), 'log')} damaged, and left out what is: {listed(logs, 3)}."
+        do = "resume=FOLDER writes a log again from its checkpoint."
+        yield Finding("damaged", "note", text, do)
+    for fault in sweep.faults:
+        text = f"{fault}. What was asked is not known, and each run's place is as it recorded it."
+        yield Finding("damaged", "act", text, "Give the sweep's command again: it makes it anew.")
     if sweep.others:
         text = f"{count(sweep.others, 'run')} with another objective or none left out."
         yield Finding("unfinished", "note", text)

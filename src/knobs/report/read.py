@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs import record
-from knobs.errors import ConfigError
+from knobs.errors import ConfigError, first_line
 from knobs.identity import leaves
 from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import is_knob, leaderboard
@@ -58,8 +58,10 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     labels = _labels(folders)
     runs: list[RunRecord] = []
     studies: list[Study] = []
+    faults: list[str] = []
     for folder, label in zip(folders, labels, strict=True):
-        study, places = _read_study(folder)
+        study, places, fault = _read_study(folder)
+        faults += [fault] if fault else []
         studies += [study] if study else []
         try:
             for run in read_runs(folder):
@@ -85,8 +87,10 @@ def read_sweep(folders: Sequence[Path]) -> Sweep:
     space = _union(arms.values()) or tuple(_spaces(comparable, entries[0].knobs if entries else ()))
     name = ", ".join(labels)
     hashes = {text for run in runs for text in (run.data_hash, run.test_rows)} - {""}
-    looks = test_looks(folders[0], hashes)
-    return Sweep(tuple(folders), name, objective, comparable, entries, study, space, others, looks)
+    looks, told = test_looks(folders[0], hashes), tuple(faults)
+    return Sweep(
+        tuple(folders), name, objective, comparable, entries, study, space, others, looks, told
+    )
 
 
 def test_looks(folder: Path, hashes: Collection[str]) -> int:
@@ -174,10 +178,20 @@ def read_runs(folder: Path) -> list[RunRecord]:
 def read_run(folder: Path) -> RunRecord:
     """Return the run of a folder, unreadable where its files are not what a run writes."""
     run = RunRecord(folder, folder.name, load_curve=functools.partial(curve, folder))
-    with contextlib.suppress(*BROKEN):
+    try:
         run = replace(run, **what_ran(folder))
         run = replace(run, **how_it_went(folder))
-    return run
+    except BROKEN as error:
+        return replace(run, fault=_why(error, folder))
+    log = record.damage(folder, run.summary.get("epochs"))
+    return replace(run, fault=f"{record.METRICS}: {log}" if log else "")
+
+
+def _why(error: Exception, folder: Path) -> str:
+    """Say why a file in a folder cannot be read, by its name within the folder."""
+    if isinstance(error, OSError):
+        return f"{Path(error.filename or '').name}: {error.strerror}"
+    return first_line(error).replace(f"{folder}/", "")
 
 
 def what_ran(folder: Path) -> dict[str, Any]:
@@ -243,13 +257,17 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 # ------------------------------------------------------------------ study.json
-def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
-    """Return the question, and each run's place by its number; as much as is well-formed."""
-    raw: Any = None
-    with contextlib.suppress(*BROKEN):
+def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]], str]:
+    """Return the question, and each run's place by its number; as much as is well-formed.
+
+    Last comes why there is none, where study.json cannot be read.
+    """
+    try:
         raw = load(folder / record.STUDY, record.read_study)
-    if not isinstance(raw, dict):
-        return None, {}
+    except FileNotFoundError:
+        return None, {}, ""
+    except BROKEN as error:
+        return None, {}, _why(error, folder)
     scientific, fixed, asked = (
         tuple(word for word in of(raw, name, list) if isinstance(word, str))
         for name in ("scientific", "fixed", "asked")
@@ -268,7 +286,7 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]]]:
         budget=finite(raw.get("budget")),
         asked=asked,
     )
-    return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}
+    return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}, ""
 
 
 def _place(node: Any) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class RunRecord:
         data_hash: of content, target and split, as config.json records it; empty in older ones.
         val_rows, test_rows: hashes of these rows and their targets alone; empty in older ones.
         load_curve: reads metrics.jsonl.
+        fault: which of its files is damaged, and how; "" where none is known to be.
     """
 
     folder: Path
@@ -143,6 +144,7 @@ class RunRecord:
     val_rows: str = ""
     test_rows: str = ""
     load_curve: Callable[[], list[dict[str, float]]] = field(default=list, compare=False)
+    fault: str = ""
 
     @property
     def ok(self) -> bool:
@@ -333,6 +335,7 @@ class Sweep:
         space: the knobs that were searched, over all arms.
         others: how many runs have another objective, or none as a refit, and are left out.
         test_looks: runs beside and among these that evaluated the same data's test split.
+        faults: study.json's, where it is damaged.
     """
 
     folders: tuple[Path, ...]
@@ -344,6 +347,7 @@ class Sweep:
     space: tuple[Knob, ...]
     others: int = 0
     test_looks: int = 0
+    faults: tuple[str, ...] = ()
     _columns: dict[Knob, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
     @property

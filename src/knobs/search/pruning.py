@@ -13,7 +13,6 @@ brackets get as many runs as spend the same number of epochs (Li et al. 2018, Hy
 """
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, append, as_json, read
+from knobs.storage import Lock, append, as_line, of_line, read
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on
@@ -80,7 +79,7 @@ class Pruner:
         path = self.folder / FILE
         with Lock(self.folder / LOCK, wait=True):
             earlier = _rows(read(path).splitlines()) if path.exists() else []
-            append(path, b"".join(as_json(row, None) for row in rows))
+            append(path, b"".join(map(as_line, rows)))
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
@@ -129,11 +128,11 @@ PRUNERS: dict[str, Callable[[int, int], int]] = {
 
 
 def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Read rows in the order written; what is no row is passed over."""
+    """Read rows in the order written; what is no row, or damaged, is passed over."""
     rows = []
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            row = json.loads(line)
+            row = of_line(line)
             numbers = [row[name] for name in ("run", "rung", "epochs", "bracket")]
             whole = all(type(number) is int for number in numbers)
             if whole and type(row["group"]) is str and type(row["value"]) in (float, type(None)):

@@ -19,22 +19,24 @@ import contextlib
 import json
 import math
 import secrets
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from knobs.errors import ConfigError
+from knobs.errors import CheckpointError, ConfigError, first_line
 from knobs.identity import RENAMED
 from knobs.search import methods
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
-from knobs.storage import Lock, cut_half_line, held
+from knobs.storage import Lock, cut_half_line, held, sync_folder
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
@@ -341,4 +343,49 @@ def _storage(folder: Path | None) -> BaseStorage:
     path = folder / JOURNAL
     path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
     cut_half_line(path)  # Optuna refuses half a line, for good once another follows
-    return JournalStorage(JournalFileBackend(str(path)))
+    if not path.stat().st_size:
+        sync_folder(folder)  # its lines are synced as they are written, its name is not
+    try:
+        return JournalStorage(_Checked(str(path)))
+    except CheckpointError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {first_line(error)}") from None
+
+
+class _Checked(JournalFileBackend):
+    """Optuna's journal, each of whose lines carries its checksum; older lines have none."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append and sync lines."""
+        super().append_logs([log | {"crc": _checksum(log)} for log in logs])
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yield lines from a number on.
+
+        Raises:
+            CheckpointError: one of them is damaged: all trials are counted by those before.
+        """
+        number = log_number_from
+        try:
+            for log in super().read_logs(log_number_from):
+                number += 1
+                crc = log.pop("crc", None)
+                if crc is not None and crc != _checksum(log):
+                    raise ValueError("its checksum is another")
+                yield log
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise _damaged(Path(self._file_path), f"line {number}: {first_line(error)}") from None
+
+
+def _checksum(log: dict[str, Any]) -> str:
+    """Return the CRC-32 of a line as Optuna writes it, as storage.as_line has it."""
+    text = json.dumps(log, separators=(",", ":")).encode()
+    return f"{zlib.crc32(text[:-1]):08x}"
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    mend = "put it back from a copy, or name another sweep"
+    return CheckpointError(
+        f"{path}: damaged ({why}), so which trials were made is not known; {mend}"
+    )

@@ -22,9 +22,9 @@ from rich.markup import escape
 from knobs import ledger
 from knobs.config import command
 from knobs.config.question import Plan, last_of_each, one_cut
-from knobs.errors import ConfigError, LockedError
+from knobs.errors import ConfigError, LockedError, first_line
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, as_json, ended, read_study, resumable, write
+from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, ended, read_study, resumable, sealed, write
 from knobs.report.compare import undecided
 from knobs.report.next_steps import test_look
 from knobs.report.read import read_sweep
@@ -336,8 +336,12 @@ class StudyRunner:
         plan = self.plan
         try:
             runs = dict(read_study(self.folder)["runs"])
-        except (*BROKEN, KeyError, TypeError):
+        except FileNotFoundError:
             runs = {}
+        except (*BROKEN, KeyError, TypeError, ValueError) as error:
+            why = f"{self.folder / STUDY}: {first_line(error)}".removeprefix(f"{self.folder}/")
+            self.sweep.out.print(escape(f"! {why}; it is made anew from what its runs recorded"))
+            runs = ledger.places(self.folder)
         study = {
             "study": plan.name,
             "question": plan.question,
@@ -356,7 +360,7 @@ class StudyRunner:
             },
             "runs": runs | {str(number): place for number, place in places.items()},
         }
-        write(self.folder / STUDY, as_json({"schema": SCHEMA} | study), sync=True)
+        write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
 
 def _role(phase: str) -> str:
@@ -387,7 +391,8 @@ class Trials(Supply):
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
                 job = self._job(trial, run)
-                if (run / CONFIG).exists() and job.config and not ledger.holds(run, job.config):
+                known = (run / CONFIG).exists() and job.config
+                if known and not ledger.holds(run, job.config, unreadable=True):
                     why = "its config.json is not that of its trial; move it away"
                     raise ConfigError(f"{run}: {why}, and the trial runs anew")
                 if ledger.settled(ledger.status(run), retry_failed=False):

@@ -29,6 +29,7 @@ from knobs.shape import Shape
 from knobs.training.state import Progress, Run
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
+PREVIOUS = "last.previous.safetensors"
 LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written
 # Schedules that end with the run: where it becomes longer, they are those of the new length.
 FOLLOWS = (
@@ -36,7 +37,6 @@ FOLLOWS = (
     *(lr_scheduler.OneCycleLR, lr_scheduler.LambdaLR),
 )
 MOVED = ("lr", "momentum", "betas")  # of a parameter group, by schedules
-UNSIGNED = "0" * 64  # stands where a file's own digest goes while it is computed
 log = logging.getLogger("knobs")
 
 
@@ -46,7 +46,7 @@ Entry = dict[str, Any]  # of a file in the manifest: its bytes and their SHA-256
 def save_best(
     folder: Path, weights: dict[str, Tensor], about: dict[str, Any], sync: bool = False
 ) -> dict[str, Entry]:
-    """Write best.safetensors; return its entry for the manifest.
+    """Write best.safetensors; return its entry for the manifest, and that of the one before.
 
     Args:
         about: what `load` needs: the shape and the model's part of the config.
@@ -57,43 +57,55 @@ def save_best(
 
 
 def save_last(
-    folder: Path, state: dict, about: dict[str, Any] | None = None, sync: bool = False
+    folder: Path,
+    state: dict,
+    about: dict[str, Any] | None = None,
+    sync: bool = False,
+    name: str = LAST,
+    rotate: bool = True,
 ) -> dict[str, Entry]:
-    """Write last.safetensors; return its entry for the manifest.
+    """Write last.safetensors; return its entry for the manifest, and that of the one before.
 
     Args:
-        state: of `snapshot`.
+        state: of `snapshot`; whatever else it has comes back from `load_last`.
         about: as of `save_best`: the best weights are here too, should their own file be lost.
+        name: LAST, or PREVIOUS.
+        rotate: whether the one before is kept.
     """
     tensors: dict[str, Tensor] = {}
     more = {"state": encode(state, tensors), "epoch": state["progress"]["epoch"]}
-    return _write(folder, LAST, tensors, (about or {}) | more, sync)
+    return _write(folder, name, tensors, (about or {}) | more, sync, rotate)
 
 
-def save_manifest(folder: Path, written: dict[str, Entry], sync: bool = False) -> None:
-    """Write manifest.json, once the files are written: what they hold, and those before them."""
-    files = _manifest(folder)
-    for name, entry in written.items():
-        if name in files:
-            files[_before(name)] = files[name]
-        files[name] = entry
-    document = {"schema": record.SCHEMA, "files": files}
-    record.write(folder / MANIFEST, record.as_json(document), sync)
+def save_manifest(folder: Path, written: dict[str, Entry]) -> None:
+    """Write manifest.json, once the files are written: what they hold, and those before them.
+
+    It is not synced: each of these files carries its own digest.
+    """
+    document = {"schema": record.SCHEMA, "files": _manifest(folder) | written}
+    record.write(folder / MANIFEST, record.as_json(document))
 
 
 def _write(
-    folder: Path, name: str, tensors: dict[str, Tensor], about: dict[str, Any], sync: bool
+    folder: Path,
+    name: str,
+    tensors: dict[str, Tensor],
+    about: dict[str, Any],
+    sync: bool,
+    rotate: bool = True,
 ) -> dict[str, Entry]:
     from safetensors.torch import save
 
     storage.make_folder(folder)
     # One JSON text: safetensors writes several in an order that changes from run to run.
-    data = save(_apart(tensors), {"knobs": json.dumps({"digest": UNSIGNED} | about)})
-    data = data.replace(UNSIGNED.encode(), _digest(data).encode(), 1)
-    if (folder / name).exists():
+    data = save(_apart(tensors), {"knobs": json.dumps({"digest": storage.UNSIGNED} | about)})
+    data = storage.signed(data)
+    before = {}
+    if rotate and (folder / name).exists():
+        before = {_before(name): e for n, e in _manifest(folder).items() if n == name}
         os.replace(folder / name, folder / _before(name))
     record.write(folder / name, data, sync)
-    return {name: {"bytes": len(data), "sha256": _digest(data)}}
+    return before | {name: {"bytes": len(data), "sha256": _digest(data)}}
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,7 +190,7 @@ def load_last(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     faults: list[str] = []
-    for name, tensors, about in _whole(folder, (LAST, _before(LAST)), faults):
+    for name, tensors, about in _whole(folder, (LAST, PREVIOUS), faults):
         try:
             state = decode(about["state"], tensors)
         except (KeyError, ValueError) as error:
@@ -220,7 +232,7 @@ def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
     from knobs import build
 
     path, faults = Path(folder) / record.CHECKPOINTS, []
-    for name, weights, about in _whole(path, (BEST, LAST, _before(BEST), _before(LAST)), faults):
+    for name, weights, about in _whole(path, (BEST, LAST, PREVIOUS, _before(BEST)), faults):
         try:
             if "state" in about:
                 weights = decode(about["state"]["best_weights"], weights)
@@ -258,9 +270,8 @@ def _whole(
             said = json.loads(data[8 : 8 + size])["__metadata__"]
             about = json.loads(said["knobs"])
             own = about.get("digest")
-            unsigned = data.replace(own.encode(), UNSIGNED.encode(), 1) if own else data
             listed = _digest(data) in sums
-            signed = own is not None and _digest(unsigned) == own
+            signed = storage.intact(data, own)
             # Schema 1 had neither digest nor manifest.
             if not (listed or signed or (own is None and not sums)):
                 faults.append(f"{path}: damaged, its SHA-256 is another")
@@ -284,6 +295,10 @@ def _manifest(folder: Path) -> dict[str, Entry]:
 def _tell(faults: list[str], instead: str) -> None:
     """Say that an older checkpoint is used."""
     if faults:
-        line = f"{'; '.join(faults)}; {instead}"
-        log.warning("%s", line)
-        note(line)
+        say(f"{'; '.join(faults)}; {instead}")
+
+
+def say(line: str) -> None:
+    """Say on the terminal and in the log what of a record was damaged."""
+    log.warning("%s", line)
+    note(line)

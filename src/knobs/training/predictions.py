@@ -3,10 +3,12 @@
 Reports, ensembles and comparisons read it, and need neither the model nor the data.
 """
 
+import json
+
 import torch
 from torch import Tensor
 
-from knobs import rng
+from knobs import rng, storage
 from knobs.data import Stream, Tensors
 
 FILE = "predictions.safetensors"
@@ -37,7 +39,9 @@ def encode(split: Tensors | Stream, outputs: Tensor, epoch: int) -> bytes:
     else:
         chosen = rows.argsort()
     tensors = {"rows": rows[chosen], "targets": split.y.cpu()[chosen], "outputs": kept[chosen]}
-    return save({name: t.contiguous() for name, t in tensors.items()}, {"epoch": str(epoch)})
+    # One JSON text: safetensors writes several in an order that changes from run to run.
+    told = json.dumps({"digest": storage.UNSIGNED, "epoch": str(epoch)})
+    return storage.signed(save({n: t.contiguous() for n, t in tensors.items()}, {"knobs": told}))
 
 
 def sampled(rows: Tensor, count: int) -> Tensor:
@@ -55,8 +59,9 @@ def decode(content: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
+        storage.about(content)
         found = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{FILE}: cannot be read ({error})") from None
     rows, outputs = found.get("rows"), found.get("outputs")
     sound = (

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from knobs import build, record, storage
 from knobs.config.resolvers import title
@@ -26,7 +27,6 @@ from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.secrets import public, public_line
-from knobs.storage import sync_folder
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
@@ -104,7 +104,12 @@ class Session:
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
             self.record.begin(_public(self.about) | document, prepared)
-            earlier = self.record.earlier(self.run.progress.epoch)
+            log = saved.get("log", torch.empty(0)) if saved else torch.empty(0)
+            epoch, lines = self.run.progress.epoch, log.numpy().tobytes()
+            earlier, fault = self.record.earlier(epoch, lines)
+            if fault:
+                checkpoint.say(fault)
+            self._lines = [*map(storage.as_line, earlier)]  # each checkpoint has them too
             self.tracker = track(told["tracking"], told, folder, earlier)
             search, mode = config["search"], config["objective"]["mode"]
             self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
@@ -114,7 +119,10 @@ class Session:
             self.record.release()
             raise
         self.outcome: Outcome | None = None  # once it is closed
-        self._saved = self._synced = time.perf_counter()
+        self._saved = time.perf_counter()
+        # At the first save of one that goes on, nothing is known to outlive a power cut.
+        self._synced = -math.inf if saved else self._saved
+        self._rotates = not saved  # whether last.previous.safetensors is that of the save before
         self._kept = 0  # the epoch of best.safetensors
 
     @contextmanager
@@ -151,7 +159,7 @@ class Session:
 
     def epoch(self, metrics: dict) -> None:
         """Write down one epoch."""
-        self.record.log(metrics)
+        self._lines.append(self.record.log(metrics))
         self.tracker.log(metrics)
         log.info("%s", json.dumps(metrics))
 
@@ -163,35 +171,40 @@ class Session:
     def save(self, whole: bool = True, last: bool = False) -> None:
         """Keep the best weights so far, and if `whole` what a resume needs.
 
+        A run that is under way is synced each SYNC_SECONDS, as last.previous.safetensors, which
+        stays until the next one is synced: so a power cut costs no more.
+
         Args:
-            last: whether the run ends with this; what then is kept outlives a power cut. One that
-                is under way is kept so each SYNC_SECONDS.
+            last: whether the run ends with this; what then is kept outlives a power cut.
         """
         run, config, folder = self.run, self.config, self.record.checkpoints
         self._saved = time.perf_counter()
+        if sync := last or self._saved - self._synced > SYNC_SECONDS:
+            self._synced = self._saved
+        if sync and not last and not self.row:  # a row's follow from its sweep and checkpoint
+            self.record.settle()
         if not config["training"]["checkpoint"]:
             return
-        sync = last or self._saved - self._synced > SYNC_SECONDS
-        if sync:
-            self._synced = self._saved
-        all_of_it = last and not self.row  # of a row of a stack last.safetensors alone: it has all
         parts = {name: config[name] for name in ("model", "activation", "regularization")}
         about = {"shape": asdict(run.data.shape), "config": parts}
         about |= {"task": run.data.task, "log_rates": run.loss.log_rates}
         if (members := len(run.networks)) > 1:
             about["members"] = members
         written = {}
-        if whole:
-            written |= checkpoint.save_last(folder, checkpoint.snapshot(run), about, sync)
         if run.best_weights and run.progress.best_epoch != self._kept:
             self._kept = run.progress.best_epoch
-            about |= {"epoch": self._kept}
-            alone = all_of_it or (sync and not whole)
-            written |= checkpoint.save_best(folder, run.best_weights, about, alone)
+            best = about | {"epoch": self._kept}
+            written |= checkpoint.save_best(folder, run.best_weights, best, sync and not whole)
+        if whole:
+            state = checkpoint.snapshot(run) | {"log": _bytes(self._lines)}
+            name = checkpoint.PREVIOUS if sync and not last else checkpoint.LAST
+            rotates = self._rotates and name == checkpoint.LAST
+            written |= checkpoint.save_last(folder, state, about, sync, name, rotates)
         if written:
-            checkpoint.save_manifest(folder, written, all_of_it)
-        if all_of_it and folder.exists():
-            sync_folder(folder)
+            checkpoint.save_manifest(folder, written)
+        if sync and not last:
+            self._rotates = False
+            (folder / checkpoint.LAST).unlink(missing_ok=True)  # older by now
 
     def close(
         self, status: str, failure: Exception | None = None, number: int = signal.SIGINT
@@ -215,7 +228,7 @@ class Session:
         alone = "run" not in self.about  # a sweep has other runs to be held against, and no time
         summary = _summary(self.run, self.config, status, alone and status in JUDGED)
         try:
-            self.record.finish(summary)
+            self.record.finish(summary, not self.row)
         except OSError:  # on a full disk, as the run did
             if status != "failed":
                 raise
@@ -244,6 +257,7 @@ class Session:
         """Begin again at the first step, in the same folder."""
         self.run = assemble(self.config, self.run.data, self.run.device)
         self.record.restart()
+        self._lines.clear()
         self._kept = 0
 
 
@@ -258,6 +272,11 @@ def prune(sessions: Sequence[Session]) -> None:
         values = {number: run.progress.best for number, run in runs.items()}
         for number in pruner.stops(values, epoch, epochs):
             runs[number].pruned = True
+
+
+def _bytes(lines: Sequence[bytes]) -> Tensor:
+    """Return lines as one tensor of bytes."""
+    return torch.frombuffer(bytearray(b"".join(lines) or b"\n"), dtype=torch.uint8)
 
 
 def _planned(folder: Path) -> int | None:

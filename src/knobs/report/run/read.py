@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from knobs import record
+from knobs import record, storage
 from knobs.errors import first_line
 from knobs.report.files import BROKEN, load, of
 from knobs.report.read import curve, how_it_went, what_ran
@@ -63,6 +63,8 @@ def read_files(folder: Path) -> RunFiles:
     damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
     if damaged:
         faults.append(f"{count(damaged, 'line')} of {record.METRICS} damaged and left out.")
+    if missing := record.damage(folder, run.summary.get("epochs")):
+        faults.append(f"{record.METRICS}: {missing}; resume={folder} writes it again.")
     data = _about_data(folder)
     prepared, predictions = None, None
     if (folder / PREPARATION).exists():
@@ -93,16 +95,8 @@ def _about_data(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path) -> int:
-    """Return the number of lines that are no JSON."""
-
-    def is_row(line: bytes) -> bool:
-        try:
-            return isinstance(json.loads(line), dict)
-        except (ValueError, RecursionError):
-            return False
-
-    lines = load(path, lambda folder: (folder / path.name).read_bytes().splitlines())
-    return sum(not is_row(line) for line in lines)
+    """Return the number of lines that are no rows."""
+    return load(path, record.read_log)[1]
 
 
 def _content(path: Path) -> bytes:
@@ -152,10 +146,9 @@ def _predictions(folder: Path) -> Predictions:
     from safetensors import safe_open
 
     path = folder / PREDICTIONS
-    _content(path)  # no link, no pipe, not huge
+    epoch = storage.about(_content(path)).get("epoch", "0")  # no link, no pipe, not huge
     with safe_open(path, framework="numpy") as file:
         rows, targets, outputs = map(file.get_tensor, ("rows", "targets", "outputs"))
-        epoch = (file.metadata() or {}).get("epoch", "0")
     outputs = outputs.astype(float)
     if rows.ndim != 1 or outputs.ndim != 2 or not len(rows) == len(targets) == len(outputs) > 0:
         raise ValueError("its rows, targets and outputs are not of one length")
