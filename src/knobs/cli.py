@@ -19,14 +19,17 @@ from knobs.config.conflicts import missing_files
 from knobs.errors import (
     BUG,
     FULL_ERROR,
+    INTERRUPTED,
     Bug,
     ConfigError,
     DataError,
+    Stopped,
     StorageError,
     UserError,
     closest,
     for_a_person,
     reason,
+    stop_signals,
     tell,
 )
 from knobs.help import answer
@@ -55,17 +58,18 @@ def main(train: Callable[[], None]) -> None:
     try:
         if answer(sys.argv[1:]):
             return
-        line = prepare(sys.argv[1:])
-        if line is not None:
-            sys.argv[1:] = line
-            train()
+        with stop_signals(at_once=True):
+            line = prepare(sys.argv[1:])
+            if line is not None:
+                sys.argv[1:] = line
+                train()
     except UserError as error:
         sys.exit(tell(error))
     except command.NOT_COMPOSED as error:
         sys.exit(tell(ConfigError(reason(error))))
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as error:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(error, "code", INTERRUPTED))
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BUG)

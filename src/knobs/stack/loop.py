@@ -20,8 +20,8 @@ from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, kind
 from knobs.stack.sets import Sets, sets_of
+from knobs.training import finite, metrics
 from knobs.training import loop as solo
-from knobs.training import metrics
 from knobs.training.batches import member_batches
 from knobs.training.loop import CHECK_EVERY
 from knobs.training.state import Diverged, Interrupted, Run
@@ -80,7 +80,8 @@ class Stack:
         self.clip_norm = self._vector([r.training["clip_norm"] for r in self.owners], math.inf)
         self.clip_value = self._vector([r.training["clip_value"] for r in self.owners], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
-        self.stop_requested = False
+        self.stop_requested = self.save_requested = False
+        self.broken: set[Run] = set()  # those that are not to be saved as they stand
         for run in self.runs:
             run.optimizer._opt_called = True  # the slice's is; else every schedule would warn
 
@@ -206,13 +207,42 @@ def epoch_batches(stack: Stack) -> Iterator[Batch]:
     yield from member_batches(rows, train=train, starts=starts)
 
 
+@torch.no_grad()
+def faults(stack: Stack) -> dict[Run, Ending]:
+    """Return the runs of which a gradient or a weight is not finite; see training/finite.py."""
+    gradients = [p.grad for p in stack.parameters if p.grad is not None]
+    running = [b for name, b in finite.watched(stack.model) if name.endswith(finite.RUNNING)]
+    looks = [(finite.GRADIENT, gradients)] if gradients else []
+    looks.append((finite.WEIGHTS, [*stack.parameters, *running]))
+    rows = torch.stack([_finite(tensors, len(stack.owners)) for _, tensors in looks])
+    found: dict[Run, Ending] = {}
+    if rows.all():
+        return found
+    for (what, _), row in zip(looks, rows.tolist(), strict=True):
+        for k in (k for k, sound in enumerate(row) if not sound):
+            run, member = stack.owners[k], k % stack.members if stack.members > 1 else None
+            found.setdefault(run, ("diverged", Diverged(run.progress.step, member, what)))
+    return found
+
+
+def _finite(tensors: list[Tensor], rows: int) -> Tensor:
+    """Return of which rows all numbers are finite, [K]."""
+    # The largest absolute value of each row, and NaN where there is one.
+    parts = [t[:rows].reshape(rows, -1) for t in tensors if t.numel()]
+    return torch.stack([torch.linalg.vector_norm(t, math.inf, 1) for t in parts]).isfinite().all(0)
+
+
 def train_epoch(
-    stack: Stack, watch: Callable[[Stack], None], over: dict[Run, Ending]
+    stack: Stack,
+    watch: Callable[[Stack], None],
+    over: dict[Run, Ending],
+    save: Callable[[Stack], None] = lambda stack: None,
 ) -> list[dict[str, float]]:
     """Train for what is left of an epoch; return each row's mean loss, and its last step's rate.
 
     Args:
-        over: gets the runs whose loss is not finite, whose rows then mean nothing.
+        over: gets the runs of which something is not finite, whose rows then mean nothing.
+        save: called between two steps where `watch` has requested it.
 
     Raises:
         Interrupted: between two steps, with every run's `progress` up to date.
@@ -231,11 +261,29 @@ def train_epoch(
         for run, values in zip(stack.runs, rows, strict=True):
             try:
                 if run not in over:
-                    solo.add_losses(run.progress, values, sizes)
+                    solo.note_losses(run.progress, values, sizes)
             except Diverged as error:
                 over[run] = ("diverged", error)
         losses.clear()
         sizes.clear()
+
+    def check() -> None:
+        for run, ending in faults(stack).items():
+            over.setdefault(run, ending)
+
+    def add() -> None:
+        for run in stack.runs:
+            solo.add_losses(run.progress)
+
+    def clock() -> None:
+        """Add to each run its share of the time: they add up to what the stack took."""
+        nonlocal began
+        now = time.perf_counter()
+        share = (now - began) / len(stack.runs)
+        for run in stack.runs:
+            run.progress.train_seconds += share
+            run.progress.seconds += share
+        began = now
 
     try:
         for batch in epoch_batches(stack):
@@ -243,16 +291,28 @@ def train_epoch(
             sizes.append(batch.y.shape[1])
             for run in stack.runs:
                 run.progress.batch += 1
-            if len(losses) == CHECK_EVERY:
+            if stack.runs[0].progress.batch % CHECK_EVERY == 0:
                 look()
+                add()
+                check()
             watch(stack)
             if stack.stop_requested:
                 look()
+                check()
                 raise Interrupted
+            if stack.save_requested:
+                stack.save_requested = False
+                look()
+                # What is broken is not saved; as in a solo run a regular look ends it.
+                stack.broken = {*over, *faults(stack)}
+                clock()
+                save(stack)
+                began, stack.broken = time.perf_counter(), set()
         look()
+        add()
+        check()
     finally:
-        for run in stack.runs:  # each run's share: they add up to what the stack took
-            run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
+        clock()
     return [{"lr": run.last_lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
@@ -297,8 +357,9 @@ def fit(
     Args:
         on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.
         on_end: called with a run, whole again, its status and what failed it, if something did.
-        watch: called after every step; it may set `stop_requested`.
-        on_round: called after every epoch with what is left of the stack.
+        watch: called after every step; it may set `stop_requested` and `save_requested`.
+        on_round: called after every epoch with what is left of the stack, and between two steps
+            where that is requested.
         judge: called after every epoch with the runs that are to go on; it may mark some as pruned.
         refill: how many rows have left -> runs at an epoch's beginning that take their places.
     """
@@ -309,13 +370,13 @@ def fit(
     stack = Stack(going) if going else None
     while stack:
         over: dict[Run, Ending] = {}
-        began = time.perf_counter()
         try:
-            rows = train_epoch(stack, watch, over)
+            rows = train_epoch(stack, watch, over, on_round)
         except Interrupted:
             for run in stack.release():
                 on_end(run, *over.get(run, ("interrupted", None)))
             return
+        began = time.perf_counter()
         scores = evaluate(stack)
         share = (time.perf_counter() - began) / len(stack.runs)
         for run, row, values in zip(stack.runs, rows, scores, strict=True):

@@ -12,7 +12,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from knobs.data import Data
-from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
+from knobs.errors import (
+    SWEEP_FAILED,
+    ConfigError,
+    MemoryShortage,
+    Received,
+    Stopped,
+    first_line,
+    for_a_person,
+    stop_signals,
+)
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.sweep import failing, groups
@@ -23,13 +32,12 @@ from knobs.sweep.screen import Screen, reader
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
-from knobs.training.session import SAVE_SECONDS, Outcome, Session, prune, stop_signals
+from knobs.training.session import SAVE_SECONDS, SAVE_SHARE, Outcome, Session, later, prune
 from knobs.training.setup import machine, steps_per_epoch
 from knobs.training.state import Run
 
 Row = tuple[Job, Session]
 log = logging.getLogger("knobs")
-SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
 
 
@@ -80,6 +88,7 @@ def launch(
             jobs = {} if launched.ends else waiting or supply.more()
             planned = groups.plan_groups(jobs, read, width, timed)
             screen.add({} if waiting else jobs, sum(group.steps for group in planned))
+        stopped.at_once = True  # the records are complete: a signal ends the wait for mirrors
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
     left = len(launched.left - set(launched.returns))
@@ -145,7 +154,7 @@ class Launch:
     """
 
     screen: Screen
-    stopped: list[int]
+    stopped: Received
     read: groups.Reader
     begin: Callable[[Job], None]
     supply: Supply
@@ -158,6 +167,7 @@ class Launch:
     seen: list[float] = field(default_factory=list)
     _mirrors: MirrorProcess = field(default_factory=lambda: MirrorProcess())
     _trackers: list[Mirror] = field(default_factory=list)
+    _under_way: list[Session] = field(default_factory=list)
 
     @property
     def ends(self) -> bool:
@@ -165,7 +175,20 @@ class Launch:
         return bool(self.stopped or self.halted)
 
     def run(self, jobs: list[Job]) -> None:
-        """Run jobs that train together, from their beginning to their end."""
+        """Run jobs that train together, from their beginning to their end.
+
+        Raises:
+            Stopped: by a second signal, once every record under way says interrupted.
+        """
+        self._under_way.clear()
+        try:
+            self._run(jobs)
+        except Stopped as error:
+            for session in self._under_way:
+                session.abandon(error.number)
+            raise
+
+    def _run(self, jobs: list[Job]) -> None:
         self.seen.clear()
         first, rest = jobs[: failing.FIRST], jobs[failing.FIRST :]
         waiting = self._begun(first)
@@ -223,6 +246,7 @@ class Launch:
                     track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
                 rows.append((job, session))
+                self._under_way.append(session)
                 placed[name] = session.run.data
                 self._trackers.append(session.tracker)
             except Exception as error:
@@ -270,16 +294,15 @@ class Launch:
                 job.end(session.close("interrupted", None, SWEEP_FAILED - 128))
                 continue
             try:
-                with job.environment(), session.fitting(Console(quiet=True)) as (_, watch):
-                    for metrics in loop.fit(session.run, watch):
+                quiet = Console(quiet=True)
+                with job.environment(), session.fitting(quiet, self.stopped) as (_, watch):
+                    for metrics in loop.fit(session.run, watch, session.keep):
                         session.epoch(metrics)
                         prune([session])
                         session.save_when_due()
                 answer = session.outcome
             except Exception as error:
                 answer = error
-            if session.outcome and session.outcome.status == "interrupted":
-                self.stopped.append(session.outcome.exit_code - 128)
             self.screen.steps(session.run.progress.step)
             self._end(job, answer)
 
@@ -288,6 +311,7 @@ class Launch:
         by_run = {session.run: (job, session) for job, session in rows}
         unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
         due = time.perf_counter() + SAVE_SECONDS
+        within = due  # that of the next checkpoint between two steps
         first, left = rows[0][1].run, False  # a run to time the stack by, until any row has left
         before = [first.progress.train_seconds, first.progress.step]
 
@@ -304,16 +328,18 @@ class Launch:
                 before[:] = seconds, steps
 
         def on_round(stacked: stack.Stack) -> None:
-            nonlocal due
+            nonlocal due, within
             began = time.perf_counter()
-            if began <= due:
+            if began <= min(due, within):
                 return
             for one in stacked.release():
+                if one in stacked.broken:
+                    continue
                 try:
                     by_run[one][1].save()
                 except Exception as error:
                     unsaved[one] = error
-            now = time.perf_counter()
+            within, now = later(began), time.perf_counter()
             due = now + max(SAVE_SECONDS, SAVE_SHARE * (now - began))
 
         def judge(going: list[Run]) -> None:
@@ -348,6 +374,7 @@ class Launch:
         def watch(stacked: stack.Stack) -> None:
             self.screen.steps(len(stacked.runs))
             stacked.stop_requested = bool(self.stopped)
+            stacked.save_requested = time.perf_counter() > within
 
         stack.fit(list(by_run), on_epoch, on_end, watch, on_round, judge, refill)
 
