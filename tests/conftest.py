@@ -21,6 +21,7 @@ from knobs.training.session import Session
 from knobs.training.setup import assemble
 
 REPO = Path(__file__).parents[1]
+pytest_plugins = ["injected"]  # counts the faults of tests/faults/
 TRAIN = str(REPO / "train.py")
 
 
