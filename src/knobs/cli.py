@@ -20,15 +20,18 @@ from knobs.config.meant import meant
 from knobs.errors import (
     BUG,
     FULL_ERROR,
+    INTERRUPTED,
     Bug,
     ConfigError,
     DataError,
+    Stopped,
     UserError,
     close_output,
     closest,
     fault_of,
     quiet_logging,
     reason,
+    stop_signals,
     tell,
 )
 from knobs.help import answer
@@ -58,18 +61,19 @@ def main(train: Callable[[], None]) -> None:
     try:
         if answer(sys.argv[1:]):
             return
-        line = prepare(sys.argv[1:])
-        if line is not None:
-            sys.argv[1:] = line
-            train()
+        with stop_signals(at_once=True):
+            line = prepare(sys.argv[1:])
+            if line is not None:
+                sys.argv[1:] = line
+                train()
         sys.stdout.flush()  # here, where a full disk is told
     except UserError as error:
         sys.exit(tell(error))
     except command.NOT_COMPOSED as error:
         sys.exit(tell(ConfigError(reason(error))))
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as error:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(error, "code", INTERRUPTED))
     except BrokenPipeError:  # `| head` has seen enough
         close_output()
         sys.exit(BUG)

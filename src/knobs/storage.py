@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
 import shlex
@@ -359,8 +360,20 @@ def cut_half_line(path: Path) -> None:
 
 
 def as_json(document: Any, indent: int | None = 1) -> bytes:
-    """Return plain data as a JSON text that ends its line."""
-    return json.dumps(document, indent=indent).encode() + b"\n"
+    """Return plain data as a JSON text that ends its line; null for a number that is not finite."""
+    try:
+        text = json.dumps(document, indent=indent, allow_nan=False)
+    except ValueError:  # JSON has no NaN: other readers would refuse the whole file
+        text = json.dumps(_finite(document), indent=indent, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _finite(child) for key, child in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(child) for child in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 _MINE: dict[Path, "Lock"] = {}  # taken by this process before what they are for has begun

@@ -24,8 +24,8 @@ from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, in_slices, kind
 from knobs.stack.sets import Sets, sets_of
 from knobs.stack.stand_ins import StandIns, due, pass_epoch, relieved, until
+from knobs.training import finite, metrics
 from knobs.training import loop as solo
-from knobs.training import metrics
 from knobs.training.batches import member_batches
 from knobs.training.loop import CHECK_EVERY
 from knobs.training.state import Diverged, Interrupted, Run
@@ -86,7 +86,8 @@ class Stack:
         self.clip_norm = self._vector([r.training["clip_norm"] for r in self.owners], math.inf)
         self.clip_value = self._vector([r.training["clip_value"] for r in self.owners], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
-        self.stop_requested = False
+        self.stop_requested = self.save_requested = False
+        self.broken: set[Run] = set()  # those that are not to be saved as they stand
         for run in self.runs:
             run.optimizer._opt_called = True  # the slice's is; else every schedule would warn
 
@@ -233,17 +234,44 @@ def epoch_batches(stack: Stack) -> Iterator[Batch]:
     yield from member_batches(rows, train=train, starts=starts)
 
 
+@torch.no_grad()
+def faults(stack: Stack) -> dict[Run, Ending]:
+    """Return the runs of which a gradient or a weight is not finite; see training/finite.py."""
+    gradients = [p.grad for p in stack.parameters if p.grad is not None]
+    running = [b for name, b in finite.watched(stack.model) if name.endswith(finite.RUNNING)]
+    looks = [(finite.GRADIENT, gradients)] if gradients else []
+    looks.append((finite.WEIGHTS, [*stack.parameters, *running]))
+    rows = torch.stack([_finite(tensors, len(stack.owners)) for _, tensors in looks])
+    found: dict[Run, Ending] = {}
+    if rows.all():
+        return found
+    for (what, _), row in zip(looks, rows.tolist(), strict=True):
+        for k in (k for k, sound in enumerate(row) if not sound):
+            run, member = stack.owners[k], k % stack.members if stack.members > 1 else None
+            found.setdefault(run, ("diverged", Diverged(run.progress.step, member, what)))
+    return found
+
+
+def _finite(tensors: list[Tensor], rows: int) -> Tensor:
+    """Return of which rows all numbers are finite, [K]."""
+    # The largest absolute value of each row, and NaN where there is one.
+    parts = [t[:rows].reshape(rows, -1) for t in tensors if t.numel()]
+    return torch.stack([torch.linalg.vector_norm(t, math.inf, 1) for t in parts]).isfinite().all(0)
+
+
 def train_epoch(
     stack: Stack,
     watch: Callable[[Stack], None],
     over: dict[Run, Ending],
     stand_ins: StandIns,
+    save: Callable[[Stack], None] = lambda stack: None,
 ) -> list[dict[str, float]] | None:
     """Train for what is left of an epoch; return each row's mean loss, and its last step's rate.
 
     Args:
-        over: gets the runs whose loss is not finite, whose rows then mean nothing.
+        over: gets the runs of which something is not finite, whose rows then mean nothing.
         stand_ins: where one leaves in the middle of this epoch, it ends there, and gives None.
+        save: called between two steps where `watch` has requested it.
 
     Raises:
         Interrupted: between two steps, with every run's `progress` up to date.
@@ -263,11 +291,30 @@ def train_epoch(
         for run, values in zip(stack.runs, rows, strict=True):
             try:
                 if run not in over and run not in stand_ins:
-                    solo.add_losses(run.progress, values, sizes)
+                    solo.note_losses(run.progress, values, sizes)
             except Diverged as error:
                 over[run] = ("diverged", error)
         losses.clear()
         sizes.clear()
+
+    def check() -> None:
+        for run, ending in faults(stack).items():
+            if run not in stand_ins:
+                over.setdefault(run, ending)
+
+    def add() -> None:
+        for run in stack.runs:
+            solo.add_losses(run.progress)
+
+    def clock() -> None:
+        """Add to each run its share of the time: they add up to what the stack took."""
+        nonlocal began
+        now = time.perf_counter()
+        share = (now - began) / len(stack.runs)
+        for run in stack.runs:
+            run.progress.train_seconds += share
+            run.progress.seconds += share
+        began = now
 
     try:
         for batch in epoch_batches(stack):
@@ -275,20 +322,33 @@ def train_epoch(
             sizes.append(batch.y.shape[1])
             for run in stack.runs:
                 run.progress.batch += 1
-            if len(losses) == CHECK_EVERY:
+            if stack.runs[0].progress.batch % CHECK_EVERY == 0:
                 look()
+                add()
+                check()
             watch(stack)
             if stack.stop_requested:
                 look()
+                check()
                 raise Interrupted
             if stop and stack.runs[0].progress.batch == stop:
                 look()
+                check()
                 return None
+            if stack.save_requested:
+                stack.save_requested = False
+                look()
+                # What is broken is not saved; as in a solo run a regular look ends it.
+                stack.broken = {*over, *faults(stack)}
+                clock()
+                save(stack)
+                began, stack.broken = time.perf_counter(), set()
         look()
+        add()
+        check()
     finally:
         note_faults(stack, over, stand_ins)
-        for run in stack.runs:  # each run's share: they add up to what the stack took
-            run.progress.train_seconds += (time.perf_counter() - began) / len(stack.runs)
+        clock()
     return [{"lr": run.last_lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
@@ -325,7 +385,6 @@ def evaluate(stack: Stack) -> list[dict[str, float]]:
 def end_epoch(
     stack: Stack,
     rows: list[dict[str, float]],
-    began: float,
     on_epoch: Callable[[Run, dict], None],
     over: dict[Run, Ending],
     stand_ins: StandIns,
@@ -334,10 +393,10 @@ def end_epoch(
 
     Args:
         rows: of train_epoch.
-        began: when the epoch did.
         on_epoch: as of `fit`.
         over: gets the runs that this ends.
     """
+    began = time.perf_counter()
     scores = evaluate(stack)
     note_faults(stack, over, stand_ins)
     share = (time.perf_counter() - began) / len(stack.runs)
@@ -372,8 +431,9 @@ def fit(
         runs: the rows in their order, stand-ins among them.
         on_epoch: called with a run and its metrics after every epoch; what it raises fails the run.
         on_end: called with a run, whole again, its status and what failed it, if something did.
-        watch: called after every step; it may set `stop_requested`.
-        on_round: called after every epoch with what is left of the stack.
+        watch: called after every step; it may set `stop_requested` and `save_requested`.
+        on_round: called after every epoch with what is left of the stack, and between two steps
+            where that is requested.
         judge: called after every epoch with the runs that are to go on; it may mark some as pruned.
         refill: how many rows have left -> runs at an epoch's beginning that take their places.
         stand_ins: see stand_ins.py. Of the functions above only `watch` and `on_round` meet them.
@@ -392,9 +452,8 @@ def fit(
     stack = Stack(left, sets) if left else None
     while stack:
         over: dict[Run, Ending] = {}
-        began = time.perf_counter()
         try:
-            rows = train_epoch(stack, watch, over, stand_ins)
+            rows = train_epoch(stack, watch, over, stand_ins, on_round)
         except Interrupted:
             waiting = [place.run for place in stand_ins.values() if place.run]
             for run in [*stack.release(), *waiting]:
@@ -402,7 +461,7 @@ def fit(
                     on_end(run, *over.get(run, ("interrupted", None)))
             return
         if rows is not None:
-            end_epoch(stack, rows, began, on_epoch, over, stand_ins)
+            end_epoch(stack, rows, on_epoch, over, stand_ins)
             going = [run for run in stack.runs if run not in over and run not in stand_ins]
             judge([run for run in going if not solo.ended(run)])
             over |= {run: (status, None) for run in going if (status := solo.ended(run))}

@@ -16,9 +16,12 @@ from knobs.errors import (
     SWEEP_FAILED,
     ConfigError,
     MemoryShortage,
+    Received,
+    Stopped,
     exits,
     first_line,
     for_a_person,
+    stop_signals,
 )
 from knobs.stack.layers import CannotStack
 from knobs.sweep import deaths, failing, groups
@@ -32,7 +35,7 @@ from knobs.sweep.together import Row, Together
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
-from knobs.training.session import Outcome, Session, prune, stop_signals
+from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine
 
 log = logging.getLogger("knobs")
@@ -109,6 +112,7 @@ def launch(
             jobs = {} if launched.ends else known or supply.more()
             planned = plan(jobs)
             screen.add({} if known else jobs, sum(group.steps for group in planned))
+        stopped.at_once = True  # the records are complete: a signal ends the wait for mirrors
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
     left = len(launched.left - set(launched.returns))
@@ -117,10 +121,10 @@ def launch(
     return returns
 
 
-def train(session: Session) -> None:
+def train(session: Session, stopped: Received) -> None:
     """Train a run by itself, to its end."""
-    with session.fitting(Console(quiet=True)) as (_, watch):
-        for metrics in loop.fit(session.run, watch):
+    with session.fitting(Console(quiet=True), stopped) as (_, watch):
+        for metrics in loop.fit(session.run, watch, session.keep):
             session.epoch(metrics)
             prune([session])
             session.save_when_due()
@@ -187,7 +191,7 @@ class Launch:
     """
 
     screen: Screen
-    stopped: list[int]
+    stopped: Received
     read: groups.Reader
     begin: Callable[[Job], None]
     supply: Supply
@@ -203,6 +207,7 @@ class Launch:
     seen: list[float] = field(default_factory=list)
     _mirrors: MirrorProcess = field(default_factory=lambda: MirrorProcess())
     _trackers: list[Mirror] = field(default_factory=list)
+    _sessions: list[Session] = field(default_factory=list)
 
     @property
     def ends(self) -> bool:
@@ -210,7 +215,20 @@ class Launch:
         return bool(self.stopped or self.halted)
 
     def run(self, jobs: list[Job]) -> None:
-        """Run jobs that train together, from their beginning to their end."""
+        """Run jobs that train together, from their beginning to their end.
+
+        Raises:
+            Stopped: by a second signal, once every record under way says interrupted.
+        """
+        self._sessions.clear()
+        try:
+            self._run(jobs)
+        except Stopped as error:
+            for session in self._sessions:
+                session.abandon(error.number)
+            raise
+
+    def _run(self, jobs: list[Job]) -> None:
         self.seen.clear()
         first, rest = jobs[: failing.FIRST], jobs[failing.FIRST :]
         waiting = self.begun(first)
@@ -274,6 +292,7 @@ class Launch:
                     track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
                 rows.append((job, session))
+                self._sessions.append(session)
                 placed[name] = session.run.data
                 self._trackers.append(session.tracker)
             except Exception as error:
@@ -325,12 +344,10 @@ class Launch:
                 continue
             try:
                 with self.under_way.at([job.number]), job.environment():
-                    train(session)
+                    train(session, self.stopped)
                 answer = session.outcome
             except Exception as error:
                 answer = error
-            if session.outcome and session.outcome.status == "interrupted":
-                self.stopped.append(session.outcome.exit_code - 128)
             self.screen.steps(session.run.progress.step)
             self.end(job, answer)
 

@@ -12,12 +12,11 @@ from knobs.stack.optimizers import in_slices
 from knobs.stack.stand_ins import Place, StandIns, stand_in
 from knobs.sweep import groups
 from knobs.sweep.jobs import Job
-from knobs.training.session import SAVE_SECONDS, Session, prune
+from knobs.training.session import SAVE_SECONDS, SAVE_SHARE, Session, later, prune
 from knobs.training.setup import assemble, steps_per_epoch
 from knobs.training.state import Run
 
 Row = tuple[Job, Session]
-SAVE_SHARE = 20  # checkpoints of a stack take at most one part in so many of its time
 
 
 class Together:
@@ -33,6 +32,7 @@ class Together:
         self.by_run = {session.run: (job, session) for job, session in rows}
         self.unsaved: dict[Run, Exception] = {}  # fails that run alone, at its next epoch
         self.due = time.perf_counter() + SAVE_SECONDS
+        self.within = self.due  # that of the next checkpoint between two steps
         # A run to time the stack by, until any row has left.
         self.first, self.left = rows[0][1].run, False
         self.before = [self.first.progress.train_seconds, self.first.progress.step]
@@ -126,15 +126,15 @@ class Together:
     def on_round(self, stacked: stack.Stack) -> None:
         """Keep the checkpoints of a stack when they are due."""
         began = time.perf_counter()
-        if began <= self.due:
+        if began <= min(self.due, self.within):
             return
         for run in stacked.release():
-            if run in self.by_run:  # no stand-in
+            if run in self.by_run and run not in stacked.broken:  # no stand-in
                 try:
                     self.by_run[run][1].save()
                 except Exception as error:
                     self.unsaved[run] = error
-        now = time.perf_counter()
+        self.within, now = later(began), time.perf_counter()
         self.due = now + max(SAVE_SECONDS, SAVE_SHARE * (now - began))
 
     def judge(self, going: list[Run]) -> None:
@@ -175,6 +175,7 @@ class Together:
         """Show a step, and hand on that the sweep is to stop."""
         self.launch.screen.steps(len(stacked.runs))
         stacked.stop_requested = bool(self.launch.stopped)
+        stacked.save_requested = time.perf_counter() > self.within
 
 
 def joins(config: dict | None, other: dict, read: groups.Reader) -> bool:

@@ -3,15 +3,18 @@
 Of each the one before is kept as well, and manifest.json, written after them, has their sizes and
 SHA-256. A file is whole if its bytes stand in the manifest, or if the digest that it carries is its
 own: a killed process may have written it after the manifest. One that is not whole is never
-believed: the one before takes its place, and that is said.
+believed: the one before takes its place, and that is said. What is whole is still looked at, see
+stored.py, before a run takes it over.
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,14 @@ from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line, note
 from knobs.models.members import Ensemble
 from knobs.shape import Shape
+from knobs.training import stored
 from knobs.training.state import Progress, Run
+from knobs.words import printable
 
 BEST, LAST, MANIFEST = "best.safetensors", "last.safetensors", "manifest.json"
 PREVIOUS = "last.previous.safetensors"
 LAST_OF_SCHEMA_1 = "last.pt"  # read for ever, never written
+SAID_OF_SCHEMA_1 = {"shape", "config", "epoch"}  # by best.safetensors, which had no digest
 # Schedules that end with the run: where it becomes longer, they are those of the new length.
 FOLLOWS = (
     *(lr_scheduler.CosineAnnealingLR, lr_scheduler.LinearLR, lr_scheduler.PolynomialLR),
@@ -41,6 +47,10 @@ log = logging.getLogger("knobs")
 
 
 Entry = dict[str, Any]  # of a file in the manifest: its bytes and their SHA-256
+
+
+class NoCheckpoint(CheckpointError):
+    """None is there, or all are damaged: their run can only begin again."""
 
 
 def save_best(
@@ -140,6 +150,20 @@ def snapshot(run: Run) -> dict:
     } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
 
+def resume(run: Run, folder: Path, planned: int | None = None) -> bytes:
+    """Put a run back to its newest state that is whole; see `restore`.
+
+    Returns:
+        The lines of metrics.jsonl up to there; older checkpoints have none.
+
+    Raises:
+        NoCheckpoint, CheckpointError: as `load_last` has them.
+    """
+    state = load_last(folder, lambda state: stored.fits(run, state))
+    restore(run, state, planned)
+    return state["log"].numpy().tobytes() if "log" in state else b""
+
+
 def restore(run: Run, state: dict, planned: int | None = None) -> None:
     """Put a run back to where `snapshot` was taken.
 
@@ -183,34 +207,66 @@ def _place(scheduler: LRScheduler, steps: int) -> None:
             scheduler.step()
 
 
-def load_last(folder: Path) -> dict[str, Any]:
+def load_last(
+    folder: Path, check: Callable[[dict[str, Any]], None] = lambda state: None
+) -> dict[str, Any]:
     """Read the newest state that is whole, to the CPU; what it is loaded into knows its device.
 
+    Args:
+        check: what else a state must be, or it raises CheckpointError.
+
     Raises:
-        CheckpointError: there is none.
+        NoCheckpoint: there is none that is whole. CheckpointError: of one that is, the content
+            cannot be; it names the field.
     """
     faults: list[str] = []
-    for name, tensors, about in _whole(folder, (LAST, PREVIOUS), faults):
+    refused = False
+
+    def state_of(name: str, read: Callable[[], Any]) -> dict[str, Any] | None:
+        nonlocal refused
         try:
-            state = decode(about["state"], tensors)
-        except (KeyError, ValueError) as error:
-            faults.append(f"{folder / name}: {first_line(error)}")
-            continue
-        _tell(faults, f"{name}, of epoch {about.get('epoch')}, takes its place")
+            state = read()
+            stored.check(state)
+            check(state)
+        except Exception as error:  # content of any kind
+            refused = True
+            faults.append(f"{folder / name}: {stored.why(error)}")
+            return None
+        _tell(faults, f"{name}, of epoch {state['progress']['epoch']}, takes its place")
         return state
+
+    for name, tensors, about in _whole(folder, (LAST, PREVIOUS), faults):
+        if state := state_of(name, lambda t=tensors, a=about: decode(a["state"], t)):
+            return state
     path = folder / LAST_OF_SCHEMA_1
     if path.is_file():
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _of_schema_1(path)
         except Exception as error:  # torch raises many kinds
-            faults.append(f"{path}: cannot be read ({first_line(error)})")
+            faults.append(f"{path}: damaged ({first_line(error)})")
         else:
-            _tell(faults, f"{path.name} takes its place")
-            return state
-    if faults:
-        raise CheckpointError(f"{'; '.join(faults)}; remove {folder} to begin anew")
-    missing = "no such file; the run kept no checkpoint to resume from"
-    raise CheckpointError(f"{folder / LAST}: {missing}")
+            if state_of(path.name, lambda: state):
+                return state
+    if refused:
+        raise CheckpointError(f"{'; '.join(faults)}; remove {folder} to begin again")
+    missing = f"{folder / LAST}: no such file; the run kept no checkpoint to resume from"
+    raise NoCheckpoint("; ".join(faults) or missing)
+
+
+def _of_schema_1(path: Path) -> Any:
+    """Read last.pt, a zip archive that has a checksum of each tensor, which torch does not read."""
+    data = io.BytesIO(storage.read(path, storage.memory()))
+    with zipfile.ZipFile(data) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"the CRC-32 of its {damaged} is another")
+    data.seek(0)
+    return torch.load(data, map_location="cpu", weights_only=True)
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run could go on from: it begins again."""
+    for name in (LAST, PREVIOUS, LAST_OF_SCHEMA_1):
+        (folder / name).unlink(missing_ok=True)
 
 
 def load(folder: str | Path) -> nn.Module:
@@ -229,37 +285,72 @@ def load(folder: str | Path) -> nn.Module:
 
 def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
     """Return what `load` does, the shape of its inputs, and what the checkpoint says of the run."""
-    from knobs import build
-
     path, faults = Path(folder) / record.CHECKPOINTS, []
     for name, weights, about in _whole(path, (BEST, LAST, PREVIOUS, _before(BEST)), faults):
         try:
             if "state" in about:
                 weights = decode(about["state"]["best_weights"], weights)
-            shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
-            config, count = record.migrate(about["config"]), about.get("members", 1)
-            networks = [build.model(config, shape) for _ in range(count)]
-            model = networks[0]
-            if count > 1:
-                model = Ensemble(networks, about["task"], about["log_rates"])
-            model.load_state_dict(weights)
+            if "digest" not in about:
+                _compare_with_last(path, weights, about)
+            model, shape = _network(weights, about)
         except Exception as error:  # a missing key, weights of another model
             faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")
             continue
-        _tell(faults, f"{name}, of epoch {about.get('epoch')}, takes its place")
+        _tell(faults, f"{name}, of epoch {printable(str(about.get('epoch')), 40)}, takes its place")
         return model.eval(), shape, about
     missing = f"{path / BEST}: no such file; give the folder of a run that kept checkpoints"
     raise CheckpointError("; ".join(faults) or missing)
+
+
+def _network(weights: dict[str, Tensor], about: dict[str, Any]) -> tuple[nn.Module, Shape]:
+    """Build the network that a checkpoint describes, and fill it with its weights."""
+    from knobs import build
+
+    shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
+    sizes = (*shape.input, shape.outputs)
+    if not all(type(n) is int and n > 0 for n in sizes) or type(shape.vocabulary) is not int:
+        raise CheckpointError(f"shape={about['shape']}: must be whole numbers from 1 on")
+    config, count = record.migrate(about["config"]), about.get("members", 1)
+    if type(count) is not int or not 1 <= count <= len(weights):
+        raise CheckpointError(f"members={count}: must be as many as there are networks")
+    networks = [build.model(config, shape) for _ in range(count)]
+    model = networks[0]
+    if count > 1:
+        model = Ensemble(networks, about["task"], about["log_rates"])
+    stored.same_tensors(model.state_dict(), weights, "weights")
+    stored.sound(model, weights, "weights")
+    model.load_state_dict(weights)
+    return model, shape
+
+
+def _compare_with_last(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Hold best.safetensors of schema 1, which has no digest, against what lies beside it.
+
+    Raises:
+        CheckpointError: config.json, or last.pt of the same best epoch, says otherwise.
+    """
+    try:
+        config = record.read_json(path.parent / record.CONFIG)["config"]
+        state = _of_schema_1(path / LAST_OF_SCHEMA_1)
+        best, epoch = state["best_weights"], state["progress"]["best_epoch"]
+    except Exception:  # nothing to hold it against
+        return
+    if any(config.get(section) != node for section, node in about["config"].items()):
+        raise CheckpointError(f"its config is not that of {record.CONFIG}")
+    if epoch == about["epoch"]:
+        same = weights.keys() == best.keys() and all(w.equal(best[n]) for n, w in weights.items())
+        if not same:
+            raise CheckpointError(f"damaged, its weights are not those of {LAST_OF_SCHEMA_1}")
 
 
 def _whole(
     folder: Path, names: tuple[str, ...], faults: list[str]
 ) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
     """Yield the files that are whole: name, tensors, and what else they say; note the others."""
-    from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
     sums = {entry["sha256"] for entry in _manifest(folder).values()}
+    signs = (folder / MANIFEST).exists()
     for name in names:
         path = folder / name
         if not path.is_file():
@@ -272,15 +363,21 @@ def _whole(
             own = about.get("digest")
             listed = _digest(data) in sums
             signed = storage.intact(data, own)
-            # Schema 1 had neither digest nor manifest.
-            if not (listed or signed or (own is None and not sums)):
+            of_schema_1 = about.keys() == SAID_OF_SCHEMA_1 and not signs and name == BEST
+            if not (listed or signed or of_schema_1):
                 faults.append(f"{path}: damaged, its SHA-256 is another")
                 continue
             tensors = parse(data)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
-            faults.append(f"{path}: cannot be read ({first_line(error)})")
+        except Exception as error:  # bytes of any kind
+            faults.append(f"{path}: cannot be read ({_unread(error)})")
             continue
         yield name, tensors, about
+
+
+def _unread(error: Exception) -> str:
+    """Return why bytes are no checkpoint, for a person."""
+    plain = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+    return printable(first_line(error), 100) if plain else "not a file that knobs writes"
 
 
 def _manifest(folder: Path) -> dict[str, Entry]:

@@ -12,11 +12,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from knobs import rng
 from knobs.data import Batch, Stream, Tensors
 from knobs.data.dataset import Inputs, chunks, each
-from knobs.errors import DataError, making
+from knobs.errors import making
 from knobs.models.members import mix_members, with_mean
 from knobs.optimizers import training_mode
 from knobs.regularization import mixed, penalized
-from knobs.training import metrics
+from knobs.training import finite, metrics
 from knobs.training.batches import epoch_batches
 from knobs.training.scores import score
 from knobs.training.sharing import sharing
@@ -24,7 +24,8 @@ from knobs.training.state import Diverged, Interrupted, Progress, Run
 
 SMALLER = "a smaller training.batch_size, or training.gradient_accumulation_steps=2, may fit"
 EVAL_BATCH = 1024  # examples a forward pass when evaluating; no result depends on it
-CHECK_EVERY = 200  # steps between looks at the loss; each look waits for the device
+# Steps between looks at the losses, the gradient and the weights; each look waits for the device.
+CHECK_EVERY = 200
 
 
 def train_step(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -186,8 +187,14 @@ def together(run: Run) -> Iterator[None]:
             run.forward, run.zero_grad = run.model, run.optimizer.zero_grad
 
 
-def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
+def train_epoch(
+    run: Run, watch: Callable[[Run], None], save: Callable[[Run], None] = lambda run: None
+) -> dict[str, float]:
     """Train for what is left of an epoch; return its mean loss, and the rate of its last step.
+
+    Args:
+        watch: called after every step.
+        save: called between two steps where `watch` has requested it.
 
     Raises:
         Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
@@ -195,32 +202,62 @@ def train_epoch(run: Run, watch: Callable[[Run], None]) -> dict[str, float]:
     progress = run.progress
     run.model.train()
     training_mode(run.optimizer, True)
-    began = time.perf_counter()
+    began, batches = time.perf_counter(), epoch_batches(run)
+
+    def clock() -> None:
+        nonlocal began
+        now = time.perf_counter()
+        progress.train_seconds += now - began
+        progress.seconds += now - began
+        began = now
+
+    try:
+        while _train_on(run, batches, watch):
+            clock()
+            save(run)
+            began = time.perf_counter()
+    finally:
+        clock()
+    return {"lr": run.last_lr, "train/loss": train_loss(run)}
+
+
+def _train_on(run: Run, batches: Iterator[Batch], watch: Callable[[Run], None]) -> bool:
+    """Train until the epoch ends or a checkpoint is to be saved; return whether one is."""
+    progress = run.progress
     losses: list[Tensor] = []
     sizes: list[int] = []
 
     def look() -> None:
-        """Add up the losses so far: one wait for the device, not one a step."""
-        add_losses(progress, torch.stack(losses).tolist() if losses else [], sizes)
+        """Read the losses so far: one wait for the device, not one a step."""
+        note_losses(progress, torch.stack(losses).tolist() if losses else [], sizes)
         losses.clear()
         sizes.clear()
 
-    try:
-        with together(run):
-            for batch in epoch_batches(run):
-                losses.append(train_step(run, *batch))
-                sizes.append(batch.y.shape[run.batch_dim])
-                progress.batch += 1
-                if len(losses) == CHECK_EVERY:
-                    look()
-                watch(run)
-                if run.stop_requested:
-                    look()
-                    raise Interrupted
-            look()
-    finally:
-        progress.train_seconds += time.perf_counter() - began
-    return {"lr": run.last_lr, "train/loss": train_loss(run)}
+    with together(run):
+        for batch in batches:
+            losses.append(train_step(run, *batch))
+            sizes.append(batch.y.shape[run.batch_dim])
+            progress.batch += 1
+            if progress.batch % CHECK_EVERY == 0:
+                look()
+                add_losses(progress)
+                finite.check(run)
+            watch(run)
+            if run.stop_requested:
+                look()
+                finite.check(run)
+                raise Interrupted
+            if run.save_requested:
+                run.save_requested = False
+                look()
+                # Never a checkpoint of what is broken; the next regular look ends the run, at a
+                # step that does not depend on the clock.
+                if not finite.fault(run):
+                    return True
+        look()
+        add_losses(progress)
+        finite.check(run)
+    return False
 
 
 def train_loss(run: Run) -> float:
@@ -229,12 +266,11 @@ def train_loss(run: Run) -> float:
     return progress.loss_sum / max(1, progress.examples) / len(run.networks)
 
 
-def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
-    """Add the mean losses of the last steps, and how many examples each had, to an epoch's sums.
+def note_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
+    """Note the mean losses of the last steps, and how many examples each had, as pending.
 
     Args:
-        losses: a number a step; of several members a list a step, whose sum is added: a mean
-            would round, and the order of sums then matter to a resume.
+        losses: a number a step; of several members a list a step.
 
     Raises:
         Diverged: naming the first step whose loss is not finite.
@@ -244,10 +280,20 @@ def add_losses(progress: Progress, losses: list, sizes: list[int]) -> None:
         for m, value in enumerate(loss if several else [loss]):
             if not math.isfinite(value):
                 raise Diverged(progress.step - len(losses) + i + 1, m if several else None)
-    if losses and isinstance(losses[0], list):
-        losses = [sum(loss) for loss in losses]
-    progress.loss_sum += sum(loss * n for loss, n in zip(losses, sizes, strict=True))
-    progress.examples += sum(sizes)
+    progress.pending += map(list, zip(losses, sizes, strict=True))
+
+
+def add_losses(progress: Progress) -> None:
+    """Add the pending losses to an epoch's sums.
+
+    Of several members their sum is added: a mean would round, and the order of sums then matter to
+    a resume.
+    """
+    pending, progress.pending = progress.pending, []
+    if pending and isinstance(pending[0][0], list):
+        pending = [(sum(loss), n) for loss, n in pending]
+    progress.loss_sum += sum(loss * n for loss, n in pending)
+    progress.examples += sum(n for _, n in pending)
 
 
 @torch.no_grad()
@@ -305,19 +351,26 @@ def half(outputs: Tensor) -> Tensor:
     return outputs.clamp(-largest, largest).half()
 
 
-def fit(run: Run, watch: Callable[[Run], None] = lambda run: None) -> Iterator[dict[str, float]]:
+def fit(
+    run: Run,
+    watch: Callable[[Run], None] = lambda run: None,
+    save: Callable[[Run], None] = lambda run: None,
+) -> Iterator[dict[str, float]]:
     """Train until the run has ended (see `ended`); yield each epoch's row of the record.
 
     Args:
-        watch: called after every step.
+        watch: called after every step; it may request a stop, or that the run is saved.
+        save: called between two steps, when that is requested.
 
     Raises:
         Diverged: naming the step. Interrupted: between two steps.
     """
     while not ended(run):
-        began = time.perf_counter()
+        if run.stop_requested:  # before the first step
+            raise Interrupted
         with making(f"a step of {run.training['batch_size']:,} examples", SMALLER):
-            values = train_epoch(run, watch)
+            values = train_epoch(run, watch, save)
+        began = time.perf_counter()
         training_mode(run.optimizer, False)
         if not run.refit:
             values |= evaluate(run, run.data.val, "val")
@@ -342,39 +395,24 @@ def end_epoch(run: Run, values: dict[str, float]) -> dict[str, float]:
     """Judge an epoch by its metrics, move on to the next; the epoch's row of the record.
 
     Raises:
-        Diverged: the objective is not a finite number. DataError: it is NaN though the loss is
-            finite: then the metric, not the model, has no value.
+        Diverged, DataError: as `finite.check_metrics` has them.
     """
-    progress, metric = run.progress, run.objective["metric"]
+    progress = run.progress
     if run.refit:  # nothing is left to judge it by
         if progress.epoch + 1 == run.refit:
             keep_weights(run)
     else:
-        for m, (value, row) in enumerate(zip(member_values(run), run.member_metrics, strict=True)):
-            check_objective(run, value, row["loss"], m)
-        check_objective(run, values[metric], values.get("val/loss", math.nan))
+        for m, row in enumerate(run.member_metrics):
+            finite.check_metrics(run, row, m)
+        finite.check_metrics(run, values, split="val/")
         keep_best(run, values)
     if isinstance(run.scheduler, ReduceLROnPlateau):
         run.scheduler.step(values[run.monitor])
     elif run.interval == "epoch":
         run.scheduler.step()
     progress.epoch += 1
-    progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0
+    progress.batch, progress.loss_sum, progress.examples, progress.pending = 0, 0.0, 0, []
     return {"epoch": progress.epoch, "step": progress.step} | values
-
-
-def check_objective(run: Run, value: float, loss: float, member: int | None = None) -> None:
-    """Raise Diverged or DataError, as `end_epoch` has them, unless the value is finite."""
-    progress = run.progress
-    if math.isnan(value) and math.isfinite(loss):
-        whose = "" if member is None else f" of member {member}"
-        raise DataError(
-            f"objective.metric={run.objective['metric']}: not a number after epoch "
-            f"{progress.epoch + 1}{whose}, though val/loss is: the metric has no value on this "
-            "validation split; choose another"
-        )
-    if not math.isfinite(value):
-        raise Diverged(progress.step, member)
 
 
 def objective_name(run: Run) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,18 @@ from knobs import late_compiler, record, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
-from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, exits, for_a_person, tell
+from knobs.errors import (
+    FULL_ERROR,
+    Bug,
+    ConfigError,
+    Stopped,
+    UserError,
+    exits,
+    for_a_person,
+    note,
+    stop_signals,
+    tell,
+)
 from knobs.record import LOCK
 from knobs.secrets import public
 from knobs.tracking import named
@@ -60,6 +72,10 @@ def start(cfg: DictConfig) -> float | None:
         train = getattr(thread, "train", execute)
         with exits():
             outcome = train(config, folder, out, _about(job, config["search"]))
+    except Stopped as error:
+        if not alone:
+            raise
+        sys.exit(_stopped(folder, error.number))
     except Exception as error:
         fault = for_a_person(error)
         log.error("%s", fault, exc_info=None if isinstance(fault, UserError) else error)
@@ -77,6 +93,17 @@ def start(cfg: DictConfig) -> float | None:
     if outcome.exit_code and (alone or outcome.status == "interrupted"):
         sys.exit(outcome.exit_code)
     return outcome.value
+
+
+def _stopped(folder: Path, number: int) -> int:
+    """Say how to go on with a run that a signal has ended at once; return the exit code."""
+    if kept := storage.take_over(folder / LOCK):
+        kept.release()
+    record.unbegun(folder)
+    begun = (folder / record.CONFIG).exists()
+    mend = f"resume={folder} goes on" if begun else "nothing has begun: give the same command again"
+    note(f"stopped by {signal.Signals(number).name}; {mend}")
+    return 128 + number
 
 
 def _about(job: DictConfig, search: dict[str, Any]) -> dict[str, Any]:
@@ -128,24 +155,29 @@ def execute(
             record says failed.
     """
     out = out or Console(quiet=True)
-    with machine(config["training"]) as device:
-        session = Session(config, folder, device, about)
-        screen.opening(out, session.run, public(config), folder, session.about["overrides"])
-        steps = steps_per_epoch(len(session.run.data.train), config["training"])
-        steps *= config["training"]["epochs"]
-        screen.hints(out, hints(config, session.run.data.shape, steps))
+    with machine(config["training"]) as device, stop_signals(at_once=True) as stop:
+        session = Session(config, folder, device, about, stop=stop)
         began = time.perf_counter()
         try:
-            with session.fitting(out) as (face, watch):
-                for metrics in loop.fit(session.run, watch):
+            screen.opening(out, session.run, public(config), folder, session.about["overrides"])
+            steps = steps_per_epoch(len(session.run.data.train), config["training"])
+            steps *= config["training"]["epochs"]
+            screen.hints(out, hints(config, session.run.data.shape, steps))
+            with session.fitting(out, stop) as (face, watch):
+                for metrics in loop.fit(session.run, watch, session.keep):
                     session.epoch(metrics)
                     face.epoch(session.run, metrics)
                     prune([session])
                     session.save_when_due()
+        except Stopped as error:
+            session.abandon(error.number)
+            raise
         finally:
-            mirrored = session.tracker.label, session.tracker.wait()
-            seconds = time.perf_counter() - began
-            if session.outcome:
-                summary, words = session.outcome.summary, session.about["overrides"]
-                screen.closing(out, session.run, folder, summary, mirrored, seconds, words)
+            stop.at_once = True  # the record is complete: a signal ends the wait for the mirror
+            if len(stop) < 2:
+                mirrored = session.tracker.label, session.tracker.wait()
+                seconds = time.perf_counter() - began
+                if session.outcome:
+                    summary, words = session.outcome.summary, session.about["overrides"]
+                    screen.closing(out, session.run, folder, summary, mirrored, seconds, words)
     return session.outcome

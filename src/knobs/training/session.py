@@ -1,13 +1,12 @@
 """One run under way: its Run, its record, its W&B run; from opening to the summary."""
 
-import json
 import logging
 import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,15 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, DataError, exits, for_a_person
+from knobs.errors import (
+    DIVERGED,
+    CheckpointError,
+    DataError,
+    Received,
+    Stopped,
+    exits,
+    for_a_person,
+)
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -36,7 +43,9 @@ from knobs.training.setup import assemble
 from knobs.training.state import Run
 
 log = logging.getLogger("knobs")
-SAVE_SECONDS = 5.0  # between checkpoints of a run under way: what a kill can cost
+SAVE_SECONDS = 5.0  # between checkpoints at ends of epochs: what a kill can cost
+STEP_SECONDS = 5.0  # from one to the next, where that is between two steps of a long epoch
+SAVE_SHARE = 20  # those between two steps take at most one part in so many of the time
 JUDGED = ("finished", "stopped_early", "diverged")  # whose runs are held against baselines
 MIRRORED = ("status", "best_epoch", "epochs", "seconds", "samples_per_second")  # of a summary
 SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
@@ -67,6 +76,7 @@ class Session:
         data: what `config` names, where it has been read already.
         track: makes the mirror.
         row: whether it is one of many in a stack, which sync two files each.
+        stop: signals; from the moment that the record begins they are noted, no longer raised.
 
     Raises:
         UserError: data or a checkpoint that cannot be used; another process holds the folder.
@@ -81,6 +91,7 @@ class Session:
         data: Data | None = None,
         track: Callable[[dict, dict, Path, list[dict]], Mirror] = mirror,
         row: bool = False,
+        stop: Received | None = None,
     ):
         about = about or {"overrides": [], "choices": {}}
         model = about["choices"].get("model") or config["model"].get("name", "")
@@ -88,25 +99,31 @@ class Session:
         config = config | {"tracking": named(config["tracking"], shown)}
         self.row, self.config, self.about = row, config, about
         self.record = Record(folder)
+        self.outcome: Outcome | None = None  # once it is closed
+        self.tracker, begun = Mirror(config, folder, []), False
+        self._log = b""  # the lines of the log that the checkpoint holds
+        self._kept = 0  # the epoch of best.safetensors
         try:
-            saved = config["resume"] and checkpoint.load_last(self.record.checkpoints)
             data = data or build.data(config)
-            if saved:
+            if config["resume"]:
                 _compare_data(folder, data)
             if source := config.get("refit"):
                 _compare_data(Path(source), data)
                 data = data.joined()
             self.run = assemble(config, data, device)
             self.run.refit = source and record.best_epoch(Path(source))
-            if saved:
-                checkpoint.restore(self.run, saved, _planned(folder))
+            again = config["resume"] and self._why_again()
             told = public(config)
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
+            if stop is not None:
+                stop.at_once, begun = False, True
             self.record.begin(_public(self.about) | document, prepared)
-            log = saved.get("log", torch.empty(0)) if saved else torch.empty(0)
-            epoch, lines = self.run.progress.epoch, log.numpy().tobytes()
-            earlier, fault = self.record.earlier(epoch, lines)
+            if again:
+                _say_again(again)
+                self.record.restart()
+                checkpoint.forget(self.record.checkpoints)
+            earlier, fault = self.record.earlier(self.run.progress.epoch, self._log)
             if fault:
                 checkpoint.say(fault)
             self._lines = [*map(storage.as_line, earlier)]  # each checkpoint has them too
@@ -115,19 +132,51 @@ class Session:
             self.pruner: Pruner | None = None  # ranks a run of a sweep among the others
             if "run" in self.about and search["pruner"] not in ("auto", "none"):
                 self.pruner = Pruner(search["pruner"], folder.parent, mode, group=search["arm"])
-        except BaseException:
+        except BaseException as error:
+            if begun and isinstance(error, Stopped):
+                self.abandon(error.number)
             self.record.release()
             raise
-        self.outcome: Outcome | None = None  # once it is closed
+        goes_on = bool(config["resume"] and not again)
         self._saved = time.perf_counter()
         # At the first save of one that goes on, nothing is known to outlive a power cut.
-        self._synced = -math.inf if saved else self._saved
-        self._rotates = not saved  # whether last.previous.safetensors is that of the save before
-        self._kept = 0  # the epoch of best.safetensors
+        self._synced = -math.inf if goes_on else self._saved
+        self._rotates = not goes_on  # whether last.previous.safetensors is that of the save before
+        self._due = self._saved + STEP_SECONDS
+
+    def _why_again(self) -> str:
+        """Put the run back to where it stood; return why it begins again, where it must.
+
+        Raises:
+            CheckpointError: a state that cannot be, and that may be another run's; or none, of a
+                run that has come to its end.
+        """
+        folder, planned = self.record.folder, _planned(self.record.folder)
+        try:
+            self._log = checkpoint.resume(self.run, self.record.checkpoints, planned)
+            return ""
+        except CheckpointError as error:
+            damaged = isinstance(error, checkpoint.NoCheckpoint)
+            end = record.ended(folder)
+            over = end is not None and end.status in (*JUDGED, "pruned")
+            longer = planned != self.run.training["epochs"] and record.resumable(folder)
+            # A run of a sweep is known by its config, and none of its files has the last word.
+            if (not damaged and "run" not in self.about) or (over and not longer):
+                raise
+            return str(error)
+
+    def keep(self, _run: Run) -> None:
+        """Keep a checkpoint between two steps; see loop.fit."""
+        self.save()
 
     @contextmanager
-    def fitting(self, out: Console) -> Iterator[tuple[Screen, Callable[[Run], None]]]:
+    def fitting(
+        self, out: Console, received: list[int]
+    ) -> Iterator[tuple[Screen, Callable[[Run], None]]]:
         """Show a run that is fitted inside, stop it when asked, and close it as it ended.
+
+        Args:
+            received: signals that ask it to stop, as they come.
 
         Returns:
             What shows it, and the `watch` for loop.fit.
@@ -137,12 +186,14 @@ class Session:
         """
         run = self.run
         try:
-            with Screen(run, out) as face, stop_signals() as received:
+            with Screen(run, out) as face:
 
                 def watch(run: Run) -> None:
                     face.step(run)
                     run.stop_requested = bool(received)
+                    run.save_requested = time.perf_counter() > self._due
 
+                run.stop_requested = bool(received)
                 try:
                     with exits(received):
                         yield face, watch
@@ -153,6 +204,9 @@ class Session:
                     self.close("diverged", error)
                 except loop.Interrupted:
                     self.close("interrupted", number=received[0])
+        except Stopped as error:
+            self.abandon(error.number)
+            raise
         except Exception as error:
             self.close("failed", error)
             raise
@@ -161,7 +215,7 @@ class Session:
         """Write down one epoch."""
         self._lines.append(self.record.log(metrics))
         self.tracker.log(metrics)
-        log.info("%s", json.dumps(metrics))
+        log.info("%s", record.as_json(metrics, None).decode().strip())
 
     def save_when_due(self) -> None:
         """Keep a checkpoint, unless the last one is young."""
@@ -179,6 +233,7 @@ class Session:
         """
         run, config, folder = self.run, self.config, self.record.checkpoints
         self._saved = time.perf_counter()
+        self._due = self._saved + STEP_SECONDS
         if sync := last or self._saved - self._synced > SYNC_SECONDS:
             self._synced = self._saved
         if sync and not last and not self.row:  # a row's follow from its sweep and checkpoint
@@ -205,6 +260,7 @@ class Session:
         if sync and not last:
             self._rotates = False
             (folder / checkpoint.LAST).unlink(missing_ok=True)  # older by now
+        self._due = later(self._saved)
 
     def close(
         self, status: str, failure: Exception | None = None, number: int = signal.SIGINT
@@ -233,13 +289,25 @@ class Session:
             if status != "failed":
                 raise
             record.owe(self.record.folder, summary)
+        value = self.run.progress.best
+        self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         best = self.record.checkpoints / checkpoint.BEST
         self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
         if not self.row:  # the process of a stack's mirrors knows which of them is the best
             self.tracker.judge(alone)
-        value = self.run.progress.best
-        self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         return self.outcome
+
+    def abandon(self, number: int) -> None:
+        """Write the summary of a run that a second signal ends between any two instructions.
+
+        It goes on from its last checkpoint; none is saved here, the run may stand within a step.
+        """
+        if self.outcome:
+            return
+        summary = _summary(self.run, self.config, "interrupted", False)
+        self.record.finish(summary)
+        self.outcome = Outcome("interrupted", float("nan"), 128 + number, summary)
+        self.tracker.end(_mirrored(summary), 128 + number, None)
 
     def _keep_predictions(self) -> None:
         """Write predictions.safetensors, of the best epoch; none where there was no such epoch."""
@@ -258,7 +326,21 @@ class Session:
         self.run = assemble(self.config, self.run.data, self.run.device)
         self.record.restart()
         self._lines.clear()
+        checkpoint.forget(self.record.checkpoints)
         self._kept = 0
+
+
+def later(began: float) -> float:
+    """Return when the next checkpoint between two steps is due, after one that began then."""
+    now = time.perf_counter()
+    return now + max(STEP_SECONDS, SAVE_SHARE * (now - began))
+
+
+def _say_again(why: str) -> None:
+    """Say that a run begins again at its first step, and why."""
+    line = f"{why}; the run begins again at its first step"
+    log.warning("%s", line)
+    print(f"knobs: {line}", file=sys.stderr)
 
 
 def prune(sessions: Sequence[Session]) -> None:
@@ -348,6 +430,7 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
     if (members := len(run.networks)) > 1:
         several = {"members": members, "member_values": run.best_members}
     examples = progress.epoch * len(run.data.train) + progress.examples
+    examples += sum(count for _, count in progress.pending)
     simple = None
     if judge and not run.refit:
         simple = baselines(run.data, run.objective["metric"], run.scores, run.loss)
@@ -385,26 +468,6 @@ def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
     judged = summary["objective"] or {}  # a refit has none
     about |= {"objective": judged.get("value"), "metric": judged.get("metric")}
     return best | about | (summary["test"] or {})
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM; the first one asks to stop, a second one stops here."""
-    received: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {}
-    with suppress(ValueError):  # not the main thread: signals are someone else's
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -28,11 +28,16 @@ DRAWLESS = (
 
 
 class Diverged(Exception):
-    """The loss, or the objective, is no longer a finite number."""
+    """Something of a run is no longer a finite number.
 
-    def __init__(self, step: int, member: int | None = None):
+    Args:
+        step: the first one where it is seen.
+        what: the loss, the gradient, the weights or a metric.
+    """
+
+    def __init__(self, step: int, member: int | None = None, what: str = "the loss"):
         whose = "" if member is None else f" of member {member}"
-        super().__init__(f"the loss{whose} is not a finite number at step {step}")
+        super().__init__(f"{what}{whose} is not a finite number at step {step}")
         self.step = step
 
 
@@ -49,6 +54,9 @@ class Progress:
     step: int = 0  # optimizer updates
     loss_sum: float = 0.0  # over the examples of the epoch under way, and the members
     examples: int = 0
+    # Losses that are not in these sums yet, each with its examples: sums of so many at a time
+    # round alike wherever an epoch is interrupted.
+    pending: list[list] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
     stale: int = 0  # epochs since the objective last improved
@@ -96,6 +104,7 @@ class Run:
     best_members: list[float] = field(default_factory=list)  # their objectives at the best epoch
     best_outputs: Tensor | None = None  # (N, C) float16 on the validation split, by best_weights
     stop_requested: bool = False
+    save_requested: bool = False  # between two steps
     pruned: bool = False  # others of its sweep were better at this epoch
     refit: int | None = None  # the epochs of a run that trains on the validation rows as well
     rebuilt: bool = False  # it goes on for more or fewer epochs, and its schedule with it
