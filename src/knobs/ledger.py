@@ -1,10 +1,13 @@
 """Keep sweep.json: which job of a sweep is which run, so that the same command goes on with it."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from knobs import record
 from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.record import (
     BROKEN,
@@ -15,15 +18,18 @@ from knobs.record import (
     as_json,
     check_schema,
     ended,
+    hold,
     read_config,
     read_json,
     renamed,
     write,
 )
-from knobs.storage import Lock
+from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
 
 LOCK = "sweep.lock"
 SEARCHED = ("default", "search")  # roles of the trials of a search
+PATIENCE = 12.0  # seconds: processes.GRACE, in which what a killed sweep has begun ends, and more
+POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -179,3 +185,34 @@ def held(folder: Path) -> Lock:
         LockedError: another holds it; the message says who.
     """
     return Lock(folder / LOCK, "held by {who}; wait for it, or name another sweep")
+
+
+@contextlib.contextmanager
+def held_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, before anything is written into it; make it first.
+
+    Its record takes the lock over; where none does, it is free again afterwards.
+
+    Raises:
+        LockedError: another process is writing this run. StorageError: a link leads out of it.
+    """
+    refuse_links(folder.parent, [folder.name])
+    make_folder(folder)
+    lock = hold(folder.absolute())  # a job may go elsewhere meanwhile
+    keep(lock)
+    try:
+        yield
+    finally:
+        if take_over(lock.path) is lock:
+            lock.release()
+
+
+def wait_for_writers(folder: Path) -> None:
+    """Wait for runs of a sweep that are being written, PATIENCE at most.
+
+    What a killed sweep has begun ends soon after it; a process that resumes one run does not.
+    """
+    latest = time.monotonic() + PATIENCE
+    for path in folder.glob(f"*/{record.LOCK}"):
+        while record.held(path.parent) and time.monotonic() < latest:
+            time.sleep(POLL)

@@ -39,7 +39,7 @@ from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
-from knobs.sweep import failing
+from knobs.sweep import failing, workers
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import failures
 from knobs.words import count
@@ -142,6 +142,7 @@ class SweepContext:
         folder, retry = self.folder, bool(self.master.get("retry_failed"))
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
+        ledger.wait_for_writers(folder)
         book, found = ledger.known(folder)
         done = ledger.over(book, folder, digest, retry)
         if found:
@@ -196,6 +197,10 @@ class SweepContext:
             self.returns += stop.returns
             self.stopped, self.halted = stop.exit_code, str(stop)
             return
+        except workers.WorkerDied as stop:
+            self.stopped = stop.exit_code
+            self.halted = f"stopped: {stop}; go on with: {self._same_command()}"
+            return
         except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
             code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
             if code not in SIGNALS:
@@ -228,11 +233,7 @@ class SweepContext:
             self.out.print(escape(self.halted))
             code = self.stopped
         elif self.stopped:
-            words = sys.argv[1:]
-            if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
-                words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
-            line = shlex.join(["python", "train.py", *words])
-            self.out.print(escape(f"interrupted; go on with: {line}"))
+            self.out.print(escape(f"interrupted; go on with: {self._same_command()}"))
             code = self.stopped
         elif failed or any(run.status == "failed" for run in runs):
             code = SWEEP_FAILED
@@ -241,6 +242,13 @@ class SweepContext:
             self.context.callbacks.on_multirun_end(config=self.master, config_name=name)
             sys.exit(code)
         return [self.returns]
+
+    def _same_command(self) -> str:
+        """Return the command that goes on with this sweep."""
+        words = sys.argv[1:]
+        if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
+            words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
+        return shlex.join(["python", "train.py", *words])
 
     def _answer(self, runs: list[Any], report: bool) -> int:
         """Write leaderboard.csv, then show it, or the report; return the exit code."""
@@ -306,7 +314,7 @@ def _launch(
         first = max(0, failing.FIRST - len(returns)) if watched else 0
         for part in filter(None, (numbers[:first], numbers[first:])):
             lines = [jobs[number].overrides for number in part]
-            ends = launcher.launch(lines, initial_job_idx=part[0])
+            ends = workers.launch(launcher, lines, part[0])
             for number, returned in zip(part, ends, strict=True):
                 returns.append(returned)
                 if supply:
