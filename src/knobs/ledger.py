@@ -2,10 +2,13 @@
 
 import contextlib
 import hashlib
+import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from knobs import record
 from knobs.identity import FILES, identity, job_of, key_of, under
@@ -27,6 +30,7 @@ from knobs.record import (
 from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
 
 LOCK = "sweep.lock"
+SEAL = "hash"  # of what else a document says
 SEARCHED = ("default", "search")  # roles of the trials of a search
 PATIENCE = 12.0  # seconds: processes.GRACE, in which what a killed sweep has begun ends, and more
 POLL = 0.1
@@ -54,7 +58,30 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        write(folder / LEDGER, as_json({"schema": SCHEMA} | asdict(self)), sync=True)
+        write(folder / LEDGER, as_json(sealed({"schema": SCHEMA} | asdict(self))), sync=True)
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with a hash of what it says, by which `unsealed` knows it undamaged."""
+    return document | {SEAL: _hash(document)}
+
+
+def unsealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without its hash; one that has none is older, and believed.
+
+    Raises:
+        ValueError: it says something else than when it was sealed.
+    """
+    rest = {key: value for key, value in document.items() if key != SEAL}
+    if document.get(SEAL, _hash(rest)) != _hash(rest):
+        raise ValueError("damaged: its hash is another")
+    return rest
+
+
+def _hash(document: dict[str, Any]) -> str:
+    # As it is read back: the keys of a JSON object are words.
+    plain = json.loads(json.dumps(document))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(folder: Path) -> Ledger | None:
@@ -66,6 +93,7 @@ def read(folder: Path) -> Ledger | None:
     try:
         stored = read_json(folder / LEDGER)
         check_schema(stored, folder / LEDGER)
+        stored = unsealed(stored)
         jobs = {
             int(number): Entry(tuple(map(renamed, job["overrides"])), job["identity"])
             for number, job in stored["jobs"].items()
@@ -114,7 +142,8 @@ def _agrees(book: Ledger, number: int, run: Path) -> bool:
     if entry is None:
         return False
     try:
-        return read_config(run)["identity"] == entry.identity.partition(" ")[0]
+        document, known = read_config(run), entry.identity.partition(" ")[0]
+        return document["identity"] == known or identity(document["config"]) == known
     except FileNotFoundError:
         return True
     except (*BROKEN, KeyError, TypeError, AttributeError):
@@ -137,6 +166,12 @@ def holds(folder: Path, config: dict) -> bool:
         return identity(config) in (document["identity"], identity(document["config"]))
     except (*BROKEN, KeyError, TypeError, AttributeError):
         return False
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Return whether there is anything of a run in a folder, with its config.json or without."""
+    names = (CONFIG, record.METRICS, record.SUMMARY, record.CHECKPOINTS)
+    return any(os.path.lexists(folder / name) for name in names)
 
 
 def status(folder: Path) -> str:

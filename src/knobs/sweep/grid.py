@@ -150,7 +150,7 @@ class SweepContext:
             self.out.print(f"{LEDGER} is not that of the runs that are here: {which}")
         book.conf = digest
         numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
-        runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        runs = (path.name for path in folder.glob("*") if ledger.holds_a_run(path))
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
         counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
