@@ -2,13 +2,11 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from knobs import record
 from knobs.identity import FILES, identity, job_of, key_of, under
@@ -25,12 +23,13 @@ from knobs.record import (
     read_config,
     read_json,
     renamed,
+    sealed,
+    unsealed,
     write,
 )
 from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
 
 LOCK = "sweep.lock"
-SEAL = "hash"  # of what else a document says
 SEARCHED = ("default", "search")  # roles of the trials of a search
 PATIENCE = 12.0  # seconds: processes.GRACE, in which what a killed sweep has begun ends, and more
 POLL = 0.1
@@ -59,29 +58,6 @@ class Ledger:
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
         write(folder / LEDGER, as_json(sealed({"schema": SCHEMA} | asdict(self))), sync=True)
-
-
-def sealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with a hash of what it says, by which `unsealed` knows it undamaged."""
-    return document | {SEAL: _hash(document)}
-
-
-def unsealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document without its hash; one that has none is older, and believed.
-
-    Raises:
-        ValueError: it says something else than when it was sealed.
-    """
-    rest = {key: value for key, value in document.items() if key != SEAL}
-    if document.get(SEAL, _hash(rest)) != _hash(rest):
-        raise ValueError("damaged: its hash is another")
-    return rest
-
-
-def _hash(document: dict[str, Any]) -> str:
-    # As it is read back: the keys of a JSON object are words.
-    plain = json.loads(json.dumps(document))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(folder: Path) -> Ledger | None:
@@ -242,12 +218,12 @@ def held_run(folder: Path) -> Iterator[None]:
             lock.release()
 
 
-def wait_for_writers(folder: Path) -> None:
-    """Wait for runs of a sweep that are being written, PATIENCE at most.
+def wait_for_writers(folders: Iterable[Path]) -> None:
+    """Wait for runs that are being written, PATIENCE at most.
 
     What a killed sweep has begun ends soon after it; a process that resumes one run does not.
     """
     latest = time.monotonic() + PATIENCE
-    for path in folder.glob(f"*/{record.LOCK}"):
-        while record.held(path.parent) and time.monotonic() < latest:
+    for folder in folders:
+        while record.held(folder) and time.monotonic() < latest:
             time.sleep(POLL)

@@ -3,6 +3,7 @@
 Every file of knobs is written by `write`, whole, or by `append`, line by line.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of 
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
+SEAL = "hash"  # in sweep.json and study.json: of what else they say
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
 RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
@@ -36,6 +38,29 @@ def read_json(path: Path) -> Any:
         One of BROKEN: no such file, no JSON, nested too deeply, or not a file that knobs writes.
     """
     return json.loads(storage.read(path).decode())
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with a hash of what it says, by which `unsealed` knows it undamaged."""
+    return document | {SEAL: _hash(document)}
+
+
+def unsealed(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without its hash; one that has none is older, and believed.
+
+    Raises:
+        ValueError: it says something else than when it was sealed.
+    """
+    rest = {key: value for key, value in document.items() if key != SEAL}
+    if document.get(SEAL, _hash(rest)) != _hash(rest):
+        raise ValueError("damaged: its hash is another")
+    return rest
+
+
+def _hash(document: dict[str, Any]) -> str:
+    # As it is read back: the keys of a JSON object are words.
+    plain = json.loads(json.dumps(document))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------ older formats
@@ -302,7 +327,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place."""
     study = read_json(folder / STUDY)
     check_schema(study, folder / STUDY)
-    return _with_names_of_today(study)
+    return _with_names_of_today(unsealed(study))
 
 
 def _with_names_of_today(node: Any) -> Any:

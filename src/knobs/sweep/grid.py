@@ -37,6 +37,7 @@ from knobs.errors import (
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
+from knobs.record import LOCK as RUN_LOCK
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
 from knobs.sweep import failing, workers
@@ -91,6 +92,11 @@ class SweepContext:
         """Return the sweep's folder."""
         return Path(str(self.master.hydra.sweep.dir))
 
+    @property
+    def retry(self) -> bool:
+        """Return whether runs that failed are to run again."""
+        return bool(self.master.get("retry_failed"))
+
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
         """Print a fault of what is done inside, and end the process in its exit code."""
@@ -139,10 +145,10 @@ class SweepContext:
         Args:
             first: the least number of a new job.
         """
-        folder, retry = self.folder, bool(self.master.get("retry_failed"))
+        folder, retry = self.folder, self.retry
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
-        ledger.wait_for_writers(folder)
+        ledger.wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
         book, found = ledger.known(folder)
         done = ledger.over(book, folder, digest, retry)
         if found:
@@ -210,12 +216,15 @@ class SweepContext:
         self.returns += returns
         self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
 
-    def conclude(self, report: bool = False, others: bool = False) -> list[list[JobReturn]]:
+    def conclude(
+        self, report: bool = False, others: bool = False, lost: int = 0
+    ) -> list[list[JobReturn]]:
         """Show the leaderboard, what failed and how to go on; end in the exit code that follows.
 
         Args:
             report: whether something was asked: then a report takes the leaderboard's place.
             others: another process still works on the sweep, and will say how it ended.
+            lost: trials of a search that failed, in this process or before.
         """
         from knobs.report.read import read_runs
 
@@ -235,7 +244,11 @@ class SweepContext:
         elif self.stopped:
             self.out.print(escape(f"interrupted; go on with: {self._same_command()}"))
             code = self.stopped
-        elif failed or any(run.status == "failed" for run in runs):
+        elif failed or lost or any(run.status == "failed" for run in runs):
+            if lost:
+                before = "" if runs else " before a first step"
+                again = "once that is mended, the same command with retry_failed=true runs them"
+                self.out.print(f"{count(lost, 'run')} of the search failed{before}; {again} again")
             code = SWEEP_FAILED
         if code:  # Hydra's last callback, which it would call if the process did not end here
             name = self.master.hydra.job.config_name
