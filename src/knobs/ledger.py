@@ -3,8 +3,7 @@
 import contextlib
 import hashlib
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from knobs.record import (
     CONFIG,
     LEDGER,
     SCHEMA,
+    SEARCHED,
     NewerSchema,
     as_json,
     check_schema,
@@ -30,9 +30,6 @@ from knobs.record import (
 from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
 
 LOCK = "sweep.lock"
-SEARCHED = ("default", "search")  # roles of the trials of a search
-PATIENCE = 12.0  # seconds: processes.GRACE, in which what a killed sweep has begun ends, and more
-POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -216,14 +213,3 @@ def held_run(folder: Path) -> Iterator[None]:
     finally:
         if take_over(lock.path) is lock:
             lock.release()
-
-
-def wait_for_writers(folders: Iterable[Path]) -> None:
-    """Wait for runs that are being written, PATIENCE at most.
-
-    What a killed sweep has begun ends soon after it; a process that resumes one run does not.
-    """
-    latest = time.monotonic() + PATIENCE
-    for folder in folders:
-        while record.held(folder) and time.monotonic() < latest:
-            time.sleep(POLL)

@@ -29,14 +29,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from knobs import ledger, record
+from knobs import record
 from knobs.errors import ConfigError, LockedError, UserError
 from knobs.identity import RENAMED
 from knobs.search import methods, minutes, recovery
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
-from knobs.storage import Lock, cut_half_line, held
+from knobs.storage import Lock, cut_half_line, held, read
 from knobs.words import count
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
@@ -325,7 +325,7 @@ class Search(contextlib.AbstractContextManager):
         """Wait for runs that a killed process has begun, and that end soon after it."""
         if self._folder:
             runs = [str(t.user_attrs["run"]) for _, t in self._orphans() if self._is_written(t)]
-            ledger.wait_for_writers([self._folder / run for run in runs])
+            record.wait_for_writers([self._folder / run for run in runs])
 
     def _adopted(self, n: int) -> list[Trial]:
         """Take over at most n trials under way whose process has ended."""
@@ -461,4 +461,6 @@ def _storage(path: Path | None) -> BaseStorage:
         return InMemoryStorage()
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
     cut_half_line(path)  # Optuna refuses half a line, for good once another follows
+    for line in read(path).splitlines():
+        json.loads(line)  # of the last line Optuna would see it when another follows
     return JournalStorage(JournalFileBackend(str(path)))

@@ -36,7 +36,7 @@ from knobs.errors import (
 )
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
-from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
+from knobs.record import CONFIG, LEDGER, STUDY, resumable, wait_for_writers, write
 from knobs.record import LOCK as RUN_LOCK
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
@@ -148,7 +148,7 @@ class SweepContext:
         folder, retry = self.folder, self.retry
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
-        ledger.wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
+        wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
         book, found = ledger.known(folder)
         done = ledger.over(book, folder, digest, retry)
         if found:

@@ -29,6 +29,7 @@ from knobs.record import (
     BROKEN,
     CONFIG,
     SCHEMA,
+    SEARCHED,
     STUDY,
     Ended,
     as_json,
@@ -97,7 +98,7 @@ def recorded_places(folder: Path) -> dict[int, dict[str, Any]]:
             document = read_config(path.parent)
             about, role = document["run"], document["run"]["role"]
             place = {"arm": about["arm"], "role": role}
-            if role in ledger.SEARCHED:
+            if role in SEARCHED:
                 place["phase"] = about.get("phase", "")
             elif role != "test":
                 place["seed"] = document["config"]["seed"]
