@@ -256,8 +256,7 @@ class Search(contextlib.AbstractContextManager):
         Raises:
             LockedError: another process uses it.
         """
-        locks = (path for path in self._folder.glob(PROCESS.format("*")) if held(path))
-        if any(path.name != self._process for path in locks):
+        if self._alive_now() != {self._process}:
             raise LockedError(
                 f"{self._folder}: another process searches here, and {JOURNAL} is to be written "
                 "anew; wait for its end"
@@ -307,14 +306,18 @@ class Search(contextlib.AbstractContextManager):
 
     def _orphans(self) -> list[tuple[str, FrozenTrial]]:
         """Return (arm, trial) of those under way whose process has ended."""
-        locks = self._folder.glob(PROCESS.format("*")) if self._folder else []
-        alive = {self._process, *(path.name for path in locks if held(path))}
+        alive = self._alive_now()
         return [
             (arm, trial)
             for arm in self._arms
             for trial in self.trials(arm)
             if trial.state is TrialState.RUNNING and trial.user_attrs.get("process") not in alive
         ]
+
+    def _alive_now(self) -> set[str]:
+        """Return the names of the processes that search here, this one among them."""
+        locks = self._folder.glob(PROCESS.format("*")) if self._folder else []
+        return {self._process, *(path.name for path in locks if held(path))}
 
     def _is_written(self, trial: FrozenTrial) -> bool:
         """Return whether somebody writes a trial's run."""
@@ -429,6 +432,7 @@ class Search(contextlib.AbstractContextManager):
     def _minutes(self) -> float:
         """Return the minutes in which a run was under way."""
         spans: list[minutes.Span] = []
+        alive, now = self._alive_now(), minutes.now()
         for arm in self._arms:
             seen = self._storage.get_study_user_attrs(self._arms[arm])
             for trial in self.trials(arm):
@@ -436,9 +440,11 @@ class Search(contextlib.AbstractContextManager):
                 of_it = about.get("spans") or minutes.of_dates(
                     trial.datetime_start, trial.datetime_complete
                 )
-                last = seen.get(about.get("process")) or ("", 0.0)
-                here = last[0] in ("", minutes.now()[0])
-                spans += map(tuple, minutes.ended(of_it, minutes.now() if here else last))
+                process = about.get("process")
+                at = seen.get(process) or ("", 0.0)
+                if process in alive and at[0] in ("", now[0]):  # by this clock, it is at work
+                    at = now
+                spans += map(tuple, minutes.ended(of_it, at))
         return minutes.used(spans)
 
     def _beating(self) -> threading.Event:
