@@ -15,7 +15,7 @@ LAYERS = [
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
-     "shell", "words", "errors", "secrets"},
+     "shell", "words", "errors", "secrets", "processes"},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 10, 7  # knobs.load, predict/, training/, config/, ...
 EDGE = {"hydra", "omegaconf", "wandb"}

@@ -14,7 +14,7 @@ from knobs import record, storage, targets
 from knobs.config import command, rules
 from knobs.config.manual import default_options
 from knobs.errors import CheckpointError, ConfigError, note
-from knobs.identity import ABSENT, FILES, differences, key_of, leaves, under, walk
+from knobs.identity import ABSENT, FILES, differences, identity, key_of, leaves, under, walk
 from knobs.search.space import override
 from knobs.secrets import HIDDEN
 from knobs.shell import literal, quoted
@@ -90,7 +90,7 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         asked: `resume=FOLDER`, as it was typed.
 
     Raises:
-        CheckpointError: no run is there. ConfigError: as of `_trusted`.
+        CheckpointError: no run is there, or a damaged one. ConfigError: as of `_trusted`.
     """
     try:
         document = record.read_config(path)
@@ -102,7 +102,14 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         sound = False
     if not sound:
         raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
-    _trusted(path, asked, given, document["config"])
+    config = document["config"]
+    hides = any(HIDDEN in str(value) for _, value in leaves(config))
+    if not hides and document.get("identity", identity(config)) != identity(config):
+        raise CheckpointError(
+            f"{asked}: its {record.CONFIG} is damaged, or was changed by hand: its identity is not "
+            "that of its config; put it back as it was, or begin a new run"
+        )
+    _trusted(path, asked, given, config)
     return document
 
 

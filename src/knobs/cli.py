@@ -154,7 +154,7 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
             _refuse_another_run(path)
         storage.make_folder(path)
         storage.keep(lock := record.hold(path))  # the run takes the lock over
-        if not resumed and (path / record.CONFIG).exists():  # it began, and ended, meanwhile
+        if not resumed and ledger.holds_a_run(path):  # it began, and ended, meanwhile
             lock.release()
             _refuse_another_run(path)
     return lines
@@ -170,6 +170,9 @@ def _refuse_another_run(path: Path) -> None:
         resume, rerun = (shlex.quote(f"{word}={path}") for word in ("resume", "rerun"))
         more = f"{resume} goes on with it, {rerun} trains it anew, or name another folder"
         raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
+    if ledger.holds_a_run(path):
+        lost = f"holds a run whose {record.CONFIG} is lost"
+        raise ConfigError(f"hydra.run.dir={path}: {lost}; move it away, or name another folder")
     if kept := [n for n in (record.LEDGER, record.STUDY, record.ENSEMBLE) if (path / n).exists()]:
         raise ConfigError(f"hydra.run.dir={path}: holds {kept[0]} already; name another folder")
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from knobs import record
 from knobs.identity import FILES, identity, job_of, key_of, under
 from knobs.record import (
     BROKEN,
@@ -15,19 +16,20 @@ from knobs.record import (
     LEDGER,
     METRICS,
     SCHEMA,
+    SEARCHED,
     NewerSchema,
     check_schema,
     ended,
+    hold,
     read_config,
     read_json,
     renamed,
     sealed,
     write,
 )
-from knobs.storage import Lock
+from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
 
 LOCK = "sweep.lock"
-SEARCHED = ("default", "search")  # roles of the trials of a search
 
 
 @dataclass(frozen=True)
@@ -106,24 +108,14 @@ def known(folder: Path) -> tuple[Ledger, int]:
     return book, found
 
 
-def places(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return where the runs of a study belong, by number, as each one's config.json says."""
-    found = {}
-    for path in folder.glob(f"*/{CONFIG}"):
-        with contextlib.suppress(*BROKEN, TypeError):
-            place = dict(read_config(path.parent).get("run") or {})
-            if place.pop("number", None) == int(path.parent.name) and "role" in place:
-                found[path.parent.name] = {k: v for k, v in place.items() if v is not None}
-    return found
-
-
 def _agrees(book: Ledger, number: int, run: Path) -> bool:
     """Return whether a run is the one that its number stands for; so is one that did not begin."""
     entry = book.jobs.get(number)
     if entry is None:
         return False
     try:
-        return read_config(run)["identity"] == entry.identity.partition(" ")[0]
+        document, known = read_config(run), entry.identity.partition(" ")[0]
+        return document["identity"] == known or identity(document["config"]) == known
     except FileNotFoundError:
         return True
     except (*BROKEN, KeyError, TypeError, AttributeError):
@@ -149,6 +141,12 @@ def holds(folder: Path, config: dict, unreadable: bool = False) -> bool:
         return unreadable
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Return whether there is anything of a run in a folder, with its config.json or without."""
+    names = (CONFIG, record.METRICS, record.SUMMARY, record.CHECKPOINTS)
+    return any(os.path.lexists(folder / name) for name in names)
 
 
 def status(folder: Path) -> str:
@@ -206,3 +204,23 @@ def held(folder: Path) -> Lock:
         LockedError: another holds it; the message says who.
     """
     return Lock(folder / LOCK, "held by {who}; wait for it, or name another sweep")
+
+
+@contextlib.contextmanager
+def held_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, before anything is written into it; make it first.
+
+    Its record takes the lock over; where none does, it is free again afterwards.
+
+    Raises:
+        LockedError: another process is writing this run. StorageError: a link leads out of it.
+    """
+    refuse_links(folder.parent, [folder.name])
+    make_folder(folder)
+    lock = hold(folder.absolute())  # a job may go elsewhere meanwhile
+    keep(lock)
+    try:
+        yield
+    finally:
+        if take_over(lock.path) is lock:
+            lock.release()

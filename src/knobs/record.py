@@ -6,6 +6,7 @@ Every file of knobs is written by `write`, whole, or by `append`, line by line.
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,9 @@ LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
+SEARCHED = ("default", "search")  # roles of the trials of a search
+PATIENCE = 12.0  # seconds: processes.GRACE, in which what a killed sweep has begun ends, and more
+POLL = 0.1  # seconds between two looks
 RESULT = "KNOBS_RESULT"  # in the environment: a run ends its output with `result` as a JSON line
 # Of a run's folder, what is opened and not replaced: no link may stand there.
 WRITTEN_INTO = (CHECKPOINTS, METRICS, LOCK, ".hydra", "wandb", "train.log")
@@ -289,6 +293,17 @@ def resumable(folder: Path) -> bool:
 def held(folder: Path) -> bool:
     """Return whether a process is writing this run."""
     return storage.held(folder / LOCK)
+
+
+def wait_for_writers(folders: Iterable[Path]) -> None:
+    """Wait for runs that are being written, PATIENCE at most.
+
+    What a killed sweep has begun ends soon after it; a process that resumes one run does not.
+    """
+    latest = time.monotonic() + PATIENCE
+    for folder in folders:
+        while held(folder) and time.monotonic() < latest:
+            time.sleep(POLL)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from knobs import storage
 from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE
 from knobs.compare.results import LOOKS, Columns, Row, arms_of, read_text, rows_in
 from knobs.errors import SWEEP_FAILED, ConfigError, DataError, UserError
+from knobs.processes import ends_with_us
 from knobs.record import RESULT, append
 from knobs.report.stats import LEAST_PAIRS
 from knobs.words import count, printable
@@ -288,7 +289,7 @@ def execute(
         with _signals_wait():
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env=os.environ | {RESULT: "1"}, start_new_session=True,
+                env=os.environ | {RESULT: "1"}, start_new_session=True, preexec_fn=ends_with_us(),
             )  # fmt: skip
             for stream in (process.stdout, process.stderr):
                 readers.append(threading.Thread(target=_read, args=(stream, ends), daemon=True))

@@ -1,5 +1,7 @@
 """Data of a run: splits that give batches by index, and facts about them."""
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from knobs.data.preparation import Preparation
 from knobs.errors import DataError
+from knobs.processes import end_with
 from knobs.shape import Shape
 
 Inputs = Tensor | dict[str, Tensor]  # (N, ...), or several of them by name
@@ -112,7 +115,10 @@ class Stream:
     def batches(self, indices: list[Tensor]) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices, through a DataLoader."""
         loader = torch.utils.data.DataLoader(
-            self, batch_sampler=[i.tolist() for i in indices], num_workers=self.workers
+            self,
+            batch_sampler=[i.tolist() for i in indices],
+            num_workers=self.workers,
+            worker_init_fn=partial(_begin_reader, os.getpid()),
         )
         rest = Tensors(torch.empty(len(self), 0), self.y, self.weight)
         for x, index in zip(_read(loader), indices, strict=True):
@@ -127,6 +133,11 @@ class Stream:
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Stream":
         """Return the split with its batches on a device."""
         return replace(self, device=device)
+
+
+def _begin_reader(parent: int, _number: int) -> None:
+    """Let a process that reads ahead end with the one that trains: it holds the run's lock too."""
+    end_with(parent, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _read(loader: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -19,10 +19,10 @@ import contextlib
 import json
 import math
 import secrets
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,20 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from knobs.errors import CheckpointError, ConfigError, first_line
+from knobs import record
+from knobs.errors import CheckpointError, ConfigError, LockedError, UserError, first_line
 from knobs.identity import RENAMED
-from knobs.search import methods
+from knobs.search import methods, minutes, recovery
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
+from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.storage import Lock, cut_half_line, held, sync_folder
+from knobs.words import count
 
 JOURNAL, LOCK = "trials.journal", "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
-LOST = ("diverged", "failed")  # reported to the sampler as the worst value so far
+BEAT = 10.0  # seconds between two notes that a process with a budget in minutes is at work
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
 
@@ -55,6 +58,7 @@ class Trial:
         number: within its arm.
         phase: what proposed it: default, sobol, gp, ...
         prunable: a pruner may end it.
+        again: a process that has ended had it before.
     """
 
     run: int
@@ -63,6 +67,7 @@ class Trial:
     values: Values
     phase: str
     prunable: bool
+    again: bool = False
 
 
 class Search(contextlib.AbstractContextManager):
@@ -81,9 +86,14 @@ class Search(contextlib.AbstractContextManager):
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
         fixed: arm -> a word for all that is not searched; a search goes on with the same only.
+        runs: what is known of the runs that lie in the folder.
+        retry: whether to hand out those that failed once more.
+
+    `repaired` tells what was done to the journal, where it was not that of the runs in the folder.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
+        LockedError: the journal is to be written anew, and another process uses it.
     """
 
     def __init__(
@@ -99,6 +109,8 @@ class Search(contextlib.AbstractContextManager):
         mode: str = "max",
         defaults: dict[str, Values] | None = None,
         fixed: dict[str, str] | None = None,
+        runs: Runs | None = None,
+        retry: bool = False,
     ):
         one_of("search.method", method, METHODS)
         one_of("search budget's unit", unit, UNITS)
@@ -116,12 +128,14 @@ class Search(contextlib.AbstractContextManager):
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
+        self.repaired = ""
         try:
             with self._writing():
                 if folder:
                     self._alive.enter_context(Lock(folder / self._process))
-                self._storage = _storage(folder)
-                self._arms = {arm: self._study(arm) for arm in space.arms}
+                self._open(runs or Runs(), retry)
+            if folder and unit == "minutes":
+                self._alive.callback(self._beating().set)
         except BaseException:
             self.close()
             raise
@@ -139,8 +153,9 @@ class Search(contextlib.AbstractContextManager):
         First come those of processes that have ended, as they were. While a model is asked, there
         are fewer, or none until those that this process has under way were told.
         """
+        self._wait_for_writers()
         with self._writing():
-            handed = self._orphans(n)
+            handed = self._adopted(n)
             while len(handed) < n and (trial := self._next()):
                 handed.append(trial)
         return handed
@@ -162,6 +177,8 @@ class Search(contextlib.AbstractContextManager):
             id_ = stored._trial_id
             if stored.state.is_finished():
                 return
+            spans = minutes.ended(stored.user_attrs.get("spans", []), minutes.now())
+            self._storage.set_trial_user_attr(id_, "spans", spans)
             if status == "interrupted":
                 self._storage.set_trial_user_attr(id_, "process", "")
             else:
@@ -188,8 +205,78 @@ class Search(contextlib.AbstractContextManager):
 
     def spent(self) -> float:
         """Return what of the budget is spent, in its unit, runs under way in full."""
-        total = self._clock() if self.unit == "minutes" else sum(map(self._runs, self._arms))
+        total = self._minutes() if self.unit == "minutes" else sum(map(self._runs, self._arms))
         return total * self.epochs if self.unit == "epochs" else total
+
+    def _open(self, runs: Runs, retry: bool) -> None:
+        """Open the journal; where it is not that of the runs that lie here, make it anew.
+
+        Args:
+            retry: whether to free the trials that failed.
+        """
+        folder, wrong = self._folder, ""
+        there = recovery.recorded(folder, self.space, runs.phases) if folder else []
+        lost = bool(there) and not (folder / JOURNAL).exists()
+        try:
+            self._begin(JOURNAL)
+            if self._unlike(there):  # one that was changed by hand since says nothing of it
+                there = [*filter(runs.belongs, there)]
+                wrong = self._unlike(there)
+            kept = [(arm, trial) for arm in self._arms for trial in self.trials(arm)]
+        except CheckpointError:
+            there = [*filter(runs.belongs, there)]
+            wrong = "is damaged"
+        except UserError:
+            mine = [*filter(runs.belongs, there)]
+            if not (runs.asked and mine and mine == there):
+                raise
+            wrong = "is another search's"
+        except Exception as error:  # Optuna's, of any class, at what is no journal of its own
+            there = [*filter(runs.belongs, there)]
+            wrong = f"cannot be read ({type(error).__name__})"
+        if wrong:
+            wrong = "is lost" if lost else wrong
+            self.repaired = f"{JOURNAL} {wrong}: made anew from {count(len(there), 'run')}"
+            kept = recovery.trials(there, self.space, self.epochs, self._sign, WORST)
+        failed = retry and [t for _, t in kept if t.user_attrs.get("status") == "failed"]
+        if failed:
+            kept = [(arm, recovery.reopened(t) if t in failed else t) for arm, t in kept]
+        if wrong or failed:
+            self._write_anew(kept)
+
+    def _begin(self, name: str) -> None:
+        """Open a journal by its name, with a study for each arm."""
+        self._storage = _storage(self._folder and self._folder / name)
+        self._arms = {arm: self._study(arm) for arm in self.space.arms}
+
+    def _unlike(self, there: Sequence[Recorded]) -> str:
+        """Return what the journal has otherwise than the runs that lie here; empty: nothing."""
+        for one in there:
+            trials, knobs = self.trials(one.arm), self.space.arms[one.arm]
+            if unlike := recovery.unlike(one, trials, knobs, self.epochs):
+                return f"is not that of the runs here ({unlike})"
+        return ""
+
+    def _write_anew(self, trials: list[tuple[str, FrozenTrial]]) -> None:
+        """Put a journal of these trials into the place of the one that is there.
+
+        Raises:
+            LockedError: another process uses it.
+        """
+        if self._alive_now() != {self._process}:
+            raise LockedError(
+                f"{self._folder}: another process searches here, and {JOURNAL} is to be written "
+                "anew; wait for its end"
+            )
+        partial = self._folder / f"{JOURNAL}.partial"
+        partial.unlink(missing_ok=True)
+        self._begin(partial.name)
+        for arm, trial in sorted(trials, key=lambda pair: pair[1].user_attrs["run"]):
+            self._storage.create_new_trial(self._arms[arm], template_trial=trial)
+        if self.repaired and (self._folder / JOURNAL).exists():
+            (self._folder / JOURNAL).replace(self._folder / f"{JOURNAL}.damaged")
+        partial.replace(self._folder / JOURNAL)
+        self._begin(JOURNAL)
 
     def _outside(self, arm: str, values: Values) -> list[str]:
         """Return knobs whose default lies outside its range, or is missing."""
@@ -224,21 +311,42 @@ class Search(contextlib.AbstractContextManager):
         folder = self._folder
         return Lock(folder / LOCK, wait=True) if folder else contextlib.nullcontext()
 
-    def _orphans(self, n: int) -> list[Trial]:
-        """Take over trials under way whose process has ended."""
-        locks = self._folder.glob(PROCESS.format("*")) if self._folder else []
-        alive = {self._process, *(path.name for path in locks if held(path))}
-        orphans = [
+    def _orphans(self) -> list[tuple[str, FrozenTrial]]:
+        """Return (arm, trial) of those under way whose process has ended."""
+        alive = self._alive_now()
+        return [
             (arm, trial)
             for arm in self._arms
             for trial in self.trials(arm)
             if trial.state is TrialState.RUNNING and trial.user_attrs.get("process") not in alive
-        ][:n]
-        for _, trial in orphans:
-            now = datetime.now().isoformat()
-            self._storage.set_trial_user_attr(trial._trial_id, "process", self._process)
-            self._storage.set_trial_user_attr(trial._trial_id, "resumed", now)
-        return [self._trial(arm, trial) for arm, trial in orphans]
+        ]
+
+    def _alive_now(self) -> set[str]:
+        """Return the names of the processes that search here, this one among them."""
+        locks = self._folder.glob(PROCESS.format("*")) if self._folder else []
+        return {self._process, *(path.name for path in locks if held(path))}
+
+    def _is_written(self, trial: FrozenTrial) -> bool:
+        """Return whether somebody writes a trial's run."""
+        run = trial.user_attrs["run"]
+        return self._folder is not None and record.held(self._folder / str(run))
+
+    def _wait_for_writers(self) -> None:
+        """Wait for runs that a killed process has begun, and that end soon after it."""
+        if self._folder:
+            runs = [str(t.user_attrs["run"]) for _, t in self._orphans() if self._is_written(t)]
+            record.wait_for_writers([self._folder / run for run in runs])
+
+    def _adopted(self, n: int) -> list[Trial]:
+        """Take over at most n trials under way whose process has ended."""
+        free = [(arm, t) for arm, t in self._orphans() if not self._is_written(t)][:n]
+        for arm, trial in free:
+            about, id_ = trial.user_attrs, trial._trial_id
+            seen = self._storage.get_study_user_attrs(self._arms[arm]).get(about.get("process"))
+            spans = minutes.begun(about.get("spans", []), seen)
+            self._storage.set_trial_user_attr(id_, "process", self._process)
+            self._storage.set_trial_user_attr(id_, "spans", spans)
+        return [replace(self._trial(arm, trial), again=True) for arm, trial in free]
 
     def _next(self) -> Trial | None:
         """Make a trial of the arm that is furthest behind."""
@@ -255,7 +363,7 @@ class Search(contextlib.AbstractContextManager):
         Pruned runs leave parts of a run over: the total is as near to the budget as can be.
         """
         if self.unit == "minutes":
-            return self._clock() / self.budget
+            return self._minutes() / self.budget
         part = self.budget / len(self._arms)
         return 1.0 if spent and part - spent < 0.5 - EPSILON else spent / part
 
@@ -276,12 +384,18 @@ class Search(contextlib.AbstractContextManager):
         if values is None:
             self.exhausted.add(arm)
             return None
-        run = sum(len(self.trials(a)) for a in self._arms)
+        taken = (t.user_attrs["run"] for a in self._arms for t in self.trials(a))
+        run = max(taken, default=-1) + 1
         trial = create_trial(
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
             distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
-            user_attrs={"phase": phase, "run": run, "process": self._process},
+            user_attrs={
+                "phase": phase,
+                "run": run,
+                "process": self._process,
+                "spans": minutes.begun([]),
+            },
         )
         self._storage.create_new_trial(self._arms[arm], template_trial=trial)
         return self._trial(arm, self.trials(arm)[-1])
@@ -322,29 +436,46 @@ class Search(contextlib.AbstractContextManager):
         part = status is not None and (self.unit == "epochs" or status == "pruned")
         return trial.user_attrs["epochs"] / self.epochs if part else 1.0
 
-    def _clock(self) -> float:
+    def _minutes(self) -> float:
         """Return the minutes in which a run was under way."""
-        spans = []
-        for trial in (trial for arm in self._arms for trial in self.trials(arm)):
-            resumed = trial.user_attrs.get("resumed")  # by the process that has or had it last
-            start = datetime.fromisoformat(resumed) if resumed else trial.datetime_start
-            spans.append((start, trial.datetime_complete or datetime.now()))
-        total, reached = timedelta(), datetime.min
-        for start, end in sorted(spans):
-            total += max(end - max(start, reached), timedelta())
-            reached = max(reached, end)
-        return total / timedelta(minutes=1)
+        spans: list[minutes.Span] = []
+        alive, now = self._alive_now(), minutes.now()
+        for arm in self._arms:
+            seen = self._storage.get_study_user_attrs(self._arms[arm])
+            for trial in self.trials(arm):
+                about = trial.user_attrs
+                of_it = about.get("spans") or minutes.of_dates(
+                    trial.datetime_start, trial.datetime_complete
+                )
+                process = about.get("process")
+                at = seen.get(process) or ("", 0.0)
+                if process in alive and at[0] in ("", now[0]):  # by this clock, it is at work
+                    at = now
+                spans += map(tuple, minutes.ended(of_it, at))
+        return minutes.used(spans)
+
+    def _beating(self) -> threading.Event:
+        """Note every BEAT seconds that this process is at work, until the event is set."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT):
+                with self._writing():
+                    for study in self._arms.values():
+                        self._storage.set_study_user_attr(study, self._process, minutes.now())
+
+        threading.Thread(target=beat, daemon=True, name="beat").start()
+        return over
 
 
-def _storage(folder: Path | None) -> BaseStorage:
-    """Open the journal, while nobody else of ours writes, and freed of what a kill left."""
-    if folder is None:
+def _storage(path: Path | None) -> BaseStorage:
+    """Open a journal, while nobody else of ours writes, and freed of what a kill left."""
+    if path is None:
         return InMemoryStorage()
-    path = folder / JOURNAL
-    path.with_name(f"{JOURNAL}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # Optuna waits half a minute
     cut_half_line(path)  # Optuna refuses half a line, for good once another follows
     if not path.stat().st_size:
-        sync_folder(folder)  # its lines are synced as they are written, its name is not
+        sync_folder(path.parent)  # its lines are synced as they are written, its name is not
     try:
         return JournalStorage(_Checked(str(path)))
     except CheckpointError:

@@ -37,10 +37,11 @@ from knobs.errors import (
 )
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
-from knobs.record import CONFIG, LEDGER, STUDY, resumable, write
+from knobs.record import CONFIG, LEDGER, STUDY, resumable, wait_for_writers, write
+from knobs.record import LOCK as RUN_LOCK
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
-from knobs.sweep import deaths, failing
+from knobs.sweep import deaths, failing, workers
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import failures
 from knobs.words import count
@@ -91,6 +92,11 @@ class SweepContext:
         """Return the sweep's folder."""
         return Path(str(self.master.hydra.sweep.dir))
 
+    @property
+    def retry(self) -> bool:
+        """Return whether runs that failed are to run again."""
+        return bool(self.master.get("retry_failed"))
+
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
         """Print a fault of what is done inside, and end the process in its exit code."""
@@ -139,9 +145,10 @@ class SweepContext:
         Args:
             first: the least number of a new job.
         """
-        folder, retry = self.folder, bool(self.master.get("retry_failed"))
+        folder, retry = self.folder, self.retry
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
+        wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
         book, found = ledger.known(folder)
         done = ledger.over(book, folder, digest, retry)
         if found:
@@ -149,7 +156,7 @@ class SweepContext:
             self.out.print(f"{LEDGER} is not that of the runs that are here: {which}")
         book.conf = digest
         numbers = {entry.identity: number for number, entry in book.jobs.items() if entry.identity}
-        runs = (path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        runs = (path.name for path in folder.glob("*") if ledger.holds_a_run(path))
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
         counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
@@ -202,6 +209,10 @@ class SweepContext:
             self.returns += stop.returns
             self.stopped, self.halted = stop.exit_code, str(stop)
             return
+        except workers.WorkerDied as stop:
+            self.stopped = stop.exit_code
+            self.halted = f"stopped: {stop}; go on with: {self._same_command()}"
+            return
         except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
             code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
             if code not in STOPPED:
@@ -211,12 +222,15 @@ class SweepContext:
         self.returns += returns
         self.stopped = next((c for c in map(_exit_code, returns) if c in STOPPED), 0)
 
-    def conclude(self, report: bool = False, others: bool = False) -> list[list[JobReturn]]:
+    def conclude(
+        self, report: bool = False, others: bool = False, lost: int = 0
+    ) -> list[list[JobReturn]]:
         """Show the leaderboard, what failed and how to go on; end in the exit code that follows.
 
         Args:
             report: whether something was asked: then a report takes the leaderboard's place.
             others: another process still works on the sweep, and will say how it ended.
+            lost: trials of a search that failed, in this process or before.
         """
         from knobs.report.read import read_runs
 
@@ -234,19 +248,26 @@ class SweepContext:
             self.out.print(escape(self.halted))
             code = self.stopped
         elif self.stopped:
-            words = sys.argv[1:]
-            if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
-                words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
-            line = shlex.join(["python", "train.py", *words])
-            self.out.print(escape(f"interrupted; go on with: {line}"))
+            self.out.print(escape(f"interrupted; go on with: {self._same_command()}"))
             code = self.stopped
-        elif failed or any(run.status == "failed" for run in runs):
+        elif failed or lost or any(run.status == "failed" for run in runs):
+            if lost:
+                before = "" if runs else " before a first step"
+                again = "once that is mended, the same command with retry_failed=true runs them"
+                self.out.print(f"{count(lost, 'run')} of the search failed{before}; {again} again")
             code = SWEEP_FAILED
         if code:  # Hydra's last callback, which it would call if the process did not end here
             name = self.master.hydra.job.config_name
             self.context.callbacks.on_multirun_end(config=self.master, config_name=name)
             sys.exit(code)
         return [self.returns]
+
+    def _same_command(self) -> str:
+        """Return the command that goes on with this sweep."""
+        words = sys.argv[1:]
+        if not any(word.startswith(("sweep=", "hydra.sweep.dir=")) for word in words):
+            words.append(f"hydra.sweep.dir={quoted(literal(str(self.folder)))}")
+        return shlex.join(["python", "train.py", *words])
 
     def _answer(self, runs: list[Any], report: bool) -> int:
         """Write leaderboard.csv, then show it, or the report; return the exit code."""
@@ -317,7 +338,7 @@ def _launch(
         for part in [[number] for number in numbers] if in_turn else [numbers]:
             lines = [jobs[number].overrides for number in part]
             with deaths.noted(folder, part) if in_turn else contextlib.nullcontext():
-                ends = launcher.launch(lines, initial_job_idx=part[0])
+                ends = workers.launch(launcher, lines, part[0])
             for number, returned in zip(part, ends, strict=True):
                 returns.append(returned)
                 if supply:

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
-from knobs.record import WRITTEN_INTO
+from knobs import ledger
 from knobs.secrets import public
 from knobs.shell import literal
 from knobs.storage import make_folder, refuse_links, write
@@ -159,7 +159,10 @@ class Job:
 
     def _work(self, composed: DictConfig, callbacks: Any, task_function: TaskFunction) -> None:
         try:
-            self.returned = run_job(composed, callbacks, task_function)
+            HydraConfig.instance().cfg = composed  # which the folder's name may read
+            folder = Path(str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir))
+            with ledger.held_run(folder):
+                self.returned = run_job(composed, callbacks, task_function)
         except BaseException as error:  # a folder that cannot be made, a callback that exits
             overrides = list(composed.hydra.overrides.task)
             self.returned = JobReturn(overrides=overrides, hydra_cfg=composed)
@@ -181,7 +184,6 @@ class Job:
 
 def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], Any]) -> JobReturn:
     """Do what Hydra's run_job does; write .hydra/ faster, and let no SystemExit out."""
-    HydraConfig.instance().cfg = config  # which the folder's name may read
     folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = literal(str(folder.absolute()))
@@ -191,9 +193,7 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
         task_config._set_flag(flag, config._get_node_flag(flag))
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     returned = JobReturn(overrides, task_config, HydraConfig.instance().cfg)
-    refuse_links(folder.parent, [folder.name])
-    make_folder(folder)
-    refuse_links(folder, [*WRITTEN_INTO, f"{config.hydra.job.name}.log"])
+    refuse_links(folder, [f"{config.hydra.job.name}.log"])
     chdir = config.hydra.job.chdir
     if chdir is None:
         chdir = not version.base_at_least("1.2")

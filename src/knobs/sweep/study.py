@@ -5,6 +5,7 @@ asked and which run belongs where, for the report.
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +23,30 @@ from rich.markup import escape
 from knobs import ledger
 from knobs.config import command
 from knobs.config.question import Plan, last_of_each, one_cut
-from knobs.errors import ConfigError, LockedError, first_line
+from knobs.errors import STOPPED, ConfigError, LockedError
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
-from knobs.record import BROKEN, CONFIG, SCHEMA, STUDY, ended, read_study, resumable, sealed, write
+from knobs.record import (
+    BROKEN,
+    CONFIG,
+    SCHEMA,
+    SEARCHED,
+    STUDY,
+    Ended,
+    ended,
+    read_config,
+    read_study,
+    resumable,
+    sealed,
+    write,
+)
 from knobs.report.compare import undecided
 from knobs.report.next_steps import test_look
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, RunRecord, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
-from knobs.search.trials import UNITS, Search, Trial
+from knobs.search.recovery import Recorded, Runs
+from knobs.search.trials import JOURNAL, UNITS, Search, Trial
 from knobs.secrets import public_line
 from knobs.shell import literal, quoted
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
@@ -55,16 +70,47 @@ def search(
     sweep = SweepContext(launcher, context, master)
     with sweep.ending():
         study = StudyRunner(sweep, command.plan([*master.hydra.overrides.hydra, *arguments]))
-        if ledger.read(sweep.folder) and not (sweep.folder / STUDY).exists():
+        if holds_a_grid(sweep.folder):
             raise ConfigError(f"{sweep.folder}: holds a grid; name another sweep")
         sweep.make_folder()  # now that nothing is wrong with what was asked
         if not study.plan.walk:
             study.search()
         if not sweep.stopped:
             study.confirm()
-        returns = sweep.conclude(report=True, others=study.others)
+        returns = sweep.conclude(report=True, others=study.others, lost=study.failed)
         study.offer_test()
         return returns
+
+
+def holds_a_grid(folder: Path) -> bool:
+    """Return whether a folder has the runs of a grid, also where one of its files is lost."""
+    if (folder / STUDY).exists() or (folder / JOURNAL).exists():
+        return False
+    book, _ = ledger.known(folder)
+    return any(not has_place(entry.overrides) for entry in book.jobs.values())
+
+
+def recorded_places(folder: Path) -> dict[int, dict[str, Any]]:
+    """Return number -> place of the runs of a study, by their own records."""
+    places = {}
+    for path in folder.glob(f"*/{CONFIG}"):
+        with contextlib.suppress(*BROKEN, KeyError, TypeError, AttributeError):
+            document = read_config(path.parent)
+            about, role = document["run"], document["run"]["role"]
+            place = {"arm": about["arm"], "role": role}
+            if role in SEARCHED:
+                place["phase"] = about.get("phase", "")
+            elif role != "test":
+                place["seed"] = document["config"]["seed"]
+            if role == "step":
+                place |= {key: about[key] for key in ("step", "knob")}
+            places[int(path.parent.name)] = place
+    return places
+
+
+def has_place(overrides: Iterable[str]) -> bool:
+    """Return whether these are the overrides of a run of a study."""
+    return any(line.startswith("search.role=") for line in overrides)
 
 
 class StudyRunner:
@@ -72,6 +118,7 @@ class StudyRunner:
 
     Args:
         others: whether another process has runs of it under way.
+        failed: how many of its trials have failed.
     """
 
     def __init__(self, sweep: SweepContext, plan: Plan):
@@ -90,12 +137,14 @@ class StudyRunner:
         self.usual = self._usual(config)
         self.asked = [*map(public_line, sweep.master.hydra.overrides.task)]
         self.seed = config["seed"]
-        self.others = False
+        self.others, self.failed = False, 0
+        self._places = self._places_before()  # in study.json
         self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
+        phases, asked = self._phases()
         with Search(
             self.folder,
             self.plan.space,
@@ -110,13 +159,18 @@ class StudyRunner:
                 for arm, knobs in self.plan.knobs.items()
             },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
+            runs=Runs(phases, self._belongs, asked),
+            retry=self.sweep.retry,
         ) as search:
+            if search.repaired:
+                self.sweep.out.print(escape(search.repaired))
             for arm, names in search.left_out.items():
                 if names:
                     lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
             trials = Trials(search, self, before=self._tried(search))
+            self.write(trials.places())
             self._announce(trials.before)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
@@ -127,6 +181,8 @@ class StudyRunner:
                     f"{prefix}all {len(search.trials(arm))} combinations were tried"
                 )
             self.before = self._tried(search)
+            ended = [t for arm in self.plan.arms for t in search.trials(arm)]
+            self.failed = sum(t.user_attrs.get("status") == "failed" for t in ended)
             self.best = {arm: search.best(arm) for arm in self.plan.arms}
             self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
@@ -136,6 +192,37 @@ class StudyRunner:
         """Return how many trials have ended."""
         trials = (trial for arm in self.plan.arms for trial in search.trials(arm))
         return sum(trial.state.is_finished() for trial in trials)
+
+    def _places_before(self) -> dict[int, dict[str, Any]]:
+        """Return the places of the runs here: as they recorded them, and as study.json has them."""
+        places = recorded_places(self.folder)
+        try:
+            places |= {int(n): dict(p) for n, p in read_study(self.folder)["runs"].items()}
+        except FileNotFoundError:
+            pass
+        except (*BROKEN, KeyError, TypeError, AttributeError) as error:
+            why = f"{self.folder / STUDY}: {first_line(error)}".removeprefix(f"{self.folder}/")
+            self.sweep.out.print(escape(f"! {why}; it is made anew from what its runs recorded"))
+        return places
+
+    def _phases(self) -> tuple[dict[int, str], bool]:
+        """Return what study.json says proposed each run, and whether it asked what is asked now."""
+        try:
+            before = read_study(self.folder)
+            phases = {int(n): place.get("phase", "") for n, place in before["runs"].items()}
+            spaces = {arm: about["space"] for arm, about in before["arms"].items()}
+            return phases, spaces == json.loads(json.dumps(self._spaces()))
+        except (*BROKEN, KeyError, TypeError, AttributeError):
+            return {}, False
+
+    def _spaces(self) -> dict[str, Any]:
+        return {arm: space.knobs_to_json(knobs) for arm, knobs in self.plan.knobs.items()}
+
+    def _belongs(self, run: Recorded) -> bool:
+        """Return whether a recorded run is what its values make of this search's arm."""
+        lines = self.plan.job(run.arm, run.values)
+        config = job(lines, self.sweep.context, self.sweep.master).config
+        return bool(config) and ledger.holds(self.folder / str(run.run), config)
 
     def _usual(self, config: dict) -> str:
         """Return the arm that the config without an arm belongs to; "" where it is none of them."""
@@ -333,15 +420,8 @@ class StudyRunner:
 
     def write(self, places: dict[int, dict[str, Any]]) -> None:
         """Write study.json: what was asked, and where these runs belong beside those before."""
-        plan = self.plan
-        try:
-            runs = dict(read_study(self.folder)["runs"])
-        except FileNotFoundError:
-            runs = {}
-        except (*BROKEN, KeyError, TypeError, ValueError) as error:
-            why = f"{self.folder / STUDY}: {first_line(error)}".removeprefix(f"{self.folder}/")
-            self.sweep.out.print(escape(f"! {why}; it is made anew from what its runs recorded"))
-            runs = ledger.places(self.folder)
+        plan, spaces = self.plan, self._spaces()
+        self._places |= places
         study = {
             "study": plan.name,
             "question": plan.question,
@@ -355,10 +435,9 @@ class StudyRunner:
             "budget": self.budget / len(plan.arms) if self._counts_runs() else None,
             "asked": self.asked,
             "arms": {
-                arm: {"overrides": lines, "space": space.knobs_to_json(plan.knobs[arm])}
-                for arm, lines in plan.arms.items()
+                arm: {"overrides": lines, "space": spaces[arm]} for arm, lines in plan.arms.items()
             },
-            "runs": runs | {str(number): place for number, place in places.items()},
+            "runs": {str(number): place for number, place in self._places.items()},
         }
         write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
@@ -386,16 +465,16 @@ class Trials(Supply):
         """Return the next trials; one whose run has ended meanwhile is told, not run again."""
         wanted, jobs = count or self.study.options["width"], {}
         while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
-            self.study.write(self._places())
+            self.study.write(self.places())
             for trial in trials:
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
                 job = self._job(trial, run)
-                known = (run / CONFIG).exists() and job.config
-                if known and not ledger.holds(run, job.config, unreadable=True):
-                    why = "its config.json is not that of its trial; move it away"
+                known = ledger.holds_a_run(run) and job.config
+                if known and not ledger.holds(run, job.config, unreadable=trial.again):
+                    why = f"its {CONFIG} is not that of its trial; move it away"
                     raise ConfigError(f"{run}: {why}, and the trial runs anew")
-                if ledger.settled(ledger.status(run), retry_failed=False):
+                if ledger.settled(ledger.status(run), self.study.sweep.retry):
                     self._tell(trial.run)  # killed between the run's end and its being told
                     self.before += 1
                 else:
@@ -407,10 +486,17 @@ class Trials(Supply):
 
     def ended(self, number: int, returned: JobReturn) -> None:
         """Tell the search how a trial went."""
-        if number in self._under_way:
+        if number not in self._under_way:
+            return
+        error = returned._return_value
+        if isinstance(error, LockedError):  # another process writes it, and will have it told
+            del self._under_way[number]
+        elif isinstance(error, SystemExit) and error.code in STOPPED and not self._end(number):
+            self.search.tell(self._under_way.pop(number), None, "interrupted")
+        else:
             self._tell(number)
 
-    def _places(self) -> dict[int, dict[str, Any]]:
+    def places(self) -> dict[int, dict[str, Any]]:
         """Return where every trial belongs, those of other processes too: the journal knows."""
         places = {}
         for arm in self.study.plan.arms:
@@ -424,10 +510,11 @@ class Trials(Supply):
         """Return a trial's job; it goes on from its checkpoint if it has one."""
         plan, pruner = self.study.plan, self.study.options["pruner"]
         more = [f"search.role={_role(trial.phase)}", space.override("search.arm", trial.arm)]
+        more.append(f"search.phase={trial.phase}")
         if trial.prunable and pruner != "none":
             more.append(f"search.pruner={pruner}")
         lines = plan.job(trial.arm, trial.values, *more)
-        if resumable(run):
+        if resumable(run) and ledger.status(run) != "failed":
             lines.append(f"resume={quoted(literal(str(run)))}")
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep
@@ -436,8 +523,11 @@ class Trials(Supply):
         new.label = " ".join(new.differs)
         return new
 
+    def _end(self, number: int) -> Ended | None:
+        return ended(self.study.folder / str(number))
+
     def _tell(self, number: int) -> None:
-        trial, end = self._under_way.pop(number), ended(self.study.folder / str(number))
+        trial, end = self._under_way.pop(number), self._end(number)
         if end is None or end.epochs is None:  # it never began
             self.search.tell(trial, end and end.value, "failed", None)
         else:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knobs.processes import end_with
 from knobs.tracking import Mirror, kind, mirror
 from knobs.tracking.tracker import FINISH_TIMEOUT
 
@@ -69,7 +70,7 @@ class MirrorProcess:
         # A session of its own: Ctrl-C is for the training, which then tells its mirrors.
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "knobs.tracking.remote", *sys.argv],
+                [sys.executable, "-m", "knobs.tracking.remote", str(os.getpid()), *sys.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -159,9 +160,10 @@ def main() -> None:
     """Be the process: a mirror for each run, until the parent has no more to say."""
     if hasattr(os, "nice"):
         os.nice(NICE)
+    end_with(int(sys.argv[1]))  # `make sync` mirrors what it leaves
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever else prints goes elsewhere
-    sys.argv = sys.argv[1:] or sys.argv  # the parent's, whose flags a command to copy needs
+    sys.argv = sys.argv[2:] or sys.argv  # the parent's, whose flags a command to copy needs
     mirrors: dict[int, Mirror] = {}
     best = Best(mirrors)
     for text in sys.stdin:

@@ -39,7 +39,7 @@ from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine, steps_per_epoch
 
-PLACE = ("role", "arm", "step", "knob")  # of a run in its study, as the search section has them
+PLACE = ("role", "arm", "phase", "step", "knob")  # of a run in its study: keys of `search`
 log = logging.getLogger("knobs")
 
 
