@@ -23,7 +23,7 @@ from rich.markup import escape
 from knobs import ledger
 from knobs.config import command
 from knobs.config.question import Plan, last_of_each, one_cut
-from knobs.errors import STOPPED, ConfigError, LockedError
+from knobs.errors import STOPPED, ConfigError, LockedError, first_line
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import (
     BROKEN,
