@@ -476,7 +476,9 @@ def test_a_server_that_takes_no_run_makes_it_offline(status, reason, train, tmp_
     assert logged(records(tmp_path / "wandb")) == [{"epoch": 1, "val/loss": 0.5}]
 
 
-ERROR = json.dumps({"errors": [{"message": f"\x1b]0;owned\x07\x1b[31m{'x' * 5000}\nmore"}]}).encode()
+ERROR = json.dumps(
+    {"errors": [{"message": f"\x1b]0;owned\x07\x1b[31m{'x' * 5000}\nmore"}]}
+).encode()
 
 
 @pytest.mark.parametrize(("status", "said", "reason"), [
