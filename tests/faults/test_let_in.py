@@ -123,7 +123,7 @@ TYPED = [
 ]  # fmt: skip
 
 
-@faults("override that names code or a program", "refused in one line", quick=20, whole=len(TYPED))
+@faults("override that names code or a program", "refused in one line", quick=10, whole=len(TYPED))
 def test_no_override_lets_code_in(evil, cases, tried):
     for line in chosen(TYPED, cases):
         _, found = lines.check_overrides([line])
@@ -187,7 +187,7 @@ RECORDS = [
 ]
 
 
-@faults("record of somebody else's that names code", "refused in one line", quick=12,
+@faults("record of somebody else's that names code", "refused in one line", quick=6,
         whole=len(RECORDS))  # fmt: skip
 def test_no_record_lets_code_in(made, evil, tmp_path, cases, tried):
     kept = (made / "config.json").read_bytes()
