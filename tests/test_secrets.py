@@ -8,8 +8,9 @@ from trained import ENV
 from trained import train_py as run
 
 from knobs.config import command
+from knobs.errors import ConfigError, first_line
 from knobs.record import read_config
-from knobs.secrets import HIDDEN, hidden_in, in_lines, public, public_line
+from knobs.secrets import HIDDEN, cleared, hidden_in, in_lines, public, public_line
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 SECRET = [
@@ -78,6 +79,24 @@ def test_what_a_variable_is_read_by_stays_and_its_value_does_not():
     assert hidden_in(["x.token=abc: no such key"], {"x": {"token": "abc"}}) == [
         f"x.token={HIDDEN}: no such key"
     ]
+
+
+MESSAGES = {
+    "x.api_key=hunter2: no such key": f"x.api_key={HIDDEN}: no such key",
+    "cannot read postgres://me:pw123@host/db": f"cannot read postgres://{HIDDEN}@host/db",
+    "GET https://x.y/z?token=abcdefgh&a=1": f"GET https://x.y/z?token={HIDDEN}&a=1",
+    "bad key sk-proj-abcdefghijklmnop123, ghp_abcdefghijklmnopqrst": f"bad key {HIDDEN}, {HIDDEN}",
+    "'quiet otter/97+x\\n' is no folder": f"'{HIDDEN}' is no folder",
+    "data.token='${oc.env:T}' and +x.token=512": "data.token='${oc.env:T}' and +x.token=512",
+    "data.label=password: no such column": "data.label=password: no such column",
+    f"commit {HEX}, seed=1": f"commit {HEX}, seed=1",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), MESSAGES.items())
+def test_a_message_is_cleared_of_secrets_alone(text, shown, monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", "quiet otter/97+x\n")
+    assert cleared(text) == str(ConfigError(text)) == first_line(OSError(text)) == shown
 
 
 # ------------------------------------------------------------------ canaries

@@ -36,7 +36,8 @@ KNOWN = re.compile(
 PAIR = re.compile(
     r"""([\w-]{3,40})["']?\s*[:=]\s*["']?(?=([^\s"',}&]{6,}))"""
 )  # token=..., in a text
-ASSIGNED = re.compile(r"""(([\w-]{3,40})=["']?)([^\s"',}&;]{3,})""")
+# token=..., in a message: what it is given, but for the colon that ends it
+ASSIGNED = re.compile(r"""(([\w-]{3,40})=["']?)((?:\$\{[^}\s]*\}|[^\s"',}&;])+(?<!:))""")
 INTERPOLATION = re.compile(r"\$\{[\w.:]*(?:,null)?\}")  # the innermost, without a default
 RANDOM = re.compile(r"[A-Za-z0-9+/=]{20,}")
 SHORTEST = 6  # characters of a variable's value that is looked for in texts

@@ -273,7 +273,7 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
         StorageError: naming the link.
     """
     for name in names:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what is not there is no link
             about = (folder / name).lstat()
             hard = stat.S_ISREG(about.st_mode) and about.st_nlink > 1
             if hard or stat.S_ISLNK(about.st_mode):

@@ -1,20 +1,26 @@
 """Ways to get in: configs, folders and files that try to run code, or to write and send elsewhere."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
 
 import pytest
+from fake_sweeps import fake_grid
 from injected import command, faults
 
 import knobs
-from knobs import cli, record, storage, targets
+from knobs import cli, listing, record, storage, targets, words
 from knobs.config import command as lines
 from knobs.errors import StorageError, UserError
+from knobs.report import __main__ as report
+from knobs.report import analysis, leaderboard
 
 MODULE = "evil_of_tests"
 EVIL = f"{MODULE}.ran"
@@ -117,7 +123,7 @@ TYPED = [
 ]  # fmt: skip
 
 
-@faults("override that names code or a program", "refused in one line", quick=20, whole=len(TYPED))
+@faults("override that names code or a program", "refused in one line", quick=10, whole=len(TYPED))
 def test_no_override_lets_code_in(evil, cases, tried):
     for line in chosen(TYPED, cases):
         _, found = lines.check_overrides([line])
@@ -181,7 +187,7 @@ RECORDS = [
 ]
 
 
-@faults("record of somebody else's that names code", "refused in one line", quick=12,
+@faults("record of somebody else's that names code", "refused in one line", quick=6,
         whole=len(RECORDS))  # fmt: skip
 def test_no_record_lets_code_in(made, evil, tmp_path, cases, tried):
     kept = (made / "config.json").read_bytes()
@@ -275,3 +281,57 @@ def test_nothing_is_written_through_a_link_of_any_kind(tmp_path, cases, tried):
                     do(run / name)
             assert victim.read_bytes() == b"half"
             tried()
+
+
+# ------------------------------------------------------------------ names that are shown
+PAYLOADS = [
+    "<script>window.owned=1</script>", '"><img src=x onerror=window.owned=1>', "=cmd|'/c calc'!A1",
+    "\x1b]0;owned\x07\x1b[31m", "[x](javascript:alert(1))", "a\n\n# owned\n|b|", "@SUM(1+1)*cmd|x!A",
+    "{{7*7}}${7*7}", "</script><svg onload=window.owned=1>", "-2+3+cmd|x!A", "\u202eowned\u2028",
+]  # fmt: skip
+FIELDS = 6
+
+
+def hostile(folder, payload):
+    """A grid whose names are all a payload: of knobs, values, options, its study's, its metric's."""
+    sweep = fake_grid(folder)
+    for i, path in enumerate(sorted(sweep.glob("*/config.json"))):
+        about = json.loads(path.read_text())
+        about["config"]["name"] = payload
+        about["config"]["model"] |= {payload: f"{payload}{i % 2}", "note": f"{payload}{i % 3}"}
+        about["choices"] = (about.get("choices") or {}) | {"model": f"{payload}{i % 2}"}
+        about["overrides"] += [f"model.{payload}={i % 2}", f"model.note={payload}{i % 3}"]
+        path.write_text(json.dumps(about))
+        summary = json.loads((path.parent / "summary.json").read_text())
+        summary["versions"] |= {payload: payload}
+        (path.parent / "summary.json").write_text(json.dumps(summary))
+    return sweep
+
+
+def cells(text):
+    return [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+
+
+@faults("name that is markup, a formula or an escape sequence", "text, wherever it is shown",
+        quick=2, whole=len(PAYLOADS))  # fmt: skip
+def test_a_name_is_text_wherever_it_is_shown(tmp_path, capsys, monkeypatch, cases, tried):
+    for i, payload in enumerate(chosen(PAYLOADS, cases)):
+        home = tmp_path / str(i)
+        sweep = hostile(home / "outputs" / "sweeps" / "s", payload)
+        monkeypatch.chdir(home)
+        assert report.main([str(sweep), "--out", "out"]) == 0
+        told = capsys.readouterr()
+        assert listing.main(["--csv"]) == 0
+        table = capsys.readouterr().out
+        page, markdown = ((home / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
+        assert all(c.isprintable() or c == "\n" for c in told.out + told.err), payload
+        assert "<" not in payload or payload not in page
+        outside = "".join(markdown.split("```")[::2])
+        assert "\n# owned" not in markdown
+        assert not re.search(r"(?<!\\)\]\(javascript:", outside)
+        assert not re.search(r"<(script|img|svg)", outside)
+        assert "\x1b" not in page + markdown
+        board = leaderboard.as_csv(analysis.make([sweep]).sweep.entries)
+        for cell in (*cells(table), *cells(board)):
+            assert words.cell(cell) == cell, cell
+        tried(FIELDS)

@@ -207,6 +207,19 @@ def test_a_client_that_hangs_is_ended(tmp_path, monkeypatch):
         wandb_report.publish(report, "")
 
 
+@pytest.mark.parametrize("kind", ["large", "deep", "pipe", "list"])
+def test_a_spec_that_is_none_is_as_good_as_no_spec(tmp_path, kind):
+    path = tmp_path / wandb_report.SPEC
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text({"large": "", "deep": "[" * 100_000, "list": "[1]"}[kind])
+    if kind == "large":
+        os.truncate(path, 2**40)
+    assert wandb_report._earlier(tmp_path, {"group": "g"}) == ""
+    assert "the same command tries again" in str(wandb_report._refused("no", tmp_path))
+
+
 # ------------------------------------------------------------------ without W&B
 def test_the_place_is_where_most_runs_are(tmp_path):
     runs = read_runs(small(tmp_path / "sweep", "one"))
