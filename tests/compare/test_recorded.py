@@ -80,6 +80,8 @@ def test_what_a_study_confirmed_was_not_chosen_on_these_values(tmp_path):
     arm = arm_of(study, "optimizer=adam")
     assert sorted(arm.values) == [(seed, 0, 0) for seed in range(1, 6)]
     assert arm.notes == ()
+    [note] = arm_of(study).notes  # which arm is the best, these values tell
+    assert note == "the best of 3 confirmed settings, chosen on these very values"
     [note] = arm_of(fake_search(tmp_path / "search", 20)).notes
     assert note.startswith("the best of ")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -281,6 +282,23 @@ def test_no_arm_is_missing_from_the_headline(tmp_path, values, explored, fix, te
     assert text in report.verdict.undermines
     if "confirm" in fix:  # what is asked next is not a look at the test split
         assert not any("test=true" in advice.command for advice in report.advice)
+
+
+def test_the_same_study_again_is_the_command_that_was_given(tmp_path):
+    """With what held an arm back mended, and what was typed beside it: study.folds, data, ..."""
+    rates = {"b": ((1e-3, 3e-3, 1e-2), 1)}
+    sweep = study(tmp_path / "s", {"a": SIX[:5], "b": SIX[:5]}, explored=rates)
+    asked = ["+study=optimizer", "study.folds=5", "optimizer=a,b", "data=wine", "search.runs=8"]
+    about = json.loads((sweep / "study.json").read_text())
+    (sweep / "study.json").write_text(json.dumps(about | {"asked": [*asked, "sweep=s"]}))
+    again = make([sweep]).advice[0]
+    assert again.why == "The same study again, with 16 runs"
+    assert again.command == f"python train.py -m {shlex.join(asked[:4])} search.runs=16"
+    for path in sweep.glob("*/config.json"):  # b was not confirmed: it goes on
+        if about["runs"][path.parent.name] == {"arm": "optimizer=b", "role": "confirm", "seed": 5}:
+            (path.parent / "summary.json").unlink()
+    on = make([sweep]).advice[0]
+    assert on.command == f"python train.py -m {shlex.join(asked)} hydra.sweep.dir={sweep}"
 
 
 def test_fresh_runs_that_diverged_are_not_denied(tmp_path):

@@ -515,11 +515,17 @@ def test_by_time_a_study_has_a_pair_a_fold():
 
 
 def test_the_pairs_of_a_study_are_folds_where_it_says_so(sweep):
-    """Two folds of one cut, then two of another; the search has none."""
-    lines = ["+study=width", "search.runs=2", "study.seeds=4", "study.folds=2", "tracking=local"]
+    """Two folds of one cut, then two of another; the search has none. A setting is one in both."""
+    lines = ["+study=width", "search.runs=3", "study.seeds=4", "study.folds=2", "tracking=local"]
     lines += ["training.epochs=1", "optimizer.lr=interval(1e-3,3e-3)", "model.width=8,9"]
     code, out = sweep(*lines, "sweep=s")
     assert code == 0, out
+    assert "width: 12 runs at most: 4 to search, 8 to confirm" in out  # two of each arm
+    assert "12 runs: 12 finished" in out
+    assert read_study(FOLDER)["asked"] == [*lines, "sweep=s"]
+    entries = read_sweep([FOLDER]).entries
+    assert [(entry.confirmed, entry.n) for entry in entries] == [(True, 4)] * 2 + [(False, 1)] * 2
+    assert [*entries[0].knobs] == ["model.width", "optimizer.lr"]
     cuts = {"search": set(), "confirm": set()}
     for number, place in read_study(FOLDER)["runs"].items():
         config = read_config(FOLDER / number)["config"]

@@ -15,6 +15,7 @@ from typing import Any
 from knobs import record
 from knobs.compare.arms import DIVERGED, Arm, judged, left_out
 from knobs.errors import ConfigError, DataError
+from knobs.report.compare import fresh
 from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import leaderboard
 from knobs.report.read import read_run, read_runs, read_sweep
@@ -36,8 +37,10 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     Raises:
         ConfigError: no runs, or none of that setting. DataError: no value to compare.
     """
-    entries, others = _entries(folder)
+    entries, others, confirmed = _entries(folder)
     entries = [entry for entry in entries if _has(entry.runs[0], setting, folder)]
+    # What a study has confirmed of an arm was chosen by other values; which arm, by these.
+    entries = [entry for entry in entries if entry.runs[0].setting in confirmed] or entries
     if not entries:
         raise ConfigError(f"{folder}: no run with {setting}")
     runs = max(entry.n for entry in entries)
@@ -50,22 +53,29 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     arm = _arm(best.runs, setting or name, metric)
     tried = sum(entry.rank is not None for entry in entries)
     notes = list(arm.notes)
-    if tried > 1 and not best.confirmed:
-        notes.insert(0, f"the best of {count(tried, 'setting')}, chosen on these very values")
+    if tried > 1:
+        fresh_seeds = best.runs[0].setting in confirmed
+        what = count(tried, "confirmed setting" if fresh_seeds else "setting")
+        notes.insert(0, f"the best of {what}, chosen on these very values")
     if others:
         notes.append(f"{count(others, 'run')} with another objective, or none, left out")
     looks = _looks(folder) if best.confirmed else ()
     return replace(arm, notes=tuple(notes), looks=looks)
 
 
-def _entries(folder: Path) -> tuple[Sequence[Entry], int]:
-    """Return the leaderboard of a folder, best first, and how many runs have no place in it."""
+def _entries(folder: Path) -> tuple[Sequence[Entry], int, set[str]]:
+    """Return the leaderboard of a folder, best first, and how many runs have no place in it.
+
+    The third are the settings that a study has confirmed, one an arm, as its report has them.
+    """
     try:
         if os.path.lexists(folder / record.CONFIG):
-            return leaderboard([read_run(folder)]), 0
+            return leaderboard([read_run(folder)]), 0, set()
         if read_runs(folder):
             sweep = read_sweep([folder])
-            return sweep.entries, sweep.others
+            arms = sweep.study.arms if sweep.study else ()
+            confirmed = {run.setting for arm in arms for run in fresh(sweep, arm)}
+            return sweep.entries, sweep.others, confirmed
         paths = sorted(path for path in folder.iterdir() if not path.is_symlink())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
@@ -74,7 +84,7 @@ def _entries(folder: Path) -> tuple[Sequence[Entry], int]:
         raise ConfigError(f"{folder}: no run, no sweep and no folder with runs")
     if len(metrics := sorted({run.metric for run in runs if run.metric})) > 1:
         raise DataError(f"{folder}: runs with different objectives, {listed(metrics)}; part them")
-    return leaderboard(runs), 0
+    return leaderboard(runs), 0, set()
 
 
 def _has(run: RunRecord, setting: str, folder: Path) -> bool:

@@ -25,6 +25,7 @@ NOT_REPEATED = (
     *("hydra", "sweep", "resume", "rerun", "trust", "retry_failed", "keep_going"),
     *("zip", "skip", "study", "search", "task", "test"),
 )
+PLACE = ("hydra", "sweep")  # where a study is kept
 MOST = 5
 INTEGER = re.compile(r"-?\d+")
 PLAIN_VALUE = re.compile(r"[\w.+-]+")
@@ -52,7 +53,8 @@ def _on(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     """Yield the command of a study that has not come to its end, which goes on."""
     study = sweep.study
     if study and study.scientific and study.asked and _folder(sweep) and _open(sweep, verdict):
-        words = [*study.asked, f"hydra.sweep.dir={_folder(sweep)}"]
+        words = [line for line in study.asked if not under(key_of(line), PLACE)]
+        words.append(f"hydra.sweep.dir={_folder(sweep)}")
         yield Advice("The study's own command, which goes on", command(words, many=True))
 
 
@@ -188,7 +190,7 @@ def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> It
     ]
     changed = [k.name for k in knobs]
     if study.asked:
-        dropped = ("search.runs", "search.epochs", "search.minutes", "test", *changed)
+        dropped = (*PLACE, "search.runs", "search.epochs", "search.minutes", "test", *changed)
         words = [line for line in study.asked if not under(key_of(line), dropped)]
     else:  # of an older record: as its runs tell
         searched = {k.name for space in study.arms.values() for k in space}
