@@ -6,8 +6,9 @@ LOCK ?= 1
 BENCH ?= solo
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# One thread a test process: processes that share cores and threads are many times slower.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+# One thread a test process: processes that share cores and threads are many times slower. Each gets tests
+# that stand beside one another, so that what they share is made once, and helps the others in the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # No package but those listed, each held against its hashes, also those that build another one.
 LOCKED := $(PIP) install --require-hashes --no-deps --no-build-isolation

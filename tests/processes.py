@@ -102,10 +102,10 @@ def ended(child, timeout):
     signal.alarm(timeout)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except TimeoutError:
+    except (TimeoutError, KeyboardInterrupt) as why:
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return None
+        return None if isinstance(why, TimeoutError) else sys.exit()
     finally:
         signal.alarm(0)
 

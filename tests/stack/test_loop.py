@@ -25,7 +25,9 @@ READ = rules.read(command.CONF)
 OPTIMIZERS = [o for o, (t, _) in READ["optimizer._target_"].items() if t in groups.STACKABLE]
 SCHEDULERS = list(READ["scheduler._target_"])
 INITS = ["common", "default", "xavier_normal", "kaiming_uniform", "orthogonal", "lsuv", "normal"]
-TABLE = ["data=wine", "training.batch_size=32", "training.epochs=50"]  # 4 steps an epoch
+WINE = ["data=wine", "training.batch_size=32"]  # 4 steps an epoch
+TABLE = [*WINE, "training.epochs=50"]
+SHORT = [*WINE, "training.epochs=15"]  # where more steps say nothing new
 TEXT = ["data=python_docs", "data.max_length=12", "training.batch_size=256", "training.epochs=2"]
 MEMBERS = ["training.members=3"]
 IMAGE = ["training.batch_size=256", "training.epochs=3"]
@@ -37,7 +39,7 @@ def test_every_optimizer_with_every_penalty_float64():
     nothing else moves, so that one within rounding of 0 may go either way."""
     settings = [
         [
-            *TABLE,
+            *SHORT,
             f"optimizer={name}",
             f"seed={i}",
             "model.bias=false",
@@ -59,23 +61,30 @@ def test_every_optimizer_with_every_penalty_float64():
 def test_every_schedule_float64():
     worst, _ = compare(
         [
-            [*TABLE, f"scheduler={name}", f"optimizer.lr={0.001 + i / 1e4}"]
+            [*SHORT, f"scheduler={name}", f"optimizer.lr={0.001 + i / 1e4}"]
             for i, name in enumerate(SCHEDULERS)
         ]
     )
     assert worst < 1e-8
 
 
-@pytest.mark.parametrize("kind", ["constant", "step", "plateau", "one_cycle", "warmup_cosine"])
-def test_every_optimizer_200_steps_float64(kind):
-    """With every init in turn, under a schedule of each kind: by epoch, by metric, by step."""
+KINDS = ["constant", "step", "plateau", "one_cycle", "warmup_cosine"]  # by epoch, metric, step
+LONG = [pytest.param(k, TABLE, 200, marks=pytest.mark.slow, id=f"{k}-long") for k in KINDS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "steps"),
+    [("constant", TABLE, 200), *((kind, SHORT, 60) for kind in KINDS[1:]), *LONG],
+)
+def test_every_optimizer_float64(kind, base, steps):
+    """With every init in turn, under a schedule of each kind."""
     settings = [
-        [*TABLE, f"scheduler={kind}", f"optimizer={name}", f"init={init}", f"seed={i}"]
+        [*base, f"scheduler={kind}", f"optimizer={name}", f"init={init}", f"seed={i}"]
         for i, (name, init) in enumerate(zip(OPTIMIZERS, itertools.cycle(INITS), strict=False))
     ]
     worst, rows = compare(settings)
     assert worst < 1e-8
-    assert {run.progress.step for run in rows} == {200}
+    assert {run.progress.step for run in rows} == {steps}
 
 
 def test_options_of_optimizers_may_differ_by_row():
@@ -94,7 +103,7 @@ def test_options_of_optimizers_may_differ_by_row():
     }
     assert (
         compare(
-            [[*TABLE, f"optimizer={name}", o] for name, options in each.items() for o in options]
+            [[*SHORT, f"optimizer={name}", o] for name, options in each.items() for o in options]
         )[0]
         < 1e-8
     )
@@ -103,7 +112,7 @@ def test_options_of_optimizers_may_differ_by_row():
 def test_a_schedule_may_cycle_the_momentum():
     worst, _ = compare(
         [
-            [*TABLE, "optimizer=momentum", f"scheduler={name}", "scheduler.cycle_momentum=true", lr]
+            [*SHORT, "optimizer=momentum", f"scheduler={name}", "scheduler.cycle_momentum=true", lr]
             for name in ("one_cycle", "cyclic")
             for lr in ("optimizer.lr=0.01", "optimizer.lr=0.1")
         ]
