@@ -67,10 +67,19 @@ class Bug(UserError):
         super().__init__(f"{what}; a bug of knobs or of your own code, its traceback is {place}")
 
 
+MOST_PLACE = 200  # characters of a name in a message
+_LONG_WORD = re.compile(rf"\S{{{2 * MOST_PLACE},}}")
+
+
+def _ends(word: re.Match) -> str:
+    """Return the ends of a name of thousands of characters."""
+    return f"{word[0][: MOST_PLACE // 2]}...{word[0][-MOST_PLACE // 2 :]}"
+
+
 def tell(error: UserError) -> int:
     """Print a fault to stderr; return its exit code."""
     with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
-        print(f"knobs: {error}", file=sys.stderr)
+        print(f"knobs: {_LONG_WORD.sub(_ends, str(error))}", file=sys.stderr)
     return error.exit_code
 
 
@@ -144,7 +153,6 @@ _STARVED = re.compile(
     "_ALLOC_FAILED|failed to map segment|can't start new thread",
     re.IGNORECASE,
 )
-MOST_PLACE = 200  # characters of a path in a message
 
 
 def starved(error: BaseException | None) -> bool:
@@ -224,8 +232,6 @@ def for_a_person(error: Exception) -> Exception:
         while error.__cause__ and not isinstance(error, OSError):
             error = error.__cause__
         place = str(getattr(error, "filename", None) or "the disk").removesuffix(".partial")
-        if len(place) > MOST_PLACE:
-            place = f"{place[: MOST_PLACE // 2]}...{place[-MOST_PLACE // 2 :]}"
         return StorageError(f"{place}: {os.strerror(number)}; {DISK[number]}")
     return error
 
