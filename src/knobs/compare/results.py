@@ -21,6 +21,7 @@ from knobs.errors import ConfigError, DataError, did_you_mean, first_line
 from knobs.metrics import METRICS
 from knobs.words import count, listed, printable
 
+MOST_CELL = 2**17  # characters
 MOST_BYTES = 2**26  # 64 MB
 MOST_ROWS = 1_000_000
 MOST_SEED = 2**63
@@ -124,6 +125,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 def _csv(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     head = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=head.count)
+    csv.field_size_limit(MOST_CELL)  # of the process: who reads tables sets another
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] = []
     begins = 1
