@@ -76,10 +76,10 @@ def _ends(word: re.Match) -> str:
     return f"{word[0][: MOST_PLACE // 2]}...{word[0][-MOST_PLACE // 2 :]}"
 
 
-def tell(error: UserError) -> int:
+def tell(error: UserError, before: str = "knobs: ") -> int:
     """Print a fault to stderr; return its exit code."""
     with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
-        print(f"knobs: {_LONG_WORD.sub(_ends, str(error))}", file=sys.stderr)
+        print(before + _LONG_WORD.sub(_ends, str(error)), file=sys.stderr)
     return error.exit_code
 
 
@@ -246,8 +246,11 @@ def fault_of(error: Exception) -> UserError:
     return Bug(error)
 
 
-def ended(command: Callable[[], int]) -> int:
+def ended(command: Callable[[], int], before: str = "knobs: ") -> int:
     """Run a command to its end; return its exit code, a fault told in one message.
+
+    Args:
+        before: stands before the message.
 
     Raises:
         Exception: a fault of knobs, if HYDRA_FULL_ERROR=1 asks for its traceback.
@@ -258,7 +261,7 @@ def ended(command: Callable[[], int]) -> int:
         sys.stdout.flush()  # here, where a full disk is told
         return code
     except UserError as error:
-        return tell(error)
+        return tell(error, before)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -270,7 +273,7 @@ def ended(command: Callable[[], int]) -> int:
         if FULL_ERROR and isinstance(fault, Bug):
             raise
         close_output()
-        return tell(fault)
+        return tell(fault, before)
 
 
 def quiet_logging() -> None:

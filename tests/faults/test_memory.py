@@ -187,7 +187,7 @@ def test_commands_without_memory(cases, tried, tmp_path, monkeypatch, capsys):  
         starving(patch, write, "page")
         assert main(["report", str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 7
     told = capsys.readouterr().err
-    assert told.startswith("knobs: out of memory for the report on 2 runs, its tables and plots (")
+    assert told.startswith("out of memory for the report on 2 runs, its tables and plots (")
     assert not (tmp_path / "out").exists()
     tried()
     write_table(tmp_path / "t.csv")
