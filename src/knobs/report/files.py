@@ -44,4 +44,4 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = f"{folder}: cannot be written to ({error.strerror or error})"
-        raise StorageError(f"{why}; free space, or name another: --out DIR") from None
+        raise StorageError(f"{why}; name another: --out DIR") from None
