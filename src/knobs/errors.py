@@ -152,17 +152,26 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
             signal.signal(number, handler)
 
 
-def tell(error: UserError) -> int:
+MOST_PLACE = 200  # characters of a name in a message
+_LONG_WORD = re.compile(rf"\S{{{2 * MOST_PLACE},}}")
+
+
+def _ends(word: re.Match) -> str:
+    """Return the ends of a name of thousands of characters."""
+    return f"{word[0][: MOST_PLACE // 2]}...{word[0][-MOST_PLACE // 2 :]}"
+
+
+def tell(error: UserError, before: str = "knobs: ") -> int:
     """Print a fault to stderr; return its exit code."""
-    note(str(error))
+    note(str(error), before)
     return error.exit_code
 
 
-def note(text: str) -> None:
+def note(text: str, before: str = "knobs: ") -> None:
     """Print a line, or lines, to stderr; what they quote from files cannot steer the terminal."""
-    lines = (printable(line, LONGEST) for line in text.split("\n"))
+    lines = (printable(_LONG_WORD.sub(_ends, line), LONGEST) for line in text.split("\n"))
     with contextlib.suppress(OSError):  # stderr may lie on the full disk as well
-        print("knobs:", "\n".join(lines), file=sys.stderr)
+        print(before + "\n".join(lines), file=sys.stderr)
 
 
 def first_line(error: BaseException) -> str:
@@ -238,7 +247,6 @@ _STARVED = re.compile(
     "_ALLOC_FAILED|failed to map segment|can't start new thread",
     re.IGNORECASE,
 )
-MOST_PLACE = 200  # characters of a path in a message
 
 
 def starved(error: BaseException | None) -> bool:
@@ -318,8 +326,6 @@ def for_a_person(error: Exception) -> Exception:
         while error.__cause__ and not isinstance(error, OSError):
             error = error.__cause__
         place = str(getattr(error, "filename", None) or "the disk").removesuffix(".partial")
-        if len(place) > MOST_PLACE:
-            place = f"{place[: MOST_PLACE // 2]}...{place[-MOST_PLACE // 2 :]}"
         return StorageError(f"{place}: {os.strerror(number)}; {DISK[number]}")
     return error
 
@@ -334,8 +340,11 @@ def fault_of(error: Exception) -> UserError:
     return Bug(error)
 
 
-def ended(command: Callable[[], int]) -> int:
+def ended(command: Callable[[], int], before: str = "knobs: ") -> int:
     """Run a command to its end; return its exit code, a fault told in one message.
+
+    Args:
+        before: stands before the message.
 
     Raises:
         Exception: a fault of knobs, if HYDRA_FULL_ERROR=1 asks for its traceback.
@@ -346,7 +355,7 @@ def ended(command: Callable[[], int]) -> int:
         sys.stdout.flush()  # here, where a full disk is told
         return code
     except UserError as error:
-        return tell(error)
+        return tell(error, before)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
@@ -358,7 +367,7 @@ def ended(command: Callable[[], int]) -> int:
         if FULL_ERROR and isinstance(fault, Bug):
             raise
         close_output()
-        return tell(fault)
+        return tell(fault, before)
 
 
 def quiet_logging() -> None:

@@ -247,7 +247,7 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes:
     with open(number, "rb") as file:
         about = os.fstat(number)
         if not stat.S_ISREG(about.st_mode):
-            raise ValueError(f"{path}: no file")
+            raise ValueError(f"{path}: no file, but a pipe, a socket or a device")
         if about.st_size > most:
             raise ValueError(f"{path}: has {about.st_size:,} bytes, and {most:,} at most are read")
         return file.read(about.st_size)

@@ -9,16 +9,19 @@ import itertools
 import json
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knobs import storage
 from knobs.compare.arms import DIVERGED, Arm, judged, left_out
-from knobs.errors import ConfigError, DataError, did_you_mean
+from knobs.errors import ConfigError, DataError, did_you_mean, first_line
 from knobs.metrics import METRICS
 from knobs.words import count, listed, printable
 
+MOST_CELL = 2**17  # characters
 MOST_BYTES = 2**26  # 64 MB
 MOST_ROWS = 1_000_000
 MOST_SEED = 2**63
@@ -82,9 +85,12 @@ def read_text(path: Path) -> str:
             raise DataError(f"{path}: no regular file")
         if about.st_size > MOST_BYTES:
             raise DataError(f"{path}: {about.st_size / 2**20:.0f} MB; at most 64 MB are read")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        data = storage.read(path, MOST_BYTES)
+    except (OSError, ValueError) as error:  # a byte 0 in its name, a file that has grown
+        if isinstance(error, DataError):
+            raise
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise DataError(f"{printable(str(path), 200)}: cannot be read ({why})") from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,6 +125,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 def _csv(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     head = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=head.count)
+    csv.field_size_limit(MOST_CELL)  # of the process: who reads tables sets another
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] = []
     begins = 1
@@ -130,8 +137,8 @@ def _csv(path: Path, text: str) -> Iterator[tuple[int, Row]]:
             cells = [cell[1:] if FORMULA.match(cell) else cell for cell in cells]
             if not names:
                 names = [cell.strip() for cell in cells]
-                twice = next((name for name in names if names.count(name) > 1), None)
-                if twice is not None:
+                twice, times = Counter(names).most_common(1)[0]
+                if times > 1:
                     raise DataError(f"{path}, line {number}: two columns {printable(twice, 60)!r}")
                 continue
             if len(cells) != len(names):

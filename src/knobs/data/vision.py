@@ -18,7 +18,7 @@ from knobs.data.prepare import (
     picture_splits,
     three_way,
 )
-from knobs.errors import DataError
+from knobs.errors import DataError, refused, starved
 
 _CLASSES = {
     "mnist": "MNIST",
@@ -87,6 +87,8 @@ def _open(kind_of: Any, root: Path, train: bool, download: bool) -> Any:
     try:
         return kind_of(root, train=train, download=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
+        if refused(error) or starved(error):  # by the disk that it is unpacked to
+            raise
         expected = ", ".join(path.name for path, _ in packed)
         reason = " ".join(str(error).split())
         raise DataError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from knobs import storage
 from knobs.data.opening import path_of
-from knobs.errors import ConfigError, DataError, UserError, ended, note
+from knobs.errors import ConfigError, DataError, UserError, ended, note, size
 from knobs.predict.answers import digits
 from knobs.predict.drift import Tally
 from knobs.predict.reading import Model, Rows, columns_of, framed, predicted
@@ -79,8 +79,13 @@ def _spooled() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="knobs-") as folder:
         path = Path(folder, "stdin")
+        most = shutil.disk_usage(folder).free // 2
         with storage.writing(path) as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
+            while block := sys.stdin.buffer.read(2**20):
+                if file.tell() > most:
+                    fix = "write it to a file, and name that"
+                    raise DataError(f"stdin: more than {size(most)}; {fix}")
+                file.write(block)
         try:
             yield path
         except UserError as error:

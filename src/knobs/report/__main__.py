@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     shown = "on a run's page: the rows, texts or pictures of its worst mistakes, read from its data"
     parser.add_argument("--examples", action="store_true", help=shown)
     given = parser.parse_args(arguments)
-    return ended(lambda: _report(Console(highlight=False), given))
+    return ended(lambda: _report(Console(highlight=False), given), before="")
 
 
 def _report(out: Console, given: argparse.Namespace) -> int:

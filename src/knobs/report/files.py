@@ -1,9 +1,12 @@
 """Files of records and fields of theirs, which nobody has vouched for."""
 
+import contextlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from knobs.errors import StorageError
 
 MAX_BYTES = 2**22  # a thousand times what a run writes; larger files are no run's
 BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown content raises
@@ -27,3 +30,18 @@ def of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
     if strict and not isinstance(value, kind):
         raise ValueError(f"{name}: no {kind.__name__}")
     return value if isinstance(value, kind) else kind()
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make a report's folder, and say which one it is where it cannot be written to.
+
+    Raises:
+        StorageError: naming the folder, and that there may be another.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = f"{folder}: cannot be written to ({error.strerror or error})"
+        raise StorageError(f"{why}; name another: --out DIR") from None

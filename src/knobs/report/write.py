@@ -1,16 +1,15 @@
 """A report's four files: leaderboard.csv, report.json, report.md and report.html."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from knobs.errors import StorageError, making
+from knobs.errors import making
 from knobs.record import write as write_file
 from knobs.report.analysis import plain
 from knobs.report.conclusions import Report
+from knobs.report.files import writing_to
 from knobs.report.leaderboard import CSV, as_csv
 from knobs.report.markdown import markdown
 from knobs.report.page import page
@@ -44,21 +43,6 @@ def write(report: Report, folder: Path) -> Path:
         for name, text in texts.items():
             write_file(folder / name, text.encode(errors="replace"))
     return folder / HTML
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Make a report's folder, and say which one it is where it cannot be written to.
-
-    Raises:
-        StorageError: naming the folder, and that there may be another.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        why = f"{folder}: cannot be written to ({error.strerror or error})"
-        raise StorageError(f"{why}; free space, or name another: --out DIR") from None
 
 
 def _finite(node: Any) -> Any:

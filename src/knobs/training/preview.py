@@ -1,12 +1,13 @@
 """`task=preview`: the learning rate over the run, drawn without training."""
 
+import io
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from knobs import build
+from knobs import build, storage
 from knobs.errors import ConfigError
 from knobs.optimizers import training_mode
 from knobs.training.setup import steps_per_epoch
@@ -78,4 +79,6 @@ def save(epochs: list[float], values: list[float], title: str, path: Path) -> No
     axes.plot(epochs, values)
     axes.set(title=title.capitalize(), xlabel="epoch", ylabel="lr", ylim=(0, None))
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    made = io.BytesIO()
+    figure.savefig(made, dpi=150)
+    storage.write(path, made.getvalue())

@@ -12,7 +12,7 @@ from knobs.errors import first_line
 from knobs.record import CHECKPOINTS, resumable
 from knobs.record import write as write_file
 from knobs.report.conclusions import Advice, Finding
-from knobs.report.files import of
+from knobs.report.files import of, writing_to
 from knobs.report.frame import render
 from knobs.report.next_steps import overrides
 from knobs.report.plots.still import still
@@ -27,7 +27,6 @@ from knobs.report.run.read import read_files
 from knobs.report.run.records import RunFiles
 from knobs.report.sentences import MARKS
 from knobs.report.terminal import endless, line
-from knobs.report.write import writing_to
 from knobs.shell import command, literal, quoted
 from knobs.words import count, duration, listed, number, printable
 
