@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -71,20 +72,24 @@ class Exited(Exception):
     """The end of the process, called for by code of a run's own: it fails that run instead."""
 
 
+class Insisted(KeyboardInterrupt):
+    """A second Ctrl-C or SIGTERM, where the first one only asked to stop."""
+
+
 @contextlib.contextmanager
-def exits(stopped: Iterable[int] | None = None) -> Iterator[None]:
+def exits() -> Iterator[None]:
     """Turn what would end the process inside, as a SystemExit, into an Exited.
 
-    Args:
-        stopped: signals of a person that came, where they are collected: with none, a
-            KeyboardInterrupt too is the code's own. None: Ctrl-C raises one.
+    What a person wants is let through: Insisted, and where Python handles Ctrl-C itself, as it does
+    unless signals are collected, KeyboardInterrupt.
     """
     try:
         yield
-    except Exception:
+    except (Exception, Insisted):
         raise
     except BaseException as error:
-        if stopped or (stopped is None and isinstance(error, KeyboardInterrupt)):
+        collected = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if isinstance(error, KeyboardInterrupt) and not collected:
             raise
         what = f"{type(error).__name__} {error}".strip()
         mend = "raise an error there instead"

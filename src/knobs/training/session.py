@@ -20,7 +20,7 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, DataError, exits, for_a_person
+from knobs.errors import DIVERGED, DataError, Insisted, exits, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -135,7 +135,7 @@ class Session:
                     run.stop_requested = bool(received)
 
                 try:
-                    with exits(received):
+                    with exits():
                         yield face, watch
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
@@ -364,7 +364,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def ask(number: int, _frame: object) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise Insisted
         received.append(number)
 
     before = {}
