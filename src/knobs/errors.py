@@ -86,20 +86,19 @@ class Exited(Exception):
 
 
 @contextlib.contextmanager
-def exits(stopped: Iterable[int] | None = None) -> Iterator[None]:
+def exits() -> Iterator[None]:
     """Turn what would end the process inside, as a SystemExit, into an Exited.
 
-    Args:
-        stopped: signals of a person that came, where they are collected: with none, a
-            KeyboardInterrupt too is the code's own. None: Ctrl-C raises one.
+    What a person wants is let through: Stopped, and where Python handles Ctrl-C itself, as it does
+    unless signals are collected, KeyboardInterrupt.
     """
     try:
         yield
-    except Exception:
+    except (Exception, Stopped):
         raise
     except BaseException as error:
-        of_a_person = stopped is None and isinstance(error, KeyboardInterrupt)
-        if stopped or of_a_person or isinstance(error, Stopped):
+        collected = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if isinstance(error, KeyboardInterrupt) and not collected:
             raise
         what = f"{type(error).__name__} {error}".strip()
         mend = "raise an error there instead"

@@ -287,7 +287,7 @@ class Launch:
         for job in jobs:
             try:
                 name = str(job.config["data"])
-                with job.environment(), exits(self.stopped):
+                with job.environment(), exits():
                     data = placed.get(name) or self.read(job.config)
                     track = self._mirrors.mirror
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
@@ -304,7 +304,7 @@ class Launch:
         if len(rows) == 1 and not self.stacks.rows(rows[0][0].number):
             return self._alone(rows)
         try:
-            with exits(self.stopped):
+            with exits():
                 return Together(self, rows).train()
         except CannotStack as error:
             self.stacks.alone([job.number for job, _ in rows])

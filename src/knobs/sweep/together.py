@@ -103,7 +103,7 @@ class Together:
             ):
                 raise ValueError("its config is another now")
             data = run.data if run else self.launch.read(config)
-            with exits(self.launch.stopped):
+            with exits():
                 return assemble(config | {"resume": None}, data, self.first.device)
         except Exception as error:
             why = f"run {number} cannot be put in its place ({first_line(error)})"
@@ -164,7 +164,7 @@ class Together:
         self.left = True
         job, session = self.by_run[run]
         try:
-            with job.log(), exits(self.launch.stopped):
+            with job.log(), exits():
                 answer = session.close(status, error, *self.launch.stopped[:1])
         except Exception as fault:  # a full disk
             session.close("failed", fault)

@@ -195,7 +195,7 @@ class Session:
 
                 run.stop_requested = bool(received)
                 try:
-                    with exits(received):
+                    with exits():
                         yield face, watch
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
