@@ -52,11 +52,11 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(data.decode())
         if not isinstance(document, dict):
             raise ValueError("no JSON object")
-        digest = document.pop("sha256", None)
+        sealed, digest = "sha256" in document, document.pop("sha256", None)
     except (ValueError, RecursionError) as error:
         why = first_line(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"{path}: cannot be read ({why}); put it back from a copy") from None
-    if digest is not None and not storage.intact(data, digest):
+    if sealed and not storage.intact(data, digest):
         mend = 'put it back from a copy; if you changed it yourself, delete its line "sha256"'
         raise Damaged(f"{path}: damaged, its SHA-256 is another; {mend}")
     return document
@@ -71,10 +71,12 @@ def check_schema(document: dict[str, Any], path: Path) -> None:
     """Refuse what a newer knobs wrote: it would be misread.
 
     Raises:
-        NewerSchema: saying so.
+        NewerSchema: saying so. CheckpointError: its schema is no number.
     """
     schema = document.get("schema", 1)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if type(schema) is not int:
+        raise CheckpointError(f"{path}: has schema {schema!r:.40}, which must be a whole number")
+    if schema > SCHEMA:
         raise NewerSchema(f"{path}: has schema {schema}, this knobs reads {SCHEMA}; update knobs")
 
 
