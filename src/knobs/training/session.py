@@ -104,12 +104,11 @@ class Session:
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
             self.record.begin(_public(self.about) | document, prepared)
+            lines = saved["log"].numpy().tobytes() if saved and "log" in saved else b""
+            earlier, fault = self.record.earlier(self.run.progress.epoch, lines)
         except BaseException:
             self.record.release()
             raise
-        log = saved.get("log", torch.empty(0)) if saved else torch.empty(0)
-        epoch, lines = self.run.progress.epoch, log.numpy().tobytes()
-        earlier, fault = self.record.earlier(epoch, lines)
         if fault:
             checkpoint.say(fault)
         self._lines = [*map(storage.as_line, earlier)]  # of the log: each checkpoint has them too
