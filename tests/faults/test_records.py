@@ -352,3 +352,23 @@ def test_hydras_own_files_are_never_read(made, tmp_path):
     told = command(tmp_path, "resume=run", "training.epochs=4", "tracking=local")
     assert "finished" in told
     assert [row["epoch"] for row in record.read_metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_damaged_study_is_made_anew_from_its_runs(sweep, tmp_path, monkeypatch):
+    """The same command says so, and every run keeps its place."""
+    words = ["hydra/sweeper=search", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "search.width=2",
+             "training.epochs=1", "tracking=local", "sweep=s", "model.width=8"]  # fmt: skip
+    assert sweep(*words, "search.runs=2")[0] == 0
+    path = tmp_path / "outputs" / "sweeps" / "s" / record.STUDY
+    before = record.read_study(path.parent)["runs"]
+    path.write_bytes(path.read_bytes().replace(b'"default"', b'"defauld"', 1))
+    (fault,) = read_sweep([path.parent]).faults
+    assert fault.startswith("study.json: damaged, its SHA-256 is another")
+    code, told = sweep(*words, "search.runs=3")
+    assert code == 0, told
+    assert "! study.json: damaged" in told
+    assert "it is made anew from what its runs recorded" in told
+    after = record.read_study(path.parent)["runs"]
+    assert {n: place["role"] for n, place in before.items()} == {"0": "default", "1": "search"}
+    assert before.items() <= after.items()
+    assert len(after) == 3

@@ -333,9 +333,10 @@ class StudyRunner:
             runs = dict(read_study(self.folder)["runs"])
         except FileNotFoundError:
             runs = {}
-        except (*BROKEN, KeyError, TypeError, ValueError) as error:
-            why = f"{self.folder / STUDY}: {first_line(error)}".removeprefix(f"{self.folder}/")
-            self.sweep.out.print(escape(f"! {why}; it is made anew from what its runs recorded"))
+        except (*BROKEN, KeyError, TypeError) as error:
+            why = first_line(error).removeprefix(f"{self.folder / STUDY}: ")
+            anew = "it is made anew from what its runs recorded"
+            self.sweep.out.print(escape(f"! {STUDY}: {why}; {anew}"))
             runs = ledger.places(self.folder)
         study = {
             "study": plan.name,
