@@ -171,6 +171,9 @@ class Record:
         if summary.exists():  # for good, before the config becomes another
             summary.unlink()
             storage.sync_folder(self.folder)
+        for path in (*self.folder.glob("*.partial"), *self.checkpoints.glob("*.partial")):
+            if not path.stem.rpartition(".")[2].isdecimal():  # of a process that was killed
+                path.unlink()
         for name, data in (files or {}).items():
             write(self.folder / name, data)
         write(self.folder / CONFIG, sealed({"schema": SCHEMA} | document))
@@ -348,16 +351,17 @@ def rows_of(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], int]:
     return rows, damaged
 
 
-def damage(folder: Path, epochs: int | None) -> str:
-    """Say what the log of a run lacks; empty where it lacks nothing, or where there is no log.
+def damage(folder: Path, epochs: Any = None) -> str:
+    """Say what the log of a run lacks; empty where it lacks nothing.
 
     Args:
-        epochs: that the run has trained; None where that is not known.
+        epochs: that the run has trained, as its summary has it, which nobody has vouched for.
+
+    Raises:
+        OSError, ValueError: there is no log, or none that can be read.
     """
-    try:
-        lines = storage.read(folder / METRICS, 2**32).splitlines()
-    except (OSError, ValueError):
-        return ""
+    epochs = epochs if type(epochs) is int else None
+    lines = storage.read(folder / METRICS, 2**32).splitlines()
     if len(lines) == epochs and all(map(storage.carries_its_checksum, lines)):
         return ""  # as nearly all are: no need to parse them
     rows, damaged = rows_of(lines)

@@ -104,7 +104,8 @@ class Session:
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
             self.record.begin(_public(self.about) | document, prepared)
-            lines = saved["log"].numpy().tobytes() if saved and "log" in saved else b""
+            log = saved.get("log") if saved else None  # older checkpoints have none
+            lines = log.numpy().tobytes() if isinstance(log, Tensor) else b""
             earlier, fault = self.record.earlier(self.run.progress.epoch, lines)
         except BaseException:
             self.record.release()
