@@ -13,9 +13,10 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 
 from knobs import again, ledger, record, secrets, storage
-from knobs.config import command, files, overrides, rules
+from knobs.config import command, files, rules
 from knobs.config.command import CONF
 from knobs.config.conflicts import missing_files
+from knobs.config.meant import meant
 from knobs.errors import (
     BUG,
     FULL_ERROR,
@@ -186,7 +187,7 @@ def _parsed(argv: list[str]) -> Namespace:
         if name in rules.paths() or rules.options(name, [CONF]):
             key = name
         else:
-            near = overrides.meant(name, value, [CONF])
+            near = meant(name, value, [CONF])
             key = near.removeprefix("; did you mean ").rstrip("?")
         if not key:
             raise ConfigError(f"{word}: no such flag; --help shows what there is")

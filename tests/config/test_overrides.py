@@ -2,7 +2,8 @@
 
 import pytest
 
-from knobs.config import files, overrides
+from knobs.config import combinations, files, overrides
+from knobs.config.meant import meant
 from knobs.config.rules import CONF
 from knobs.errors import ConfigError
 
@@ -17,7 +18,7 @@ ZIP = "zip={model.width:[64,128],optimizer.lr:[1e-2,3e-3]}"
 
 
 def test_zip_pairs_values():
-    assert list(overrides.expand(parsed(ZIP, "seed=0,1"))) == [
+    assert list(combinations.expand(parsed(ZIP, "seed=0,1"))) == [
         ["seed=0", "model.width=64", "optimizer.lr=0.01"],
         ["seed=0", "model.width=128", "optimizer.lr=0.003"],
         ["seed=1", "model.width=64", "optimizer.lr=0.01"],
@@ -27,7 +28,7 @@ def test_zip_pairs_values():
 
 def test_zip_of_unequal_lengths_names_both():
     unequal = "zip={model.width:[64,128],optimizer.lr:[1e-2]}"
-    (fault,) = overrides.together(parsed(unequal))
+    (fault,) = combinations.together(parsed(unequal))
     assert (
         fault == "zip: its lists must be of one length, and model.width has 2, optimizer.lr has 1"
     )
@@ -38,22 +39,22 @@ def test_zip_of_unequal_lengths_names_both():
 )
 def test_what_pairs_nothing_is_refused(line):
     with pytest.raises(ConfigError, match="must pair two or more lists"):
-        overrides.zipped(parsed(line))
+        combinations.zipped(parsed(line))
 
 
 def test_skip_leaves_combinations_out():
     skip = 'skip=["optimizer=sgd optimizer.lr=0.1"]'
     lines = parsed(skip, "optimizer=sgd,adam", "optimizer.lr=1e-1,1e-2")
-    assert list(overrides.expand(lines)) == [
+    assert list(combinations.expand(lines)) == [
         ["optimizer=sgd", "optimizer.lr=0.01"],
         ["optimizer=adam", "optimizer.lr=0.1"],
         ["optimizer=adam", "optimizer.lr=0.01"],
     ]
-    assert list(overrides.useless_skips(lines)) == []
+    assert list(combinations.useless_skips(lines)) == []
     useless = parsed(
         'skip=["optimizer=sgd optimizer.lr=0.3"]', "optimizer=sgd,adam", "optimizer.lr=0.1"
     )
-    (fault,) = overrides.useless_skips(useless)
+    (fault,) = combinations.useless_skips(useless)
     assert fault.startswith("skip: no job of the grid has optimizer=sgd optimizer.lr=0.3")
 
 
@@ -65,7 +66,7 @@ def test_skip_leaves_combinations_out():
 ])  # fmt: skip
 def test_values_are_counted_and_not_built(line, count):
     (override,) = parsed(line)
-    assert overrides.size(override) == count
+    assert combinations.size(override) == count
     if count is not None and count <= 100 and override.is_discrete_sweep():
         assert len(list(override.sweep_string_iterator())) == count
 
@@ -77,12 +78,12 @@ def test_values_are_counted_and_not_built(line, count):
     ("adam", "true", "optimizer=adam"), ("patience", "3", "training.early_stopping.patience"),
 ])  # fmt: skip
 def test_what_was_meant(key, value, near):
-    assert overrides.meant(key, value, [CONF]) == f"; did you mean {near}?"
+    assert meant(key, value, [CONF]) == f"; did you mean {near}?"
 
 
 @pytest.mark.parametrize("key", ["foo", "x.y", "zzz", "q", "foo.bar.baz"])
 def test_nothing_was_meant(key):
-    assert overrides.meant(key, "3", [CONF]) == ""
+    assert meant(key, "3", [CONF]) == ""
 
 
 def test_a_file_holds_a_whole_sweep(tmp_path):
@@ -103,7 +104,7 @@ def test_a_file_holds_a_whole_sweep(tmp_path):
 
 
 def jobs(*lines):
-    return [" ".join(job) for job in overrides.expand(parsed(*lines))]
+    return [" ".join(job) for job in combinations.expand(parsed(*lines))]
 
 
 def test_all_folds_are_a_run_each_beside_other_axes():
@@ -122,8 +123,8 @@ def test_all_folds_are_a_run_each_beside_other_axes():
 
 def test_too_many_folds_are_no_grid():
     lines = parsed("data.folds=200000", "data.fold=all")
-    assert "the grid has 200,000 jobs" in next(overrides.together(lines))
-    assert overrides.first_job(lines) == ["data.folds=200000", "data.fold=0"]
+    assert "the grid has 200,000 jobs" in next(combinations.together(lines))
+    assert combinations.first_job(lines) == ["data.folds=200000", "data.fold=0"]
 
 
 @pytest.mark.parametrize("key", ["data.fold", "data.split_seed"])

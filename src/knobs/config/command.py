@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs import secrets
-from knobs.config import hydra_settings, overrides, resolvers, rules
+from knobs.config import combinations, hydra_settings, meant, overrides, resolvers, rules
 from knobs.config.check import check, resolve, rule_faults
 from knobs.config.compose import Alike, Composer
 from knobs.config.question import Plan, last_of_each, root
@@ -149,17 +149,17 @@ def _jobs(
     if not grid:
         return [[o.input_line for o in parsed]], []
     try:
-        if faults := [*overrides.together(parsed, search)]:
-            return [overrides.first_job(parsed)], faults
+        if faults := [*combinations.together(parsed, search)]:
+            return [combinations.first_job(parsed)], faults
         if not search:
-            every = list(overrides.expand(parsed))
+            every = list(combinations.expand(parsed))
             empty = (
                 []
                 if every
                 else ["the grid is empty: skip leaves out all of it, or a key has no values"]
             )
             todo = itertools.filterfalse(skip, every)
-            return todo, [*empty, *overrides.useless_skips(parsed)]
+            return todo, [*empty, *combinations.useless_skips(parsed)]
         asked, faults = _plan(composer, parsed)
     except ConfigError as error:
         return [], [str(error)]
@@ -355,7 +355,7 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
     known = {*rules.paths((*folders, CONF)), *paths, *base}
     values = [o for o in parsed if not o.is_add() and o not in chooses]
     wrong = {
-        o.input_line: overrides.unknown(o, [*paths, *base], folders)
+        o.input_line: meant.unknown(o, [*paths, *base], folders)
         for o in values
         if (path := o.key_or_group.replace("/", ".")) not in known
         and not path.endswith("._target_")

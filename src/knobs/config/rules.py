@@ -220,6 +220,12 @@ def paths(folders: tuple[Path, ...] = (CONF,)) -> list[str]:
     return sorted({path for path, places in keys if "._" not in path and max(places.values())[0]})
 
 
+def groups(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the groups that folders of configs have; hydra's own left out."""
+    found = {file.parent.name for folder in folders for file in folder.glob("*/*.yaml")}
+    return sorted(found - {"hydra"})
+
+
 def options(group: str, folders: Sequence[Path]) -> list[str]:
     """Return the names of a group's options; none where it is no group."""
     if not re.fullmatch(r"\w+(/\w+)*", group):
