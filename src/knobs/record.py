@@ -60,11 +60,11 @@ def read_json(path: Path) -> dict[str, Any]:
         document = json.loads(data.decode())
         if not isinstance(document, dict):
             raise ValueError("no JSON object")
-        digest = document.pop("sha256", None)
+        sealed, digest = "sha256" in document, document.pop("sha256", None)
     except (ValueError, RecursionError) as error:
         why = first_line(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"{path}: cannot be read ({why}); put it back from a copy") from None
-    if digest is not None and not storage.intact(data, digest):
+    if sealed and not storage.intact(data, digest):
         mend = 'put it back from a copy; if you changed it yourself, delete its line "sha256"'
         raise Damaged(f"{path}: damaged, its SHA-256 is another; {mend}")
     return document
@@ -79,10 +79,12 @@ def check_schema(document: dict[str, Any], path: Path) -> None:
     """Refuse what a newer knobs wrote: it would be misread.
 
     Raises:
-        NewerSchema: saying so.
+        NewerSchema: saying so. CheckpointError: its schema is no number.
     """
     schema = document.get("schema", 1)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if type(schema) is not int:
+        raise CheckpointError(f"{path}: has schema {schema!r:.40}, which must be a whole number")
+    if schema > SCHEMA:
         raise NewerSchema(f"{path}: has schema {schema}, this knobs reads {SCHEMA}; update knobs")
 
 
@@ -177,6 +179,9 @@ class Record:
         if summary.exists():  # for good, before the config becomes another
             summary.unlink()
             storage.sync_folder(self.folder)
+        for path in (*self.folder.glob("*.partial"), *self.checkpoints.glob("*.partial")):
+            if not path.stem.rpartition(".")[2].isdecimal():  # of a process that was killed
+                path.unlink()
         for name, data in (files or {}).items():
             write(self.folder / name, data)
         write(self.folder / CONFIG, sealed({"schema": SCHEMA} | document))
@@ -396,16 +401,17 @@ def rows_of(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], int]:
     return rows, damaged
 
 
-def damage(folder: Path, epochs: int | None) -> str:
-    """Say what the log of a run lacks; empty where it lacks nothing, or where there is no log.
+def damage(folder: Path, epochs: Any = None) -> str:
+    """Say what the log of a run lacks; empty where it lacks nothing.
 
     Args:
-        epochs: that the run has trained; None where that is not known.
+        epochs: that the run has trained, as its summary has it, which nobody has vouched for.
+
+    Raises:
+        OSError, ValueError: there is no log, or none that can be read.
     """
-    try:
-        lines = storage.read(folder / METRICS, 2**32).splitlines()
-    except (OSError, ValueError):
-        return ""
+    epochs = epochs if type(epochs) is int else None
+    lines = storage.read(folder / METRICS, 2**32).splitlines()
     if len(lines) == epochs and all(map(storage.carries_its_checksum, lines)):
         return ""  # as nearly all are: no need to parse them
     rows, damaged = rows_of(lines)

@@ -136,7 +136,7 @@ def signed(data: bytes) -> bytes:
 
 def intact(data: bytes, digest: Any) -> bool:
     """Return whether bytes that carry this digest are those that `signed` returned."""
-    if not isinstance(digest, str) or len(digest) != len(UNSIGNED):
+    if not (isinstance(digest, str) and digest.isascii() and len(digest) == len(UNSIGNED)):
         return False
     unsigned = data.replace(digest.encode(), UNSIGNED.encode(), 1)
     return hashlib.sha256(unsigned).hexdigest() == digest

@@ -183,8 +183,20 @@ def read_run(folder: Path) -> RunRecord:
         run = replace(run, **how_it_went(folder))
     except BROKEN as error:
         return replace(run, fault=_why(error, folder))
-    log = record.damage(folder, run.summary.get("epochs"))
+    log = ""
+    with contextlib.suppress(*BROKEN):
+        log = damage(run)
     return replace(run, fault=f"{record.METRICS}: {log}" if log else "")
+
+
+def damage(run: RunRecord) -> str:
+    """Say what the log of a run lacks; empty where it lacks nothing.
+
+    Raises:
+        One of BROKEN: there is no log, or none that a run writes.
+    """
+    epochs = run.summary.get("epochs")
+    return load(run.folder / record.METRICS, lambda folder: record.damage(folder, epochs))
 
 
 def _why(error: Exception, folder: Path) -> str:

@@ -18,6 +18,8 @@ What is reported to the sampler, since a dropped trial would be tried again and 
 import contextlib
 import json
 import math
+import os
+import re
 import secrets
 import threading
 import zlib
@@ -47,6 +49,8 @@ UNITS = ("runs", "epochs", "minutes")
 BEAT = 10.0  # seconds between two notes that a process with a budget in minutes is at work
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
+LAST = re.compile(rb',"crc":"([0-9a-f]{8})"}\n\Z')  # of a line of the journal
+END = 32  # bytes that hold it
 
 
 @dataclass(frozen=True)
@@ -477,7 +481,7 @@ def _storage(path: Path | None) -> BaseStorage:
     if not path.stat().st_size:
         sync_folder(path.parent)  # its lines are synced as they are written, its name is not
     try:
-        return JournalStorage(_Checked(str(path)))
+        return JournalStorage(_Checked(path))
     except CheckpointError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
@@ -485,11 +489,26 @@ def _storage(path: Path | None) -> BaseStorage:
 
 
 class _Checked(JournalFileBackend):
-    """Optuna's journal, each of whose lines carries its checksum; older lines have none."""
+    """Optuna's journal, each line with a checksum of itself and of the line before.
+
+    So a line that is damaged, lost or there twice is noticed. Lines without one are older, or of
+    another program that opened the journal.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._path, self._sums = path, {0: 0}  # lines read so far -> checksum of the last of them
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append and sync lines."""
-        super().append_logs([log | {"crc": _checksum(log)} for log in logs])
+        with self._path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END))
+            found = LAST.search(file.read())
+        before, lines = int(found[1], 16) if found else 0, []
+        for log in logs:
+            before = _checksum(log, before)
+            lines.append(log | {"crc": f"{before:08x}"})
+        super().append_logs(lines)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Yield lines from a number on.
@@ -497,22 +516,24 @@ class _Checked(JournalFileBackend):
         Raises:
             CheckpointError: one of them is damaged: all trials are counted by those before.
         """
-        number = log_number_from
+        number, before = log_number_from, self._sums.get(log_number_from)
         try:
             for log in super().read_logs(log_number_from):
                 number += 1
                 crc = log.pop("crc", None)
-                if crc is not None and crc != _checksum(log):
+                now = _checksum(log, before or 0) if crc else 0
+                if crc and before is not None and crc != f"{now:08x}":
                     raise ValueError("its checksum is another")
+                self._sums[number] = before = now
                 yield log
         except (ValueError, AttributeError, RecursionError) as error:
-            raise _damaged(Path(self._file_path), f"line {number}: {first_line(error)}") from None
+            raise _damaged(self._path, f"line {number}: {first_line(error)}") from None
 
 
-def _checksum(log: dict[str, Any]) -> str:
-    """Return the CRC-32 of a line as Optuna writes it, as storage.as_line has it."""
+def _checksum(log: dict[str, Any], before: int) -> int:
+    """Return the CRC-32 of a line as Optuna writes it, continued from that of the line before."""
     text = json.dumps(log, separators=(",", ":")).encode()
-    return f"{zlib.crc32(text[:-1]):08x}"
+    return zlib.crc32(text[:-1], before)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:

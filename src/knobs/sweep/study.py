@@ -201,8 +201,9 @@ class StudyRunner:
         except FileNotFoundError:
             pass
         except (*BROKEN, KeyError, TypeError, AttributeError) as error:
-            why = f"{self.folder / STUDY}: {first_line(error)}".removeprefix(f"{self.folder}/")
-            self.sweep.out.print(escape(f"! {why}; it is made anew from what its runs recorded"))
+            why = first_line(error).removeprefix(f"{self.folder / STUDY}: ")
+            anew = "it is made anew from what its runs recorded"
+            self.sweep.out.print(escape(f"! {STUDY}: {why}; {anew}"))
         return places
 
     def _phases(self) -> tuple[dict[int, str], bool]:

@@ -19,7 +19,7 @@ import numpy as np
 from knobs import record, storage
 from knobs.errors import first_line
 from knobs.report.files import BROKEN, load, of
-from knobs.report.read import curve, how_it_went, what_ran
+from knobs.report.read import curve, damage, how_it_went, what_ran
 from knobs.report.records import RunRecord
 from knobs.report.run.records import TASKS, Predictions, Prepared, RunFiles
 from knobs.words import count
@@ -60,10 +60,11 @@ def read_files(folder: Path) -> RunFiles:
     run = RunRecord(folder, folder.resolve().name, load_curve=functools.partial(curve, folder))
     run = replace(run, **tried(record.CONFIG, lambda: what_ran(folder), {}))
     run = replace(run, **tried(record.SUMMARY, lambda: how_it_went(folder), {}))
-    damaged = tried(record.METRICS, lambda: _damaged(folder / record.METRICS), 0)
+    looked = lambda: (_damaged(folder / record.METRICS), damage(run))  # noqa: E731
+    damaged, missing = tried(record.METRICS, looked, (0, ""))
     if damaged:
         faults.append(f"{count(damaged, 'line')} of {record.METRICS} damaged and left out.")
-    if missing := record.damage(folder, run.summary.get("epochs")):
+    if missing:
         faults.append(f"{record.METRICS}: {missing}; resume={folder} writes it again.")
     data = _about_data(folder)
     prepared, predictions = None, None
