@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from knobs import record
 from knobs.errors import ConfigError, LockedError, UserError
 from knobs.identity import RENAMED
+from knobs.record import JOURNAL
 from knobs.search import methods, minutes, recovery
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.recovery import LOST, Recorded, Runs
@@ -39,7 +40,7 @@ from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.storage import Lock, cut_half_line, held, read
 from knobs.words import count
 
-JOURNAL, LOCK = "trials.journal", "trials.lock"
+LOCK = "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
 BEAT = 10.0  # seconds between two notes that a process with a budget in minutes is at work
