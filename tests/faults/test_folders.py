@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from pathlib import Path
+from argparse import Namespace
 
 import pytest
 from hydra.core.utils import JobStatus
@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from knobs import again, cli, ledger, record
 from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import identity, leaves
+from knobs.shell import literal, quoted
 from knobs.sweep import workers
 
 
@@ -67,7 +68,7 @@ CONFIG = {"seed": 3, "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]}, "training
 
 
 @faults(
-    "a value of a run's config.json changed, before resume= or rerun=",
+    "a value of a run's config.json changed, before resume=",
     "refused, exit 4: its identity is not that of its config; nothing trains another config",
     quick=30,
     whole=300,
@@ -75,7 +76,8 @@ CONFIG = {"seed": 3, "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]}, "training
 def test_a_changed_config_is_not_gone_on_with(tmp_path, tried, cases):
     whole = {"overrides": [], "identity": identity(CONFIG), "config": CONFIG}
     (tmp_path / "config.json").write_text(json.dumps(whole))
-    assert again._document(tmp_path, f"resume={tmp_path}", [])["config"] == CONFIG
+    args = Namespace(overrides=[f"resume={tmp_path}"], multirun=False)
+    assert again.resume(str(tmp_path), args)[0] == f"resume={quoted(literal(str(tmp_path)))}"
     draw = random.Random(0)
     for _ in range(cases):
         document = json.loads(json.dumps(whole))
@@ -89,8 +91,7 @@ def test_a_changed_config_is_not_gone_on_with(tmp_path, tried, cases):
         else:
             document["config"][section] = other
         (tmp_path / "config.json").write_text(json.dumps(document))
-        with pytest.raises(CheckpointError, match="was changed by hand"):
-            again._document(tmp_path, f"resume={tmp_path}", [])
+        with pytest.raises(CheckpointError, match="its identity is not that of its config"):
+            again.resume(str(tmp_path), args)
         tried()
     assert os.listdir(tmp_path) == ["config.json"]
-    assert Path(tmp_path, "config.json").stat().st_size
