@@ -16,7 +16,6 @@ from knobs.record import (
     SCHEMA,
     SEARCHED,
     NewerSchema,
-    as_json,
     check_schema,
     ended,
     hold,
@@ -24,7 +23,6 @@ from knobs.record import (
     read_json,
     renamed,
     sealed,
-    unsealed,
     write,
 )
 from knobs.storage import Lock, keep, make_folder, refuse_links, take_over
@@ -54,7 +52,7 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Put it into the sweep's folder."""
-        write(folder / LEDGER, as_json(sealed({"schema": SCHEMA} | asdict(self))), sync=True)
+        write(folder / LEDGER, sealed({"schema": SCHEMA} | asdict(self)), sync=True)
 
 
 def read(folder: Path) -> Ledger | None:
@@ -66,7 +64,6 @@ def read(folder: Path) -> Ledger | None:
     try:
         stored = read_json(folder / LEDGER)
         check_schema(stored, folder / LEDGER)
-        stored = unsealed(stored)
         jobs = {
             int(number): Entry(tuple(map(renamed, job["overrides"])), job["identity"])
             for number, job in stored["jobs"].items()
@@ -129,15 +126,18 @@ def name_of(identity: str, job: Sequence[str]) -> str:
     return " ".join([identity, *files])
 
 
-def holds(folder: Path, config: dict) -> bool:
+def holds(folder: Path, config: dict, unreadable: bool = False) -> bool:
     """Return whether a run's folder is that of this config, by what it has recorded.
 
-    A folder without a readable config.json holds no run.
+    Args:
+        unreadable: the answer where config.json cannot be read, as a power cut may leave it.
     """
     try:
         document = read_config(folder)
         return identity(config) in (document["identity"], identity(document["config"]))
-    except (*BROKEN, KeyError, TypeError, AttributeError):
+    except BROKEN:
+        return unreadable
+    except (KeyError, TypeError, AttributeError):
         return False
 
 

@@ -22,7 +22,7 @@ LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
 JOURNAL = "trials.journal"  # of a search: see search/trials.py
-SEAL = "hash"  # in sweep.json and study.json: of what else they say
+SEAL = "hash"  # key of a document, for the hash of the rest
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
 SEARCHED = ("default", "search")  # roles of the trials of a search
@@ -37,29 +37,22 @@ BROKEN = (OSError, ValueError, RecursionError)  # what reading a file of unknown
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON of a file that nobody has vouched for.
+    """Return the JSON of a file that nobody has vouched for; older ones are not `sealed`.
 
     Raises:
         One of BROKEN: no such file, no JSON, nested too deeply, or not a file that knobs writes.
     """
-    return json.loads(storage.read(path).decode())
+    document = json.loads(storage.read(path).decode())
+    if isinstance(document, dict) and SEAL in document:
+        seal = document.pop(SEAL)
+        if seal != _hash(document):
+            raise ValueError(f"{path}: damaged, its {SEAL} is another")
+    return document
 
 
-def sealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with a hash of what it says, by which `unsealed` knows it undamaged."""
-    return document | {SEAL: _hash(document)}
-
-
-def unsealed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document without its hash; one that has none is older, and believed.
-
-    Raises:
-        ValueError: it says something else than when it was sealed.
-    """
-    rest = {key: value for key, value in document.items() if key != SEAL}
-    if document.get(SEAL, _hash(rest)) != _hash(rest):
-        raise ValueError("damaged: its hash is another")
-    return rest
+def sealed(document: dict[str, Any]) -> bytes:
+    """Return a document as JSON that carries a hash of itself, as `read_json` verifies it."""
+    return as_json(document | {SEAL: _hash(document)})
 
 
 def _hash(document: dict[str, Any]) -> str:
@@ -343,7 +336,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place."""
     study = read_json(folder / STUDY)
     check_schema(study, folder / STUDY)
-    return _with_names_of_today(unsealed(study))
+    return _with_names_of_today(study)
 
 
 def _with_names_of_today(node: Any) -> Any:

@@ -110,7 +110,7 @@ def test_a_damaged_study_is_not_believed(tmp_path, tried, cases):
     assert places.recorded(tmp_path) == goal
     assert places.kind(tmp_path) == "study"  # although study.json is lost
     study = {"schema": 4, "runs": {str(n): place for n, place in goal.items()}}
-    whole = json.dumps(sealed(study)).encode()
+    whole = sealed(study)
     for text in changes(whole, cases, 1):
         (tmp_path / STUDY).write_bytes(text)
         try:

@@ -30,7 +30,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs import record
-from knobs.errors import ConfigError, LockedError, UserError
+from knobs.errors import ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
 from knobs.search import methods, minutes, recovery
@@ -220,11 +220,13 @@ class Search(contextlib.AbstractContextManager):
                 there = [*filter(runs.belongs, there)]
                 wrong = self._unlike(there)
             kept = [(arm, trial) for arm in self._arms for trial in self.trials(arm)]
-        except UserError:
+        except ConfigError:
             mine = [*filter(runs.belongs, there)]
             if not (runs.asked and mine and mine == there):
                 raise
             wrong = "is another search's"
+        except StorageError:
+            raise
         except Exception as error:  # Optuna's, of any class, at what is no journal of its own
             there = [*filter(runs.belongs, there)]
             wrong = f"cannot be read ({type(error).__name__})"

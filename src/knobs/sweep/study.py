@@ -28,7 +28,6 @@ from knobs.record import (
     BROKEN,
     SCHEMA,
     STUDY,
-    as_json,
     read_study,
     sealed,
     write,
@@ -391,7 +390,7 @@ class StudyRunner:
             },
             "runs": {str(number): place for number, place in self._places.items()},
         }
-        write(self.folder / STUDY, as_json(sealed({"schema": SCHEMA} | study)), sync=True)
+        write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
 
 def _value(composed: DictConfig, name: str) -> Any:

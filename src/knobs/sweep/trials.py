@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.utils import JobReturn
 
@@ -15,9 +15,6 @@ from knobs.search.trials import Search, Trial
 from knobs.shell import literal, quoted
 from knobs.sweep.grid import SIGNALS, Supply, job
 from knobs.sweep.jobs import Job
-
-if TYPE_CHECKING:
-    from knobs.sweep.study import StudyRunner
 
 
 def _role(phase: str) -> str:
@@ -35,7 +32,7 @@ class Trials(Supply):
     """
 
     search: Search
-    study: "StudyRunner"
+    study: Any  # a StudyRunner, which imports this module
     before: int = 0
     _under_way: dict[int, Trial] = field(default_factory=dict)
 
@@ -48,7 +45,8 @@ class Trials(Supply):
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
                 job = self._job(trial, run)
-                if job.config and ledger.holds_a_run(run) and not ledger.holds(run, job.config):
+                known = job.config and ledger.holds_a_run(run)
+                if known and not ledger.holds(run, job.config, unreadable=not resumable(run)):
                     why = f"its {CONFIG} is not that of its trial; move it away"
                     raise ConfigError(f"{run}: {why}, and the trial runs anew")
                 if ledger.settled(ledger.status(run), self.study.sweep.retry):
