@@ -44,12 +44,13 @@ def resume(folder: str, args: Namespace) -> list[str]:
     command line; but what was kept from W&B is still kept from it.
 
     Raises:
-        CheckpointError: no run is there. ConfigError: a change that would make it another run, or
-            a folder that is not to be trusted: see `_trusted`.
+        CheckpointError: no run is there, or not as it began. ConfigError: a change that would make
+            it another run, or a folder that is not to be trusted: see `_trusted`.
     """
     path = path_of(folder)
     given = [line for line in args.overrides if key_of(line) not in ("resume", "trust")]
     document = _document(path, f"resume={folder}", args.overrides)
+    _refuse_changed(folder, document)
     if args.multirun:
         raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
     for change in given:
@@ -90,7 +91,7 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         asked: `resume=FOLDER`, as it was typed.
 
     Raises:
-        CheckpointError: no run is there, or a damaged one. ConfigError: as of `_trusted`.
+        CheckpointError: no run is there. ConfigError: as of `_trusted`.
     """
     try:
         document = record.read_config(path)
@@ -102,15 +103,24 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         sound = False
     if not sound:
         raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
+    _trusted(path, asked, given, document["config"])
+    return document
+
+
+def _refuse_changed(folder: str, document: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose config is not the one that it began with.
+
+    Raises:
+        CheckpointError: saying so.
+    """
     config = document["config"]
     hides = any(HIDDEN in str(value) for _, value in leaves(config))
     if not hides and document.get("identity", identity(config)) != identity(config):
         raise CheckpointError(
-            f"{asked}: its {record.CONFIG} is damaged, or was changed by hand: its identity is not "
-            "that of its config; put it back as it was, or begin a new run"
+            f"resume={folder}: its {record.CONFIG} is damaged, or was changed, or conf/ has other "
+            "defaults now: its identity is not that of its config; put back what was there, or "
+            "begin a new run"
         )
-    _trusted(path, asked, given, config)
-    return document
 
 
 def same_run(now: dict, folder: str) -> None:

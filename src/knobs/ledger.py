@@ -145,8 +145,8 @@ def holds(folder: Path, config: dict, unreadable: bool = False) -> bool:
 
 def holds_a_run(folder: Path) -> bool:
     """Return whether there is anything of a run in a folder, with its config.json or without."""
-    names = (CONFIG, record.METRICS, record.SUMMARY, record.CHECKPOINTS)
-    return any(os.path.lexists(folder / name) for name in names)
+    names = (CONFIG, record.SUMMARY, record.CHECKPOINTS)
+    return (folder / record.METRICS).is_file() or any(os.path.lexists(folder / n) for n in names)
 
 
 def status(folder: Path) -> str:

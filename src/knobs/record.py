@@ -24,6 +24,7 @@ CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of 
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
+JOURNAL = "trials.journal"  # of a search: see search/trials.py
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
 SEARCHED = ("default", "search")  # roles of the trials of a search

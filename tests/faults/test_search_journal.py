@@ -9,8 +9,8 @@ import optuna
 import pytest
 from injected import assert_clean, faults
 
-from knobs.errors import LockedError
-from knobs.record import read_study
+from knobs.errors import DataError, LockedError
+from knobs.record import read_study, read_summary
 from knobs.search.recovery import Runs
 from knobs.search.space import Choice, Range, Space
 from knobs.search.trials import JOURNAL, Search
@@ -224,3 +224,24 @@ def test_failed_trials_are_reopened_when_asked(tmp_path, tried, cases):
         assert after[run] == (params, value(trials[run].values), "finished", phase)
         if run < cases:
             tried()
+
+
+def test_a_search_whose_runs_all_failed_before_a_first_step(sweep, monkeypatch):
+    """It says so each time, and exits 10; when the cause is mended, retry_failed=true runs them."""
+    words = [*SEARCH, "search.method=random", "search.runs=2", "keep_going=true"]
+
+    def missing(*_):
+        raise DataError("table.csv: no such file")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("knobs.sweep.launch.Session", missing)
+        code, told = sweep(*words)
+    line = "2 runs of the search failed before a first step; once that is mended, the same command"
+    assert (code, line in told) == (10, True), told
+    code, told = sweep(*words)
+    assert (code, line in told) == (10, True), told
+    assert not records()
+    code, told = sweep(*words, "retry_failed=true")
+    assert code == 0, told
+    assert [status for _, _, status, _ in stored().values()] == ["finished", "finished"]
+    assert {read_summary(FOLDER / str(n))["status"] for n in (0, 1)} == {"finished"}

@@ -34,8 +34,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from knobs import record
-from knobs.errors import CheckpointError, ConfigError, LockedError, UserError, first_line
+from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError, first_line
 from knobs.identity import RENAMED
+from knobs.record import JOURNAL
 from knobs.search import methods, minutes, recovery
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
 from knobs.search.recovery import LOST, Recorded, Runs
@@ -43,7 +44,7 @@ from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.storage import Lock, cut_half_line, held, sync_folder
 from knobs.words import count
 
-JOURNAL, LOCK = "trials.journal", "trials.lock"
+LOCK = "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
 BEAT = 10.0  # seconds between two notes that a process with a budget in minutes is at work
@@ -230,11 +231,13 @@ class Search(contextlib.AbstractContextManager):
         except CheckpointError:
             there = [*filter(runs.belongs, there)]
             wrong = "is damaged"
-        except UserError:
+        except ConfigError:
             mine = [*filter(runs.belongs, there)]
             if not (runs.asked and mine and mine == there):
                 raise
             wrong = "is another search's"
+        except StorageError:
+            raise
         except Exception as error:  # Optuna's, of any class, at what is no journal of its own
             there = [*filter(runs.belongs, there)]
             wrong = f"cannot be read ({type(error).__name__})"

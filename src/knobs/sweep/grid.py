@@ -37,11 +37,11 @@ from knobs.errors import (
 )
 from knobs.identity import identity, job_of
 from knobs.ledger import Entry
-from knobs.record import CONFIG, LEDGER, STUDY, resumable, wait_for_writers, write
+from knobs.record import CONFIG, LEDGER, resumable, wait_for_writers, write
 from knobs.record import LOCK as RUN_LOCK
 from knobs.shell import literal, quoted
 from knobs.storage import Lock, closed, make_folder
-from knobs.sweep import deaths, failing, workers
+from knobs.sweep import deaths, failing, places, workers
 from knobs.sweep.jobs import Job
 from knobs.sweep.lines import failures
 from knobs.words import count
@@ -306,7 +306,7 @@ def sweep(
     under_way = SweepContext(launcher, context, master)
     with under_way.ending():
         folder = under_way.folder
-        if (folder / STUDY).exists():  # whose trials would take the grid's runs for theirs
+        if places.kind(folder) == "study":  # whose trials would take the grid's runs for theirs
             raise ConfigError(f"{folder}: holds a search or a study; name another sweep")
         with under_way.held_folder():
             jobs = overrides.jobs(arguments)

@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,13 @@ from rich.markup import escape
 from knobs import ledger
 from knobs.config import command
 from knobs.config.question import Plan, last_of_each, one_cut
-from knobs.errors import STOPPED, ConfigError, LockedError, first_line
+from knobs.errors import ConfigError, LockedError, first_line
 from knobs.identity import NOT_IDENTITY, identity, job_of, key_of, under
 from knobs.record import (
     BROKEN,
-    CONFIG,
     SCHEMA,
-    SEARCHED,
     STUDY,
-    Ended,
-    ended,
-    read_config,
     read_study,
-    resumable,
     sealed,
     write,
 )
@@ -46,12 +39,12 @@ from knobs.report.records import ABSENT, RunRecord, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
-from knobs.search.trials import JOURNAL, UNITS, Search, Trial
+from knobs.search.trials import UNITS, Search
 from knobs.secrets import public_line
-from knobs.shell import literal, quoted
+from knobs.sweep import places
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
-from knobs.sweep.jobs import Job
 from knobs.sweep.lines import note
+from knobs.sweep.trials import Trials
 from knobs.words import count
 
 FIRST_CONFIRMED = 10_000  # a folder's number: a search that goes on takes the numbers below
@@ -70,7 +63,7 @@ def search(
     sweep = SweepContext(launcher, context, master)
     with sweep.ending():
         study = StudyRunner(sweep, command.plan([*master.hydra.overrides.hydra, *arguments]))
-        if holds_a_grid(sweep.folder):
+        if places.kind(sweep.folder) == "grid":
             raise ConfigError(f"{sweep.folder}: holds a grid; name another sweep")
         sweep.make_folder()  # now that nothing is wrong with what was asked
         if not study.plan.walk:
@@ -80,37 +73,6 @@ def search(
         returns = sweep.conclude(report=True, others=study.others, lost=study.failed)
         study.offer_test()
         return returns
-
-
-def holds_a_grid(folder: Path) -> bool:
-    """Return whether a folder has the runs of a grid, also where one of its files is lost."""
-    if (folder / STUDY).exists() or (folder / JOURNAL).exists():
-        return False
-    book, _ = ledger.known(folder)
-    return any(not has_place(entry.overrides) for entry in book.jobs.values())
-
-
-def recorded_places(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return number -> place of the runs of a study, by their own records."""
-    places = {}
-    for path in folder.glob(f"*/{CONFIG}"):
-        with contextlib.suppress(*BROKEN, KeyError, TypeError, AttributeError):
-            document = read_config(path.parent)
-            about, role = document["run"], document["run"]["role"]
-            place = {"arm": about["arm"], "role": role}
-            if role in SEARCHED:
-                place["phase"] = about.get("phase", "")
-            elif role != "test":
-                place["seed"] = document["config"]["seed"]
-            if role == "step":
-                place |= {key: about[key] for key in ("step", "knob")}
-            places[int(path.parent.name)] = place
-    return places
-
-
-def has_place(overrides: Iterable[str]) -> bool:
-    """Return whether these are the overrides of a run of a study."""
-    return any(line.startswith("search.role=") for line in overrides)
 
 
 class StudyRunner:
@@ -195,16 +157,16 @@ class StudyRunner:
 
     def _places_before(self) -> dict[int, dict[str, Any]]:
         """Return the places of the runs here: as they recorded them, and as study.json has them."""
-        places = recorded_places(self.folder)
+        before = places.recorded(self.folder)
         try:
-            places |= {int(n): dict(p) for n, p in read_study(self.folder)["runs"].items()}
+            before |= {int(n): dict(p) for n, p in read_study(self.folder)["runs"].items()}
         except FileNotFoundError:
             pass
         except (*BROKEN, KeyError, TypeError, AttributeError) as error:
             why = first_line(error).removeprefix(f"{self.folder / STUDY}: ")
             anew = "it is made anew from what its runs recorded"
             self.sweep.out.print(escape(f"! {STUDY}: {why}; {anew}"))
-        return places
+        return before
 
     def _phases(self) -> tuple[dict[int, str], bool]:
         """Return what study.json says proposed each run, and whether it asked what is asked now."""
@@ -419,10 +381,10 @@ class StudyRunner:
         book = ledger.read(self.folder)
         return {entry.overrides: n for n, entry in book.jobs.items()} if book else {}
 
-    def write(self, places: dict[int, dict[str, Any]]) -> None:
+    def write(self, new: dict[int, dict[str, Any]]) -> None:
         """Write study.json: what was asked, and where these runs belong beside those before."""
         plan, spaces = self.plan, self._spaces()
-        self._places |= places
+        self._places |= new
         study = {
             "study": plan.name,
             "question": plan.question,
@@ -441,98 +403,6 @@ class StudyRunner:
             "runs": {str(number): place for number, place in self._places.items()},
         }
         write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
-
-
-def _role(phase: str) -> str:
-    """Return a trial's role in the study, by what proposed it."""
-    return "default" if phase == "default" else "search"
-
-
-@dataclass
-class Trials(Supply):
-    """Supplies a search's trials as jobs.
-
-    Args:
-        search: asks and tells.
-        study: makes jobs of trials, and writes down where they belong.
-    """
-
-    search: Search
-    study: StudyRunner
-    before: int = 0
-    _under_way: dict[int, Trial] = field(default_factory=dict)
-
-    def more(self, count: int | None = None) -> dict[int, Job]:
-        """Return the next trials; one whose run has ended meanwhile is told, not run again."""
-        wanted, jobs = count or self.study.options["width"], {}
-        while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
-            self.study.write(self.places())
-            for trial in trials:
-                self._under_way[trial.run] = trial
-                run = self.study.folder / str(trial.run)
-                job = self._job(trial, run)
-                known = ledger.holds_a_run(run) and job.config
-                if known and not ledger.holds(run, job.config, unreadable=trial.again):
-                    why = f"its {CONFIG} is not that of its trial; move it away"
-                    raise ConfigError(f"{run}: {why}, and the trial runs anew")
-                if ledger.settled(ledger.status(run), self.study.sweep.retry):
-                    self._tell(trial.run)  # killed between the run's end and its being told
-                    self.before += 1
-                else:
-                    jobs[trial.run] = job
-        self.coming = self.study.later(self.study.plan.looks[0]) if self.study.plan.looks else 0
-        if self.search.unit == "runs" and math.isfinite(self.search.budget):
-            self.coming += max(0, round(self.search.budget - self.search.spent()))
-        return jobs
-
-    def ended(self, number: int, returned: JobReturn) -> None:
-        """Tell the search how a trial went."""
-        if number not in self._under_way:
-            return
-        error = returned._return_value
-        if isinstance(error, LockedError):  # another process writes it, and will have it told
-            del self._under_way[number]
-        elif isinstance(error, SystemExit) and error.code in STOPPED and not self._end(number):
-            self.search.tell(self._under_way.pop(number), None, "interrupted")
-        else:
-            self._tell(number)
-
-    def places(self) -> dict[int, dict[str, Any]]:
-        """Return where every trial belongs, those of other processes too: the journal knows."""
-        places = {}
-        for arm in self.study.plan.arms:
-            for trial in self.search.trials(arm):
-                phase = trial.user_attrs["phase"]
-                place = {"arm": arm, "role": _role(phase), "phase": phase}
-                places[trial.user_attrs["run"]] = place
-        return places
-
-    def _job(self, trial: Trial, run: Path) -> Job:
-        """Return a trial's job; it goes on from its checkpoint if it has one."""
-        plan, pruner = self.study.plan, self.study.options["pruner"]
-        more = [f"search.role={_role(trial.phase)}", space.override("search.arm", trial.arm)]
-        more.append(f"search.phase={trial.phase}")
-        if trial.prunable and pruner != "none":
-            more.append(f"search.pruner={pruner}")
-        lines = plan.job(trial.arm, trial.values, *more)
-        if resumable(run) and ledger.status(run) != "failed":
-            lines.append(f"resume={quoted(literal(str(run)))}")
-        values = [space.override(name, value) for name, value in trial.values.items()]
-        sweep = self.study.sweep
-        new = job(lines, sweep.context, sweep.master, trial.run)
-        new.differs = [*plan.arms[trial.arm], *values]
-        new.label = " ".join(new.differs)
-        return new
-
-    def _end(self, number: int) -> Ended | None:
-        return ended(self.study.folder / str(number))
-
-    def _tell(self, number: int) -> None:
-        trial, end = self._under_way.pop(number), self._end(number)
-        if end is None or end.epochs is None:  # it never began
-            self.search.tell(trial, end and end.value, "failed", None)
-        else:
-            self.search.tell(trial, end.value, end.status, end.epochs)
 
 
 def _value(composed: DictConfig, name: str) -> Any:

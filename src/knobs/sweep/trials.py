@@ -1,0 +1,110 @@
+"""A search's trials as jobs: handed to a launcher, told to the search as their records say."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+
+from knobs import ledger
+from knobs.errors import STOPPED, ConfigError, LockedError
+from knobs.record import CONFIG, Ended, ended, resumable
+from knobs.search import space
+from knobs.search.trials import Search, Trial
+from knobs.shell import literal, quoted
+from knobs.sweep.grid import Supply, job
+from knobs.sweep.jobs import Job
+
+
+def _role(phase: str) -> str:
+    """Return a trial's role in the study, by what proposed it."""
+    return "default" if phase == "default" else "search"
+
+
+@dataclass
+class Trials(Supply):
+    """Supplies a search's trials as jobs.
+
+    Args:
+        search: asks and tells.
+        study: makes jobs of trials, and writes down where they belong.
+    """
+
+    search: Search
+    study: Any  # a StudyRunner, which imports this module
+    before: int = 0
+    _under_way: dict[int, Trial] = field(default_factory=dict)
+
+    def more(self, count: int | None = None) -> dict[int, Job]:
+        """Return the next trials; one whose run has ended meanwhile is told, not run again."""
+        wanted, jobs = count or self.study.options["width"], {}
+        while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
+            self.study.write(self.places())
+            for trial in trials:
+                self._under_way[trial.run] = trial
+                run = self.study.folder / str(trial.run)
+                job = self._job(trial, run)
+                known = job.config and ledger.holds_a_run(run)
+                unknown = trial.again or not resumable(run)  # what a power cut leaves of a trial
+                if known and not ledger.holds(run, job.config, unreadable=unknown):
+                    why = f"its {CONFIG} is not that of its trial; move it away"
+                    raise ConfigError(f"{run}: {why}, and the trial runs anew")
+                if ledger.settled(ledger.status(run), self.study.sweep.retry):
+                    self._tell(trial.run)  # killed between the run's end and its being told
+                    self.before += 1
+                else:
+                    jobs[trial.run] = job
+        self.coming = self.study.later(self.study.plan.looks[0]) if self.study.plan.looks else 0
+        if self.search.unit == "runs" and math.isfinite(self.search.budget):
+            self.coming += max(0, round(self.search.budget - self.search.spent()))
+        return jobs
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """Tell the search how a trial went."""
+        if number not in self._under_way:
+            return
+        error = returned._return_value
+        if isinstance(error, LockedError):  # another process writes it, and will have it told
+            del self._under_way[number]
+        elif isinstance(error, SystemExit) and error.code in STOPPED and not self._end(number):
+            self.search.tell(self._under_way.pop(number), None, "interrupted")
+        else:
+            self._tell(number)
+
+    def places(self) -> dict[int, dict[str, Any]]:
+        """Return where every trial belongs, those of other processes too: the journal knows."""
+        places = {}
+        for arm in self.study.plan.arms:
+            for trial in self.search.trials(arm):
+                phase = trial.user_attrs["phase"]
+                place = {"arm": arm, "role": _role(phase), "phase": phase}
+                places[trial.user_attrs["run"]] = place
+        return places
+
+    def _job(self, trial: Trial, run: Path) -> Job:
+        """Return a trial's job; it goes on from its checkpoint if it has one."""
+        plan, pruner = self.study.plan, self.study.options["pruner"]
+        more = [f"search.role={_role(trial.phase)}", space.override("search.arm", trial.arm)]
+        more.append(f"search.phase={trial.phase}")
+        if trial.prunable and pruner != "none":
+            more.append(f"search.pruner={pruner}")
+        lines = plan.job(trial.arm, trial.values, *more)
+        if resumable(run) and ledger.status(run) != "failed":
+            lines.append(f"resume={quoted(literal(str(run)))}")
+        values = [space.override(name, value) for name, value in trial.values.items()]
+        sweep = self.study.sweep
+        new = job(lines, sweep.context, sweep.master, trial.run)
+        new.differs = [*plan.arms[trial.arm], *values]
+        new.label = " ".join(new.differs)
+        return new
+
+    def _end(self, number: int) -> Ended | None:
+        return ended(self.study.folder / str(number))
+
+    def _tell(self, number: int) -> None:
+        trial, end = self._under_way.pop(number), self._end(number)
+        if end is None or end.epochs is None:  # it never began
+            self.search.tell(trial, end and end.value, "failed", None)
+        else:
+            self.search.tell(trial, end.value, end.status, end.epochs)
