@@ -51,6 +51,7 @@ SUBDIR = "${hydra.job.num}"
 # What `outstanding` counts.
 ENDED, FAILED = "ended before and left alone", "of them failed; retry_failed=true runs those again"
 RESUMED, TWICE = "resumed from checkpoints", "stated twice, run once"
+SIGNALS = STOPPED  # exit codes
 log = logging.getLogger("knobs")
 
 
@@ -215,12 +216,12 @@ class SweepContext:
             return
         except (SystemExit, KeyboardInterrupt) as error:  # Hydra's basic launcher lets them through
             code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
-            if code not in STOPPED:
+            if code not in SIGNALS:
                 raise
             self.stopped = code
             return
         self.returns += returns
-        self.stopped = next((c for c in map(_exit_code, returns) if c in STOPPED), 0)
+        self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
 
     def conclude(
         self, report: bool = False, others: bool = False, lost: int = 0
@@ -240,7 +241,7 @@ class SweepContext:
         elif runs:
             code = self._answer(runs, report and not self.stopped)
         failed = [
-            r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in STOPPED
+            r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS
         ]
         if failed:
             show_failures(self.out, failed)

@@ -33,7 +33,7 @@ from knobs.errors import (
 )
 from knobs.record import LOCK
 from knobs.secrets import public
-from knobs.tracking import named
+from knobs.tracking import mirror, named
 from knobs.tracking.tracker import MAX_NAME
 from knobs.training import loop, screen
 from knobs.training.session import Outcome, Session, prune
@@ -156,7 +156,7 @@ def execute(
     """
     out = out or Console(quiet=True)
     with machine(config["training"]) as device, stop_signals(at_once=True) as stop:
-        session = Session(config, folder, device, about, stop=stop)
+        session = Session(config, folder, device, about, None, mirror, False, stop)
         began = time.perf_counter()
         try:
             screen.opening(out, session.run, public(config), folder, session.about["overrides"])

@@ -110,9 +110,10 @@ class Session:
             if source := config.get("refit"):
                 _compare_data(Path(source), data)
                 data = data.joined()
-            self.run = assemble(config, data, device)
-            self.run.refit = source and record.best_epoch(Path(source))
+            self.run = _assembled(config, data, device)
             again = config["resume"] and self._why_again()
+            if again:  # from nothing: a state may have been taken over in part
+                self.run = _assembled(config, data, device)
             told = public(config)
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
@@ -323,11 +324,18 @@ class Session:
 
     def restart(self) -> None:
         """Begin again at the first step, in the same folder."""
-        self.run = assemble(self.config, self.run.data, self.run.device)
+        self.run = _assembled(self.config, self.run.data, self.run.device)
         self.record.restart()
         self._lines.clear()
         checkpoint.forget(self.record.checkpoints)
         self._kept = 0
+
+
+def _assembled(config: dict, data: Data, device: torch.device) -> Run:
+    """Return a config's run at its first step; of a refit, with the epochs that it has."""
+    run = assemble(config, data, device)
+    run.refit = config.get("refit") and record.best_epoch(Path(config["refit"]))
+    return run
 
 
 def later(began: float) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from knobs.errors import CheckpointError, first_line
+from knobs.optimizers import Muon
 from knobs.training.finite import RUNNING, watched
 from knobs.training.setup import steps_per_epoch
 from knobs.training.state import Progress, Run
@@ -24,6 +25,7 @@ AMOUNTS = ("loss_sum", "seconds", "train_seconds")
 # Of a parameter group, what a schedule moves, and how a step is computed, which may change.
 MOVED = ("lr", "momentum", "betas", "params")
 SPEED = ("foreach", "fused", "capturable", "differentiable")
+NEWER = (*MOVED, *SPEED, "maximize", "decoupled_weight_decay")  # what an older torch may lack
 BYGONE = ("verbose",)  # of the state of a schedule, in older versions of torch
 
 
@@ -182,12 +184,21 @@ def sound(network: nn.Module, stored: Mapping[str, Tensor], path: str) -> None:
             raise CheckpointError(f"{path}.{name}: a variance below 0")
 
 
-def _optimizer(own: torch.optim.Optimizer, stored: Mapping) -> None:
+def _optimizer(own: torch.optim.Optimizer, stored: Any, path: str = "optimizer") -> None:
     """Refuse the state of another optimizer, or of other parameters."""
-    kind, path = type(own).__name__, "optimizer"
-    groups, states = stored.get("param_groups"), stored.get("state")
+    kind, needed = type(own).__name__, own.state_dict().keys()
+    if not isinstance(stored, Mapping) or stored.keys() != needed:
+        raise CheckpointError(f"{path}: must have {' and '.join(map(str, needed))}, as {kind} has")
+    if "parts" in needed and isinstance(own, Muon):
+        if not isinstance(stored["parts"], list) or len(stored["parts"]) != len(own.parts):
+            raise CheckpointError(f"{path}.parts: must be {len(own.parts)}, as {kind} has")
+        for i, (part, its) in enumerate(zip(own.parts, stored["parts"], strict=True)):
+            _optimizer(part, its, f"{path}.parts.{i}")
+    if not {"param_groups", "state"} <= needed:
+        return
+    groups, states = stored["param_groups"], stored["state"]
     if not isinstance(groups, list) or not isinstance(states, Mapping):
-        raise CheckpointError(f"{path}: must have param_groups and state")
+        raise CheckpointError(f"{path}: param_groups must be a list, state a mapping")
     sizes = [len(group["params"]) for group in own.param_groups]
     try:
         numbers = [list(group["params"]) for group in groups]
@@ -217,6 +228,8 @@ def _group(kind: str, ours: Mapping, its: Mapping, path: str, module: str) -> No
         _refuse(f"{path}.lr", its.get("lr"), "must be a finite number from 0 on")
     if not module.startswith("torch."):  # which may keep there what it moves
         return
+    if missing := sorted(ours.keys() - its.keys() - {*NEWER}):
+        raise CheckpointError(f"{path}.{missing[0]}: is missing, which {kind} has")
     for key in its.keys() - {*MOVED, *SPEED}:
         same = type(its[key]) in (list, tuple) and [*its[key]] == [*ours[key]]
         if not same and its[key] != ours[key]:

@@ -1,0 +1,268 @@
+"""Signals before the first step, between two steps, and twice: a record that tells the truth."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from injected import assert_clean, assert_no_orphans, bits, command, faults
+from trained import ENV, TRAIN
+
+from knobs import build, record
+from knobs.errors import STOPPED, Stopped, stop_signals
+from knobs.stack import loop as stack
+from knobs.training import loop, session
+
+SMALL = ["model.width=4", "training.batch_size=512", "training.epochs=3"]  # 3 steps an epoch
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+
+def test_exit_codes_are_128_and_the_number():
+    assert {130, 143, 129, 138} == STOPPED
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_first_signal_is_noted_a_second_one_ends_what_runs(number):
+    before = signal.getsignal(number)
+    with stop_signals() as received:
+        signal.raise_signal(number)
+        assert received == [number]
+        with pytest.raises(Stopped) as stopped:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.code == 128 + number
+        signal.raise_signal(number)  # while what is left is written down
+    assert signal.getsignal(number) is before
+    with stop_signals(at_once=True), pytest.raises(SystemExit) as stopped:
+        signal.raise_signal(number)
+    assert stopped.value.code == 128 + number
+
+
+def test_what_nohup_ignores_is_still_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+        assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def raising(real, *numbers):
+    """The same function, after these signals."""
+
+    def call(*arguments, **named):
+        for number in numbers:
+            signal.raise_signal(number)
+        return real(*arguments, **named)
+
+    return call
+
+
+def ended_with(run):
+    """The exit code of a run, which a signal may end at once."""
+    try:
+        return run().exit_code
+    except Stopped as stopped:
+        return stopped.code
+
+
+@faults("a signal before the first step", "nothing, or a record to resume; 128 + number", 12)
+def test_a_signal_before_the_first_step(cases, train, tmp_path, monkeypatch, tried):
+    places = [(build, "data"), (session, "assemble"), (None, "mirror"), (loop, "train_epoch")]
+    for case in range(cases):
+        (module, name), number = places[case % 4], NUMBERS[case // 4]
+        folder = tmp_path / str(case)
+        with monkeypatch.context() as patched:
+            if module is None:  # the mirror of a session, unless it is told another
+                patched.setattr(session.Session.__init__, "__defaults__", (
+                    None, None, raising(session.mirror, number), False, None))  # fmt: skip
+            else:
+                patched.setattr(module, name, raising(getattr(module, name), number))
+            code = ended_with(lambda name=folder.name: train(*SMALL, folder=name))
+        assert code == 128 + number
+        begun = (folder / "config.json").exists()
+        assert begun == (case % 4 >= 2)  # once the record begins
+        assert not begun or record.read_summary(folder)["status"] == "interrupted"
+        assert begun or [*folder.glob("*")] == []
+        again = [f"resume={folder}"] * begun
+        assert train(*SMALL, *again, folder=folder.name).status == "finished"
+        assert record.read_summary(folder)["epochs"] == 3
+        tried()
+
+
+@faults("a second signal", "summary.json says interrupted; it can be resumed", 6)
+def test_a_second_signal_still_leaves_a_summary(cases, train, tmp_path, monkeypatch, tried, capsys):
+    places = [
+        (loop, "train_step"), (session.Session, "save"), (session, "_summary"),
+        (session.Session, "_keep_predictions"), (record, "as_json"), (session, "_mirrored"),
+    ]  # fmt: skip
+    monkeypatch.setattr(session, "SAVE_SECONDS", 0.0)
+    for case, (module, name) in enumerate(places[:cases]):
+        folder, real, done, loops = tmp_path / str(case), getattr(module, name), [], []
+        watch = session.Screen.step
+
+        def twice(*arguments, real=real, done=done, loops=loops, **named):
+            if not done and loops:
+                done.append(1)
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGINT)
+            return real(*arguments, **named)
+
+        def step(screen, run, watch=watch, loops=loops):
+            watch(screen, run)
+            if run.progress.step == 4:
+                loops.append(1)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, twice)
+            patched.setattr(session.Screen, "step", step)
+            with pytest.raises(Stopped) as stopped:
+                train(*SMALL, folder=folder.name)
+        assert stopped.value.code == 143
+        summary = record.read_summary(folder)
+        assert summary["status"] in ("interrupted", "finished")
+        assert not record.held(folder)
+        assert train(*SMALL, f"resume={folder}", folder=folder.name).status == "finished"
+        assert [row["epoch"] for row in record.read_metrics(folder)] == [1, 2, 3]
+        assert sorted(folder.rglob("*.partial")) == []
+        tried()
+
+
+def saved_every_step(monkeypatch, after):
+    """Make every step's checkpoint due; `after` gets the session when one is saved in an epoch."""
+    monkeypatch.setattr(session, "STEP_SECONDS", -1.0)
+    monkeypatch.setattr(session, "SAVE_SHARE", 0)
+    keep = session.Session.keep
+
+    def kept(self, run):
+        keep(self, run)
+        after(self)
+
+    monkeypatch.setattr(session.Session, "keep", kept)
+
+
+class Killed(BaseException):
+    """The end of a process, of which nothing is written down."""
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_run_killed_within_an_epoch_goes_on_from_the_last_step(
+    members, train, tmp_path, monkeypatch
+):
+    words = [*SMALL, "training.batch_size=200", f"training.members={members}"]
+    train(*words, folder="whole")
+    saves = []
+
+    def kill(under_way):
+        saves.append(1)
+        if len(saves) == 9:
+            under_way.record.release()  # as the system does
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        saved_every_step(patched, kill)
+        with pytest.raises(Killed):
+            train(*words)
+    state = session.checkpoint.load_last(tmp_path / "run" / "checkpoints")
+    assert state["progress"]["step"] == 9
+    assert state["progress"]["batch"] > 0
+    train(*words, f"resume={tmp_path / 'run'}")
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_a_stack_killed_within_an_epoch_goes_on_from_the_last_step(sweep, tmp_path, monkeypatch):
+    words = ["seed=0,1,2", *SMALL, "training.batch_size=200"]
+    assert sweep("sweep=whole", *words)[0] == 0
+    saves, under_way = [], set()
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "STEP_SECONDS", -1.0)
+        patched.setattr(session, "SAVE_SHARE", 0)
+        patched.setattr("knobs.sweep.launch.SAVE_SECONDS", -1.0)
+        save = session.Session.save
+
+        def count(self, *arguments, **named):
+            save(self, *arguments, **named)
+            saves.append(self.run.progress.step)
+            under_way.add(self)
+            if len(saves) == 3 * 9:  # a checkpoint a step, and one more at an epoch's end
+                for one in under_way:
+                    one.record.release()
+                raise Killed
+
+        patched.setattr(session.Session, "save", count)
+        with pytest.raises(Killed):
+            sweep("sweep=s", *words)
+    folder = tmp_path / "outputs" / "sweeps"
+    assert saves[-1] == 8
+    code, told = sweep("sweep=s", *words)
+    assert code == 0, told
+    assert "3 runs resumed from checkpoints" in told
+    for k in range(3):
+        assert bits(folder / "s" / str(k)) == bits(folder / "whole" / str(k))
+
+
+@faults("a signal to a sweep or a search", "interrupted; the same command goes on", 3, 12)
+def test_a_sweep_stopped_twice_goes_on(cases, sweep, tmp_path, monkeypatch, tried):
+    search = ["hydra/sweeper=search", "search.runs=3", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
+    kinds = [["seed=0,1"], ["seed=0,1", "hydra/launcher=basic"], search]
+    for case in range(cases):
+        words = [f"sweep=s{case}", *kinds[case % 3], *SMALL]
+        first, done = NUMBERS[1 + case // 3 % 3], []
+        folder = tmp_path / "outputs" / "sweeps" / f"s{case}"
+
+        def twice(real, first=first, done=done, folder=folder):
+            def call(*arguments):
+                if not done and any(folder.glob("*/config.json")):  # else a plan is timed
+                    done.append(1)
+                    signal.raise_signal(first)
+                    signal.raise_signal(signal.SIGTERM)
+                return real(*arguments)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "train_step", twice(loop.train_step))
+            patched.setattr(stack, "train_step", twice(stack.train_step))
+            code, told = sweep(*words)
+        assert code == 128 + first, told
+        assert "Traceback" not in told
+        assert "go on with" in told
+        runs = sorted(folder.glob("[0-9]*/config.json"))
+        assert runs
+        for path in runs:
+            assert record.ended(path.parent).status == "interrupted"
+        code, told = sweep(*words)
+        assert code == 0, told
+        for path in runs:
+            assert record.ended(path.parent).status == "finished"
+        tried()
+
+
+@faults("a signal to the process", "nothing or an interrupted record; 128 + number", 2, 40)
+def test_a_process_stopped_at_any_moment(cases, tmp_path, tried):
+    """From its start to its steps: the exit code, no traceback, and the same command or resume."""
+    for case in range(cases):
+        number, folder = NUMBERS[case % 4], tmp_path / str(case)
+        words = ["model.width=4", "training.epochs=100000", f"hydra.run.dir={folder}",
+                 "training.early_stopping.patience=3", "tracking=local"]  # fmt: skip
+        process = subprocess.Popen(
+            [*TRAIN, *words], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        place, late = (folder, folder / "config.json")[case % 2], time.monotonic() + 60
+        while not place.exists() and time.monotonic() < late and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(0.05 * (case // 4))
+        os.kill(process.pid, number)
+        told, _ = process.communicate(timeout=60)
+        assert process.returncode in (128 + number, 0), told
+        assert_clean(told, tmp_path)
+        assert_no_orphans(process.pid)
+        if (folder / "config.json").exists():
+            assert record.ended(folder).status in ("interrupted", "stopped_early")
+            told = command(tmp_path, f"resume={folder}")
+        else:
+            told = command(tmp_path, *words)
+        assert record.ended(folder).status == "stopped_early", told
+        tried()
