@@ -24,7 +24,7 @@ import secrets
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from knobs import record
+from knobs import record, storage
 from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError, first_line
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
@@ -72,7 +72,7 @@ class Trial:
     values: Values
     phase: str
     prunable: bool
-    again: bool = False
+    again: bool = field(default=False, compare=False)
 
 
 class Search(contextlib.AbstractContextManager):
@@ -484,6 +484,8 @@ def _storage(path: Path | None) -> BaseStorage:
     if not path.stat().st_size:
         sync_folder(path.parent)  # its lines are synced as they are written, its name is not
     try:
+        for line in storage.read(path).splitlines():
+            json.loads(line)  # Optuna would see it of the last line once another follows
         return JournalStorage(_Checked(path))
     except CheckpointError:
         raise
