@@ -299,6 +299,8 @@ def test_hydras_own_files(name, tmp_path, monkeypatch, capsys, hydra_restore_sin
     disk = Disk(tmp_path, errno.ENOSPC, 0, FOREVER, (name,))
     with refusing(monkeypatch, disk), pytest.raises(SystemExit) as end:
         runpy.run_path(str(REPO / "train.py"), run_name="__main__")
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:] = handlers
     told = capsys.readouterr()
     assert end.value.code == EXIT
