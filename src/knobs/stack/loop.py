@@ -150,8 +150,11 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
     if stack.moves:
         for run in stack.moves:
             run.progress.lr = run.lr
-            with alone(stack, run):
+            try:
                 run.scheduler.step()
+            except BaseException as error:  # entering `alone` would cost at every step of every run
+                with alone(stack, run):
+                    raise error
         stack.follow_schedules()
     return loss
 

@@ -331,7 +331,8 @@ def _launch(
     """
     if hasattr(launcher, "launch_numbered"):
         return list(launcher.launch_numbered(jobs, supply))
-    in_turn = isinstance(launcher, BasicLauncher)  # one job after the other, in this process
+    # One job after the other, in this process. By name: Hydra may have loaded the class anew.
+    in_turn = BasicLauncher.__name__ in [kind.__name__ for kind in type(launcher).__mro__]
     watched = in_turn and not keep_going
     returns: list[JobReturn] = []
     for _, batch in groupby(enumerate(sorted(jobs)), key=lambda pair: pair[1] - pair[0]):
