@@ -103,7 +103,7 @@ class Session:
             told = public(config)
             document = {"identity": identity(config), "config": told, "data": data.about()}
             prepared = data.preparation.save() if data.preparation else {}
-            self.record.begin(_public(self.about) | document, prepared)
+            self.record.begin(_public(self.about) | document, prepared, sync=not row)
             log = saved.get("log") if saved else None  # older checkpoints have none
             lines = log.numpy().tobytes() if isinstance(log, Tensor) else b""
             earlier, fault = self.record.earlier(self.run.progress.epoch, lines)
