@@ -159,7 +159,7 @@ class Record:
 
     def __init__(self, folder: Path):
         self.folder, self._metrics = folder, folder / METRICS
-        self._settled = False  # whether config.json outlives a power cut
+        self._synced = self._named = False  # whether config.json outlives a power cut, and names
         self.checkpoints = folder / CHECKPOINTS  # where best and last weights lie
         storage.make_folder(folder)
         self._lock = storage.take_over(folder / LOCK) or hold(folder)
@@ -168,13 +168,17 @@ class Record:
         """Let the folder go: the run did not begin."""
         self._lock.release()
 
-    def begin(self, document: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
+    def begin(
+        self, document: dict[str, Any], files: dict[str, bytes] | None = None, sync: bool = True
+    ) -> None:
         """Write config.json: what the run is, for whoever reads it without Hydra.
 
         A summary of before goes: the run is under way again.
 
         Args:
             files: what else there is to say of it, by name.
+            sync: whether a config.json that takes another's place is synced first: without either
+                nothing says how to go on.
         """
         summary = self.folder / SUMMARY
         if summary.exists():  # for good, before the config becomes another
@@ -184,10 +188,13 @@ class Record:
             if not path.stem.rpartition(".")[2].isdecimal():  # of a process that was killed
                 path.unlink()
         for name, data in (files or {}).items():
-            write(self.folder / name, data)
-        write(self.folder / CONFIG, sealed({"schema": SCHEMA} | document))
+            if not _has(self.folder / name, data):  # what is good is not written again
+                write(self.folder / name, data)
+        self._synced = sync and (self.folder / CONFIG).exists()
+        content = sealed({"schema": SCHEMA} | document)
+        write(self.folder / CONFIG, content, self._synced, name=False)
         append(self._metrics, b"")
-        self._settled = False
+        self._named = False
 
     def earlier(self, epoch: int, kept: bytes = b"") -> tuple[list[dict[str, Any]], str]:
         """Return the epochs up to the one that the run goes on from, and what is wrong with them.
@@ -226,11 +233,16 @@ class Record:
 
         Three syncs the first time, then one.
         """
-        storage.sync_file(self._metrics)
-        if not self._settled:
-            storage.sync_file(self.folder / CONFIG)
+        self._sync()
+        if not self._named:
             storage.sync_folder(self.folder)
-            self._settled = True
+            self._named = True
+
+    def _sync(self) -> None:
+        storage.sync_file(self._metrics)
+        if not self._synced:
+            storage.sync_file(self.folder / CONFIG)
+            self._synced = True
 
     def finish(self, summary: dict[str, Any], sync: bool = True) -> None:
         """Write summary.json whole, and let the folder go.
@@ -241,12 +253,18 @@ class Record:
         """
         try:
             if sync:
-                storage.sync_file(self._metrics)
-                if not self._settled:
-                    storage.sync_file(self.folder / CONFIG)
+                self._sync()
             write(self.folder / SUMMARY, sealed({"schema": SCHEMA} | summary), sync)
         finally:
             self._lock.release()
+
+
+def _has(path: Path, data: bytes) -> bool:
+    """Return whether a file holds these bytes."""
+    try:
+        return storage.read(path) == data
+    except (OSError, ValueError):
+        return False
 
 
 def hold(folder: Path) -> storage.Lock:

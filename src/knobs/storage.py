@@ -59,12 +59,13 @@ def _name(error: BaseException, path: Path) -> None:
 
 
 @_on_full_disks
-def write(path: Path, data: bytes, sync: bool = False) -> None:
+def write(path: Path, data: bytes, sync: bool = False, name: bool = True) -> None:
     """Write a file that nobody ever sees half-written.
 
     Args:
-        sync: whether it, and the names of its folder's files, are to outlive a power cut; two
-            syncs, a millisecond each, ten on a busy disk.
+        sync: whether it is to outlive a power cut; a millisecond, ten on a busy disk.
+        name: whether the names of its folder's files are to as well, for one more sync; without
+            it a power cut leaves the file before or this one, each whole.
     """
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(FileNotFoundError):
@@ -81,7 +82,7 @@ def write(path: Path, data: bytes, sync: bool = False) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if sync:
+    if sync and name:
         sync_folder(path.parent)
 
 

@@ -119,7 +119,7 @@ class Session:
             prepared = data.preparation.save() if data.preparation else {}
             if stop is not None:
                 stop.at_once, begun = False, True
-            self.record.begin(_public(self.about) | document, prepared)
+            self.record.begin(_public(self.about) | document, prepared, sync=not row)
             if again:
                 _say_again(again)
                 self.record.restart()
