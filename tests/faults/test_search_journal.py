@@ -62,7 +62,7 @@ KINDS = ["lost", "another search's values", "its first half alone", "empty", "cu
 @faults(
     "a search's journal lost, damaged or another's: the same command",
     "made anew from the records of the runs: nothing trains twice, no trial has another's result",
-    quick=2,
+    quick=1,
     whole=len(KINDS),
 )
 def test_a_journal_is_made_anew_from_the_runs(sweep, tmp_path, tried, cases):

@@ -467,7 +467,7 @@ class Search(contextlib.AbstractContextManager):
 
         def beat() -> None:
             while not over.wait(BEAT):
-                with self._writing():
+                with contextlib.suppress(OSError), self._writing():  # the next one may be written
                     for study in self._arms.values():
                         self._storage.set_study_user_attr(study, self._process, minutes.now())
 
