@@ -178,3 +178,12 @@ def test_a_stop_at_any_batch_leaves_the_sums_bit_for_bit(split, make_run, monkey
         list(loop.fit(run, watch))
     run.stop_requested = False
     assert list(loop.fit(run)) == whole
+
+
+def test_large_weights_are_finite_though_their_sum_is_not(make_run):
+    run = make_run(*SMALL)
+    run.networks[0].register_parameter("large", torch.nn.Parameter(torch.full((4,), 3e38)))
+    assert not run.networks[0].large.sum().isfinite()
+    assert finite.fault(run) is None
+    run.networks[0].large.data[0] = -math.inf
+    assert finite.fault(run) == ("a weight", None)

@@ -13,6 +13,7 @@ from knobs import build, record
 from knobs.errors import STOPPED, Stopped, stop_signals
 from knobs.stack import loop as stack
 from knobs.training import loop, session
+from knobs.training import run as running
 
 SMALL = ["model.width=4", "training.batch_size=512", "training.epochs=3"]  # 3 steps an epoch
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
@@ -69,16 +70,12 @@ def ended_with(run):
 
 @faults("a signal before the first step", "nothing, or a record to resume; 128 + number", 12)
 def test_a_signal_before_the_first_step(cases, train, tmp_path, monkeypatch, tried):
-    places = [(build, "data"), (session, "assemble"), (None, "mirror"), (loop, "train_epoch")]
+    places = [(build, "data"), (session, "assemble"), (running, "mirror"), (loop, "train_epoch")]
     for case in range(cases):
         (module, name), number = places[case % 4], NUMBERS[case // 4]
         folder = tmp_path / str(case)
         with monkeypatch.context() as patched:
-            if module is None:  # the mirror of a session, unless it is told another
-                patched.setattr(session.Session.__init__, "__defaults__", (
-                    None, None, raising(session.mirror, number), False, None))  # fmt: skip
-            else:
-                patched.setattr(module, name, raising(getattr(module, name), number))
+            patched.setattr(module, name, raising(getattr(module, name), number))
             code = ended_with(lambda name=folder.name: train(*SMALL, folder=name))
         assert code == 128 + number
         begun = (folder / "config.json").exists()
@@ -92,7 +89,7 @@ def test_a_signal_before_the_first_step(cases, train, tmp_path, monkeypatch, tri
 
 
 @faults("a second signal", "summary.json says interrupted; it can be resumed", 6)
-def test_a_second_signal_still_leaves_a_summary(cases, train, tmp_path, monkeypatch, tried, capsys):
+def test_a_second_signal_still_leaves_a_summary(cases, train, tmp_path, monkeypatch, tried):
     places = [
         (loop, "train_step"), (session.Session, "save"), (session, "_summary"),
         (session.Session, "_keep_predictions"), (record, "as_json"), (session, "_mirrored"),

@@ -232,7 +232,7 @@ def load_last(
             refused = True
             faults.append(f"{folder / name}: {stored.why(error)}")
             return None
-        _tell(faults, f"{name}, of epoch {state['progress']['epoch']}, takes its place")
+        tell(faults, f"{name}, of epoch {state['progress']['epoch']}, takes its place")
         return state
 
     for name, tensors, about in _whole(folder, (LAST, PREVIOUS), faults):
@@ -296,7 +296,7 @@ def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
         except Exception as error:  # a missing key, weights of another model
             faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")
             continue
-        _tell(faults, f"{name}, of epoch {printable(str(about.get('epoch')), 40)}, takes its place")
+        tell(faults, f"{name}, of epoch {printable(str(about.get('epoch')), 40)}, takes its place")
         return model.eval(), shape, about
     missing = f"{path / BEST}: no such file; give the folder of a run that kept checkpoints"
     raise CheckpointError("; ".join(faults) or missing)
@@ -389,8 +389,8 @@ def _manifest(folder: Path) -> dict[str, Entry]:
         return {}
 
 
-def _tell(faults: list[str], instead: str) -> None:
-    """Say that an older checkpoint is used."""
+def tell(faults: list[str], instead: str) -> None:
+    """Say what is done instead, where there are faults."""
     if faults:
         say(f"{'; '.join(faults)}; {instead}")
 

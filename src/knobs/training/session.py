@@ -121,7 +121,7 @@ class Session:
                 stop.at_once, begun = False, True
             self.record.begin(_public(self.about) | document, prepared, sync=not row)
             if again:
-                _say_again(again)
+                checkpoint.tell([again], "the run begins again at its first step")
                 self.record.restart()
                 checkpoint.forget(self.record.checkpoints)
             earlier, fault = self.record.earlier(self.run.progress.epoch, self._log)
@@ -342,13 +342,6 @@ def later(began: float) -> float:
     """Return when the next checkpoint between two steps is due, after one that began then."""
     now = time.perf_counter()
     return now + max(STEP_SECONDS, SAVE_SHARE * (now - began))
-
-
-def _say_again(why: str) -> None:
-    """Say that a run begins again at its first step, and why."""
-    line = f"{why}; the run begins again at its first step"
-    log.warning("%s", line)
-    print(f"knobs: {line}", file=sys.stderr)
 
 
 def prune(sessions: Sequence[Session]) -> None:
