@@ -865,6 +865,7 @@ def test_report_json_is_the_whole_report_in_strict_json(tmp_path):
         "sweeps",
         "objective",
         "question",
+        "spent",
         "verdict",
         "leaderboard",
         "importance",
@@ -872,6 +873,7 @@ def test_report_json_is_the_whole_report_in_strict_json(tmp_path):
         "next",
         "reproduce",
     ]
+    assert told["spent"].startswith("48 runs to search, 35 to confirm, 1 on the test split, ")
     assert told["verdict"]["headline"] == report.verdict.headline
     assert len(told["leaderboard"]) == len(report.sweep.entries)
     assert told["verdict"]["comparisons"][0]["low"] == report.verdict.comparisons[0].paired.low

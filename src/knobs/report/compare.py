@@ -27,6 +27,7 @@ COMPARABLE = 5  # noise floors: a setting further below the best spreads for oth
 LEAST_REPEATED = 3  # comparable settings with repeats; fewer give no figure of the noise
 ALIKE = 0.02  # sizes of validation splits this near are one: folds differ by a row
 CHEAPER = 0.9  # of the seconds: a smaller difference is the machine's
+MOST_REPEATS = 300  # whose effects are taken out; of more the means stand as they are
 MOST = 40  # settings compared with the winner
 BEST = "the best config"
 
@@ -51,17 +52,21 @@ def best_first(sweep: Sweep, ready: Sequence[Candidate]) -> list[Candidate]:
     values are then fitted by value = setting + repeat, least squares: what a split is worth to all
     is no lead.
     """
-    repeats = list(dict.fromkeys(repeat for c in ready for repeat in c.values))
-    means = {id(c): c.mean for c in ready}
-    if any(len(c.values) < len(repeats) for c in ready):
-        rows = [(i, repeats.index(r), v) for i, c in enumerate(ready) for r, v in c.values.items()]
-        fit = np.zeros((len(rows), len(ready) + len(repeats)))
-        for row, (i, repeat, _) in zip(fit, rows, strict=True):
-            row[i] = row[len(ready) + repeat] = 1.0
-        values = np.array([value for *_, value in rows])
-        effects = np.linalg.lstsq(fit, values - values.mean(), rcond=None)[0]
-        means = {id(c): float(effects[i]) for i, c in enumerate(ready)}
-    return sorted(ready, key=lambda c: -sweep.objective.sign * means[id(c)])
+    places = {r: i for i, r in enumerate(dict.fromkeys(r for c in ready for r in c.values))}
+    means = [c.mean for c in ready]
+    if any(len(c.values) < len(places) for c in ready) and len(places) <= MOST_REPEATS:
+        there, values = np.zeros((2, len(ready), len(places)))
+        for i, c in enumerate(ready):
+            for repeat, value in c.values.items():
+                there[i, places[repeat]], values[i, places[repeat]] = 1.0, value - means[0]
+        each = there.sum(1, keepdims=True)
+        own = values.sum(1, keepdims=True) / each
+        # The normal equations, the settings eliminated: as many as there are repeats.
+        left = np.diag(there.sum(0)) - there.T @ (there / each)
+        repeats = np.linalg.lstsq(left, (values - there * own).sum(0), rcond=None)[0]
+        means = (own[:, 0] - there @ repeats / each[:, 0]).tolist()
+    order = sorted(range(len(ready)), key=lambda i: -sweep.objective.sign * means[i])
+    return [ready[i] for i in order]
 
 
 def named(study: Study) -> dict[str, str]:
