@@ -182,7 +182,8 @@ def test_a_command_runs(command, folder):
         given = any(word.startswith(("training.epochs", "--help", "refit=")) for word in words)
         words += [] if given else ["training.epochs=1"]
         if any(word.startswith("+study=") for word in words):  # 5 to 20 pairs an arm otherwise
-            words += ["study.seeds=2", "study.max_pairs=2"]
+            key = "+study.max_pairs" if "--config-dir" in words else "study.max_pairs"
+            words += ["study.seeds=2", f"{key}=2"]
     # Hydra looks for conf/ beside train.py, and not where a link points.
     words = [word.replace("python train.py", f"python {REPO / 'train.py'}") for word in words]
     done = run(folder, *words, env=variables)
