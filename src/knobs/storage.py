@@ -43,7 +43,7 @@ def _on_full_disks(write: Callable[..., None]) -> Callable[..., None]:
     def tried(path: Path, *args: Any, **kwargs: Any) -> None:
         try:
             write(path, *args, **kwargs)
-        except OSError as error:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 path.with_name(f"{path.name}.partial").unlink()
             _name(error, path)
@@ -72,16 +72,12 @@ def write(path: Path, data: bytes, sync: bool = False, name: bool = True) -> Non
         about = partial.lstat()
         if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
             partial.unlink()  # a foreign folder's link or pipe: what it leads to is not ours
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with partial.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(partial, path)
     if sync and name:
         sync_folder(path.parent)
 
