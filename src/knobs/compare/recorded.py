@@ -15,7 +15,7 @@ from typing import Any
 from knobs import record
 from knobs.compare.arms import DIVERGED, Arm, judged, left_out
 from knobs.errors import ConfigError, DataError
-from knobs.report.compare import fresh
+from knobs.report.arms import fresh
 from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import leaderboard
 from knobs.report.read import read_run, read_runs, read_sweep

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from knobs.config import rules
-from knobs.report.compare import fresh, named
+from knobs.report.arms import fresh, named
 from knobs.report.conclusions import DEFAULT, Candidate, Noise
 from knobs.report.records import Knob, RunRecord, Sweep, position
 from knobs.report.stats import LEAST_PAIRS

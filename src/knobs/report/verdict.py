@@ -4,8 +4,8 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 
+from knobs.report.arms import BEST
 from knobs.report.compare import (
-    BEST,
     compare,
     contenders,
     led,

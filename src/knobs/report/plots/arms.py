@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from knobs.report.compare import named
+from knobs.report.arms import named
 from knobs.report.conclusions import Candidate, Verdict
 from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
