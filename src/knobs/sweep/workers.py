@@ -27,10 +27,9 @@ from omegaconf import DictConfig, open_dict
 
 from knobs import ledger
 from knobs.config import command  # noqa: F401 - in a worker too, Hydra writes as knobs does
-from knobs.errors import SWEEP_FAILED, UserError
+from knobs.errors import STOPPED, STOPPING, SWEEP_FAILED, UserError
 from knobs.processes import POLL, end_with, orphaned
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
 received: list[int] = []  # signals that asked this process to stop, while its jobs run
 _in_job: list[bool] = []  # of a worker: whether one is under way
 
@@ -134,7 +133,7 @@ def execute_job(
         )
     except (SystemExit, KeyboardInterrupt) as error:
         code = error.code if isinstance(error, SystemExit) else 128 + signal.SIGINT
-        if code in [128 + number for number in STOPS] and not received:
+        if code in STOPPED and not received:
             received.append(code - 128)  # its run took the signal; no other one begins
         return failed(composed, SystemExit(code))
     finally:
@@ -146,7 +145,7 @@ def execute_job(
 @functools.cache
 def _become_worker(parent: int) -> None:
     """Let this process end with its parent, and take signals from it alone."""
-    for number in STOPS:
+    for number in STOPPING:
         signal.signal(number, _stop)
     end_with(parent, signal.SIGTERM)
     if hasattr(os, "setsid"):
@@ -164,7 +163,7 @@ def _stop(number: int, _frame: object) -> None:
 def _signals_told() -> Iterator[None]:
     """Tell joblib's processes the signals that come, in place of ending before they have."""
     received.clear()
-    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in STOPS}
+    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in STOPPING}
     done = threading.Event()
     teller = threading.Thread(target=_tell, args=(done,), daemon=True)
     teller.start()
