@@ -15,7 +15,7 @@ LAYERS = [
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
     {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "late_compiler",
-     "shell", "words", "errors", "secrets", "processes"},
+     "shell", "words", "errors", "signals", "secrets", "processes"},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 11, 7  # __main__, export, predict, ensemble, training, ...
 EDGE = {"hydra", "omegaconf", "wandb"}

@@ -24,20 +24,19 @@ from knobs.errors import (
     Bug,
     ConfigError,
     DataError,
-    Stopped,
     UserError,
     close_output,
     closest,
     fault_of,
     quiet_logging,
     reason,
-    stop_signals,
     tell,
 )
 from knobs.help import answer
 from knobs.identity import job_of, key_of
 from knobs.record import defaults_since, renamed
 from knobs.shell import literal, quoted
+from knobs.signals import Stopped, stop_signals
 from knobs.words import printable
 
 # Words of a command line that are knobs' own, with or without a +.

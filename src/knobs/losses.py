@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from knobs.errors import ConfigError, DataError, MemoryShortage, exits, for_a_person
+from knobs.errors import ConfigError, DataError, MemoryShortage, for_a_person
+from knobs.signals import exits
 
 Facts = float | Tensor  # of one target, or (T,)
 

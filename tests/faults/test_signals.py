@@ -10,7 +10,7 @@ from injected import assert_clean, assert_no_orphans, bits, command, faults
 from trained import ENV, TRAIN
 
 from knobs import build, record
-from knobs.errors import STOPPED, Stopped, stop_signals
+from knobs.signals import STOPPED, Stopped, stop_signals
 from knobs.stack import loop as stack
 from knobs.training import loop, session
 from knobs.training import run as running

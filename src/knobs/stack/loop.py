@@ -17,9 +17,10 @@ from torch import Tensor
 from knobs import rng
 from knobs.data import Batch
 from knobs.data.dataset import Inputs, chunks
-from knobs.errors import MemoryShortage, exits, for_a_person
+from knobs.errors import MemoryShortage, for_a_person
 from knobs.models.members import with_mean
 from knobs.regularization import PENALTIES, mixed, penalized
+from knobs.signals import exits
 from knobs.stack.layers import Noise, Stacked, per_row, stack
 from knobs.stack.optimizers import Slice, in_slices, kind
 from knobs.stack.sets import Sets, sets_of

@@ -26,7 +26,6 @@ from knobs.config import command, overrides
 from knobs.config.hydra_settings import without_secrets
 from knobs.errors import (
     BUG,
-    STOPPED,
     SWEEP_FAILED,
     ConfigError,
     StorageError,
@@ -40,6 +39,7 @@ from knobs.ledger import Entry
 from knobs.record import CONFIG, LEDGER, resumable, wait_for_writers, write
 from knobs.record import LOCK as RUN_LOCK
 from knobs.shell import literal, quoted
+from knobs.signals import STOPPED
 from knobs.storage import Lock, closed, make_folder
 from knobs.sweep import deaths, failing, places, workers
 from knobs.sweep.jobs import Job

@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 from knobs import build, storage
 from knobs.config import rules
 from knobs.data import Stream
-from knobs.errors import Exited, MemoryShortage, exits, first_line, for_a_person
+from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.ledger import status
 from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES
+from knobs.signals import Exited, exits
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack
 from knobs.stack.optimizers import LINEAR_IN_LR

@@ -8,8 +8,8 @@ from torch import nn
 
 from knobs import build
 from knobs.data import Data, Stream, Tensors
-from knobs.errors import exits
 from knobs.models.layers import Dropout
+from knobs.signals import exits
 from knobs.stack.sets import key
 
 # Keys of `data` in which the rows of a stack may differ.

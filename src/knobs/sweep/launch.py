@@ -12,17 +12,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from knobs.data import Data
-from knobs.errors import (
-    SWEEP_FAILED,
-    ConfigError,
-    MemoryShortage,
-    Received,
-    Stopped,
-    exits,
-    first_line,
-    for_a_person,
-    stop_signals,
-)
+from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
+from knobs.signals import Received, Stopped, exits, stop_signals
 from knobs.stack.layers import CannotStack
 from knobs.sweep import deaths, failing, groups
 from knobs.sweep.deaths import UnderWay

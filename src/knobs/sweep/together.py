@@ -5,8 +5,9 @@ from typing import Any
 
 from knobs import targets
 from knobs.data import Data
-from knobs.errors import exits, first_line, making
+from knobs.errors import first_line, making
 from knobs.record import BROKEN, read_config, read_summary
+from knobs.signals import exits
 from knobs.stack import loop as stack
 from knobs.stack.optimizers import in_slices
 from knobs.stack.stand_ins import Place, StandIns, stand_in

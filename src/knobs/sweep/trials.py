@@ -8,11 +8,12 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from knobs import ledger
-from knobs.errors import STOPPED, ConfigError, LockedError
+from knobs.errors import ConfigError, LockedError
 from knobs.record import CONFIG, Ended, ended, resumable
 from knobs.search import space
 from knobs.search.trials import Search, Trial
 from knobs.shell import literal, quoted
+from knobs.signals import STOPPED
 from knobs.sweep.grid import Supply, job
 from knobs.sweep.jobs import Job
 

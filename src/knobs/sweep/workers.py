@@ -27,8 +27,9 @@ from omegaconf import DictConfig, open_dict
 
 from knobs import ledger
 from knobs.config import command  # noqa: F401 - in a worker too, Hydra writes as knobs does
-from knobs.errors import STOPPED, STOPPING, SWEEP_FAILED, UserError
+from knobs.errors import SWEEP_FAILED, UserError
 from knobs.processes import POLL, end_with, orphaned
+from knobs.signals import STOPPED, STOPPING
 
 received: list[int] = []  # signals that asked this process to stop, while its jobs run
 _in_job: list[bool] = []  # of a worker: whether one is under way

@@ -19,20 +19,10 @@ from knobs import late_compiler, record, storage
 from knobs.config.check import check, resolve
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
-from knobs.errors import (
-    FULL_ERROR,
-    Bug,
-    ConfigError,
-    Stopped,
-    UserError,
-    exits,
-    for_a_person,
-    note,
-    stop_signals,
-    tell,
-)
+from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, note, tell
 from knobs.record import LOCK
 from knobs.secrets import public
+from knobs.signals import Stopped, exits, stop_signals
 from knobs.tracking import mirror, named
 from knobs.tracking.tracker import MAX_NAME
 from knobs.training import loop, screen

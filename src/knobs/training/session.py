@@ -21,19 +21,12 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import (
-    DIVERGED,
-    CheckpointError,
-    DataError,
-    Received,
-    Stopped,
-    exits,
-    for_a_person,
-)
+from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.secrets import public, public_line
+from knobs.signals import Received, Stopped, exits
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions

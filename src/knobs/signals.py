@@ -1,0 +1,81 @@
+"""What ends this process before its work is done: signals, and code of a run's own that exits."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+# Signals that ask a process to end, after which it can go on: of Ctrl-C, of schedulers (SIGUSR1
+# comes before a time limit), of a terminal that is closed. Windows has not all of them.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+STOPPED = {128 + number for number in STOPPING}  # exit codes: 130, 143, 129, 138
+
+
+class Exited(Exception):
+    """The end of the process, called for by code of a run's own: it fails that run instead."""
+
+
+@contextlib.contextmanager
+def exits() -> Iterator[None]:
+    """Turn what would end the process inside, as a SystemExit, into an Exited.
+
+    What a person wants is let through: Stopped, and where Python handles Ctrl-C itself, as it does
+    unless signals are collected, KeyboardInterrupt.
+    """
+    try:
+        yield
+    except (Exception, Stopped):
+        raise
+    except BaseException as error:
+        collected = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if isinstance(error, KeyboardInterrupt) and not collected:
+            raise
+        what = f"{type(error).__name__} {error}".strip()
+        mend = "raise an error there instead"
+        raise Exited(f"code of the run's own ended the process ({what}); {mend}") from error
+
+
+class Stopped(SystemExit):
+    """The end of this process where it stands, because of a signal; 128 + its number."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+
+
+class Received(list[int]):
+    """The numbers of the signals that asked this process to stop, in their order.
+
+    Args:
+        at_once: whether the first one ends what runs, by Stopped, instead of being noted for
+            whoever looks here; a second one always does. Later ones wait until that is done.
+    """
+
+    def __init__(self, at_once: bool):
+        self.at_once = at_once
+
+
+@contextlib.contextmanager
+def stop_signals(at_once: bool = False) -> Iterator[Received]:
+    """Collect the signals of STOPPING inside; see Received.
+
+    One that this process was started to ignore, as nohup does with SIGHUP, is still ignored.
+    """
+    received = Received(at_once)
+
+    def ask(number: int, _frame: object) -> None:
+        received.append(number)
+        if received.at_once or len(received) == 2:
+            raise Stopped(received[0])
+
+    before = {}
+    with contextlib.suppress(ValueError):  # not the main thread: signals are someone else's
+        for number in STOPPING:
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not ignored or number in (signal.SIGINT, signal.SIGTERM):
+                before[number] = signal.signal(number, ask)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
