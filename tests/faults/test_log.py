@@ -38,7 +38,7 @@ def spoilt_at(whole, kind, place, draw):
 
 
 @faults("damaged line of metrics.jsonl", "the line is left out and said; a resume brings it back",
-        quick=400, whole=20_000)  # fmt: skip
+        quick=400, whole=5000)  # fmt: skip
 def test_no_damaged_row_is_believed(cases, tmp_path, tried):
     """Flipped bits, other digits, lines lost or cut: the rows that are read were written."""
     path, draw = written(tmp_path / "run"), random.Random(0)

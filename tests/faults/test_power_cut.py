@@ -296,7 +296,7 @@ GRID = ["sweep=s", "seed=0,1,2", "training.epochs=3", "tracking=local", *QUICK]
 
 
 @faults("power cut in a stack", "each row a state that was; the same command trains what is missing",
-        quick=60, whole=1500)  # fmt: skip
+        quick=60, whole=400)  # fmt: skip
 def test_a_power_cut_in_a_stack(cases, sweep, tmp_path, monkeypatch, tried):
     folder = tmp_path / "outputs" / "sweeps" / "s"
     with monkeypatch.context() as patched:
@@ -308,7 +308,7 @@ def test_a_power_cut_in_a_stack(cases, sweep, tmp_path, monkeypatch, tried):
     shutil.copytree(folder, whole)
     truth = {str(n): bits(whole / str(n)) for n in range(3)}
     book = ledger.read(whole)
-    again = random.Random(2).sample(range(cases), 1 if cases < 1000 else 15)
+    again = random.Random(2).sample(range(cases), 1 if cases < 100 else 6)
     for case, (_, _, files) in enumerate(disk.states(cases)):
         put(files, folder, cut)
         jobs = ledger.known(cut)[0].jobs
@@ -348,7 +348,7 @@ SEARCH = ["hydra/sweeper=search", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "
 
 
 @faults("power cut in a search", "study.json, sweep.json and the journal each a state that was",
-        quick=60, whole=1500)  # fmt: skip
+        quick=60, whole=400)  # fmt: skip
 def test_a_power_cut_in_a_search(cases, sweep, tmp_path, monkeypatch, tried):
     folder, opened = tmp_path / "outputs" / "sweeps" / "s", []
     whole_init = Search.__init__
@@ -367,7 +367,7 @@ def test_a_power_cut_in_a_search(cases, sweep, tmp_path, monkeypatch, tried):
     with Search(folder, *args[1:], **options) as search:
         told = {t.number: (t.params, t.value) for t in search.trials("")}
     cut, draw = tmp_path / "cut", random.Random(3)
-    again = draw.sample(range(cases), 1 if cases < 1000 else 15)
+    again = draw.sample(range(cases), 1 if cases < 100 else 6)
     for case, (_, _, files) in enumerate(disk.states(cases)):
         put(files, folder, cut)
         if (cut / record.STUDY).exists():

@@ -134,7 +134,7 @@ def mutations(files, cases, seed):
 
 
 # ------------------------------------------------------------------ what is refused
-@faults("damaged document", "refused, naming the file: exit 4", quick=600, whole=20_000)
+@faults("damaged document", "refused, naming the file: exit 4", quick=600, whole=8000)
 def test_no_damage_of_a_document_is_believed(cases, made, tmp_path, tried):
     """Of those that carry their own checksum, whatever the damage: no value of it is read."""
     places = ["s/0/config.json", "s/0/summary.json", "s/sweep.json", "s/study.json",
@@ -205,7 +205,7 @@ def outcome(reader, folder):
 
 
 @faults("damaged file of a run", "refused or left out, and said; no number is made of it",
-        quick=200, whole=12_000)  # fmt: skip
+        quick=200, whole=2500)  # fmt: skip
 def test_no_number_is_made_of_a_damaged_run(cases, made, tmp_path, tried):
     """Each reader of a run's folder gives what it gave before, or says which file is damaged."""
     run = tmp_path / "run"
@@ -233,7 +233,7 @@ def test_no_number_is_made_of_a_damaged_run(cases, made, tmp_path, tried):
 
 
 @faults("damaged older file of a run", "read as far as it goes, or refused in one line",
-        quick=100, whole=6000)  # fmt: skip
+        quick=100, whole=1000)  # fmt: skip
 def test_an_older_record_of_wrong_types_stops_nothing(cases, made, tmp_path, tried, capsys):
     """Without checksums types alone are checked: no command ends in a traceback."""
     sweep = tmp_path / "s"
@@ -264,7 +264,7 @@ def run_main(main, *words):
 
 
 @faults("damaged file and a command", "one line that names the file; the documented exit code",
-        quick=24, whole=600)  # fmt: skip
+        quick=24, whole=150)  # fmt: skip
 def test_every_command_says_which_file_is_damaged(cases, made, tmp_path, tried):
     sweep = tmp_path / "s"
     shutil.copytree(made / "s", sweep)
@@ -296,7 +296,7 @@ def test_every_command_says_which_file_is_damaged(cases, made, tmp_path, tried):
         tried()
 
 
-@faults("damaged members of an ensemble", "refused, naming the file: exit 4", quick=60, whole=2000)
+@faults("damaged members of an ensemble", "refused, naming the file: exit 4", quick=60, whole=1000)
 def test_a_damaged_ensemble_is_refused(cases, made, tmp_path, tried):
     shutil.copytree(made / "s" / "ensemble", tmp_path / "e")
     path = tmp_path / "e" / record.ENSEMBLE
@@ -310,7 +310,7 @@ def test_a_damaged_ensemble_is_refused(cases, made, tmp_path, tried):
 
 
 @faults("damaged journal of trials", "refused, naming the file and the line: exit 4",
-        quick=100, whole=4000)  # fmt: skip
+        quick=100, whole=1500)  # fmt: skip
 def test_a_damaged_journal_is_refused_or_what_it_was(cases, tmp_path, tried):
     """Trials as they were told, the last line or those after a cut left out; else a refusal."""
     space = Space({"": {"lr": Range(1e-4, 1.0, True)}})
