@@ -139,8 +139,11 @@ def saved_every_step(monkeypatch, after):
     monkeypatch.setattr(session.Session, "keep", kept)
 
 
-class Killed(BaseException):
-    """The end of a process, of which nothing is written down."""
+class Killed(Stopped):
+    """The end of a process, of which nothing is written down: `abandon` is to do nothing."""
+
+    def __init__(self):
+        super().__init__(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -159,6 +162,7 @@ def test_a_run_killed_within_an_epoch_goes_on_from_the_last_step(
 
     with monkeypatch.context() as patched:
         saved_every_step(patched, kill)
+        patched.setattr(session.Session, "abandon", lambda *_: None)
         with pytest.raises(Killed):
             train(*words)
     state = session.checkpoint.load_last(tmp_path / "run" / "checkpoints")
@@ -175,7 +179,7 @@ def test_a_stack_killed_within_an_epoch_goes_on_from_the_last_step(sweep, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(session, "STEP_SECONDS", -1.0)
         patched.setattr(session, "SAVE_SHARE", 0)
-        patched.setattr("knobs.sweep.launch.SAVE_SECONDS", -1.0)
+        patched.setattr("knobs.sweep.together.SAVE_SECONDS", -1.0)
         save = session.Session.save
 
         def count(self, *arguments, **named):
@@ -188,8 +192,8 @@ def test_a_stack_killed_within_an_epoch_goes_on_from_the_last_step(sweep, tmp_pa
                 raise Killed
 
         patched.setattr(session.Session, "save", count)
-        with pytest.raises(Killed):
-            sweep("sweep=s", *words)
+        patched.setattr(session.Session, "abandon", lambda *_: None)
+        assert sweep("sweep=s", *words)[0] == 128 + signal.SIGKILL
     folder = tmp_path / "outputs" / "sweeps"
     assert saves[-1] == 8
     code, told = sweep("sweep=s", *words)

@@ -26,15 +26,15 @@ from knobs import targets
 from knobs.config import conflicts
 from knobs.errors import ConfigError
 from knobs.record import read_config, read_metrics, read_summary
-from knobs.sweep import launch
+from knobs.sweep import launch, together
 from knobs.training import loop
 
 SWEEPS = Path("outputs/sweeps")
 # A sweep as a process of its own, whose checkpoints are never old.
 EAGER = f"""
 import runpy, sys
-from knobs.sweep import launch, groups
-launch.SAVE_SECONDS = launch.SAVE_SHARE = 0
+from knobs.sweep import groups, together
+together.SAVE_SECONDS = together.SAVE_SHARE = 0
 groups.LEAST_GAIN = float("inf")
 sys.argv[0] = {TRAIN!r}
 runpy.run_path({TRAIN!r}, run_name="__main__")
@@ -227,8 +227,8 @@ def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path)
 
 
 def test_a_job_that_fails_costs_the_others_nothing(sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "SAVE_SECONDS", 0.0)  # a checkpoint after every epoch
-    monkeypatch.setattr(launch, "SAVE_SHARE", 0)
+    monkeypatch.setattr(together, "SAVE_SECONDS", 0.0)  # a checkpoint after every epoch
+    monkeypatch.setattr(together, "SAVE_SHARE", 0)
     grid = ["seed=0,1,2,3", "training.epochs=3"]
     assert sweep("sweep=whole", *grid)[0] == 0
     folder = tmp_path / SWEEPS / "s"
