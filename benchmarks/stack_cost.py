@@ -33,7 +33,7 @@ from knobs.record import CONFIG, METRICS, SUMMARY, read_config, read_summary
 from knobs.report import leaderboard
 from knobs.stack import loop as stack
 from knobs.stack.loop import Stack
-from knobs.sweep import groups
+from knobs.sweep import timing
 from knobs.training.setup import assemble
 
 TASK = ["model.width=128", "training.batch_size=64", "training.device=cpu"]
@@ -46,7 +46,7 @@ READ = """
 import sys
 from pathlib import Path
 from knobs.report import leaderboard, read
-from knobs.sweep import groups
+from knobs.sweep import timing
 from knobs.stack import loop as stack
 folder = Path(sys.argv[1])
 entries = leaderboard.leaderboard(read.read_runs(folder))
@@ -67,7 +67,7 @@ def peak() -> float:
 def cost_of(count: int, least: float) -> tuple[float, float, float]:
     """Milliseconds of a step of so many rows; MiB they needed, and MiB that knobs expected."""
     run = assembled(TASK)
-    expected = groups.row_bytes(run) * count / 2**20
+    expected = timing.row_bytes(run) * count / 2**20
     before = peak()
     stacked = Stack(rows(run, count))
     stack_epoch(stacked)

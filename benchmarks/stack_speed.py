@@ -36,7 +36,7 @@ from knobs.config import command
 from knobs.data import Data, Tensors
 from knobs.stack import loop as stack
 from knobs.stack.loop import Stack
-from knobs.sweep import groups
+from knobs.sweep import groups, timing
 from knobs.training import batches, loop
 from knobs.training.setup import assemble
 from knobs.training.state import Run
@@ -88,7 +88,7 @@ def assembled(overrides: list[str], device: torch.device = CPU) -> Run:
 
 def rows(run: Run, count: int) -> list[Run]:
     """Copies of a run, each with a seed of its own, so that no two see one order."""
-    copies = groups.clones(run, count)
+    copies = timing.clones(run, count)
     for k, copy in enumerate(copies):
         copy.seed = k
     return copies
@@ -205,7 +205,7 @@ def products(count: int, batch: int, widths: list[int]) -> Callable[[], int]:
 
 def fitting(run: Run, counts: tuple[int, ...]) -> list[int]:
     """Those stacks that there is memory for, all at once."""
-    free, each = groups.free_memory(run.device) * groups.MEMORY_SHARE, groups.row_bytes(run)
+    free, each = build.free_memory(run.device) * groups.MEMORY_SHARE, timing.row_bytes(run)
     kept: list[int] = []
     for count in counts:
         if (sum(kept) + count) * each <= free:

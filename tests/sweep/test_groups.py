@@ -7,7 +7,7 @@ import pytest
 
 from knobs import build
 from knobs.config import command
-from knobs.sweep import groups
+from knobs.sweep import groups, timing
 from knobs.sweep.jobs import Job
 
 MIB = 2**20
@@ -29,8 +29,8 @@ def plan(monkeypatch, overrides, jobs, width, seconds=lambda width: 1.0 / width)
         tried.append(len(probe.runs))
         return seconds(len(probe.runs))
 
-    monkeypatch.setattr(groups.Probe, "visit", visit)
-    monkeypatch.setattr(groups, "cache_bytes", lambda device: 0)
+    monkeypatch.setattr(timing.Probe, "visit", visit)
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 0)
     planned = groups.plan_groups(
         {i: Job(i, [], config) for i, config in enumerate(configs(overrides, jobs))},
         lambda config: build.data(config), width, {},
@@ -56,35 +56,35 @@ def test_members_are_what_the_runs_of_a_stack_share():
 def test_memory_counts_members():
     def memory(members):
         plain = command.checked(["data=wine", f"training.members={members}"])
-        return groups.row_bytes(groups.assemble(plain, build.data(plain), build.device("cpu")))
+        return timing.row_bytes(groups.assemble(plain, build.data(plain), build.device("cpu")))
 
     assert memory(4) == pytest.approx(4 * memory(1), rel=0.05)
 
 
 def test_turns_say_by_how_much_a_wider_stack_is_slower():
-    assert groups.ratio_of([(1.0, 1.2), (2.0, 2.2), (1.0, 30.0)]) == pytest.approx(1.2)
-    assert groups.margin_of(64, MIB, cache=63 * MIB) == pytest.approx(1.1)
+    assert timing.ratio_of([(1.0, 1.2), (2.0, 2.2), (1.0, 30.0)]) == pytest.approx(1.2)
+    assert timing.margin_of(64, MIB, cache=63 * MIB) == pytest.approx(1.1)
     # Where all rows fit into the cache it takes more to say that wider is slower.
-    assert groups.margin_of(64, MIB, cache=64 * MIB) == pytest.approx(1.21)
+    assert timing.margin_of(64, MIB, cache=64 * MIB) == pytest.approx(1.21)
 
 
 def test_what_is_left_to_share_is_the_overhead():
     """Of t = overhead / width + arithmetic, in closed form."""
     times = {width: 8.0 / width + 1.0 for width in (1, 4, 16)}
-    assert groups.left_to_share(times, 1, 4) == pytest.approx(3.0)
-    assert groups.left_to_share(times, 4, 16) == pytest.approx(1.5)
-    assert groups.left_to_share({1: 5.0, 4: 5.0 / 4}, 1, 4) == math.inf  # no arithmetic at all
-    assert groups.left_to_share({1: 2.0, 4: 2.0}, 1, 4) == pytest.approx(1.0)
+    assert timing.left_to_share(times, 1, 4) == pytest.approx(3.0)
+    assert timing.left_to_share(times, 4, 16) == pytest.approx(1.5)
+    assert timing.left_to_share({1: 5.0, 4: 5.0 / 4}, 1, 4) == math.inf  # no arithmetic at all
+    assert timing.left_to_share({1: 2.0, 4: 2.0}, 1, 4) == pytest.approx(1.0)
 
 
 def test_widths_to_be_timed():
-    assert groups.ladder(64, 1, MIB, cache=0) == [4, 16, 64]
-    assert groups.ladder(100, 1, MIB, cache=0) == [4, 16, 64, 100]
-    assert groups.ladder(64, 1, MIB, cache=16 * MIB) == [16, 64]  # 16 fit: 4 cannot be better
-    assert groups.ladder(64, 1, MIB, cache=64 * MIB) == [64]
-    assert groups.ladder(20, 4, MIB, cache=0) == [4, 16, 20]
-    assert groups.ladder(3, 1, MIB, cache=0) == [3]
-    assert groups.ladder(1, 1, MIB, cache=0) == []
+    assert timing.ladder(64, 1, MIB, cache=0) == [4, 16, 64]
+    assert timing.ladder(100, 1, MIB, cache=0) == [4, 16, 64, 100]
+    assert timing.ladder(64, 1, MIB, cache=16 * MIB) == [16, 64]  # 16 fit: 4 cannot be better
+    assert timing.ladder(64, 1, MIB, cache=64 * MIB) == [64]
+    assert timing.ladder(20, 4, MIB, cache=0) == [4, 16, 20]
+    assert timing.ladder(3, 1, MIB, cache=0) == [3]
+    assert timing.ladder(1, 1, MIB, cache=0) == []
 
 
 class Fake:
@@ -102,7 +102,7 @@ def choose(seconds, widths=(4, 16, 20), steps=10**6):
     """The width chosen by timings that are made up, and how often each was visited."""
     probes = {width: Fake(width, seconds) for width in (1, *widths)}
     group = groups.Group([], None, epochs=1, epoch_steps=steps, alone_seconds=seconds(1, 0))
-    _, width = groups.find_width(probes.get, widths, group, MIB, 0)
+    _, width = timing.find_width(probes.get, widths, group, MIB, 0)
     return width, {w: p.visits for w, p in probes.items()}
 
 
@@ -168,8 +168,8 @@ def test_a_schedule_of_one_epoch_is_timed_for_many():
     """one_cycle refuses to step beyond its end; probes go on for as long as they like."""
     [config] = configs(["data=wine", "scheduler=one_cycle", "training.epochs=1"], 1)
     run = groups.assemble(config, build.data(config), build.device("cpu"))
-    [fresh] = groups.clones(run, 1)
-    for probe in (groups.probe_alone(run), groups.probe_stack(fresh, 2)):
+    [fresh] = timing.clones(run, 1)
+    for probe in (timing.probe_alone(run), timing.probe_stack(fresh, 2)):
         for _ in range(3 * groups.steps_per_epoch(len(run.data.train), run.training)):
             assert probe.visit(0) > 0
 
@@ -197,8 +197,8 @@ def test_jobs_that_have_not_begun_are_planned_again_once(monkeypatch):
     """Stacks of 16 of 48 took twice as long as planned: the 32 left train 4 at a time."""
     timed, data = {}, {}
     times = {1: 5.0, 4: 1.5, 16: 1.0}
-    monkeypatch.setattr(groups.Probe, "visit", lambda probe, least: times[len(probe.runs)])
-    monkeypatch.setattr(groups, "cache_bytes", lambda device: 0)
+    monkeypatch.setattr(timing.Probe, "visit", lambda probe, least: times[len(probe.runs)])
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: 0)
 
     def read(config):
         return data.setdefault("wine", build.data(config))
