@@ -42,10 +42,18 @@ def run(command, cwd, env=None, timeout=120):
     python, *words = command = [str(word) for word in command]
     options = [word for word in words[:1] if word.startswith("-") and word not in ("-m", "-c")]
     if sys.platform != "linux" or python != sys.executable or options:
-        return subprocess.run(
-            command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        with subprocess.Popen(
+            command, cwd=cwd, env=env, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            try:
+                told = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        done = subprocess.CompletedProcess(command, process.returncode, *told)
+        done.pid = process.pid
+        return done
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         request = {"words": words, "cwd": str(cwd), "env": env, "timeout": timeout}

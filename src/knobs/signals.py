@@ -1,14 +1,18 @@
 """What ends this process before its work is done: signals, and code of a run's own that exits."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator
+from types import FrameType
 
 # Signals that ask a process to end, after which it can go on: of Ctrl-C, of schedulers (SIGUSR1
 # comes before a time limit), of a terminal that is closed. Windows has not all of them.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 STOPPED = {128 + number for number in STOPPING}  # exit codes: 130, 143, 129, 138
+LATER = 0.01  # seconds until a signal that came where it would be lost is sent again
 
 
 class Exited(Exception):
@@ -55,6 +59,20 @@ class Received(list[int]):
         self.at_once = at_once
 
 
+def _swallows(frame: FrameType | None) -> bool:
+    """Return whether what is raised here is lost: Python prints what a finalizer raises, no more.
+
+    So it is with `__del__`, and with the callbacks by which it frees the locks of imports.
+    """
+    if frame and frame.f_code.co_filename.startswith("<frozen importlib"):
+        return True
+    while frame:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextlib.contextmanager
 def stop_signals(at_once: bool = False) -> Iterator[Received]:
     """Collect the signals of STOPPING inside; see Received.
@@ -63,7 +81,10 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     """
     received = Received(at_once)
 
-    def ask(number: int, _frame: object) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
+        if _swallows(frame):  # a moment later it is heard
+            threading.Timer(LATER, os.kill, (os.getpid(), number)).start()
+            return
         received.append(number)
         if received.at_once or len(received) == 2:
             raise Stopped(received[0])

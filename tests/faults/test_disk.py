@@ -259,7 +259,7 @@ def test_process_whose_files_may_not_grow(cases, tried, tmp_path):  # noqa: F811
         folder = tmp_path / str(most)
         folder.mkdir()
         with limited(resource.RLIMIT_FSIZE, most):
-            told = command(folder, *words, code=EXIT)
+            told = command(folder, *words, code=EXIT, start=True)
         assert "File too large; raise the limit of a file's size (ulimit -f)" in told
         begun = (folder / "run" / record.CONFIG).is_file()
         assert begun == (folder / "run").exists()  # nothing is left of a run that did not begin
@@ -386,9 +386,9 @@ def test_summary_is_written_when_there_is_room_again(plain, tmp_path, monkeypatc
 
 
 def failing(write, name):
-    def full(path, *args):
+    def full(path, *args, **named):
         if path.name == name:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return write(path, *args)
+        return write(path, *args, **named)
 
     return full

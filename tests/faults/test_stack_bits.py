@@ -34,7 +34,7 @@ def run():
 
 def all_bits(folder):
     runs = [path for path in (folder / FOLDER).iterdir() if path.name.isdecimal()]
-    return {path.name: bits(path) for path in runs if (path / "checkpoints").exists()}
+    return {path.name: bits(path) for path in runs}
 
 
 @faults(

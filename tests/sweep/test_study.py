@@ -22,7 +22,7 @@ from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.report.read import read_sweep
 from knobs.search.trials import JOURNAL
-from knobs.sweep import launch, study
+from knobs.sweep import study, together
 from knobs.sweep.grid import Supply
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
@@ -220,7 +220,7 @@ def test_pruned_places_are_refilled(sweep):
 
 def test_runs_that_joined_a_stack_begin_again_with_it(sweep, monkeypatch):
     """The stack fails as a whole, in the first epoch of those that took free slots."""
-    whole, calls = launch.prune, []
+    whole, calls = together.prune, []
 
     def prune(sessions):
         calls.append(len(sessions))
@@ -228,7 +228,7 @@ def test_runs_that_joined_a_stack_begin_again_with_it(sweep, monkeypatch):
             raise RuntimeError("no such kernel")
         whole(sessions)
 
-    monkeypatch.setattr(launch, "prune", prune)
+    monkeypatch.setattr(together, "prune", prune)
     code, out = sweep(*SEARCH)
     assert code == 0
     assert "runs begin again, sequentially: no such kernel" in out

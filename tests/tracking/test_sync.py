@@ -241,7 +241,7 @@ def test_a_run_that_cannot_be_read_is_told_and_the_others_arrive(offline):
     told = {line.split()[0][-1]: line for line in done.stdout.splitlines()[1:-1]}
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "5 runs mirrored below outputs: 2 uploaded, 3 failed"
-    assert "its record cannot be read: JSONDecodeError" in told["2"]
+    assert "its record cannot be read: CheckpointError: " in told["2"]
     assert "tracking.project: no name that W&B takes" in told["3"]
     assert "under way" in told["4"]
     assert marks(offline) == ["0", "1"]

@@ -251,8 +251,7 @@ def test_jobs_of_a_sweep_are_runs_of_their_own_and_a_diverged_one_says_so(train,
 
 
 def test_a_failed_run_arrives_as_failed(train, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoints").write_text("in the way of the folder")
+    (tmp_path / "run" / "predictions.safetensors").mkdir(parents=True)  # in the way of the file
     with WandbServer() as server:
         done = train(tmp_path, "hydra.run.dir=run", PATIENT, env=server.env)
     (run,) = server.runs.values()

@@ -86,10 +86,11 @@ def _lock(path: Path) -> Path:
 
 
 def _mark(run: Path) -> str:
-    """Return the digest of a run's newest checkpoint; empty where it has none."""
+    """Return the digests of a run's two newest checkpoints; empty where it has none."""
     try:
         files = read_json(run / CHECKPOINTS / "manifest.json")["files"]
-        return str(files["last.safetensors"]["sha256"])
+        newest = (files.get(name) for name in ("last.safetensors", "last.previous.safetensors"))
+        return " ".join(str(entry["sha256"]) for entry in newest if entry)
     except (*BROKEN, KeyError, TypeError):
         return ""
 
@@ -169,7 +170,7 @@ def _suspects(folder: Path) -> list[dict[str, Any]]:
                 "deaths": int(unit["deaths"]),
                 "apart": bool(unit["apart"]),
             }
-            for unit in read_json(folder / SUSPECTS)
+            for unit in read_json(folder / SUSPECTS)["suspects"]
         ]
     except (*BROKEN, KeyError, TypeError):
         return []
@@ -178,7 +179,7 @@ def _suspects(folder: Path) -> list[dict[str, Any]]:
 
 def _keep(folder: Path, units: list[dict]) -> None:
     if units:
-        write(folder / SUSPECTS, as_json(units), sync=True)
+        write(folder / SUSPECTS, as_json({"suspects": units}), sync=True)
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)
 
