@@ -22,7 +22,8 @@ TABLE = REPO / "docs" / "RELIABILITY.md"
 HEAD = "| kind | in `make test` | in `make test-all` | outcome |\n|---|---|---|---|\n"
 ROW = re.compile(r"^\| (.+?) \| ([\d,]+) \| ([\d,]+) \| (.+?) \|$", re.M)
 ORPHANS = 10  # seconds that what a command began has to end after it
-counted = {}  # kind -> (whether quick, cases, outcome), of this test run
+counted = {}  # (kind, whether quick) -> (cases, outcome), of this test run
+failed = []  # tests of it, but those of the table itself
 
 
 def faults(kind, outcome, quick, whole=None):
@@ -127,6 +128,8 @@ def _number(text):
 # ------------------------------------------------------------------ hooks of pytest
 def pytest_runtest_logreport(report):
     """Gather what passed tests have counted, in whichever process they ran."""
+    if report.failed and "test_table" not in report.nodeid:
+        failed.append(report.nodeid)
     notes = [note for name, note in report.user_properties if name == "fault"]
     if report.when == "teardown" and report.passed:
         for kind, quick, cases, outcome in notes:
@@ -140,10 +143,10 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{cases:,} faults of {len(names)} kinds injected")
 
 
-def pytest_sessionfinish(session, exitstatus):
+def pytest_sessionfinish(session):
     """Write the table, where that was asked for and every test has passed."""
     asked = os.environ.get("RELIABILITY") == "write" and not hasattr(session.config, "workerinput")
-    if not (asked and counted and exitstatus == 0):
+    if not asked or not counted or failed:
         return
     rows = table()
     for (kind, quick), (cases, outcome) in counted.items():

@@ -309,7 +309,7 @@ def test_a_damaged_ensemble_is_refused(cases, made, tmp_path, tried):
         tried()
 
 
-@faults("damaged journal of trials", "refused, naming the file and the line: exit 4",
+@faults("damaged journal of trials", "noticed, with its line; a search makes it anew from its runs",
         quick=100, whole=1500)  # fmt: skip
 def test_a_damaged_journal_is_refused_or_what_it_was(cases, tmp_path, tried):
     """Trials as they were told, the last line or those after a cut left out; else a refusal."""

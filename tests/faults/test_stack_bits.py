@@ -40,17 +40,18 @@ def all_bits(folder):
 @faults(
     "the process of a sweep of stacks dies at any step or write, up to three times",
     "the same command ends it; every run has the bits that it has where nothing died",
-    quick=len(KINDS),
+    quick=3,
     whole=8 * len(KINDS),
 )
 def test_a_sweep_that_died_ends_with_the_same_bits(cases, tried, run, tmp_path):
     draw = random.Random(12)
-    for name, words in KINDS.items():
+    for name in ("mlp", "cnn", "folds") if cases == 3 else KINDS:
+        words = KINDS[name]
         whole = tmp_path / name
         code, told = run(whole, *SWEEP, *words, save=0)
         assert code == 0, told
         expected, count = all_bits(whole), places(whole)
-        for case in range(cases // len(KINDS)):
+        for case in range(max(1, cases // len(KINDS))):
             died = tmp_path / f"{name}-{case}"
             halved = False
             for turn in range(draw.randint(1, 3)):
