@@ -184,6 +184,8 @@ def of_line(line: bytes) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
+    if "crc" in row:
+        raise ValueError("damaged: its checksum is none")
     return row
 
 

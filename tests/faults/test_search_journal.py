@@ -44,8 +44,8 @@ def damage(name, whole, other):
     return {
         "lost": None,
         "empty": b"",
-        "cut": whole[: len(whole) // 2],
-        "its first half alone": b"".join(lines[: len(lines) // 2]),
+        "cut": whole[: len(whole) // 4],
+        "its first lines alone": b"".join(lines[: len(lines) // 4]),
         "a line lost": b"".join(lines[:5] + lines[6:]),
         "noise": bytes(range(256)),
         "JSON of another kind": b"[]\n{}\nnull\n",
@@ -55,7 +55,7 @@ def damage(name, whole, other):
     }[name]
 
 
-KINDS = ["lost", "another search's values", "its first half alone", "empty", "cut", "a line lost",
+KINDS = ["lost", "another search's values", "its first lines alone", "empty", "cut", "a line lost",
          "noise", "JSON of another kind", "nested deeply", "another's, longer"]  # fmt: skip
 
 

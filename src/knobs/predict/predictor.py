@@ -269,7 +269,7 @@ def _config(path: Path) -> dict[str, dict]:
         raise
     except (*record.BROKEN, KeyError, TypeError):
         config = {}
-    sections = {name: config.get(name) for name in ("data", "loss")} if config else {}
+    sections = config if isinstance(config, dict) else {}
     return {n: s if isinstance(s := sections.get(n), dict) else {} for n in ("data", "loss")}
 
 
