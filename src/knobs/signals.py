@@ -3,12 +3,15 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from types import FrameType
 
 # Signals that ask a process to end, after which it can go on: of Ctrl-C, of schedulers (SIGUSR1
 # comes before a time limit), of a terminal that is closed. Windows has not all of them.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 STOPPED = {128 + number for number in STOPPING}  # exit codes: 130, 143, 129, 138
+IMPORTING = "<frozen importlib._bootstrap>"  # the file of a frame that imports a module
+AGAIN = 0.02  # seconds
 
 
 class Exited(Exception):
@@ -60,15 +63,22 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     """Collect the signals of STOPPING inside; see Received.
 
     One that this process was started to ignore, as nohup does with SIGHUP, is still ignored.
+    While a module is imported none is raised, but as soon as that is done: code in C that imports,
+    as torch does with numpy, drops what is raised, and goes on with half a module.
     """
-    received = Received(at_once)
+    received, before = Received(at_once), {}
 
-    def ask(number: int, _frame: object) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if received.at_once or len(received) == 2:
-            raise Stopped(received[0])
+            end(number, frame)
 
-    before = {}
+    def end(_number: int, frame: FrameType | None) -> None:
+        if not _importing(frame) or not hasattr(signal, "setitimer"):
+            raise Stopped(received[0])
+        before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, end))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
     with contextlib.suppress(ValueError):  # not the main thread: signals are someone else's
         for number in STOPPING:
             ignored = signal.getsignal(number) is signal.SIG_IGN
@@ -77,5 +87,14 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     try:
         yield received
     finally:
+        if hasattr(signal, "SIGALRM") and signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported where this thread stands."""
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
