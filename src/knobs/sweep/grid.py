@@ -253,7 +253,7 @@ class SweepContext:
             code = self.stopped
         elif failed or lost or any(run.status == "failed" for run in runs):
             where = " of the search" if lost else ""
-            many = lost or sum(run.status == "failed" for run in runs) or len(failed)
+            many = lost or max(sum(run.status == "failed" for run in runs), len(failed))
             before = "" if runs else " before a first step"
             again = "once that is mended, the same command with retry_failed=true runs"
             these = "it" if many == 1 else "them"
