@@ -1,9 +1,8 @@
 """What ends this process before its work is done: signals, and code of a run's own that exits."""
 
 import contextlib
-import os
+import itertools
 import signal
-import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -12,7 +11,8 @@ from types import FrameType
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOPPING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 STOPPED = {128 + number for number in STOPPING}  # exit codes: 130, 143, 129, 138
-LATER = 0.01  # seconds until a signal that came where it would be lost is sent again
+IMPORTING = "<frozen importlib._bootstrap>"  # the file of a frame that imports a module
+AGAIN, MOST_AGAIN = 0.02, 500  # seconds between two tries to end, and how many: 10 s
 
 
 class Exited(Exception):
@@ -59,37 +59,29 @@ class Received(list[int]):
         self.at_once = at_once
 
 
-def _swallows(frame: FrameType | None) -> bool:
-    """Return whether what is raised here is lost: Python prints what a finalizer raises, no more.
-
-    So it is with `__del__`, and with the callbacks by which it frees the locks of imports.
-    """
-    if frame and frame.f_code.co_filename.startswith("<frozen importlib"):
-        return True
-    while frame:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
-
-
 @contextlib.contextmanager
 def stop_signals(at_once: bool = False) -> Iterator[Received]:
     """Collect the signals of STOPPING inside; see Received.
 
     One that this process was started to ignore, as nohup does with SIGHUP, is still ignored.
+    None is raised where it would be lost, but as soon as that is over, or after 10 s. Code in C that
+    imports a module, as torch does with numpy, drops what is raised, and goes on with half of it;
+    and of what a finalizer raises Python prints a traceback, no more.
     """
-    received = Received(at_once)
+    received, before, tries = Received(at_once), {}, itertools.count()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if _swallows(frame):  # a moment later it is heard
-            threading.Timer(LATER, os.kill, (os.getpid(), number)).start()
-            return
         received.append(number)
         if received.at_once or len(received) == 2:
-            raise Stopped(received[0])
+            end(number, frame)
 
-    before = {}
+    def end(_number: int, frame: FrameType | None) -> None:
+        waits = hasattr(signal, "setitimer") and _is_lost(frame) and next(tries) < MOST_AGAIN
+        if not waits:
+            raise Stopped(received[0])
+        before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, end))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
     with contextlib.suppress(ValueError):  # not the main thread: signals are someone else's
         for number in STOPPING:
             ignored = signal.getsignal(number) is signal.SIG_IGN
@@ -98,5 +90,17 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     try:
         yield received
     finally:
+        if hasattr(signal, "SIGALRM") and signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_lost(frame: FrameType | None) -> bool:
+    """Return whether what is raised here may be lost: within an import, or a finalizer."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == IMPORTING or code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

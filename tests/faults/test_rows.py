@@ -6,7 +6,7 @@ import pytest
 from forked import Forked
 from injected import assert_clean, faults
 
-from knobs.record import read_summary
+from knobs.record import SUMMARY, read_summary, sealed, write
 from knobs.sweep import deaths
 
 FOLDER = "outputs/sweeps/s"
@@ -197,3 +197,16 @@ def test_deaths_after_which_there_was_progress_change_nothing():
     twice, line = deaths._blamed([2], False, once)
     assert twice[1]["deaths"] == 2
     assert line == f"run 2: {deaths.ALONE}; failed"
+
+
+def test_suspects_are_kept_and_struck_off_once_they_have_ended(tmp_path):
+    units = [{"runs": [0, 1], "deaths": 1, "apart": False}]
+    deaths._keep(tmp_path, units)
+    assert deaths._suspects(tmp_path) == units
+    deaths.forget(tmp_path)
+    assert deaths._suspects(tmp_path) == units  # neither has ended
+    for number in (0, 1):
+        (tmp_path / str(number)).mkdir()
+        write(tmp_path / str(number) / SUMMARY, sealed({"status": "finished"}))
+    deaths.forget(tmp_path)
+    assert not (tmp_path / deaths.SUSPECTS).exists()

@@ -79,9 +79,11 @@ def test_a_journal_is_made_anew_from_the_runs(sweep, tmp_path, tried, cases):
         path, text = tmp_path / "a" / FOLDER / JOURNAL, damage(name, whole, other)
         path.unlink() if text is None else path.write_bytes(text)
         code, told = sweep(*few, cwd="a")
-        assert (code, f"{JOURNAL} " in told, "made anew from 3 runs" in told) == (0, True, True), (
-            told
-        )
+        assert code == 0, told
+        # Its first half may be what a kill leaves: all were asked for, and none had told its end.
+        if name != "its first half alone":
+            assert f"{JOURNAL} " in told, told
+            assert "made anew from 3 runs" in told, told
         assert_clean(told, tmp_path / "a")
         assert records() == runs, name
         assert stored() == before, name

@@ -1,5 +1,6 @@
 """Signals before the first step, between two steps, and twice: a record that tells the truth."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,6 +48,24 @@ def test_what_nohup_ignores_is_still_ignored():
         assert received == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path, monkeypatch):
+    """As torch does: it imports numpy in C, drops what that raises, and goes on with half of it."""
+    inside = "import signal\nsignal.raise_signal(signal.SIGTERM)\nwhole = True\n"
+    (tmp_path / "half_a_module.py").write_text(inside)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = signal.getsignal(signal.SIGALRM)
+    with stop_signals(at_once=True) as received:
+        with contextlib.suppress(BaseException):
+            import half_a_module
+        assert half_a_module.whole
+        assert received == [signal.SIGTERM]
+        with pytest.raises(Stopped) as stopped:
+            time.sleep(10)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def raising(real, *numbers):

@@ -24,6 +24,7 @@ from knobs.record import (
     as_json,
     read_json,
     read_metrics,
+    sealed,
     write,
 )
 from knobs.secrets import public, public_line
@@ -170,16 +171,22 @@ def _suspects(folder: Path) -> list[dict[str, Any]]:
                 "deaths": int(unit["deaths"]),
                 "apart": bool(unit["apart"]),
             }
-            for unit in read_json(folder / SUSPECTS)["suspects"]
+            for unit in read_json(folder / SUSPECTS)["units"]
         ]
     except (*BROKEN, KeyError, TypeError):
         return []
     return [unit for unit in units if unit["runs"]]
 
 
+def forget(folder: Path) -> None:
+    """Strike those that have ended since from the suspects."""
+    if (folder / SUSPECTS).exists():
+        _keep(folder, _suspects(folder))
+
+
 def _keep(folder: Path, units: list[dict]) -> None:
     if units:
-        write(folder / SUSPECTS, as_json({"suspects": units}), sync=True)
+        write(folder / SUSPECTS, sealed({"units": units}), sync=True)
     else:
         (folder / SUSPECTS).unlink(missing_ok=True)
 
@@ -199,8 +206,8 @@ def condemned(folder: Path, jobs: dict[int, Job]) -> list[int]:
     lost = [number for number in lost if number in jobs]
     for number in lost:
         _fail(folder / str(number), jobs[number])
-    if units and lost:
-        _keep(folder, _suspects(folder))
+    if lost:
+        forget(folder)
     return lost
 
 

@@ -49,7 +49,7 @@ from knobs.words import count
 SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "regularization"}
 SUBDIR = "${hydra.job.num}"
 # What `outstanding` counts.
-ENDED, FAILED = "ended before and left alone", "of them failed; retry_failed=true runs those again"
+ENDED = "ended before and left alone"
 RESUMED, TWICE = "resumed from checkpoints", "stated twice, run once"
 SIGNALS = STOPPED  # exit codes
 log = logging.getLogger("knobs")
@@ -160,7 +160,7 @@ class SweepContext:
         runs = (path.name for path in folder.glob("*") if ledger.holds_a_run(path))
         last = max([first - 1, *book.jobs, *map(int, filter(str.isdecimal, runs))])
         todo: dict[int, Job] = {}
-        counts = dict.fromkeys((ENDED, FAILED, RESUMED, TWICE), 0)
+        counts = dict.fromkeys((ENDED, RESUMED, TWICE), 0)
         shared = Counter(line for lines in jobs for line in set(lines))
         for lines in jobs:
             key = job_of(lines)
@@ -179,7 +179,6 @@ class SweepContext:
             status = ledger.status(run) if name in numbers else ""
             if ledger.settled(status, retry):
                 counts[ENDED] += 1
-                counts[FAILED] += status == "failed"
             else:
                 if name in numbers and status != "failed" and resumable(run):
                     new.config = new.config | {"resume": str(run)}
@@ -221,6 +220,7 @@ class SweepContext:
             self.stopped = code
             return
         self.returns += returns
+        deaths.forget(self.folder)
         self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
 
     def conclude(
@@ -252,10 +252,12 @@ class SweepContext:
             self.out.print(escape(f"interrupted; go on with: {self._same_command()}"))
             code = self.stopped
         elif failed or lost or any(run.status == "failed" for run in runs):
-            if lost:
-                before = "" if runs else " before a first step"
-                again = "once that is mended, the same command with retry_failed=true runs them"
-                self.out.print(f"{count(lost, 'run')} of the search failed{before}; {again} again")
+            where = " of the search" if lost else ""
+            many = lost or max(sum(run.status == "failed" for run in runs), len(failed))
+            before = "" if runs else " before a first step"
+            again = "once that is mended, the same command with retry_failed=true runs"
+            these = "it" if many == 1 else "them"
+            self.out.print(f"{count(many, 'run')}{where} failed{before}; {again} {these} again")
             code = SWEEP_FAILED
         if code:  # Hydra's last callback, which it would call if the process did not end here
             name = self.master.hydra.job.config_name
