@@ -64,9 +64,9 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     """Collect the signals of STOPPING inside; see Received.
 
     One that this process was started to ignore, as nohup does with SIGHUP, is still ignored.
-    None is raised where it would be lost, but as soon as that is over, or after 10 s. Code in C that
-    imports a module, as torch does with numpy, drops what is raised, and goes on with half of it;
-    and of what a finalizer raises Python prints a traceback, no more.
+    None is raised where it would be lost, but as soon as that is over, or after 10 s. Code in C
+    that imports a module, as torch does with numpy, drops what is raised, and goes on with half of
+    it; and of what a finalizer raises Python prints a traceback, no more.
     """
     received, before, tries = Received(at_once), {}, itertools.count()
 
