@@ -91,18 +91,22 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         asked: `resume=FOLDER`, as it was typed.
 
     Raises:
-        CheckpointError: no run is there. ConfigError: as of `_trusted`.
+        CheckpointError: no run is there, or its config.json is damaged. ConfigError: as of
+            `_trusted`.
     """
+    if not (path / record.CONFIG).exists():
+        raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
     try:
         document = record.read_config(path)
         sound = isinstance(document["config"], dict) and isinstance(document["overrides"], list)
         sound = sound and bool(list(walk(document["config"])))  # not nested too deeply
-    except (record.NewerSchema, record.Damaged):
+    except (record.NewerSchema, CheckpointError):
         raise
     except (*record.BROKEN, KeyError, TypeError):
         sound = False
     if not sound:
-        raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
+        why = "holds no config of a run, or cannot be read; put it back from a copy"
+        raise CheckpointError(f"{asked}: its {record.CONFIG} {why}")
     _trusted(path, asked, given, document["config"])
     return document
 

@@ -156,6 +156,7 @@ DISK = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "its links lead in a circle; name another",
     errno.ENOTDIR: "a file is where a folder must be; name another",
+    errno.EISDIR: "a folder is where a file must be; move it away",
     errno.EMFILE: _FILES,
     errno.ENFILE: _FILES,
 }

@@ -114,6 +114,24 @@ def test_a_tie_is_told_as_one_and_the_default_recommended(tmp_path):
     assert report.advice[-1].command.endswith("test=true")
 
 
+def test_settings_that_differ_from_each_other_are_not_called_alike(tmp_path):
+    """The first varies too much to differ from any; of the others one beats two."""
+    steady = [0.0, 0.001, 0.002, 0.0, 0.001]
+    arms = {
+        n: [mean + d for d in steady] for n, mean in (("nadam", 0.9), ("sgd", 0.88), ("rms", 0.87))
+    }
+    arms["adam"] = [0.99, 0.8, 0.99, 0.8, 0.99]
+    answer = make([study(tmp_path / "s", arms)]).verdict
+    assert answer.headline.startswith(
+        "No difference between adam and each of nadam, sgd and rms at this budget ("
+    )
+    assert (
+        "; nadam beats sgd by 2.0 and rms by 3.0 points; sgd beats rms by 1.0 points"
+        in answer.headline
+    )
+    assert answer.winner.name in ("adam", "nadam")  # nothing that another one beats
+
+
 def test_of_a_tie_without_the_default_the_fastest_is_recommended(tmp_path):
     names = ("a", "b", "c", "d", "e")
     sweep = study(tmp_path / "s", {n: [0.9744] * 5 for n in names})

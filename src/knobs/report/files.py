@@ -24,11 +24,14 @@ def load(path: Path, reader: Callable[[Path], Any], most: int = MAX_BYTES) -> An
     return reader(path.parent)
 
 
+KINDS = {dict: "no mapping", list: "no list", str: "no text"}
+
+
 def of(node: Any, name: str, kind: type, strict: bool = False) -> Any:
     """Return an entry of a JSON object; an empty one, or an error, where it is of another kind."""
     value = node.get(name) if isinstance(node, dict) else None
     if strict and not isinstance(value, kind):
-        raise ValueError(f"{name}: no {kind.__name__}")
+        raise ValueError(f"its {name} is {KINDS[kind]}")
     return value if isinstance(value, kind) else kind()
 
 

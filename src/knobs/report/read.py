@@ -178,11 +178,12 @@ def read_runs(folder: Path) -> list[RunRecord]:
 def read_run(folder: Path) -> RunRecord:
     """Return the run of a folder, unreadable where its files are not what a run writes."""
     run = RunRecord(folder, folder.name, load_curve=functools.partial(curve, folder))
-    try:
-        run = replace(run, **what_ran(folder))
-        run = replace(run, **how_it_went(folder))
-    except BROKEN as error:
-        return replace(run, fault=_why(error, folder))
+    for name, part in ((record.CONFIG, what_ran), (record.SUMMARY, how_it_went)):
+        try:
+            run = replace(run, **part(folder))
+        except BROKEN as error:
+            why = _why(error, folder)
+            return replace(run, fault=why if why.startswith(name) else f"{name}: {why}")
     log = ""
     with contextlib.suppress(*BROKEN):
         log = damage(run)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from knobs.report.arms import BEST
 from knobs.report.compare import (
@@ -55,7 +55,9 @@ def verdict(sweep: Sweep) -> Verdict:
         _footnote(beside, len(every), sweep),
         tested(sweep, winner),
     ]
-    text = not_comparable(doubts) + headline(first, shown, objective, noise)
+    level = [c.other for c in shown if c.relation == "level"]
+    among = _among(sweep, level, noise, len(every))
+    text = not_comparable(doubts) + headline(first, shown, objective, noise, among)
     undermines = (
         *dict.fromkeys(doubt.text for doubt in doubts),
         *_undermines(sweep, winner, beside, noise),
@@ -97,8 +99,34 @@ def _tied(first: Candidate, c: Comparison) -> bool:
     return c.relation == "level" or (c.relation == "unknown" and c.other.mean == first.mean)
 
 
-def headline(winner: Candidate, compared: Group, objective: Objective, noise: Noise) -> str:
-    """Say in one sentence who won, against whom, and on how many repeats."""
+def _among(
+    sweep: Sweep, level: Sequence[Candidate], noise: Noise, arms: int
+) -> dict[str, list[Comparison]]:
+    """Return name -> whom it beats, of settings none of which differs from the first.
+
+    The first may vary so much from repeat to repeat that it differs from none of two that differ.
+    """
+    found = {}
+    for one in level:
+        others = [c for c in level if c is not one]
+        beside = compare(sweep, one, others, noise, arms) if others else []
+        if beaten := [c for c in beside if c.relation == "beaten"]:
+            found[one.name] = beaten
+    return found
+
+
+def headline(
+    winner: Candidate,
+    compared: Group,
+    objective: Objective,
+    noise: Noise,
+    among: Mapping[str, Group],
+) -> str:
+    """Say in one sentence who won, against whom, and on how many repeats.
+
+    Args:
+        among: of those from which the winner does not differ, which beat others of them.
+    """
     relations = ("level", "beaten", "ahead", "unknown")
     level, beaten, ahead, unknown = ([c for c in compared if c.relation == r] for r in relations)
     value, repeats = f"{objective.metric} {objective.value(winner.mean)}", _repeats(winner.values)
@@ -109,6 +137,9 @@ def headline(winner: Candidate, compared: Group, objective: Objective, noise: No
     elif level:
         short_enough = len(names) <= 4 and sum(map(len, names)) <= LONG
         between = listed(names) if short_enough else _all_of(winner, len(names))
+        if among:
+            rest = listed(names[1:]) if short_enough else f"{len(names) - 1} others"
+            between = f"{winner.name} and each of {rest}"
         first = f"No difference between {between} at this budget ({_extent(level, objective)})"
     elif tied:
         names = [winner.name, *(c.other.name for c in tied)]
@@ -119,7 +150,7 @@ def headline(winner: Candidate, compared: Group, objective: Objective, noise: No
         first = f"{winner.name} reached {value} ({repeats})"
     else:
         first = f"{winner.name} is the best with {value} ({repeats})"
-    clauses = [first]
+    clauses = [first, *(f"{name} beats {_by(group, objective)}" for name, group in among.items())]
     if beaten:
         clauses.append(_beats(winner, level, beaten, objective))
     if ahead:

@@ -155,7 +155,10 @@ class Session:
             over = end is not None and end.status in (*JUDGED, "pruned")
             longer = planned != self.run.training["epochs"] and record.resumable(folder)
             # A run of a sweep is known by its config, and none of its files has the last word.
-            if (not damaged and "run" not in self.about) or (over and not longer):
+            if over and not longer:
+                mend = f"the run has ended, and keeps what it has; rerun={folder} trains it anew"
+                raise CheckpointError(f"{error}; {mend}") from None
+            if not damaged and "run" not in self.about:
                 raise
             return str(error)
 
