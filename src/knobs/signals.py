@@ -1,4 +1,4 @@
-"""What ends this process before its work is done: signals, and code of a run's own that exits."""
+"""End this process before its work is done: by signals; code of a run's own that exits may not."""
 
 import contextlib
 import itertools

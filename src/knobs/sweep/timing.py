@@ -1,4 +1,4 @@
-"""How many runs at a time pay: steps of stacks, timed beside a run alone."""
+"""Time steps of stacks beside those of a run alone, and choose how many runs train at a time."""
 
 import contextlib
 import copy
