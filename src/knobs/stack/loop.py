@@ -265,6 +265,41 @@ def _finite(tensors: list[Tensor], rows: int) -> Tensor:
     return torch.stack([part.isfinite().all(1) for part in parts]).all(0)
 
 
+def note_losses(
+    stack: Stack,
+    losses: list[Tensor],
+    sizes: list[int],
+    over: dict[Run, Ending],
+    stand_ins: StandIns,
+) -> None:
+    """Note the losses of the last steps with each run, in one wait for the device; empty the lists.
+
+    Args:
+        losses: [rows] a step. sizes: examples a step. over, stand_ins: as of train_epoch.
+    """
+    rows = [[]] * len(stack.runs)  # a loss a step; of several members a list of losses a step
+    if losses:
+        whole = torch.stack(losses, 1)  # [rows, steps]
+        members = whole.unflatten(0, (-1, stack.members)).mT
+        rows = (whole if stack.members == 1 else members).tolist()
+    for run, values in zip(stack.runs, rows, strict=True):
+        try:
+            if run not in over and run not in stand_ins:
+                solo.note_losses(run.progress, values, sizes)
+        except Diverged as error:
+            over[run] = ("diverged", error)
+    losses.clear()
+    sizes.clear()
+
+
+def share_time(stack: Stack, began: float) -> None:
+    """Add to each run its share of the time since then: they add up to what the stack took."""
+    share = (time.perf_counter() - began) / len(stack.runs)
+    for run in stack.runs:
+        run.progress.train_seconds += share
+        run.progress.seconds += share
+
+
 def train_epoch(
     stack: Stack,
     watch: Callable[[Stack], None],
@@ -289,19 +324,7 @@ def train_epoch(
     stop = until(stand_ins)
 
     def look() -> None:
-        rows = [[]] * len(stack.runs)  # a loss a step; of several members a list of losses a step
-        if losses:
-            whole = torch.stack(losses, 1)  # [rows, steps]
-            members = whole.unflatten(0, (-1, stack.members)).mT
-            rows = (whole if stack.members == 1 else members).tolist()
-        for run, values in zip(stack.runs, rows, strict=True):
-            try:
-                if run not in over and run not in stand_ins:
-                    solo.note_losses(run.progress, values, sizes)
-            except Diverged as error:
-                over[run] = ("diverged", error)
-        losses.clear()
-        sizes.clear()
+        note_losses(stack, losses, sizes, over, stand_ins)
 
     def check() -> None:
         for run, ending in faults(stack).items():
@@ -311,16 +334,6 @@ def train_epoch(
     def add() -> None:
         for run in stack.runs:
             solo.add_losses(run.progress)
-
-    def clock() -> None:
-        """Add to each run its share of the time: they add up to what the stack took."""
-        nonlocal began
-        now = time.perf_counter()
-        share = (now - began) / len(stack.runs)
-        for run in stack.runs:
-            run.progress.train_seconds += share
-            run.progress.seconds += share
-        began = now
 
     try:
         for batch in epoch_batches(stack):
@@ -346,7 +359,7 @@ def train_epoch(
                 look()
                 # What is broken is not saved; as in a solo run a regular look ends it.
                 stack.broken = {*over, *faults(stack)}
-                clock()
+                share_time(stack, began)
                 save(stack)
                 began, stack.broken = time.perf_counter(), set()
         look()
@@ -354,7 +367,7 @@ def train_epoch(
         check()
     finally:
         note_faults(stack, over, stand_ins)
-        clock()
+        share_time(stack, began)
     return [{"lr": run.last_lr, "train/loss": solo.train_loss(run)} for run in stack.runs]
 
 
