@@ -94,7 +94,7 @@ def _document(path: Path, asked: str, given: Sequence[str]) -> dict[str, Any]:
         CheckpointError: no run is there, or its config.json is damaged. ConfigError: as of
             `_trusted`.
     """
-    if not (path / record.CONFIG).exists():
+    if not os.path.exists(path / record.CONFIG):  # False, too, for a name that no disk takes
         raise CheckpointError(f"{asked}: no run there (no {record.CONFIG} that can be read)")
     try:
         document = record.read_config(path)

@@ -165,14 +165,16 @@ def _refuse_another_run(path: Path) -> None:
     Raises:
         ConfigError: naming what goes on with it.
     """
-    if (path / record.CONFIG).exists():
+    if os.path.exists(path / record.CONFIG):
         resume, rerun = (shlex.quote(f"{word}={path}") for word in ("resume", "rerun"))
         more = f"{resume} goes on with it, {rerun} trains it anew, or name another folder"
         raise ConfigError(f"hydra.run.dir={path}: holds a run already; {more}")
     if ledger.holds_a_run(path):
         lost = f"holds a run whose {record.CONFIG} is lost"
         raise ConfigError(f"hydra.run.dir={path}: {lost}; move it away, or name another folder")
-    if kept := [n for n in (record.LEDGER, record.STUDY, record.ENSEMBLE) if (path / n).exists()]:
+    if kept := [
+        n for n in (record.LEDGER, record.STUDY, record.ENSEMBLE) if os.path.exists(path / n)
+    ]:
         raise ConfigError(f"hydra.run.dir={path}: holds {kept[0]} already; name another folder")
 
 
@@ -215,20 +217,20 @@ def _folders(args: Namespace) -> list[Path]:
     """
     # Hydra looks for a relative one beside train.py, and for --config-dir in the working directory.
     first = (CONF.parent / args.config_path).resolve() if args.config_path else CONF
-    if not _is_folder(first):
+    if not os.path.isdir(first):
         looked = printable(str(first), 100)
         name = printable(args.config_path, 100)
         raise ConfigError(f"--config-path {name}: no such folder; {looked} is looked for")
-    if args.config_dir and not _is_folder(args.config_dir):
+    if args.config_dir and not os.path.isdir(args.config_dir):
         raise ConfigError(f"--config-dir {printable(args.config_dir, 100)}: no such folder")
     name, places = args.config_name or "config", [first, Path(args.config_dir or first)]
-    if not any((folder / f"{name}.yaml").is_file() for folder in places):
+    if not any(os.path.isfile(folder / f"{name}.yaml") for folder in places):
         raise ConfigError(f"--config-name {name}: no {name}.yaml in {first.name}/ or --config-dir")
     if not args.config_dir:
         return [first]
     own = Path(args.config_dir)
     names = (path.relative_to(own) for path in sorted(own.rglob("*.yaml")))
-    for name in (name for name in names if (first / name).is_file()):
+    for name in (name for name in names if os.path.isfile(first / name)):
         flag = f"--config-dir {own}: its {name}"
         if str(own.absolute()).endswith("/.hydra"):
             run = own.parent
@@ -237,13 +239,6 @@ def _folders(args: Namespace) -> list[Path]:
             )
         raise ConfigError(f"{flag} would not be read, conf/ has one of that name; rename it")
     return [first, own]
-
-
-def _is_folder(name: str | Path) -> bool:
-    try:
-        return Path(name).is_dir()
-    except (OSError, ValueError):  # a name too long, a byte 0
-        return False
 
 
 def _own_word(line: str) -> str:

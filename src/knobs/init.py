@@ -2,8 +2,8 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,7 +164,7 @@ def from_file(model: nn.Module, batch: Tensor, *, path: str, layers: list[str] |
 
 
 def _read(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"init.path={path}: no such file")
     try:
         if path.endswith(".safetensors"):

@@ -177,7 +177,7 @@ def _arm(path: Path, name: str, columns: Columns, files: dict[Path, dict[str, Ar
     Raises:
         ConfigError: no such arm.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return arm_of(path, name, columns.metric)
     if path not in files:
         files[path] = arms_of(rows_of(path), str(path), columns)
@@ -195,7 +195,7 @@ def _arm(path: Path, name: str, columns: Columns, files: dict[Path, dict[str, Ar
 
 def _exists(path: str) -> bool:
     try:
-        return Path(path).exists()
+        return os.path.exists(path)
     except (OSError, ValueError):  # a name too long, a byte 0
         return False
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -163,7 +164,7 @@ class Composer:
         if override.is_hydra_override():
             return override, line
         option = override.value()
-        is_group = any((folder / key).is_dir() for folder in self.folders)
+        is_group = any(os.path.isdir(folder / key) for folder in self.folders)
         if override.package is None and (not is_group or isinstance(option, dict)):
             return override, None
         plain = key.isidentifier() and line == f"{key}={option}" and isinstance(option, str)
@@ -174,7 +175,7 @@ class Composer:
         names = [option]
         for name in names:  # which grows
             files = [folder / group / f"{name}.yaml" for folder in self.folders]
-            texts = [file.read_text() for file in files if file.is_file()]
+            texts = [file.read_text() for file in files if os.path.isfile(file)]
             try:
                 nodes = [yaml.safe_load(text) for text in texts if "defaults" in text]
             except yaml.YAMLError:

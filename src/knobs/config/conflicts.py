@@ -1,8 +1,8 @@
 """One resolved config -> values that do not go together, or that no machine can do."""
 
 import itertools
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from knobs import metrics, targets
 from knobs.config.rules import show
@@ -56,7 +56,7 @@ def conflicts(config: dict) -> Iterator[str]:
         yield f"data.val={val}: with data.test={test} nothing is left to train on"
     yield from fold_faults(data)
     path = config["init"].get("path")
-    if path and not Path(path).is_file():
+    if path and not os.path.isfile(path):
         yield f"init.path={path}: no such file"
     if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
@@ -185,9 +185,9 @@ def missing_files(data: dict) -> Iterator[str]:
     A run says so itself; a sweep asks before its first run.
     """
     for key in ("path", "test_path"):
-        if (path := data.get(key)) and not Path(str(path)).exists():
+        if (path := data.get(key)) and not os.path.exists(str(path)):
             yield f"data.{key}={path}: no such file or folder"
-    if data.get("download") is False and not Path(str(data.get("root", "."))).is_dir():
+    if data.get("download") is False and not os.path.isdir(str(data.get("root", "."))):
         yield f"data.root={data['root']}: no such folder; data.download=true fetches the data"
 
 

@@ -110,7 +110,7 @@ def _nodes(lines: Sequence[str], folders: Sequence[Path], name: str) -> Iterator
         group, _, option = line.lstrip("+").partition("=")
         having = (folder for folder in folders if option in options(group, [folder]))
         own += [folder / group / f"{option}.yaml" for folder in having]
-    for file in (file for file in own if file.is_file()):
+    for file in (file for file in own if os.path.isfile(file)):
         text = file.read_text("utf-8", "replace")
         if "_global_" not in text and file.stem != name:
             continue

@@ -5,6 +5,7 @@ command line, a YAML of one's own or a study asks for there is held against a sh
 """
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,7 +158,7 @@ def _known(kind: str) -> list[dict]:
     """Return the contents of the logging options of conf/ and of Hydra."""
     places = (CONF / "hydra" / kind, Path(conf.__file__).parent / "hydra" / kind)
     files = (place / f"{name}.yaml" for place in places for name in LOGGING_OPTIONS)
-    return [yaml.safe_load(file.read_text()) for file in files if file.is_file()]
+    return [yaml.safe_load(file.read_text()) for file in files if os.path.isfile(file)]
 
 
 def without_secrets(config: Any) -> Any:

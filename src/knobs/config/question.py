@@ -1,9 +1,9 @@
 """The question of a search: what a command line and a study's YAML ask for."""
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from knobs.errors import ConfigError
@@ -180,7 +180,7 @@ def _walk(study: Mapping[str, Any]) -> str:
     walk = study.get("walk")
     if "walk" in study and not walk:
         raise ConfigError("study.walk=null: must be a sweep's folder, as in outputs/sweeps/NAME")
-    if walk and not Path(str(walk)).is_dir():
+    if walk and not os.path.isdir(str(walk)):
         raise ConfigError(f"study.walk={walk}: no such folder; must be a sweep's")
     return str(walk or "")
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 
 from hydra._internal import config_loader_impl
@@ -30,7 +29,7 @@ NUMBER = re.compile(r"[+-]?\.?\d.*")
 def _free_dir(path: str) -> str:
     """Return `path`, or `path-2`, `path-3`, ... where that folder exists already."""
     names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
-    return next(name for name in names if not Path(name).exists())
+    return next(name for name in names if not os.path.exists(name))
 
 
 def _sweep_dir(name: str | None, otherwise: str) -> str:
@@ -80,7 +79,7 @@ def _name_part(key: str, value: str) -> str:
         return ""
     value = UNSAFE.sub("_", re.sub(r"[\s\[\]{}'\"]", "", value)).lstrip("_").rstrip("._-")
     group, _, rest = key.partition(".")
-    if not rest and (CONF / group).is_dir():  # an option
+    if not rest and os.path.isdir(CONF / group):  # an option
         plain = _options()[value] == 1 and value not in UNCLEAR
         return value if plain else f"{group}_{value}"
     separator = "" if NUMBER.fullmatch(value) else "_"

@@ -21,6 +21,7 @@ import contextlib
 import functools
 import math
 import operator
+import os
 import re
 import types
 import typing
@@ -230,7 +231,8 @@ def options(group: str, folders: Sequence[Path]) -> list[str]:
     """Return the names of a group's options; none where it is no group."""
     if not re.fullmatch(r"\w+(/\w+)*", group):
         return []
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    places = [folder / group for folder in folders if os.path.isdir(folder / group)]
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
 
 
 def options_with(path: str, option: str, folders: tuple[Path, ...]) -> list[str]:
@@ -253,7 +255,7 @@ def _inherited(group: str, option: str, folders: tuple[Path, ...]) -> frozenset[
     """Return an option and those that it is made of."""
     names = {option}
     for file in (folder / group / f"{option}.yaml" for folder in folders):
-        if file.is_file():
+        if os.path.isfile(file):
             found = re.findall(r"^ +- (\w+)\s*(?:#.*)?$", file.read_text("utf-8", "replace"), re.M)
             names |= {*found} - {"_self_", option}
     others = (_inherited(group, name, folders) for name in names - {option})
