@@ -1,11 +1,14 @@
 # make train, make test: each makes .venv and installs what it needs first; a second call installs nothing.
+# EXTRA="ray slurm" adds packages that most do without: the extras of pyproject.toml that have a lock file.
 .DEFAULT_GOAL := help
 .PHONY: help train sweep report sync test test-all check format bench lock audit clean
 PYTHON ?= python3
 LOCK ?= 1
 BENCH ?= solo
+EXTRA ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EXTRAS := $(EXTRA:%=.venv/.installed-%)
 # One thread a test process: processes that share cores and threads are many times slower. Each gets tests
 # that stand beside one another, so that what they share is made once, and helps the others in the end.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -21,10 +24,10 @@ COMPILE := .venv-supply/bin/uv pip compile --quiet --universal --python-version 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-train: $(INSTALLED)  ## one run: make train ARGS="optimizer=momentum scheduler=step"
+train: $(INSTALLED) $(EXTRAS)  ## one run: make train ARGS="optimizer=momentum scheduler=step"
 	@$(BIN)/python train.py $(ARGS)
 
-sweep: $(INSTALLED)  ## a grid: make sweep ARGS="optimizer.lr=1e-3,1e-2 seed=0,1"
+sweep: $(INSTALLED) $(EXTRAS)  ## a grid: make sweep ARGS="optimizer.lr=1e-3,1e-2 seed=0,1"
 	@$(BIN)/python train.py -m $(ARGS)
 
 report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEEP=outputs/sweeps/a (WANDB=1: in W&B too)
@@ -33,13 +36,13 @@ report: $(INSTALLED)  ## what sweeps found, here and as a page: make report SWEE
 sync: $(INSTALLED)  ## upload offline W&B runs and verify what arrived: make sync SWEEP=outputs/sweeps/a
 	@$(BIN)/python -m knobs.tracking.sync $(SWEEP)
 
-test: $(INSTALLED)  ## the test suite, on every core
+test: $(INSTALLED) $(EXTRAS)  ## the test suite, on every core
 	@$(PYTEST) -m "not slow"
 
-test-all: $(INSTALLED)  ## the suite and the long trainings on real data
+test-all: $(INSTALLED) $(EXTRAS)  ## the suite and the long trainings on real data
 	@$(PYTEST)
 
-check: $(INSTALLED)  ## ruff's lint and format, then the tests
+check: $(INSTALLED) $(EXTRAS)  ## ruff's lint and format, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory test
@@ -57,6 +60,9 @@ lock: .venv-supply/.installed  ## lock what requirements.txt asks for, after a c
 	@awk '/^[a-z]/ { file = /^(cuda|nvidia|triton)/ ? "requirements-cuda.lock" : "requirements.lock" } \
 		{ print >file }' .venv-supply/lock
 	@$(COMPILE) .ci/requirements.txt -o .ci/requirements.lock
+	@for extra in ray slurm; do $(COMPILE) -c requirements.lock --extra $$extra pyproject.toml -o .venv-supply/lock; \
+		awk 'NR == FNR { if (/==/) known[$$1] = 1; next } /==/ { new = !known[$$1] } new' \
+		requirements.lock .venv-supply/lock >requirements-$$extra.lock; done
 
 audit:  ## known vulnerabilities of what is locked
 	@if $(MAKE) --silent .venv-supply/.installed; then .venv-supply/bin/python .ci/audit.py; \
@@ -86,6 +92,15 @@ else
 	@$(PIP) install --no-index --no-deps --no-build-isolation -r requirements.txt || { echo "the lock does not hold what requirements.txt asks for: make lock, or make LOCK=0 $(MAKECMDGOALS)"; exit 1; }
 	@$(BIN)/python -m pip check
 endif
+	@touch $@
+
+.venv/.installed-%: requirements-%.lock $(INSTALLED)
+ifeq ($(LOCK),0)
+	@$(PIP) install $$(sed -n 's/^\([a-z][^ ]*==[^ ;]*\).*/\1/p' $<)
+else
+	@$(LOCKED) -r $< || $(REFUSED)
+endif
+	@$(BIN)/python -m pip check
 	@touch $@
 
 .venv-supply/.installed: .ci/requirements.lock

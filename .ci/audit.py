@@ -8,11 +8,13 @@ then finds "no known vulnerabilities" in packages that it never looked at.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 ACCEPTED: dict[str, str] = {}  # the id of a vulnerability -> why it does not concern knobs
 COMMAND = [sys.executable, "-m", "pip_audit", "--disable-pip", "--progress-spinner=off"]
 COMMAND += ["--desc=off", "--format=json", "-r"]
-LOCKS = ("requirements.lock", "requirements-cuda.lock", ".ci/requirements.lock")
+HERE = sorted(path.name for path in Path(__file__).parents[1].glob("requirements*.lock"))
+LOCKS = (*HERE, ".ci/requirements.lock")
 
 
 def ask(lock: str) -> dict:

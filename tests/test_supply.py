@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from packaging.utils import canonicalize_name
 REPO = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+EXTRAS = ("ray", "slurm")  # those of pyproject.toml that `make EXTRA=...` installs
 LOCKS = ("requirements.lock", "requirements-cuda.lock", ".ci/requirements.lock")
+LOCKS = (*LOCKS, *(f"requirements-{extra}.lock" for extra in EXTRAS))
 ENTRY = re.compile(  # a pin, a marker at most, one hash or more
     r"^([a-z0-9-]+)==([\w.]+)(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n",
     re.MULTILINE,
@@ -90,6 +93,20 @@ def test_the_lock_holds_what_is_needed_and_no_more():
     cuda = {name for name in found if re.match("cuda|nvidia|triton", name)}
     assert found - cuda == set(lock)
     assert cuda <= set(locked("requirements-cuda.lock"))
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_is_locked_beside_the_rest(extra):
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    asked = dict(line.split("==") for line in project["optional-dependencies"][extra])
+    lock, rest = locked(f"requirements-{extra}.lock"), locked("requirements.lock")
+    assert {name: lock.get(name) for name in asked} == asked
+    assert not {*lock} & {*rest}
+    for name in lock:
+        try:
+            assert needed(name) <= {*lock, *rest}
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{name} is not installed: make test EXTRA={extra}")
 
 
 def wheel(folder: Path, name: str, version: str) -> str:
@@ -185,5 +202,6 @@ def test_an_audit_without_an_answer_says_so_and_fails_nothing(audit, monkeypatch
     monkeypatch.setattr(audit, "COMMAND", ["sh", "-c", "echo one >&2; echo no network >&2; exit 1"])
     assert audit.main() == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"audit: {lock}: NOT AUDITED, pip-audit says: no network" for lock in LOCKS
+        f"audit: {lock}: NOT AUDITED, pip-audit says: no network" for lock in audit.LOCKS
     ]
+    assert {*audit.LOCKS} == {*LOCKS}
