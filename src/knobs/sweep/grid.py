@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -175,16 +175,11 @@ class SweepContext:
             if new.number in todo:
                 counts[TWICE] += 1
                 continue
-            run = folder / str(new.number)
-            status = ledger.status(run) if name in numbers else ""
-            if ledger.settled(status, retry):
-                counts[ENDED] += 1
+            if again := renewed(new, folder / str(new.number), retry):
+                counts[RESUMED] += again is not new
+                todo[new.number] = again
             else:
-                if name in numbers and status != "failed" and resumable(run):
-                    new.config = new.config | {"resume": str(run)}
-                    new.overrides = [*lines, f"resume={quoted(literal(str(run)))}"]
-                    counts[RESUMED] += 1
-                todo[new.number] = new
+                counts[ENDED] += 1
             book.jobs[new.number] = Entry(key, name)
             if name:
                 numbers[name] = new.number
@@ -353,6 +348,27 @@ def _launch(
                 if left or supply:
                     raise failing.Halted(first_line(ended[0]), len(ended), left, returns)
     return returns
+
+
+def renewed(job: Job, run: Path, retry: bool) -> Job | None:
+    """Return a job as it is to run now, by what its run has left; None where that is settled.
+
+    One with a checkpoint goes on from it; others begin, and those that have failed begin anew. So
+    a grid, a search and a worker may be started again at any time.
+
+    Args:
+        job: as it was asked for, or renewed before.
+        run: the folder of its run, whether that is there or not.
+        retry: whether one that has failed is to run again.
+    """
+    status = ledger.status(run)
+    if ledger.settled(status, retry):
+        return None
+    if not job.config or status == "failed" or not resumable(run):
+        return job
+    goes_on = f"resume={quoted(literal(str(run)))}"
+    lines = [*(line for line in job.overrides if line != goes_on), goes_on]
+    return replace(job, overrides=lines, config=job.config | {"resume": str(run)})
 
 
 def job(overrides: list[str], context: HydraContext, master: DictConfig, number: int = -1) -> Job:

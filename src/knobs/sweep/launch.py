@@ -1,12 +1,13 @@
 """The jobs of a sweep -> their JobReturns: begun, trained as stacks or sequentially, ended."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from hydra.core.utils import JobReturn, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,7 +21,8 @@ from knobs.sweep.deaths import UnderWay
 from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
-from knobs.sweep.screen import Screen, reader
+from knobs.sweep.kin import reader
+from knobs.sweep.screen import Screen, labels
 from knobs.sweep.stacks import Stacks
 from knobs.sweep.together import Row, Together
 from knobs.tracking import Mirror
@@ -81,7 +83,7 @@ def launch(
     keep_going = bool(master.get("keep_going"))
     with (
         UnderWay(folder) as under_way,
-        Screen(whole, planned := plan(jobs), supply) as screen,
+        Screen(labels(whole), groups.planned(planned := plan(jobs)), supply) as screen,
         stop_signals() as stopped,
     ):
         launched = Launch(
@@ -102,7 +104,7 @@ def launch(
             known = waiting or (apart.pop(0) if apart else {})
             jobs = {} if launched.ends else known or supply.more()
             planned = plan(jobs)
-            screen.add({} if known else jobs, sum(group.steps for group in planned))
+            screen.add({} if known else labels(jobs), sum(group.steps for group in planned))
         stopped.at_once = True  # the records are complete: a signal ends the wait for mirrors
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
@@ -110,6 +112,16 @@ def launch(
     if launched.halted and not stopped and (left or searching):
         raise Halted(launched.halted, len(launched.failures), left, returns)
     return returns
+
+
+def how_ended(job: Job) -> tuple[str, str]:
+    """Return the status of a job that has ended, and what failed it, in one line."""
+    if job.outcome:
+        return job.outcome.status, ""
+    if job.returned.status is not JobStatus.FAILED:
+        return "finished", ""
+    error = job.returned._return_value
+    return "failed", f"{type(error).__name__}: {first_line(for_a_person(error))}"
 
 
 def train(session: Session, stopped: Received) -> None:
@@ -349,5 +361,9 @@ class Launch:
     def _ended(self, job: Job) -> None:
         self.returns[job.number] = job.returned
         self.failures.append(failing.failure(job.returned))
-        self.screen.ended(job)
+        if (outcome := job.outcome) and not math.isnan(outcome.value):
+            summary = outcome.summary
+            best = summary["objective"], outcome.value, summary["best_epoch"]
+            self.screen.epoch(job.number, *best)
+        self.screen.ended(job.number, *how_ended(job))
         self.supply.ended(job.number, job.returned)
