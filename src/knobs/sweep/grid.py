@@ -216,7 +216,7 @@ class SweepContext:
             return
         self.returns += returns
         deaths.forget(self.folder)
-        self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+        self.stopped = next((c for c in map(exit_code, returns) if c in SIGNALS), 0)
 
     def conclude(
         self, report: bool = False, others: bool = False, lost: int = 0
@@ -236,7 +236,7 @@ class SweepContext:
         elif runs:
             code = self._answer(runs, report and not self.stopped)
         failed = [
-            r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS
+            r for r in self.returns if r.status is JobStatus.FAILED and exit_code(r) not in SIGNALS
         ]
         if failed:
             show_failures(self.out, failed)
@@ -408,7 +408,8 @@ def show_failures(out: Console, failed: list[JobReturn]) -> None:
     rows = []
     for returned in failed:
         hydra, error = returned.hydra_cfg.hydra, returned._return_value
-        why = f"{type(error).__name__}: {first_line(for_a_person(error))}"
+        kind = getattr(error, "kind", type(error).__name__)  # of one that a worker has told
+        why = f"{kind}: {first_line(for_a_person(error))}"
         log = Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
         where = _near(log) if log.is_file() else ""
         rows.append((str(hydra.job.num), why, where))
@@ -420,6 +421,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _exit_code(returned: JobReturn) -> Any:
+def exit_code(returned: JobReturn) -> Any:
+    """Return the code of a job that ended the process, 0 of any other."""
     error = returned._return_value
     return error.code if isinstance(error, SystemExit) else 0

@@ -128,7 +128,7 @@ def restored(jobs: dict[int, Job], stacks: Stacks, data: Reader) -> list[Group]:
     known = {
         n: job
         for n, job in jobs.items()
-        if n in stacks and job.config and status(stacks.path.parent / str(n)) != "failed"
+        if n in stacks and job.config and status(stacks.folder / str(n)) != "failed"
     }
     reasons = {n: alone(job.config) for n, job in known.items()}
     keys = together({n: job.config for n, job in known.items()}, data)

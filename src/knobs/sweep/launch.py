@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -42,6 +43,9 @@ def launch(
     master: DictConfig,
     width: int | None = None,
     supply: Supply | None = None,
+    face: Callable[..., Any] = Screen,
+    notes: Path | None = None,
+    out: Console | None = None,
 ) -> list[JobReturn]:
     """Run jobs, those that can share a computation as stacks.
 
@@ -50,6 +54,9 @@ def launch(
         context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
         supply: has further jobs when some have ended; none if None.
+        face: makes what shows progress, as Screen does.
+        notes: where stacks and deaths are noted; None: in the sweep's folder.
+        out: where lines about the data go; None: to the terminal.
 
     Raises:
         Halted: the first runs failed alike, and `master` has no keep_going=true.
@@ -57,7 +64,7 @@ def launch(
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
-    plain = reader(Console(highlight=False, soft_wrap=True))
+    plain = reader(out or Console(highlight=False, soft_wrap=True))
 
     def read(config: dict) -> Data:
         with exits():
@@ -69,7 +76,8 @@ def launch(
     searching, supply, timed = supply is not None, supply or Supply(), {}
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
     folder, fixed = Path(str(master.hydra.sweep.dir)).absolute(), type(supply) is Supply
-    stacks = Stacks(folder, {"width": width, "threads": torch.get_num_threads()}, fixed)
+    now = {"width": width, "threads": torch.get_num_threads()}
+    stacks = Stacks(folder, now, fixed, notes)
 
     def plan(jobs: dict[int, Job]) -> list[groups.Group]:
         kept = groups.restored(jobs, stacks, read)
@@ -79,11 +87,11 @@ def launch(
         stacks.plan(new)
         return sorted([*kept, *new], key=lambda group: group.jobs[0])
 
-    whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs) or [{}]
+    whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs, notes) or [{}]
     keep_going = bool(master.get("keep_going"))
     with (
-        UnderWay(folder) as under_way,
-        Screen(labels(whole), groups.planned(planned := plan(jobs)), supply) as screen,
+        UnderWay(folder, notes) as under_way,
+        face(labels(whole), groups.planned(planned := plan(jobs)), supply) as screen,
         stop_signals() as stopped,
     ):
         launched = Launch(

@@ -60,7 +60,8 @@ class Screen:
         self._live: Live | None = None
 
     def __enter__(self) -> "Screen":
-        self.note(self._cost())
+        if cost := self._cost():
+            self.note(cost)
         alone = Counter(group.reason for group in self.planned if group.reason)
         most = MAX_REASONS if self.out.is_terminal else None
         for reason, _ in alone.most_common(most):
