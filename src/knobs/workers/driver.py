@@ -167,10 +167,13 @@ def launch(
     folder = Path(str(master.hydra.sweep.dir)).absolute()
     make_folder(folder / groups.WORKERS)
     following = "workers of this sweep are followed by {who}"
-    with Lock(folder / groups.WORKERS / groups.DRIVER, following), stop_signals() as stopped:
-        with Screen(labels(dict(jobs)), [], supply or Supply()) as screen:
-            driver = Driver(folder, engine, options, master, screen, stopped, supply)
-            driver.run(dict(jobs))
+    with (
+        Lock(folder / groups.WORKERS / groups.DRIVER, following),
+        stop_signals() as stopped,
+        Screen(labels(dict(jobs)), [], supply or Supply()) as screen,
+    ):
+        driver = Driver(folder, engine, options, master, screen, stopped, supply)
+        driver.run(dict(jobs))
     return [returned for _, returned in sorted(driver.returns.items())]
 
 
