@@ -48,12 +48,14 @@ class Engine(Protocol):
         room: how many groups may be sent and not ended; None where it keeps a queue itself.
         keeps: whether its jobs outlive the driver.
         inside: whether they run in the driver's process.
+        said: lines for a person; the driver prints them and takes them out.
     """
 
     name: str
     room: int | None
     keeps: bool
     inside: bool
+    said: list[str]
 
     def start(self, folder: Path, groups: Sequence[tuple[str, str]]) -> list[str]:
         """Send groups, each with its token: worker.work(folder, group, token); return job ids."""
@@ -338,6 +340,8 @@ class Driver:
     # ------------------------------------------------------------------ from workers
     def _look(self) -> None:
         """Show what workers have told, and note the runs that have ended."""
+        while self.engine.said:
+            self.screen.note(self.engine.said.pop(0))
         for number, status, fault in self.follow.look([s.name for s in self.under_way.values()]):
             if number in self.jobs and number not in self.returns:
                 if status == "failed" and not fault.startswith("LockedError"):
