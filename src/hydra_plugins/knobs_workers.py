@@ -64,7 +64,7 @@ class WorkersLauncher(StackLauncher):
     ):
         super().__init__(width)
         self.workers, self.cpus, self.gpus, self.wait = workers, cpus, gpus, wait
-        self.options = options
+        self.options, self.submits = options, not wait
 
     def engine(self, folder: Path) -> Any:
         """Return what starts workers for a sweep's folder: a driver.Engine."""

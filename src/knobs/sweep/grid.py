@@ -78,6 +78,7 @@ class SweepContext:
         returns: of the jobs that have run.
         stopped: the exit code of what ended it early, a signal or runs that failed alike, or 0.
         halted: why it stopped early, where its first runs failed alike.
+        submitted: whether its runs go on elsewhere, and this process does not wait for them.
     """
 
     launcher: Launcher
@@ -87,6 +88,7 @@ class SweepContext:
     returns: list[JobReturn] = field(default_factory=list)
     stopped: int = 0
     halted: str = ""
+    submitted: bool = False
 
     @property
     def folder(self) -> Path:
@@ -215,6 +217,7 @@ class SweepContext:
             self.stopped = code
             return
         self.returns += returns
+        self.submitted = bool(jobs) and getattr(self.launcher, "submits", False)
         deaths.forget(self.folder)
         self.stopped = next((c for c in map(exit_code, returns) if c in SIGNALS), 0)
 
@@ -230,6 +233,8 @@ class SweepContext:
         """
         from knobs.report.read import read_runs
 
+        if self.submitted:
+            return [self.returns]
         code, runs = 0, read_runs(self.folder)
         if others and not self.stopped:
             self.out.print("done here; another process goes on with the last runs, and reports")

@@ -222,6 +222,8 @@ class Driver:
         if not self.options.wait:
             return self._detach("submitted")
         while (self.waiting or self.under_way) and not self._leaves():
+            if ending := [job for job, sent in self.under_way.items() if self._cancelled(sent)]:
+                self.engine.stop(ending)
             done = self.engine.ended(list(self.under_way), LOOK)
             self._look()
             for job, fault in done.items():
@@ -285,6 +287,8 @@ class Driver:
             numbers = [n for n in groups.read_group(self.folder, name).numbers if n in jobs]
             if numbers := [n for n in numbers if n not in taken]:
                 found.append(Sent(name, numbers, id_ if id_ in alive and not over else ""))
+                if not found[-1].id:
+                    groups.cancelled(self.folder, name).unlink(missing_ok=True)
                 taken |= {*numbers}
         return found[::-1]
 
@@ -317,6 +321,7 @@ class Driver:
 
     def _send(self) -> None:
         """Send the groups that wait, as many as the engine has room for."""
+        self.waiting = deque(sent for sent in self.waiting if not self._cancelled(sent))
         room = len(self.waiting)
         if self.engine.room is not None:
             room = min(room, self.engine.room - len(self.under_way))
@@ -364,10 +369,9 @@ class Driver:
             if number not in self.returns and ledger.settled(status, retry_failed=False):
                 self._note(number, _settled(self.jobs[number], self._run(number)))
         left = [number for number in sent.numbers if number not in self.returns]
-        cancelled = groups.path(self.folder, sent.name).with_suffix(groups.CANCELLED).exists()
         if told.left and self.engine.inside:
             self.stopped.append(told.left)
-        if not left or self.ends or cancelled or self.stopped:
+        if not left or self.ends or self._cancelled(sent) or self.stopped:
             return
         if told.refused:
             for number in left:
@@ -429,6 +433,9 @@ class Driver:
     # ------------------------------------------------------------------
     def _run(self, number: int) -> Path:
         return self.folder / str(number)
+
+    def _cancelled(self, sent: Sent) -> bool:
+        return groups.cancelled(self.folder, sent.name).exists()
 
     def _mark(self, sent: Sent) -> tuple:
         """Return how far a group has come: what changes with each step forward of its runs."""

@@ -82,6 +82,11 @@ def path(folder: Path, name: str) -> Path:
     return folder / FOLDER / f"{name}.json"
 
 
+def cancelled(folder: Path, name: str) -> Path:
+    """Return the file that says that no worker is to begin a group."""
+    return path(folder, name).with_suffix(CANCELLED)
+
+
 def told_path(folder: Path, name: str) -> Path:
     """Return the file of lines of the worker that has a group: see wire.py."""
     return folder / WORKERS / f"{name}.jsonl"
@@ -95,8 +100,7 @@ def own_folder(folder: Path, name: str) -> Path:
 def write_group(folder: Path, name: str, group: Group) -> str:
     """Put a group where its worker finds it; return its token, which no earlier worker has."""
     make_folder(folder / FOLDER)
-    data = as_json(asdict(group) | {"nonce": secrets.token_hex(8)})
-    path(folder, name).with_suffix(CANCELLED).unlink(missing_ok=True)
+    data = as_json(asdict(group) | {"nonce": secrets.token_hex(8)}, None)
     write(path(folder, name), data, sync=True)
     return hashlib.sha256(data).hexdigest()
 
@@ -118,7 +122,7 @@ def read_group(folder: Path, name: str, token: str | None = None) -> Group:
         raise StorageError(f"{file}: cannot be read ({error}); {shared}") from None
     if token is not None and hashlib.sha256(data).hexdigest() != token:
         raise Refused(f"{file}: is not the file that this worker was sent for; it runs nothing")
-    if token is not None and file.with_suffix(CANCELLED).exists():
+    if token is not None and cancelled(folder, name).exists():
         raise Refused(f"{file}: was cancelled; this worker runs nothing")
     try:
         return _group(json.loads(data))
