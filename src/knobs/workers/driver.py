@@ -37,6 +37,7 @@ from knobs.workers.worker import summary_digest
 LOOK = 0.5  # seconds between two looks at the workers
 TRIES = 3  # times that a group is sent without any of its runs coming further
 MANY = 8  # workers, above which their runs are uploaded afterwards: W&B limits its rates
+ASKS = 4  # groups of a search's width: what one would train at once is asked in so many parts
 DETACHING = ("SIGHUP", "SIGTERM", "SIGUSR1")  # after which the workers go on; SIGINT stops them
 
 
@@ -251,7 +252,7 @@ class Driver:
         here = {number for sent in known for number in sent.numbers}
         rest = {n: _kind(n, job) for n, job in jobs.items() if n not in here}
         first = 1 + max(map(int, groups.names(self.folder)), default=-1)
-        cut = groups.cut(rest, self.options.workers) if rest else []
+        cut = groups.cut(rest, self.options.workers, self._most()) if rest else []
         new = [Sent(f"{first + i:05d}", numbers) for i, numbers in enumerate(cut)]
         for sent in new:
             self._write(sent)  # which takes its number
@@ -337,6 +338,11 @@ class Driver:
             sent.id, sent.tries = job, sent.tries + 1
             note_sent(self.folder, sent.name, self.engine.name, job, sent.numbers)
             self.under_way[job] = sent
+
+    def _most(self) -> int | None:
+        """Return the most jobs of a group: of a search few, as it asks anew by what came out."""
+        width = OmegaConf.select(self.master, "search.width") if self.supply else None
+        return width and max(1, width // ASKS)
 
     def _free(self) -> int:
         """Return how many jobs more the workers could be given."""

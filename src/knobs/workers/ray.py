@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from knobs.workers.worker import work
 GIB = 2**30
 STORE = 128 * 2**20  # bytes of a started cluster's object store, which holds texts
 TRIES = 2  # to start a cluster: Ray waits 15 s for its own parts, which a busy machine exceeds
-ANSWERS = 30.0  # seconds in which a cluster must answer
+KNOCK, ANSWERS = 5.0, 30.0  # seconds in which a machine must answer, and a cluster there
 FIRST = 60.0  # seconds without any worker, after which that is said
 # Before Ray is imported. One that is started here listens on 127.0.0.1 alone (Ray has this switch
 # for other systems), sends no statistics, and its workers have the priority of this process.
@@ -283,8 +284,8 @@ class Ray:
             most = max((machine.get(kind, 0) / unit for machine in alive), default=0)
             if amount > most:
                 raise ConfigError(
-                    f"hydra.launcher.{option}={amount:g}: no machine of the cluster has so many; "
-                    f"the largest has {most:.4g}"
+                    f"hydra.launcher.{option}={amount:g}: no machine of the cluster has more than "
+                    f"{most:.4g}"
                 )
         asked = ", ".join(f"{o}={amount:g}" for o, (_, amount, _) in wanted.items() if amount)
         raise ConfigError(f"hydra.launcher: no machine of the cluster has all of {asked}")
@@ -364,6 +365,8 @@ def probed(address: str) -> None:
         raise ConfigError(f"{field}: must be null, auto or HOST:PORT")
     start = "start one on each machine: `ray start --head`, `ray start --address=HOST:6379`"
     try:
+        if address != "auto":
+            socket.create_connection((host, int(port)), timeout=KNOCK).close()
         subprocess.run(
             [sys.executable, "-c", PROBE, address],
             capture_output=True,
@@ -371,6 +374,8 @@ def probed(address: str) -> None:
             check=True,
             timeout=ANSWERS,
         )
+    except OSError as error:
+        raise ConfigError(f"{field}: nothing answers there ({error}); {start}") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(
             f"{field}: no cluster answers there in {ANSWERS:.0f} s; {start}"
