@@ -164,9 +164,8 @@ def cut(alike: Mapping[int, str], workers: int, most: int | None = None) -> list
     wanted = min(max(workers, min(ROUNDS * workers, len(alike) // PAYS)), len(alike))
     groups: list[list[int]] = []
     for numbers in kinds.values():
-        count = max(
-            -(-len(numbers) * wanted // len(alike)), -(-len(numbers) // (most or len(alike)))
-        )
+        share, least = -(-len(numbers) * wanted // len(alike)), -(-len(numbers) // largest)
+        count = max(share, least)
         groups += [numbers[i::count] for i in range(count)]
     return sorted(groups, key=lambda group: (-len(group), group))
 
