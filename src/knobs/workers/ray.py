@@ -163,6 +163,9 @@ class Ray:
 
     def ended(self, ids: Collection[str], seconds: float) -> dict[str, str]:
         """Wait for an actor to end a group, or to begin; hand on what waits."""
+        there = {*self._queue, *(worker.job for worker in self._workers)}
+        if gone := [job for job in ids if job not in there]:  # stopped before they began
+            return dict.fromkeys(gone, "")
         self._hire()
         calls = {worker.call: worker for worker in self._workers if worker.call is not None}
         if not calls:
