@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from knobs.record import read_metrics, read_summary
+from knobs.storage import of_line
 from knobs.training import session
 
 pytest.importorskip("submitit", reason="hydra/launcher=slurm needs the extra: submitit")
@@ -82,3 +83,82 @@ def test_records_and_leaderboard_are_those_of_a_local_sweep(sweep, tmp_path, flo
     assert shared == {"leaderboard.csv", "multirun.yaml", "sweep.json"}  # one writer: the driver
     assert sweep(*args, *DEBUG, cwd="workers")[0] == 0  # again: nothing to do
     assert sorted(p.name for p in (workers / "groups").iterdir()) == ["00000.json", "00001.json"]
+
+
+# ---------------------------------------------------------------------- processes
+EPOCHS = 200
+LONG = ["-m", *LOCAL, "tracking=local", "sweep=s", f"training.epochs={EPOCHS}", "optimizer.lr=1e-3,3e-3",
+        "seed=0,1"]  # fmt: skip
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
+
+
+def begins(folder):
+    """Group -> process ids of the workers that began it, in order."""
+    told = {}
+    for file in sorted((folder / "workers").glob("*.jsonl")):
+        lines = file.read_bytes().splitlines()
+        told[file.stem] = [
+            of_line(line)["begins"]["pid"] for line in lines if line.startswith(b'{"begins"')
+        ]
+    return told
+
+
+def under_way(folder, rows=5):
+    """Whether each run has some epochs behind it, and a checkpoint."""
+    runs = [folder / str(n) for n in range(4)]
+    return all(
+        (run / "metrics.jsonl").exists()
+        and len((run / "metrics.jsonl").read_text().splitlines()) >= rows
+        and [*run.glob("checkpoints/last.*")]
+        for run in runs
+    )
+
+
+def driver(cwd):
+    with (cwd / "told.txt").open("a") as told:
+        return subprocess.Popen([sys.executable, TRAIN, *LONG], cwd=cwd, env=ENV,
+                                stdout=told, stderr=told, start_new_session=True)  # fmt: skip
+
+
+def assert_each_row_once(folder):
+    for number in range(4):
+        assert read_summary(folder / str(number))["status"] == "finished"
+        rows = read_metrics(folder / str(number))
+        assert [row["epoch"] for row in rows] == [*range(1, EPOCHS + 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM", "SIGKILL"])
+def test_a_worker_that_is_ended_goes_on(name, tmp_path):
+    """SIGUSR2: time limit or preemption, submitit sends it again; else the driver does."""
+    process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
+    until(lambda: under_way(folder))
+    os.kill(begins(folder)["00000"][0], getattr(signal, name))
+    assert process.wait(240) == 0, (tmp_path / "told.txt").read_text()
+    assert_each_row_once(folder)
+    assert {group: len(pids) for group, pids in begins(folder).items()} == {"00000": 2, "00001": 1}
+    told = (tmp_path / "told.txt").read_text()
+    assert ("sent again" in told) == (name != "SIGUSR2")
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_is_followed_by_the_same_command(tmp_path):
+    process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
+    until(lambda: under_way(folder))
+    os.killpg(process.pid, 0)
+    process.kill()
+    process.wait()
+    second = driver(tmp_path)
+    assert second.wait(240) == 0, (tmp_path / "told.txt").read_text()
+    told = (tmp_path / "told.txt").read_text()
+    assert "2 groups of before under way: followed" in told
+    assert_each_row_once(folder)
+    assert {group: len(pids) for group, pids in begins(folder).items()} == {"00000": 1, "00001": 1}
+    assert leaderboard(folder)

@@ -212,9 +212,11 @@ class Submitit:
         log = self._place / f"{id_}_0_log.err"
         with contextlib.suppress(OSError):
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            last = lines[-1].strip()[:300] if lines else "it said nothing"
-            ours = last.startswith("knobs.")
-            return "" if self._answered(id_) and not ours else f"{last} (see {log})"
+            last = lines[-1].strip()[:300] if lines else ""
+            if self._answered(id_) and not last.startswith("knobs."):
+                return ""
+            what = last.rpartition(": ")[2] if last.startswith("knobs.") else last
+            return f"{what or 'its worker ended without a word'} (see {log})"
         return "" if self._answered(id_) else "it left no log"
 
 

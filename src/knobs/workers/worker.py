@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -57,7 +58,7 @@ def work(folder: str, group: str, token: str) -> None:
     wire.tell(file, {"begins": {"pid": os.getpid(), "host": platform.node(), "lock": lock}})
     ended = 0
     try:
-        with _as_the_driver(about):
+        with _as_the_driver(about), _preempted(own_folder(place, group)):
             ended = _run(place, group, about)
     except Exception as error:
         fault = for_a_person(error)
@@ -75,6 +76,38 @@ def again(folder: str, group: str, token: str) -> Any:
 
 
 work.checkpoint = again  # type: ignore[attr-defined]  # which submitit asks the function for
+
+
+@contextlib.contextmanager
+def _preempted(notes: Path) -> Iterator[None]:
+    """End this process at once where submitit is told that its job is preempted or out of time.
+
+    It queues the job again, by a handler that raises SystemExit, which a run that is under way
+    would take for a fault of its own. No run is to blame for this end: its notes go.
+    """
+    number = getattr(signal, "SIGUSR2", None)
+    before = number and signal.getsignal(number)
+
+    def end(_number: int, frame: object) -> None:
+        try:
+            before(_number, frame)
+            code = 1
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) else 1
+        for path in notes.glob("under-way-*.json"):
+            path.unlink(missing_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 255 if isinstance(code, int) else 1)
+
+    if not callable(before):
+        yield
+        return
+    signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextlib.contextmanager
