@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import float64
+import numpy as np
 import pytest
 from conftest import REPO
 
+import knobs
 from knobs.errors import ConfigError, StorageError
 from knobs.record import JOURNAL, read_metrics, read_summary
 from knobs.storage import of_line
@@ -258,6 +260,30 @@ def test_runs_that_are_too_large_do_not_come_back(tmp_path, monkeypatch):
         apart.packed(tmp_path, "00000", [3])
 
 
+def test_a_group_runs_where_its_folder_is_not(tmp_path, hydra_restore_singletons):
+    """Nor the driver's directory, nor its conf/, for which this machine's own stand in."""
+    driver = tmp_path / "sweep"
+    lines = ["data=wine", "training.epochs=2", "tracking=local"]
+    tasks = [groups.Task(n, [*lines, f"seed={n}"]) for n in (3, 4)]
+    gone = [str(tmp_path / "gone" / "conf")]
+    about = groups.Group(tasks, [], gone, "config", str(tmp_path / "gone"), "", None, 0, 1)
+    groups.write_group(driver, "00000", about)
+    there = tmp_path / "elsewhere" / "sweep"
+    assert not apart.sees(there, "00000")
+    files = apart.work_apart(str(there), "00000", apart.document(driver, "00000"))
+    assert not there.parent.exists()
+    (driver / groups.WORKERS).mkdir()
+    apart.receive(driver, "00000", *files)
+    assert_each_row_once(driver, (3, 4), 2)
+    for n in (3, 4):
+        assert len(knobs.load(driver / str(n)).predict(np.ones((1, 13)))) == 1
+    told = lines_of(groups.told_path(driver, "00000"))
+    assert {row["ended"]: row["status"] for row in told if "ended" in row} == {
+        3: "finished",
+        4: "finished",
+    }
+
+
 # ------------------------------------------------------------------ with Ray
 @pytest.fixture(scope="module")
 def cluster():
@@ -273,13 +299,13 @@ def cluster():
         found.shutdown()
 
 
-def lines(file):
+def lines_of(file):
     return [of_line(line) for line in file.read_bytes().splitlines()] if file.exists() else []
 
 
 def begins(folder, group="00000"):
     """The process of each beginning of a group."""
-    told = lines(groups.told_path(folder, group))
+    told = lines_of(groups.told_path(folder, group))
     return [line["begins"]["pid"] for line in told if "begins" in line]
 
 
@@ -307,7 +333,7 @@ def killing(folder, rows):
 
 
 def assert_each_row_once(folder, runs, epochs=EPOCHS):
-    for number in range(runs):
+    for number in runs:
         assert read_summary(folder / str(number))["status"] == "finished"
         epoch = [row["epoch"] for row in read_metrics(folder / str(number))]
         assert epoch == [*range(1, epochs + 1)]
@@ -325,7 +351,7 @@ def test_a_sweep_whose_worker_is_killed_ends_as_on_one_machine(
     assert "4 runs in 2 groups for 2 workers" in told
     assert "its worker died (ActorDiedError); sent again" in told
     folder = tmp_path / "ray" / SWEEPS / "s"
-    assert_each_row_once(folder, 4)
+    assert_each_row_once(folder, range(4))
     assert len(begins(folder)) == 2
     float64.assert_alike(folder, tmp_path / "stack" / SWEEPS / "s", 4)
     shared = {path.name for path in folder.iterdir() if path.is_file()}
@@ -354,6 +380,6 @@ def test_a_search_asks_by_groups_and_writes_its_journal_alone(sweep, cluster, tm
         [3],
         [4],
     ]
-    assert_each_row_once(folder, 5, 3)
+    assert_each_row_once(folder, range(5), 3)
     assert len(writers(folder)) == 1
     assert len({pid for name in groups.names(folder) for pid in begins(folder, name)}) <= 2  # stay

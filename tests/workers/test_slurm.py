@@ -2,12 +2,21 @@
 
 import csv
 import dataclasses
+import os
+import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import TRAIN
+from injected import command
 from safetensors.numpy import load_file
+from trained import ENV
 
 from knobs.record import read_metrics, read_summary
 from knobs.storage import of_line
