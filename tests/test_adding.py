@@ -19,7 +19,7 @@ from trained import assert_same_bits, distance, interrupt_at, solo, together
 
 from knobs import build
 from knobs.config import command
-from knobs.sweep import groups
+from knobs.sweep import stackable
 from knobs.training import loop
 from knobs.training.checkpoint import restore, snapshot
 from knobs.training.setup import assemble
@@ -228,7 +228,7 @@ def test_a_new_option_trains_resumes_and_stacks(new, compose):
     assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
     assert seen == rows
     # Beside another seed in one stack, if nothing is against it.
-    assert groups.alone(plain) == (new[-1] or "")
+    assert stackable.alone(plain) == (new[-1] or "")
     if new[-1] == "":
         first, second = make(), make(seed=1)
         assert [end for end, _ in together([first, second]).values()] == ["finished"] * 2

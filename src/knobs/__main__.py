@@ -59,6 +59,18 @@ def _sync(arguments: list[str]) -> int:
     return sync.main()
 
 
+def _status(arguments: list[str]) -> int:
+    from knobs.workers import command
+
+    return command.status(arguments)
+
+
+def _cancel(arguments: list[str]) -> int:
+    from knobs.workers import command
+
+    return command.cancel(arguments)
+
+
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "ls": ("a table of all runs below outputs/; knobs ls --help: filters, order, JSON", _ls),
     "clean": ("what could be removed, and how much space that frees", _clean),
@@ -68,6 +80,8 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "ensemble": ("the best mean of a sweep's runs: python -m knobs.ensemble SWEEP", _ensemble),
     "compare": ("is a candidate better? python -m knobs.compare BASE CANDIDATE", _compare),
     "sync": ("upload what W&B does not have: python -m knobs.tracking.sync", _sync),
+    "status": ("how far a sweep on workers is: python -m knobs status SWEEP", _status),
+    "cancel": ("end the workers of a sweep; they save: python -m knobs cancel SWEEP", _cancel),
 }
 
 

@@ -1,13 +1,18 @@
 """Penalties and mixtures. Dropout and norm layers stand in the models, L2 in the optimizer.
 
 A penalty is a function over any leading dimensions: of one run's tensors it is a scalar,
-of a stack's, which have one more dimension in front, it is [K].
+of a stack's, which have one more dimension in front, it is [K]. Torch is imported where something
+is computed: what may share a stack is decided by these names, in processes without it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 def decayed(model: nn.Module) -> list[nn.Parameter]:
@@ -17,6 +22,8 @@ def decayed(model: nn.Module) -> list[nn.Parameter]:
 
 def l1_norm(outputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """Return the sum of |w|, (*). Its gradient is sign(w), 0 at 0."""
+    import torch
+
     rows = outputs.ndim - 2
     norms = [w.abs().flatten(rows).sum(-1) if rows else w.abs().sum() for w in weights]
     return torch.stack(norms).sum(0)
@@ -54,6 +61,8 @@ def mixup(
 
     Source: Zhang et al. 2017, arXiv:1710.09412, equation 1.
     """
+    import torch
+
     # Beta(a, a) from two gammas, which torch draws from a named generator.
     a, b = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator).tolist()
     weight = a / (a + b) if a + b else 0.5
@@ -68,6 +77,8 @@ def mixed(
     if weight is None:
         x, partners, share = mixup(x, y, alpha, generator)
         return x, partners, None, share
+    import torch
+
     rows = torch.arange(len(y), device=y.device)
     x, partner, share = mixup(x, rows, alpha, generator)
     return x, y[partner], weight[partner], share

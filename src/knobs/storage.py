@@ -433,6 +433,24 @@ def held(path: Path) -> bool:
     return False
 
 
+def untied(path: Path) -> str:
+    """Return who holds a lock, by its file, where this process could take it all the same.
+
+    Empty where it cannot, as it should be. Its holder has ended, or locks of this file system do
+    not hold between machines; the file stays as it is.
+    """
+    from filelock import lock_descriptor, unlock_descriptor
+
+    try:
+        with path.open("rb+", buffering=0) as file:
+            if not lock_descriptor(file.fileno(), blocking=False):
+                return ""
+            unlock_descriptor(file.fileno())
+            return file.read()[1:].decode(errors="replace").strip() or "nobody"
+    except OSError:
+        return ""
+
+
 def keep(lock: Lock) -> None:
     """Keep a lock for `take_over`: a run's folder is held before Hydra writes into it."""
     _MINE[lock.path.absolute()] = lock

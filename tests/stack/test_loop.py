@@ -17,12 +17,12 @@ from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
 from knobs.stack.layers import CannotStack, Noise
 from knobs.stack.layers import stack as stacked
-from knobs.sweep import groups
+from knobs.sweep import stackable
 from knobs.training import checkpoint, loop
 
 CPU = torch.device("cpu")
 READ = rules.read(command.CONF)
-OPTIMIZERS = [o for o, (t, _) in READ["optimizer._target_"].items() if t in groups.STACKABLE]
+OPTIMIZERS = [o for o, (t, _) in READ["optimizer._target_"].items() if t in stackable.STACKABLE]
 SCHEDULERS = list(READ["scheduler._target_"])
 INITS = ["common", "default", "xavier_normal", "kaiming_uniform", "orthogonal", "lsuv", "normal"]
 WINE = ["data=wine", "training.batch_size=32"]  # 4 steps an epoch
@@ -497,16 +497,16 @@ SECTIONS = [key for key in rules.paths() if key.startswith(("training.", "regula
 @pytest.mark.parametrize("key", SECTIONS)
 def test_a_knob_stacks_as_it_trains_alone_or_makes_its_run_train_alone(key):
     section, name, *_ = key.split(".")
-    if name not in groups.FREE[section] + groups.ALIKE[section]:
+    if name not in stackable.FREE[section] + stackable.ALIKE[section]:
         neutral = command.checked([])
         node = {section: neutral[section] | {name: True}}
-        assert groups.alone(neutral) == ""
-        assert groups.alone(neutral | node) == f"{key} is not known to stacks"
+        assert stackable.alone(neutral) == ""
+        assert stackable.alone(neutral | node) == f"{key} is not known to stacks"
     elif name not in OUTSIDE_THE_STEP:
-        assert name in groups.FREE[section] or name in groups.ALIKE[section]
+        assert name in stackable.FREE[section] or name in stackable.ALIKE[section]
         short = ["data=wine", "training.epochs=4", "regularization.l2=1e-3"]
         changed = [*short, f"{key}={KNOBS[key]}"]
-        rows = [[*changed, "seed=1"], [*(short if name in groups.FREE[section] else changed)]]
+        rows = [[*changed, "seed=1"], [*(short if name in stackable.FREE[section] else changed)]]
         loose = name == "precision"  # whose rounding is coarse
         assert compare(rows, torch.float32 if loose else torch.float64, 0.05 if loose else 1e-8)[
             0
@@ -517,23 +517,23 @@ def test_rows_share_the_loss_and_may_differ_in_sampler_and_metrics():
     plain = command.checked(["data=wine"])
     for free in ("training.sampler=balanced", "metrics.extra=[mcc]", "objective.metric=val/auroc"):
         other = command.checked(["data=wine", free])
-        assert groups.alone(other) == ""
-        assert groups.shared(other) == groups.shared(plain)
+        assert stackable.alone(other) == ""
+        assert stackable.shared(other) == stackable.shared(plain)
     for own in ("loss=focal", "loss=cross_entropy"):
         other = command.checked(["data=wine", own])
-        assert groups.alone(other) == ""
-        assert groups.shared(other) != groups.shared(plain)
+        assert stackable.alone(other) == ""
+        assert stackable.shared(other) != stackable.shared(plain)
         weighted = command.checked(["data=wine", own, "loss.weight=balanced"])
-        assert groups.shared(weighted) != groups.shared(other)
+        assert stackable.shared(weighted) != stackable.shared(other)
     older = {name: node for name, node in plain.items() if name not in ("loss", "metrics")}
-    assert groups.alone(older) == ""
+    assert stackable.alone(older) == ""
 
 
 def test_a_knob_that_a_stack_does_not_know_makes_its_run_train_alone():
     plain = command.checked([])
     for value, reason in ((0.1, "training.no_such_knob is not known to stacks"), (0.0, "")):
         training = plain["training"] | {"no_such_knob": value}
-        assert groups.alone(plain | {"training": training}) == reason
+        assert stackable.alone(plain | {"training": training}) == reason
 
 
 def test_a_place_that_is_filled_again_trains_as_alone():

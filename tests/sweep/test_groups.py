@@ -7,7 +7,7 @@ import pytest
 
 from knobs import build
 from knobs.config import command
-from knobs.sweep import groups, timing
+from knobs.sweep import groups, stackable, timing
 from knobs.sweep.jobs import Job
 
 MIB = 2**20
@@ -49,8 +49,8 @@ def test_widths_count_rows(monkeypatch):
 
 def test_members_are_what_the_runs_of_a_stack_share():
     one, two = (command.checked([f"training.members={m}"]) for m in (1, 2))
-    assert groups.alone(two) == ""
-    assert groups.shared(one) != groups.shared(two)
+    assert stackable.alone(two) == ""
+    assert stackable.shared(one) != stackable.shared(two)
 
 
 def test_memory_counts_members():

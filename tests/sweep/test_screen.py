@@ -8,9 +8,8 @@ import torch
 from rich.console import Console
 from seen import kept, masked, seen
 
-from knobs.sweep import screen
+from knobs.sweep import kin, screen
 from knobs.sweep.grid import Supply
-from knobs.sweep.jobs import Job
 from knobs.sweep.lines import MOST, failures, note
 from knobs.sweep.screen import Screen
 
@@ -72,7 +71,7 @@ def test_a_study(look, sweep, tmp_path):
 def test_one_counter_counts_the_runs_of_all_phases():
     supply = Supply()
     supply.before, supply.coming = 40, 1
-    face = Screen({n: Job(n, [f"seed={n}"], None) for n in range(25)}, [], supply)
+    face = Screen({n: f"seed={n}" for n in range(25)}, [], supply)
     face.done["finished"] = 5
     face.done["failed"] = 1
     assert face._line().startswith("runs 46/66  failed 1  ")
@@ -126,11 +125,11 @@ def made_up(name, notes, counts):
 
 
 def test_a_sweep_says_that_a_rare_class_changes_its_objective(monkeypatch):
-    monkeypatch.setattr(screen.build, "data", lambda config: made_up("csv", ["x"], [95, 5]))
+    monkeypatch.setattr(kin.build, "data", lambda config: made_up("csv", ["x"], [95, 5]))
     out = Console(file=io.StringIO(), width=200)
     objective = {"metric": "val/accuracy", "mode": "max", "rare": 0.1}
-    screen.reader(out)({"data": {}, "objective": objective})
-    screen.reader(out)({"data": {}, "objective": objective | {"rare": 0}})
+    kin.reader(out)({"data": {}, "objective": objective})
+    kin.reader(out)({"data": {}, "objective": objective | {"rare": 0}})
     why = "val/balanced_accuracy, as class b has 5.0% of the rows; objective.metric=val/accuracy"
     assert out.file.getvalue() == f"csv: {why}: as ever; x\ncsv: x\n"
 
@@ -145,9 +144,9 @@ def test_how_data_were_read_is_told_once_a_set(monkeypatch):
         notes = [] if config["data"]["path"] == "plain" else ["3 columns", "a leak?"]
         return made_up("csv", notes, [5, 5])
 
-    monkeypatch.setattr(screen.build, "data", data)
+    monkeypatch.setattr(kin.build, "data", data)
     out = Console(file=io.StringIO(), width=200)
-    read = screen.reader(out)
+    read = kin.reader(out)
     sets = [("t", 0), ("t", 1), ("t", 0), ("plain", 0), ("u", 0)]
     made = [read(judged | {"data": {"path": path, "split_seed": seed}}) for path, seed in sets]
     assert made[0] is made[2]

@@ -24,7 +24,6 @@ from knobs.report.read import read_sweep
 from knobs.search.trials import JOURNAL
 from knobs.sweep import study, together
 from knobs.sweep.grid import Supply
-from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
@@ -238,7 +237,7 @@ def test_runs_that_joined_a_stack_begin_again_with_it(sweep, monkeypatch):
 def test_progress_counts_the_runs_to_come():
     supply = Supply()
     supply.coming = 30
-    screen = Screen({n: Job(n, [f"seed={n}"], None) for n in range(10)}, [], supply)
+    screen = Screen({n: f"seed={n}" for n in range(10)}, [], supply)
     screen.done["finished"] = 8
     assert screen._line().startswith("runs 8/40  ")  # a fifth of all, 80 % of those handed out
 

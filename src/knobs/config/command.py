@@ -1,12 +1,13 @@
 """A command line -> checked jobs: everything it asks for is composed before anything runs."""
 
+import contextlib
 import functools
 import itertools
 import operator
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,8 @@ def check_overrides(
     """
     if leaks := list(secrets.in_lines(lines)):
         return [], leaks  # alone: others might show them
-    source, *others = folders = [folder.resolve() for folder in folders]
-    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
-    with initialize_config_dir(str(source), version_base="1.3"):
-        composer = Composer(functools.partial(_whole, config_name, searched), folders)
-        LAST.composer, LAST.source, LAST.jobs = composer, source, {}
+    folders = [folder.resolve() for folder in folders]
+    with _composer(folders, config_name) as composer:
         parsed, faults = overrides.parse(lines)
         search, given = is_search(lines), {o.key_or_group for o in parsed}
         wrong = {
@@ -123,6 +121,30 @@ def check_overrides(
         mode = [MULTIRUN] if grid and MULTIRUN not in lines else []
         configs, rest = _check_jobs(composer, every, mode)
     return configs, [*faults, *more, *rest]
+
+
+def check_jobs(
+    jobs: list[list[str]], folders: Sequence[Path] = (CONF,), config_name: str = "config"
+) -> list[str]:
+    """Compose and check jobs that another process has composed already; return their faults.
+
+    Args:
+        jobs: overrides of each, those of `hydra` too.
+        folders, config_name: as check_overrides takes them.
+    """
+    with _composer(folders, config_name) as composer:
+        return _check_jobs(composer, jobs, [MULTIRUN])[1]
+
+
+@contextlib.contextmanager
+def _composer(folders: Sequence[Path], config_name: str) -> Iterator[Composer]:
+    """Make what composes the configs of a command line, for it and for its sweep."""
+    source, *others = folders = [folder.resolve() for folder in folders]
+    searched = [f"hydra.searchpath=[file://{folder}]" for folder in others]
+    with initialize_config_dir(str(source), version_base="1.3"):
+        composer = Composer(functools.partial(_whole, config_name, searched), folders)
+        LAST.composer, LAST.source, LAST.jobs = composer, source, {}
+        yield composer
 
 
 def _whole(config_name: str, searched: list[str], lines: list[str]) -> DictConfig:

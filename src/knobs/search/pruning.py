@@ -14,17 +14,31 @@ brackets get as many runs as spend the same number of epochs (Li et al. 2018, Hy
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, append, as_line, of_line, read
+from knobs.storage import Lock, append, as_line, make_folder, of_line, read
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
+FOLDER = "rungs"  # of workers elsewhere: a file each, so that nothing depends on locks between them
 ETA = 3  # of a rung's runs, one in ETA goes on
 FIRST = 0.04  # of a run's epochs, to its first rung; at least 2
+
+
+_WRITERS: list[str] = []  # the worker that this process is, if it is one
+
+
+@contextlib.contextmanager
+def written_by(worker: str) -> Iterator[None]:
+    """Report the runs inside in the file of a worker, by its name."""
+    _WRITERS.append(worker)
+    try:
+        yield
+    finally:
+        _WRITERS.pop()
 
 
 @dataclass(frozen=True)
@@ -76,15 +90,22 @@ class Pruner:
         rung = {"rung": epoch, "epochs": epochs, "group": self.group}
         finite = {run: float(v) if math.isfinite(v) else None for run, v in values.items()}
         rows = [{"run": r, "value": finite[r], "bracket": b, **rung} for r, b in due.items()]
-        path = self.folder / FILE
-        with Lock(self.folder / LOCK, wait=True):
-            earlier = _rows(read(path).splitlines()) if path.exists() else []
+        worker = _WRITERS[-1] if _WRITERS else ""
+        path = self.folder / (f"{FOLDER}/{worker}.jsonl" if worker else FILE)
+        make_folder(path.parent)
+        with contextlib.nullcontext() if worker else Lock(self.folder / LOCK, wait=True):
+            earlier = self._reported()
             append(path, b"".join(map(as_line, rows)))
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
                 losses[row["bracket"]][row["run"]] = self._loss(row["value"])
         return {run for run, bracket in due.items() if behind(run, losses[bracket])}
+
+    def _reported(self) -> list[dict[str, Any]]:
+        """Return what all processes have reported, those of a worker after those before it."""
+        files = [self.folder / FILE, *sorted((self.folder / FOLDER).glob("*.jsonl"))]
+        return [row for file in files if file.exists() for row in _rows(read(file).splitlines())]
 
     def _loss(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):

@@ -1,9 +1,10 @@
 """A stack's optimizers: torch's own classes, one for each kind of row.
 
-A row is p - lr u, where the update u of these classes does not depend on lr. So a real optimizer
-with lr 1 and no weight decay steps a zero tensor, the shadow, from which each row takes its own
-p += lr[k] shadow[k]. L2 is added to the gradient and decoupled decay taken off p row by row, as
-torch does it. Equal to the solo optimizer but for the rounding of that one product.
+A row is p - lr u, where the update u does not depend on lr (of the classes whose names are in
+sweep/stackable.py). So a real optimizer with lr 1 and no weight decay steps a zero tensor, the
+shadow, from which each row takes its own p += lr[k] shadow[k]. L2 is added to the gradient and
+decoupled decay taken off p row by row, as torch does it. Equal to the solo optimizer but for the
+rounding of that one product.
 """
 
 import functools
@@ -18,10 +19,6 @@ from torch import Tensor
 from knobs.stack.layers import StackedParameter, per_row
 from knobs.training.state import Run
 
-LINEAR_IN_LR = (
-    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
-    *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
-)
 PER_ROW = {"params", "lr", "weight_decay"}
 SPEED = {"foreach", "fused"}  # how torch computes, not what
 

@@ -5,7 +5,8 @@ when that has ended, however it has. One that is left names those who were under
 process died: of a kill, a power cut, the system short of memory, or of code that a run brings. The
 first death of some runs changes nothing: they go on as they were. After another one without any
 later checkpoint they train in two halves, each of them last and by itself, and so on down to one
-run; one that has died alone twice has failed. Imports no torch.
+run; one that has died alone twice has failed. A worker elsewhere notes it in a folder of its own,
+so that no two write one file. Imports no torch.
 """
 
 import contextlib
@@ -40,11 +41,12 @@ class UnderWay(contextlib.AbstractContextManager):
 
     Args:
         folder: the sweep's.
+        notes: where this and the suspects are noted; None: there.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, notes: Path | None = None):
         self.folder, self._runs = folder, []
-        self.path = folder / UNDER_WAY.format(secrets.token_hex(4))
+        self.path = (notes or folder) / UNDER_WAY.format(secrets.token_hex(4))
         self._lock = storage.Lock(_lock(self.path))
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +73,7 @@ class UnderWay(contextlib.AbstractContextManager):
         self._runs = numbers
         if not numbers:
             return self.path.unlink(missing_ok=True)
-        marks = {n: mark for n in numbers if (mark := _mark(self.folder / str(n)))}
+        marks = {n: mark for n in numbers if (mark := mark_of(self.folder / str(n)))}
         return write(self.path, as_json({"runs": numbers, "marks": marks}, None))
 
 
@@ -86,7 +88,7 @@ def _lock(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
-def _mark(run: Path) -> str:
+def mark_of(run: Path) -> str:
     """Return the digests of a run's two newest checkpoints; empty where it has none."""
     try:
         files = read_json(run / CHECKPOINTS / "manifest.json")["files"]
@@ -96,18 +98,18 @@ def _mark(run: Path) -> str:
         return ""
 
 
-def notice(folder: Path) -> list[str]:
+def notice(folder: Path, notes: Path | None = None) -> list[str]:
     """Look for processes that died over runs of a sweep; return what a person is to know.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     said: list[str] = []
-    names = UNDER_WAY.format("*")
-    for lock in folder.glob(_lock(Path(names)).name):
+    names, place = UNDER_WAY.format("*"), notes or folder
+    for lock in place.glob(_lock(Path(names)).name):
         if not storage.held(lock):  # else a process at work: several may share a search
             lock.with_name(f"{lock.stem}.json.partial").unlink(missing_ok=True)
-    for path in sorted(folder.glob(names)):
+    for path in sorted(place.glob(names)):
         if _lock(path).exists():
             continue
         try:
@@ -119,10 +121,10 @@ def notice(folder: Path) -> list[str]:
         left = [number for number in runs if not _settled(folder, number)]
         if left:
             further = len(left) < len(runs) or any(
-                _mark(folder / str(number)) != marks.get(number, "") for number in left
+                mark_of(folder / str(number)) != marks.get(number, "") for number in left
             )
-            units, line = _blamed(left, further, _suspects(folder))
-            _keep(folder, units)
+            units, line = _blamed(left, further, _suspects(folder, place))
+            _keep(place, units)
             said.append(line)
         path.unlink(missing_ok=True)
     return said
@@ -162,7 +164,7 @@ def _settled(folder: Path, number: int) -> bool:
     return ledger.settled(ledger.status(folder / str(number)), retry_failed=False)
 
 
-def _suspects(folder: Path) -> list[dict[str, Any]]:
+def _suspects(folder: Path, place: Path) -> list[dict[str, Any]]:
     """Return those of before that have not ended: their numbers, deaths, and whether apart."""
     try:
         units = [
@@ -171,43 +173,45 @@ def _suspects(folder: Path) -> list[dict[str, Any]]:
                 "deaths": int(unit["deaths"]),
                 "apart": bool(unit["apart"]),
             }
-            for unit in read_json(folder / SUSPECTS)["units"]
+            for unit in read_json(place / SUSPECTS)["units"]
         ]
     except (*BROKEN, KeyError, TypeError):
         return []
     return [unit for unit in units if unit["runs"]]
 
 
-def forget(folder: Path) -> None:
+def forget(folder: Path, notes: Path | None = None) -> None:
     """Strike those that have ended since from the suspects."""
-    if (folder / SUSPECTS).exists():
-        _keep(folder, _suspects(folder))
+    place = notes or folder
+    if (place / SUSPECTS).exists():
+        _keep(place, _suspects(folder, place))
 
 
-def _keep(folder: Path, units: list[dict]) -> None:
+def _keep(place: Path, units: list[dict]) -> None:
     if units:
-        write(folder / SUSPECTS, sealed({"units": units}), sync=True)
+        write(place / SUSPECTS, sealed({"units": units}), sync=True)
     else:
-        (folder / SUSPECTS).unlink(missing_ok=True)
+        (place / SUSPECTS).unlink(missing_ok=True)
 
 
-def apart(folder: Path, jobs: dict[int, Job]) -> list[dict[int, Job]]:
+def apart(folder: Path, jobs: dict[int, Job], notes: Path | None = None) -> list[dict[int, Job]]:
     """Return jobs in the parts that are planned and trained one after the other, suspects last."""
-    parts = [{*unit["runs"]} & jobs.keys() for unit in _suspects(folder) if unit["apart"]]
+    suspects = _suspects(folder, notes or folder)
+    parts = [{*unit["runs"]} & jobs.keys() for unit in suspects if unit["apart"]]
     rest = jobs.keys() - {number for part in parts for number in part}
     split = [{n: job for n, job in jobs.items() if n in part} for part in (rest, *parts)]
     return [part for part in split if part]
 
 
-def condemned(folder: Path, jobs: dict[int, Job]) -> list[int]:
+def condemned(folder: Path, jobs: dict[int, Job], notes: Path | None = None) -> list[int]:
     """Write down as failed those jobs whose runs have died alone twice; return their numbers."""
-    units = _suspects(folder)
+    units = _suspects(folder, notes or folder)
     lost = [u["runs"][0] for u in units if len(u["runs"]) == 1 and u["deaths"] > 1]
     lost = [number for number in lost if number in jobs]
     for number in lost:
         _fail(folder / str(number), jobs[number])
     if lost:
-        forget(folder)
+        forget(folder, notes)
     return lost
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from knobs.record import LEDGER
 from knobs.sweep.groups import plan_groups
 from knobs.sweep.jobs import Job
-from knobs.sweep.screen import reader
+from knobs.sweep.kin import reader
 from knobs.training.setup import machine
 from knobs.words import count, duration
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class SweepContext:
         returns: of the jobs that have run.
         stopped: the exit code of what ended it early, a signal or runs that failed alike, or 0.
         halted: why it stopped early, where its first runs failed alike.
+        submitted: whether its runs go on elsewhere, and this process does not wait for them.
     """
 
     launcher: Launcher
@@ -87,6 +88,7 @@ class SweepContext:
     returns: list[JobReturn] = field(default_factory=list)
     stopped: int = 0
     halted: str = ""
+    submitted: bool = False
 
     @property
     def folder(self) -> Path:
@@ -175,16 +177,11 @@ class SweepContext:
             if new.number in todo:
                 counts[TWICE] += 1
                 continue
-            run = folder / str(new.number)
-            status = ledger.status(run) if name in numbers else ""
-            if ledger.settled(status, retry):
-                counts[ENDED] += 1
+            if again := renewed(new, folder / str(new.number), retry):
+                counts[RESUMED] += again is not new
+                todo[new.number] = again
             else:
-                if name in numbers and status != "failed" and resumable(run):
-                    new.config = new.config | {"resume": str(run)}
-                    new.overrides = [*lines, f"resume={quoted(literal(str(run)))}"]
-                    counts[RESUMED] += 1
-                todo[new.number] = new
+                counts[ENDED] += 1
             book.jobs[new.number] = Entry(key, name)
             if name:
                 numbers[name] = new.number
@@ -220,8 +217,9 @@ class SweepContext:
             self.stopped = code
             return
         self.returns += returns
+        self.submitted = bool(jobs) and getattr(self.launcher, "submits", False)
         deaths.forget(self.folder)
-        self.stopped = next((c for c in map(_exit_code, returns) if c in SIGNALS), 0)
+        self.stopped = next((c for c in map(exit_code, returns) if c in SIGNALS), 0)
 
     def conclude(
         self, report: bool = False, others: bool = False, lost: int = 0
@@ -235,13 +233,15 @@ class SweepContext:
         """
         from knobs.report.read import read_runs
 
+        if self.submitted:
+            return [self.returns]
         code, runs = 0, read_runs(self.folder)
         if others and not self.stopped:
             self.out.print("done here; another process goes on with the last runs, and reports")
         elif runs:
             code = self._answer(runs, report and not self.stopped)
         failed = [
-            r for r in self.returns if r.status is JobStatus.FAILED and _exit_code(r) not in SIGNALS
+            r for r in self.returns if r.status is JobStatus.FAILED and exit_code(r) not in SIGNALS
         ]
         if failed:
             show_failures(self.out, failed)
@@ -355,6 +355,27 @@ def _launch(
     return returns
 
 
+def renewed(job: Job, run: Path, retry: bool) -> Job | None:
+    """Return a job as it is to run now, by what its run has left; None where that is settled.
+
+    One with a checkpoint goes on from it; others begin, and those that have failed begin anew. So
+    a grid, a search and a worker may be started again at any time.
+
+    Args:
+        job: as it was asked for, or renewed before.
+        run: the folder of its run, whether that is there or not.
+        retry: whether one that has failed is to run again.
+    """
+    status = ledger.status(run)
+    if ledger.settled(status, retry):
+        return None
+    if not job.config or status == "failed" or not resumable(run):
+        return job
+    goes_on = f"resume={quoted(literal(str(run)))}"
+    lines = [*(line for line in job.overrides if line != goes_on), goes_on]
+    return replace(job, overrides=lines, config=job.config | {"resume": str(run)})
+
+
 def job(overrides: list[str], context: HydraContext, master: DictConfig, number: int = -1) -> Job:
     """Return a job, its config from what was checked before, or composed."""
     checked = command.LAST.covers(master) and command.LAST.resolved(overrides)
@@ -392,7 +413,8 @@ def show_failures(out: Console, failed: list[JobReturn]) -> None:
     rows = []
     for returned in failed:
         hydra, error = returned.hydra_cfg.hydra, returned._return_value
-        why = f"{type(error).__name__}: {first_line(for_a_person(error))}"
+        kind = getattr(error, "kind", type(error).__name__)  # of one that a worker has told
+        why = f"{kind}: {first_line(for_a_person(error))}"
         log = Path(str(hydra.runtime.get("output_dir"))) / f"{hydra.job.name}.log"
         where = _near(log) if log.is_file() else ""
         rows.append((str(hydra.job.num), why, where))
@@ -404,6 +426,7 @@ def _near(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _exit_code(returned: JobReturn) -> Any:
+def exit_code(returned: JobReturn) -> Any:
+    """Return the code of a job that ended the process, 0 of any other."""
     error = returned._return_value
     return error.code if isinstance(error, SystemExit) else 0

@@ -2,50 +2,26 @@
 
 import contextlib
 import dataclasses
-import functools
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from omegaconf import OmegaConf
 
 from knobs import build
-from knobs.config import rules
 from knobs.data import Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.ledger import status
-from knobs.regularization import PENALTIES
 from knobs.signals import Exited, exits
 from knobs.stack.layers import CannotStack
-from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep import timing
 from knobs.sweep.jobs import Job
-from knobs.sweep.kin import SPLIT, Reader, kin
+from knobs.sweep.kin import Reader, kin
+from knobs.sweep.screen import Planned
+from knobs.sweep.stackable import alone, shared
 from knobs.sweep.stacks import Stacks
 from knobs.training.setup import assemble, machine, steps_per_epoch
 
-STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
-STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
-# What rows of one stack may differ in, beside everything outside these sections, and what they
-# share. A key that is in neither, and is not off, makes its run train alone.
-FREE = {
-    "training": (
-        *("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
-        "zero_head",
-    ),
-    "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
-}
-ALIKE = {
-    "training": (
-        *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
-        *("device", "threads", "deterministic", "members"),
-    ),
-    "regularization": ("norm",),
-}
-OFF = {"training": "training/default", "regularization": "regularization/none"}  # every knob is off
-SHARED = ("data", "model", "activation", "loss", "regularization", "training")
 MEMORY_SHARE = 0.5  # of what is free
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
@@ -95,6 +71,20 @@ class Group:
         return [self.jobs[i::count] for i in range(count)]
 
 
+def planned(groups: Sequence[Group]) -> list[Planned]:
+    """Return the facts about groups that a screen shows."""
+    return [
+        Planned(
+            len(group.jobs),
+            len(group.chunks) if group.width > 1 else 0,
+            group.reason,
+            group.steps,
+            group.steps * group.step_seconds,
+        )
+        for group in groups
+    ]
+
+
 def plan_groups(
     jobs: dict[int, Job], data: Reader, width: int, timed: dict[str, Group]
 ) -> list[Group]:
@@ -138,7 +128,7 @@ def restored(jobs: dict[int, Job], stacks: Stacks, data: Reader) -> list[Group]:
     known = {
         n: job
         for n, job in jobs.items()
-        if n in stacks and job.config and status(stacks.path.parent / str(n)) != "failed"
+        if n in stacks and job.config and status(stacks.folder / str(n)) != "failed"
     }
     reasons = {n: alone(job.config) for n, job in known.items()}
     keys = together({n: job.config for n, job in known.items()}, data)
@@ -228,46 +218,6 @@ def misjudged(seen: Sequence[float], planned: float, alone: float, alone_planned
         return 1.0
     factor = min(seen) / planned / max(1.0, alone / alone_planned)
     return factor if factor > MISJUDGED else 1.0
-
-
-def alone(config: dict) -> str:
-    """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
-    optimizer = config["optimizer"]
-    name = optimizer["_target_"].rpartition(".")[2]
-    if optimizer["_target_"] not in STACKABLE:
-        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
-    for switch in ("maximize", "differentiable", "capturable"):
-        if optimizer.get(switch):
-            return f"optimizer.{switch}=true has no stacked form"
-    for section in FREE:
-        for key in sorted(config[section].keys() - {*FREE[section], *ALIKE[section]}):
-            value, off = config[section][key], _off(section)
-            if value != off[key] if key in off else value:
-                return f"{section}.{key} is not known to stacks"
-    return ""
-
-
-@functools.cache
-def _off(section: str) -> dict:
-    """Return a section with every knob at its neutral value."""
-    return OmegaConf.to_container(OmegaConf.load(rules.CONF / f"{OFF[section]}.yaml"))
-
-
-def shared(config: dict) -> str:
-    """Return what the configs of one stack have in common, as a text to compare.
-
-    Their data may differ in the split: see kin.py. In common is whether they drop anything as well:
-    masks take time, which runs without need not share.
-    """
-    free = FREE | {"data": SPLIT}
-    parts: dict[str, object] = {
-        section: {
-            k: v for k, v in config.get(section, {}).items() if k not in free.get(section, ())
-        }
-        for section in SHARED
-    }
-    parts["drops"] = config["regularization"]["dropout"] > 0
-    return json.dumps(parts, sort_keys=True)
 
 
 @contextlib.contextmanager

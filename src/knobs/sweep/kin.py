@@ -1,9 +1,13 @@
-"""Data whose runs may share a stack: folds and splits of one source that are alike in shape."""
+"""The data of a sweep: each set read once, and which may be side by side in a stack.
+
+Those are folds and splits of one source that are alike in shape.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from knobs import build
@@ -11,12 +15,39 @@ from knobs.data import Data, Stream, Tensors
 from knobs.models.layers import Dropout
 from knobs.signals import exits
 from knobs.stack.sets import key
+from knobs.sweep.lines import note
+from knobs.sweep.stackable import SPLIT
+from knobs.training.screen import MAX_NOTES, chosen
+from knobs.words import printable
 
-# Keys of `data` in which the rows of a stack may differ.
-SPLIT = ("fold", "split_seed", "val_seed")
 MEMORY_SHARE = 0.25  # of what is free, that sets side by side may take
 
 Reader = Callable[[dict], Data]  # a config -> its data
+
+
+def reader(out: Console) -> Reader:
+    """Return what reads the data of a config, each set once, and prints how they were read.
+
+    Beside it the objective, where a rare class has changed it.
+
+    Data that differ in the seed of their split or in the fold alone are told of once.
+    """
+    sets: dict[str, Data] = {}
+    told: set[str] = set()
+
+    def read(config: dict) -> Data:
+        key = str(config["data"])
+        if key not in sets:
+            sets[key] = build.data(config)
+            source = str({**config["data"], **dict.fromkeys(SPLIT)})
+            notes = [*filter(None, [chosen(sets[key], config)]), *sets[key].notes]
+            if notes and source not in told:
+                told.add(source)
+                said = printable("; ".join(notes), MAX_NOTES)
+                note(out, f"{sets[key].name}: {said}")
+        return sets[key]
+
+    return read
 
 
 def kin(configs: Sequence[dict], read: Reader) -> list[str]:

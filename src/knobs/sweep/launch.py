@@ -1,12 +1,14 @@
 """The jobs of a sweep -> their JobReturns: begun, trained as stacks or sequentially, ended."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from hydra.core.utils import JobReturn, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,7 +22,8 @@ from knobs.sweep.deaths import UnderWay
 from knobs.sweep.failing import Halted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
-from knobs.sweep.screen import Screen, reader
+from knobs.sweep.kin import reader
+from knobs.sweep.screen import Screen, labels
 from knobs.sweep.stacks import Stacks
 from knobs.sweep.together import Row, Together
 from knobs.tracking import Mirror
@@ -40,6 +43,9 @@ def launch(
     master: DictConfig,
     width: int | None = None,
     supply: Supply | None = None,
+    face: Callable[..., Any] = Screen,
+    notes: Path | None = None,
+    out: Console | None = None,
 ) -> list[JobReturn]:
     """Run jobs, those that can share a computation as stacks.
 
@@ -48,6 +54,9 @@ def launch(
         context, task_function, master: as Hydra hands them to a launcher.
         width: most rows of a stack; None leaves it to a measurement.
         supply: has further jobs when some have ended; none if None.
+        face: makes what shows progress, as Screen does.
+        notes: where stacks and deaths are noted; None: in the sweep's folder.
+        out: where lines about the data go; None: to the terminal.
 
     Raises:
         Halted: the first runs failed alike, and `master` has no keep_going=true.
@@ -55,7 +64,7 @@ def launch(
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
     setup_globals()
-    plain = reader(Console(highlight=False, soft_wrap=True))
+    plain = reader(out or Console(highlight=False, soft_wrap=True))
 
     def read(config: dict) -> Data:
         with exits():
@@ -67,7 +76,8 @@ def launch(
     searching, supply, timed = supply is not None, supply or Supply(), {}
     width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
     folder, fixed = Path(str(master.hydra.sweep.dir)).absolute(), type(supply) is Supply
-    stacks = Stacks(folder, {"width": width, "threads": torch.get_num_threads()}, fixed)
+    now = {"width": width, "threads": torch.get_num_threads()}
+    stacks = Stacks(folder, now, fixed, notes)
 
     def plan(jobs: dict[int, Job]) -> list[groups.Group]:
         kept = groups.restored(jobs, stacks, read)
@@ -77,11 +87,11 @@ def launch(
         stacks.plan(new)
         return sorted([*kept, *new], key=lambda group: group.jobs[0])
 
-    whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs) or [{}]
+    whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs, notes) or [{}]
     keep_going = bool(master.get("keep_going"))
     with (
-        UnderWay(folder) as under_way,
-        Screen(whole, planned := plan(jobs), supply) as screen,
+        UnderWay(folder, notes) as under_way,
+        face(labels(whole), groups.planned(planned := plan(jobs)), supply) as screen,
         stop_signals() as stopped,
     ):
         launched = Launch(
@@ -102,7 +112,7 @@ def launch(
             known = waiting or (apart.pop(0) if apart else {})
             jobs = {} if launched.ends else known or supply.more()
             planned = plan(jobs)
-            screen.add({} if known else jobs, sum(group.steps for group in planned))
+            screen.add({} if known else labels(jobs), sum(group.steps for group in planned))
         stopped.at_once = True  # the records are complete: a signal ends the wait for mirrors
         launched.wait()
     returns = [returned for _, returned in sorted(launched.returns.items())]
@@ -110,6 +120,16 @@ def launch(
     if launched.halted and not stopped and (left or searching):
         raise Halted(launched.halted, len(launched.failures), left, returns)
     return returns
+
+
+def how_ended(job: Job) -> tuple[str, str]:
+    """Return the status of a job that has ended, and what failed it, in one line."""
+    if job.outcome:
+        return job.outcome.status, ""
+    if job.returned.status is not JobStatus.FAILED:
+        return "finished", ""
+    error = job.returned._return_value
+    return "failed", f"{type(error).__name__}: {first_line(for_a_person(error))}"
 
 
 def train(session: Session, stopped: Received) -> None:
@@ -349,5 +369,9 @@ class Launch:
     def _ended(self, job: Job) -> None:
         self.returns[job.number] = job.returned
         self.failures.append(failing.failure(job.returned))
-        self.screen.ended(job)
+        if (outcome := job.outcome) and not math.isnan(outcome.value):
+            summary = outcome.summary
+            best = summary["objective"], outcome.value, summary["best_epoch"]
+            self.screen.epoch(job.number, *best)
+        self.screen.ended(job.number, *how_ended(job))
         self.supply.ended(job.number, job.returned)

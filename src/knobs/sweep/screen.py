@@ -1,11 +1,10 @@
-"""A sweep on the screen: what it will cost, its progress, its leaders, its failures."""
+"""A sweep on the screen: its cost, its progress, its leaders, its failures. Imports no torch."""
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from hydra.core.utils import JobStatus
 from rich.console import Console
 from rich.console import Group as Lines
 from rich.constrain import Constrain
@@ -13,17 +12,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from knobs import build
-from knobs.data import Data
-from knobs.errors import first_line, for_a_person
 from knobs.sweep.grid import Supply
-from knobs.sweep.groups import Group
 from knobs.sweep.jobs import Job
-from knobs.sweep.kin import SPLIT
 from knobs.sweep.lines import note
-from knobs.training.screen import MAX_NOTES, chosen
-from knobs.training.state import Run
-from knobs.words import count, duration, printable
+from knobs.words import count, duration
 
 LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
@@ -31,56 +23,49 @@ MAX_REASONS = 5
 SOON = 0.02  # of the work done before a rate says anything
 
 
-def reader(out: Console) -> Callable[[dict], Data]:
-    """Return what reads the data of a config, each set once, and prints how they were read.
+@dataclass(frozen=True)
+class Planned:
+    """Facts about jobs that train together, or sequentially: what a screen says of them.
 
-    Beside it the objective, where a rare class has changed it.
-
-    Data that differ in the seed of their split or in the fold alone are told of once.
+    Args:
+        runs: how many. stacks: that they train in; 0 where they train sequentially.
+        reason: why sequentially, in one line.
+        steps: optimizer steps of all of them. seconds: what these are expected to take.
     """
-    sets: dict[str, Data] = {}
-    told: set[str] = set()
 
-    def read(config: dict) -> Data:
-        key = str(config["data"])
-        if key not in sets:
-            sets[key] = build.data(config)
-            source = str({**config["data"], **dict.fromkeys(SPLIT)})
-            notes = [*filter(None, [chosen(sets[key], config)]), *sets[key].notes]
-            if notes and source not in told:
-                told.add(source)
-                said = printable("; ".join(notes), MAX_NOTES)
-                note(out, f"{sets[key].name}: {said}")
-        return sets[key]
-
-    return read
+    runs: int
+    stacks: int
+    reason: str
+    steps: int
+    seconds: float
 
 
 class Screen:
-    """Shows progress: `with Screen(jobs, groups, supply) as screen`.
+    """Shows progress: `with Screen(labels, planned, supply) as screen`. It is told plain facts.
 
     Args:
-        jobs: number -> job.
-        groups: what was planned.
+        labels: number -> what sets a job apart, for a person.
+        planned: how they train.
         supply: knows how many more there will be.
     """
 
-    def __init__(self, jobs: dict[int, Job], groups: list[Group], supply: Supply):
+    def __init__(self, labels: dict[int, str], planned: Sequence[Planned], supply: Supply):
         self.out = Console(highlight=False, soft_wrap=True)
-        self.labels, self.groups, self.supply = labels(jobs), groups, supply
-        self.count, self.done = len(jobs), Counter()
+        self.labels, self.planned, self.supply = dict(labels), planned, supply
+        self.count, self.done = len(labels), Counter()
         self.best: dict[int, tuple[float, float, int]] = {}  # number: rank key, value, epoch
         self.metric = ""
-        self._steps, self._total = 0, sum(group.steps for group in groups)
+        self._steps, self._total = 0, sum(group.steps for group in planned)
         self._began = self._looked = time.perf_counter()
         self._live: Live | None = None
 
     def __enter__(self) -> "Screen":
-        self.note(self._cost())
-        alone = Counter(group.reason for group in self.groups if group.reason)
+        if cost := self._cost():
+            self.note(cost)
+        alone = Counter(group.reason for group in self.planned if group.reason)
         most = MAX_REASONS if self.out.is_terminal else None
         for reason, _ in alone.most_common(most):
-            runs = sum(len(group.jobs) for group in self.groups if group.reason == reason)
+            runs = sum(group.runs for group in self.planned if group.reason == reason)
             self.note(f"  {count(runs, 'run')} sequentially: {reason}")
         if most and len(alone) > most:
             self.note(f"  and more for {count(len(alone) - most, 'other reason')}")
@@ -98,10 +83,10 @@ class Screen:
         texts = (Text(line, no_wrap=True, overflow="ellipsis") for line in lines)
         return Constrain(Lines(*texts), self.out.width - 3)  # room for the ^C of a terminal
 
-    def add(self, jobs: dict[int, Job], steps: int) -> None:
+    def add(self, labels: dict[int, str], steps: int) -> None:
         """Count further jobs, and further optimizer steps, as far as they are known."""
-        self.labels |= labels(jobs)
-        self.count += len(jobs)
+        self.labels |= labels
+        self.count += len(labels)
         self._total += steps
 
     def note(self, line: str) -> None:
@@ -115,26 +100,23 @@ class Screen:
             self._looked = time.perf_counter()
             self.note(self._line())
 
-    def epoch(self, number: int, run: Run) -> None:
-        """Rank a run at the end of an epoch."""
-        if run.progress.best is not None:
-            self._rank(number, run.objective, run.progress.best, run.progress.best_epoch)
+    def epoch(self, number: int, objective: dict, best: float, epoch: int) -> None:
+        """Rank a run by its best value so far.
 
-    def ended(self, job: Job) -> None:
-        """Count a job that has ended; print a failure at once."""
-        if outcome := job.outcome:
-            self.done[outcome.status] += 1
-            summary = outcome.summary
-            if not math.isnan(outcome.value):
-                self._rank(job.number, summary["objective"], outcome.value, summary["best_epoch"])
-        elif job.returned.status is JobStatus.FAILED:
-            error = job.returned._return_value
-            self.done["failed"] += 1
-            why = first_line(for_a_person(error))
-            what = f"job {job.number} failed: {type(error).__name__}: {why}"
-            self.out.print(f"[red]{escape(what)}[/]  [dim]{escape(self.labels[job.number])}[/]")
-        else:
-            self.done["finished"] += 1
+        Args:
+            number: the job's. objective: its metric and mode.
+            best: the value. epoch: where it was reached.
+        """
+        self.metric = objective["metric"]
+        key = -best if objective["mode"] == "max" else best
+        self.best[number] = (key, best, epoch)
+
+    def ended(self, number: int, status: str, fault: str = "") -> None:
+        """Count a job that has ended; print what failed it at once."""
+        self.done[status] += 1
+        if fault:
+            what = f"job {number} failed: {fault}"
+            self.out.print(f"[red]{escape(what)}[/]  [dim]{escape(self.labels[number])}[/]")
 
     def mirrored(self, lines: list[str]) -> None:
         """Print what the mirrors have to say: the same thing of all runs once."""
@@ -143,17 +125,12 @@ class Screen:
         if lines:
             self.note(lines[0])
 
-    def _rank(self, number: int, objective: dict, value: float, epoch: int) -> None:
-        self.metric = objective["metric"]
-        key = -value if objective["mode"] == "max" else value
-        self.best[number] = (key, value, epoch)
-
     def _cost(self) -> str:
-        stacks = sum(len(g.chunks) for g in self.groups if g.width > 1)
-        singles = sum(len(g.jobs) for g in self.groups if g.width == 1)
+        stacks = sum(group.stacks for group in self.planned)
+        singles = sum(group.runs for group in self.planned if not group.stacks)
         parts = [f"{count(self.count - singles, 'run')} in {count(stacks, 'stack')}"] * bool(stacks)
         parts += [f"{count(singles, 'run')} sequentially"] * bool(singles)
-        seconds = sum(group.steps * group.step_seconds for group in self.groups)
+        seconds = sum(group.seconds for group in self.planned)
         if seconds:
             parts.append(f"about {duration(seconds)}")
         if seconds and (coming := self.supply.coming):

@@ -47,10 +47,14 @@ class Stacks:
         folder: the sweep's.
         now: what a plan depends on beside the jobs: one of before that was made otherwise is void.
         keeps: whether anything is written; a search, whose stacks are filled up, keeps nothing.
+        notes: where the file is; None: there.
     """
 
-    def __init__(self, folder: Path, now: Mapping[str, Any], keeps: bool = True):
-        self.path, self.now, self.keeps = folder / FILE, dict(now), keeps
+    def __init__(
+        self, folder: Path, now: Mapping[str, Any], keeps: bool = True, notes: Path | None = None
+    ):
+        self.folder, self.path = folder, (notes or folder) / FILE
+        self.now, self.keeps = dict(now), keeps
         self._of: dict[int, Planned] = {}
         for line in self._lines() if keeps else ():
             try:

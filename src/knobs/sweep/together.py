@@ -13,6 +13,8 @@ from knobs.stack.optimizers import in_slices
 from knobs.stack.stand_ins import Place, StandIns, stand_in
 from knobs.sweep import groups
 from knobs.sweep.jobs import Job
+from knobs.sweep.screen import labels
+from knobs.sweep.stackable import alone, shared
 from knobs.training.session import SAVE_SECONDS, SAVE_SHARE, Session, later, prune
 from knobs.training.setup import assemble, steps_per_epoch
 from knobs.training.state import Run
@@ -99,9 +101,7 @@ class Together:
                 config = next(s.config for j, s in self.rows if j.number == number)
             else:
                 config = read_config(self.launch.folder / str(number))["config"]
-            if groups.shared(config) != groups.shared(self.rows[0][1].config) or any(
-                targets.faults(config)
-            ):
+            if shared(config) != shared(self.rows[0][1].config) or any(targets.faults(config)):
                 raise ValueError("its config is another now")
             data = run.data if run else self.launch.read(config)
             with exits():
@@ -118,7 +118,9 @@ class Together:
         job, session = self.by_run[run]
         with job.log():
             session.epoch(metrics)
-        self.launch.screen.epoch(job.number, run)
+        reached = run.progress
+        if reached.best is not None:
+            self.launch.screen.epoch(job.number, run.objective, reached.best, reached.best_epoch)
         seconds, steps = run.progress.train_seconds, run.progress.step
         if run is self.first and not self.left and steps > self.before[1]:
             self.launch.seen.append((seconds - self.before[0]) / (steps - self.before[1]))
@@ -153,7 +155,7 @@ class Together:
         placed: dict[str, Data] = {
             str(job.config["data"]): session.run.data for job, session in self.rows
         }
-        launch.screen.add(jobs, steps * epochs)
+        launch.screen.add(labels(jobs), steps * epochs)
         launch.under_way.join([job.number for job in joining])
         opened = launch.opened(launch.begun(joining), self.first.device, placed)
         self.rows.extend(opened)
@@ -187,7 +189,4 @@ def joins(config: dict | None, other: dict, read: groups.Reader) -> bool:
     """
     if not config or config["resume"]:  # one that goes on may stand in the middle of an epoch
         return False
-    return (
-        not groups.alone(config)
-        and len({*groups.together({0: config, 1: other}, read).values()}) == 1
-    )
+    return not alone(config) and len({*groups.together({0: config, 1: other}, read).values()}) == 1

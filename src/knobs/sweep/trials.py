@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -12,9 +11,8 @@ from knobs.errors import ConfigError, LockedError
 from knobs.record import CONFIG, Ended, ended, resumable
 from knobs.search import space
 from knobs.search.trials import Search, Trial
-from knobs.shell import literal, quoted
 from knobs.signals import STOPPED
-from knobs.sweep.grid import Supply, job
+from knobs.sweep.grid import Supply, job, renewed
 from knobs.sweep.jobs import Job
 
 
@@ -45,17 +43,17 @@ class Trials(Supply):
             for trial in trials:
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
-                job = self._job(trial, run)
+                job = self._job(trial)
                 known = job.config and ledger.holds_a_run(run)
                 unknown = trial.again or not resumable(run)  # what a power cut leaves of a trial
                 if known and not ledger.holds(run, job.config, unreadable=unknown):
                     why = f"its {CONFIG} is not that of its trial; move it away"
                     raise ConfigError(f"{run}: {why}, and the trial runs anew")
-                if ledger.settled(ledger.status(run), self.study.sweep.retry):
+                if again := renewed(job, run, self.study.sweep.retry):
+                    jobs[trial.run] = again
+                else:
                     self._tell(trial.run)  # killed between the run's end and its being told
                     self.before += 1
-                else:
-                    jobs[trial.run] = job
         self.coming = self.study.later(self.study.plan.looks[0]) if self.study.plan.looks else 0
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
             self.coming += max(0, round(self.search.budget - self.search.spent()))
@@ -83,16 +81,14 @@ class Trials(Supply):
                 places[trial.user_attrs["run"]] = place
         return places
 
-    def _job(self, trial: Trial, run: Path) -> Job:
-        """Return a trial's job; it goes on from its checkpoint if it has one."""
+    def _job(self, trial: Trial) -> Job:
+        """Return a trial's job as it begins."""
         plan, pruner = self.study.plan, self.study.options["pruner"]
         more = [f"search.role={_role(trial.phase)}", space.override("search.arm", trial.arm)]
         more.append(f"search.phase={trial.phase}")
         if trial.prunable and pruner != "none":
             more.append(f"search.pruner={pruner}")
         lines = plan.job(trial.arm, trial.values, *more)
-        if resumable(run) and ledger.status(run) != "failed":
-            lines.append(f"resume={quoted(literal(str(run)))}")
         values = [space.override(name, value) for name, value in trial.values.items()]
         sweep = self.study.sweep
         new = job(lines, sweep.context, sweep.master, trial.run)

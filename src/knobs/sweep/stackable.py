@@ -1,0 +1,79 @@
+"""Which runs may share a stack, by their configs alone. Imports no torch.
+
+What a config does not say, the data of its splits and what a stack costs, is in kin.py and
+groups.py; a driver that hands groups of jobs to workers has neither.
+"""
+
+import functools
+import json
+
+from omegaconf import OmegaConf
+
+from knobs.config import rules
+from knobs.regularization import PENALTIES
+
+# Optimizers whose update is proportional to the learning rate: stack/optimizers.py relies on it.
+LINEAR_IN_LR = (
+    *("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop"),
+)
+STACKABLE = {f"torch.optim.{name}" for name in LINEAR_IN_LR}
+STACKABLE |= {f"torch.optim.{name.lower()}.{name}" for name in LINEAR_IN_LR}
+# What rows of one stack may differ in, beside everything outside these sections, and what they
+# share. A key that is in neither, and is not off, makes its run train alone.
+FREE = {
+    "training": (
+        *("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
+        "zero_head",
+    ),
+    "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
+}
+ALIKE = {
+    "training": (
+        *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
+        *("device", "threads", "deterministic", "members"),
+    ),
+    "regularization": ("norm",),
+}
+OFF = {"training": "training/default", "regularization": "regularization/none"}  # every knob is off
+SHARED = ("data", "model", "activation", "loss", "regularization", "training")
+SPLIT = ("fold", "split_seed", "val_seed")  # keys of `data` in which the rows of a stack may differ
+
+
+def alone(config: dict) -> str:
+    """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
+    optimizer = config["optimizer"]
+    name = optimizer["_target_"].rpartition(".")[2]
+    if optimizer["_target_"] not in STACKABLE:
+        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
+    for switch in ("maximize", "differentiable", "capturable"):
+        if optimizer.get(switch):
+            return f"optimizer.{switch}=true has no stacked form"
+    for section in FREE:
+        for key in sorted(config[section].keys() - {*FREE[section], *ALIKE[section]}):
+            value, off = config[section][key], _off(section)
+            if value != off[key] if key in off else value:
+                return f"{section}.{key} is not known to stacks"
+    return ""
+
+
+@functools.cache
+def _off(section: str) -> dict:
+    """Return a section with every knob at its neutral value."""
+    return OmegaConf.to_container(OmegaConf.load(rules.CONF / f"{OFF[section]}.yaml"))
+
+
+def shared(config: dict) -> str:
+    """Return what the configs of one stack have in common, as a text to compare.
+
+    Their data may differ in the split: see kin.py. In common is whether they drop anything as well:
+    masks take time, which runs without need not share.
+    """
+    free = FREE | {"data": SPLIT}
+    parts: dict[str, object] = {
+        section: {
+            k: v for k, v in config.get(section, {}).items() if k not in free.get(section, ())
+        }
+        for section in SHARED
+    }
+    parts["drops"] = config["regularization"]["dropout"] > 0
+    return json.dumps(parts, sort_keys=True)

@@ -1,0 +1,523 @@
+"""A sweep's driver: cuts jobs into groups, sends them to workers, follows, sends again. No torch.
+
+It trains and measures nothing. What it knows of a run is what the run has recorded; what workers
+tell (wire.py) is for the screen. It alone writes groups/N.json, and workers/N.json, which says
+where a group was sent: so that the same command, after a death of the driver, follows what is
+under way instead of sending it a second time.
+"""
+
+import os
+import platform
+import signal
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from knobs import ledger
+from knobs.config import command
+from knobs.errors import ConfigError, UserError, first_line
+from knobs.record import BROKEN, ended, read_json
+from knobs.signals import Received, stop_signals
+from knobs.storage import Lock, as_json, make_folder, write
+from knobs.sweep import deaths, failing
+from knobs.sweep.grid import Supply
+from knobs.sweep.jobs import Job
+from knobs.sweep.screen import Screen, labels
+from knobs.sweep.stackable import alone, shared
+from knobs.words import count
+from knobs.workers import groups, wire
+from knobs.workers.groups import Group, Task
+from knobs.workers.worker import summary_digest
+
+LOOK = 0.5  # seconds between two looks at the workers
+TRIES = 3  # times that a group is sent without any of its runs coming further
+MANY = 8  # workers, above which their runs are uploaded afterwards: W&B limits its rates
+ASKS = 4  # groups of a search's width: what one would train at once is asked in so many parts
+DETACHING = ("SIGHUP", "SIGTERM", "SIGUSR1")  # after which the workers go on; SIGINT stops them
+
+
+class Engine(Protocol):
+    """Where workers run. `groups` of one call may become one array.
+
+    Args:
+        name: as workers/N.json has it; an engine follows jobs of its own name alone.
+        room: how many groups may be sent and not ended; None where it keeps a queue itself.
+        keeps: whether its jobs outlive the driver.
+        inside: whether they run in the driver's process.
+        said: lines for a person; the driver prints them and takes them out.
+    """
+
+    name: str
+    room: int | None
+    keeps: bool
+    inside: bool
+    said: list[str]
+
+    def start(self, folder: Path, groups: Sequence[tuple[str, str]]) -> list[str]:
+        """Send groups, each with its token: worker.work(folder, group, token); return job ids."""
+
+    def ended(self, ids: Collection[str], seconds: float) -> dict[str, str]:
+        """Wait up to so many seconds; return jobs that have ended, and their faults, if any."""
+
+    def stop(self, ids: Collection[str]) -> None:
+        """Ask jobs to save and end; those that have not begun never begin."""
+
+    def alive(self, ids: Collection[str]) -> set[str]:
+        """Return the jobs that wait or run, of those that a driver of before has sent."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the launcher was told of workers, beside what its engine needs.
+
+    Args:
+        workers: how many at once. width: most rows of a stack; None leaves it to a measurement.
+        cpus, gpus: of each. wait: whether to follow them to their ends.
+    """
+
+    workers: int = 2
+    width: int | None = None
+    cpus: int = 1
+    gpus: int = 0
+    wait: bool = True
+
+
+def check(options: Options, jobs: Mapping[int, Job]) -> None:
+    """Refuse options of workers that cannot be, before anything is sent.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    at_least_one = {"workers": options.workers, "cpus": options.cpus, "width": options.width}
+    for name, value in at_least_one.items():
+        if value is not None and value < 1:
+            or_null = "null or " if name == "width" else ""
+            raise ConfigError(
+                f"hydra.launcher.{name}={value}: must be {or_null}a whole number >= 1"
+            )
+    if options.gpus not in (0, 1):
+        one = "a worker runs on one GPU at most; more GPUs are more workers"
+        raise ConfigError(f"hydra.launcher.gpus={options.gpus}: must be 0 or 1; {one}")
+    devices = {str(job.config["training"]["device"]) for job in jobs.values() if job.config}
+    if not options.gpus and (asked := [d for d in sorted(devices) if d.startswith("cuda")]):
+        raise ConfigError(
+            f"training.device={asked[0]}: hydra.launcher.gpus=0 gives workers none; gpus=1 does"
+        )
+
+
+class Failed(UserError):
+    """A run that a worker said has failed.
+
+    Args:
+        kind: the name of the error's class.
+    """
+
+    def __init__(self, fault: str):
+        kind, _, message = fault.partition(": ")
+        named = message and kind.isidentifier()
+        self.kind = kind if named else type(self).__name__
+        super().__init__(message if named else fault)
+
+
+class Lost(UserError):
+    """A run whose worker was lost, again and again."""
+
+
+@dataclass
+class Sent:
+    """A group under way, or to be sent.
+
+    Args:
+        name: of its files. numbers: of its jobs.
+        id: of the engine's job; empty where it was not sent.
+        tries: how many times it was sent since one of its runs came further. mark: where they were.
+        fault: of the job that ended last.
+    """
+
+    name: str
+    numbers: list[int]
+    id: str = ""
+    tries: int = 0
+    mark: tuple = ()
+    fault: str = ""
+
+
+def launch(
+    jobs: Mapping[int, Job],
+    engine: Engine,
+    options: Options,
+    master: DictConfig,
+    supply: Supply | None = None,
+) -> list[JobReturn]:
+    """Run jobs on an engine's workers; return how each of them ended.
+
+    Raises:
+        ConfigError: jobs that are not train.py's, or options that do not go together.
+        LockedError: another driver follows workers of this sweep.
+        Halted: the first runs failed alike, and `master` has no keep_going=true.
+    """
+    if not command.LAST.covers(master):
+        raise ConfigError(f"hydra/launcher={engine.name}: runs jobs of knobs' train.py alone")
+    if supply and not options.wait:
+        raise ConfigError(
+            "hydra.launcher.wait=false: a search asks by what came out; leave wait=false out"
+        )
+    folder = Path(str(master.hydra.sweep.dir)).absolute()
+    make_folder(folder / groups.WORKERS)
+    following = "workers of this sweep are followed by {who}"
+    with (
+        Lock(folder / groups.WORKERS / groups.DRIVER, following),
+        stop_signals() as stopped,
+        Screen(labels(dict(jobs)), [], supply or Supply()) as screen,
+    ):
+        driver = Driver(folder, engine, options, master, screen, stopped, supply)
+        driver.run(dict(jobs))
+    return [returned for _, returned in sorted(driver.returns.items())]
+
+
+@dataclass
+class Driver:
+    """The jobs of one launch, followed to their ends.
+
+    Args:
+        folder: the sweep's.
+        engine, options, master, supply: as `launch` takes them.
+        screen: what a person watches. stopped: signals that asked to stop.
+        jobs: by number, those of the supply too. returns: of those that have ended.
+        waiting: groups to be sent. under_way: job of the engine -> its group.
+        failures: what failed each job that has ended, None where nothing did, in that order.
+        halted: why no further group is sent: what the first failures say.
+        ends: whether no further group is sent, and those under way were asked to end.
+    """
+
+    folder: Path
+    engine: Engine
+    options: Options
+    master: DictConfig
+    screen: Screen
+    stopped: Received
+    supply: Supply | None
+    jobs: dict[int, Job] = field(default_factory=dict)
+    returns: dict[int, JobReturn] = field(default_factory=dict)
+    waiting: deque[Sent] = field(default_factory=deque)
+    under_way: dict[str, Sent] = field(default_factory=dict)
+    failures: list[Exception | None] = field(default_factory=list)
+    halted: str = ""
+    ends: bool = False
+    _size: int = 1  # jobs of the largest group so far
+
+    def run(self, jobs: dict[int, Job]) -> None:
+        """Send jobs, and follow them until all have ended, or a signal says to leave.
+
+        Raises:
+            Halted: the first of them failed alike.
+        """
+        self.follow = wire.Follow(self.folder, self.screen, self.jobs)
+        self.take(jobs)
+        self._send()
+        if not self.options.wait:
+            return self._detach("submitted")
+        while (self.waiting or self.under_way) and not self._leaves():
+            if ending := [job for job, sent in self.under_way.items() if self._cancelled(sent)]:
+                self.engine.stop(ending)
+            done = self.engine.ended(list(self.under_way), LOOK)
+            self._look()
+            for job, fault in done.items():
+                self._ended(self.under_way.pop(job), fault)
+            if self.supply and not self.ends and (free := self._free()):
+                self.take(self.supply.more(free))
+            self._send()
+        left = sorted(self.jobs.keys() - self.returns.keys())
+        if self.halted and not self.stopped:
+            returns = [*self.returns.values()]
+            raise failing.Halted(self.halted, len(self.failures), len(left), returns)
+        for number in left:
+            self._note(number, _interrupted(self.jobs[number], self.stopped))
+        return None
+
+    # ------------------------------------------------------------------ to workers
+    def take(self, jobs: dict[int, Job]) -> None:
+        """Take jobs over: those of groups that are there already, and new ones in new groups."""
+        if not jobs:
+            return
+        if self.jobs:
+            self.screen.add(labels(jobs), 0)
+        self.jobs |= jobs
+        known = self._known(jobs)
+        here = {number for sent in known for number in sent.numbers}
+        rest = {n: _kind(n, job) for n, job in jobs.items() if n not in here}
+        first = 1 + max(map(int, groups.names(self.folder)), default=-1)
+        cut = groups.cut(rest, self.options.workers, self._most()) if rest else []
+        new = [Sent(f"{first + i:05d}", numbers) for i, numbers in enumerate(cut)]
+        for sent in new:
+            self._write(sent)  # which takes its number
+        self._size = max([self._size, *map(len, cut)])
+        self.under_way |= {sent.id: sent for sent in known if sent.id}
+        self.waiting += [sent for sent in [*known, *new] if not sent.id]
+        going = sum(bool(sent.id) for sent in known)
+        if going:
+            self.screen.note(f"{count(going, 'group')} of before under way: followed")
+        if new:
+            runs, many = count(len(rest), "run"), count(len(new), "group")
+            self.screen.note(f"{runs} in {many} for {count(self.options.workers, 'worker')}")
+
+    def _known(self, jobs: Mapping[int, Job]) -> list[Sent]:
+        """Return the groups of before that have some of these jobs; one under way has its id.
+
+        Raises:
+            ConfigError: another engine has one, which cannot be asked about it from here.
+        """
+        there = {name: where_sent(self.folder, name) for name in groups.names(self.folder)}
+        for name, (engine, id_, over) in there.items():
+            numbers = groups.read_group(self.folder, name).numbers
+            if id_ and not over and engine != self.engine.name and jobs.keys() & {*numbers}:
+                sweep = str(self.folder)
+                raise ConfigError(
+                    f"{sweep}: group {int(name)} was sent by {engine} (job {id_}); go on with that "
+                    f"launcher, or end it first: python -m knobs cancel {sweep}"
+                )
+        ids = [id_ for _, id_, over in there.values() if id_ and not over]
+        alive = self.engine.alive(ids) if ids else set()
+        found, taken = [], {*self.returns, *(n for s in self.under_way.values() for n in s.numbers)}
+        for name, (_, id_, over) in reversed(there.items()):  # the last that has a run counts
+            numbers = [n for n in groups.read_group(self.folder, name).numbers if n in jobs]
+            if numbers := [n for n in numbers if n not in taken]:
+                found.append(Sent(name, numbers, id_ if id_ in alive and not over else ""))
+                if not found[-1].id:
+                    groups.cancelled(self.folder, name).unlink(missing_ok=True)
+                taken |= {*numbers}
+        return found[::-1]
+
+    def _write(self, sent: Sent) -> str:
+        """Write a group's file; return its token."""
+        lines = OmegaConf.to_container(self.master.hydra.overrides.hydra)
+        composer, options = command.LAST.composer, self.options
+        offline = "tracking.mode=offline" if options.workers > MANY else ""
+        tasks = []
+        for number in sent.numbers:
+            job, run = self.jobs[number], self.folder / str(number)
+            own = [line for line in job.overrides if not line.startswith("resume=")]
+            if offline and job.config and job.config["tracking"]["mode"] in ("auto", "online"):
+                own.append(offline)
+            failed = ledger.status(run) == "failed" and not sent.tries  # and is to run again
+            before = summary_digest(run) if failed else ""
+            tasks.append(Task(number, own, job.label, job.differs, before))
+        group = Group(
+            tasks,
+            hydra=[str(line) for line in lines if line != command.MULTIRUN],
+            folders=[str(folder) for folder in composer.folders],
+            config_name=self.master.hydra.job.config_name,
+            directory=os.getcwd(),
+            allow=os.environ.get("KNOBS_ALLOW", ""),
+            width=options.width,
+            gpus=options.gpus,
+            threads=options.cpus,
+        )
+        return groups.write_group(self.folder, sent.name, group)
+
+    def _send(self) -> None:
+        """Send the groups that wait, as many as the engine has room for."""
+        self.waiting = deque(sent for sent in self.waiting if not self._cancelled(sent))
+        room = len(self.waiting)
+        if self.engine.room is not None:
+            room = min(room, self.engine.room - len(self.under_way))
+        sending = [self.waiting.popleft() for _ in range(max(0, room))]
+        if not sending:
+            return
+        for sent in sending:
+            sent.mark = self._mark(sent)
+            self.follow.skip(sent.name)
+            note_sent(self.folder, sent.name, self.engine.name, "", sent.numbers)
+        tokens = [(sent.name, self._write(sent)) for sent in sending]
+        for sent, job in zip(sending, self.engine.start(self.folder, tokens), strict=True):
+            sent.id, sent.tries = job, sent.tries + 1
+            note_sent(self.folder, sent.name, self.engine.name, job, sent.numbers)
+            self.under_way[job] = sent
+
+    def _most(self) -> int | None:
+        """Return the most jobs of a group: of a search few, as it asks anew by what came out."""
+        width = OmegaConf.select(self.master, "search.width") if self.supply else None
+        return width and max(1, width // ASKS)
+
+    def _free(self) -> int:
+        """Return how many jobs more the workers could be given."""
+        return self._size * max(0, self.options.workers - len(self.under_way) - len(self.waiting))
+
+    # ------------------------------------------------------------------ from workers
+    def _look(self) -> None:
+        """Show what workers have told, and note the runs that have ended."""
+        while self.engine.said:
+            self.screen.note(self.engine.said.pop(0))
+        for number, status, fault in self.follow.look([s.name for s in self.under_way.values()]):
+            if number in self.jobs and number not in self.returns:
+                if status == "failed" and not fault.startswith("LockedError"):
+                    self._note(number, _failed(self.jobs[number], fault, self._run(number)))
+                elif ledger.settled(status, retry_failed=False):
+                    self._note(number, _settled(self.jobs[number], self._run(number)))
+        locks = {told.lock for told in self.follow.told.values() if told.begun}
+        if f"process {os.getpid()} on {platform.node()}" in locks:
+            self._say_once(
+                "locks of this file system do not hold between nodes; each file has one writer, "
+                "and a second start of this command is not noticed: start none"
+            )
+
+    def _ended(self, sent: Sent, fault: str) -> None:
+        """Note how the runs of a group ended whose job has; send it again where some are left."""
+        note_sent(self.folder, sent.name, self.engine.name, sent.id, sent.numbers, over=True)
+        told, id_, sent.id = self.follow.told.get(sent.name, wire.Told()), sent.id, ""
+        for number in sent.numbers:
+            status = ledger.status(self._run(number))
+            if number not in self.returns and ledger.settled(status, retry_failed=False):
+                self._note(number, _settled(self.jobs[number], self._run(number)))
+        left = [number for number in sent.numbers if number not in self.returns]
+        if told.left and self.engine.inside:
+            self.stopped.append(told.left)
+        if not left or self.ends or self._cancelled(sent) or self.stopped:
+            return
+        if told.refused:
+            for number in left:
+                self._note(number, _failed(self.jobs[number], told.refused, self._run(number)))
+            return
+        why = fault or ("its worker was asked to end" if told.left else "its worker was lost")
+        if not told.begun:
+            why += f"; it had not begun: do all nodes see {self.folder} under this name?"
+        if self._mark(sent) != sent.mark:
+            sent.tries = 0
+        if sent.tries < TRIES:
+            self.screen.note(f"group {int(sent.name)} (job {id_}): {why}; sent again")
+            self.waiting.append(Sent(sent.name, left, tries=sent.tries))
+            return
+        for number in left:
+            self._note(number, _lost(self.jobs[number], f"{why}, {TRIES} times in a row"))
+
+    def _note(self, number: int, returned: JobReturn) -> None:
+        """Note that a job has ended, and stop the sweep where the first ones failed alike."""
+        self.returns[number] = returned
+        error = returned._return_value
+        if not isinstance(error, SystemExit):
+            self.failures.append(failing.failure(returned))
+            end = ended(self._run(number))
+            status = "failed" if self.failures[-1] else end.status if end else "finished"
+            self.screen.ended(
+                number, status, f"{kind_of(error)}: {error}" if status == "failed" else ""
+            )
+        if self.supply:
+            self.supply.ended(number, returned)
+        keep_going = bool(self.master.get("keep_going"))
+        if not keep_going and not self.halted and failing.alike(self.failures):
+            self.halted = first_line(self.failures[0])
+            self._stop()
+
+    # ------------------------------------------------------------------ signals
+    def _leaves(self) -> bool:
+        """Heed a signal: Ctrl-C ends the workers too, others this process alone, where it can."""
+        if not self.stopped or self.ends:
+            return False
+        if self.engine.keeps and signal.Signals(self.stopped[0]).name in DETACHING:
+            self._detach("the workers go on")
+            return True
+        self.screen.note("the workers are asked to save and to end; again: at once")
+        self._stop()
+        return False
+
+    def _stop(self) -> None:
+        self.ends = True
+        self.waiting.clear()
+        self.engine.stop(list(self.under_way))
+
+    def _detach(self, what: str) -> None:
+        sweep = str(self.folder)
+        self.screen.note(f"{what}: the same command follows them and reports at the end;")
+        self.screen.note(f"  python -m knobs status {sweep}")
+        self.screen.note(f"  python -m knobs cancel {sweep}")
+
+    # ------------------------------------------------------------------
+    def _run(self, number: int) -> Path:
+        return self.folder / str(number)
+
+    def _cancelled(self, sent: Sent) -> bool:
+        return groups.cancelled(self.folder, sent.name).exists()
+
+    def _mark(self, sent: Sent) -> tuple:
+        """Return how far a group has come: what changes with each step forward of its runs."""
+        runs = [self._run(number) for number in sent.numbers]
+        suspects = groups.own_folder(self.folder, sent.name) / deaths.SUSPECTS
+        blamed = suspects.read_bytes() if suspects.is_file() else b""
+        return (*((ledger.status(run), deaths.mark_of(run)) for run in runs), blamed)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.follow.said:
+            self.follow.said.add(line)
+            self.screen.note(line)
+
+
+def _kind(number: int, job: Job) -> str:
+    """Return what the jobs of a stack have in common, as a text to compare."""
+    return f"{alone(job.config)} {shared(job.config)}" if job.config else str(number)
+
+
+def kind_of(error: object) -> str:
+    """Return the name of an error's class; of one that a worker has told, its there."""
+    return getattr(error, "kind", "") or type(error).__name__
+
+
+# ---------------------------------------------------------------------- where groups were sent
+def note_sent(
+    folder: Path, name: str, engine: str, job: str, numbers: Sequence[int], over: bool = False
+) -> None:
+    """Write workers/N.json: where a group was sent, and whether that job has ended."""
+    about = {"engine": engine, "job": job, "jobs": list(numbers), "over": over}
+    write(folder / groups.WORKERS / f"{name}.json", as_json(about), sync=True)
+
+
+def where_sent(folder: Path, name: str) -> tuple[str, str, bool]:
+    """Return the engine of a group, its job there, and whether that has ended."""
+    try:
+        about = read_json(folder / groups.WORKERS / f"{name}.json")
+        return str(about["engine"]), str(about["job"]), bool(about["over"])
+    except (*BROKEN, KeyError, TypeError):
+        return "", "", False
+
+
+# ---------------------------------------------------------------------- how jobs ended
+def _returned(job: Job, value: Any, status: JobStatus, run: Path | None = None) -> JobReturn:
+    about = {"runtime": {"output_dir": str(run)}, "job": {"name": "train", "num": job.number}}
+    returned = JobReturn(job.overrides, hydra_cfg=OmegaConf.create({"hydra": about}))
+    returned.return_value, returned.status = value, status
+    return returned
+
+
+def _settled(job: Job, run: Path) -> JobReturn:
+    """Return what comes of a job, as its run has recorded it."""
+    end = ended(run)
+    if end and end.status == "failed":
+        return _failed(job, _reason(run), run)
+    return _returned(job, end and end.value, JobStatus.COMPLETED, run)
+
+
+def _failed(job: Job, fault: str, run: Path) -> JobReturn:
+    return _returned(job, Failed(fault), JobStatus.FAILED, run)
+
+
+def _lost(job: Job, why: str) -> JobReturn:
+    return _returned(job, Lost(why), JobStatus.FAILED)
+
+
+def _interrupted(job: Job, stopped: Sequence[int]) -> JobReturn:
+    code = 128 + (stopped[0] if stopped else signal.SIGTERM)
+    return _returned(job, SystemExit(code), JobStatus.FAILED)
+
+
+def _reason(run: Path) -> str:
+    """Return why a run says that it failed."""
+    from knobs.record import read_summary
+
+    try:
+        return str(read_summary(run).get("reason") or "failed")
+    except BROKEN:
+        return "failed"
