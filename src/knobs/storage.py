@@ -169,19 +169,27 @@ def carries_its_checksum(line: bytes) -> bool:
     return line[len(text) :] + b"\n" == _CRC % zlib.crc32(text)
 
 
+def checked(line: bytes) -> bytes:
+    """Return the JSON text of a line, without the checksum that it carries; older lines have none.
+
+    Raises:
+        ValueError: damaged.
+    """
+    text = line[: 1 - _CRC_BYTES]
+    if not line[len(text) :].startswith(_CRC_BEGINS):
+        return line
+    if not carries_its_checksum(line):
+        raise ValueError("damaged: its checksum is another")
+    return text + b"}"
+
+
 def of_line(line: bytes) -> dict[str, Any]:
     """Return the object of a line, without its checksum; older lines have none.
 
     Raises:
         ValueError, RecursionError: damaged, or no JSON object.
     """
-    line = line.rstrip(b"\r\n")
-    text = line[: 1 - _CRC_BYTES]
-    if line[len(text) :].startswith(_CRC_BEGINS):
-        if not carries_its_checksum(line):
-            raise ValueError("damaged: its checksum is another")
-        line = text + b"}"
-    row = json.loads(line)
+    row = json.loads(checked(line.rstrip(b"\r\n")))
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
     if "crc" in row:
