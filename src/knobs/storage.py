@@ -19,13 +19,15 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from knobs.errors import ConfigError, LockedError, StorageError
+from knobs.errors import ConfigError, LockedError, StorageError, note
 
 OURS = 0o755  # of a new folder, less what the umask takes away
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -100,6 +102,31 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def replace_folder(new: Path, path: Path) -> None:
+    """Let a folder take the place of `path`, whose own, if there is one, is removed.
+
+    Raises:
+        OSError: naming `path`, which is as it was; or a disk refused that too, and it is said
+            where what was there is now.
+    """
+    old = path.with_name(f"{path.name}.{time.time_ns()}.old")
+    if there := path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException as error:
+        _name(error, path)
+        if there:
+            try:
+                os.replace(old, path)
+            except OSError:
+                back = shlex.join(["mv", str(old), str(path)])
+                note(f"{path}: what was there is {old.name} now; {back} puts it back")
+        raise
+    if there:
+        shutil.rmtree(old)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names of a folder's files outlive a power cut."""
     if os.name == "nt":  # where folders are not opened
@@ -121,6 +148,9 @@ def _sync(path: Path, flags: int) -> None:
     number = os.open(path, flags)
     try:
         os.fsync(number)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         os.close(number)
 
