@@ -25,10 +25,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from knobs.errors import ConfigError, LockedError, StorageError, note
+from knobs.words import count
 
+T = TypeVar("T")
 OURS = 0o755  # of a new folder, less what the umask takes away
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
@@ -225,6 +227,34 @@ def of_line(line: bytes) -> dict[str, Any]:
     if "crc" in row:
         raise ValueError("damaged: its checksum is none")
     return row
+
+
+def rows(path: Path, parse: Callable[[dict[str, Any]], T], lost: str) -> list[T]:
+    """Return what `parse` makes of each line of a log, in their order; damaged ones are left out.
+
+    How many those are is said, once.
+
+    Args:
+        parse: raises ValueError, KeyError, TypeError or AttributeError of a row that is none.
+        lost: what comes of it, for the message.
+
+    Raises:
+        OSError, ValueError: as `read`.
+    """
+    found, damaged = [], 0
+    for line in filter(None, read(path).splitlines()):
+        try:
+            found.append(parse(of_line(line)))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            damaged += 1
+    if damaged:
+        _say_damaged(path, damaged, lost)
+    return found
+
+
+@functools.cache  # a search reads its log at every rung
+def _say_damaged(path: Path, damaged: int, lost: str) -> None:
+    note(f"{path}: {count(damaged, 'line')} damaged, and left out; {lost}")
 
 
 @_on_full_disks

@@ -3,7 +3,7 @@
 A run is looked at after a few epochs, its rungs; at each the best 1 / ETA of the runs that came as
 far go on. Nobody waits for the others: a run is ranked among those that are there. The values lie
 in a file of JSON lines, written under a lock, so a stack, a process a run, and several commands on
-one folder prune alike; half a line of a killed process is passed over.
+one folder prune alike; damaged lines, as a killed process leaves half a one, are left out.
 
 asha: rungs at r, r ETA, r ETA^2, ... epochs (Li et al. 2020, A System for Massively Parallel
 Hyperparameter Tuning, algorithm 2, in its form without pauses: a run that is not among the best
@@ -12,15 +12,15 @@ hyperband: brackets whose first rung is r, r ETA, ...; a run is ranked in its ow
 brackets get as many runs as spend the same number of epochs (Li et al. 2018, Hyperband, section 3).
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knobs import storage
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, append, as_line, of_line, read
+from knobs.storage import Lock, append, as_line
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 ETA = 3  # of a rung's runs, one in ETA goes on
@@ -78,8 +78,8 @@ class Pruner:
         rows = [{"run": r, "value": finite[r], "bracket": b, **rung} for r, b in due.items()]
         path = self.folder / FILE
         with Lock(self.folder / LOCK, wait=True):
-            earlier = _rows(read(path).splitlines()) if path.exists() else []
             append(path, b"".join(map(as_line, rows)))
+            earlier = storage.rows(path, _row, "the others are ranked without it")
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
@@ -127,14 +127,14 @@ PRUNERS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Read rows in the order written; what is no row, or damaged, is passed over."""
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            row = of_line(line)
-            numbers = [row[name] for name in ("run", "rung", "epochs", "bracket")]
-            whole = all(type(number) is int for number in numbers)
-            if whole and type(row["group"]) is str and type(row["value"]) in (float, type(None)):
-                rows.append(row)
-    return rows
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row that is one of this log.
+
+    Raises:
+        ValueError: it is not. KeyError: it lacks something.
+    """
+    whole = all(type(row[name]) is int for name in ("run", "rung", "epochs", "bracket"))
+    rest = type(row["group"]) is str and type(row["value"]) in (float, type(None))
+    if not (whole and rest and len(row) == 6):
+        raise ValueError("no value at a rung")
+    return row
