@@ -262,6 +262,8 @@ def waste(outputs):
         fill(mine, "leaderboard.csv.partial"),
         fill(mine / "0", "summary.json.partial"),
         fill(mine / "0", "run.lock", 0),
+        fill(mine / "0", "wandb/sync.lock", 0),
+        fill(mine / "0", "checkpoints/best.previous.safetensors"),
         fill(mine / "0", "checkpoints/last.previous.safetensors"),
         fill(mine / "0", "checkpoints/best.safetensors.partial"),
         mine / "3",
