@@ -262,6 +262,8 @@ def waste(outputs):
         fill(mine, "leaderboard.csv.partial"),
         fill(mine / "0", "summary.json.partial"),
         fill(mine / "0", "run.lock", 0),
+        fill(mine / "0", "wandb/sync.lock", 0),
+        fill(mine / "0", "checkpoints/best.previous.safetensors"),
         fill(mine / "0", "checkpoints/last.previous.safetensors"),
         fill(mine / "0", "checkpoints/best.safetensors.partial"),
         mine / "3",
@@ -308,7 +310,7 @@ def test_what_a_process_holds_is_left(waste, capsys, lock):
         ]
         late = [found for found in listed if held in (found.path, *found.path.parents)]
         for found in late:  # listed before it was held
-            if found.path.name != "run.lock":
+            if found.path.name not in cleaning.LOCKS:
                 assert "held by process" in cleaning.remove(found)
         assert all(found.path.exists() for found in late if found.path.name != "run.lock")
     assert clean(capsys, outputs, "--yes")

@@ -21,7 +21,7 @@ from knobs.tracking import sync
 from knobs.words import count, printable
 
 TRIALS = ("trials.journal",)  # of a search, which knows its runs by their folders
-LOCKS = (record.LOCK, ledger.LOCK, "trials.lock", "rungs.lock")
+LOCKS = (record.LOCK, ledger.LOCK, "trials.lock", "rungs.lock", sync.LOCK)
 # Of storage.write, in a process that was killed meanwhile.
 LEFTOVER = re.compile(r".+\.(json|jsonl|safetensors|pt|csv|html|md|png)\.partial")
 PREVIOUS = re.compile(r"(best|last)\.previous\.(safetensors|pt)")
@@ -94,6 +94,7 @@ def _of_run(folder: Path) -> Iterator[Waste]:
                 if PREVIOUS.fullmatch(path.name) and _own(path):
                     yield Waste(folder, path, why, _size(path))
     if _own(folder / "wandb"):
+        yield from _leftovers(folder, folder / "wandb")
         yield from _synced(folder)
 
 

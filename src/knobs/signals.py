@@ -57,6 +57,22 @@ class Received(list[int]):
 
     def __init__(self, at_once: bool):
         self.at_once = at_once
+        self.raised = False  # whether Stopped has been
+
+
+@contextlib.contextmanager
+def still_stopped(received: Received) -> Iterator[None]:
+    """Raise Stopped in the place of what came of one that was raised inside.
+
+    What it passes through may raise an error of its own, as OmegaConf does where it was about to
+    put a config back together: nothing of that is a fault, and the process was asked to end.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if received.raised and getattr(error, "code", None) not in STOPPED:
+            raise Stopped(received[0]) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -78,6 +94,7 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
     def end(_number: int, frame: FrameType | None) -> None:
         waits = hasattr(signal, "setitimer") and _is_lost(frame) and next(tries) < MOST_AGAIN
         if not waits:
+            received.raised = True
             raise Stopped(received[0])
         before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, end))
         signal.setitimer(signal.ITIMER_REAL, AGAIN)
@@ -88,7 +105,8 @@ def stop_signals(at_once: bool = False) -> Iterator[Received]:
             if not ignored or number in (signal.SIGINT, signal.SIGTERM):
                 before[number] = signal.signal(number, ask)
     try:
-        yield received
+        with still_stopped(received):
+            yield received
     finally:
         if hasattr(signal, "SIGALRM") and signal.SIGALRM in before:
             signal.setitimer(signal.ITIMER_REAL, 0)

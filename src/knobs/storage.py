@@ -19,14 +19,18 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from knobs.errors import ConfigError, LockedError, StorageError
+from knobs.errors import ConfigError, LockedError, StorageError, note
+from knobs.words import count
 
+T = TypeVar("T")
 OURS = 0o755  # of a new folder, less what the umask takes away
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST_BYTES = 2**28  # of a file of JSON; a sweep of 100,000 jobs has a tenth
@@ -100,6 +104,31 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def replace_folder(new: Path, path: Path) -> None:
+    """Let a folder take the place of `path`, whose own, if there is one, is removed.
+
+    Raises:
+        OSError: naming `path`, which is as it was; or a disk refused that too, and it is said
+            where what was there is now.
+    """
+    old = path.with_name(f"{path.name}.{time.time_ns()}.old")
+    if there := path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException as error:
+        _name(error, path)
+        if there:
+            try:
+                os.replace(old, path)
+            except OSError:
+                back = shlex.join(["mv", str(old), str(path)])
+                note(f"{path}: what was there is {old.name} now; {back} puts it back")
+        raise
+    if there:
+        shutil.rmtree(old)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names of a folder's files outlive a power cut."""
     if os.name == "nt":  # where folders are not opened
@@ -121,6 +150,9 @@ def _sync(path: Path, flags: int) -> None:
     number = os.open(path, flags)
     try:
         os.fsync(number)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         os.close(number)
 
@@ -169,24 +201,60 @@ def carries_its_checksum(line: bytes) -> bool:
     return line[len(text) :] + b"\n" == _CRC % zlib.crc32(text)
 
 
+def checked(line: bytes) -> bytes:
+    """Return the JSON text of a line, without the checksum that it carries; older lines have none.
+
+    Raises:
+        ValueError: damaged.
+    """
+    text = line[: 1 - _CRC_BYTES]
+    if not line[len(text) :].startswith(_CRC_BEGINS):
+        return line
+    if not carries_its_checksum(line):
+        raise ValueError("damaged: its checksum is another")
+    return text + b"}"
+
+
 def of_line(line: bytes) -> dict[str, Any]:
     """Return the object of a line, without its checksum; older lines have none.
 
     Raises:
         ValueError, RecursionError: damaged, or no JSON object.
     """
-    line = line.rstrip(b"\r\n")
-    text = line[: 1 - _CRC_BYTES]
-    if line[len(text) :].startswith(_CRC_BEGINS):
-        if not carries_its_checksum(line):
-            raise ValueError("damaged: its checksum is another")
-        line = text + b"}"
-    row = json.loads(line)
+    row = json.loads(checked(line.rstrip(b"\r\n")))
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
     if "crc" in row:
         raise ValueError("damaged: its checksum is none")
     return row
+
+
+def rows(path: Path, parse: Callable[[dict[str, Any]], T], lost: str) -> list[T]:
+    """Return what `parse` makes of each line of a log, in their order; damaged ones are left out.
+
+    How many those are is said, once.
+
+    Args:
+        parse: raises ValueError, KeyError, TypeError or AttributeError of a row that is none.
+        lost: what comes of it, for the message.
+
+    Raises:
+        OSError, ValueError: as `read`.
+    """
+    found, damaged = [], 0
+    for line in filter(None, read(path).splitlines()):
+        try:
+            found.append(parse(of_line(line)))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            damaged += 1
+    if damaged:
+        _say_damaged(path, damaged, lost)
+    return found
+
+
+@functools.cache  # a search reads its log at every rung
+def _say_damaged(path: Path, damaged: int, lost: str) -> None:
+    note(f"{path}: {count(damaged, 'line')} damaged, and left out; {lost}")
 
 
 @_on_full_disks

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from knobs import storage
 from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE
-from knobs.compare.results import LOOKS, Columns, Row, arms_of, read_text, rows_in
+from knobs.compare.results import LOOKS, MEND, Columns, Row, arms_of, read_text, rows_in
 from knobs.errors import SWEEP_FAILED, ConfigError, DataError, UserError
 from knobs.processes import ends_with_us
 from knobs.record import RESULT, append
@@ -145,7 +145,7 @@ def run(plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], 
         try:
             with _stoppable():
                 end = _run(plan, rows, keep, metric, judge, progress, deadline)
-        except (KeyboardInterrupt, SystemExit, CommandFailed):
+        except (KeyboardInterrupt, SystemExit, CommandFailed, OSError):
             again = f"the same command with --keep {shlex.quote(str(keep))} goes on"
             if rows:
                 print(f"{count(len(rows), 'result')} kept; {again}", file=sys.stderr)
@@ -172,7 +172,7 @@ def _run(
             except _OutOfTime:
                 return f"--minutes {plan.minutes:g} ended after {count(pair, 'pair')}"
             rows[arm, pair] = found
-            append(keep, storage.as_json(found, None))
+            append(keep, storage.as_line(found))
         progress(_line(plan, rows, pair, metric))
         if pair + 1 in (1, *plan.looks):  # at the first for faults alone
             [comparison], question, _ = judge(_rows(plan, rows, pair + 1), plan.looks)
@@ -214,7 +214,7 @@ def _kept(keep: Path, plan: Plan) -> dict[tuple[str, int], Row]:
     """Return (arm, pair) -> row of a file of results; half a line that a kill left is taken off.
 
     Raises:
-        DataError: not the file of this gate; it is left as it is.
+        DataError: not the file of this gate, or a damaged line; it is left as it is.
     """
     if not keep.exists():
         return {}
@@ -223,7 +223,7 @@ def _kept(keep: Path, plan: Plan) -> dict[tuple[str, int], Row]:
     begin = '{"arm": "'
     if not (half.startswith(begin) or begin.startswith(half)):
         raise DataError(f"{keep}: not the results of a gate; --keep another file")
-    found = {}
+    found, lines = {}, whole.split("\n")
     for number, row in rows_in(whole, keep) if whole.strip() else ():
         arm, pair = row.get("arm"), row.get("seed")
         pair = pair - plan.first if type(pair) is int else -1
@@ -233,6 +233,10 @@ def _kept(keep: Path, plan: Plan) -> dict[tuple[str, int], Row]:
                 f"{keep}, line {number}: of a gate with other commands, --pairs or --first; looks "
                 "are planned before the first run, so --keep another file"
             )
+        # As a gate writes it, with its checksum or, older ones, without: else that was damaged.
+        line = lines[number - 1].rstrip("\r").encode() + b"\n"
+        if line not in (storage.as_line(row), storage.as_json(row, None)):
+            raise DataError(f"{keep}, line {number}: damaged: its checksum is none; {MEND}")
         found[arm, pair] = row
     if half:
         storage.cut_half_line(keep)
@@ -251,7 +255,7 @@ def _result(plan: Plan, arm: str, pair: int, metric: str | None, deadline: float
             if found.get("seed", row["seed"]) != row["seed"]:
                 other = f"prints seed {printable(str(found['seed']), 40)}, not the one it was given"
                 raise CommandFailed(f"{shlex.join(words)}: {other}")
-            row |= {name: value for name, value in found.items() if name not in row}
+            row |= {name: _as_text(value) for name, value in found.items() if name not in row}
             where = f"the last line of {shlex.join(words)}"
             if not arms_of([(1, row)], where, Columns(metric))[arm].values:
                 raise CommandFailed(f"{where}: the status {printable(str(row['status']), 40)}")
@@ -265,6 +269,11 @@ def _result(plan: Plan, arm: str, pair: int, metric: str | None, deadline: float
         failed = "".join(f"\n  {printable(line, 200)}" for line in err[-SHOWN:])
     how = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
     raise CommandFailed(f"{shlex.join(words)}: failed {TRIES} times, {how}{failed}")
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number that is not finite as a text, which reads the same: JSON has no NaN."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _last(out: Sequence[str]) -> Row | None:

@@ -40,6 +40,8 @@ ENDED = ("finished", "stopped_early")
 LOOKS = "gate_looks"  # of a gate's runs: the numbers of pairs at which it looks
 SIZES = ("validation_examples", "training_examples")
 NO_METRIC = {"arm", "seed", *SPLIT, *FOLD, *STATUS, *SIZES, LOOKS, "command", "value", "folder"}
+NO_METRIC |= {"crc"}  # of a gate's lines, in a table that was made of them
+MEND = "take the line out: the gate runs its run again"  # of a damaged line
 Row = dict[str, Any]  # column -> text of a cell, or a JSON value
 
 
@@ -102,18 +104,24 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+def _json_lines(path: Path, whole: str) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of JSON lines, those of a gate without the checksums that they carry."""
+
     def once(pairs: list[tuple[str, Any]]) -> Row:
         row = dict(pairs)
         if len(row) < len(pairs):
             raise ValueError("a name comes twice")
         return row
 
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(whole.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=once)
+            text = storage.checked(line.rstrip("\r").encode()).decode()
+        except ValueError as error:  # of a gate
+            raise DataError(f"{path}, line {number}: {error}; {MEND}") from None
+        try:
+            row = json.loads(text, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             why = printable(str(error).partition(":")[0], 80)
             raise DataError(f"{path}, line {number}: not JSON ({why})") from None

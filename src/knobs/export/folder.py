@@ -14,7 +14,7 @@ import knobs
 from knobs.errors import ConfigError
 from knobs.export import graphs
 from knobs.predict.predictor import Predictor
-from knobs.storage import as_json, sync_folder, write
+from knobs.storage import as_json, replace_folder, sync_folder, write
 
 SOURCE = Path(__file__).parents[1]  # the package knobs
 READING = "reading"  # the package of its files in the folder
@@ -70,13 +70,7 @@ def export(run: str, model: Predictor, to: str, out: Path, force: bool) -> None:
         for name, data in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             write(partial / name, data, sync=True)
-        if out.exists():
-            old = out.with_name(f"{out.name}.{os.getpid()}.old")
-            os.replace(out, old)
-            os.replace(partial, out)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, out)
+        replace_folder(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

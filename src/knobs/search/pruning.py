@@ -3,7 +3,7 @@
 A run is looked at after a few epochs, its rungs; at each the best 1 / ETA of the runs that came as
 far go on. Nobody waits for the others: a run is ranked among those that are there. The values lie
 in a file of JSON lines, written under a lock, so a stack, a process a run, and several commands on
-one folder prune alike; half a line of a killed process is passed over.
+one folder prune alike; damaged lines, as a killed process leaves half a one, are left out.
 
 asha: rungs at r, r ETA, r ETA^2, ... epochs (Li et al. 2020, A System for Massively Parallel
 Hyperparameter Tuning, algorithm 2, in its form without pauses: a run that is not among the best
@@ -14,13 +14,14 @@ brackets get as many runs as spend the same number of epochs (Li et al. 2018, Hy
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knobs import storage
 from knobs.search.space import MODES, one_of
-from knobs.storage import Lock, append, as_line, make_folder, of_line, read
+from knobs.storage import Lock, append, as_line, make_folder
 
 FILE, LOCK = "rungs.jsonl", "rungs.lock"
 FOLDER = "rungs"  # of workers elsewhere: a file each, so that nothing depends on locks between them
@@ -94,8 +95,8 @@ class Pruner:
         path = self.folder / (f"{FOLDER}/{worker}.jsonl" if worker else FILE)
         make_folder(path.parent)
         with contextlib.nullcontext() if worker else Lock(self.folder / LOCK, wait=True):
-            earlier = self._reported()
             append(path, b"".join(map(as_line, rows)))
+            earlier = self._reported()
         losses: dict[int, dict[int, float]] = {b: {} for b in due.values()}
         for row in earlier + rows:
             if row["bracket"] in losses and all(row[name] == rung[name] for name in rung):
@@ -105,7 +106,12 @@ class Pruner:
     def _reported(self) -> list[dict[str, Any]]:
         """Return what all processes have reported, those of a worker after those before it."""
         files = [self.folder / FILE, *sorted((self.folder / FOLDER).glob("*.jsonl"))]
-        return [row for file in files if file.exists() for row in _rows(read(file).splitlines())]
+        there = [file for file in files if file.exists()]
+        return [
+            r
+            for file in there
+            for r in storage.rows(file, _row, "the others are ranked without it")
+        ]
 
     def _loss(self, value: float | None) -> float:
         if value is None or not math.isfinite(value):
@@ -148,14 +154,14 @@ PRUNERS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def _rows(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Read rows in the order written; what is no row, or damaged, is passed over."""
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            row = of_line(line)
-            numbers = [row[name] for name in ("run", "rung", "epochs", "bracket")]
-            whole = all(type(number) is int for number in numbers)
-            if whole and type(row["group"]) is str and type(row["value"]) in (float, type(None)):
-                rows.append(row)
-    return rows
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row that is one of this log.
+
+    Raises:
+        ValueError: it is not. KeyError: it lacks something.
+    """
+    whole = all(type(row[name]) is int for name in ("run", "rung", "epochs", "bracket"))
+    rest = type(row["group"]) is str and type(row["value"]) in (float, type(None))
+    if not (whole and rest and len(row) == 6):
+        raise ValueError("no value at a rung")
+    return row

@@ -12,16 +12,18 @@ is chosen by timing. So a sweep writes down its plan, and each stack as it begin
 The last line about a run counts. When a run left its stack, its own summary tells.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from knobs import storage
-from knobs.record import BROKEN, append, as_json
+from knobs.errors import first_line, note
+from knobs.record import BROKEN, append
 
 FILE = "stacks.jsonl"
+KEYS = ({"plan", "now"}, {"rows"}, {"alone"})  # of each kind of line
+LOST = "stacks may be made up otherwise, and their runs have other last bits"
 FACTS = ("epoch_steps", "step_seconds", "alone_seconds", "reason")  # of a group, beside its stacks
 
 
@@ -56,22 +58,18 @@ class Stacks:
         self.folder, self.path = folder, (notes or folder) / FILE
         self.now, self.keeps = dict(now), keeps
         self._of: dict[int, Planned] = {}
-        for line in self._lines() if keeps else ():
+        if keeps and self.path.exists():
             try:
-                self._note(json.loads(line))
-            except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-                continue  # half a line of a killed process, or nothing of ours
+                storage.rows(self.path, self._note, LOST)
+            except BROKEN as error:
+                note(f"{self.path}: cannot be read ({first_line(error)}); {LOST}")
 
     def __contains__(self, number: int) -> bool:
         return number in self._of
 
-    def _lines(self) -> list[bytes]:
-        try:
-            return storage.read(self.path).splitlines()
-        except BROKEN:
-            return []
-
     def _note(self, line: dict[str, Any]) -> None:
+        if line.keys() not in KEYS:
+            raise ValueError("no line of this log")
         if "plan" in line:
             valid = line["now"] == self.now
             for group in line["plan"]:
@@ -93,7 +91,7 @@ class Stacks:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.keeps:
-            append(self.path, as_json(line, None))
+            append(self.path, storage.as_line(line))
             self._note(line)
 
     def plan(self, groups: Iterable[Any]) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Container, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from knobs import record
-from knobs.errors import INTERRUPTED, ConfigError, UserError, ended, first_line
+from knobs import record, storage
+from knobs.errors import ConfigError, UserError, ended, first_line
+from knobs.processes import ends_with_us
 from knobs.secrets import public
+from knobs.signals import Stopped, stop_signals
 from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
 from knobs.words import count, printable
 
 ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
+LOCK = "sync.lock"  # beside it: one sync at a time uploads a run
 FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
 BATCH = 16  # runs a call of the client, which uploads five at a time
 BATCH_SECONDS = 600.0  # for one such call
@@ -66,32 +70,48 @@ class Mirrored:
 
     def facts(self, server: str) -> dict[str, Any]:
         """Return what has to hold for an earlier look to be as good as a new one."""
-        about = {"server": server, "files": self.parts[-1].name, "rows": self.rows}
+        newest = self.parts[-1].name if self.parts else ""
+        about = {"server": server, "files": newest, "rows": self.rows}
         return about | {"status": self.status, "objective": self.objective}
 
 
 def find(root: Path) -> Iterator[Mirrored]:
-    """Yield the runs at and below a folder that W&B's client wrote down; links are passed over."""
-    for here, names, files in os.walk(root):
+    """Yield the runs at and below a folder that W&B's client wrote down; links are passed over.
+
+    A folder that cannot be read may hold some: it is yielded as one, with its fault.
+    """
+    closed: list[OSError] = []
+    for here, names, files in os.walk(root, onerror=closed.append):
         names.sort()
         if record.CONFIG in files:
             if "wandb" in names and (run := _mirrored(Path(here))):
                 yield run
             names.clear()  # a run holds no runs
+    for error in closed:
+        yield Mirrored(Path(error.filename), (), "", fault=f"cannot be read ({error.strerror})")
 
 
 def _mirrored(folder: Path) -> Mirrored | None:
     """Return one run with those of W&B's folders that hold its rows, if it has any."""
-    if (folder / "wandb").is_symlink():
+    wandb = folder / "wandb"
+    if wandb.is_symlink():
         return None
-    named = [(FILES.fullmatch(path.name), path) for path in (folder / "wandb").iterdir()]
+    try:
+        paths = [path for path in wandb.iterdir() if not path.is_symlink()]
+    except OSError as error:
+        return Mirrored(folder, (), "", fault=f"{wandb}: cannot be read ({error.strerror})")
+    named = [(match, path) for path in paths if (match := FILES.fullmatch(path.name))]
     theirs = sorted(
         (match[1], path, match[2])
         for match, path in named
-        if match and not path.is_symlink() and (path / f"run-{match[2]}.wandb").is_file()
+        if (path / f"run-{match[2]}.wandb").is_file()
     )
     if not theirs:
-        return None
+        if not named:
+            return None
+        lost = max(named, key=lambda pair: pair[0][1])[0]
+        reason = f"{lost[0]} has lost its run-{lost[2]}.wandb, which holds what was to be uploaded"
+        return Mirrored(folder, (), lost[2], fault=reason)
     run_id, parts = theirs[-1][2], [path for _, path, name in theirs if name == theirs[-1][2]]
     whole = [i for i, path in enumerate(parts) if path.name.startswith("offline-")]
     parts = tuple(parts[whole[-1] :] if whole else parts)
@@ -206,7 +226,7 @@ def _upload(paths: dict[Mirrored, Path], entity: str) -> dict[Mirrored, str]:
         done = subprocess.run(
             [sys.executable, "-m", "wandb", *words], capture_output=True, text=True,
             errors="replace", env=os.environ | {"WANDB_SILENT": "false"},
-            stdin=subprocess.DEVNULL, timeout=BATCH_SECONDS,
+            stdin=subprocess.DEVNULL, timeout=BATCH_SECONDS, preexec_fn=ends_with_us(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return dict.fromkeys(runs, f"the client did not end within {BATCH_SECONDS:.0f} s")
@@ -276,34 +296,52 @@ def _result_so_far(run: Mirrored, url: str) -> str:
 def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: Console) -> None:
     """Upload runs, filling in how that went as it goes."""
     server = Server()
-    absent = []
     with out.status("asking the server"):
         for run in waiting:
-            why = server.missing(run)
-            if not why:
-                results[run] = _noted(run, url, THERE)
-            elif len(run.parts) > 1 and why != ABSENT:
-                results[run] = f"{FAILED}: {public(why)}; {TWICE}"
-            else:
-                absent.append(run)
+            results[run] = _asked(run, url, server)
+    absent = [run for run in waiting if not results[run]]
     first = 1
     for batch in batches(absent):
         last = first + len(batch) - 1
-        with out.status(f"uploading {first} to {last} of {len(absent)}"):
-            complaints = upload(batch, batch[0].entity or server.entity)
-            reasons = server.missing_after(batch, complaints)
+        with out.status(f"uploading {first} to {last} of {len(absent)}"), ExitStack() as locks:
+            results |= {run: _held(run, url, server, locks) for run in batch}
+            ours = [run for run in batch if not results[run]]
+            complaints = upload(ours, batch[0].entity or server.entity) if ours else {}
+            for run, why in server.missing_after(ours, complaints).items():
+                reason = public("; ".join(filter(None, [why, complaints.get(run)])))
+                results[run] = f"{FAILED}: {reason}" if why else _noted(run, url, UPLOADED)
         first = last + 1
-        for run, why in reasons.items():
-            reason = public("; ".join(filter(None, [why, complaints.get(run)])))
-            results[run] = f"{FAILED}: {reason}" if why else _noted(run, url, UPLOADED)
+
+
+def _asked(run: Mirrored, url: str, server: Server) -> str:
+    """Return the result where a run needs no upload, or cannot have one; else nothing."""
+    why = server.missing(run)
+    if not why:
+        return _noted(run, url, THERE)
+    return f"{FAILED}: {public(why)}; {TWICE}" if len(run.parts) > 1 and why != ABSENT else ""
+
+
+def _held(run: Mirrored, url: str, server: Server, locks: ExitStack) -> str:
+    """Hold a run for its upload; return the result where another sync has it, or had; else nothing.
+
+    One whose folder cannot be written to is not held: it is uploaded from there all the same.
+    """
+    refusal = "{who} uploads it; call again once that has ended"
+    try:
+        locks.enter_context(storage.Lock(run.folder / "wandb" / LOCK, refusal))
+    except UserError as error:
+        return f"{FAILED}: {error}"
+    except OSError:
+        pass
+    return _result_so_far(run, url) or _asked(run, url, server)
 
 
 def _noted(run: Mirrored, url: str, result: str) -> str:
     """Write down that a run is there, so that it need not be asked for again; return the result."""
     try:
         record.write(run.folder / "wandb" / ARRIVED, record.as_json(run.facts(url), None))
-    except OSError:
-        return f"{result} (not noted: the folder cannot be written to)"
+    except OSError as error:
+        return f"{result} (not noted: the folder cannot be written to, {error.strerror})"
     return result
 
 
@@ -338,13 +376,13 @@ def main() -> int:
 
 
 def _with_scratch(folder: Path) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
+    with stop_signals(at_once=True), tempfile.TemporaryDirectory() as scratch:
         os.environ["WANDB_DIR"] = scratch  # the API makes a folder for each run that it looks at
         try:
             return sync(folder, Console(highlight=False, soft_wrap=True))
-        except KeyboardInterrupt:
+        except Stopped as error:
             print("stopped; the same command goes on", file=sys.stderr)
-            return INTERRUPTED
+            return error.code
 
 
 if __name__ == "__main__":

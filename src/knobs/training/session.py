@@ -26,7 +26,7 @@ from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
 from knobs.secrets import public, public_line
-from knobs.signals import Received, Stopped, exits
+from knobs.signals import Received, Stopped, exits, still_stopped
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
@@ -168,7 +168,7 @@ class Session:
 
     @contextmanager
     def fitting(
-        self, out: Console, received: list[int]
+        self, out: Console, received: Received
     ) -> Iterator[tuple[Screen, Callable[[Run], None]]]:
         """Show a run that is fitted inside, stop it when asked, and close it as it ended.
 
@@ -192,7 +192,7 @@ class Session:
 
                 run.stop_requested = bool(received)
                 try:
-                    with exits():
+                    with still_stopped(received), exits():
                         yield face, watch
                     self.close(loop.ended(run))
                 except loop.Diverged as error:
