@@ -36,6 +36,7 @@ WAIT = timedelta(days=1)  # for a process that is slow; one that has ended is no
 ENDING = 5.0  # seconds that processes have to end
 POLL = 0.05
 LOST = 12  # exit code of a process that ends because another one has
+GRADIENT = "gradient of "
 TOLERANCE = 1e-8  # of a trial step in float64, relative to the largest gradient
 
 
@@ -283,7 +284,7 @@ def prepare(run: Run) -> None:
     parallel.spread(run.model)
     for size in _trial_sizes(run):
         try:
-            batch = _in_float64(take(run.data.train, torch.arange(size, device=_place(run))), run)
+            batch = _trial_batch(run, size)
             with parallel.as_one_of(0, 1):
                 whole = _gradients(run, batch)
             shared = _gradients(run, batch)
@@ -294,19 +295,29 @@ def prepare(run: Run) -> None:
             raise ConfigError(
                 f"training.processes={count}: {why}; use training.processes=1"
             ) from error
-        scale = max(float(g.abs().max()) for g in whole.values() if g.numel())
-        for name, expected in whole.items():
-            bound = {"rtol": TOLERANCE, "atol": TOLERANCE * max(scale, 1e-300), "equal_nan": True}
-            if not torch.allclose(shared[name], expected, **bound):
-                raise ConfigError(
-                    f"training.processes={count}: a trial step of {size} examples has another "
-                    f"{name} than in one process: some module, or the loss, looks at several "
-                    "examples of a batch or draws by itself; use training.processes=1"
-                )
+        if (name := _other(whole, shared)) is not None:
+            raise ConfigError(
+                f"training.processes={count}: a trial step of {size} examples has another "
+                f"{name} than in one process: some module, or the loss, looks at several "
+                "examples of a batch or draws by itself; use training.processes=1"
+            )
 
 
-def _place(run: Run) -> torch.device:
-    return run.data.train.y.device
+def _other(whole: dict[str, Tensor], shared: dict[str, Tensor]) -> str | None:
+    """Return the first number of a step that differs by more than rounding; None if all agree.
+
+    A gradient is held against the largest one, for that of a bias may be nothing but rounding.
+    """
+    grads = [float(g.abs().max()) for name, g in whole.items() if name.startswith(GRADIENT)]
+    for name in {**whole, **shared}:
+        one, other = whole.get(name), shared.get(name)
+        if one is None or other is None:
+            return name
+        largest = max(grads) if name.startswith(GRADIENT) else float(one.abs().max())
+        atol = TOLERANCE * max(largest, sys.float_info.min)
+        if not torch.allclose(other, one, rtol=TOLERANCE, atol=atol, equal_nan=True):
+            return name
+    return None
 
 
 def _trial_sizes(run: Run) -> list[int]:
@@ -317,12 +328,15 @@ def _trial_sizes(run: Run) -> list[int]:
     for batch in {min(size, examples), last} - {0}:
         part = -(-batch // run.training["gradient_accumulation_steps"])
         parts += [part, batch % part or part]
-    usual = min(size, examples, 2 * parallel.size() + 3)
+    usual = min(size, examples, 8 * parallel.size() + 3)
     return [usual, *({min(parts)} - {usual} if min(parts) < parallel.size() else ())]
 
 
-def _in_float64(batch: Batch, run: Run) -> Batch:
-    """Return a batch in float64; of several members one for each."""
+def _trial_batch(run: Run, size: int) -> Batch:
+    """Return so many training examples in float64, from all over; of several members for each."""
+    train = run.data.train
+    places = torch.linspace(0, len(train) - 1, size, dtype=torch.float64).long()
+    batch = take(train, places.to(train.y.device))
 
     def wide(values: Tensor) -> Tensor:
         values = values.double() if values.is_floating_point() else values
@@ -346,7 +360,9 @@ def _gradients(run: Run, batch: Batch) -> dict[str, Tensor]:
     if trial.uses_rng:
         loop.seed_noise(trial)
     found = {"loss": loop.backward(trial, *batch)}
-    found |= {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            found[GRADIENT + name] = p.grad
     return found | {n: b for n, b in model.named_buffers() if b.is_floating_point()}
 
 
