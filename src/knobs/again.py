@@ -21,11 +21,13 @@ from knobs.shell import literal, quoted
 from knobs.words import printable
 
 # What may change when a run goes on; anything else would make it another run.
-RESUMABLE = ("training.epochs", "training.threads", "tracking", "test", "silence")
+RESUMABLE = (
+    *("training.epochs", "training.threads", "training.processes", "tracking", "test", "silence"),
+)
 # What may change when a run is fitted again, with its validation rows.
 OF_REFITS = (
     *("hydra", "tracking", "test", "silence", "name", "seed", "trust", "data.root", "data.path"),
-    *("data.test_path", "training.threads", "training.device"),
+    *("data.test_path", "training.threads", "training.processes", "training.device"),
 )
 # What a run that goes on, or is trained anew, takes from here and now, not from its record.
 NOT_RESUMED = (

@@ -7,15 +7,16 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from knobs import again, ledger, record, secrets, storage
+from knobs import again, errors, ledger, record, secrets, storage
 from knobs.config import command, files, rules
 from knobs.config.command import CONF
-from knobs.config.conflicts import missing_files
+from knobs.config.conflicts import ONE_PROCESS, missing_files
 from knobs.config.meant import meant
 from knobs.errors import (
     BUG,
@@ -30,10 +31,10 @@ from knobs.errors import (
     fault_of,
     quiet_logging,
     reason,
-    tell,
 )
 from knobs.help import answer
 from knobs.identity import job_of, key_of
+from knobs.processes import of_torchrun, tell_apart
 from knobs.record import defaults_since, renamed
 from knobs.shell import literal, quoted
 from knobs.signals import Stopped, stop_signals
@@ -56,6 +57,12 @@ def main(train: Callable[[], None]) -> None:
     on the screen.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then what it would print in its own way
+    number, count = of_torchrun()
+    if number:  # the first one speaks for all
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        tell = partial(tell_apart, number=number, count=count)
+    else:
+        tell = errors.tell
     quiet_logging()
     try:
         if answer(sys.argv[1:]):
@@ -111,6 +118,7 @@ def prepare(argv: list[str]) -> list[str] | None:
     folders = _folders(args)
     given, lines = args.overrides, _with_names_of_today([*map(_own_word, args.overrides)])
     args.overrides = lines
+    processes = _of_torchrun(lines, args.multirun or command.MULTIRUN in lines)
     resumed = _last(lines, "resume")
     lines, recorded = _from_record(lines, args, folders)
     if began := again.path_of(recorded) if recorded else _sweep_folder(lines):
@@ -118,6 +126,7 @@ def prepare(argv: list[str]) -> list[str] | None:
         older = [line for line in defaults_since(began, lines) if key_of(line) not in stated]
         lines = [*older, *lines]
     grid = args.multirun or command.MULTIRUN in lines
+    lines = [*lines, *processes]
     _check_words(lines, grid)
     if command.is_search(lines) and not any(o.startswith("hydra/sweeper=") for o in lines):
         lines = [*lines, "hydra/sweeper=search"]
@@ -129,9 +138,36 @@ def prepare(argv: list[str]) -> list[str] | None:
         again.same_run(configs[0], resumed)
     if dry:
         return _show_only(configs[0], lines, grid)
+    if of_torchrun()[0]:
+        _follow(configs[0])
     if not grid:
         lines = _placed(configs[0], lines, bool(resumed))
     return [*(arg for arg in argv if arg not in given), *lines]
+
+
+def _of_torchrun(lines: list[str], grid: bool) -> list[str]:
+    """Return the override that says how many processes torchrun has started; none without it.
+
+    Raises:
+        ConfigError: a sweep, or another number than was typed.
+    """
+    _, count = of_torchrun()
+    if count == 1:
+        return []
+    if grid:
+        mend = "a sweep trains its runs side by side, or in processes with hydra/launcher=joblib"
+        raise ConfigError(f"-m under torchrun: is for one run; leave torchrun out, {mend}")
+    line = f"training.processes={count}"
+    if typed := [o for o in lines if key_of(o) == "training.processes" and o != line]:
+        raise ConfigError(f"{typed[-1]}: torchrun has started {count} processes; leave it out")
+    return [line]
+
+
+def _follow(config: dict) -> NoReturn:
+    """Train as one of torchrun's processes that keep no record, without Hydra; end this one."""
+    from knobs.training.ranks import follow  # late: it imports torch
+
+    sys.exit(follow(config, of_torchrun()[0]) if config["task"] == "train" else 0)
 
 
 def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
@@ -320,6 +356,8 @@ def _checked(lines: list[str], folders: list[Path], name: str, grid: bool) -> li
         count = f": {len(faults)} faults" if len(faults) > 1 else ""
         told = "\n  ".join(printable(fault, LONGEST) for fault in faults)
         raise ConfigError(f"invalid config{count}, nothing was run\n  {told}")
+    for count in {config["training"].get("processes", 1) for config in configs if grid} - {1}:
+        raise ConfigError(ONE_PROCESS.format(count))
     if grid and (missing := [*dict.fromkeys(f for c in configs for f in missing_files(c["data"]))]):
         raise DataError("\n  ".join(["nothing was run, data are missing", *missing]))
     return configs

@@ -65,6 +65,10 @@ class LockedError(UserError):
     exit_code = 9
 
 
+class ProcessLost(UserError):
+    """Another process of a run that several train has ended before its time."""
+
+
 class Bug(UserError):
     """A fault of knobs itself, or of code of the user's own; where its traceback is, it says."""
 

@@ -15,6 +15,12 @@ MAX_STEPS = 10**9  # of an optimizer in one run
 WEIGHT_BYTES, MODULE_BYTES = 8, 4096  # a weight and its gradient in float32; a layer's objects
 SURELY_FITS = 2**28  # bytes that are not worth a look at what is free
 
+# Of several processes in a sweep.
+ONE_PROCESS = (
+    "training.processes={}: a run of a sweep has one process; leave it out, a sweep trains its "
+    "runs side by side"
+)
+
 
 def conflicts(config: dict) -> Iterator[str]:
     """Yield a line for each pair of incompatible values, naming the one to change."""
@@ -68,6 +74,8 @@ def conflicts(config: dict) -> Iterator[str]:
     ):
         more = f"of training.batch_size={size} has a microbatch of one example"
         yield f"training.gradient_accumulation_steps={count}: {more}, which batch norm cannot take"
+    if (count := training["processes"]) > 1 and training["compile"]:
+        yield f"training.processes={count}: cannot be compiled; use training.compile=false"
     yield from member_conflicts(training, optimizer["_target_"])
     yield from size_faults(model, training)
     tracking = config["tracking"]

@@ -150,6 +150,23 @@ def snapshot(run: Run) -> dict:
     } | ({"best_members": run.best_members} if len(run.networks) > 1 else {})
 
 
+def packed(state: dict) -> bytes:
+    """Return a state of `snapshot` as bytes, for another process of the same run."""
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(encode(state, tensors))
+    return save(_apart(tensors), {"knobs": text})
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return the state of which `packed` returned the bytes."""
+    from safetensors.torch import load as parse
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return decode(json.loads(header["__metadata__"]["knobs"]), parse(data))
+
+
 def resume(run: Run, folder: Path, planned: int | None = None) -> bytes:
     """Put a run back to its newest state that is whole; see `restore`.
 

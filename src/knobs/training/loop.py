@@ -16,7 +16,7 @@ from knobs.errors import making
 from knobs.models.members import mix_members, with_mean
 from knobs.optimizers import training_mode
 from knobs.regularization import mixed, penalized
-from knobs.training import finite, metrics
+from knobs.training import finite, metrics, parallel
 from knobs.training.batches import epoch_batches
 from knobs.training.scores import score
 from knobs.training.sharing import sharing
@@ -76,7 +76,8 @@ def backward(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Te
     if microbatches == 1:
         loss = batch_loss(run, x, y, weight)
         loss.backward(each_alone(loss))
-        return loss.detach()
+        loss = loss.detach()
+        return loss if parallel.size() == 1 else parallel.reduced(run, loss)
     total, whole = 0.0, total_weight(run, y, weight)
     for part in chunks(Batch(x, y, weight), microbatches, dim):
         share = part.y.shape[dim] / y.shape[dim]
@@ -84,7 +85,7 @@ def backward(run: Run, x: Inputs, y: Tensor, weight: Tensor | None = None) -> Te
         loss = batch_loss(run, *part, part_whole) * share
         loss.backward(each_alone(loss))
         total = total + loss.detach()
-    return total
+    return total if parallel.size() == 1 else parallel.reduced(run, total)
 
 
 def each_alone(loss: Tensor) -> Tensor | None:
@@ -110,21 +111,30 @@ def batch_loss(
         weight: (N,) of the examples.
         total: what divides the weighted sum, where this is a part of a larger batch.
     """
-    alpha, smoothing = run.regularization["mixup"], run.regularization["label_smoothing"]
-    several, mixing = len(run.networks) > 1, ()
-    if alpha and several:
+    alpha, mixing = run.regularization["mixup"], ()
+    if alpha and len(run.networks) > 1:
         x, mixing = mix_members(x, y, weight, alpha, run.model.streams)
     elif alpha:
         x, *mixing = mixed(x, y, weight, alpha, torch.default_generator)
+    if parallel.size() == 1:
+        return forward_loss(run, x, y, weight, total, mixing)
+    total = total_weight(run, y, weight) if total is None else total
+    return parallel.part_of_loss(run, forward_loss, Batch(x, y, weight), total, mixing)
+
+
+def forward_loss(
+    run: Run, x: Inputs, y: Tensor, weight: Tensor | None, total: Tensor | None, mixing: Sequence
+) -> Tensor:
+    """Return the loss of inputs that are mixed already, as `mixing` says; else as `batch_loss`."""
     with run.autocast():
         outputs = run.forward(x)
     outputs = at_least_fp32(outputs)
-    if not several:
+    if len(run.networks) == 1:
         return loss_of_outputs(run, run.weights[0], outputs, y, weight, total, *mixing)
     # All at once where that has the bits of each alone; see losses.FUSED.
-    plain = run.loss.fused and weight is None and y.ndim == 2
+    plain = run.loss.fused and weight is None and y.ndim == 2 and not mixing
     scaled = run.training["gradient_accumulation_steps"] > 1
-    if plain and not (alpha or smoothing or run.penalties or scaled):
+    if plain and not (run.regularization["label_smoothing"] or run.penalties or scaled):
         return run.loss.mean(outputs, y)
     none = [None] * len(y)
     members = zip(
@@ -173,7 +183,7 @@ def at_least_fp32(outputs: Tensor) -> Tensor:
 @contextlib.contextmanager
 def together(run: Run) -> Iterator[None]:
     """Let the members of a run share a step's computations; see `sharing`."""
-    if len(run.networks) == 1:
+    if len(run.networks) == 1 or parallel.size() > 1:
         yield
         return
     # A weight's gradient is a sum of so many terms; of three and more the order matters.
@@ -243,7 +253,7 @@ def _train_on(run: Run, batches: Iterator[Batch], watch: Callable[[Run], None]) 
                 add_losses(progress)
                 finite.check(run)
             watch(run)
-            if run.stop_requested:
+            if parallel.stops(run):
                 look()
                 finite.check(run)
                 raise Interrupted
@@ -306,16 +316,15 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
 
 def _evaluated(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
     model, count = run.evaluated.eval(), len(run.networks)
-    outputs, targets, weights = [], [], []
-    for x, y, weight in split.in_order(EVAL_BATCH):
+    outputs = []
+    for x, _, _ in parallel.in_order(split, EVAL_BATCH):
         if count > 1:
             x = each(x, lambda values: values.expand(count, *values.shape))
         with run.autocast():
             outputs.append(at_least_fp32(model(x)))
-        targets.append(y)
-        weights.append(weight)
-    data, whole, truth = run.data, torch.cat(outputs, run.batch_dim), torch.cat(targets)
-    weight = None if weights[0] is None else torch.cat(weights)
+    whole, data = parallel.whole_outputs(run, split, EVAL_BATCH, outputs), run.data
+    truth = split.y.to(whole.device)
+    weight = None if split.weight is None else split.weight.to(whole.device)
     std = data.target_std.to(whole)
     if count == 1:
         stacked = whole.unsqueeze(0)
@@ -366,10 +375,12 @@ def fit(
         Diverged: naming the step. Interrupted: between two steps.
     """
     while not ended(run):
-        if run.stop_requested:  # before the first step
+        if parallel.stops(run):  # before the first step
             raise Interrupted
         with making(f"a step of {run.training['batch_size']:,} examples", SMALLER):
             values = train_epoch(run, watch, save)
+        if parallel.size() > 1:
+            parallel.compare(run)
         began = time.perf_counter()
         training_mode(run.optimizer, False)
         if not run.refit:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from knobs import late_compiler, record, storage
 from knobs.config.check import check, resolve
+from knobs.config.conflicts import ONE_PROCESS
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
 from knobs.errors import FULL_ERROR, Bug, ConfigError, UserError, for_a_person, note, tell
@@ -25,7 +26,7 @@ from knobs.secrets import public
 from knobs.signals import Stopped, exits, stop_signals
 from knobs.tracking import mirror, named
 from knobs.tracking.tracker import MAX_NAME
-from knobs.training import loop, screen
+from knobs.training import loop, ranks, screen
 from knobs.training.session import Outcome, Session, prune
 from knobs.training.setup import machine, steps_per_epoch
 
@@ -54,6 +55,8 @@ def start(cfg: DictConfig) -> float | None:
 
             return preview(config, folder, out)
         thread = threading.current_thread()
+        if not alone and config["training"]["processes"] > 1:
+            raise ConfigError(ONE_PROCESS.format(config["training"]["processes"]))
         if alone:  # nothing to be held against
             config = config | {"search": config["search"] | {"pruner": "none"}}
         else:
@@ -145,7 +148,11 @@ def execute(
             record says failed.
     """
     out = out or Console(quiet=True)
-    with machine(config["training"]) as device, stop_signals(at_once=True) as stop:
+    with (
+        machine(config["training"]) as device,
+        stop_signals(at_once=True) as stop,
+        ranks.others(config) as others,
+    ):
         session = Session(config, folder, device, about, None, mirror, False, stop)
         began = time.perf_counter()
         try:
@@ -153,7 +160,10 @@ def execute(
             steps = steps_per_epoch(len(session.run.data.train), config["training"])
             steps *= config["training"]["epochs"]
             screen.hints(out, hints(config, session.run.data.shape, steps))
-            with session.fitting(out, stop) as (face, watch):
+            with (
+                session.fitting(out, stop) as (face, watch),
+                ranks.together(session.run, others, stop),
+            ):
                 for metrics in loop.fit(session.run, watch, session.keep):
                     session.epoch(metrics)
                     face.epoch(session.run, metrics)

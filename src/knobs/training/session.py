@@ -21,7 +21,7 @@ from knobs.data import Data
 from knobs.data.inputs import Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
-from knobs.errors import DIVERGED, CheckpointError, DataError, for_a_person
+from knobs.errors import DIVERGED, CheckpointError, DataError, ProcessLost, for_a_person
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
@@ -199,8 +199,14 @@ class Session:
                     advice = "a lower lr, warm-up or clipping may help"
                     out.print(f"[red]diverged[/]: {error}; {advice}", soft_wrap=not out.is_terminal)
                     self.close("diverged", error)
-                except loop.Interrupted:
-                    self.close("interrupted", number=received[0])
+                except loop.Interrupted:  # another process may have been asked
+                    self.close("interrupted", number=(received or [signal.SIGTERM])[0])
+        except ProcessLost as error:  # perhaps within a step
+            self.abandon((received or [signal.SIGTERM])[0])
+            if received:  # which asked the other one to end as well
+                raise Stopped(received[0]) from error
+            goes_on = f"resume={self.record.folder} goes on from the last checkpoint"
+            raise ProcessLost(f"{error}; {goes_on}") from error
         except Stopped as error:
             self.abandon(error.number)
             raise

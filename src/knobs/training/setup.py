@@ -49,7 +49,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
             networks.append(build.model(config, data.shape))
             build.initialize(config, networks[-1], sample)
         model = networks[0] if len(networks) == 1 else Members(networks)
-    _check_last_batch(model, sample, training, len(data.train), steps)
+    _check_last_batch(networks[0], sample, training, len(data.train), steps)
     images = any(isinstance(module, nn.Conv2d) for module in model.modules())
     memory_format = torch.preserve_format
     if training["channels_last"] and images:

@@ -104,6 +104,7 @@ class Run:
     best_members: list[float] = field(default_factory=list)  # their objectives at the best epoch
     best_outputs: Tensor | None = None  # (N, C) float16 on the validation split, by best_weights
     stop_requested: bool = False
+    stopping: bool = False  # so do all processes that train it, at this step: see parallel.py
     save_requested: bool = False  # between two steps
     pruned: bool = False  # others of its sweep were better at this epoch
     refit: int | None = None  # the epochs of a run that trains on the validation rows as well

@@ -1,0 +1,345 @@
+"""One run in several processes: the numbers of one, one record, one end for all."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+
+import pytest
+import torch
+from ranked import differences, in_processes, steps
+from torch import nn
+from trained import interrupt_at, make
+
+from knobs import record
+from knobs.config import command
+from knobs.config.conflicts import conflicts
+from knobs.errors import ConfigError, ProcessLost
+from knobs.training import loop, parallel, ranks
+from knobs.training.run import execute
+
+WINE = ["data=wine", "tracking=local"]
+TEXT = ["data=python_docs", "data.max_length=12", "data.topics=4"]
+TOLERANCE = 1e-9
+# Each with shares that are uneven in every step; every fourth has batches smaller than processes.
+CASES = [
+    [*WINE, "training.batch_size=33", "regularization.dropout=0.3", "optimizer=momentum"],
+    [*WINE, "training.batch_size=34", "regularization.norm=batch", "regularization.mixup=0.3",
+     "regularization.l1=1e-3", "training.clip_norm=0.5", "training.gradient_accumulation_steps=3"],
+    [*WINE, "loss=cross_entropy", "loss.weight=balanced", "regularization.label_smoothing=0.1",
+     "training.batch_size=2", "training.ema=0.9", "training.sampler=balanced"],
+    [*WINE, "training.members=2", "training.batch_size=8", "regularization.mixup=0.3",
+     "regularization.dropout=0.3", "regularization.norm=batch"],
+    [*TEXT, "model=text_transformer", "regularization.dropout=0.2", "training.batch_size=9"],
+    ["data=diabetes", "model=tabular", "training.batch_size=2", "loss=huber", "optimizer=muon"],
+]  # fmt: skip
+
+
+def assert_equal(whole, parts, overrides):
+    """All processes have the numbers of one; of a bias without gradient the outputs tell."""
+    for part in parts:
+        found = differences(whole, part)
+        # In front of a batch norm, whose running mean follows it, and of a softmax's keys.
+        idle = "norm=batch" in str(overrides) or "model=cnn" in overrides
+        for name, value in found.items():
+            loose = (idle and name.endswith(("bias", "running_mean"))) or "in_proj_bias" in name
+            assert loose or value < TOLERANCE, f"{name} {value:.1e}: {overrides}"
+        for name, weights in parts[0]["state"].items():
+            assert torch.equal(weights, part["state"][name]), name
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_have_the_numbers_of_one(count):
+    cases = CASES[count - 2 :: 2]
+    together = in_processes(count, lambda: [steps(case) for case in cases])
+    for i, case in enumerate(cases):
+        assert_equal(steps(case), [each[i] for each in together], case)
+
+
+FACTORS = {
+    "model": [
+        *([*WINE, f"model={name}"] for name in ("mlp", "linear")),
+        *(["data=digits", f"model={name}"] for name in ("cnn", "resnet18")),
+        ["data=diabetes", "model=tabular"],
+        *([*TEXT, f"model={name}"] for name in ("text_bag", "text_cnn", "text_transformer")),
+        [*TEXT, "model=text_lstm", "model.depth=1"],
+    ],
+    "dropout": [[], ["regularization.dropout=0.3"]],
+    "norm": [[], ["regularization.norm=batch"], ["regularization.norm=layer"]],
+    "mixup": [[], ["regularization.mixup=0.4"]],
+    "l1": [[], ["regularization.l1=1e-3"]],
+    "clip": [[], ["training.clip_norm=0.3"], ["training.clip_value=0.01"]],
+    "accumulate": [[], ["training.gradient_accumulation_steps=3"]],
+    "ema": [[], ["training.ema=0.9"]],
+    "batch": [["training.batch_size=7"], ["training.batch_size=3"], ["training.batch_size=32"]],
+    "members": [[], ["training.members=2"]],
+    "processes": [2, 3],
+}
+# Beside these: each stands in one case or two, as 17 x 9 pairs with models would be many.
+OPTIMIZERS = sorted(p.stem for p in (command.CONF / "optimizer").glob("*.yaml"))
+OPTIMIZERS.remove("lbfgs")
+MOST_CASES = 40
+
+
+def fits(case):
+    """Whether values go together: those that knobs refuses, or that nothing tells apart."""
+    model = case["model"][-1] if "depth" not in case["model"][-1] else case["model"][-2]
+    text, batch = "text" in model, "batch" in str(case["norm"]) or "resnet" in model
+    small = case["batch"] != ["training.batch_size=32"]
+    return not (
+        (text and case["mixup"])
+        or ("transformer" in model and "batch" in str(case["norm"]))
+        or (batch and small and case["accumulate"])
+        or (case["members"] and ("resnet" in model or "transformer" in model))
+        or (case["batch"] == ["training.batch_size=3"] and batch)
+    )
+
+
+def pairwise():
+    """Cases in which every two values of two factors meet, where they go together."""
+    draw, names = random.Random(0), list(FACTORS)
+
+    def pairs(case):
+        return {
+            (a, FACTORS[a].index(case[a]), b, FACTORS[b].index(case[b]))
+            for a, b in itertools.combinations(names, 2)
+        }
+
+    def drawn():
+        return {name: draw.choice(values) for name, values in FACTORS.items()}
+
+    possible = set().union(*(pairs(c) for c in (drawn() for _ in range(30_000)) if fits(c)))
+    cases = []
+    while possible:
+        tries = [c for c in (drawn() for _ in range(400)) if fits(c)]
+        cases.append(max(tries, key=lambda c: len(pairs(c) & possible)))
+        possible -= pairs(cases[-1])
+    return cases
+
+
+def test_the_design_covers_all_pairs_in_few_cases():
+    cases = pairwise()
+    assert len(OPTIMIZERS) <= len(cases) <= MOST_CASES
+    assert all(fits(case) for case in cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(MOST_CASES))
+def test_pairwise(number):
+    cases = pairwise()
+    if number >= len(cases):
+        pytest.skip("the design has fewer cases")
+    case, optimizer = cases[number], OPTIMIZERS[number % len(OPTIMIZERS)]
+    lines = [line for part in case.values() if isinstance(part, list) for line in part]
+    lines.append(f"optimizer={optimizer}")
+    count = 6 if "model=resnet18" in lines else 20
+    together = in_processes(case["processes"], lambda: steps(lines, count))
+    assert_equal(steps(lines, count), together, lines)
+
+
+def test_lbfgs_has_the_first_step_of_one_process():
+    """Rounding grows by 1e4 a step in it, with one process as with several."""
+    case = [*WINE, "optimizer=lbfgs", "training.batch_size=33"]
+    whole, parts = steps(case, 1), in_processes(2, lambda: steps(case, 1))
+    assert differences(whole, parts[0])["losses"] < TOLERANCE
+    assert differences(whole, parts[0])["head.weight"] < 1e-8
+    assert torch.equal(parts[0]["state"]["head.weight"], parts[1]["state"]["head.weight"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_rows_are_contiguous_even_and_all(count):
+    for whole in range(30):
+        shares = []
+        for number in range(count):
+            with parallel.as_one_of(number, count):
+                shares.append(parallel.rows(whole))
+        assert [i for s in shares for i in range(s.start, s.stop)] == list(range(whole))
+        sizes = [s.stop - s.start for s in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_metrics_over_shares_are_those_of_one_process_to_the_last_bit(monkeypatch):
+    monkeypatch.setattr(loop, "EVAL_BATCH", 10)
+
+    def judged():
+        run = make(
+            ["data=wine", "metrics.extra=[auroc]", "regularization.norm=batch"], torch.float32
+        )
+        return loop.evaluate(run, run.data.val, "val"), run.outputs
+
+    (values, outputs), parts = judged(), in_processes(3, judged)
+    for other, own in parts:
+        assert other == values
+        assert torch.equal(own, outputs)
+
+
+# ------------------------------------------------------------------ what is refused
+class Centred(nn.Module):
+    """Looks at the batch, and says nothing of it."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return x * torch.rand(x.shape)
+
+
+def ranked(outputs, targets):
+    """A loss whose value for an example depends on the others."""
+    return outputs.square().mean(-1) * (targets - targets.double().mean())
+
+
+def refusal(change, overrides=()):
+    """What two processes say of a run that is changed before it trains; nothing if they train."""
+
+    def tried():
+        run = make([*WINE, *overrides], torch.float32)
+        change(run)
+        try:
+            ranks.prepare(run)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    return in_processes(2, tried)
+
+
+@pytest.mark.parametrize("kind", [Centred, Drawing, lambda: nn.AlphaDropout(0.2)])
+def test_a_module_that_sees_or_draws_for_the_batch_is_refused(kind):
+    found = refusal(lambda run: run.model.hidden.append(kind()))
+    assert found[0] == found[1]
+    assert found[0].startswith("training.processes=2: a trial step of 19 examples has another ")
+    assert "use training.processes=1" in found[0]
+
+
+def test_a_loss_that_looks_at_several_examples_is_refused():
+    def change(run):
+        run.loss = loop_loss(ranked)
+
+    loop_loss = type(make(WINE, torch.float32).loss)
+    assert all("or the loss, looks at several" in text for text in refusal(change))
+
+
+def test_a_penalty_that_is_no_mean_is_refused(monkeypatch):
+    from knobs import regularization
+
+    def spread(outputs, weights):
+        return outputs.std(-2).sum()
+
+    monkeypatch.setitem(regularization.PENALTIES, "l1", spread)
+    assert all("looks at several" in t for t in refusal(lambda run: None, ["regularization.l1=1"]))
+
+
+def test_dropout_between_the_layers_of_an_lstm_is_refused():
+    lines = [*TEXT, "model=text_lstm", "model.depth=2", "regularization.dropout=0.2"]
+    found = refusal(lambda run: None, lines)
+    assert all("LSTM draws dropout between its layers" in text for text in found)
+    assert all("use model.depth=1, regularization.dropout=0 or" in text for text in found)
+
+
+def test_compile_and_sweeps_and_gpus_are_refused():
+    with pytest.raises(ConfigError, match="processes=2: cannot be compiled"):
+        command.checked(["training.processes=2", "training.compile=true"])
+    plain = command.checked(["training.processes=2"])
+    assert [*conflicts(plain)] == []
+    many = plain["training"] | {"device": "cpu", "processes": 65}
+    with pytest.raises(ConfigError, match="training.processes=65: must be"):
+        command.checked([f"training.processes={many['processes']}"])
+
+
+def test_a_sweep_of_several_processes_is_refused(sweep):
+    code, told = sweep(*WINE, "seed=0,1", "training.processes=2")
+    assert code == 2
+    assert "training.processes=2: a run of a sweep has one process" in told
+
+
+def test_other_weights_in_one_process_are_noticed():
+    def moved():
+        run = make(WINE, torch.float32)
+        with torch.no_grad():
+            run.model.head.bias[0] += 1e-7 * parallel.rank()
+        try:
+            parallel.compare(run)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    found = in_processes(2, moved)
+    assert found[0] == found[1]
+    assert "process 1 has other weights than process 0" in found[0]
+
+
+# ------------------------------------------------------------------ the end of a run
+def test_all_stop_at_one_step_whoever_is_asked():
+    def stopped():
+        run = make([*WINE, "training.epochs=20"], torch.float32)
+        ranks.prepare(run)
+        watch = interrupt_at(7) if parallel.rank() == 1 else lambda run: None
+        with pytest.raises(loop.Interrupted):
+            list(loop.fit(run, watch))
+        return run.progress.step
+
+    assert in_processes(3, stopped) == [8, 8, 8]
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    """The processes that runs start, as they start them."""
+    found = []
+
+    class Started(subprocess.Popen):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            if "knobs.training.ranks" in arguments[0]:
+                found.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    yield found
+    assert all(process.returncode is not None for process in found)
+
+
+def checked(count, *overrides):
+    lines = [*WINE, "training.epochs=6", "regularization=dropout", f"training.processes={count}"]
+    return command.checked([*lines, *overrides])
+
+
+def assert_same_run(folder, whole):
+    """The metrics of two runs are equal but for the rounding of fp32."""
+    rows = [record.read_metrics(path) for path in (folder, whole)]
+    assert len(rows[0]) == len(rows[1]) == 6
+    for one, other in zip(*rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_a_run_of_two_killed_goes_on_in_one_and_ends_in_three(tmp_path, helpers, at_epoch):
+    """One helper is killed; then the command is asked to stop; nothing of the result changes."""
+    execute(checked(1), tmp_path / "whole")
+    at_epoch(2, lambda: os.kill(helpers[0].pid, signal.SIGKILL))
+    at_epoch_saves = checked(2)
+    with pytest.raises(ProcessLost, match="process 1 of 2 ended by SIGKILL; resume="):
+        execute(at_epoch_saves, tmp_path / "run")
+    summary = record.read_summary(tmp_path / "run")
+    assert summary["status"] == "interrupted"
+    assert list(tmp_path.rglob("*.partial")) == []
+    at_epoch(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = execute(checked(1) | {"resume": "yes"}, tmp_path / "run")
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 143)
+    outcome = execute(checked(3) | {"resume": "yes"}, tmp_path / "run")
+    assert outcome.status == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sigterm_ends_a_run_of_two_with_143_and_it_goes_on(tmp_path, helpers, at_epoch):
+    execute(checked(1), tmp_path / "whole")
+    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = execute(checked(2), tmp_path / "run")
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 143)
+    assert helpers[0].returncode == 0
+    # Asked after the first step of an epoch; the second one tells the other process.
+    assert record.read_summary(tmp_path / "run")["steps"] == 2 * 4 + 2
+    outcome = execute(checked(2) | {"resume": "yes"}, tmp_path / "run")
+    assert outcome.status == "finished"
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
