@@ -166,7 +166,7 @@ def test_columns_of_codes_are_those_of_a_slow_reader(seed, tmp_path):
         csv.writer(
             file, quoting=[csv.QUOTE_MINIMAL, csv.QUOTE_ALL][seed % 2], lineterminator=end
         ).writerows(rows)
-    found = tables._coded(path, tables.Form(",", "utf-8"), rows[0])
+    found = tables.coded(path, tables.Form(",", "utf-8"), rows[0])
     coded = {
         rows[0][i] for row in rows for i, w in enumerate(row) if w.strip()[:2] in ("01", "02", "03")
     }

@@ -228,7 +228,7 @@ def test_a_parquet_file_of_more_rows_than_memory(tmp_path, monkeypatch):
 
 
 def test_wide_tables_are_read_fewer_rows_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "MOST_CELLS", 100)
+    monkeypatch.setattr(tables, "MOST_AT_ONCE", 100)
     frame = pd.DataFrame(np.arange(600).reshape(30, 20), columns=[f"c{i}" for i in range(20)])
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")

@@ -7,8 +7,6 @@ from typing import IO, Any
 
 from knobs.data import cells, opening, tables
 
-MOST_CELLS = 2**22  # that are read at once, of a table of many columns
-
 
 def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
     """Yield a file's rows as data frames of at most `rows`, all of them alike.
@@ -38,25 +36,13 @@ def stream(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
 
 def _text(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
     form, names = tables.header(file, sep, encoding)
-    rows = max(1, min(rows, MOST_CELLS // len(names)))
-    options = {"dtype": object, "na_filter": False, "chunksize": rows}
-    with (
-        tables.text(file, form.encoding, whole=False) as lines,
-        tables.parsed(lines, form, names, **options) as blocks,
-    ):
-        while True:
-            with tables.no_more_cells(file):
-                block = next(blocks, None)
-            if block is None:
-                return
-            tables.refuse_long_cells(file, block)
-            yield block
+    yield from tables.chunks(file, form, names, rows, dtype=object, na_filter=False)
 
 
 def _parquet(file: Path, rows: int) -> Iterator[Any]:
     import pandas as pd
 
-    for block in cells.parquet_blocks(file, rows, MOST_CELLS):
+    for block in cells.parquet_blocks(file, rows, tables.MOST_AT_ONCE):
         names = tables.names_of(file, [name for name, _ in block])
         columns = zip(names, (values for _, values in block), strict=True)
         yield pd.DataFrame({name: pd.Series(v, dtype=v.dtype) for name, v in columns})

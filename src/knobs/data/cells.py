@@ -3,7 +3,7 @@
 import datetime
 import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,7 @@ def _parquet(file: Path, texts: Collection[str] | None, drop: Collection[str]) -
         if known not in drop:
             values = _of_arrow(column, texts is None or known in texts)
         if values is None:
-            what = f"column {known} holds {column.type}, which is no number, text or date"
-            mend = f"leave it out of the file, or by 'data.drop=[\"{known}\"]'"
-            raise DataError(f"{file}: {what}; {mend}")
+            raise _of_no_type(file, known, column.type)
         made.append((name, values))
     return Read(made)
 
@@ -100,29 +98,59 @@ def _refuse_large(file: Path, about: Any) -> None:
         raise DataError(f"{file}: {what} {need}; take fewer rows or columns")
 
 
-def parquet_blocks(file: Path, rows: int, most: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+def parquet_names(file: Path) -> list[str]:
+    """Return the names of a file's columns, less those of pandas' index.
+
+    Raises:
+        DataError: pyarrow is not installed.
+    """
+    try:
+        from pyarrow.parquet import read_schema
+    except ImportError:
+        raise lacking(file) from None
+    return [name for name in read_schema(file).names if not _INDEX.fullmatch(name)]
+
+
+def parquet_blocks(
+    file: Path, rows: int, most: int, texts: Collection[str] | None = (),
+    only: Sequence[str] | None = None,
+) -> Iterator[list[tuple[str, np.ndarray]]]:  # fmt: skip
     """Yield the columns of a file, at most `rows` rows and `most` cells at a time.
 
     They are as `Read.columns` has them.
 
-    A column of another type than numbers, texts and dates is empty.
+    Args:
+        texts: as of `read`.
+        only: columns that are read, where not all are; then each must be of a type that is read,
+            else a column of another type than numbers, texts and dates is empty.
 
     Raises:
-        DataError: pyarrow is not installed.
+        DataError: pyarrow is not installed, or a column of `only` is of another type.
     """
     try:
         import pyarrow as pa
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise lacking(file) from None
-    with ParquetFile(file) as table:
+    with ParquetFile(file, pre_buffer=False, buffer_size=2**16) as table:  # never a whole row group
         rows = max(1, min(rows, most // max(1, table.metadata.num_columns)))
-        for batch in table.iter_batches(batch_size=rows):
-            part = pa.table(batch)
-            columns = zip(part.column_names, part.columns, strict=True)
-            made = [(n, _of_arrow(c, False)) for n, c in columns if not _INDEX.fullmatch(n)]
-            none = np.full(len(part), "", object)
-            yield [(name, none if values is None else values) for name, values in made]
+        columns = None if only is None else [*only]
+        for batch in table.iter_batches(rows, columns=columns, use_threads=False):
+            part, made = pa.table(batch), []
+            for name, column in zip(part.column_names, part.columns, strict=True):
+                if _INDEX.fullmatch(name):
+                    continue
+                values = _of_arrow(column, texts is None or name_of(name) in texts)
+                if values is None and only is not None:
+                    raise _of_no_type(file, name_of(name), column.type)
+                made.append((name, np.full(len(part), "", object) if values is None else values))
+            yield made
+
+
+def _of_no_type(file: Path, name: str, kind: Any) -> DataError:
+    what = f"column {name} holds {kind}, which is no number, text or date"
+    mend = f"leave it out of the file, or by 'data.drop=[\"{name}\"]'"
+    return DataError(f"{file}: {what}; {mend}")
 
 
 def _of_arrow(column: Any, as_text: bool) -> np.ndarray | None:

@@ -97,26 +97,27 @@ def decide(
         have = ", ".join([*table][:50])
         raise DataError(f"data.columns: no column {unknown[0]}; it has {have}{near}")
     markers = MARKERS | {word.strip().lower() for word in na}
-    own = {name: _typed(cells) for name, cells in table.items()}
-    seen = {name: cells[train] for name, cells in own.items()}
-    decimal = table_decimal(seen, na) if decimal == "auto" else decimal
+    if decimal == "auto":
+        decimal = table_decimal({n: _typed(cells)[train] for n, cells in table.items()}, na)
     found: dict[str, Column] = {}
     left: dict[str, str] = {}
     notes: list[str] = []
-    for name, cells in seen.items():
+    for name in table:  # one after the other: memory need not hold them all
+        whole = _typed(table[name])
+        cells = whole[train]
         column = _decide(name, cells, kinds.get(name, ""), markers, decimal)
         if isinstance(column, str):
             left[name] = column
             continue
         if column.kind != "category":
-            column, note = _with_words(name, column, own[name], markers)
+            column, note = _with_words(name, column, whole, markers)
             notes += note
         notes += _doubts(name, column, cells, markers)
         found[name] = column
     made = [output for name, column in found.items() for output in column.outputs(name)]
     if twice := [name for name, n in collections.Counter(made).items() if n > 1]:
         raise DataError(f"{twice[0]}: is also made of a date; rename the column")
-    return Columns(found, markers), [_understood(len(own), found, left), *notes]
+    return Columns(found, markers), [_understood(len(table), found, left), *notes]
 
 
 def _typed(values: Any) -> np.ndarray:

@@ -50,17 +50,20 @@ def chunks(batch: Batch, count: int, dim: int = 0) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Tensors:
-    """A split in memory, on the device, gathered by index.
+    """A split in memory, on the device, or its inputs in a file's map; gathered by index.
 
     Args:
         x, y, weight: of all its examples, as a Batch has them.
         rows: (N,) int64 on the CPU, their numbers among the source's rows; None: 0, 1, 2, ...
+        mapped: whether x is the map of a file, which stays on the CPU wherever the rest is. Those
+            of a source lie behind each other in one file.
     """
 
     x: Inputs
     y: Tensor
     weight: Tensor | None = None
     rows: Tensor | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         return len(self.y)
@@ -83,7 +86,8 @@ class Tensors:
             return x.to(device, memory_format=order)
 
         weight = None if self.weight is None else self.weight.to(device)
-        return Tensors(each(self.x, move), self.y.to(device), weight, self.rows)
+        x = self.x if self.mapped else each(self.x, move)
+        return Tensors(x, self.y.to(device), weight, self.rows, self.mapped)
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,11 @@ def take(split: Tensors | Stream, index: Tensor | slice) -> Batch:
     if isinstance(split, Stream):
         return next(split.batches([index]))
 
+    place = split.y.device
+
     def pick(values: Tensor) -> Tensor:
+        if values.device != place:  # the map of a file: a batch of it is moved
+            return values[index.to(values.device) if isinstance(index, Tensor) else index].to(place)
         # index_select is the faster of the two, and forgets the memory order of NHWC images.
         plain = isinstance(index, Tensor) and values.is_contiguous()
         return values.index_select(0, index) if plain else values[index]
@@ -259,6 +267,11 @@ def _joined(first: Tensors | Stream, second: Tensors | Stream) -> Tensors | Stre
     if isinstance(first, Stream):
         examples = partial(_either, first.examples, second.examples, len(first))
         return replace(first, examples=examples, **rest)
+    if first.mapped:
+        x, end = first.x, first.x.data_ptr() + first.x.nbytes
+        assert second.x.data_ptr() == end, "a source's splits lie behind each other"
+        x = x.as_strided((len(rest["y"]), *x.shape[1:]), x.stride())
+        return Tensors(x=x, mapped=True, **rest)
     if isinstance(first.x, Tensor):
         return Tensors(x=torch.cat([first.x, second.x]), **rest)
     return Tensors(x={k: torch.cat([v, second.x[k]]) for k, v in first.x.items()}, **rest)

@@ -1,14 +1,16 @@
 """A user's own tables, sentences, and images: by folder, or by a table of a row an image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from knobs.data import leaks
+from knobs.data import leaks, mapped, ondisk
 from knobs.data.columns import MARKERS, Columns, decide, overrides, table_decimal
-from knobs.data.dataset import Data
+from knobs.data.dataset import Data, Tensors
 from knobs.data.folds import folded
 from knobs.data.images import Labelled, by_folder, picture_data
 from knobs.data.inputs import Table
@@ -17,6 +19,8 @@ from knobs.data.labels import remarks
 from knobs.data.opening import path_of
 from knobs.data.prepare import (
     Parts,
+    Targets,
+    blocks,
     content_hash,
     encode_targets,
     make_data,
@@ -35,7 +39,7 @@ def csv(
     target: str | list[str], drop: list[str], val: float, test: float, split_seed: int,
     weight: str | None = None, columns: Sequence[str] = (), na: Sequence[str] = (),
     split: str = "random", sep: str = "auto", decimal: str = "auto", encoding: str = "auto",
-    numbers: str = "standard", folds: int | None = None, fold: int = 0,
+    numbers: str = "standard", folds: int | None = None, fold: int = 0, storage: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a table: numbers standardised (missing: the median), categories one-hot.
 
@@ -52,6 +56,7 @@ def csv(
         sep, decimal, encoding: of the file; auto finds them out.
         numbers: how they are encoded, one of encodings.ENCODINGS.
         folds, fold: their number, and the one that validates; see folds.py.
+        storage: auto, memory or map, where rows and inputs are; see ondisk.py.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -60,7 +65,10 @@ def csv(
     names = [target] if isinstance(target, str) else target
     by = column_of(split)[1]
     others = {*names, *drop, *({weight, by} - {None, ""})}
-    table = tables_of(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
+    unread = {*drop} - {*names, weight, by}
+    table = tables_of(
+        path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop, storage, unread
+    )
     said = _said(columns, na, decimal, split if by else "")
     decimal = _decimal(table, decimal, na)
     values = target_values(table, names, task, decimal)
@@ -70,25 +78,50 @@ def csv(
     weights = weights_of(table, weight, parts)
     if by in kinds and by not in drop:  # then the user wants it among the inputs
         others -= {by}
-    rows = {str(c): table.rows[c].to_numpy() for c in table.rows if c not in others}
+    rows = table.columns(others)
     kinds = {c: kind for c, kind in kinds.items() if c not in others}
     with naming(table):
         targets = encode_targets(values, parts[0], task, names)
         read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
-        inputs = Table.fit([plain], parts[0], encoding=numbers)
-        x = inputs.encoded(plain)
+        inputs = replace(Table.fit([plain], parts[0], encoding=numbers), columns=read)
+        hash = content_hash(parts, *table.content, names, weight or "", sorted(drop), *said)
+        splits, where = _splits(table, inputs, plain, targets, parts, weights, hash, storage)
     data = make_data(
-        name, kind, task, tensors(x, targets.y, parts, weights), targets, x.shape[1:],
-        inputs=replace(inputs, columns=read),
-        hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
-        folds=folds,
-    )  # fmt: skip
+        name, kind, task, splits, targets, [inputs.width], inputs=inputs, hash=hash, folds=folds
+    )
     with naming(table):
         notes += remarks(data, names, bool(table.sizes[1]))
-    rows = {c: cells for c, cells in rows.items() if kinds.get(c) != "drop"}
+    rows = table.columns({*others, *(c for c in kinds if kinds[c] == "drop")})
     notes += leaks.alone(rows, read, targets.y.numpy(), parts[0], task, names)
     notes += leaks.repeated(leaks.row_keys(plain), parts, table.lines)
-    return replace(data, notes=[*table.notes, *understood, *notes])
+    return replace(data, notes=[*where, *table.notes, *understood, *notes])
+
+
+def _splits(
+    table: Tables, inputs: Table, plain: Mapping, targets: Targets, parts: Parts,
+    weights: Tensor | None, hash: str, storage: str,
+) -> tuple[list[Tensors], list[str]]:  # fmt: skip
+    """Return the splits of a table in memory, or where that does not hold them on the disk.
+
+    Args:
+        plain: its numbers and categories.
+
+    Returns:
+        The splits, and a note where only the inputs are on the disk.
+    """
+    shape, names = (inputs.width,), [*inputs.columns.columns]
+    where = "" if table.said else mapped.too_large(storage, len(table.rows), shape)
+    if not (table.said or where):
+        return tensors(inputs.encoded(plain), targets.y, parts, weights), []
+
+    def raw() -> Iterator[Mapping]:
+        if table.said:
+            yield from table.rows.blocks(names)
+            return
+        for block in blocks(table.rows[names]):
+            yield {name: block[name].to_numpy() for name in names}
+
+    return mapped.splits(inputs, targets, raw, parts, weights, hash, shape), [where] * bool(where)
 
 
 def _said(columns: Sequence[str], na: Sequence[str], decimal: str, split: str) -> list[list[str]]:
@@ -115,17 +148,31 @@ def _understand(
     Raises:
         DataError: a column that two rules fit, an infinite number. CellError: naming its row.
     """
-    own = {column: cells[: table.sizes[0]] for column, cells in rows.items()}
+    own = ondisk.mapped(rows, lambda cells: cells[: table.sizes[0]])
     read, notes = decide(own, train, kinds, na, decimal)
     if not read.columns:
         raise DataError(f"no column is left to learn from ({notes[0]})")
-    plain = read.typed(rows)
+    plain = _typed(read, rows)
     for column, values in plain.items():
         if values.dtype.kind == "f" and np.isinf(values).any():
             at = table.lines([int(np.isinf(values).argmax())])[0]
             mend = "leave it out, or the cell empty"
             raise DataError(f"{column}: an infinite number ({at}); {mend}")
     return read, plain, notes
+
+
+def _typed(read: Columns, rows: Mapping) -> Mapping:
+    """Return the numbers and categories of a table's columns; from the disk one at a time."""
+    if not isinstance(rows, ondisk.Lazy):
+        return read.typed(rows)
+    owner = {made: c for c, column in read.columns.items() for made in column.outputs(c)}
+
+    @lru_cache(1)  # all that is made of a date is asked for in turn
+    def of(name: str) -> dict[str, np.ndarray]:
+        one = Columns({name: read.columns[name]}, read.markers)
+        return one.typed({name: rows[name]})
+
+    return ondisk.Lazy(owner, lambda made: of(owner[made])[made])
 
 
 def _parts(
@@ -170,7 +217,7 @@ def text_csv(
     label: str | list[str], val: float, test: float, split_seed: int,
     ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     weight: str | None = None, split: str = "random", sep: str = "auto", encoding: str = "auto",
-    folds: int | None = None, fold: int = 0,
+    folds: int | None = None, fold: int = 0, storage: str = "auto",
 ) -> Data:  # fmt: skip
     """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
@@ -180,14 +227,15 @@ def text_csv(
         split: random, group:COLUMN or time:COLUMN; see splits.py.
         sep, encoding: of the file; auto finds them out.
         folds, fold: their number, and the one that validates; see folds.py.
+        storage: auto, memory or map, where texts and tokens are; see ondisk.py.
 
     Raises:
         DataError: naming the file and the column at fault.
     """
     names = [label] if isinstance(label, str) else label
     used = {text, *names, weight, column_of(split)[1]} - {None, ""}
-    table = tables_of(path, test_path, used, sep, encoding)
-    texts = table.rows[text].tolist()
+    table = tables_of(path, test_path, used, sep, encoding, storage=storage, only=used)
+    texts = table.rows.texts(text) if table.said else table.rows[text].tolist()
     decimal = table_decimal({name: table.own()[name] for name in names})
     values = target_values(table, names, task, decimal)
     parts, notes = _parts(
@@ -200,11 +248,12 @@ def text_csv(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
             min_count=min_count, names=names, weight=weights, column=text, folds=folds,
-            hash=content_hash(parts, *table.files, [text, *names], weight or "", *said),
+            place=mapped.splits if table.said else None,
+            hash=content_hash(parts, *table.content, [text, *names], weight or "", *said),
         )  # fmt: skip
         notes += remarks(data, names, bool(table.sizes[1]))
-    notes += [*data.notes, *oddities(text, texts, MARKERS)]
-    notes += leaks.repeated(leaks.row_keys({text: table.rows[text].to_numpy()}), parts, table.lines)
+    notes += [*data.notes, *oddities(text, blocks(texts), MARKERS)]
+    notes += leaks.repeated(leaks.text_keys(blocks(texts)), parts, table.lines)
     return replace(data, notes=[*table.notes, *notes])
 
 

@@ -49,20 +49,21 @@ def moments(sample: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(std > 1e-8, std, 1.0)
 
 
-def column_moments(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of float64 columns (N,); that of a constant is 1.
+def column_moments(values: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of a float64 column (N,); that of a constant is 1.
 
-    numpy's pairwise sums over each whole column, and the bits of scikit-learn's StandardScaler.
+    numpy's pairwise sums over the whole column, and the bits of scikit-learn's StandardScaler.
     Source: Chan, Golub and LeVeque 1983, the corrected two-pass algorithm and its error bound.
     """
-    n, eps = float(len(columns[0])) if columns else 0.0, np.finfo(float).eps
-    mean = np.array([values.sum() / n for values in columns])
-    off = [values - m for values, m in zip(columns, mean, strict=True)]
-    correction = np.array([values.sum() for values in off])
-    variance = (np.array([(values**2).sum() for values in off]) - correction**2 / n) / n
+    n, eps = float(len(values)), np.finfo(float).eps
+    mean = values.sum() / n
+    off = values - mean
+    correction = off.sum()
+    off **= 2
+    variance = (off.sum() - correction**2 / n) / n
     constant = variance <= n * eps * variance + (n * mean * eps) ** 2
     scale = np.sqrt(np.maximum(variance, 0))
-    return mean, np.where(constant & np.isfinite(variance), 1.0, scale)
+    return float(mean), 1.0 if constant and np.isfinite(variance) else float(scale)
 
 
 @dataclass(frozen=True)
@@ -114,37 +115,51 @@ class Table:
         Raises:
             DataError: numbers too large, or none that has bins where nothing else is an input.
         """
-        numbers: dict[str, list[np.ndarray]] = {}
-        levels: dict[str, set[str]] = {}
-        for block, rows in rows_in(blocks, train_rows, _count):
-            if not (numbers or levels):  # a column is of the kind that it has in the first block
-                for name in map(str, block):
-                    is_number = np.asarray(block[name]).dtype.kind in "iuf"
-                    (numbers if is_number else levels)[name] = [] if is_number else set()
-            for name, pieces in numbers.items():
-                pieces.append(_numbers(block, name)[rows])
-            for name, known in levels.items():
-                known.update(_words(block, name, rows))
-        columns = [np.concatenate(pieces) for pieces in numbers.values()]
-        low, high = _bounds(columns)
-        median = np.array([_median(values) for values in columns])
-        edges: tuple[np.ndarray, ...] = ()
-        if encoding != "standard":
-            edges = tuple(bin_edges(values, train_rows) for values in columns)
-        columns = [np.where(np.isnan(v), m, v) for v, m in zip(columns, median, strict=True)]
-        if single and columns:
-            sample = torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+        blocks = [*blocks]
+        first = next(iter(blocks), {})  # a column is of the kind that it has in the first block
+        numbers, levels = [], {}
+        found: dict[str, list] = {"low": [], "high": [], "median": [], "mean": [], "scale": []}
+        edges: list[np.ndarray] = []
+        filled = []
+        for name in map(str, first):  # one after the other: memory need not hold them all
+            if np.asarray(first[name]).dtype.kind not in "iuf":
+                some = (_words(b, name, rows) for b, rows in rows_in(blocks, train_rows, _count))
+                levels[name] = tuple(sorted(set().union(*some)))
+                continue
+            values = _rows_of(blocks, name, train_rows)
+            numbers.append(name)
+            low, high = _bounds(values)
+            median = _median(values)
+            if encoding != "standard":
+                edges.append(bin_edges(values, train_rows))
+            values = np.where(np.isnan(values), median, values)
+            mean = scale = 0.0
+            if single:
+                filled.append(values)
+            else:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean, scale = column_moments(values)
+            for what, value in zip(found, (low, high, median, mean, scale), strict=True):
+                found[what].append(value)
+        low, high, median, mean, scale = (np.array(values, float) for values in found.values())
+        if filled:
+            sample = torch.from_numpy(np.stack(filled, 1).astype(np.float32))
             median = median.astype(np.float32)
             mean, scale = (values.flatten().numpy() for values in moments(sample))
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                mean, scale = column_moments(columns)
         for name, *both in zip(numbers, mean, scale, strict=True):
             if not np.isfinite(both).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
-        ordered = {name: tuple(sorted(known)) for name, known in levels.items()}
         made = cls(
-            tuple(numbers), ordered, median, mean, scale, None, encoding, edges, low=low, high=high
+            tuple(numbers),
+            levels,
+            median,
+            mean,
+            scale,
+            None,
+            encoding,
+            tuple(edges),
+            low=low,
+            high=high,
         )
         if not made.width:
             raise DataError("no number varies, so none has bins; use data.numbers=standard")
@@ -300,11 +315,17 @@ def _words(block: Mapping, name: str, rows: np.ndarray | None = None) -> list[st
     return [MISSING if cell is None or cell != cell else str(cell) for cell in cells]
 
 
-def _bounds(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and most number of each column; 0 where it has none."""
-    present = [values[~np.isnan(values)] for values in columns]
-    present = [values if len(values) else np.zeros(1) for values in present]
-    return tuple(np.array([f(values) for values in present], float) for f in (np.min, np.max))
+def _rows_of(blocks: Sequence[Mapping], name: str, rows: np.ndarray) -> np.ndarray:
+    """Return a column's numbers of some rows."""
+    return np.concatenate(
+        [np.zeros(0), *(_numbers(b, name)[some] for b, some in rows_in(blocks, rows, _count))]
+    )
+
+
+def _bounds(values: np.ndarray) -> tuple[float, float]:
+    """Return the least and most number of a column; 0 where it has none."""
+    present = values[~np.isnan(values)]
+    return (float(present.min()), float(present.max())) if len(present) else (0.0, 0.0)
 
 
 def _median(values: np.ndarray) -> float:

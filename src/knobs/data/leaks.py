@@ -1,7 +1,7 @@
 """Hints of leaks: a column that alone gives the target, rows that are in two splits."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -194,6 +194,14 @@ def row_keys(columns: Mapping[str, np.ndarray]) -> np.ndarray:
             bits = pd.factorize(cells)[0].astype(np.int64).view(np.uint64)
         keys = _mixed(keys * np.uint64(31) + _mixed(bits))
     return keys
+
+
+def text_keys(blocks: Iterable[Sequence[str]]) -> np.ndarray:
+    """Return (N,) uint64 of blocks of texts, equal where texts are; else as of `row_keys`."""
+    from pandas.util import hash_array
+
+    keys = [hash_array(np.array(block, object), categorize=False) for block in blocks]
+    return np.concatenate(keys)
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """From examples to Data: seeded, stratified splits, statistics of the training split alone."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,10 @@ def tensors(x: Tensor, y: Tensor, parts: Parts, weight: Tensor | None = None) ->
 
 
 def blocks(rows: Any) -> Iterator[Any]:
-    """Yield rows, a list or a data frame, in blocks that can be prepared at once."""
+    """Yield rows, a list, a data frame or texts on the disk, in blocks to be prepared at once."""
+    if hasattr(rows, "blocks"):
+        yield from rows.blocks()
+        return
     places = getattr(rows, "iloc", rows)
     for start in range(0, len(rows), BLOCK):
         yield places[start : start + BLOCK]
@@ -176,20 +179,23 @@ def standardize(x: Tensor, train: np.ndarray) -> Tensor:
 
 
 def content_hash(
-    parts: Sequence[np.ndarray], *content: Tensor | np.ndarray | Path | Sequence[str] | str
+    parts: Sequence[np.ndarray], *content: Tensor | np.ndarray | Path | bytes | Sequence[str] | str
 ) -> str:
     """Hash raw content and the split: 32 hexadecimal digits, whatever machine and path.
 
     The raw content, and not the tensors made of it: sums round otherwise with other threads.
 
     Args:
-        content: arrays, texts, and files, of which the bytes count and not the names.
+        content: arrays, texts, and files, of which the bytes count and not the names; a file's
+            SHA-256 says the same.
     """
     digest = hashlib.sha256()
     for part in (*parts, *content):
         if isinstance(part, Path):
             with part.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").digest()
+        elif isinstance(part, bytes):
+            found = part
         elif isinstance(part, Tensor | np.ndarray):
             values = np.ascontiguousarray(np.asarray(part))
             digest.update(f"{values.dtype.str} {values.shape}".encode())
@@ -259,15 +265,18 @@ def text_data(
     *, ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     names: Sequence[str] = ("target",), weight: Tensor | None = None, hash: str = "",
     column: str = "text", folds: int | None = None,
+    place: Callable[..., list[Tensors]] | None = None,
 ) -> Data:  # fmt: skip
     """Return Data of texts, the vocabulary and the length taken from the training split.
 
     Args:
+        texts: or an object whose `blocks` yields them, for texts on the disk.
         values: (N,) or (N, T) targets of `names`, as the task has them.
         max_length: tokens, or `auto`.
         column: of the texts, for messages.
         folds: their number; with them the length is taken from all rows outside the test split,
             so that every fold has the same.
+        place: makes the splits, as `mapped.splits` does; None: in memory.
 
     Raises:
         DataError: a target that never changes, or texts that a vocabulary says nothing of.
@@ -280,11 +289,14 @@ def text_data(
         lengths = Counted.of(blocks(texts), outside, ngrams).lengths
     inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count, lengths)
     check(inputs, counted, column, min_count, max_vocabulary)
-    x = prepared(inputs, texts)
-    splits = tensors(x, targets.y, parts, weight)
-    shape, size = [inputs.length], len(inputs.tokens) + 2
     hash = hash or content_hash(parts, texts, values)
+    shape, size = (inputs.length,), len(inputs.tokens) + 2
+    if place:
+        splits = place(inputs, targets, lambda: blocks(texts), parts, weight, hash, shape)
+    else:
+        splits = tensors(prepared(inputs, texts), targets.y, parts, weight)
     data = make_data(
         name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash, folds=folds
     )
-    return replace(data, notes=remarks(inputs, counted.lengths, x, parts[1], column))
+    seen = [split.x for split in splits]
+    return replace(data, notes=remarks(inputs, counted.lengths, seen, column))

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data import tables
+from knobs.data import ondisk, tables
 from knobs.data.columns import CellError, as_numbers
 from knobs.data.dates import read_day
+from knobs.data.ondisk import Lazy
 from knobs.data.opening import path_of
 from knobs.data.prepare import Parts
 from knobs.errors import DataError, did_you_mean
@@ -30,23 +31,36 @@ class Tables:
         files: that of `path`, then that of `test_path` if there is one.
         forms: how each of them was read.
         sizes: rows of the first, and of the official test table.
-        rows: a data frame of texts.
+        rows: a data frame of texts, or a table on the disk.
+        said: where they are read from, if that is the disk.
     """
 
     files: list[Path]
     forms: list[tables.Form]
     sizes: tuple[int, int]
     rows: Any
+    said: str = ""
 
     @property
     def notes(self) -> list[str]:
         """Return what is to be said of how the files were read."""
         pairs = zip(self.files, self.forms, strict=True)
-        return [note for file, form in pairs for note in form.notes(file)]
+        return [self.said] * bool(self.said) + [n for file, form in pairs for n in form.notes(file)]
 
-    def own(self) -> dict[str, np.ndarray]:
+    @property
+    def content(self) -> list[Path] | list[bytes]:
+        """Return what a hash counts of the files' content."""
+        return [*self.rows.digests] if self.said else self.files
+
+    def own(self) -> Mapping[str, np.ndarray]:
         """Return name -> texts of the rows that are not of the official test table."""
-        return {str(name): self.rows[name].to_numpy()[: self.sizes[0]] for name in self.rows}
+        return ondisk.mapped(self.columns(), lambda cells: cells[: self.sizes[0]])
+
+    def columns(self, but: Collection[str] = ()) -> Mapping[str, np.ndarray]:
+        """Return name -> cells of all columns but some; from the disk one at a time."""
+        names = [str(name) for name in self.rows if name not in but]
+        found = Lazy(names, lambda name: self.rows[name].to_numpy())
+        return found if self.said else dict(found)
 
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins, `FILE, line N`; the header is line 1."""
@@ -87,7 +101,8 @@ def naming(table: Tables) -> Iterator[None]:
 def tables_of(
     path: str, test_path: str | None, columns: set[str], sep: str = "auto", encoding: str = "auto",
     texts: set[str] | None = None, decimal: str = "auto", na: Sequence[str] = (),
-    drop: Sequence[str] = (),
+    drop: Sequence[str] = (), storage: str = "memory", unread: Collection[str] = (),
+    only: Collection[str] | None = None,
 ) -> Tables:  # fmt: skip
     """Return the rows of both tables, in which each of `columns` is there.
 
@@ -95,6 +110,9 @@ def tables_of(
         texts: columns that must be texts, beside `columns`; others may be numbers. None: all are
             texts.
         decimal, na, drop: as `tables.read` takes them.
+        storage: auto, memory or map; see `ondisk.chosen`.
+        unread, only: columns that nobody reads, and that somebody does (None: all), which spares
+            the disk.
 
     Raises:
         DataError: naming what is not there, or cannot be read.
@@ -103,12 +121,22 @@ def tables_of(
 
     files = [path_of(name) for name in ([path, test_path] if test_path else [path])]
     texts = None if texts is None else texts | columns
-    found = [tables.read(files[0], sep, encoding, texts, na, decimal, drop)]
+    said = ondisk.chosen(files, storage)
+
+    def read(
+        file: Path, texts: set[str] | None, na: Sequence[str], decimal: str
+    ) -> tuple[Any, tables.Form]:
+        if said:
+            how = ondisk.reading_of(sep, encoding, texts, na, decimal, unread, only)
+            return ondisk.read(file, how)
+        return tables.read(file, sep, encoding, texts, na, decimal, drop)
+
+    found = [read(files[0], texts, na, decimal)]
     if test_path:
         decimal = found[0][1].decimal or decimal
-        found.append(tables.read(files[1], sep, encoding, texts, na, decimal, drop))
+        found.append(read(files[1], texts, na, decimal))
         if texts is not None and _unlike(*(frame for frame, _ in found)):
-            found = [(tables.read(f, sep, encoding, None, (), decimal, drop)[0], form)
+            found = [(read(f, None, (), decimal)[0], form)
                      for f, (_, form) in zip(files, found, strict=True)]  # fmt: skip
     frames, forms = [frame for frame, _ in found], [form for _, form in found]
     have = list(frames[0].columns)
@@ -126,15 +154,21 @@ def tables_of(
             raise DataError(
                 f"{test_path}: its columns are not those of {path}: it has {', '.join(said)}"
             )
-        frames[1] = frames[1][have]
+        frames[1] = frames[1] if said else frames[1][have]
     sizes = len(frames[0]), len(frames[1]) if test_path else 0
-    rows = pd.concat(frames, ignore_index=True) if test_path else frames[0]
-    return Tables(files, forms, sizes, rows)
+    rows = frames[0]
+    if test_path:
+        rows = rows.behind(frames[1]) if said else pd.concat(frames, ignore_index=True)
+    return Tables(files, forms, sizes, rows, said)
 
 
 def _unlike(first: Any, second: Any) -> bool:
     """Return whether a column has two types in two tables: it takes texts to tell."""
-    return any(first[name].dtype != second[name].dtype for name in second if name in first)
+    return any(_type(first, n) != _type(second, n) for n in second if n in first)
+
+
+def _type(table: Any, name: str) -> np.dtype:
+    return table.type_of(name) if isinstance(table, ondisk.OnDisk) else table[name].dtype
 
 
 def _labels(table: Tables, name: str) -> np.ndarray:

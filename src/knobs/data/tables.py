@@ -33,6 +33,7 @@ WORDS = [*MARKERS, "NA", "N/A", "N.A.", "NaN", "NAN", "Null", "NULL", "None", "N
 GLANCE = 20  # records that tell the separator
 MOST_COLUMNS = 20_000  # of a table
 MOST_CELL = 2**24  # characters of a cell
+MOST_AT_ONCE = 2**22  # cells that are read at once, of a table of many columns
 HEAD = 1000  # rows that tell the decimal sign, as many as table_decimal looks at
 KIND = "a CSV with a header"
 BROKEN = (
@@ -171,30 +172,57 @@ def _of_text(
     file: Path, sep: str, encoding: str, texts: Collection[str] | None, na: Sequence[str],
     decimal: str,
 ) -> tuple[Any, Form]:  # fmt: skip
-    form, names = header(file, sep, encoding)
+    form, names, options = plan(file, sep, encoding, texts, na, decimal)
+    frame = _frame(file, form, names, **options)
+    last = frame.iloc[:, -1]
+    if (last.isna() | (last.astype(object) == "")).any():
+        refuse_short(file, form, len(names))
     if texts is None:
-        frame = _frame(file, form, names, dtype=object, na_filter=False)
-        _refuse_short(file, form, frame)
         return frame, form
-    head = _frame(file, form, names, dtype=object, na_filter=False, nrows=HEAD)
-    if decimal == "auto":
-        decimal = table_decimal({name: head[name].to_numpy() for name in names}, na)
-    form = replace(form, decimal=decimal)
     free = [name for name in names if name not in texts]
-    options = {"decimal": "," if decimal == "comma" else "."}
-    options["na_values"] = {name: [*WORDS, *na] for name in free}
-    frame = _frame(file, form, names, dtype=dict.fromkeys(texts, object), **options)
-    _refuse_short(file, form, frame)
     # True and False, of which pandas makes its own; whole numbers with cells missing; codes.
-    codes = _coded(file, form, names)
-    unsure = [
+    codes = coded(file, form, names)
+    doubtful = [
         name for name in free
-        if frame[name].dtype in (bool, object) or _unsure(frame[name].to_numpy(), name in codes)
+        if frame[name].dtype in (bool, object) or unsure(frame[name].to_numpy(), name in codes)
     ]  # fmt: skip
-    if unsure:
-        again = _frame(file, form, names, dtype=object, na_filter=False, usecols=unsure)
-        frame = frame.assign(**{name: again[name] for name in unsure})
+    if doubtful:
+        again = _frame(file, form, names, dtype=object, na_filter=False, usecols=doubtful)
+        frame = frame.assign(**{name: again[name] for name in doubtful})
     return frame.astype({c: object for c in free if frame[c].dtype.kind not in "iuf"}), form
+
+
+def plan(
+    file: Path, sep: str, encoding: str, texts: Collection[str] | None, na: Sequence[str],
+    decimal: str,
+) -> tuple[Form, list[str], dict[str, Any]]:  # fmt: skip
+    """Return how a file of text is read, its names, and the options of `parsed`."""
+    form, names = header(file, sep, encoding)
+    every = {"dtype": object, "na_filter": False}
+    if texts is None:
+        return form, names, every
+    if decimal == "auto":
+        head = _frame(file, form, names, **every, nrows=HEAD)
+        decimal = table_decimal({name: head[name].to_numpy() for name in names}, na)
+    options = {"dtype": dict.fromkeys(texts, object), "decimal": "," if decimal == "comma" else "."}
+    options["na_values"] = {name: [*WORDS, *na] for name in names if name not in texts}
+    return replace(form, decimal=decimal), names, options
+
+
+def chunks(file: Path, form: Form, names: list[str], rows: int, **options: Any) -> Iterator[Any]:
+    """Yield the data frame of a file of text by at most `rows` rows; as of `parsed`."""
+    rows = max(1, min(rows, MOST_AT_ONCE // len(names)))
+    with (
+        text(file, form.encoding, whole=False) as lines,
+        parsed(lines, form, names, **options, chunksize=rows) as blocks,
+    ):
+        while True:
+            with no_more_cells(file):
+                block = next(blocks, None)
+            if block is None:
+                return
+            refuse_long_cells(file, block)
+            yield block
 
 
 def _frame(file: Path, form: Form, names: list[str], **options: Any) -> Any:
@@ -230,7 +258,7 @@ def no_more_cells(file: Path) -> Iterator[None]:
             raise DataError(f"{file}: its rows have more cells than its header has names") from None
 
 
-def _unsure(values: np.ndarray, codes: bool) -> bool:
+def unsure(values: np.ndarray, codes: bool) -> bool:
     """Return whether numbers must be seen as texts.
 
     They are if some may be codes, or if whole numbers, all different, are floats for the cells
@@ -247,23 +275,23 @@ def _unique(values: np.ndarray) -> bool:
     return bool((np.diff(np.sort(values)) > 0).all())
 
 
-def _refuse_short(file: Path, form: Form, frame: Any) -> None:
+def refuse_short(file: Path, form: Form, width: int) -> None:
     """Refuse a row with fewer cells than there are names; pandas takes the rest as empty.
+
+    It takes as long as to read the file: every row has its last cell, unless that is empty.
 
     Raises:
         DataError: naming its line.
     """
-    last = frame.iloc[:, -1]
-    if form.sep == " " or not (last.isna() | (last.astype(object) == "")).any():
-        return  # whitespace has no empty cells; every row has its last cell
-    width = len(frame.columns)
+    if form.sep == " ":  # whitespace has no empty cells
+        return
     for line, record in records(file, form):
         if len(record) < width:
             has = f"has {len(record)} cells, the header {width} names"
             raise DataError(f"{file}, line {line}: {has}; correct it, or take it out")
 
 
-def _coded(file: Path, form: Form, names: list[str]) -> Collection[str]:
+def coded(file: Path, form: Form, names: list[str]) -> Collection[str]:
     """Return the columns in which a cell begins with 0 and a digit; all of them where unknown."""
     if form.encoding not in ("utf-8", "utf-8-sig", "cp1252", "latin-1") or form.sep == " ":
         return names
@@ -307,11 +335,21 @@ def _of_cells(
     names = names_of(file, [name for name, _ in made.columns])
     columns = zip(names, (values for _, values in made.columns), strict=True)
     series = {name: pd.Series(values, dtype=values.dtype) for name, values in columns}
-    gone = plain_numbers(np.array(na, object))
-    for name, values in series.items():
-        if values.dtype.kind in "iuf" and (found := values.isin(gone[~np.isnan(gone)])).any():
-            series[name] = values.astype(float).mask(found)
+    series = without_words(series, na)
     return pd.DataFrame(series), Form(first=made.first, said=tuple(made.notes))
+
+
+def without_words(columns: dict[str, Any], na: Sequence[str]) -> dict[str, Any]:
+    """Return columns with those numbers as NaN that are words which mean missing."""
+    import pandas as pd
+
+    gone = plain_numbers(np.array(na, object))
+    gone = gone[~np.isnan(gone)]
+    for name, values in columns.items() if len(gone) else ():
+        cells = pd.Series(values, dtype=values.dtype)
+        if values.dtype.kind in "iuf" and (found := cells.isin(gone)).any():
+            columns[name] = cells.astype(float).mask(found)
+    return columns
 
 
 def names_of(file: Path, header: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knobs.data.inputs import rows_in
+from knobs.data.inputs import BLOCK, rows_in
 from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.data.tokens import TOKENIZERS, tokenize
@@ -168,27 +168,25 @@ def check(
         raise DataError(f"{column}: {has}; with {given} {keeps}; {mend}")
 
 
-def remarks(
-    inputs: Texts, lengths: np.ndarray, x: Tensor, chosen: np.ndarray, column: str
-) -> list[str]:
+def remarks(inputs: Texts, lengths: np.ndarray, splits: Sequence[Tensor], column: str) -> list[str]:
     """Return notes where many texts are cut, unknown, empty, or no texts at all.
 
     Args:
         lengths: tokens of the training texts, before they are cut.
-        x: (N, length) token ids of all texts.
-        chosen: indices of the validation texts.
+        splits: (n, length) token ids of the training, validation and test texts.
 
     Raises:
         DataError: hardly a token of the validation texts is in the vocabulary.
     """
     notes = []
-    if empty := int((x[:, 0] == 0).sum()):
-        notes.append(f"{empty:,} of {len(x):,} texts are empty")
+    if empty := sum(int((x[:, 0] == 0).sum()) for x in splits):
+        notes.append(f"{empty:,} of {sum(map(len, splits)):,} texts are empty")
     if (cut := float((lengths > inputs.length).mean())) > CUT:
         longest = f"the longest has {lengths.max():,}"
         notes.append(f"{cut:.0%} of training texts are cut at {inputs.length} tokens; {longest}")
-    picked = x[torch.from_numpy(chosen)]
-    unknown = int((picked == 1).sum()) / max(1, int((picked > 0).sum()))
+    pieces = splits[1].split(BLOCK)
+    tokens = sum(int((piece > 0).sum()) for piece in pieces)
+    unknown = sum(int((piece == 1).sum()) for piece in pieces) / max(1, tokens)
     if unknown > 1 - KNOWN:
         alien = f"{unknown:.0%} of validation tokens are not in the vocabulary"
         raise DataError(f"{column}: {alien}, as of names or ids; choose another column of texts")
@@ -200,18 +198,27 @@ def remarks(
     return notes
 
 
-def oddities(name: str, cells: Sequence[str], markers: frozenset[str]) -> list[str]:
+def oddities(name: str, blocks: Iterable[Sequence[str]], markers: frozenset[str]) -> list[str]:
     """Return notes on a column of texts that holds numbers, or words that stand for no text.
 
     Args:
+        blocks: of its cells.
         markers: words that mean missing, in lower case.
     """
     from knobs.data.notation import plain_numbers  # with pandas
 
-    notes, filled = [], np.array([cell for cell in cells if cell.strip()], object)
-    if absent := [cell for cell in filled if cell.strip().lower() in markers]:
-        shown = printable(repr(absent[0].strip()))
-        notes.append(f"{name}: {len(absent):,} texts are no more than {shown} or the like")
-    if len(filled) and (share := float((~np.isnan(plain_numbers(filled))).mean())) >= ALIKE:
+    notes: list[str] = []
+    first, absent, filled, numbers = "", 0, 0, 0
+    for block in blocks:
+        cells = np.array([cell for cell in block if cell.strip()], object)
+        words = [cell.strip() for cell in cells if cell.strip().lower() in markers]
+        first = first or next(iter(words), "")
+        absent += len(words)
+        filled += len(cells)
+        numbers += int((~np.isnan(plain_numbers(cells))).sum())
+    if absent:
+        shown = printable(repr(first))
+        notes.append(f"{name}: {absent:,} texts are no more than {shown} or the like")
+    if filled and (share := numbers / filled) >= ALIKE:
         notes.append(f"{name}: {share:.0%} of the texts are numbers; {_DOUBT}")
     return notes
