@@ -40,6 +40,10 @@ NAMED = ("name", "data", "model")  # what the name of a run's folder is made of
 # What of a config is built without data.
 DRY_BUILT = ("activation", "init", "model", "optimizer", "scheduler", "regularization", "training")
 
+MAX_ALIKE = 16384  # sections that `check_job` remembers, about a kilobyte each
+_ALIKE: dict[str, Any] = {}  # a section as text: the first one that read so
+_MEMOS: dict[str, dict] = {}  # the options of a config: what `check` found before
+
 
 def check(config: dict, memo: dict | None = None) -> list[str]:
     """Return every fault of a resolved config: types and ranges, arguments, and sense.
@@ -51,6 +55,19 @@ def check(config: dict, memo: dict | None = None) -> list[str]:
     return hidden_in(found, config) if found else found
 
 
+def check_job(config: dict) -> list[str]:
+    """Return the faults of what a job was given, as `check` does; equal sections once.
+
+    The jobs of a sweep each resolve a config of their own, and share nearly all of its content.
+    """
+    if len(_ALIKE) > MAX_ALIKE:
+        _ALIKE.clear()
+        _MEMOS.clear()
+    options = str(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else ""
+    alike = {name: _ALIKE.setdefault(repr(node), node) for name, node in config.items()}
+    return check(alike, _MEMOS.setdefault(options, {}))
+
+
 def _faults(config: dict, memo: dict | None) -> list[str]:
     seen = _Seen({} if memo is None else memo)
     if faults := [
@@ -60,7 +77,10 @@ def _faults(config: dict, memo: dict | None) -> list[str]:
     ]:
         return faults  # what a config names is not even looked at before it is trusted
     job = HydraConfig.get() if HydraConfig.initialized() else {}
-    where = rules.where(config.get("hydra", job).get("runtime", {}))
+    runtime = config.get("hydra", job).get("runtime", {})
+    if isinstance(runtime, DictConfig):  # in which each look-up costs a hundred times as much
+        runtime = OmegaConf.to_container(runtime, resolve=False)
+    where = rules.where(runtime)
     config = {name: node for name, node in config.items() if name not in ("hydra", "study")}
     if faults := seen.all(missing, config):
         return faults

@@ -1,7 +1,6 @@
 """Configs of one command line's jobs: Hydra composes each choice of groups once, not each job."""
 
 import contextlib
-import copy
 import functools
 import os
 import re
@@ -16,6 +15,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from knobs.config.copies import copied
 from knobs.identity import under, walk
 
 MAX_KEPT = 256  # composed configs, about 150 kB each
@@ -124,7 +124,7 @@ class Composer:
                 table.clear()
         structure, values = self._split(overrides)
         if structure in self._composed or (config := self._together(structure, new)) is None:
-            config = copy.deepcopy(self._whole(structure, new))
+            config = copied(self._whole(structure, new))
         for override in values:
             _set(config, override)
         task = [o for o, _ in map(self._read, overrides) if not o.is_hydra_override()]
@@ -209,7 +209,7 @@ class Composer:
         nodes = {choice: self._nodes.get((shape, choice)) for choice in changed}
         if not nodes or None in nodes.values():
             return None
-        config = copy.deepcopy(self._composed[first])
+        config = copied(self._composed[first])
         with open_dict(config):
             for (group, option), node in nodes.items():
                 config[group] = node

@@ -436,7 +436,7 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
 
 
 def _kind(values: Any) -> str:
-    """Return what pandas made of some cells: i, f, u, numbers; - nothing; o, b, s, texts and all."""
+    """Return what pandas made of some cells: i, f, u numbers; - nothing; o, b, s texts and all."""
     kind = values.dtype.kind
     if kind == "f":
         return "f" if values.notna().any() else "-"

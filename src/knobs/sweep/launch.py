@@ -1,8 +1,10 @@
 """The jobs of a sweep -> their JobReturns: begun, trained as stacks or sequentially, ended."""
 
+import contextlib
+import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from knobs.training.setup import machine
 
 log = logging.getLogger("knobs")
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
+COLLECT_AFTER = 20_000  # new objects, before Python looks for cycles among them
 
 
 def launch(
@@ -90,6 +93,7 @@ def launch(
     whole, (jobs, *apart) = jobs, deaths.apart(folder, jobs, notes) or [{}]
     keep_going = bool(master.get("keep_going"))
     with (
+        rare_collections(),
         UnderWay(folder, notes) as under_way,
         face(labels(whole), groups.planned(planned := plan(jobs)), supply) as screen,
         stop_signals() as stopped,
@@ -163,6 +167,23 @@ def replanned(
         f"the {len(again.jobs)} runs left train {again.width} at a time"
     )
     return again.chunks
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for cycles more rarely: the jobs of a sweep are many objects, all in use.
+
+    As it is by default, half of the time in which a job's config is copied goes into looking.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def open_files() -> int:

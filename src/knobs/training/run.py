@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from knobs import late_compiler, record, storage
-from knobs.config.check import check, resolve
+from knobs.config.check import check_job, resolve
 from knobs.config.conflicts import ONE_PROCESS
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
@@ -48,7 +48,7 @@ def start(cfg: DictConfig) -> float | None:
     out = Console(highlight=False, soft_wrap=True)
     try:
         config = resolve(cfg)
-        if faults := check(config):  # again: a sweep may compose what nobody looked at
+        if faults := check_job(config):  # again: a sweep may compose what nobody looked at
             raise ConfigError("\n  ".join(["faults in the config", *faults]))
         if config["task"] == "preview":
             from knobs.training.preview import preview
