@@ -11,8 +11,9 @@ from knobs.data import Data, opening
 from knobs.data.splits import with_seeds
 from knobs.errors import DataError
 from knobs.losses import Loss
+from knobs.models import frozen
 from knobs.shape import Shape
-from knobs.targets import make
+from knobs.targets import make, own
 
 
 def data(config: dict) -> Data:
@@ -21,10 +22,31 @@ def data(config: dict) -> Data:
 
 
 def model(config: dict, shape: Shape) -> nn.Module:
-    """Return the network, with torch's initial weights."""
-    activation = make("activation", config["activation"])
+    """Return the network, with torch's initial weights or its own; what is frozen is frozen."""
+    activation, node = make("activation", config["activation"]), config["model"]
     options = {name: config["regularization"][name] for name in ("norm", "dropout")}
-    return make("model", config["model"])(shape, activation=activation, **options)
+    net = make("model", node)(shape, activation=activation, **options)
+    if node.get("freeze"):
+        frozen.freeze(net, node["freeze"], node.get("thaw"))
+    return net
+
+
+def untrained(config: dict, shape: Shape) -> nn.Module:
+    """Return the network of a run that begins.
+
+    One's own may come with weights that its constructor reads. Which they are shows when it is
+    built twice: they are equal, where what is drawn is not.
+    """
+    net = model(config, shape)
+    if not own(config["model"]["_target_"]) or hasattr(net, "loaded"):
+        return net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = dict(model(config, shape).named_parameters())
+    same = {n: p for n, p in net.named_parameters() if n in again and torch.equal(p, again[n])}
+    told = any(p.ndim > 1 and (p != p.flatten()[0]).any() for p in same.values())  # no constants
+    net.loaded = frozenset(same if told else ())
+    return net
 
 
 def loss(config: dict, data: Data) -> Loss:
@@ -65,7 +87,24 @@ def _check_counts(data: Data, target_mean: losses.Facts, target_std: losses.Fact
 
 
 def initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
-    """Give `net` its first weights; `batch` is for schemes that look at data."""
+    """Give `net` its first weights, all but those that it came with or that are frozen.
+
+    Args:
+        batch: training inputs, for schemes that look at data.
+    """
+    kept = {
+        name: parameter.detach().clone()
+        for name, parameter in net.named_parameters()
+        if name in getattr(net, "loaded", ()) or not parameter.requires_grad
+    }
+    _initialize(config, net, batch)
+    with torch.no_grad():
+        for name, value in kept.items():
+            net.get_parameter(name).copy_(value)
+    net.keeps = len(kept)
+
+
+def _initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
     node = config["init"]
     gain = init.gain(make("activation", config["activation"])())
     if "_target_" not in node:
@@ -87,6 +126,7 @@ def optimizer(config: dict, net: nn.Module) -> torch.optim.Optimizer:
         net,
         exclude_bias_and_norm=not config["regularization"]["l2_biases"],
         split_hidden=node["_target_"] == "knobs.optimizers.Muon",
+        node=node,
     )
     return make("optimizer", node)(groups)
 

@@ -121,7 +121,7 @@ def _stated(path: str) -> tuple[Any, ...]:
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         if node is not ABSENT:
             found[file] = node
-    if not files:  # a key of config.yaml itself
+    if not found:  # a key of config.yaml itself
         node = main
         for part in path.split("."):
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT

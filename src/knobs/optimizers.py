@@ -1,10 +1,14 @@
 """Optimizers that torch has only half of. The others are torch's own, named in conf/optimizer."""
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from knobs.errors import ConfigError, did_you_mean
 
 # Whose update treats every number of a weight alone: one step of many weights laid side by side is
 # a step of each, to the same bits.
@@ -13,6 +17,9 @@ ELEMENT_BY_ELEMENT = (
     *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
     *(torch.optim.ASGD, torch.optim.Rprop),
 )
+
+
+_LAYER = re.compile(r"(?:[^.]+\.)*?[^.]*\d(?=\.)|[^.]+(?=\.)")
 
 
 class Muon(torch.optim.Optimizer):
@@ -84,14 +91,24 @@ def training_mode(optimizer: torch.optim.Optimizer, on: bool) -> None:
         switch()
 
 
-def param_groups(model: nn.Module, exclude_bias_and_norm: bool, split_hidden: bool) -> list[Any]:
+def param_groups(
+    model: nn.Module,
+    exclude_bias_and_norm: bool,
+    split_hidden: bool,
+    node: dict[str, Any] | None = None,
+) -> list[Any]:
     """Return the model's parameters as an optimizer takes them.
 
     Args:
         exclude_bias_and_norm: put both in a group with weight_decay 0.
         split_hidden: flag 2-D weights that belong to neither an embedding nor the head `hidden`.
+        node: the config's `optimizer`, whose head_lr, layer_decay and groups give some their own.
+
+    Raises:
+        ConfigError: of these, what fits no parameter.
     """
-    if not exclude_bias_and_norm and not split_hidden:
+    own = options_by_name(model, node or {})
+    if not exclude_bias_and_norm and not split_hidden and not own:
         return list(model.parameters())
     outer = {
         parameter
@@ -99,14 +116,59 @@ def param_groups(model: nn.Module, exclude_bias_and_norm: bool, split_hidden: bo
         if isinstance(module, nn.Embedding) or name.split(".")[-1] == "head"
         for parameter in module.parameters()
     }
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        hidden = split_hidden and parameter.ndim == 2 and parameter not in outer
-        excluded = exclude_bias_and_norm and parameter.ndim < 2
-        groups.setdefault((hidden, excluded), []).append(parameter)
-    return [
-        {"params": parameters}
-        | ({"hidden": hidden} if split_hidden else {})
-        | ({"weight_decay": 0.0} if excluded else {})
-        for (hidden, excluded), parameters in groups.items()
-    ]
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        options = {"hidden": parameter.ndim == 2 and parameter not in outer} if split_hidden else {}
+        if exclude_bias_and_norm and parameter.ndim < 2:
+            options["weight_decay"] = 0.0
+        groups.setdefault((*(options | own.get(name, {})).items(),), []).append(parameter)
+    return [{"params": parameters} | dict(options) for options, parameters in groups.items()]
+
+
+def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return name -> options of each parameter that has other ones than the optimizer's.
+
+    A layer, for layer_decay, is the shortest first part of a name that ends in a number, else the
+    first word; layers count from the last one, whose rate is the optimizer's.
+
+    Raises:
+        ConfigError: a head or a name that the model has not; a group that is none.
+
+    Source of layer_decay: Clark et al. 2020, arXiv:2003.10555, table 7.
+    """
+    lr, names = node.get("lr"), [name for name, _ in model.named_parameters()]
+    own: dict[str, dict[str, float]] = {}
+    if decay := node.get("layer_decay"):
+        layers = [match[0] if (match := _LAYER.match(name)) else name for name in names]
+        place = {layer: n for n, layer in enumerate(reversed(dict.fromkeys(layers)))}
+        own = {n: {"lr": lr * decay ** place[of]} for n, of in zip(names, layers, strict=True)}
+    if head_lr := node.get("head_lr"):
+        heads = [name for name in names if "head" in name.split(".")]
+        if not heads:
+            raise ConfigError(f"optimizer.head_lr={head_lr}: the network has no module called head")
+        own |= {name: {"lr": head_lr} for name in heads}
+    for number, group in enumerate(node.get("groups") or []):
+        match, options = _group(f"optimizer.groups[{number}]", group)
+        found = [name for name in names if f"{name}.".startswith(f"{match.rstrip('.')}.")]
+        if not found:
+            parts = sorted({name.rpartition(".")[0] for name in names})
+            hint = did_you_mean(match, parts) or f"; its parts are {', '.join(parts)}"
+            raise ConfigError(
+                f"optimizer.groups[{number}]: no parameter's name begins with {match}{hint}"
+            )
+        own |= {name: own.get(name, {}) | options for name in found}
+    return own
+
+
+def _group(path: str, group: Any) -> tuple[str, dict[str, float]]:
+    """Return the name and the options of an item of optimizer.groups."""
+    form = "{match: NAME, lr: > 0, weight_decay: >= 0}, with one of the two or both"
+    if not isinstance(group, dict) or not isinstance(group.get("match"), str) or len(group) < 2:
+        raise ConfigError(f"{path}={group}: must be {form}")
+    least = {"lr": 1e-300, "weight_decay": 0.0}
+    options = {key: value for key, value in group.items() if key != "match"}
+    for key, value in options.items():
+        fits = key in least and type(value) in (int, float)
+        if not fits or not least[key] <= value < math.inf:
+            raise ConfigError(f"{path}.{key}={value}: must be {form}")
+    return group["match"], options

@@ -54,8 +54,9 @@ ALLOWED = {
 # Keys that knobs reads itself, which go to no target.
 OWN_KEYS = {
     "data": {"val_seed"},
+    "optimizer": {"head_lr", "layer_decay", "groups"},
     "scheduler": {"interval", "monitor"},
-    "model": {"name", "inputs"},
+    "model": {"name", "inputs", "freeze", "thaw"},
     "loss": {"tasks"},
     "metrics.own": {"mode"},  # of each metric there
 }

@@ -15,6 +15,7 @@ from knobs.config.rules import show
 from knobs.errors import did_you_mean, first_line
 from knobs.identity import RENAMED, leaves
 from knobs.secrets import hidden_in
+from knobs.targets import OWN_KEYS
 
 # Arguments that knobs gives to a target, besides those of the YAML.
 GIVEN = {
@@ -283,7 +284,9 @@ def dry_build(config: dict) -> list[str]:
     attempt("activation", activated)
     if not faults and not scheme.get("_target_", "torch.").startswith("knobs."):
         attempt("init", build.initialize, config, stand_in, torch.zeros(1, 2))
-    optimizer = attempt("optimizer", build.optimizer, config, stand_in)
+    # Those that name parameters, of a network that is not there yet, are read with it.
+    plain = {k: v for k, v in config["optimizer"].items() if k not in OWN_KEYS["optimizer"]}
+    optimizer = attempt("optimizer", build.optimizer, config | {"optimizer": plain}, stand_in)
     if optimizer is not None:
         training_mode(optimizer, True)
         optimizer.step(lambda: torch.zeros(()))  # schedules warn when they come before any step

@@ -77,6 +77,7 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["processes"]) > 1 and training["compile"]:
         yield f"training.processes={count}: cannot be compiled; use training.compile=false"
     yield from member_conflicts(training, optimizer["_target_"])
+    yield from tuning_conflicts(model, optimizer, scheduler)
     yield from size_faults(model, training)
     tracking = config["tracking"]
     yield from targets.resolve("tracking", tracking["_target_"]).faults(tracking)
@@ -185,6 +186,23 @@ def member_conflicts(training: dict, optimizer: str) -> Iterator[str]:
         does = "mixes" if mixes else "may mix"
         remedy = "the members' weights; choose another optimizer"
         yield f"training.members={count}: {optimizer} {does} {remedy}"
+
+
+def tuning_conflicts(model: dict, optimizer: dict, scheduler: dict) -> Iterator[str]:
+    """Yield a line for each value of fine-tuning that would count for nothing."""
+    if model.get("thaw") and not model.get("freeze"):
+        yield f"model.thaw={model['thaw']}: nothing is frozen; give model.freeze=backbone as well"
+    given = next((key for key in sorted(targets.OWN_KEYS["optimizer"]) if optimizer.get(key)), "")
+    if not given:
+        return
+    asked = f"optimizer.{given}={optimizer[given]}"
+    if "lr" not in optimizer and given == "layer_decay":
+        yield f"{asked}: {optimizer['_target_']} has no lr; choose another optimizer"
+    if optimizer["_target_"].endswith("LBFGS"):
+        yield f"{asked}: LBFGS takes one rate for all weights; choose another optimizer"
+    if absolute := next((key for key in ("max_lr", "base_lr") if key in scheduler), ""):
+        sets = f"scheduler.{absolute} sets one rate for all weights; choose another scheduler"
+        yield f"{asked}: {sets}"
 
 
 def missing_files(data: dict) -> Iterator[str]:

@@ -150,6 +150,8 @@ def _part(words: str) -> Rule | None:
         return either(null, rest)
     if words in TEXTS:
         return text(words)
+    if words == "mapping":
+        return Rule("a mapping, {key: value}", lambda v: isinstance(v, dict))
     if words and (match := NUMBER.fullmatch(words)):
         return number(match[2].strip(), whole=bool(match[1]))
     if match := EACH.fullmatch(words):

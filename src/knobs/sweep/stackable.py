@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from knobs.config import rules
 from knobs.regularization import PENALTIES
+from knobs.targets import OWN_KEYS
 
 # Optimizers whose update is proportional to the learning rate: stack/optimizers.py relies on it.
 LINEAR_IN_LR = (
@@ -48,6 +49,11 @@ def alone(config: dict) -> str:
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
+    for key in sorted(OWN_KEYS["optimizer"]):
+        if optimizer.get(key):
+            return f"optimizer.{key} is not known to stacks"
+    if config["model"].get("freeze"):
+        return "model.freeze is not known to stacks"
     for section in FREE:
         for key in sorted(config[section].keys() - {*FREE[section], *ALIKE[section]}):
             value, off = config[section][key], _off(section)

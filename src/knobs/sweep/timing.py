@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from knobs import storage
+from knobs.models import frozen
 from knobs.optimizers import training_mode
 from knobs.stack import loop as stack
 from knobs.training import loop
@@ -164,7 +165,7 @@ class Probe:
 
 def probe_alone(run: Run) -> Probe:
     """Return a probe of a run alone."""
-    run.model.train()
+    frozen.train(run.model, run.progress.epoch)
     training_mode(run.optimizer, True)
     step = functools.partial(loop.train_step, run)
     return Probe(step, functools.partial(epoch_batches, run), [run])

@@ -330,6 +330,9 @@ def _network(weights: dict[str, Tensor], about: dict[str, Any]) -> tuple[nn.Modu
     config, count = record.migrate(about["config"]), about.get("members", 1)
     if type(count) is not int or not 1 <= count <= len(weights):
         raise CheckpointError(f"members={count}: must be as many as there are networks")
+    node = config["model"]
+    if node["_target_"].startswith("knobs.") and node.get("weights"):  # those here take their place
+        config = config | {"model": node | {"weights": None}}
     networks = [build.model(config, shape) for _ in range(count)]
     model = networks[0]
     if count > 1:

@@ -13,9 +13,10 @@ from knobs import rng
 from knobs.data import Batch, Stream, Tensors
 from knobs.data.dataset import Inputs, chunks, each
 from knobs.errors import making
+from knobs.models import frozen
 from knobs.models.members import mix_members, with_mean
 from knobs.optimizers import training_mode
-from knobs.regularization import mixed, penalized
+from knobs.regularization import decayed, mixed, penalized
 from knobs.training import finite, metrics, parallel
 from knobs.training.batches import epoch_batches
 from knobs.training.scores import score
@@ -210,7 +211,8 @@ def train_epoch(
         Diverged: naming the step. Interrupted: between two steps, with `progress` up to date.
     """
     progress = run.progress
-    run.model.train()
+    if frozen.train(run.model, progress.epoch):
+        run.weights = [decayed(network) for network in run.networks]
     training_mode(run.optimizer, True)
     began, batches = time.perf_counter(), epoch_batches(run)
 

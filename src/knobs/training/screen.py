@@ -282,7 +282,9 @@ def _init(network: nn.Module, node: dict) -> str:
         if "bias" not in name
     ]
     itself = f"{count(sum(own), 'parameter')} by the model itself" if own else ""
-    return "; ".join(filter(None, [scheme, itself]))
+    keeps, tensors = getattr(network, "keeps", 0), len([*network.parameters()])
+    kept = f"{keeps} of {tensors} tensors keep the weights they came with" if keeps else ""
+    return "; ".join(filter(None, [scheme, itself, kept]))
 
 
 def hints(out: Console, lines: list[Any]) -> None:

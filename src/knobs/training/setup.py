@@ -46,7 +46,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     with making("the weights of the model", "a smaller model (model.width, model.depth) may fit"):
         for member in range(training.get("members", 1)):  # a config may be older than the key
             rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
-            networks.append(build.model(config, data.shape))
+            networks.append(build.untrained(config, data.shape))
             build.initialize(config, networks[-1], sample)
         model = networks[0] if len(networks) == 1 else Members(networks)
     _check_last_batch(networks[0], sample, training, len(data.train), steps)

@@ -1,0 +1,197 @@
+"""Networks that others have designed and trained, with a new last layer: torchvision's."""
+
+import functools
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from knobs.errors import ConfigError, did_you_mean, first_line
+from knobs.models.layers import Activation, Dropout
+from knobs.shape import Shape
+
+# Parts that only help in training, which a network of knobs' has not: one output.
+SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+
+
+def torchvision(
+    shape: Shape,
+    *,
+    activation: Activation,
+    norm: str | None,
+    dropout: float,
+    architecture: str,
+    weights: str | None,
+) -> nn.Module:
+    """Return (N, C, H, W) -> (N, outputs): a classification network of torchvision.
+
+    Its last layer is new, called `head`, behind knobs' dropout; all else is as torchvision has it,
+    with its own dropout. `loaded` names the parameters that came with weights.
+
+    Args:
+        activation, norm: the network's own; others are refused.
+        architecture: one of torchvision.models.list_models(module=torchvision.models).
+        weights: None; DEFAULT, torchvision's best, downloaded and held against its hash; or a file
+            of tensors, .safetensors or .pt.
+
+    Raises:
+        ConfigError: an architecture or weights that are not there, or do not fit.
+    """
+    if type(activation()) is not nn.ReLU or norm not in (None, "batch"):
+        what = "activation=relu" if norm in (None, "batch") else "regularization.norm=null"
+        own = "torchvision's networks keep their own activation and normalization"
+        raise ConfigError(f"model.architecture={architecture}: {own}; give {what}")
+    build, head = _architecture(architecture, shape)
+    try:
+        net = build(num_classes=shape.outputs)
+    except Exception as error:  # what torchvision's constructors raise
+        fault = f"cannot take images of {'x'.join(map(str, shape.input))} ({first_line(error)})"
+        raise ConfigError(f"model.architecture={architecture}: {fault}") from None
+    net.loaded = frozenset[str]()
+    if weights is not None:
+        _fill(net, weights, architecture, head)
+    _take_channels(net, shape.input[0], architecture, weights)
+    parent, _, name = head.rpartition(".")
+    last = nn.Sequential(OrderedDict(dropout=Dropout(dropout), head=net.get_submodule(head)))
+    setattr(net.get_submodule(parent), name, last)
+    _try(net, shape, architecture)
+    return net
+
+
+def _architecture(name: str, shape: Shape) -> tuple[Any, str]:
+    """Return what builds a network for a number of classes, and the name of its last layer.
+
+    The last layer is the one whose shape depends on that number.
+    """
+    from knobs.torchvision_shim import torchvision as tv
+
+    known = tv.models.list_models(module=tv.models)
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; one of {', '.join(known)}"
+        raise ConfigError(f"model.architecture={name}: torchvision has none of this name{hint}")
+    options: dict[str, Any] = {"weights": None}
+    if name in SIDE_HEADS:
+        options |= {"aux_logits": False, "init_weights": False}
+    if name.startswith(("vit_", "maxvit_")):
+        if shape.input[1] != shape.input[2]:
+            raise ConfigError(f"model.architecture={name}: takes square images; change data.size")
+        size = shape.input[1]
+        options |= {"image_size": size} if name[0] == "v" else {"input_size": (size, size)}
+    build = functools.partial(tv.models.get_model, name, **options)
+    usual = functools.partial(tv.models.get_model, name, weights=None)  # of the usual size
+    if name in SIDE_HEADS:
+        usual = build
+    with torch.device("meta"):
+        one, other = (usual(num_classes=n).state_dict() for n in (2, 3))
+    heads = {key.rpartition(".")[0] for key in one if one[key].shape != other[key].shape}
+    if len(heads) != 1:
+        raise ConfigError(f"model.architecture={name}: has {len(heads)} last layers, not one")
+    return build, heads.pop()
+
+
+def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
+    """Give a network weights, all but those of its head; `loaded` names them.
+
+    Raises:
+        ConfigError: a file that cannot be read, or whose names or shapes are not the network's.
+    """
+    given = _default(name) if weights == "DEFAULT" else read(weights)
+    asked = f"model.weights={weights}"
+    sides = SIDE_HEADS.get(name, ())
+    given = {key: value for key, value in given.items() if not key.startswith((f"{head}.", *sides))}
+    own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
+    for what, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own)):
+        if keys:
+            first = ", ".join(sorted(keys)[:5])
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise ConfigError(f"{asked}: not weights of {name}; it {what} {first}{more}")
+    for key, value in own.items():
+        if given[key].shape != value.shape:
+            shapes = f"{tuple(given[key].shape)}, in the network {tuple(value.shape)}"
+            raise ConfigError(f"{asked}: {key} is {shapes}; give weights of this {name}")
+        if given[key].is_floating_point() and not given[key].isfinite().all():
+            raise ConfigError(f"{asked}: {key} holds values that are not finite")
+    net.load_state_dict(given, strict=False)
+    if name in SIDE_HEADS:  # their weights know inputs of another scale
+        net.transform_input = True
+    net.loaded = frozenset(key for key, _ in net.named_parameters() if key in given)
+
+
+def _default(name: str) -> dict[str, Tensor]:
+    """Return torchvision's weights, from its cache or its server, held against their hash."""
+    from knobs.torchvision_shim import torchvision as tv
+
+    best = tv.models.get_model_weights(name).DEFAULT
+    try:
+        return best.get_state_dict(check_hash=True, weights_only=True, progress=False)
+    except Exception as error:  # no network, a proxy's page, a file of another hash
+        raise ConfigError(
+            f"model.weights=DEFAULT: {best.url} could not be had ({first_line(error)}); download "
+            "it elsewhere and give model.weights=FILE"
+        ) from None
+
+
+def read(path: str) -> dict[str, Tensor]:
+    """Read a file of tensors by name: .safetensors, or .pt and .pth as torch.save wrote them.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    asked, place = f"model.weights={path}", Path(path).expanduser()
+    try:
+        if place.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found = load_file(place)
+        else:
+            found = torch.load(place, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{asked}: no such file; null, DEFAULT or a file of weights") from None
+    except Exception as error:  # whatever their readers raise on files of others
+        why = first_line(error)
+        raise ConfigError(f"{asked}: cannot be read as .safetensors or .pt ({why})") from None
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ConfigError(
+            f"{asked}: must hold tensors by name, as torch.save(net.state_dict(), ...)"
+        )
+    return found
+
+
+def _take_channels(net: nn.Module, channels: int, name: str, weights: str | None) -> None:
+    """Fit the first convolution to the images' channels.
+
+    Of weights for 3, 1 gets their sum over them: what 3 equal channels would give.
+    """
+    path, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+    if channels == first.in_channels:
+        return
+    if weights is not None and channels != 1:
+        raise ConfigError(
+            f"model.weights={weights}: {name} was trained on {first.in_channels} channels, and the "
+            f"images have {channels}; 1 and {first.in_channels} fit"
+        )
+    kind = {"stride": first.stride, "padding": first.padding, "bias": first.bias is not None}
+    new = nn.Conv2d(channels, first.out_channels, first.kernel_size, **kind)
+    if weights is not None:
+        with torch.no_grad():
+            new.weight.copy_(first.weight.sum(1, keepdim=True))
+            if first.bias is not None:
+                new.bias.copy_(first.bias)
+    parent, _, child = path.rpartition(".")
+    setattr(net.get_submodule(parent), child, new)
+
+
+def _try(net: nn.Module, shape: Shape, name: str) -> None:
+    """Refuse images that are too small for a network: it is tried on one."""
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, *shape.input))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = "x".join(map(str, shape.input))
+        raise ConfigError(
+            f"model.architecture={name}: cannot take images of {size} ({first_line(error)}); "
+            "larger ones by data.size, or another architecture"
+        ) from None
+    net.train()
