@@ -8,6 +8,7 @@ under way instead of sending it a second time.
 
 import os
 import platform
+import shlex
 import signal
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -259,6 +260,12 @@ class Driver:
         going = sum(bool(sent.id) for sent in known)
         if going:
             self.screen.note(f"{count(going, 'group')} of before under way: followed")
+        mirrored = any(_mirrors(job) for job in jobs.values())
+        if new and mirrored and self.options.workers > MANY:
+            self._say_once(
+                f"more than {MANY} workers: runs are mirrored offline, as W&B limits its rates; "
+                f"at the end: make sync SWEEP={shlex.quote(str(self.folder))}"
+            )
         if new:
             runs, many = count(len(rest), "run"), count(len(new), "group")
             self.screen.note(f"{runs} in {many} for {count(self.options.workers, 'worker')}")
@@ -299,7 +306,7 @@ class Driver:
         for number in sent.numbers:
             job, run = self.jobs[number], self.folder / str(number)
             own = [line for line in job.overrides if not line.startswith("resume=")]
-            if offline and job.config and job.config["tracking"]["mode"] in ("auto", "online"):
+            if offline and _mirrors(job):
                 own.append(offline)
             failed = ledger.status(run) == "failed" and not sent.tries  # and is to run again
             before = summary_digest(run) if failed else ""
@@ -449,6 +456,11 @@ class Driver:
 def _kind(number: int, job: Job) -> str:
     """Return what the jobs of a stack have in common, as a text to compare."""
     return f"{alone(job.config)} {shared(job.config)}" if job.config else str(number)
+
+
+def _mirrors(job: Job) -> bool:
+    """Return whether a job's run is shown by a server as it trains."""
+    return bool(job.config) and job.config["tracking"].get("mode") in ("auto", "online")
 
 
 def kind_of(error: object) -> str:
