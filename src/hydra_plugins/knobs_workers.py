@@ -29,9 +29,21 @@ class SlurmLauncherConf:
     wait: bool = True  # false submits and ends; the same command follows and reports
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="slurm", node=SlurmLauncherConf, provider="knobs"
-)
+@dataclass
+class RayLauncherConf:
+    """hydra.launcher of hydra/launcher=ray: each worker is an actor of Ray."""
+
+    _target_: str = "hydra_plugins.knobs_workers.RayLauncher"
+    address: str | None = None  # null, auto or HOST:PORT; null starts Ray on this machine
+    workers: int = 2  # whole number >= 1; how many work at once
+    cpus: int = 1  # whole number >= 1; cores of a worker
+    memory: float | None = None  # null or > 0; GiB of a worker; null: Ray does not count it
+    gpus: int = 0  # 0 or 1; of a worker; several stacks on one GPU are never wanted
+    width: int | None = None  # null or whole number >= 1; most runs of a stack; null: measured
+
+
+for _name, _node in (("slurm", SlurmLauncherConf), ("ray", RayLauncherConf)):
+    ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_node, provider="knobs")
 
 
 class WorkersLauncher(StackLauncher):
@@ -86,3 +98,17 @@ class SlurmLauncher(WorkersLauncher):
             raise ConfigError(f"hydra.launcher.setup: comes from a YAML; {alone}: give it there")
         own = {"workers": self.workers, "cpus": self.cpus, "gpus": self.gpus}
         return Submitit(folder, **own, **self.options)
+
+
+class RayLauncher(WorkersLauncher):
+    """Workers as actors of Ray, which stay for all phases of a study."""
+
+    _engine: Any = None
+
+    def engine(self, folder: Path) -> Any:
+        """Return Ray, connected."""
+        if not self._engine:
+            from knobs.workers.ray import Ray
+
+            self._engine = Ray(self.workers, self.cpus, self.gpus, **self.options)
+        return self._engine

@@ -46,7 +46,7 @@ def test_the_optimizers_that_stack_are_torchs():
     """By the names under which torch has them, its modules' and its package's."""
     kinds = [getattr(torch.optim, name) for name in stackable.LINEAR_IN_LR]
     named = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
-    assert stackable.STACKABLE == named | {f"torch.optim.{kind.__name__}" for kind in kinds}
+    assert named | {f"torch.optim.{kind.__name__}" for kind in kinds} == stackable.STACKABLE
 
 
 def test_a_job_is_renewed_by_what_its_run_has_left(tmp_path):

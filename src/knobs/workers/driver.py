@@ -38,6 +38,7 @@ from knobs.workers.worker import summary_digest
 LOOK = 0.5  # seconds between two looks at the workers
 TRIES = 3  # times that a group is sent without any of its runs coming further
 MANY = 8  # workers, above which their runs are uploaded afterwards: W&B limits its rates
+ASKS = 4  # groups of a search's width: what one would train at once is asked in so many parts
 DETACHING = ("SIGHUP", "SIGTERM", "SIGUSR1")  # after which the workers go on; SIGINT stops them
 
 
@@ -49,12 +50,14 @@ class Engine(Protocol):
         room: how many groups may be sent and not ended; None where it keeps a queue itself.
         keeps: whether its jobs outlive the driver.
         inside: whether they run in the driver's process.
+        said: lines for a person; the driver prints them and takes them out.
     """
 
     name: str
     room: int | None
     keeps: bool
     inside: bool
+    said: list[str]
 
     def start(self, folder: Path, groups: Sequence[tuple[str, str]]) -> list[str]:
         """Send groups, each with its token: worker.work(folder, group, token); return job ids."""
@@ -250,7 +253,7 @@ class Driver:
         here = {number for sent in known for number in sent.numbers}
         rest = {n: _kind(n, job) for n, job in jobs.items() if n not in here}
         first = 1 + max(map(int, groups.names(self.folder)), default=-1)
-        cut = groups.cut(rest, self.options.workers) if rest else []
+        cut = groups.cut(rest, self.options.workers, self._most()) if rest else []
         new = [Sent(f"{first + i:05d}", numbers) for i, numbers in enumerate(cut)]
         for sent in new:
             self._write(sent)  # which takes its number
@@ -343,6 +346,11 @@ class Driver:
             note_sent(self.folder, sent.name, self.engine.name, job, sent.numbers)
             self.under_way[job] = sent
 
+    def _most(self) -> int | None:
+        """Return the most jobs of a group: of a search few, as it asks anew by what came out."""
+        width = OmegaConf.select(self.master, "search.width") if self.supply else None
+        return width and max(1, width // ASKS)
+
     def _free(self) -> int:
         """Return how many jobs more the workers could be given."""
         return self._size * max(0, self.options.workers - len(self.under_way) - len(self.waiting))
@@ -350,6 +358,8 @@ class Driver:
     # ------------------------------------------------------------------ from workers
     def _look(self) -> None:
         """Show what workers have told, and note the runs that have ended."""
+        while self.engine.said:
+            self.screen.note(self.engine.said.pop(0))
         for number, status, fault in self.follow.look([s.name for s in self.under_way.values()]):
             if number in self.jobs and number not in self.returns:
                 if status == "failed" and not fault.startswith("LockedError"):

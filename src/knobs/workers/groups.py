@@ -147,7 +147,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.stem for file in (folder / FOLDER).glob("*.json") if file.stem.isdecimal())
 
 
-def cut(alike: Mapping[int, str], workers: int) -> list[list[int]]:
+def cut(alike: Mapping[int, str], workers: int, most: int | None = None) -> list[list[int]]:
     """Return numbers of jobs in groups, the largest first.
 
     Jobs of a group can share a computation. There are as many groups as workers, and up to ROUNDS
@@ -155,14 +155,17 @@ def cut(alike: Mapping[int, str], workers: int) -> list[list[int]]:
 
     Args:
         alike: number -> what the jobs of a stack have in common.
+        most: jobs of a group; None: any number.
     """
     kinds: dict[str, list[int]] = {}
     for number, kind in alike.items():
         kinds.setdefault(kind, []).append(number)
+    largest = most or len(alike)
     wanted = min(max(workers, min(ROUNDS * workers, len(alike) // PAYS)), len(alike))
     groups: list[list[int]] = []
     for numbers in kinds.values():
-        count = -(-len(numbers) * wanted // len(alike))
+        share, least = -(-len(numbers) * wanted // len(alike)), -(-len(numbers) // largest)
+        count = max(share, least)
         groups += [numbers[i::count] for i in range(count)]
     return sorted(groups, key=lambda group: (-len(group), group))
 

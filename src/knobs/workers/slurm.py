@@ -65,6 +65,7 @@ class Submitit:
     time: int = 60
     partition: str | None = None
     setup: Sequence[str] = ()
+    said: list[str] = field(default_factory=list)
     _jobs: dict[str, Any] = field(default_factory=dict)
     _sent: dict[str, float] = field(default_factory=dict)
     _asked: float = 0.0
