@@ -130,7 +130,7 @@ def test_a_worker_that_is_lost_for_good_names_its_runs(sweep, engine, tmp_path):
     lost = []
 
     def before(_, submitit):
-        first = [sent for sent in submitit._jobs][0]
+        first = next(iter(submitit._jobs))
         return "no such node" if lost else lost.append(first)
 
     engine(before)

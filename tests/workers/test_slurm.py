@@ -141,7 +141,7 @@ SLURM = [
 @pytest.mark.slow
 def test_a_grid_is_arrays_as_large_as_slurm_takes(false_slurm, tmp_path):
     options = ["hydra.launcher.workers=3", "hydra.launcher.cpus=2", "hydra.launcher.memory=1.5",
-               "hydra.launcher.time=30", "hydra.launcher.partition=short,long",
+               "hydra.launcher.time=30", "hydra.launcher.partition='short,long'",
                "hydra.launcher.setup=['export A=1']"]  # fmt: skip
     told = command(tmp_path, *SLURM, *options, env=false_slurm)
     assert "3 runs in 3 groups for 3 workers" in told

@@ -74,7 +74,7 @@ class Submitit:
     def __post_init__(self) -> None:
         if self.cluster not in CLUSTERS:
             raise ConfigError(
-                f"hydra.launcher.cluster={self.cluster}: one of {', '.join(CLUSTERS)}"
+                f"hydra.launcher.cluster={self.cluster}: must be one of {', '.join(CLUSTERS)}"
             )
         if self.cluster == "slurm" and not shutil.which("sbatch"):
             raise ConfigError(
