@@ -13,6 +13,7 @@ from hydra.test_utils.launcher_common_tests import (
 )
 
 from knobs.config import command
+from knobs.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +77,40 @@ def test_a_job_that_raises_or_exits_ends_alone(
         (JobStatus.FAILED, "SystemExit(3)"),
         (JobStatus.COMPLETED, "3"),
     ]
+
+
+# Of the suites, what runs an app that is not knobs.
+OTHER_APPS = {
+    *("test_sweep_1_job", "test_sweep_2_jobs", "test_not_sweeping_hydra_overrides"),
+    *("test_sweep_1_job_strict", "test_sweep_2_optimizers", "test_sweep_and_override"),
+    *("test_sweep_over_unspecified_mandatory_default", "test_sweep_with_custom_resolver"),
+}
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [
+    ("slurm", ["hydra.launcher.cluster=debug"])
+])  # fmt: skip
+class TestWorkersLauncher(LauncherTestSuite):
+    """What of the suite does not run the jobs of another app."""
+
+    @pytest.fixture(autouse=True)
+    def of_knobs(self, request):
+        name = request.node.originalname
+        if name in OTHER_APPS:
+            pytest.skip(
+                f"{name} runs another app: a worker runs train.py's function alone, by name"
+            )
+
+
+def test_workers_refuse_jobs_of_another_app(
+    hydra_sweep_runner, hydra_restore_singletons, tmpdir, monkeypatch
+):
+    monkeypatch.setattr(command.LAST, "composer", None)
+    monkeypatch.setattr(command.LAST, "source", None)
+    sweep = hydra_sweep_runner(
+        None, "hydra.test_utils.a_module", lambda cfg: 1, "configs", "compose.yaml",
+        ["hydra/launcher=slurm", "hydra.launcher.cluster=debug", "hydra/sweeper=basic", "+a=0,1"],
+        tmpdir,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"runs jobs of knobs' train\.py alone"), sweep:
+        pass

@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, configure_log
 
 from hydra_plugins.knobs_launcher import StackLauncher
+from knobs.errors import ConfigError
 
 
 @dataclass
@@ -23,7 +24,7 @@ class SlurmLauncherConf:
     gpus: int = 0  # 0 or 1; of a worker; several stacks on one GPU are never wanted
     time: int = 60  # whole number >= 1; minutes, after which a job is queued again and goes on
     partition: str | None = None  # null or word; null is Slurm's default
-    setup: list[str] = field(default_factory=list)  # shell lines before a worker starts
+    setup: list[str] = field(default_factory=list)  # shell lines before a worker; typed, of no YAML
     width: int | None = None  # null or whole number >= 1; most runs of a stack; null: measured
     wait: bool = True  # false submits and ends; the same command follows and reports
 
@@ -89,6 +90,12 @@ class SlurmLauncher(WorkersLauncher):
         """Return Slurm, or this machine, as the option `cluster` says."""
         from knobs.workers.slurm import Submitit
 
+        typed = [str(line).lstrip("+") for line in self.config.hydra.overrides.hydra]
+        if self.options["setup"] and not any(
+            line.startswith(("hydra.launcher.setup=", "hydra.launcher={")) for line in typed
+        ):
+            alone = "a shell runs these lines, so they are taken from the command line alone"
+            raise ConfigError(f"hydra.launcher.setup: comes from a YAML; {alone}: give it there")
         own = {"workers": self.workers, "cpus": self.cpus, "gpus": self.gpus}
         return Submitit(folder, **own, **self.options)
 

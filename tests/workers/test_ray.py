@@ -1,21 +1,31 @@
 """hydra/launcher=ray: an engine of actors against a false Ray, then sweeps on a real one."""
 
+import contextlib
 import functools
 import json
 import os
+import random
+import shlex
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import float64
 import numpy as np
 import pytest
 from conftest import REPO
+from injected import command
+from trained import ENV
 
 import knobs
 from knobs.errors import ConfigError, StorageError
-from knobs.record import JOURNAL, read_metrics, read_summary
+from knobs.record import JOURNAL, read_config, read_metrics, read_summary
 from knobs.storage import of_line
 from knobs.workers import apart, groups, ray
 
@@ -383,3 +393,137 @@ def test_a_search_asks_by_groups_and_writes_its_journal_alone(sweep, cluster, tm
     assert_each_row_once(folder, range(5), 3)
     assert len(writers(folder)) == 1
     assert len({pid for name in groups.names(folder) for pid in begins(folder, name)}) <= 2  # stay
+
+
+# ------------------------------------------------------------------ with Ray, at length
+OWN = """
+import os, signal
+
+from torch.nn import functional as F
+
+
+def loss(outputs, targets):
+    '''Cross entropy that fails in a worker where the outputs are large: with a large rate.'''
+    if "RAY_JOB_ID" in os.environ and outputs.detach().abs().max() > 50:
+        if os.environ["HOW"] == "raise":
+            raise ValueError("wrong")
+        os.kill(os.getpid(), getattr(signal, os.environ["HOW"]))
+    return F.cross_entropy(outputs, targets, reduction="none")
+"""
+LOSS = "# Of one's own.\n_target_: ownlab.loss\n_partial_: true\ntasks: [classification]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raise", "SIGSEGV", "SIGKILL"])
+def test_a_job_that_fails_or_kills_its_worker_costs_itself_alone(how, tmp_path):
+    """The rest finish, the driver ends with 10, and had told of it before the others ended."""
+    pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra: ray")
+    (tmp_path / "ownlab.py").write_text(OWN)
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "own.yaml").write_text(LOSS)
+    env = {"KNOBS_ALLOW": "ownlab.", "HOW": how, "PYTHONPATH": f"{REPO / 'src'}:{tmp_path}"}
+    words = ["sweep=s", "tracking=local", "data=wine", "loss=own", "optimizer=sgd",
+             "training.epochs=5", "optimizer.lr=1e-3,10,2e-3,3e-3"]  # fmt: skip
+    told = command(
+        tmp_path, "--config-dir", "conf", "-m", *words, *RAY, code=10, env=env, timeout=400
+    )
+    ends = {n: read_summary(tmp_path / SWEEPS / "s" / str(n))["status"] for n in range(4)}
+    assert ends == {0: "finished", 1: "failed", 2: "finished", 3: "finished"}
+    cause = "ValueError: wrong" if how == "raise" else "the process ended without a word"
+    assert f"job 1 failed: {cause}" in told or (cause in told and how != "raise"), told
+    log = (tmp_path / SWEEPS / "s" / "1" / "train.log").read_text()
+    assert ("ValueError: wrong" in log) == (how == "raise")
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_twenty_times_run_each_run_once(sweep, cluster, tmp_path):
+    """At random times, whichever works then; each death is told, none costs more than its stretch."""
+    drawn, folder, deaths = random.Random(0), tmp_path / SWEEPS / "s", []
+    over = threading.Event()
+
+    def kill():
+        while len(deaths) < 20 and not over.wait(drawn.uniform(0.5, 6)):
+            told = [lines_of(file) for file in folder.glob("workers/*.jsonl")]
+            here = [[row for row in rows if {"begins", "left"} & {*row}][-1:] for rows in told]
+            pids = [row["begins"]["pid"] for rows in here for row in rows if "begins" in row]
+            alive = [pid for pid in pids if Path(f"/proc/{pid}").exists() and pid not in deaths]
+            if alive:
+                deaths.append(drawn.choice(alive))
+                os.kill(deaths[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    code, told = sweep(*GRID, "training.epochs=600", *RAY)
+    over.set()
+    killer.join()
+    assert code == 0, told
+    assert told.count("its worker died") == len(deaths) == 20
+    assert_each_row_once(folder, range(4), 600)
+
+
+@pytest.mark.slow
+def test_a_search_of_forty_runs_prunes_on_two_workers(sweep, cluster, tmp_path):
+    asked = ["search.runs=40", "search.method=tpe", "search.pruner=asha", "training.epochs=12"]
+    code, told = sweep(*SEARCH, *asked, *RAY)
+    assert code == 0, told
+    folder = tmp_path / SWEEPS / "s"
+    numbers = [n for name in groups.names(folder) for n in groups.read_group(folder, name).numbers]
+    assert sorted(numbers) == [*range(len(numbers))]  # more than 40: one that is pruned costs less
+    ends = Counter(read_summary(folder / str(n))["status"] for n in numbers)
+    assert ends["pruned"] > 5
+    assert ends["finished"] > 5
+    assert ends.total() == ends["pruned"] + ends["finished"] == len(numbers) >= 40
+    rates = {read_config(folder / str(n))["config"]["optimizer"]["lr"] for n in numbers}
+    assert len(rates) == len(numbers)
+    assert len(writers(folder)) == 1
+    assert len({pid for name in groups.names(folder) for pid in begins(folder, name)}) == 2
+    rungs = [row["run"] for file in folder.glob("rungs/*.jsonl") for row in lines_of(file)]
+    assert {*rungs} == {*numbers}
+    assert not (folder / "rungs.jsonl").exists()
+
+
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
+    """A cluster of this machine that does not see a folder; the folder, and the address."""
+    pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra: ray")
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if not shutil.which("unshare") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("hiding a folder from processes needs the right to mount")
+    (tmp_path / "driver").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in ray.PRIVATE.items():
+        monkeypatch.setenv(name, value)
+    if ray._has_token():
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    start = ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false",
+             f"--port={port}"]  # fmt: skip
+    inside = f"mount -t tmpfs none {tmp_path / 'driver'} && exec {shlex.join(start)}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = ENV | {"PATH": path, "PYTHONPATH": str(REPO / "src"), **ray.PRIVATE}
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", inside],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with contextlib.suppress(ConfigError):
+            ray.probed(f"127.0.0.1:{port}")
+            break
+    yield tmp_path / "driver", f"127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(60)
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_see_the_folder_send_their_runs_back(hidden):
+    folder, address = hidden
+    words = [*GRID, *RAY, f"hydra.launcher.address={address}", "training.epochs=3"]
+    told = command(folder, "-m", *words, timeout=300, env=ray.PRIVATE)
+    assert told.count("workers do not see the sweep's folder: their runs come back") == 1
+    assert_each_row_once(folder / SWEEPS / "s", range(4), 3)
+    assert len(float64.leaderboard(folder / SWEEPS / "s")) == 2
+    assert "4 runs ended before and left alone" in command(
+        folder, "-m", *words, timeout=300, env=ray.PRIVATE
+    )

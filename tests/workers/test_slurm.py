@@ -1,9 +1,6 @@
 """hydra/launcher=slurm: groups of jobs on workers, through submitit; here `debug` and `local`."""
 
-import csv
-import dataclasses
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -11,16 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import float64
 import pytest
-import torch
 from conftest import TRAIN
 from injected import command
-from safetensors.numpy import load_file
 from trained import ENV
 
 from knobs.record import read_metrics, read_summary
 from knobs.storage import of_line
-from knobs.training import session
 
 pytest.importorskip("submitit", reason="hydra/launcher=slurm needs the extra: submitit")
 SWEEPS = Path("outputs/sweeps")
@@ -30,61 +25,15 @@ GRID = ["tracking=local", "training.epochs=3", "optimizer=adam,sgd", "optimizer.
         "seed=0,1"]  # fmt: skip
 
 
-def leaderboard(folder):
-    rows = list(csv.DictReader((folder / "leaderboard.csv").read_text().splitlines()))
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
-def assert_alike(a, b, runs):
-    """Records of two sweeps: in float64 equal to 1e-8, the leaderboard but for seconds."""
-    assert leaderboard(a) == leaderboard(b)
-    for number in map(str, range(runs)):
-        mine, other = read_summary(a / number), read_summary(b / number)
-        for key in ("status", "best_epoch", "epochs", "steps", "config_hash"):
-            assert mine[key] == other[key]
-        rows = read_metrics(a / number), read_metrics(b / number)
-        for row, same in zip(*rows, strict=True):
-            numbers = {k: v for k, v in row.items() if isinstance(v, float) and "second" not in k}
-            assert numbers == pytest.approx({k: same[k] for k in numbers}, rel=1e-8, abs=1e-12)
-        weights = (load_file(f / number / "checkpoints" / "best.safetensors") for f in (a, b))
-        for mine, other in zip(*(sorted(w.items()) for w in weights), strict=True):
-            assert mine[0] == other[0]
-            assert mine[1].dtype == "float64"
-            assert abs(mine[1] - other[1]).max() <= 1e-8 * max(1, abs(other[1]).max())
-
-
-@pytest.fixture
-def float64(monkeypatch):
-    """Every run of a sweep in this process has weights and data in float64."""
-    whole, casts = session.assemble, {}
-
-    def split(part, dtype):
-        cast = [v.to(dtype) if v.is_floating_point() else v for v in (part.x, part.y)]
-        return dataclasses.replace(part, x=cast[0], y=cast[1])
-
-    def cast(data, dtype):
-        if (id(data), dtype) not in casts:
-            parts = {n: split(getattr(data, n), dtype) for n in ("train", "val", "test")}
-            casts[id(data), dtype] = dataclasses.replace(data, **parts), data  # which stays
-        return casts[id(data), dtype][0]
-
-    def assemble(config, data, device):
-        run = whole(config, cast(data, torch.float32), device)
-        run.model.to(torch.float64)
-        run.data, run.loss = cast(run.data, torch.float64), run.loss.to(torch.float64)
-        return run
-
-    monkeypatch.setattr(session, "assemble", assemble)
-
-
-def test_records_and_leaderboard_are_those_of_a_local_sweep(sweep, tmp_path, float64):
+def test_records_and_leaderboard_are_those_of_a_local_sweep(sweep, tmp_path, monkeypatch):
+    float64.patch(monkeypatch.setattr)
     args = [*GRID, "sweep=s"]
     assert sweep(*args, cwd="stack")[0] == 0
     code, told = sweep(*args, *DEBUG, cwd="workers")
     assert code == 0, told
     assert "8 runs in 2 groups for 2 workers" in told
     stack, workers = (tmp_path / cwd / SWEEPS / "s" for cwd in ("stack", "workers"))
-    assert_alike(workers, stack, 8)
+    float64.assert_alike(workers, stack, 8)
     mode = stat.S_IMODE((workers / "workers" / "submitit").stat().st_mode)
     assert oct(mode) == "0o700"
     assert sorted(p.name for p in (workers / "groups").iterdir()) == ["00000.json", "00001.json"]
@@ -95,7 +44,7 @@ def test_records_and_leaderboard_are_those_of_a_local_sweep(sweep, tmp_path, flo
 
 
 # ---------------------------------------------------------------------- processes
-EPOCHS = 200
+EPOCHS = 80
 LONG = ["-m", *LOCAL, "tracking=local", "sweep=s", f"training.epochs={EPOCHS}", "optimizer.lr=1e-3,3e-3",
         "seed=0,1"]  # fmt: skip
 
@@ -118,15 +67,9 @@ def begins(folder):
     return told
 
 
-def under_way(folder, rows=5):
-    """Whether each run has some epochs behind it, and a checkpoint."""
-    runs = [folder / str(n) for n in range(4)]
-    return all(
-        (run / "metrics.jsonl").exists()
-        and len((run / "metrics.jsonl").read_text().splitlines()) >= rows
-        and [*run.glob("checkpoints/last.*")]
-        for run in runs
-    )
+def under_way(folder):
+    """Whether each run has an epoch behind it."""
+    return all((folder / f"{n}/metrics.jsonl").exists() for n in range(4))
 
 
 def driver(cwd):
@@ -161,7 +104,6 @@ def test_a_worker_that_is_ended_goes_on(name, tmp_path):
 def test_a_driver_that_dies_is_followed_by_the_same_command(tmp_path):
     process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
     until(lambda: under_way(folder))
-    os.killpg(process.pid, 0)
     process.kill()
     process.wait()
     second = driver(tmp_path)
@@ -170,4 +112,104 @@ def test_a_driver_that_dies_is_followed_by_the_same_command(tmp_path):
     assert "2 groups of before under way: followed" in told
     assert_each_row_once(folder)
     assert {group: len(pids) for group, pids in begins(folder).items()} == {"00000": 1, "00001": 1}
-    assert leaderboard(folder)
+    assert len(float64.leaderboard(folder)) == 2
+
+
+# ---------------------------------------------------------------------- a Slurm of this machine
+@pytest.fixture
+def false_slurm(tmp_path):
+    """Environment in which Slurm's commands run jobs here."""
+    state = tmp_path / "slurm"
+    state.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
+        text = f"#!{sys.executable}\n" + (Path(__file__).parent / "false_slurm.py").read_text()
+        (state / name).write_text(text)
+        (state / name).chmod(0o700)
+    return ENV | {"FALSE_SLURM": str(state), "PATH": f"{state}{os.pathsep}{os.environ['PATH']}"}
+
+
+SLURM = [
+    "-m",
+    "hydra/launcher=slurm",
+    "tracking=local",
+    "sweep=s",
+    "training.epochs=2",
+    "seed=0,1,2",
+]
+
+
+@pytest.mark.slow
+def test_a_grid_is_arrays_as_large_as_slurm_takes(false_slurm, tmp_path):
+    options = ["hydra.launcher.workers=3", "hydra.launcher.cpus=2", "hydra.launcher.memory=1.5",
+               "hydra.launcher.time=30", "hydra.launcher.partition='short,long'",
+               "hydra.launcher.setup=['export A=1']"]  # fmt: skip
+    told = command(tmp_path, *SLURM, *options, env=false_slurm)
+    assert "3 runs in 3 groups for 3 workers" in told
+    assert [read_summary(tmp_path / SWEEPS / f"s/{n}")["status"] for n in range(3)] == [
+        "finished"
+    ] * 3
+    scripts = (tmp_path / "slurm" / "scripts").read_text()
+    for line in ("--array=0-1%3", "--cpus-per-task=2", "--mem=1536MB", "--time=30",
+                 "--partition=short,long", "--job-name=knobs"):  # fmt: skip
+        assert f"#SBATCH {line}\n" in scripts
+    assert "\nexport A=1\n" in scripts
+    assert "gpus" not in scripts
+    assert len([*(tmp_path / "slurm").glob("*.script")]) == 2  # an array of 2, and the third
+
+
+@pytest.mark.slow
+def test_submitted_followed_and_cancelled(false_slurm, tmp_path):
+    words = [*SLURM, "training.epochs=400"]
+    told = command(tmp_path, *words, "hydra.launcher.wait=false", env=false_slurm)
+    assert "submitted: the same command follows them" in told
+    folder = tmp_path / SWEEPS / "s"
+    until(lambda: len(begins(folder)) == 2)
+
+    def knobs(*words):
+        done = subprocess.run([sys.executable, "-m", "knobs", *words], cwd=tmp_path, env=false_slurm,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "no driver follows them" in knobs("status", "s")
+    assert "2 groups ended" in knobs("cancel", str(folder))
+    assert "cancelled" in knobs("status", "s")
+    assert not any((read_summary(folder / str(n)) or {}).get("status") == "finished" for n in range(3)
+                   if (folder / f"{n}/summary.json").exists())  # fmt: skip
+    words[-1] = "training.epochs=400"
+    told = command(tmp_path, *words, env=false_slurm, timeout=300)
+    assert [read_summary(folder / str(n))["epochs"] for n in range(3)] == [400] * 3
+
+
+@pytest.mark.parametrize(("words", "fault"), [
+    (["hydra.launcher.cluster=slurm"], "no sbatch on this machine"),
+    (["hydra.launcher.cluster=pbs"], "hydra.launcher.cluster=pbs: must be one of slurm, local, debug"),
+    ([*LOCAL, "hydra.launcher.gpus=2"], "hydra.launcher.gpus=2: must be 0 or 1"),
+    ([*LOCAL, "hydra.launcher.gpus=1"], "2 workers would share one GPU"),
+    ([*LOCAL, "hydra.launcher.workers=0"], "hydra.launcher.workers=0: must be a whole number >= 1"),
+    ([*LOCAL, "hydra.launcher.width=0"], "hydra.launcher.width=0: must be null or a whole number"),
+    ([*LOCAL, "hydra.launcher.time=0"], "hydra.launcher.time=0: must be a whole number >= 1"),
+    ([*LOCAL, "hydra.launcher.memory=-1"], "hydra.launcher.memory=-1.0: must be null or > 0"),
+    ([*LOCAL, "hydra.launcher.partition='a b'"], "hydra.launcher.partition='a b': must be"),
+    ([*LOCAL, "hydra.launcher.workers=two"], "Value 'two' of type 'str' could not be converted"),
+    ([*LOCAL, "hydra.launcher.wait=false", "hydra.launcher.workers=1", "model.width=8,16"],
+     "keeps no queue for 2 groups"),
+    ([*DEBUG, "hydra.launcher.wait=false"], "keeps no queue"),
+])  # fmt: skip
+def test_options_that_cannot_be(sweep, tmp_path, words, fault):
+    code, told = sweep("hydra/launcher=slurm", "tracking=local", "sweep=s", "seed=0,1", *words)
+    assert code == 2
+    assert fault in told
+    assert "Traceback" not in told
+    assert not [*(tmp_path / SWEEPS).glob("s/[0-9]*")]
+
+
+def test_shell_lines_of_a_yaml_are_refused(sweep, tmp_path):
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    lines = "# @package _global_\nhydra:\n  launcher:\n    setup: [touch /tmp/harm]\n"
+    (own / "theirs.yaml").write_text(lines)
+    code, told = sweep(*LOCAL, "tracking=local", "sweep=s", "seed=0,1", "experiment=theirs",
+                       "--config-dir", str(tmp_path / "own"))  # fmt: skip
+    assert code == 2
+    assert "hydra.launcher.setup: comes from a YAML" in told

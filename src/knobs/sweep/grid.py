@@ -151,7 +151,8 @@ class SweepContext:
         folder, retry = self.folder, self.retry
         sources = self.master.hydra.runtime.config_sources
         digest = ledger.digest([Path(s.path) for s in sources if s.schema == "file"])
-        wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
+        if not hasattr(self.launcher, "engine"):  # workers wait, for the runs of their own group
+            wait_for_writers(path.parent for path in folder.glob(f"*/{RUN_LOCK}"))
         book, found = ledger.known(folder)
         done = ledger.over(book, folder, digest, retry)
         if found:

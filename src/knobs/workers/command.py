@@ -11,7 +11,6 @@ from knobs.errors import ConfigError
 from knobs.storage import untied, write
 from knobs.words import count
 from knobs.workers import groups, wire
-from knobs.workers.driver import where_sent
 from knobs.workers.slurm import Submitit
 
 SAVES = 60.0  # seconds that workers have to save, before the command leaves them to it
@@ -25,7 +24,7 @@ def status(arguments: Sequence[str]) -> int:
     for name in groups.names(folder):
         numbers = groups.read_group(folder, name).numbers
         runs = Counter(_status(folder, n) for n in numbers)
-        engine, job, over = where_sent(folder, name)
+        engine, job, over = groups.where_sent(folder, name)
         told = _told(folder, name)
         state = "ended" if over or not job or told.left is not None else "lost"
         if groups.cancelled(folder, name).exists():
@@ -89,7 +88,7 @@ def _sweep(arguments: Sequence[str], command: str, about: str) -> Path:
 
 def _alive(folder: Path) -> dict[str, tuple[str, str]]:
     """Return groups that wait or run, with their engine and its job."""
-    sent = {name: where_sent(folder, name) for name in groups.names(folder)}
+    sent = {name: groups.where_sent(folder, name) for name in groups.names(folder)}
     going = {name: (engine, job) for name, (engine, job, over) in sent.items() if job and not over}
     alive: dict[str, tuple[str, str]] = {}
     for kind in {engine for engine, _ in going.values()}:

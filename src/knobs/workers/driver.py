@@ -8,29 +8,30 @@ under way instead of sending it a second time.
 
 import os
 import platform
+import shlex
 import signal
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from knobs import ledger
 from knobs.config import command
-from knobs.errors import ConfigError, UserError, first_line
-from knobs.record import BROKEN, ended, read_json
+from knobs.errors import ConfigError, first_line
+from knobs.record import ended
 from knobs.signals import Received, stop_signals
-from knobs.storage import Lock, as_json, make_folder, write
+from knobs.storage import Lock, make_folder
 from knobs.sweep import deaths, failing
 from knobs.sweep.grid import Supply
 from knobs.sweep.jobs import Job
 from knobs.sweep.screen import Screen, labels
 from knobs.sweep.stackable import alone, shared
 from knobs.words import count
-from knobs.workers import groups, wire
+from knobs.workers import ends, groups, wire
 from knobs.workers.groups import Group, Task
 from knobs.workers.worker import summary_digest
 
@@ -108,24 +109,6 @@ def check(options: Options, jobs: Mapping[int, Job]) -> None:
         raise ConfigError(
             f"training.device={asked[0]}: hydra.launcher.gpus=0 gives workers none; gpus=1 does"
         )
-
-
-class Failed(UserError):
-    """A run that a worker said has failed.
-
-    Args:
-        kind: the name of the error's class.
-    """
-
-    def __init__(self, fault: str):
-        kind, _, message = fault.partition(": ")
-        named = message and kind.isidentifier()
-        self.kind = kind if named else type(self).__name__
-        super().__init__(message if named else fault)
-
-
-class Lost(UserError):
-    """A run whose worker was lost, again and again."""
 
 
 @dataclass
@@ -219,6 +202,8 @@ class Driver:
         """
         self.follow = wire.Follow(self.folder, self.screen, self.jobs)
         self.take(jobs)
+        if not self.options.wait:
+            self._refuse_a_queue()
         self._send()
         if not self.options.wait:
             return self._detach("submitted")
@@ -237,8 +222,17 @@ class Driver:
             returns = [*self.returns.values()]
             raise failing.Halted(self.halted, len(self.failures), len(left), returns)
         for number in left:
-            self._note(number, _interrupted(self.jobs[number], self.stopped))
+            self._note(number, ends.interrupted(self.jobs[number], self.stopped))
         return None
+
+    def _refuse_a_queue(self) -> None:
+        """Refuse to submit and end where this process would have to send the rest later."""
+        room, many = self.engine.room, len(self.waiting)
+        if (room is not None and len(self.under_way) + many > room) or not self.engine.keeps:
+            raise ConfigError(
+                f"hydra.launcher.wait=false: {self.engine.name} keeps no queue for {many} groups; "
+                f"hydra.launcher.workers={many} begins all at once, or leave wait=false out"
+            )
 
     # ------------------------------------------------------------------ to workers
     def take(self, jobs: dict[int, Job]) -> None:
@@ -262,6 +256,12 @@ class Driver:
         going = sum(bool(sent.id) for sent in known)
         if going:
             self.screen.note(f"{count(going, 'group')} of before under way: followed")
+        mirrored = any(_mirrors(job) for job in jobs.values())
+        if new and mirrored and self.options.workers > MANY:
+            self._say_once(
+                f"more than {MANY} workers: runs are mirrored offline, as W&B limits its rates; "
+                f"at the end: make sync SWEEP={shlex.quote(str(self.folder))}"
+            )
         if new:
             runs, many = count(len(rest), "run"), count(len(new), "group")
             self.screen.note(f"{runs} in {many} for {count(self.options.workers, 'worker')}")
@@ -272,7 +272,7 @@ class Driver:
         Raises:
             ConfigError: another engine has one, which cannot be asked about it from here.
         """
-        there = {name: where_sent(self.folder, name) for name in groups.names(self.folder)}
+        there = {name: groups.where_sent(self.folder, name) for name in groups.names(self.folder)}
         for name, (engine, id_, over) in there.items():
             numbers = groups.read_group(self.folder, name).numbers
             if id_ and not over and engine != self.engine.name and jobs.keys() & {*numbers}:
@@ -302,7 +302,7 @@ class Driver:
         for number in sent.numbers:
             job, run = self.jobs[number], self.folder / str(number)
             own = [line for line in job.overrides if not line.startswith("resume=")]
-            if offline and job.config and job.config["tracking"]["mode"] in ("auto", "online"):
+            if offline and _mirrors(job):
                 own.append(offline)
             failed = ledger.status(run) == "failed" and not sent.tries  # and is to run again
             before = summary_digest(run) if failed else ""
@@ -332,11 +332,11 @@ class Driver:
         for sent in sending:
             sent.mark = self._mark(sent)
             self.follow.skip(sent.name)
-            note_sent(self.folder, sent.name, self.engine.name, "", sent.numbers)
+            groups.note_sent(self.folder, sent.name, self.engine.name, "", sent.numbers)
         tokens = [(sent.name, self._write(sent)) for sent in sending]
         for sent, job in zip(sending, self.engine.start(self.folder, tokens), strict=True):
             sent.id, sent.tries = job, sent.tries + 1
-            note_sent(self.folder, sent.name, self.engine.name, job, sent.numbers)
+            groups.note_sent(self.folder, sent.name, self.engine.name, job, sent.numbers)
             self.under_way[job] = sent
 
     def _most(self) -> int | None:
@@ -356,9 +356,9 @@ class Driver:
         for number, status, fault in self.follow.look([s.name for s in self.under_way.values()]):
             if number in self.jobs and number not in self.returns:
                 if status == "failed" and not fault.startswith("LockedError"):
-                    self._note(number, _failed(self.jobs[number], fault, self._run(number)))
+                    self._note(number, ends.failed(self.jobs[number], fault, self._run(number)))
                 elif ledger.settled(status, retry_failed=False):
-                    self._note(number, _settled(self.jobs[number], self._run(number)))
+                    self._note(number, ends.settled(self.jobs[number], self._run(number)))
         locks = {told.lock for told in self.follow.told.values() if told.begun}
         if f"process {os.getpid()} on {platform.node()}" in locks:
             self._say_once(
@@ -368,12 +368,12 @@ class Driver:
 
     def _ended(self, sent: Sent, fault: str) -> None:
         """Note how the runs of a group ended whose job has; send it again where some are left."""
-        note_sent(self.folder, sent.name, self.engine.name, sent.id, sent.numbers, over=True)
+        groups.note_sent(self.folder, sent.name, self.engine.name, sent.id, sent.numbers, over=True)
         told, id_, sent.id = self.follow.told.get(sent.name, wire.Told()), sent.id, ""
         for number in sent.numbers:
             status = ledger.status(self._run(number))
             if number not in self.returns and ledger.settled(status, retry_failed=False):
-                self._note(number, _settled(self.jobs[number], self._run(number)))
+                self._note(number, ends.settled(self.jobs[number], self._run(number)))
         left = [number for number in sent.numbers if number not in self.returns]
         if told.left and self.engine.inside:
             self.stopped.append(told.left)
@@ -381,7 +381,7 @@ class Driver:
             return
         if told.refused:
             for number in left:
-                self._note(number, _failed(self.jobs[number], told.refused, self._run(number)))
+                self._note(number, ends.failed(self.jobs[number], told.refused, self._run(number)))
             return
         why = fault or ("its worker was asked to end" if told.left else "its worker was lost")
         if not told.begun:
@@ -393,7 +393,7 @@ class Driver:
             self.waiting.append(Sent(sent.name, left, tries=sent.tries))
             return
         for number in left:
-            self._note(number, _lost(self.jobs[number], f"{why}, {TRIES} times in a row"))
+            self._note(number, ends.lost(self.jobs[number], f"{why}, {TRIES} times in a row"))
 
     def _note(self, number: int, returned: JobReturn) -> None:
         """Note that a job has ended, and stop the sweep where the first ones failed alike."""
@@ -404,7 +404,7 @@ class Driver:
             end = ended(self._run(number))
             status = "failed" if self.failures[-1] else end.status if end else "finished"
             self.screen.ended(
-                number, status, f"{kind_of(error)}: {error}" if status == "failed" else ""
+                number, status, f"{ends.kind_of(error)}: {error}" if status == "failed" else ""
             )
         if self.supply:
             self.supply.ended(number, returned)
@@ -461,63 +461,6 @@ def _kind(number: int, job: Job) -> str:
     return f"{alone(job.config)} {shared(job.config)}" if job.config else str(number)
 
 
-def kind_of(error: object) -> str:
-    """Return the name of an error's class; of one that a worker has told, its there."""
-    return getattr(error, "kind", "") or type(error).__name__
-
-
-# ---------------------------------------------------------------------- where groups were sent
-def note_sent(
-    folder: Path, name: str, engine: str, job: str, numbers: Sequence[int], over: bool = False
-) -> None:
-    """Write workers/N.json: where a group was sent, and whether that job has ended."""
-    about = {"engine": engine, "job": job, "jobs": list(numbers), "over": over}
-    write(folder / groups.WORKERS / f"{name}.json", as_json(about), sync=True)
-
-
-def where_sent(folder: Path, name: str) -> tuple[str, str, bool]:
-    """Return the engine of a group, its job there, and whether that has ended."""
-    try:
-        about = read_json(folder / groups.WORKERS / f"{name}.json")
-        return str(about["engine"]), str(about["job"]), bool(about["over"])
-    except (*BROKEN, KeyError, TypeError):
-        return "", "", False
-
-
-# ---------------------------------------------------------------------- how jobs ended
-def _returned(job: Job, value: Any, status: JobStatus, run: Path | None = None) -> JobReturn:
-    about = {"runtime": {"output_dir": str(run)}, "job": {"name": "train", "num": job.number}}
-    returned = JobReturn(job.overrides, hydra_cfg=OmegaConf.create({"hydra": about}))
-    returned.return_value, returned.status = value, status
-    return returned
-
-
-def _settled(job: Job, run: Path) -> JobReturn:
-    """Return what comes of a job, as its run has recorded it."""
-    end = ended(run)
-    if end and end.status == "failed":
-        return _failed(job, _reason(run), run)
-    return _returned(job, end and end.value, JobStatus.COMPLETED, run)
-
-
-def _failed(job: Job, fault: str, run: Path) -> JobReturn:
-    return _returned(job, Failed(fault), JobStatus.FAILED, run)
-
-
-def _lost(job: Job, why: str) -> JobReturn:
-    return _returned(job, Lost(why), JobStatus.FAILED)
-
-
-def _interrupted(job: Job, stopped: Sequence[int]) -> JobReturn:
-    code = 128 + (stopped[0] if stopped else signal.SIGTERM)
-    return _returned(job, SystemExit(code), JobStatus.FAILED)
-
-
-def _reason(run: Path) -> str:
-    """Return why a run says that it failed."""
-    from knobs.record import read_summary
-
-    try:
-        return str(read_summary(run).get("reason") or "failed")
-    except BROKEN:
-        return "failed"
+def _mirrors(job: Job) -> bool:
+    """Return whether a job's run is shown by a server as it trains."""
+    return bool(job.config) and job.config["tracking"].get("mode") in ("auto", "online")

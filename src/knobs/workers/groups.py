@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import StorageError, UserError
+from knobs.record import BROKEN, read_json
 from knobs.storage import as_json, make_folder, read, write
 
 FOLDER, WORKERS = "groups", "workers"  # in the sweep's
@@ -173,3 +174,20 @@ def cut(alike: Mapping[int, str], workers: int, most: int | None = None) -> list
 def labelled(tasks: Sequence[Task]) -> dict[int, str]:
     """Return number -> label."""
     return {task.number: task.label for task in tasks}
+
+
+def note_sent(
+    folder: Path, name: str, engine: str, job: str, numbers: Sequence[int], over: bool = False
+) -> None:
+    """Write workers/N.json: where a group was sent, and whether that job has ended."""
+    about = {"engine": engine, "job": job, "jobs": list(numbers), "over": over}
+    write(folder / WORKERS / f"{name}.json", as_json(about), sync=True)
+
+
+def where_sent(folder: Path, name: str) -> tuple[str, str, bool]:
+    """Return the engine of a group, its job there, and whether that has ended."""
+    try:
+        about = read_json(folder / WORKERS / f"{name}.json")
+        return str(about["engine"]), str(about["job"]), bool(about["over"])
+    except (*BROKEN, KeyError, TypeError):
+        return "", "", False

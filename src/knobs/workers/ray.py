@@ -317,6 +317,8 @@ def connect(address: str | None, cpus: int) -> Any:
     """
     for name, value in (QUIET | PRIVATE if address is None else QUIET).items():
         os.environ.setdefault(name, value)
+    if address and _has_token():  # which `ray start` looks for, and `ray.init` does not
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -331,6 +333,12 @@ def connect(address: str | None, cpus: int) -> Any:
     except Exception as error:
         raise ConfigError(f"hydra.launcher.address={address}: {_short(error)}") from None
     return ray
+
+
+def _has_token() -> bool:
+    """Return whether Ray has a token of this user: then clusters that are started ask for it."""
+    named = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _started(ray: Any, cpus: int) -> Any:

@@ -7,7 +7,9 @@ each group in the driver's process, where a debugger can follow it.
 """
 
 import contextlib
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +30,7 @@ ASK = 5.0  # seconds between two questions to Slurm
 SETTLES = 20.0  # seconds that Slurm may take to list a new job, and a file system to show a file
 REQUEUES = 1000  # time limits that a job may run into; the next one goes on from checkpoints
 FOREVER = 60 * 24 * 365  # minutes, of a process of this machine
+WORD = re.compile(r"[\w.-]+(,[\w.-]+)*", re.ASCII)
 LARGEST_ARRAY = 1001  # Slurm's default of MaxArraySize
 
 
@@ -71,13 +74,24 @@ class Submitit:
     def __post_init__(self) -> None:
         if self.cluster not in CLUSTERS:
             raise ConfigError(
-                f"hydra.launcher.cluster={self.cluster}: one of {', '.join(CLUSTERS)}"
+                f"hydra.launcher.cluster={self.cluster}: must be one of {', '.join(CLUSTERS)}"
             )
         if self.cluster == "slurm" and not shutil.which("sbatch"):
             raise ConfigError(
                 "hydra.launcher.cluster=slurm: no sbatch on this machine; give the command where "
                 "jobs are submitted, or hydra.launcher.cluster=local for processes here"
             )
+        if not self.time >= 1:
+            raise ConfigError(f"hydra.launcher.time={self.time}: must be a whole number >= 1")
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise ConfigError(f"hydra.launcher.memory={self.memory}: must be null or > 0, in GiB")
+        if self.partition is not None and not WORD.fullmatch(self.partition):
+            raise ConfigError(
+                f"hydra.launcher.partition={self.partition!r}: must be null or words of letters, "
+                "digits, ., - and _, with commas between them"
+            )
+        if "\n" in str(self.folder):  # which would end a line of sbatch's script
+            raise ConfigError(f"hydra.sweep.dir={str(self.folder)!r}: must have no line break")
         if self.cluster != "slurm" and self.gpus and self.workers > 1:
             raise ConfigError(
                 f"hydra.launcher.cluster={self.cluster}: {self.workers} workers would share one "
@@ -215,7 +229,7 @@ class Submitit:
             last = lines[-1].strip()[:300] if lines else ""
             if self._answered(id_) and not last.startswith("knobs."):
                 return ""
-            what = last.rpartition(": ")[2] if last.startswith("knobs.") else last
+            what = last.partition(": ")[2] if last.startswith("knobs.") else last
             return f"{what or 'its worker ended without a word'} (see {log})"
         return "" if self._answered(id_) else "it left no log"
 
