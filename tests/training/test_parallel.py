@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranked import differences, in_processes, steps
 from torch import nn
 from trained import interrupt_at, make
@@ -37,14 +38,17 @@ CASES = [
 
 
 def assert_equal(whole, parts, overrides):
-    """All processes have the numbers of one; of a bias without gradient the outputs tell."""
+    """All processes have the numbers of one.
+
+    A bias in front of a batch norm, or of a softmax's keys, has no gradient but rounding, which
+    some optimizers make steps of; no loss depends on it, but a running mean follows it late.
+    """
+    idle = "norm=batch" in str(overrides) or {"model=cnn", "model=resnet18"} & {*overrides}
+    late = ("bias", "running_mean", "outputs") if idle else ("in_proj_bias",)
     for part in parts:
-        found = differences(whole, part)
-        # In front of a batch norm, whose running mean follows it, and of a softmax's keys.
-        idle = "norm=batch" in str(overrides) or "model=cnn" in overrides
-        for name, value in found.items():
-            loose = (idle and name.endswith(("bias", "running_mean"))) or "in_proj_bias" in name
-            assert loose or value < TOLERANCE, f"{name} {value:.1e}: {overrides}"
+        for name, value in differences(whole, part).items():
+            if not name.endswith(late) and not (idle and name.startswith("val/")):
+                assert value < TOLERANCE, f"{name} {value:.1e}: {overrides}"
         for name, weights in parts[0]["state"].items():
             assert torch.equal(weights, part["state"][name]), name
 
@@ -273,6 +277,22 @@ def test_other_weights_in_one_process_are_noticed():
 
 
 # ------------------------------------------------------------------ the end of a run
+def test_a_process_that_ends_while_all_join_is_noticed():
+    store = dist.HashStore()
+    store.set("here/1", "1")
+    looks = iter([None, None, ProcessLost("process 1 has ended")])
+
+    def look():
+        if fault := next(looks):
+            raise fault
+
+    joined = ranks._joined(0, 2, store, torch.device("cpu"), look)
+    with pytest.raises(ProcessLost, match="process 1 has ended"):
+        joined.__enter__()
+    assert not dist.is_initialized()
+    assert parallel.size() == 1
+
+
 def test_all_stop_at_one_step_whoever_is_asked():
     def stopped():
         run = make([*WINE, "training.epochs=20"], torch.float32)

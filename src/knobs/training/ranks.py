@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -163,14 +164,38 @@ def _joined(
     while not (number or store.check([f"here/{i}" for i in range(1, count)])):
         look()
         time.sleep(POLL)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    group = {"store": store, "rank": number, "world_size": count, "timeout": WAIT}
     try:
-        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=WAIT)
+        _join("nccl" if device.type == "cuda" else "gloo", group, look)
         with parallel.as_one_of(number, count):
             yield
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()  # else some ended in SIGABRT
+
+
+def _join(backend: str, group: dict[str, Any], look: Callable[[], None]) -> None:
+    """Make the group of all processes, in a thread: code of C that waits hears no signal.
+
+    Raises:
+        ProcessLost: it cannot be made. Whatever `look` raises, while others are waited for.
+    """
+    failed: list[Exception] = []
+
+    def make() -> None:
+        try:
+            dist.init_process_group(backend, **group)
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        look()
+        thread.join(POLL)
+    if failed:
+        why = f"the processes of this run do not reach each other ({first_line(failed[0])})"
+        raise ProcessLost(why) from failed[0]
 
 
 def _who(started: Sequence[subprocess.Popen], count: int) -> str:
