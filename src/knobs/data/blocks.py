@@ -42,7 +42,8 @@ def _text(file: Path, sep: str, encoding: str, rows: int) -> Iterator[Any]:
 def _parquet(file: Path, rows: int) -> Iterator[Any]:
     import pandas as pd
 
-    for block in cells.parquet_blocks(file, rows, tables.MOST_AT_ONCE):
+    rows = max(1, min(rows, tables.MOST_AT_ONCE // max(1, len(cells.parquet_names(file)))))
+    for block in cells.parquet_blocks(file, rows):
         names = tables.names_of(file, [name for name, _ in block])
         columns = zip(names, (values for _, values in block), strict=True)
         yield pd.DataFrame({name: pd.Series(v, dtype=v.dtype) for name, v in columns})

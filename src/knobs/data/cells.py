@@ -1,6 +1,7 @@
 """Parquet and Excel: cells that have types -> numbers, and texts as a CSV would have them."""
 
 import datetime
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +15,8 @@ from knobs.data import opening
 from knobs.data.notation import name_of, text_of
 from knobs.errors import DataError
 
+# Arrow's own pools reserve a GiB at once, which a limit of memory counts. Read at its first use.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 PACKAGES = {".parquet": "pyarrow", ".xlsx": "openpyxl"}
 MOST_CELLS, CELL_BYTES = 2**26, 16  # of a sheet; the bytes of one, at the least
 _INDEX = re.compile(r"__index_level_\d+__")  # of pandas, without a name
@@ -112,10 +115,10 @@ def parquet_names(file: Path) -> list[str]:
 
 
 def parquet_blocks(
-    file: Path, rows: int, most: int, texts: Collection[str] | None = (),
+    file: Path, rows: int, texts: Collection[str] | None = (),
     only: Sequence[str] | None = None,
 ) -> Iterator[list[tuple[str, np.ndarray]]]:  # fmt: skip
-    """Yield the columns of a file, at most `rows` rows and `most` cells at a time.
+    """Yield the columns of a file, at most `rows` rows at a time.
 
     They are as `Read.columns` has them.
 
@@ -132,8 +135,7 @@ def parquet_blocks(
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise lacking(file) from None
-    with ParquetFile(file, pre_buffer=False, buffer_size=2**16) as table:  # never a whole row group
-        rows = max(1, min(rows, most // max(1, table.metadata.num_columns)))
+    with ParquetFile(file, pre_buffer=False, buffer_size=2**16) as table:  # no whole row group
         columns = None if only is None else [*only]
         for batch in table.iter_batches(rows, columns=columns, use_threads=False):
             part, made = pa.table(batch), []

@@ -28,6 +28,8 @@ NONE, WHOLE, NUMBER, UNSIGNED, TEXT = range(5)  # kinds of a piece; NONE: the co
 TYPES = {WHOLE: np.int64, NUMBER: np.float64, UNSIGNED: np.uint64}
 CODES = {"i": WHOLE, "f": NUMBER, "u": UNSIGNED}  # by the kinds of numpy's types
 AT_ONCE = 5  # times its cells that a table in memory takes until it is tensors
+AT_A_TIME = 2**20  # cells that are converted at once, of a table of many columns
+COLUMNS = 32  # of Parquet that are read at once: each has a page of a MiB in memory
 PACKED = 4  # times its size that packed text takes, on the whole
 
 
@@ -378,16 +380,21 @@ def _of_parquet(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     kept = {old: new for old, new in zip(raw, names, strict=True) if how.wants(new)}
     kept = kept or dict(zip(raw[:1], names, strict=False))
 
-    def blocks() -> Iterator[tuple[int, dict[str, Any]]]:
-        most = tables.MOST_AT_ONCE
-        for block in cells.parquet_blocks(file, BLOCK, most, how.texts, [*kept]):
+    rows = max(1, min(BLOCK, AT_A_TIME // min(len(kept), COLUMNS)))
+
+    def blocks(some: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for block in cells.parquet_blocks(file, rows, how.texts, some):
             found = tables.without_words({kept[name]: v for name, v in block}, how.na)
             tables.refuse_long_cells(file, found)
             yield len(block[0][1]), {name: np.asarray(v) for name, v in found.items()}
 
-    form = dataclasses.asdict(Form())
-    parts = {"cells": write(folder, "cells", [*kept.values()], blocks())}
-    return {"columns": names, "parts": parts, "elsewhere": [], "form": form}
+    parts: dict[str, dict] = {}
+    for i in range(0, len(kept), COLUMNS):
+        some = [*kept][i : i + COLUMNS]
+        name = f"cells{i}" if i else "cells"
+        parts[name] = write(folder, name, [kept[column] for column in some], blocks(some))
+        assert parts[name]["sizes"] == parts["cells"]["sizes"], "columns have the same blocks"
+    return {"columns": names, "parts": parts, "elsewhere": [], "form": dataclasses.asdict(Form())}
 
 
 def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
@@ -398,11 +405,11 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     form, names, options = tables.plan(file, how.sep, how.encoding, how.texts, how.na, how.decimal)
     free = [] if how.texts is None else [name for name in names if name not in how.texts]
     kept, kinds = [name for name in names if how.wants(name)], {name: set() for name in free}
-    short = False
+    short, rows = False, max(1, min(BLOCK, AT_A_TIME // len(names)))
 
     def numbers() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         nonlocal short
-        for block in tables.chunks(file, form, names, BLOCK, **options):
+        for block in tables.chunks(file, form, names, rows, **options):
             last = block.iloc[:, -1]
             short = short or bool((last.isna() | (last.astype(object) == "")).any())
             for name in free:
@@ -428,7 +435,7 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     if again:
         words = {name: w for name, w in options["na_values"].items() if name in {*again} - {*raw}}
         more = {"dtype": object, "na_values": words, "usecols": again}
-        texts = tables.chunks(file, form, names, BLOCK, **more)
+        texts = tables.chunks(file, form, names, rows, **more)
         found = ((len(block), {n: block[n].to_numpy() for n in again}) for block in texts)
         parts["texts"] = write(folder, "texts", again, found)
     form = dataclasses.asdict(form)
@@ -436,7 +443,7 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
 
 
 def _kind(values: Any) -> str:
-    """Return what pandas made of some cells: i, f, u numbers; - nothing; o, b, s texts and all."""
+    """Return what pandas made of cells: i, f, u, numbers; - nothing; b, o, s, texts and others."""
     kind = values.dtype.kind
     if kind == "f":
         return "f" if values.notna().any() else "-"
