@@ -11,7 +11,7 @@ from typing import Any
 NOT_IDENTITY = (
     *("hydra", "resume", "sweep", "retry_failed", "keep_going", "name", "silence", "tracking"),
     *("search", "study", "zip", "skip", "objective.rare"),
-    *("training.threads", "training.checkpoint"),
+    *("training.threads", "training.checkpoint", "training.keep"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "init.path"),
 )
 # Of these, what tells one run from another within a sweep: data sets under other names.

@@ -33,7 +33,7 @@ STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
 FREE = {
     "training": (
         *("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
-        "zero_head",
+        *("zero_head", "keep"),
     ),
     "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
 }
