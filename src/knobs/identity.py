@@ -11,8 +11,9 @@ from typing import Any
 NOT_IDENTITY = (
     *("hydra", "resume", "sweep", "retry_failed", "keep_going", "name", "silence", "tracking"),
     *("search", "study", "zip", "skip", "objective.rare"),
-    *("training.threads", "training.processes", "training.checkpoint", "init.path"),
+    *("training.threads", "training.processes", "training.checkpoint", "training.keep"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "data.storage"),
+    "init.path",
 )
 # Of these, what tells one run from another within a sweep: data sets under other names.
 FILES = ("data.root", "data.path", "data.test_path", "init.path")

@@ -24,6 +24,7 @@ CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"  # of 
 LOCK = "run.lock"  # while a run is under way
 LEDGER = "sweep.json"  # of a sweep: see ledger.py
 STUDY = "study.json"  # of a sweep that was a search or a study
+PLACES = "places.jsonl"  # of a study: where its runs belong, those since study.json was written
 JOURNAL = "trials.journal"  # of a search: see search/trials.py
 ENSEMBLE = "ensemble.json"  # of an ensemble: see ensemble/folder.py
 CHECKPOINTS = "checkpoints"
@@ -482,10 +483,36 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """Read study.json of a sweep's folder: the question, the space, each run's place."""
+    """Read study.json of a sweep's folder: the question, the space, each run's place.
+
+    The places of a search's trials stand in places.jsonl, a line each; of damaged lines there is
+    nothing, and each run has its place in its own config.json as well.
+    """
     study = read_json(folder / STUDY)
     check_schema(study, folder / STUDY)
+    runs = study.get("runs")
+    if isinstance(runs, dict):
+        with contextlib.suppress(OSError, ValueError):
+            for line in storage.read(folder / PLACES).splitlines():
+                with contextlib.suppress(ValueError, RecursionError, KeyError):
+                    place = storage.of_line(line)
+                    runs.setdefault(str(place.pop("run")), place)
     return _with_names_of_today(study)
+
+
+def append_places(folder: Path, places: dict[int, dict[str, Any]]) -> None:
+    """Note where runs of a study belong, so that it outlives a power cut.
+
+    A search notes each trial before it begins: study.json anew each time would be a gigabyte by
+    the 5,000th.
+    """
+    path, lines = folder / PLACES, [{"run": run} | place for run, place in places.items()]
+    if lines:
+        new = not path.exists()
+        append(path, b"".join(map(storage.as_line, lines)))
+        storage.sync_file(path)
+        if new:
+            storage.sync_folder(folder)
 
 
 def _with_names_of_today(node: Any) -> Any:

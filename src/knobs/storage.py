@@ -21,6 +21,7 @@ import platform
 import shlex
 import shutil
 import stat
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -144,6 +145,22 @@ def sync_file(path: Path) -> None:
     """Make what a file holds by now outlive a power cut, if somebody has not removed it."""
     with contextlib.suppress(FileNotFoundError):
         _sync(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+
+
+def sync_all(folders: Iterable[Path]) -> None:
+    """Make all that lies in these folders, and in those below, outlive a power cut.
+
+    With one call to the system where it has one that waits; file by file elsewhere.
+    """
+    if sys.platform == "linux":
+        os.sync()
+        return
+    for folder in folders:
+        for here, _, files in os.walk(folder):
+            for name in files:
+                sync_file(Path(here, name))
+            sync_folder(Path(here))
+        sync_folder(folder.parent)
 
 
 def _sync(path: Path, flags: int) -> None:

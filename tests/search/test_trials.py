@@ -205,7 +205,7 @@ def test_lost_runs_are_told_as_the_worst():
     assert [t.user_attrs["status"] for t in stored] == [
         *("diverged", "finished", "diverged", "finished", "failed", "pruned")
     ]
-    told = [t.loss for t in search._tried("", stored)]
+    told = [t.loss for t in search._tally("").history()]
     assert told == [-0.1, -0.5, -0.1, -0.2, -0.1, -0.1]
     assert search.best("")[1] == 0.5
 

@@ -57,7 +57,7 @@ def check(config: dict, memo: dict | None = None) -> list[str]:
 
 
 def check_job(config: dict) -> list[str]:
-    """Return the faults of what a job was given, as `check` does; equal sections once.
+    """Return the faults of a job's config, as `check` does; equal sections are looked at once.
 
     The jobs of a sweep each resolve a config of their own, and share nearly all of its content.
     """

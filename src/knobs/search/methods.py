@@ -49,6 +49,11 @@ class Tried:
     loss: float | None = None
     pruned: bool = False
 
+    @functools.cached_property
+    def key(self) -> str:
+        """Return its values as a text."""
+        return _key(self.values)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -89,7 +94,7 @@ class Task:
 
     def new(self, draw: Callable[[], Values]) -> Values:
         """Return what `draw` draws; not what was tried already, unless that is all there is."""
-        before = {_key(t.values) for t in self.tried}
+        before = {t.key for t in self.tried}
         for _ in range(TRIES):
             values = draw()
             if _key(values) not in before:
@@ -230,7 +235,7 @@ def gp(task: Task) -> Values:
         history.append(replace(tried, values=tried.values | point, loss=loss))
     values = _ask(task.knobs | dict.fromkeys(ranges, Range(0, 1, False)), sampler, history)
     values |= {name: knob.from_unit(values[name]) for name, knob in ranges.items()}
-    before = {_key(t.values) for t in task.tried}
+    before = {t.key for t in task.tried}
     return _near_best(task) if _key(values) in before else values  # the same would tell nothing
 
 

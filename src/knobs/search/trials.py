@@ -16,7 +16,6 @@ What is reported to the sampler, since a dropped trial would be tried again and 
 """
 
 import contextlib
-import json
 import math
 import secrets
 import threading
@@ -32,9 +31,10 @@ from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
 from knobs.search import journal, methods, minutes, recovery
-from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
+from knobs.search.methods import METHODS, PHASES, Task, Values
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
+from knobs.search.tally import Tally
 from knobs.storage import Lock, held
 from knobs.words import count
 
@@ -181,7 +181,8 @@ class Search(contextlib.AbstractContextManager):
             else:
                 status = status if finite or status in LOST else "diverged"
                 if status in LOST:
-                    value = self._sign * self._worst(self.trials(trial.arm), WORST)
+                    worst = self._tally(trial.arm).worst
+                    value = self._sign * (WORST if worst is None else worst)
                 state = TrialState.PRUNED if status == "pruned" else TrialState.COMPLETE
                 self._storage.set_trial_user_attr(id_, "status", status)
                 self._storage.set_trial_user_attr(id_, "epochs", epochs or self.epochs)
@@ -246,6 +247,7 @@ class Search(contextlib.AbstractContextManager):
     def _begin(self, name: str) -> None:
         """Open a journal by its name, with a study for each arm."""
         self._storage = journal.opened(self._folder and self._folder / name)
+        self._tallies: dict[str, Tally] = {}
         self._arms = {arm: self._study(arm) for arm in self.space.arms}
 
     def _unlike(self, there: Sequence[Recorded]) -> str:
@@ -316,9 +318,18 @@ class Search(contextlib.AbstractContextManager):
         return [
             (arm, trial)
             for arm in self._arms
-            for trial in self.trials(arm)
-            if trial.state is TrialState.RUNNING and trial.user_attrs.get("process") not in alive
+            for trial in self._under_way(self._tally(arm))
+            if trial.user_attrs.get("process") not in alive
         ]
+
+    def _tally(self, arm: str) -> Tally:
+        """Return what an arm's trials come to by now."""
+        if arm not in self._tallies:
+            self._tallies[arm] = Tally(self.space.arms[arm], self._loss, self._cost)
+        return self._tallies[arm].update(self.trials(arm))
+
+    def _under_way(self, tally: Tally) -> list[FrozenTrial]:
+        return [tally.trials[number] for number in tally.under_way]
 
     def _alive_now(self) -> set[str]:
         """Return the names of the processes that search here, this one among them."""
@@ -367,24 +378,24 @@ class Search(contextlib.AbstractContextManager):
         return 1.0 if spent and part - spent < 0.5 - EPSILON else spent / part
 
     def _new(self, arm: str, spent: float) -> Trial | None:
-        knobs, before = self.space.arms[arm], self.trials(arm)
+        knobs, before = self.space.arms[arm], self._tally(arm)
         combinations = math.prod(knob.levels or math.inf for knob in knobs.values())
-        if len({json.dumps(t.params, sort_keys=True) for t in before}) >= combinations:
+        if len(before.combinations) >= combinations:
             self.exhausted.add(arm)  # once more would tell the same
             return None
         default = self.defaults.get(arm)
-        phase = methods.phase(self.method, spent, len(before), len(knobs), default is not None)
-        under_way = [t for t in before if t.state is TrialState.RUNNING]
+        tried = len(before.tried)
+        phase = methods.phase(self.method, spent, tried, len(knobs), default is not None)
+        under_way = self._under_way(before)
         ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
-        if ours >= methods.at_once(phase, sum(t.state.is_finished() for t in before)):
+        if ours >= methods.at_once(phase, tried - len(under_way)):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
-        values = PHASES[phase](Task(knobs, self._tried(arm, before), default, self.seed, runs))
+        values = PHASES[phase](Task(knobs, before.history(), default, self.seed, runs))
         if values is None:
             self.exhausted.add(arm)
             return None
-        taken = (t.user_attrs["run"] for a in self._arms for t in self.trials(a))
-        run = max(taken, default=-1) + 1
+        run = max(self._tally(name).last_run for name in self._arms) + 1
         trial = create_trial(
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
@@ -404,31 +415,14 @@ class Search(contextlib.AbstractContextManager):
         phase, run = trial.user_attrs["phase"], trial.user_attrs["run"]
         return Trial(run, arm, trial.number, values, phase, methods.prunes(self.method, phase))
 
-    def _tried(self, arm: str, trials: Sequence[FrozenTrial]) -> list[Tried]:
-        """Return what a method sees of an arm's trials; lost ones as the worst by now."""
-        knobs, worst = self.space.arms[arm], self._worst(trials, 0.0)
-        tried = []
-        for trial in trials:
-            values, loss = methods.from_optuna(knobs, trial.params), self._loss(trial)
-            if loss is None and trial.state is not TrialState.RUNNING:
-                loss = worst
-            pruned = trial.state is TrialState.PRUNED
-            tried.append(Tried(values, trial.user_attrs["phase"], loss, pruned))
-        return tried
-
     def _loss(self, trial: FrozenTrial) -> float | None:
         """Return what a method minimises; None of a lost run, and of one under way."""
         lost = trial.value is None or trial.user_attrs.get("status") in LOST
         return None if lost else self._sign * trial.value
 
-    def _worst(self, trials: Sequence[FrozenTrial], otherwise: float) -> float:
-        """Return the greatest loss of the runs that have one."""
-        losses = [loss for trial in trials if (loss := self._loss(trial)) is not None]
-        return max(losses, default=otherwise)
-
     def _runs(self, arm: str) -> float:
         """Return what an arm has spent, in whole runs; those under way in full."""
-        return sum(map(self._cost, self.trials(arm)))
+        return sum(self._tally(arm).costs)
 
     def _cost(self, trial: FrozenTrial) -> float:
         status = trial.user_attrs.get("status")

@@ -153,7 +153,7 @@ class Job:
             ROOT.handlers = outside
 
     def _close_log(self) -> None:
-        """Close its log's files, which open by themselves; let go of an ended job's configs."""
+        """Close its log, which reopens by itself; let go of an ended job's configs."""
         for handler in self._state.handlers:
             if handler not in ROOT.handlers:
                 handler.close()

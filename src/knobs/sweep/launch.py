@@ -31,7 +31,7 @@ from knobs.sweep.together import Row, Together
 from knobs.tracking import Mirror
 from knobs.tracking.remote import MirrorProcess
 from knobs.training import loop
-from knobs.training.session import Outcome, Session, prune
+from knobs.training.session import Outcome, Session, keep_best, prune
 from knobs.training.setup import machine
 
 log = logging.getLogger("knobs")
@@ -255,6 +255,7 @@ class Launch:
         self._sessions.clear()
         try:
             self._run(jobs)
+            keep_best(self._sessions)
         except Stopped as error:
             for session in self._sessions:
                 session.abandon(error.number)

@@ -24,7 +24,7 @@ STACKABLE |= {f"torch.optim.{name.lower()}.{name}" for name in LINEAR_IN_LR}
 FREE = {
     "training": (
         *("epochs", "sampler", "early_stopping", "clip_norm", "clip_value", "checkpoint"),
-        "zero_head",
+        *("zero_head", "keep"),
     ),
     "regularization": (*PENALTIES, "dropout", "l2", "l2_biases", "label_smoothing", "mixup"),
 }

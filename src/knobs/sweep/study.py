@@ -28,6 +28,7 @@ from knobs.record import (
     BROKEN,
     SCHEMA,
     STUDY,
+    append_places,
     read_study,
     sealed,
     write,
@@ -137,6 +138,7 @@ class StudyRunner:
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
+            self.write(trials.places())
             for arm in search.exhausted:
                 prefix = f"{arm}: " * bool(arm)
                 self.sweep.out.print(
@@ -380,6 +382,11 @@ class StudyRunner:
     def _numbers(self) -> dict[tuple[str, ...], int]:
         book = ledger.read(self.folder)
         return {entry.overrides: n for n, entry in book.jobs.items()} if book else {}
+
+    def note(self, new: dict[int, dict[str, Any]]) -> None:
+        """Note where these runs belong, without writing study.json anew."""
+        append_places(self.folder, {n: p for n, p in new.items() if self._places.get(n) != p})
+        self._places |= new
 
     def write(self, new: dict[int, dict[str, Any]]) -> None:
         """Write study.json: what was asked, and where these runs belong beside those before."""

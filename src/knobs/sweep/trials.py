@@ -39,7 +39,7 @@ class Trials(Supply):
         """Return the next trials; one whose run has ended meanwhile is told, not run again."""
         wanted, jobs = count or self.study.options["width"], {}
         while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
-            self.study.write(self.places())
+            self.study.note({trial.run: self._place(trial.arm, trial.phase) for trial in trials})
             for trial in trials:
                 self._under_way[trial.run] = trial
                 run = self.study.folder / str(trial.run)
@@ -76,10 +76,11 @@ class Trials(Supply):
         places = {}
         for arm in self.study.plan.arms:
             for trial in self.search.trials(arm):
-                phase = trial.user_attrs["phase"]
-                place = {"arm": arm, "role": _role(phase), "phase": phase}
-                places[trial.user_attrs["run"]] = place
+                places[trial.user_attrs["run"]] = self._place(arm, trial.user_attrs["phase"])
         return places
+
+    def _place(self, arm: str, phase: str) -> dict[str, Any]:
+        return {"arm": arm, "role": _role(phase), "phase": phase}
 
     def _job(self, trial: Trial) -> Job:
         """Return a trial's job as it begins."""

@@ -280,6 +280,15 @@ def _of_schema_1(path: Path) -> Any:
     return torch.load(data, map_location="cpu", weights_only=True)
 
 
+def keep_best(folder: Path) -> None:
+    """Leave the best weights alone of a run that has come to its end, if there are any."""
+    if (folder / BEST).is_file():
+        forget(folder)
+        (folder / _before(BEST)).unlink(missing_ok=True)
+        files = {name: entry for name, entry in _manifest(folder).items() if name == BEST}
+        record.write(folder / MANIFEST, record.as_json({"schema": record.SCHEMA, "files": files}))
+
+
 def forget(folder: Path) -> None:
     """Remove what a run could go on from: it begins again."""
     for name in (LAST, PREVIOUS, LAST_OF_SCHEMA_1):

@@ -27,7 +27,7 @@ from knobs.signals import Stopped, exits, stop_signals
 from knobs.tracking import mirror, named
 from knobs.tracking.tracker import MAX_NAME
 from knobs.training import loop, ranks, screen
-from knobs.training.session import Outcome, Session, prune
+from knobs.training.session import Outcome, Session, keep_best, prune
 from knobs.training.setup import machine, steps_per_epoch
 
 PLACE = ("role", "arm", "phase", "step", "knob")  # of a run in its study: keys of `search`
@@ -169,6 +169,7 @@ def execute(
                     face.epoch(session.run, metrics)
                     prune([session])
                     session.save_when_due()
+            keep_best([session])
         except Stopped as error:
             session.abandon(error.number)
             raise

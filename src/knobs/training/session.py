@@ -340,6 +340,25 @@ def _assembled(config: dict, data: Data, device: torch.device) -> Run:
     return run
 
 
+def keep_best(sessions: Sequence[Session]) -> None:
+    """Remove what only a resume needs, of runs with training.keep=best that came to their end.
+
+    The rows of a stack sync little each (see Session.save), so first all of them outlive a power
+    cut, at once. A process that is killed before leaves these files, which are whole.
+    """
+    ended = [
+        one
+        for one in sessions
+        if one.config["training"].get("keep") == "best"
+        and one.outcome
+        and one.outcome.status in (*JUDGED, "pruned")
+    ]
+    if any(one.row for one in ended):
+        storage.sync_all([one.record.folder for one in ended])
+    for one in ended:
+        checkpoint.keep_best(one.record.checkpoints)
+
+
 def later(began: float) -> float:
     """Return when the next checkpoint between two steps is due, after one that began then."""
     now = time.perf_counter()
