@@ -17,6 +17,7 @@ from knobs.config import command, files, rules
 from knobs.config.command import CONF
 from knobs.config.conflicts import missing_files
 from knobs.config.meant import meant
+from knobs.config.resolvers import FREE
 from knobs.errors import (
     BUG,
     FULL_ERROR,
@@ -131,6 +132,8 @@ def prepare(argv: list[str]) -> list[str] | None:
         return _show_only(configs[0], lines, grid)
     if not grid:
         lines = _placed(configs[0], lines, bool(resumed))
+    elif configs and (folder := configs[0]["hydra"]["sweep"]["dir"]) in FREE:
+        lines = [*lines, _named("hydra.sweep.dir", storage.claim(Path(folder)))]
     return [*(arg for arg in argv if arg not in given), *lines]
 
 
@@ -146,7 +149,7 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
         raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
     if not any(key_of(line) == "hydra.run.dir" for line in lines):
         path = storage.claim(path)  # two runs of one second have folders of their own
-    place = f"hydra.run.dir={quoted(literal(str(path)))}"  # as it came out: ${free_dir:...} once
+    place = _named("hydra.run.dir", path)  # as it came out: ${free_dir:...} once
     lines = [*(line for line in lines if key_of(line) != "hydra.run.dir"), place]
     if config["task"] == "train":
         if not resumed:
@@ -157,6 +160,11 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
             lock.release()
             _refuse_another_run(path)
     return lines
+
+
+def _named(key: str, path: Path) -> str:
+    """Return the override that names a folder."""
+    return f"{key}={quoted(literal(str(path)))}"
 
 
 def _refuse_another_run(path: Path) -> None:
