@@ -6,10 +6,14 @@ python train.py scheduler=one_cycle task=preview
 python train.py resume=outputs/runs/DATE/TIME-NAME
 """
 
-import hydra
-from omegaconf import DictConfig
+import signal
 
-from knobs import cli
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it in silence, until cli.main hears it
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from knobs import cli  # noqa: E402
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -18,6 +18,7 @@ from knobs.config import command, files, rules
 from knobs.config.command import CONF
 from knobs.config.conflicts import ONE_PROCESS, missing_files
 from knobs.config.meant import meant
+from knobs.config.resolvers import FREE
 from knobs.errors import (
     BUG,
     FULL_ERROR,
@@ -44,6 +45,8 @@ from knobs.words import printable
 OWN = ("sweep", "retry_failed", "keep_going", "resume", "rerun", "refit", "trust", "study")
 FOLDERS = ("sweep", "resume", "rerun", "refit")  # of these, what names a folder: as it is typed
 OF_SWEEPS = ("sweep", "retry_failed", "keep_going")
+INDEXES = (record.LEDGER, record.STUDY, record.ENSEMBLE)  # of a folder of runs
+OUR_SWEEPERS = "hydra_plugins.knobs_sweeper."
 DRY_RUN = "--dry-run"
 LONGEST = 1000  # characters of one fault
 MAX_NAME = 255  # bytes, of a file system
@@ -142,6 +145,8 @@ def prepare(argv: list[str]) -> list[str] | None:
         _follow(configs[0])
     if not grid:
         lines = _placed(configs[0], lines, bool(resumed))
+    elif configs:
+        lines = _swept(configs[0], lines)
     return [*(arg for arg in argv if arg not in given), *lines]
 
 
@@ -182,7 +187,7 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
         raise ConfigError(f"{printable(long[0], 60)}: {MAX_NAME} bytes at most, as a folder's name")
     if not any(key_of(line) == "hydra.run.dir" for line in lines):
         path = storage.claim(path)  # two runs of one second have folders of their own
-    place = f"hydra.run.dir={quoted(literal(str(path)))}"  # as it came out: ${free_dir:...} once
+    place = _named("hydra.run.dir", path)  # as it came out: ${free_dir:...} once
     lines = [*(line for line in lines if key_of(line) != "hydra.run.dir"), place]
     if config["task"] == "train":
         if not resumed:
@@ -193,6 +198,38 @@ def _placed(config: dict, lines: list[str], resumed: bool) -> list[str]:
             lock.release()
             _refuse_another_run(path)
     return lines
+
+
+def _swept(config: dict, lines: list[str]) -> list[str]:
+    """Return a sweep's overrides with its folder, which is new where nobody has named one.
+
+    A sweeper of Hydra's own would write over what is there: its folder is held by this process.
+
+    Raises:
+        ConfigError: such a folder holds a run or a sweep. LockedError: another process is writing
+            there.
+    """
+    hydra = config["hydra"]
+    path = Path(str(hydra["sweep"]["dir"]))
+    if str(path) in FREE and not any(key_of(line) == "hydra.sweep.dir" for line in lines):
+        path = storage.claim(path)  # two sweeps of one second have folders of their own
+        lines = [*lines, _named("hydra.sweep.dir", path)]
+    if not str(hydra["sweeper"]["_target_"]).startswith(OUR_SWEEPERS):
+        storage.make_folder(path)
+        storage.closed(path)
+        storage.keep(ledger.held(path))
+        kept = [name for name in INDEXES if os.path.exists(path / name)]
+        kept += sorted(inside.name for inside in path.iterdir() if ledger.holds_a_run(inside))
+        if kept or ledger.holds_a_run(path):
+            mend = "leave hydra/sweeper= out, which goes on with a sweep, or name another folder"
+            what = kept[0] if kept else "a run"
+            raise ConfigError(f"hydra.sweep.dir={path}: holds {what} already; {mend}")
+    return lines
+
+
+def _named(key: str, path: Path) -> str:
+    """Return the override that names a folder."""
+    return f"{key}={quoted(literal(str(path)))}"
 
 
 def _refuse_another_run(path: Path) -> None:
@@ -208,9 +245,7 @@ def _refuse_another_run(path: Path) -> None:
     if ledger.holds_a_run(path):
         lost = f"holds a run whose {record.CONFIG} is lost"
         raise ConfigError(f"hydra.run.dir={path}: {lost}; move it away, or name another folder")
-    if kept := [
-        n for n in (record.LEDGER, record.STUDY, record.ENSEMBLE) if os.path.exists(path / n)
-    ]:
+    if kept := [name for name in INDEXES if os.path.exists(path / name)]:
         raise ConfigError(f"hydra.run.dir={path}: holds {kept[0]} already; name another folder")
 
 

@@ -293,6 +293,7 @@ def give_up() -> None:
     """
     for lock in storage.release_kept():
         unbegun(lock.parent)
+    storage.give_back_claimed()
     while _OWED:
         folder, summary = _OWED.popitem()
         with contextlib.suppress(OSError, UserError):  # another process may hold it by now

@@ -422,6 +422,16 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(OURS, parents=True, exist_ok=True)
 
 
+_CLAIMED: list[Path] = []
+
+
+def give_back_claimed() -> None:
+    """Remove the folders that `claim` has made in this process, where nothing is in them."""
+    while _CLAIMED:
+        with contextlib.suppress(OSError):
+            _CLAIMED.pop().rmdir()
+
+
 def claim(folder: Path) -> Path:
     """Make a new folder, and return it: `folder`, or `folder-2`, ... where another process has it.
 
@@ -432,6 +442,7 @@ def claim(folder: Path) -> Path:
     for name in itertools.chain([folder.name], (f"{folder.name}-{i}" for i in itertools.count(2))):
         with contextlib.suppress(FileExistsError):
             (folder.parent / name).mkdir(OURS)
+            _CLAIMED.append(folder.parent / name)
             return folder.parent / name
     raise AssertionError("there is always a further number")
 

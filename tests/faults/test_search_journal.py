@@ -3,11 +3,14 @@
 import json
 import random
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import optuna
 import pytest
-from injected import assert_clean, faults
+from injected import assert_clean, assert_no_orphans, command, faults
+from trained import ENV, TRAIN
 
 from knobs.errors import DataError, LockedError
 from knobs.record import read_study, read_summary
@@ -247,3 +250,40 @@ def test_a_search_whose_runs_all_failed_before_a_first_step(sweep, monkeypatch):
     assert code == 0, told
     assert [status for _, _, status, _ in stored().values()] == ["finished", "finished"]
     assert {read_summary(FOLDER / str(n))["status"] for n in (0, 1)} == {"finished"}
+
+
+@faults("a search on joblib's processes killed", "nothing trains twice, every trial has its run's result",
+        quick=1, whole=3)  # fmt: skip
+def test_a_search_on_joblibs_processes_goes_on_after_a_kill(cases, tmp_path, tried):
+    pytest.importorskip(
+        "hydra_plugins.hydra_joblib_launcher", reason="joblib's launcher is not installed"
+    )
+    words = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SEARCH, "data=wine",
+             "search.method=random", "search.runs=6", "search.confirm=0"]  # fmt: skip
+    for case in range(cases):
+        cwd = tmp_path / str(case)
+        cwd.mkdir()
+        folder = cwd / FOLDER
+        with (cwd / "out.txt").open("w") as out:
+            search = subprocess.Popen([*TRAIN, *words], cwd=cwd, env=ENV | {"PYTHONWARNINGS": "ignore"},
+                                      stdout=out, stderr=out, start_new_session=True)  # fmt: skip
+            while len([*folder.glob("*/summary.json")]) < 1 + case and search.poll() is None:
+                time.sleep(0.01)
+            search.kill()
+            search.wait()
+        assert_no_orphans(search.pid)
+        done = {
+            path: path.read_bytes()
+            for run in folder.glob("*/summary.json")
+            if read_summary(run.parent)["status"] == "finished"
+            for path in (run, run.with_name("metrics.jsonl"), run.with_name("config.json"))
+        }
+        told = command(cwd, *words, env={"PYTHONWARNINGS": "ignore"}, timeout=300)
+        assert "Traceback" not in (cwd / "out.txt").read_text()
+        assert {path: path.read_bytes() for path in done} == done, told
+        trials = stored(folder)
+        runs = sorted(int(path.parent.name) for path in folder.glob("*/summary.json"))
+        assert [*trials] == runs == [*range(6)]
+        for number, (_, value, *_) in trials.items():
+            assert value == read_summary(folder / str(number))["objective"]["value"]
+        tried()

@@ -286,3 +286,77 @@ def test_a_process_stopped_at_any_moment(cases, tmp_path, tried):
             told = command(tmp_path, *words)
         assert record.ended(folder).status == "stopped_early", told
         tried()
+
+
+@faults(
+    "Ctrl-C while the program is imported", "no word, ended by SIGINT (130), nothing is left", 3, 24
+)
+def test_ctrl_c_before_anything_is_imported(cases, tmp_path, tried):
+    """From train.py's first lines on: before them Python itself answers."""
+    for case in range(cases):
+        process = subprocess.Popen(
+            [*TRAIN, "tracking=local", "training.epochs=100000"], cwd=tmp_path, env=ENV,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        seen, late = [], time.monotonic() + 60
+        while seen[-2:] != [True, False] and time.monotonic() < late:  # Python's, then none
+            now = catches_ctrl_c(process.pid)
+            seen += [now] if now != (seen or [False])[-1] else []
+        time.sleep(0.01 * case)
+        os.kill(process.pid, signal.SIGINT)
+        told, _ = process.communicate(timeout=60)
+        assert process.returncode in (-signal.SIGINT, 128 + signal.SIGINT), told
+        assert told.strip() in ("", "interrupted")
+        assert_no_orphans(process.pid)
+        assert not (tmp_path / "outputs").exists()
+        tried()
+
+
+def catches_ctrl_c(pid):
+    """Whether a process has a handler of SIGINT."""
+    with open(f"/proc/{pid}/status") as file:
+        caught = next(line for line in file if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
+def test_an_error_that_comes_of_a_signal_is_that_signal():
+    """As OmegaConf raises one of its own where it puts a config back together."""
+
+    def put_back():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    with pytest.raises(Stopped) as stopped, stop_signals(at_once=True):
+        put_back()
+    assert stopped.value.code == 143
+    with pytest.raises(AttributeError), stop_signals(at_once=False):
+        put_back()  # noted, and not raised: the error is one
+
+    def told():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except Stopped as error:
+            raise SystemExit(error.code) from None
+
+    with pytest.raises(SystemExit) as ended, stop_signals(at_once=True):
+        told()
+    assert (type(ended.value), ended.value.code) == (SystemExit, 130)
+
+
+def test_a_run_whose_step_raises_as_it_is_stopped_is_interrupted(train, tmp_path, monkeypatch):
+    def step(*_):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("half of it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", step)
+        with pytest.raises(Stopped) as stopped:
+            train(*SMALL)
+    assert stopped.value.code == 143
+    assert record.read_summary(tmp_path / "run")["status"] == "interrupted"
+    assert train(*SMALL, f"resume={tmp_path / 'run'}").status == "finished"

@@ -26,10 +26,15 @@ UNCLEAR = ("none", "default", "auto", "common")  # options that say little witho
 NUMBER = re.compile(r"[+-]?\.?\d.*")
 
 
+FREE: set[str] = set()  # folders that were free when a config asked: nobody has typed their names
+
+
 def _free_dir(path: str) -> str:
     """Return `path`, or `path-2`, `path-3`, ... where that folder exists already."""
     names = itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))
-    return next(name for name in names if not os.path.exists(name))
+    found = next(name for name in names if not os.path.exists(name))
+    FREE.add(found)
+    return found
 
 
 def _sweep_dir(name: str | None, otherwise: str) -> str:

@@ -87,13 +87,21 @@ def save_last(
     return _write(folder, name, tensors, (about or {}) | more, sync, rotate)
 
 
-def save_manifest(folder: Path, written: dict[str, Entry]) -> None:
+def save_manifest(folder: Path, written: dict[str, Entry], gone: str = "") -> None:
     """Write manifest.json, once the files are written: what they hold, and those before them.
 
     It is not synced: each of these files carries its own digest.
     """
-    document = {"schema": record.SCHEMA, "files": _manifest(folder) | written}
+    files = {name: e for name, e in (_manifest(folder) | written).items() if name != gone}
+    document = {"schema": record.SCHEMA, "files": files}
     record.write(folder / MANIFEST, record.as_json(document))
+
+
+def forget_best_before(folder: Path) -> None:
+    """Remove the best weights before the best, which a run that has ended needs no more."""
+    if (folder / _before(BEST)).exists():
+        save_manifest(folder, {}, gone=_before(BEST))
+        (folder / _before(BEST)).unlink()
 
 
 def _write(

@@ -283,6 +283,12 @@ class Session:
             exit_code = getattr(for_a_person(failure), "exit_code", 1)
         else:
             self.save(whole=status != "diverged", last=True)
+            if status in (
+                "finished",
+                "stopped_early",
+                "pruned",
+            ):  # the last one has the best weights as well
+                checkpoint.forget_best_before(self.record.checkpoints)
             self._keep_predictions()
         alone = "run" not in self.about  # a sweep has other runs to be held against, and no time
         summary = _summary(self.run, self.config, status, alone and status in JUDGED)
