@@ -19,7 +19,7 @@ from knobs.ledger import status
 from knobs.regularization import PENALTIES
 from knobs.signals import Exited, exits
 from knobs.stack.layers import CannotStack
-from knobs.stack.optimizers import LINEAR_IN_LR
+from knobs.stack.optimizers import BY_ROW, LINEAR_IN_LR
 from knobs.sweep import timing
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import SPLIT, Reader, kin
@@ -40,7 +40,7 @@ FREE = {
 ALIKE = {
     "training": (
         *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
-        *("device", "threads", "deterministic", "members"),
+        *("device", "threads", "deterministic", "members", "ema"),
     ),
     "regularization": ("norm",),
 }
@@ -234,8 +234,10 @@ def alone(config: dict) -> str:
     """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
     optimizer = config["optimizer"]
     name = optimizer["_target_"].rpartition(".")[2]
-    if optimizer["_target_"] not in STACKABLE:
-        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
+    if optimizer["_target_"] in BY_ROW:
+        pass
+    elif optimizer["_target_"] not in STACKABLE:
+        return f"{name} looks at the loss more than once a step, or is not known to stacks"
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
@@ -267,6 +269,8 @@ def shared(config: dict) -> str:
         for section in SHARED
     }
     parts["drops"] = config["regularization"]["dropout"] > 0
+    if (optimizer := config["optimizer"]["_target_"]) in BY_ROW:
+        parts["optimizer"] = optimizer  # whose steps take a time of their own
     return json.dumps(parts, sort_keys=True)
 
 
