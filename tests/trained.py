@@ -75,11 +75,17 @@ def _checked(folder, *overrides):
     return command.checked([*overrides, "tracking=local"])
 
 
-def make(overrides, dtype):
-    """An assembled run in `dtype`, its data too."""
-    plain = copy.deepcopy(_checked(os.getcwd(), *overrides))
+def make(overrides, dtype, **sections):
+    """An assembled run in `dtype`, its data too.
+
+    Args:
+        sections: of the config, in place of those that the overrides compose.
+    """
+    plain = copy.deepcopy(_checked(os.getcwd(), *overrides)) | sections
     run = assemble(plain, build.data(plain), CPU)
     run.model.to(dtype)
+    if run.average:
+        run.average.module.to(dtype)
 
     def cast(tensor):
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -101,16 +107,19 @@ def state_of(run):
     return [v for s in states for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
 
 
-def compare(settings, dtype=torch.float64, tolerance=1e-8):
+def compare(settings, dtype=torch.float64, tolerance=1e-8, **sections):
     """Train each setting alone and all as a stack, to the same status and metrics.
+
+    Args:
+        sections: as of `make`.
 
     Returns:
         The largest relative difference of any weights, buffers, optimizer states and best weights,
         and the stack's runs.
     """
-    alone = [make(setting, dtype) for setting in settings]
+    alone = [make(setting, dtype, **sections) for setting in settings]
     expected = [solo(run) for run in alone]
-    rows = [make(setting, dtype) for setting in settings]
+    rows = [make(setting, dtype, **sections) for setting in settings]
     found = together(rows)
     apart = {}
     for i, (run, reference, (status, record)) in enumerate(zip(rows, alone, expected, strict=True)):

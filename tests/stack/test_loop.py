@@ -87,6 +87,44 @@ def test_every_optimizer_float64(kind, base, steps):
     assert {run.progress.step for run in rows} == {steps}
 
 
+@pytest.mark.parametrize("name", ["asgd", "rprop", "adafactor", "muon", "schedule_free"])
+@pytest.mark.parametrize(
+    ("base", "steps"),
+    [([*WINE, "training.epochs=3"], 12), pytest.param(TABLE, 200, marks=pytest.mark.slow)],
+)
+def test_optimizers_that_step_row_by_row_float64(name, base, steps):
+    """As a row's own optimizer does; rows leave at two moments."""
+    settings = [
+        [*base, f"optimizer={name}", "seed=0", "training.epochs=2"],
+        [*base, f"optimizer={name}", "seed=1", "scheduler=one_cycle", "regularization.l1=1e-4"],
+        [*base, f"optimizer={name}", "seed=2", "optimizer.lr=3e-3", "training.clip_norm=0.5"],
+    ]
+    worst, rows = compare(settings)
+    assert worst < 1e-8
+    assert max(run.progress.step for run in rows) == steps
+    configs = [command.checked(setting) for setting in settings]
+    assert [stackable.alone(config) for config in configs] == [""] * 3
+    adam = command.checked(base)
+    assert len({stackable.shared(config) for config in configs} | {stackable.shared(adam)}) == 2
+
+
+@pytest.mark.parametrize("more", [[], ["training.members=2"]], ids=["one member", "two"])
+def test_running_averages_of_rows(more):
+    """Weights and buffers of the averages; the best weights are theirs."""
+    batch_norm = ["regularization.norm=batch", "model.bias=false", "training.ema=0.9", *more]
+    settings = [[*WINE, *batch_norm, f"seed={i}", f"training.epochs={2 * i + 2}"] for i in range(2)]
+    worst, rows = compare(settings)
+    assert worst < 1e-8
+    alone = [make(setting, torch.float64) for setting in settings]
+    for run, row in zip(alone, rows, strict=True):
+        solo(run)
+        mine, its = row.average.state_dict(), run.average.state_dict()
+        assert mine.keys() == its.keys()
+        assert int(mine["n_averaged"]) == run.progress.step
+        for name, value in its.items():
+            torch.testing.assert_close(mine[name], value, rtol=1e-9, atol=1e-12)
+
+
 def test_options_of_optimizers_may_differ_by_row():
     each = {
         "adam": ["optimizer.betas=[0.8,0.99]", "optimizer.eps=1e-4", "optimizer.amsgrad=true"],
@@ -483,6 +521,7 @@ KNOBS = {
     "training.gradient_accumulation_steps": "2",
     "training.precision": "bf16",
     "training.channels_last": "false",
+    "training.ema": "0.9",
     "regularization.dropout": "0.3",
     "regularization.norm": "layer",
     "regularization.l2": "1e-2",

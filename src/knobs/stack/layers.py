@@ -8,84 +8,28 @@ takes it as it is: one grouped kernel serves all rows.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from knobs.models.layers import ELEMENTWISE, Dropout, dropout_threshold, random_bits
+from knobs.models.layers import ELEMENTWISE, Dropout
 from knobs.models.tabular import Periodic, embed
 from knobs.models.text import Bag, Convolutions, Encoder, Positions, Recurrent, TextClassifier
+from knobs.stack.noise import Noise, per_row
 
 # Modules that only pass tensors on to their children.
 CONTAINERS = (
     *(nn.Sequential, nn.ModuleList, TextClassifier, Bag, Convolutions, Encoder, Recurrent),
 )
+DROPOUTS = (Dropout, nn.Dropout)
 
 
 class CannotStack(Exception):
     """A module that has no stacked form; the message names it."""
-
-
-class Noise:
-    """Dropout masks, each row's from its own stream: those that its solo run draws.
-
-    On an accelerator a solo run's masks cannot be had; there one draw serves the stack, and rows
-    equal their solo runs in distribution only.
-
-    Args:
-        rows: how many.
-    """
-
-    def __init__(self, rows: int, device: torch.device):
-        self.device = device
-        self.generators = [torch.Generator() for _ in range(rows)]
-
-    def seed(self, keys: Sequence[int]) -> None:
-        """Put every row's stream at one moment."""
-        for generator, key in zip(self.generators, keys, strict=True):
-            generator.manual_seed(key)
-        if self.device.type != "cpu":
-            torch.manual_seed(keys[0])
-
-    def mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
-        """Return [K, N, ...] of 0 and 1 / (1 - p); None where no row drops anything.
-
-        Args:
-            like: the tensor to be masked.
-            dropout: each row's probability p.
-        """
-        if not any(dropout):
-            return None
-        if self.device.type != "cpu":
-            keep = 1 - torch.tensor(dropout, device=self.device, dtype=like.dtype)
-            return (torch.rand_like(like) < per_row(keep, like)) / per_row(keep, like)
-        size = like[0].numel()
-        room = torch.empty(len(dropout), -(-size // 4), dtype=torch.int64)
-        for k, p in enumerate(dropout):
-            if p:
-                random_bits(room[k], self.generators[k])
-        thresholds, scales = zip(*map(dropout_threshold, dropout), strict=True)
-        bits = room.view(torch.int16)[:, :size].view(like.shape)
-        kept = bits >= per_row(torch.tensor(thresholds, dtype=torch.int16), like)
-        return kept.to(like.dtype).mul_(per_row(torch.tensor(scales, dtype=like.dtype), like))
-
-    def torch_mask(self, like: Tensor, dropout: Sequence[float]) -> Tensor | None:
-        """Return the same as torch's attention draws it."""
-        if self.device.type != "cpu" or not any(dropout):
-            return self.mask(like, dropout)
-        mask = torch.ones_like(like, memory_format=torch.contiguous_format)
-        for k, p in enumerate(dropout):
-            if p:
-                mask[k].bernoulli_(1 - p, generator=self.generators[k]).div_(1 - p)
-        return mask
-
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Return [K] as [K, 1, ...], to meet a tensor [K, ...]."""
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
@@ -96,7 +40,7 @@ def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
     Raises:
         CannotStack: a module has no stacked form.
     """
-    template = max(models, key=lambda m: sum(isinstance(c, Dropout) for c in m.modules()))
+    template = max(models, key=lambda m: sum(type(c) in DROPOUTS for c in m.modules()))
     kind = type(template)
     if kind in LEAVES:
         if kind in UNCOVERED and UNCOVERED[kind](template):
@@ -109,23 +53,51 @@ def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
         return plain
     if kind not in CONTAINERS:
         raise CannotStack(f"{kind.__name__} has no stacked form")
+    # Not children(): one layer may stand in two places.
     rest = zip(
-        *([c for c in model.children() if type(c) is not Dropout] for model in models), strict=True
+        *([c for c in m._modules.values() if type(c) not in DROPOUTS] for m in models), strict=True
     )
     stacked = copy.copy(template)
     stacked._modules = {
-        name: StackedDropout([_probability(model, name) for model in models], noise)
-        if type(child) is Dropout
+        name: StackedDropout([_probability(model, name) for model in models], noise, type(child))
+        if type(child) in DROPOUTS
         else stack(next(rest), noise)
         for name, child in template._modules.items()
     }
+    if kind is nn.Sequential:
+        for before, child in itertools.pairwise([None, *stacked._modules.values()]):
+            if getattr(child, "inplace", False):  # never on the data, or what autograd has saved
+                child.inplace = isinstance(before, Stacked)
     return stacked
+
+
+def fast(model: nn.Module) -> bool:
+    """Return whether a model is plain sequences of layers that have a stacked form here.
+
+    Knobs' own text models are as well. One whose layers share weights, or have hooks or a forward
+    of their own, is not.
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return len(names) == len([*model.parameters()]) and _known(model)
+
+
+def _known(module: nn.Module, parent: type = nn.Sequential) -> bool:
+    kind, own = type(module), vars(module)
+    if "forward" in own or any(own[name] for name in own if name.endswith("_hooks")):
+        return False
+    if kind is nn.TransformerEncoderLayer:  # which takes the padding
+        return parent is nn.ModuleList
+    if kind in LEAVES:
+        return not (kind in UNCOVERED and UNCOVERED[kind](module))
+    if kind in CONTAINERS:
+        return all(_known(child, kind) for child in module._modules.values())
+    return kind in ELEMENTWISE or kind in DROPOUTS
 
 
 def _probability(module: nn.Module, name: str) -> float:
     """Return that of a dropout layer, 0 where the module has none of this name."""
     layer = module._modules.get(name)
-    return layer.p if type(layer) is Dropout else 0.0
+    return layer.p if type(layer) in DROPOUTS else 0.0
 
 
 class StackedParameter(NamedTuple):
@@ -155,30 +127,39 @@ class Stacked(nn.Module):
     Args:
         rows: K modules of one kind and shape.
         noise: where dropout draws.
+        names: of the parameters and buffers that it has; all of the modules' own if None.
     """
 
     padded: tuple[str, int] = ("", 0)  # a weight and its dimension in which rows may differ
     turned: tuple[str, ...] = ()  # matrices kept as [K, I, O]: so their gradients come out in place
     settings: tuple[str, ...] = ()  # of a row, which the arithmetic needs beside weights
 
-    def __init__(self, rows: Sequence[nn.Module], noise: Noise):
+    def __init__(
+        self, rows: Sequence[nn.Module], noise: Noise, names: Collection[str] | None = None
+    ):
         super().__init__()
         self.noise, self.count = noise, len(rows)
         self.stacked: list[StackedParameter] = []
         first = rows[0]
         for name in first._parameters:
             views = [getattr(row, name) for row in rows]
-            if views[0] is None:
+            if views[0] is None or (names is not None and name not in names):
                 self.register_parameter(name, None)
                 continue
+            if len(learns := {view.requires_grad for view in views}) > 1:
+                raise CannotStack(f"{type(first).__name__}.{name} is frozen in some runs only")
             values, turned = self._together(name, views), name in self.turned
-            parameter = nn.Parameter(values.mT.contiguous() if turned else values)
+            values = values.mT.contiguous() if turned else values
+            parameter = nn.Parameter(values, requires_grad=learns.pop())
             self.register_parameter(name, parameter)
             self.stacked.append(StackedParameter(parameter, views, turned))
             for k, view in enumerate(views):
                 view.data = self.stacked[-1].row(parameter.data, k, view)
-        for name in first._buffers:
-            self.register_buffer(name, torch.stack([getattr(row, name) for row in rows]))
+        for name, buffer in first._buffers.items():
+            if buffer is None or (names is not None and name not in names):
+                self.register_buffer(name, None)
+                continue
+            self.register_buffer(name, self._together(name, [row._buffers[name] for row in rows]))
             for k, row in enumerate(rows):
                 row._buffers[name] = getattr(self, name)[k]
         for name in self.settings:
@@ -217,7 +198,7 @@ class Linear(Stacked):
     def __init__(self, rows: Sequence[nn.Module], noise: Noise):
         super().__init__(rows, noise)
         weight = self.stacked[0]
-        if len({view.shape for view in weight.views}) > 1:
+        if len({view.shape for view in weight.views}) > 1 and weight.parameter.requires_grad:
             real = torch.zeros_like(weight.parameter)
             for k, view in enumerate(weight.views):
                 weight.row(real, k, view).fill_(1)
@@ -284,12 +265,12 @@ class BatchNorm2d(Folded):
         )
 
 
-class BatchNorm1d(Stacked):
-    """nn.BatchNorm1d on [K, N, C]: means over N."""
-
-    settings = ("momentum", "eps")
+class BatchNorm1d(BatchNorm2d):
+    """nn.BatchNorm1d on [K, N, C]: means over N; on [K, N, C, L] as the one for images."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim > 3:
+            return super().forward(x)
         weight, bias = self.weight.unsqueeze(1), self.bias.unsqueeze(1)
         if not self.training:
             scale = weight * torch.rsqrt(self.running_var.unsqueeze(1) + self.eps)
@@ -359,7 +340,7 @@ class Embedding(Stacked):
 
     def __init__(self, rows: Sequence[nn.Embedding], noise: Noise):
         super().__init__(rows, noise)
-        if (padding := rows[0].padding_idx) is not None:
+        if (padding := rows[0].padding_idx) is not None and self.weight.requires_grad:
 
             def spare(parameter: nn.Parameter) -> None:
                 parameter.grad[:, padding] = 0  # padding learns nothing
@@ -386,14 +367,14 @@ class StackedPeriodic(Stacked):
 
 
 class StackedDropout(nn.Module):
-    """models.layers.Dropout with each row's own probability and stream."""
+    """models.layers.Dropout or torch's with each row's own probability and stream."""
 
-    def __init__(self, dropout: Sequence[float], noise: Noise):
+    def __init__(self, dropout: Sequence[float], noise: Noise, kind: type = Dropout):
         super().__init__()
-        self.noise, self.dropout = noise, dropout
+        self.draw, self.dropout = noise.mask if kind is Dropout else noise.torch_mask, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = self.noise.mask(x, self.dropout) if self.training else None
+        mask = self.draw(x, self.dropout) if self.training else None
         return x if mask is None else x * mask
 
 
@@ -469,6 +450,7 @@ UNCOVERED: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.BatchNorm1d: lambda m: m.momentum is None or not (m.affine and m.track_running_stats),
     nn.BatchNorm2d: lambda m: m.momentum is None or not (m.affine and m.track_running_stats),
     nn.LayerNorm: lambda m: len(m.normalized_shape) != 1 or m.weight is None or m.bias is None,
+    nn.MaxPool2d: lambda m: m.return_indices,
     nn.PReLU: lambda m: m.num_parameters != 1,
     nn.Embedding: lambda m: m.max_norm is not None or m.sparse or m.scale_grad_by_freq,
 }

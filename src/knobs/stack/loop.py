@@ -19,10 +19,14 @@ from knobs.data import Batch
 from knobs.data.dataset import Inputs, chunks
 from knobs.errors import MemoryShortage, for_a_person
 from knobs.models.members import with_mean
+from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES, mixed, penalized
 from knobs.signals import exits
-from knobs.stack.layers import Noise, Stacked, per_row, stack
-from knobs.stack.optimizers import Slice, in_slices, kind
+from knobs.stack.averages import Averages
+from knobs.stack.layers import Stacked
+from knobs.stack.noise import Noise, per_row
+from knobs.stack.optimizers import Each, Slice, in_slices, kind, shares
+from knobs.stack.proof import form_of
 from knobs.stack.sets import Sets, sets_of
 from knobs.stack.stand_ins import StandIns, due, pass_epoch, relieved, until
 from knobs.training import finite, metrics
@@ -64,17 +68,22 @@ class Stack:
         self.sets = sets_of(self.runs, before)
         self.set_of = self.sets.of(self.owners)
         self.noise = Noise(len(self.owners), self.device)
-        self.model = stack([net for run in self.runs for net in run.networks], self.noise)
+        networks = [net for run in self.runs for net in run.networks]
+        inputs = [data.train.x for data in self.sets.sets.values()]
+        self.model = form_of(networks, self.noise, inputs, self.training["batch_size"])
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]
-        self.stacked = [p for leaf in leaves for p in leaf.stacked]
-        self.parameters = [p.parameter for p in self.stacked]
-        self.weights = [p for p in self.parameters if p.ndim > 2]  # of two dimensions and more
+        stacked = [p for leaf in leaves for p in leaf.stacked]
+        self.parameters = [p.parameter for p in stacked]
+        learning = [p for p in stacked if p.parameter.requires_grad]
+        # Of two dimensions and more, those of a row.
+        self.weights = [p.parameter for p in learning if p.parameter.ndim > 2]
         values = self.parameters[0]
         self.lr = torch.empty(len(self.owners), dtype=values.dtype, device=self.device)
         self.slices, start = [], 0
         for _, group in groupby(self.owners, key=kind):
             rows = list(group)
-            self.slices.append(Slice(rows, start, self.stacked, self.lr))
+            step_of = Slice if shares(rows[0]) else Each
+            self.slices.append(step_of(rows, start, learning, self.lr))
             start += len(rows)
         self.follow_schedules()
         sections = [run.regularization for run in self.owners]
@@ -87,6 +96,7 @@ class Stack:
         self.clip_norm = self._vector([r.training["clip_norm"] for r in self.owners], math.inf)
         self.clip_value = self._vector([r.training["clip_value"] for r in self.owners], math.inf)
         self.moves = [run for run in self.runs if run.interval == "step"]
+        self.averages = Averages(self, inputs) if first.average else None
         self.stop_requested = self.save_requested = False
         self.broken: set[Run] = set()  # those that are not to be saved as they stand
         for run in self.runs:
@@ -148,6 +158,8 @@ def train_step(stack: Stack, x: Inputs, y: Tensor, weight: Tensor | None = None)
         part.step()
     for run in stack.runs:
         run.progress.step += 1
+    if stack.averages:
+        stack.averages.update()
     if stack.moves:
         for run in stack.moves:
             run.progress.lr = run.lr
@@ -218,7 +230,10 @@ def clip(stack: Stack) -> None:
     """Clip each row's gradient by its own norm and value, as torch.nn.utils does one model's."""
     grads = [p.grad for p in stack.parameters if p.grad is not None]
     if stack.clip_norm is not None:
-        norms = [torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim))) for g in grads]
+        norms = [
+            torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim))) if g.ndim > 1 else g.abs()
+            for g in grads
+        ]
         total = torch.linalg.vector_norm(torch.stack(norms), dim=0)
         scale = (stack.clip_norm / (total + 1e-6)).clamp(max=1.0)
         scale = torch.where(stack.clip_norm.isinf(), 1.0, scale)
@@ -318,6 +333,8 @@ def train_epoch(
         Interrupted: between two steps, with every run's `progress` up to date.
     """
     stack.model.train()
+    for run in stack.runs:
+        training_mode(run.optimizer, True)
     began = time.perf_counter()
     losses: list[Tensor] = []
     sizes: list[int] = []
@@ -374,7 +391,9 @@ def train_epoch(
 @torch.no_grad()
 def evaluate(stack: Stack) -> list[dict[str, float]]:
     """Return each run's metrics of its validation split, as `val/metric`."""
-    model, outputs, task = stack.model.eval(), [], stack.runs[0].data.task
+    model = stack.averages.model if stack.averages else stack.model
+    outputs, task = [], stack.runs[0].data.task
+    model.eval()
     for x in stack.sets.inputs(stack.set_of, max(1, EVAL_NUMBERS // len(stack.owners))):
         with stack.autocast():
             outputs.append(solo.at_least_fp32(model(x)))
@@ -416,6 +435,8 @@ def end_epoch(
         over: gets the runs that this ends.
     """
     began = time.perf_counter()
+    for run in stack.runs:
+        training_mode(run.optimizer, False)
     scores = evaluate(stack)
     note_faults(stack, over, stand_ins)
     share = (time.perf_counter() - began) / len(stack.runs)
@@ -426,7 +447,9 @@ def end_epoch(
         elif run not in over:
             try:
                 with exits():
-                    on_epoch(run, solo.end_epoch(run, row | values))
+                    values = solo.end_epoch(run, row | values)
+                    training_mode(run.optimizer, True)
+                    on_epoch(run, values)
             except Exception as error:  # this run's alone: the shared computation went well
                 over[run] = ("diverged" if isinstance(error, Diverged) else "failed", error)
 

@@ -19,7 +19,14 @@ from torch import Tensor
 from knobs.stack.layers import StackedParameter, per_row
 from knobs.training.state import Run
 
+LINEAR_IN_LR = (  # sweep/stackable.py has their names
+    *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
+    *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
+)
 PER_ROW = {"params", "lr", "weight_decay"}
+SWITCHES = ("maximize", "differentiable", "capturable")  # which a slice leaves out
+# What an optimizer keeps of a parameter as a whole, also of one that is a single number.
+WHOLE = {"step", "eta", "mu", "mu_product"}
 SPEED = {"foreach", "fused"}  # how torch computes, not what
 
 
@@ -33,10 +40,24 @@ def kind(run: Run) -> tuple:
     return type(optimizer).__name__, str(options), run.progress.step, cycle
 
 
+def shares(run: Run) -> bool:
+    """Return whether one optimizer can step many such rows at once, as a Slice does."""
+    groups = run.optimizer.param_groups
+    free = {"params", "weight_decay"}
+    rest = [{name: v for name, v in group.items() if name not in free} for group in groups]
+    switched = any(groups[0].get(name) for name in SWITCHES)
+    return type(run.optimizer) in LINEAR_IN_LR and not switched and all(r == rest[0] for r in rest)
+
+
 def in_slices(runs: Sequence[Run]) -> list[Run]:
     """Return runs with those of one kind beside each other: as they are, if they are already."""
     kinds = [key for key, _ in groupby(map(kind, runs))]
     return list(runs) if len(kinds) == len({*kinds}) else sorted(runs, key=kind)
+
+
+def by_weight(name: str, value: Any, like: Tensor) -> bool:
+    """Return whether what an optimizer keeps of a parameter has a number for each of its own."""
+    return isinstance(value, Tensor) and value.shape == like.shape and name not in WHOLE
 
 
 @functools.cache
@@ -120,7 +141,7 @@ class Slice:
         for p, shadow, views in zip(self.stacked, self.shadows, self.views, strict=True):
             states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
             for name, value in (states[0] or {}).items():
-                if isinstance(value, Tensor) and value.shape == views[0].shape:
+                if by_weight(name, value, views[0]):
                     value = torch.zeros_like(shadow)
                     for k, (state, view) in enumerate(zip(states, views, strict=True)):
                         p.row(value, k, view).copy_(state[name])
@@ -135,5 +156,39 @@ class Slice:
                 state = run.optimizer.state[view] = dict(self.optimizer.state[shadow])
                 for name, value in state.items():
                     if isinstance(value, Tensor):
-                        whole = value.shape != shadow.shape
-                        state[name] = value.clone().cpu() if whole else p.row(value, k, view)
+                        own = by_weight(name, value, shadow)
+                        state[name] = p.row(value, k, view) if own else value.clone().cpu()
+
+
+class Each:
+    """Neighbouring rows of a stack that step one by one, each by its run's own optimizer.
+
+    For those whose update is not proportional to the learning rate, or mixes weights.
+
+    Args:
+        runs, first, stacked, lr: as of Slice.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], first: int, stacked: Sequence[StackedParameter], lr: Tensor
+    ):
+        self.optimizers = [run.optimizer for run in dict.fromkeys(runs)]
+        self.rows, self.stacked = range(first, first + len(runs)), stacked
+
+    def step(self) -> None:
+        """Update these rows once from the stack's gradients."""
+        for p in self.stacked:
+            grad = p.parameter.grad
+            for k in self.rows:
+                p.views[k].grad = None if grad is None else p.row(grad, k, p.views[k])
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for p in self.stacked:
+            for k in self.rows:
+                p.views[k].grad = None
+
+    def follow_schedule(self) -> None:
+        """Do nothing: the schedules move these optimizers themselves."""
+
+    def give_state(self) -> None:
+        """Do nothing: it is the runs' own."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from knobs.stack.optimizers import kind
+from knobs.stack.optimizers import by_weight, kind, shares
 from knobs.training import loop as solo
 from knobs.training.state import Progress, Run
 
@@ -97,14 +97,13 @@ def _agree(rows: Sequence[Run], stand_ins: StandIns) -> None:
     real = {kind(run): run for run in rows if run not in stand_ins}
     for run in stand_ins:
         like = real.get(kind(run))
-        if like is None:
+        if like is None or not shares(like):
             continue
         pairs = zip(run.model.parameters(), like.model.parameters(), strict=True)
         for parameter, other in pairs:
             state = run.optimizer.state[parameter]
             for name, value in like.optimizer.state.get(other, {}).items():
-                whole = isinstance(value, torch.Tensor) and value.shape == other.shape
-                if not whole:
+                if not by_weight(name, value, other):
                     state[name] = value.clone() if isinstance(value, torch.Tensor) else value
                 elif name not in state:
                     state[name] = torch.zeros_like(parameter)

@@ -339,10 +339,11 @@ class Launch:
         try:
             with exits():
                 return Together(self, rows).train()
-        except CannotStack as error:
-            self.stacks.alone([job.number for job, _ in rows])
-            self.screen.note(f"{len(rows)} runs train sequentially: {error}")
-            return self._alone(rows)
+        except CannotStack as error:  # of a run that has joined it later as well
+            going = [row for row in rows if not row[1].outcome]
+            self.stacks.alone([job.number for job, _ in going])
+            self.screen.note(f"{len(going)} runs train sequentially: {error}")
+            return self._alone(going)
         except Exception as error:  # of the computation that all rows share
             fault = for_a_person(error)
             log.exception("a stack of %d runs failed; they begin again", len(rows))

@@ -19,6 +19,11 @@ LINEAR_IN_LR = (
 )
 STACKABLE = {f"torch.optim.{name}" for name in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{name.lower()}.{name}" for name in LINEAR_IN_LR}
+# Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
+BY_ROW = {
+    *("torch.optim.ASGD", "torch.optim.Rprop", "torch.optim.Adafactor", "torch.optim.Muon"),
+    *("knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"),
+}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
@@ -31,7 +36,7 @@ FREE = {
 ALIKE = {
     "training": (
         *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
-        *("device", "threads", "deterministic", "members"),
+        *("device", "threads", "deterministic", "members", "ema"),
     ),
     "regularization": ("norm",),
 }
@@ -44,8 +49,8 @@ def alone(config: dict) -> str:
     """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
     optimizer = config["optimizer"]
     name = optimizer["_target_"].rpartition(".")[2]
-    if optimizer["_target_"] not in STACKABLE:
-        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
+    if optimizer["_target_"] not in STACKABLE | BY_ROW:
+        return f"{name} looks at the loss more than once a step, or is not known to stacks"
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
@@ -82,4 +87,6 @@ def shared(config: dict) -> str:
         for section in SHARED
     }
     parts["drops"] = config["regularization"]["dropout"] > 0
+    if (optimizer := config["optimizer"]["_target_"]) in BY_ROW:
+        parts["optimizer"] = optimizer  # whose steps take a time of their own
     return json.dumps(parts, sort_keys=True)

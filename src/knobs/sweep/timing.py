@@ -175,6 +175,8 @@ def probe_stack(run: Run, width: int) -> Probe:
     """Return a probe of a stack of `width` copies of a run."""
     rows = stack.Stack(clones(run, width))
     rows.model.train()
+    for row in rows.runs:
+        training_mode(row.optimizer, True)
     step = functools.partial(stack.train_step, rows)
     return Probe(step, functools.partial(stack.epoch_batches, rows), rows.runs)
 
@@ -210,6 +212,7 @@ def row_bytes(run: Run) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loop.train_step(row, *batch)
     weights = sum(p.nbytes for p in row.model.parameters())
+    weights *= 1.25 if row.average else 1.0
     values = (v for state in row.optimizer.state.values() for v in state.values())
     state = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
     # Weights, gradient, shadow and the best so far; activations and their gradients.
