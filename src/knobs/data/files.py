@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +57,36 @@ def csv(
     Raises:
         DataError: naming the file and the column at fault.
     """
-    kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
+    others = {*names, *drop, *({weight, column_of(split)[1]} - {None, ""})}
+    texts = {*overrides(columns), *names}
+    table = tables_of(path, test_path, others, sep, encoding, texts, decimal, na, drop)
+    return of_table(
+        table, name=name, kind=kind, task=task, names=names, drop=drop, val=val, test=test,
+        split_seed=split_seed, weight=weight, columns=columns, na=na, split=split, decimal=decimal,
+        numbers=numbers, folds=folds, fold=fold, content=table.files,
+    )  # fmt: skip
+
+
+def of_table(
+    table: Tables, *, name: str, kind: str, task: str, names: list[str], drop: list[str],
+    val: float, test: float, split_seed: int, weight: str | None, columns: Sequence[str],
+    na: Sequence[str], split: str, decimal: str, numbers: str, folds: int | None, fold: int,
+    content: Sequence[Any],
+) -> Data:  # fmt: skip
+    """Return Data of the rows of a table, as `csv` has it.
+
+    Args:
+        names: of the targets.
+        content: what the hash is of, see `content_hash`.
+        The rest is as of `csv`.
+
+    Raises:
+        DataError: naming the file and the column at fault.
+    """
+    kinds = overrides(columns)
     by = column_of(split)[1]
     others = {*names, *drop, *({weight, by} - {None, ""})}
-    table = tables_of(path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop)
     said = _said(columns, na, decimal, split if by else "")
     decimal = _decimal(table, decimal, na)
     values = target_values(table, names, task, decimal)
@@ -80,7 +106,7 @@ def csv(
     data = make_data(
         name, kind, task, tensors(x, targets.y, parts, weights), targets, x.shape[1:],
         inputs=replace(inputs, columns=read),
-        hash=content_hash(parts, *table.files, names, weight or "", sorted(drop), *said),
+        hash=content_hash(parts, *content, names, weight or "", sorted(drop), *said),
         folds=folds,
     )  # fmt: skip
     with naming(table):
