@@ -22,6 +22,12 @@ def _clean(arguments: list[str]) -> int:
     return cleaning.main(arguments)
 
 
+def _new(arguments: list[str]) -> int:
+    from knobs import new
+
+    return new.main(arguments)
+
+
 def _report(arguments: list[str]) -> int:
     from knobs.report import __main__ as report
 
@@ -74,6 +80,7 @@ def _cancel(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "ls": ("a table of all runs below outputs/; knobs ls --help: filters, order, JSON", _ls),
     "clean": ("what could be removed, and how much space that frees", _clean),
+    "new": ("a part of your own to begin with: python -m knobs.new model NAME", _new),
     "report": ("the report on a sweep's or a run's folder: python -m knobs.report", _report),
     "predict": ("answers to the rows of a file: python -m knobs.predict RUN INPUT", _predict),
     "export": ("a model for use without knobs: python -m knobs.export RUN --out DIR", _export),

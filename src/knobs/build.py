@@ -4,12 +4,13 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import init, losses, optimizers, schedulers
+from knobs import init, losses, optimizers, schedulers, targets
 from knobs.data import Data, opening
 from knobs.data.splits import with_seeds
-from knobs.errors import DataError
+from knobs.errors import ConfigError, DataError
 from knobs.losses import Loss
 from knobs.models import frozen
 from knobs.shape import Shape
@@ -17,18 +18,50 @@ from knobs.targets import make, own
 
 
 def data(config: dict) -> Data:
-    """Read the data set that `config["data"]` names."""
-    return make("data", with_seeds(config["data"]))
+    """Read the data set that `config["data"]` names.
+
+    A function of one's own is given what it takes of its section, and may return anything that
+    knobs.data.own knows.
+
+    Raises:
+        DataError: naming what cannot be read, or what the function raised.
+    """
+    node = with_seeds(config["data"])
+    if node["_target_"].startswith("knobs."):
+        return make("data", node)
+    from knobs.data import own  # late: a data set of knobs starts without it
+
+    settings = {key: value for key, value in node.items() if key in targets.SETTINGS}
+    given = {key: value for key, value in node.items() if key not in settings}
+    given = targets.filled("data", given, settings, contract="name")
+    with targets.blame("data", node["_target_"], DataError):
+        found = make("data", given)
+        return own.as_data(found, node["_target_"], given, settings)
 
 
 def model(config: dict, shape: Shape) -> nn.Module:
-    """Return the network, with torch's initial weights or its own; what is frozen is frozen."""
-    activation, node = make("activation", config["activation"]), config["model"]
-    options = {name: config["regularization"][name] for name in ("norm", "dropout")}
-    net = make("model", node)(shape, activation=activation, **options)
+    """Return the network, with torch's initial weights or its own; what is frozen is frozen.
+
+    Raises:
+        ConfigError: code of one's own raised, or returned no module.
+    """
+    node, options = config["model"], config["regularization"]
+    partial = make("model", node)
+    offered = {"shape": shape, "inputs": shape.features, "outputs": shape.outputs}
+    offered["activation"] = make("activation", config["activation"])
+    offered |= {name: options[name] for name in ("norm", "dropout")}
+    given = targets.taken(partial.func, offered, contract="shape")
+    with targets.blame("model", node["_target_"], ConfigError):
+        made = targets.call(partial.func, partial.keywords | given)
+    if not isinstance(made, nn.Module):
+        what = f"returned a {type(made).__name__}; must return a torch.nn.Module"
+        raise ConfigError(f"model._target_={node['_target_']}: {what}")
+    if any(isinstance(p, UninitializedParameter) for p in made.parameters()):
+        with targets.blame("model", node["_target_"], ConfigError), torch.no_grad():
+            made(_zeros(shape))  # lazy layers take their sizes
     if node.get("freeze"):
-        frozen.freeze(net, node["freeze"], node.get("thaw"))
-    return net
+        frozen.freeze(made, node["freeze"], node.get("thaw"))
+    return made
 
 
 def untrained(config: dict, shape: Shape) -> nn.Module:
@@ -47,6 +80,13 @@ def untrained(config: dict, shape: Shape) -> nn.Module:
     told = any(p.ndim > 1 and (p != p.flatten()[0]).any() for p in same.values())  # no constants
     net.loaded = frozenset(same if told else ())
     return net
+
+
+def _zeros(shape: Shape) -> Tensor | dict[str, Tensor]:
+    """Return a batch of two examples that are all 0."""
+    if shape.parts:
+        return {name: torch.zeros(2, *sizes) for name, sizes in shape.parts.items()}
+    return torch.zeros(2, *shape.input, dtype=torch.long if shape.vocabulary else None)
 
 
 def loss(config: dict, data: Data) -> Loss:
@@ -109,11 +149,17 @@ def _initialize(config: dict, net: nn.Module, batch: Tensor) -> None:
     gain = init.gain(make("activation", config["activation"])())
     if "_target_" not in node:
         init.apply(net, make("init.linear", node["linear"]), make("init.conv", node["conv"]), gain)
-    elif node["_target_"].startswith("torch."):
-        fill = make("init", node)
-        init.apply(net, fill, fill, gain)
-    else:
-        make("init", node)(net, batch)
+        return _zero_head(config, net)
+    scheme = make("init", node)
+    with targets.blame("init", node["_target_"], ConfigError):
+        if "tensor" in targets.signature(scheme.func).parameters:  # of one weight, as torch's
+            init.apply(net, scheme, scheme, gain)
+        else:
+            scheme(net, batch)
+    return _zero_head(config, net)
+
+
+def _zero_head(config: dict, net: nn.Module) -> None:
     if config["training"].get("zero_head") and isinstance(getattr(net, "head", None), nn.Linear):
         for parameter in net.head.parameters():
             nn.init.zeros_(parameter)

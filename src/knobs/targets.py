@@ -7,6 +7,7 @@ lets both pass. So a target must lie under its group's prefixes, be defined in a
 them (`knobs.data.os.system` is not), be a public class or function, and be of the group's kind.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -14,10 +15,12 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from knobs.errors import did_you_mean
+from knobs.errors import UserError, did_you_mean, first_line, for_a_person
 from knobs.identity import walk
 
 # Read once, before any config is: nothing that a config sets can widen it later.
@@ -60,6 +63,13 @@ OWN_KEYS = {
     "loss": {"tasks"},
     "metrics.own": {"mode"},  # of each metric there
 }
+# Keys of `data` that knobs reads itself where a function of one's own returns no Data: how to split
+# and prepare what it returns. The function is given those that its signature takes.
+SETTINGS = (
+    *("name", "kind", "task", "val", "test", "split_seed", "folds", "fold", "classes", "normalize"),
+    *("target", "weight", "drop", "columns", "na", "decimal", "numbers", "split", "augment"),
+    *("text", "ngrams", "max_length", "max_vocabulary", "min_count", "memory_gib", "workers"),
+)
 
 
 def targets(config: dict) -> Iterator[tuple[str, Any, dict]]:
@@ -110,13 +120,21 @@ def resolve(path: str, target: str) -> Any:
     code = getattr(module, name, None)
     if code is None:
         raise ValueError(f"{field}: {module_name} has no {name}{did_you_mean(name, vars(module))}")
-    is_class = inspect.isclass(code)
-    defined_in = f"{getattr(code, '__module__', '')}."
-    if not defined_in.startswith(prefixes) or not (is_class or inspect.isfunction(code)):
+    is_class, bare = inspect.isclass(code), _bare(code)
+    if not (inspect.isclass(bare) or inspect.isfunction(bare)):
+        raise ValueError(f"{refusal}; {target} is a {type(code).__name__}, no class or function")
+    if not f"{getattr(bare, '__module__', '')}.".startswith(prefixes):
         raise ValueError(refusal)
     if base and is_class and not issubclass(code, pkgutil.resolve_name(base)):
         raise ValueError(f"{field}: must be a {base}")
     return code
+
+
+def _bare(code: Any) -> Any:
+    """Return the class or function behind functools.partial, and behind a cache of its results."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    return inspect.unwrap(code) if callable(code) and not inspect.isclass(code) else code
 
 
 def own(target: str) -> bool:
@@ -171,7 +189,55 @@ def make(path: str, node: dict) -> Any:
     if "_target_" not in node:
         return arguments
     target = resolve(path, node["_target_"])
-    return functools.partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+    partial = node.get("_partial_")
+    return functools.partial(target, **arguments) if partial else call(target, arguments)
+
+
+def call(function: Callable, arguments: Mapping[str, Any]) -> Any:
+    """Call with arguments by name, positional-only ones by their place."""
+    takes = signature(function).parameters.values()
+    first = [p for p in takes if p.kind is p.POSITIONAL_ONLY]
+    while first and first[-1].name not in arguments:  # their defaults hold
+        first.pop()
+    places = [arguments.get(p.name, p.default) for p in first]
+    names = {p.name for p in first}
+    return function(*places, **{n: value for n, value in arguments.items() if n not in names})
+
+
+def taken(function: Callable, offered: Mapping[str, Any], contract: str = "") -> dict[str, Any]:
+    """Return what of the arguments that knobs can give a function's signature takes by name.
+
+    `**rest` takes them all where the signature names `contract` too, as code written for knobs
+    does; elsewhere it says nothing of names, and may hand them on to what takes none.
+    """
+    takes = signature(function).parameters
+    many = contract in takes and any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    return {name: value for name, value in offered.items() if many or name in takes}
+
+
+def filled(path: str, node: dict, offered: Mapping[str, Any], contract: str = "") -> dict:
+    """Return a node with those of the offered arguments that its target takes; see `taken`."""
+    return node | taken(resolve(path, node["_target_"]), offered, contract)
+
+
+@contextlib.contextmanager
+def blame(path: str, target: str, kind: type[UserError]) -> Iterator[None]:
+    """Say of code of a user's own that it raised, what, and on which line of which file.
+
+    Raises:
+        UserError: of `kind`. What the code itself raises as one, and a fault of the machine, pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not own(target) or isinstance(fault := for_a_person(error), UserError):
+            raise
+        others = (str(Path(__file__).parent), str(Path(os.__file__).parent))  # ours, and Python's
+        frames = traceback.extract_tb(fault.__traceback__)
+        frames = [f for f in frames if not f.filename.startswith(others)]
+        at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        said = f"raised {type(error).__name__}: {first_line(error)}"
+        raise kind(f"{path}._target_={target}: {said}{at}") from None
 
 
 def faults(config: dict) -> list[str]:

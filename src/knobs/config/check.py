@@ -25,14 +25,20 @@ GIVEN = {
     "init": {"tensor", "model", "batch"},
     "init.linear": {"tensor"},
     "init.conv": {"tensor"},
-    "model": {"shape", "activation", "norm", "dropout"},
+    "model": {"shape", "inputs", "outputs", "activation", "norm", "dropout"},
+    "data": set(targets.SETTINGS),
     "loss": {"outputs", "targets", "smoothing", "target_mean", "target_std"},
     "metrics.own": {"outputs", "targets"},
     "tracking": {"config", "folder", "earlier"},
 }
 
-# Those that it gives by name: a target must have them.
-HANDED = {"model": {"activation", "norm", "dropout"}}
+# What sets an argument of a model that knobs gives.
+SET_BY = {
+    **dict.fromkeys(("shape", "inputs", "outputs"), "the data say it, so leave it out"),
+    "activation": "choose activation=OPTION",
+    "norm": "set regularization.norm",
+    "dropout": "set regularization.dropout",
+}
 # Code that knobs calls with the rest of its arguments, and code that it calls as it stands.
 CALLED = ("model", "activation", "optimizer", "scheduler", "scheduler.lr_lambda", "init",
           "init.linear", "init.conv")  # fmt: skip
@@ -87,7 +93,8 @@ def _faults(config: dict, memo: dict | None) -> list[str]:
         return faults
     faults = seen.each(rule_faults, config, where) or seen.all(conflicts, config)
     faults = faults + seen.each(_signature_faults, config, where)
-    faults += seen.all(norm_faults, {name: config[name] for name in ("model", "regularization")})
+    knobs = ("model", "regularization", "activation")
+    faults += seen.all(model_faults, {name: config[name] for name in knobs})
     return faults or seen.all(dry_build, {name: config[name] for name in DRY_BUILT})
 
 
@@ -218,13 +225,16 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
     takes = targets.signature(targets.resolve(path, target)).parameters
     kind = targets.kind_of(path)
     many = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    if not many and (lacks := sorted(HANDED.get(kind, set()) - takes.keys())):
-        yield f"{path}._target_={target}: takes no {', '.join(lacks)}, which knobs gives it"
     partial = node.get("_partial_", False)
     if (kind in CALLED and partial is not True) or (kind in WHOLE and partial is not False):
         must = "true, since knobs calls it" if kind in CALLED else "left out"
         yield f"{path}._partial_={show(partial)}: must be {must}"
     given = sorted(node.keys() - targets.own_keys(path) - {"_target_", "_partial_"})
+    if kind == "data" and not target.startswith("knobs."):  # knobs reads those itself
+        given = [name for name in given if name in takes or name not in targets.SETTINGS]
+    for name in given if kind == "model" else ():
+        if name in GIVEN[kind]:
+            yield f"model.{name}={show(node[name])}: knobs gives it; {SET_BY[name]}"
     if not many:  # else dry_build asks the target
         for name in given:
             if name not in takes:
@@ -232,6 +242,7 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
                 yield f"{path}.{name}={show(node[name])}: {target} takes no argument {name}{near}"
         for name, p in takes.items():
             named = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            named |= p.kind is p.POSITIONAL_ONLY and kind in ("model", "data")
             if named and p.default is p.empty and name not in {*given, *GIVEN.get(kind, ())}:
                 yield f"{path}.{name}: {target} needs it; give {path}.{name}=VALUE"
     values = schedulers.lengths(node, 1) if path.startswith("scheduler") else node
@@ -241,13 +252,34 @@ def argument_faults(path: str, target: str, node: dict, where: dict[str, Any]) -
             yield f"{path}.{name}={show(node[name])}: must be {rule.says}"
 
 
-def norm_faults(config: dict) -> Iterator[str]:
-    """Yield a line where the model's signature leaves out the normalization that is asked for."""
-    target, norm = config["model"]["_target_"], config["regularization"]["norm"]
-    takes = targets.signature(targets.resolve("model", target)).parameters
+def model_faults(config: dict) -> Iterator[str]:
+    """Yield a line for each knob that is set and that the model's signature does not take."""
+    target, section = config["model"]["_target_"], config["regularization"]
+    norm, dropout = section["norm"], section["dropout"]
+    function = targets.resolve("model", target)
+    asked = {"norm": norm is not None, "dropout": dropout != 0}
+    asked["activation"] = config["activation"] != default_activation()
+    taken = targets.taken(function, asked, contract="shape")
+    said = {
+        "norm": f"regularization.norm={show(norm)}",
+        "dropout": f"regularization.dropout={dropout}",
+        "activation": f"activation={config['activation']['_target_'].rpartition('.')[2]}",
+    }
+    for name in asked.keys() - taken.keys():
+        if asked[name]:
+            fix = f"leave it out, or let it take {name}"
+            yield f"{said[name]}: {target} takes no argument {name}; {fix}"
+    takes = targets.signature(function).parameters
     rule = "norm" in takes and rules.of_type(takes["norm"].annotation)
     if rule and not rule.accepts(norm):
         yield f"regularization.norm={norm}: {target} takes {rule.says}"
+
+
+@functools.cache
+def default_activation() -> dict:
+    """Return the section of the activation that a config has where nobody chooses one."""
+    file = rules.CONF / "activation" / f"{default_options()['activation']}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(file))
 
 
 def dry_build(config: dict) -> list[str]:

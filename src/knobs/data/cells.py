@@ -1,6 +1,7 @@
 """Parquet and Excel: cells that have types -> numbers, and texts as a CSV would have them."""
 
 import datetime
+import decimal
 import os
 import re
 import zipfile
@@ -86,6 +87,60 @@ def _parquet(file: Path, texts: Collection[str] | None, drop: Collection[str]) -
             raise _of_no_type(file, known, column.type)
         made.append((name, values))
     return Read(made)
+
+
+def of_frame(frame: Any, place: str, texts: Collection[str], drop: Collection[str]) -> Any:
+    """Return a data frame as `tables.read` returns that of a Parquet file: numbers, and texts.
+
+    Args:
+        frame: of pandas. place: where it comes from, for messages.
+        texts, drop: as of `read`.
+
+    Raises:
+        DataError: a column of no plain values, or of several kinds.
+    """
+    import pandas as pd
+
+    made = {}
+    for i, name in enumerate(map(str, frame.columns)):
+        column = frame.iloc[:, i]
+        values = np.full(len(frame), "", object)
+        if name not in drop:
+            values = _of_series(column, name in texts)
+        if values is None:
+            what = f"column {name} holds {column.dtype}, which is no number, text or date"
+            raise DataError(f"{place}: {what}; leave it out, or by 'data.drop=[\"{name}\"]'")
+        made[name] = pd.Series(values, dtype=values.dtype)
+    return pd.DataFrame(made)
+
+
+def _of_series(column: Any, as_text: bool) -> np.ndarray | None:
+    """Return what `_of_arrow` does, of a series of pandas."""
+    kind = column.dtype
+    if kind.name == "category":
+        return _of_series(column.astype(kind.categories.dtype), as_text)
+    if kind.kind == "m":
+        column = column.dt.total_seconds()
+        kind = column.dtype
+    if kind.kind in "iuf" and not as_text:
+        whole = kind.kind in "iu" and not column.isna().any() and kind.name.lower() != "uint64"
+        return column.to_numpy(np.int64 if whole else np.float64, na_value=np.nan)
+    if kind.kind == "M":
+        days = column.dropna()
+        form = "%Y-%m-%d" if (days == days.dt.normalize()).all() else "%Y-%m-%d %H:%M:%S"
+        column = column.dt.strftime(form)
+    cells = column.astype(object).where(column.notna(), "").to_list()
+    plain = (str, int, float, bool, np.generic, datetime.date, datetime.time, decimal.Decimal)
+    if not all(isinstance(cell, plain) for cell in cells):
+        return None
+    return np.array([_shown(cell) for cell in cells], object)
+
+
+def _shown(cell: object) -> str:
+    """Return a cell of a series as a CSV has it."""
+    if isinstance(cell, datetime.datetime):
+        return str(_value(cell))
+    return str(cell.item() if isinstance(cell, np.generic) else cell)
 
 
 def _refuse_large(file: Path, about: Any) -> None:

@@ -1,5 +1,6 @@
 """Data of a run: splits that give batches by index, and facts about them."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -95,32 +96,35 @@ class Stream:
     """A split read from disk as it is needed, for sets larger than memory.
 
     Args:
-        examples: index -> one example, a uint8 tensor (C, H, W).
+        examples: index -> one example, a uint8 tensor (C, H, W), or any inputs without N.
         y, weight: of all examples, as a Batch has them; on the CPU.
-        normalize: (N, C, H, W) uint8 -> float, on the device.
+        normalize: inputs of a batch, (N, C, H, W) uint8 for one, -> float, on the device.
         workers: processes that read ahead; 0 reads in this one.
         rows: as of Tensors.
+        random: whether examples are drawn: `examples` is then given (index, seed). The seed follows
+            from the numbers of its batch, hence from (seed, epoch, step) where rows are shuffled.
     """
 
-    examples: Callable[[int], Tensor]
+    examples: Callable[[Any], Inputs]
     y: Tensor
-    normalize: Callable[[Tensor], Tensor]
+    normalize: Callable[[Inputs], Inputs]
     workers: int = 0
     device: torch.device | str = "cpu"
     weight: Tensor | None = None
     rows: Tensor | None = None
+    random: bool = False
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.examples(int(index))
+    def __getitem__(self, index: Any) -> Inputs:
+        return self.examples(index if self.random else int(index))
 
     def batches(self, indices: list[Tensor]) -> Iterator[Batch]:
         """Yield one batch for each tensor of indices, through a DataLoader."""
         loader = torch.utils.data.DataLoader(
             self,
-            batch_sampler=[i.tolist() for i in indices],
+            batch_sampler=[self._asked(i) for i in indices],
             num_workers=self.workers,
             worker_init_fn=partial(_begin_reader, os.getpid()),
         )
@@ -128,7 +132,17 @@ class Stream:
         for x, index in zip(_read(loader), indices, strict=True):
             some = take(rest, index)
             weight = None if some.weight is None else some.weight.to(self.device)
-            yield Batch(self.normalize(x.to(self.device)), some.y.to(self.device), weight)
+            x = self.normalize(each(x, lambda v: v.to(self.device)))
+            yield Batch(x, some.y.to(self.device), weight)
+
+    def _asked(self, index: Tensor) -> list:
+        """Return what is asked of `examples` for a batch."""
+        rows = index.tolist()
+        if not self.random:
+            return rows
+        digest = hashlib.sha256(str(rows).encode()).digest()
+        first = int.from_bytes(digest[:4])
+        return [(row, (first + i) % 2**32) for i, row in enumerate(rows)]
 
     def in_order(self, size: int) -> Iterator[Batch]:
         """Yield every example once, `size` at a time."""
@@ -144,7 +158,7 @@ def _begin_reader(parent: int, _number: int) -> None:
     end_with(parent, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def _read(loader: Iterable[Tensor]) -> Iterator[Tensor]:
+def _read(loader: Iterable[Inputs]) -> Iterator[Inputs]:
     """Yield a loader's batches; a DataError of a worker without the traceback torch puts before."""
     try:
         yield from loader
@@ -278,5 +292,7 @@ def _joined(first: Tensors | Stream, second: Tensors | Stream) -> Tensors | Stre
 
 
 # A function of the module, so that worker processes can receive it.
-def _either(first: Callable, second: Callable, count: int, index: int) -> Tensor:
-    return first(index) if index < count else second(index - count)
+def _either(first: Callable, second: Callable, count: int, index: Any) -> Inputs:
+    row, *seed = index if isinstance(index, tuple) else (index,)
+    part, row = (first, row) if row < count else (second, row - count)
+    return part((row, *seed) if seed else row)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -61,14 +62,39 @@ def csv(
     Raises:
         DataError: naming the file and the column at fault.
     """
-    kinds = overrides(columns)
     names = [target] if isinstance(target, str) else target
     by = column_of(split)[1]
     others = {*names, *drop, *({weight, by} - {None, ""})}
-    unread = {*drop} - {*names, weight, by}
+    texts, unread = {*overrides(columns), *names}, {*drop} - {*names, weight, by}
     table = tables_of(
-        path, test_path, others, sep, encoding, {*kinds, *names}, decimal, na, drop, storage, unread
+        path, test_path, others, sep, encoding, texts, decimal, na, drop, storage, unread
     )
+    return of_table(
+        table, name=name, kind=kind, task=task, names=names, drop=drop, val=val, test=test,
+        split_seed=split_seed, weight=weight, columns=columns, na=na, split=split, decimal=decimal,
+        numbers=numbers, folds=folds, fold=fold, storage=storage, content=table.content,
+    )  # fmt: skip
+
+
+def of_table(
+    table: Tables, *, name: str, kind: str, task: str, names: list[str], drop: list[str],
+    val: float, test: float, split_seed: int, weight: str | None, columns: Sequence[str],
+    na: Sequence[str], split: str, decimal: str, numbers: str, folds: int | None, fold: int,
+    content: Sequence[Any], storage: str = "memory",
+) -> Data:  # fmt: skip
+    """Return Data of the rows of a table, as `csv` has it.
+
+    Args:
+        names: of the targets.
+        content: what the hash is of, see `content_hash`.
+        The rest is as of `csv`.
+
+    Raises:
+        DataError: naming the file and the column at fault.
+    """
+    kinds = overrides(columns)
+    by = column_of(split)[1]
+    others = {*names, *drop, *({weight, by} - {None, ""})}
     said = _said(columns, na, decimal, split if by else "")
     decimal = _decimal(table, decimal, na)
     values = target_values(table, names, task, decimal)
@@ -84,7 +110,7 @@ def csv(
         targets = encode_targets(values, parts[0], task, names)
         read, plain, understood = _understand(table, rows, parts[0], kinds, na, decimal)
         inputs = replace(Table.fit([plain], parts[0], encoding=numbers), columns=read)
-        hash = content_hash(parts, *table.content, names, weight or "", sorted(drop), *said)
+        hash = content_hash(parts, *content, names, weight or "", sorted(drop), *said)
         splits, where = _splits(table, inputs, plain, targets, parts, weights, hash, storage)
     data = make_data(
         name, kind, task, splits, targets, [inputs.width], inputs=inputs, hash=hash, folds=folds

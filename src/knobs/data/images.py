@@ -101,7 +101,7 @@ def picture_data(
         if folds and "val" in folders:
             has = "the images have a validation split of their own; leave data.folds out, or move"
             raise DataError(f"data.folds={folds}: {has} its images to the training folder")
-        parts = _folder_parts(values, found.origin, folders, val, test, split_seed, classes)
+        parts = folder_parts(values, found.origin, folders, val, test, split_seed, classes)
         parts, more = folded(parts, values, task, folds, fold, split_seed)
         targets = encode_targets(values, parts[0], task, found.names)
     except DataError as error:
@@ -267,9 +267,9 @@ def counted(passed: Counter) -> str:
     return ", ".join(f"{n:,} {what}" for what, n in ordered)
 
 
-def _folder_parts(
+def folder_parts(
     values: np.ndarray, origin: np.ndarray, folders: Collection[str], val: float, test: float,
-    seed: int, stratify: bool = True,
+    seed: int, stratify: bool = True, what: str = "image",
 ) -> Parts:  # fmt: skip
     """Return splits: those with a folder of their own from it, others cut from the training's."""
 
@@ -284,8 +284,8 @@ def _folder_parts(
     train, chosen = cut(rest, "val", val / left, of_validation(seed) + 1)
     for name, part in (("training", train), ("validation", chosen)):
         if not len(part):
-            fix = "add images, or change data.val or data.test"
-            raise DataError(f"no image is left for the {name} split; {fix}")
+            fix = f"add {what}s, or change data.val or data.test"
+            raise DataError(f"no {what} is left for the {name} split; {fix}")
     return train, chosen, held
 
 

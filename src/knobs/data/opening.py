@@ -120,6 +120,20 @@ def refuse_no_file(file: Path, what: str) -> None:
         raise DataError(f"{file}: is a pipe, a socket or a device; {what}")
 
 
+def refuse_missing(file: Path) -> None:
+    """Refuse a path where no plain file is.
+
+    Raises:
+        DataError: naming it.
+    """
+    try:
+        refuse_no_file(file, "write it to a file")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{shown(file)}: no such file") from None
+    if file.is_dir():
+        raise DataError(f"{file}: is a folder; expected a file")
+
+
 def check(file: Path, whole: bool = True) -> None:
     """Refuse what is no plain file, or of another kind than its name says.
 

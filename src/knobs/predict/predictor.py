@@ -295,7 +295,7 @@ def _preparation(path: Path, config: dict[str, dict]) -> Preparation | str:
     if not (path / JSON).is_file():
         target = str(config["data"].get("_target_", ""))
         if target and not target.startswith("knobs."):
-            how = "give make_data inputs=Table.fit(...), Pictures.fit(...) or Texts.fit(...)"
+            how = "return a data frame, rows of numbers (N, F), pictures (N, C, H, W) or texts"
             return f"{path}: {target} tells no preparation of raw rows: {how}, and train; {calls}"
         return f"{path}: has no {JSON}, as runs of older versions; train it again; {calls}"
     try:

@@ -340,10 +340,7 @@ def _network(weights: dict[str, Tensor], about: dict[str, Any]) -> tuple[nn.Modu
     """Build the network that a checkpoint describes, and fill it with its weights."""
     from knobs import build
 
-    shape = Shape(**about["shape"] | {"input": tuple(about["shape"]["input"])})
-    sizes = (*shape.input, shape.outputs)
-    if not all(type(n) is int and n > 0 for n in sizes) or type(shape.vocabulary) is not int:
-        raise CheckpointError(f"shape={about['shape']}: must be whole numbers from 1 on")
+    shape = Shape.read(about["shape"])
     config, count = record.migrate(about["config"]), about.get("members", 1)
     if type(count) is not int or not 1 <= count <= len(weights):
         raise CheckpointError(f"members={count}: must be as many as there are networks")

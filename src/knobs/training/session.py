@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ class Session:
         if not config["training"]["checkpoint"]:
             return
         parts = {name: config[name] for name in ("model", "activation", "regularization")}
-        about = {"shape": asdict(run.data.shape), "config": parts}
+        about = {"shape": run.data.shape.saved(), "config": parts}
         about |= {"task": run.data.task, "log_rates": run.loss.log_rates}
         if (members := len(run.networks)) > 1:
             about["members"] = members

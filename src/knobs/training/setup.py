@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from knobs import build, losses, metrics, rng
+from knobs import build, losses, metrics, rng, targets
 from knobs.config.conflicts import MAX_STEPS
 from knobs.data import Data, take
 from knobs.data.dataset import Inputs, each
@@ -47,6 +47,8 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         for member in range(training.get("members", 1)):  # a config may be older than the key
             rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
             networks.append(build.untrained(config, data.shape))
+            if not member and not config["model"]["_target_"].startswith("knobs."):
+                _check_model(networks[0], sample, data.shape.outputs, config["model"]["_target_"])
             build.initialize(config, networks[-1], sample)
         model = networks[0] if len(networks) == 1 else Members(networks)
     _check_last_batch(networks[0], sample, training, len(data.train), steps)
@@ -111,6 +113,30 @@ def scores_of(config: dict, data: Data) -> dict[str, Score]:
         name: make(f"metrics.own.{name}", own[name]) if name in own else SCORES[data.task][name]
         for name in wanted
     }
+
+
+def _check_model(model: nn.Module, sample: Inputs, count: int, target: str) -> None:
+    """Try a copy of a network of one's own on two examples; nothing is drawn that a run draws.
+
+    Args:
+        count: numbers that it must give for each.
+
+    Raises:
+        ConfigError: it raises, gives anything else, or has nothing to train.
+    """
+    few = each(sample, lambda x: x[:2])
+    rows = len(next(iter(few.values())) if isinstance(few, dict) else few)
+    field, must = f"model._target_={target}", f"must return a tensor (N, {count}) of a batch of N"
+    for training in (True, False) if rows > 1 else (False,):
+        with targets.blame("model", target, ConfigError), torch.random.fork_rng([]):
+            outputs = copy.deepcopy(model).train(training)(few)
+        if not isinstance(outputs, torch.Tensor):
+            raise ConfigError(f"{field}: returned a {type(outputs).__name__}; {must}")
+        if outputs.shape != (rows, count) or not outputs.is_floating_point():
+            kind = f"{tuple(outputs.shape)}, {outputs.dtype}"
+            raise ConfigError(f"{field}: returned {kind} for {rows} examples; {must}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"{field}: has no weights to train")
 
 
 def _check_loss(loss: losses.Loss, config: dict, data: Data) -> None:

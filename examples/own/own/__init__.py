@@ -1,0 +1,1 @@
+"""An example of parts of one's own."""
