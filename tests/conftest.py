@@ -31,6 +31,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_cache_at_home(tmp_path_factory):
+    """Data that tests convert lie in a folder of theirs, for their processes too."""
+    os.environ["KNOBS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def make_run():
     """Overrides -> an assembled Run at its first step."""

@@ -1,15 +1,25 @@
 """Data on the disk: the bits of data in memory, whatever the file, the split and the targets."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from trained import assert_same_bits, interrupt_at, together
 
 from knobs import build, cache
 from knobs.config import command
-from knobs.data import ondisk, prepare
+from knobs.data import mapped, ondisk, opening, prepare
+from knobs.data.dataset import take
+from knobs.errors import ConfigError, DataError
+from knobs.identity import identity
+from knobs.training import loop
+from knobs.training.checkpoint import load_last, restore, save_last, snapshot
+from knobs.training.run import execute
+from knobs.training.setup import steps_per_epoch
 
-ROWS, BLOCK = 700, 97
+ROWS, BLOCK = 500, 97
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +88,9 @@ CASES = {
 }  # fmt: skip
 
 
+PARQUET = ("classes", "values", "time", "said")
+
+
 def load(*overrides):
     return build.data(command.checked(list(overrides)))
 
@@ -98,16 +111,20 @@ def same(one, other):
     assert not one.train.mapped
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
-def test_a_table_on_the_disk_is_the_table_in_memory(case, file, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "file"),
+    [*((case, "t.csv") for case in CASES), *((case, "t.parquet") for case in PARQUET)],
+)
+def test_a_table_on_the_disk_is_the_table_in_memory(case, file, tmp_path, monkeypatch):
     WRITERS[file](table(), tmp_path / file)
     base = ["data=csv", f"data.path={tmp_path / file}", *CASES[case]]
     memory = load(*base)
     assert len(memory.notes) > 1
     same(memory, load(*base, "data.storage=map"))
-    again = load(*base, "data.storage=map")  # from the cache
-    assert torch.equal(again.test.x, memory.test.x)
+    if case == "classes":
+        monkeypatch.setattr(ondisk, "_convert", None)  # nothing is converted again
+        monkeypatch.setattr(mapped, "_write", None)
+        same(memory, load(*base, "data.storage=map"))
 
 
 @pytest.mark.parametrize("file", ["t.csv.gz", "t.tsv"])
@@ -133,13 +150,164 @@ def test_an_official_test_table(file, odd, tmp_path):
     same(load(*base), load(*base, "data.storage=map"))
 
 
-@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
-@pytest.mark.parametrize("more", [
-    ["data.label=y"], ["data.label=z", "data.task=regression"], ["data.label=y", "data.folds=3"],
+@pytest.mark.parametrize(("file", "more"), [("t.parquet", ["data.label=y"])] + [
+    ("t.csv", more) for more in [ ["data.label=z", "data.task=regression"], ["data.label=y", "data.folds=3"],
     ["data.label=[l,m]", "data.task=multilabel", "data.weight=w", "data.ngrams=2"],
     ["data.label=y", "data.split=group:g", "data.max_length=2"],
-])  # fmt: skip
+]])  # fmt: skip
 def test_texts_on_the_disk_are_the_texts_in_memory(more, file, tmp_path):
     WRITERS[file](table(), tmp_path / file)
     base = ["data=text_csv", f"data.path={tmp_path / file}", "model=text_bag", "data.text=t", *more]
     same(load(*base), load(*base, "data.storage=map"))
+
+
+# ------------------------------------------------------------------ training
+@pytest.fixture
+def settings(tmp_path):
+    """What two runs have in common, in memory and on the disk."""
+    WRITERS["t.csv"](table(), tmp_path / "t.csv")
+    base = ["data=csv", f"data.path={tmp_path / 't.csv'}", *CASES["weights"], "training.epochs=2",
+            "model.width=16", "training.batch_size=64"]  # fmt: skip
+    return lambda *more: [[*base, f"data.storage={where}", *more] for where in ("memory", "map")]
+
+
+def weights(run):
+    return {**run.model.state_dict(), **{f"best.{k}": v for k, v in run.best_weights.items()}}
+
+
+@pytest.mark.parametrize("more", [[], ["training.members=2", "regularization.dropout=0.2"],
+                                  ["training.sampler=balanced", "data.folds=3"]])  # fmt: skip
+def test_runs_have_the_same_bits_from_the_disk(more, settings, make_run):
+    memory, disk = (make_run(*line) for line in settings(*more))
+    assert disk.data.train.mapped
+    assert [*loop.fit(memory)] == [*loop.fit(disk)]
+    assert_same_bits(weights(disk), weights(memory))
+
+
+def test_a_run_from_the_disk_resumes_in_the_middle_of_an_epoch(settings, make_run, tmp_path):
+    memory, disk = settings()
+    whole, broken, seen = make_run(*memory), make_run(*disk), []
+    rows = [*loop.fit(whole)]
+    steps = steps_per_epoch(len(broken.data.train), broken.training)
+    assert steps > 2
+    with pytest.raises(loop.Interrupted):
+        seen.extend(loop.fit(broken, interrupt_at(steps + steps // 2)))
+    save_last(tmp_path / "checkpoints", snapshot(broken))
+    resumed = make_run(*disk)
+    restore(resumed, load_last(tmp_path / "checkpoints"))
+    assert seen + [*loop.fit(resumed)] == rows
+    assert_same_bits(weights(resumed), weights(whole))
+
+
+def test_a_stack_from_the_disk_is_the_stack_from_memory(settings, make_run):
+    lines = settings()
+    runs = [[make_run(*line, f"seed={seed}") for seed in range(3)] for line in lines]
+    found = [together(rows) for rows in runs]
+    for memory, disk in zip(*runs, strict=True):
+        assert found[0][memory] == found[1][disk]
+        assert_same_bits(weights(disk), weights(memory))
+
+
+def test_joined_splits_are_one_map(settings, make_run):
+    memory, disk = (make_run(*line).data.joined() for line in settings())
+    assert torch.equal(memory.train.x, disk.train.x)
+    assert torch.equal(memory.train.weight, disk.train.weight)
+    assert len(disk.val) == 0
+    assert disk.train.mapped
+    index = torch.tensor([len(disk.train) - 1, 0, 0])
+    assert torch.equal(take(disk.train, index).x, memory.train.x[index])
+
+
+def test_a_resume_is_told_that_the_data_have_changed(settings, tmp_path):
+    disk = ["tracking=local", *settings()[1]]
+    execute(command.checked(disk), tmp_path / "run")
+    table(seed=1).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="data"):
+        again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
+        execute(command.checked(again), tmp_path / "run")
+
+
+def test_a_run_in_memory_goes_on_from_the_disk(settings, tmp_path):
+    memory, disk = (["tracking=local", *line] for line in settings())
+    execute(command.checked(memory), tmp_path / "run")
+    again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
+    assert execute(command.checked(again), tmp_path / "run").status == "finished"
+    assert identity(command.checked(memory)) == identity(command.checked(disk))
+
+
+# ------------------------------------------------------------------ what decides
+def test_auto_takes_the_disk_where_memory_is_short(tmp_path, monkeypatch):
+    for name in ("t.csv", "t.parquet"):
+        WRITERS[name](table(), tmp_path / name)
+        base = ["data=csv", f"data.path={tmp_path / name}", *CLASSES]
+        roomy = load(*base)
+        need = ondisk.needed(tmp_path / name)
+        assert not roomy.train.mapped
+        with monkeypatch.context() as patch:
+            patch.setattr(opening, "free_memory", lambda need=need: need - 1)
+            tight = load(*base)
+            assert tight.train.mapped
+            says = "data are read from the disk: in memory they may take .* are free"
+            assert re.match(says, tight.notes[0])
+            assert torch.equal(tight.train.x, roomy.train.x)
+            assert load(*base, "data.storage=memory").train.mapped is False
+            patch.setattr(opening, "free_memory", lambda need=need: need)
+            assert not load(*base).train.mapped
+
+
+def test_inputs_wider_than_memory_are_mapped_though_the_table_is_not(tmp_path, monkeypatch):
+    WRITERS["t.csv"](table(), tmp_path / "t.csv")
+    base = ["data=csv", f"data.path={tmp_path / 't.csv'}", *CLASSES]
+    memory = load(*base)
+    monkeypatch.setattr(mapped, "free_memory", lambda: 4 * memory.shape.features * ROWS)
+    monkeypatch.setattr(mapped, "AT_A_TIME", 5 * memory.shape.features)  # five rows at a time
+    wide = load(*base)
+    assert wide.train.mapped
+    assert wide.notes[0].startswith("inputs are read from the disk")
+    assert torch.equal(wide.val.x, memory.val.x)
+    assert wide.hash == memory.hash
+
+
+def test_excel_is_not_mapped(tmp_path):
+    (tmp_path / "t.xlsx").touch()
+    base = ["data=csv", f"data.path={tmp_path / 't.xlsx'}", *CLASSES]
+    with pytest.raises(ConfigError, match="data.storage=map: .* is an Excel file; save it as"):
+        load(*base, "data.storage=map")
+
+
+FAULTS = {
+    "a,y\n1,2\n3\n": "line 3: has 1 cells, the header 2 names",
+    "a,y\n1,2,3\n3,4\n": "its rows have more cells than its header has names",
+    "a,y\n": "has no rows",
+    "a,a,y\n1,2,3\n": "more than one column a",
+    "a,b\n1,2\n": "no column y; it has a, b",
+    "a,y\n" + "1,x\n" * 60 + "2,\n": "1 rows have no y .*line 62",
+    "a,y\n" + "1,x\ninf,z\n" * 60: "a: an infinite number .*line 3",
+}
+
+
+@pytest.mark.parametrize("text", FAULTS)
+@pytest.mark.parametrize("where", ["memory", "map"])
+def test_faults_of_a_file_are_the_same_and_leave_nothing(text, where, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    line = ["data=csv", f"data.path={tmp_path / 't.csv'}", *CLASSES[:2], f"data.storage={where}"]
+    with pytest.raises(DataError, match=FAULTS[text]):
+        load(*line)
+    assert [*tmp_path.glob("cache/*.partial")] == []
+
+
+def test_a_parquet_column_of_no_type_is_named(tmp_path):
+    pd.DataFrame({"a": [[1], [2]], "b": [1, 2], "y": ["u", "v"]}).to_parquet(tmp_path / "t.parquet")
+    line = ["data=csv", f"data.path={tmp_path / 't.parquet'}", *CLASSES[:2], "data.storage=map"]
+    with pytest.raises(DataError, match=r"column a holds list.*data.drop=\[\"a\"\]"):
+        load(*line)
+
+
+def test_a_batch_of_a_map_is_moved_to_the_device_of_the_rest(settings, make_run):
+    """The map stays where it is; `meta` stands for another device."""
+    disk = make_run(*settings()[1]).data.train
+    moved = disk.to(torch.device("meta"), torch.preserve_format)
+    assert moved.x is disk.x
+    batch = take(moved, torch.tensor([1, 2]))
+    assert (batch.x.device.type, batch.y.device.type) == ("meta", "meta")
+    assert batch.x.shape == (2, disk.x.shape[1])

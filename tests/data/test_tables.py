@@ -137,7 +137,7 @@ def test_a_text_larger_than_memory_is_refused(tmp_path, monkeypatch):
         with pytest.raises(
             DataError, match=f"{name}: {verb} .* GiB of text, and 0.0 GiB of memory"
         ):
-            load(tmp_path / name)
+            load(tmp_path / name, "data.storage=memory")
 
 
 @pytest.mark.parametrize("header", [

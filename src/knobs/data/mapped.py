@@ -1,9 +1,10 @@
 """Tensors larger than memory: prepared once, a block at a time, and gathered from a file's map."""
 
 import hashlib
+import itertools
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from knobs.data.texts import Texts
 from knobs.errors import size
 
 FORMAT = 1  # of the file; another one is another entry
+AT_A_TIME = 2**22  # numbers that are prepared at once
 SPLITS = 2  # times their bytes that tensors take in memory as they are made and split
 
 
@@ -92,7 +94,7 @@ def _write(
     ends = np.cumsum([0, *(len(part) for part in parts)])
     done, start = [0] * len(parts), 0
     with storage.writing(path) as file:
-        for block in blocks:
+        for block in itertools.chain.from_iterable(_pieces(b, shape) for b in blocks):
             x = inputs.apply(block).numpy()
             assert x.dtype == kind, f"inputs are {kind}"
             assert x.shape[1:] == tuple(shape), f"an example is {shape}"
@@ -100,7 +102,20 @@ def _write(
                 first, last = np.searchsorted(part, [start, start + len(x)])
                 assert first == done[i], "parts increase"
                 file.seek(each * int(ends[i] + first))
-                file.write(np.ascontiguousarray(x[part[first:last] - start]).tobytes())
+                file.write(x[part[first:last] - start].reshape(-1).view(np.uint8))
                 done[i] = int(last)
             start += len(x)
     assert done == [len(part) for part in parts], "every row of a split was written"
+
+
+def _pieces(block: Any, shape: tuple[int, ...]) -> Iterator[Any]:
+    """Yield a block of rows, columns or a list, in parts whose tensors are no larger than memory.
+
+    A category of many levels is as many inputs.
+    """
+    table = isinstance(block, Mapping)
+    rows = len(next(iter(block.values()))) if table else len(block)
+    step = max(1, AT_A_TIME // int(np.prod(shape)))
+    for start in range(0, rows, step):
+        some = slice(start, start + step)
+        yield {name: cells[some] for name, cells in block.items()} if table else block[some]

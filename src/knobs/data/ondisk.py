@@ -28,7 +28,7 @@ NONE, WHOLE, NUMBER, UNSIGNED, TEXT = range(5)  # kinds of a piece; NONE: the co
 TYPES = {WHOLE: np.int64, NUMBER: np.float64, UNSIGNED: np.uint64}
 CODES = {"i": WHOLE, "f": NUMBER, "u": UNSIGNED}  # by the kinds of numpy's types
 AT_ONCE = 5  # times its cells that a table in memory takes until it is tensors
-AT_A_TIME = 2**20  # cells that are converted at once, of a table of many columns
+AT_A_TIME, FEWEST = 2**21, 512  # cells that are converted at once; rows at least
 COLUMNS = 32  # of Parquet that are read at once: each has a page of a MiB in memory
 PACKED = 4  # times its size that packed text takes, on the whole
 
@@ -329,7 +329,7 @@ def read(file: Path, how: Reading) -> tuple[OnDisk, Form]:
     need = needed(file) // AT_ONCE
 
     def make(folder: Path) -> dict[str, Any]:
-        with tables.reading(file):
+        with opening.unchanged(file):
             return _convert(file, folder, how)
 
     def use(folder: Path, facts: dict[str, Any]) -> tuple[OnDisk, Form]:
@@ -373,14 +373,30 @@ def _convert(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     return facts | {"rows": rows, "digest": digest}
 
 
+def _read(file: Path, blocks: Iterator) -> Iterator:
+    """Yield blocks of a file; what its reader says is said of the file, not what the disk says."""
+    while True:
+        with tables.reading(file):
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
+
+
+def _rows(columns: Collection) -> int:
+    """Return how many rows of some columns are one block."""
+    return min(BLOCK, max(FEWEST, AT_A_TIME // len(columns)))
+
+
 def _of_parquet(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     """Write the columns of a Parquet file, as `cells.read` has them."""
-    raw = cells.parquet_names(file)
-    names = tables.names_of(file, raw)
+    with tables.reading(file):
+        raw = cells.parquet_names(file)
+        names = tables.names_of(file, raw)
     kept = {old: new for old, new in zip(raw, names, strict=True) if how.wants(new)}
     kept = kept or dict(zip(raw[:1], names, strict=False))
 
-    rows = max(1, min(BLOCK, AT_A_TIME // min(len(kept), COLUMNS)))
+    rows = _rows(kept)
 
     def blocks(some: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         for block in cells.parquet_blocks(file, rows, how.texts, some):
@@ -392,7 +408,9 @@ def _of_parquet(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
     for i in range(0, len(kept), COLUMNS):
         some = [*kept][i : i + COLUMNS]
         name = f"cells{i}" if i else "cells"
-        parts[name] = write(folder, name, [kept[column] for column in some], blocks(some))
+        parts[name] = write(
+            folder, name, [kept[column] for column in some], _read(file, blocks(some))
+        )
         assert parts[name]["sizes"] == parts["cells"]["sizes"], "columns have the same blocks"
     return {"columns": names, "parts": parts, "elsewhere": [], "form": dataclasses.asdict(Form())}
 
@@ -402,10 +420,12 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
 
     Numbers are written at once. What turns out to be texts is read once more, as there.
     """
-    form, names, options = tables.plan(file, how.sep, how.encoding, how.texts, how.na, how.decimal)
+    with tables.reading(file):
+        plan = tables.plan(file, how.sep, how.encoding, how.texts, how.na, how.decimal)
+    form, names, options = plan
     free = [] if how.texts is None else [name for name in names if name not in how.texts]
     kept, kinds = [name for name in names if how.wants(name)], {name: set() for name in free}
-    short, rows = False, max(1, min(BLOCK, AT_A_TIME // len(names)))
+    short, rows = False, _rows(names)
 
     def numbers() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         nonlocal short
@@ -417,11 +437,12 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
             there = [n for n in kept if n not in kinds or block[n].dtype.kind in CODES]
             yield len(block), {n: block[n].to_numpy() for n in there}
 
-    parts = {"cells": write(folder, "cells", kept, numbers())}
-    if short:
-        tables.refuse_short(file, form, len(names))
+    parts = {"cells": write(folder, "cells", kept, _read(file, numbers()))}
     opened = read_part(folder, "cells", parts["cells"])
-    codes = tables.coded(file, form, names) if free else ()
+    with tables.reading(file):
+        if short:
+            tables.refuse_short(file, form, len(names))
+        codes = tables.coded(file, form, names) if free else ()
     again, raw = [], []
     for i, name in enumerate(kept):
         if name not in kinds:
@@ -437,7 +458,7 @@ def _of_text(file: Path, folder: Path, how: Reading) -> dict[str, Any]:
         more = {"dtype": object, "na_values": words, "usecols": again}
         texts = tables.chunks(file, form, names, rows, **more)
         found = ((len(block), {n: block[n].to_numpy() for n in again}) for block in texts)
-        parts["texts"] = write(folder, "texts", again, found)
+        parts["texts"] = write(folder, "texts", again, _read(file, found))
     form = dataclasses.asdict(form)
     return {"columns": names, "parts": parts, "elsewhere": again, "form": form}
 
