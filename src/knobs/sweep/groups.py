@@ -234,10 +234,8 @@ def alone(config: dict) -> str:
     """Say why a run cannot be a row of a stack; empty if nothing in its config is against it."""
     optimizer = config["optimizer"]
     name = optimizer["_target_"].rpartition(".")[2]
-    if optimizer["_target_"] in BY_ROW:
-        pass
-    elif optimizer["_target_"] not in STACKABLE:
-        return f"{name} looks at the loss more than once a step, or is not known to stacks"
+    if optimizer["_target_"] not in STACKABLE | BY_ROW:
+        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
