@@ -155,13 +155,38 @@ class OfItsOwn(Plain):
         return x * self.mask
 
 
-class WithGRU(Plain):
+class Recurrent(nn.Module):
+    """A GRU over the rows of an image, both ways, two layers; its last state."""
+
+    def __init__(self, shape, *, activation, norm, dropout, width=6):
+        super().__init__()
+        self.rnn = nn.GRU(shape.input[-1], width, 2, batch_first=True, bidirectional=True)
+        self.drop, self.head = nn.Dropout(dropout), nn.Linear(4 * width, shape.outputs)
+
+    def forward(self, x):
+        states, last = self.rnn(x.squeeze(1))
+        return self.head(self.drop(torch.cat([states.mean(1), last[0], last[-1]], 1)))
+
+
+class WithLSTM(Plain):
     def __init__(self, shape, **options):
         super().__init__(shape, **options)
-        self.rnn = nn.GRU(8, 8, batch_first=True)
+        self.rnn = nn.LSTM(8, 8, batch_first=True)
 
     def step(self, x):
         return self.rnn(x.unsqueeze(1))[0].squeeze(1)
+
+
+class WithRNN(WithLSTM):
+    def __init__(self, shape, **options):
+        super().__init__(shape, **options)
+        self.rnn = nn.RNN(8, 8, batch_first=True)
+
+
+class WithDroppingGRU(WithLSTM):
+    def __init__(self, shape, **options):
+        super().__init__(shape, **options)
+        self.rnn = nn.GRU(8, 8, 2, batch_first=True, dropout=0.1)
 
 
 class WithCell(Plain):

@@ -75,6 +75,9 @@ class Muon(torch.optim.Optimizer):
             part.step()
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:  # for copies: torch's has not the parts
+        return super().__getstate__() | {"parts": self.parts}
+
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}
 

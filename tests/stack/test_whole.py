@@ -45,7 +45,7 @@ def rows(base, free=FREE):
 @pytest.mark.parametrize(
     ("name", "base"),
     [("Residual", SHORT), ("Tied", SHORT), ("Frozen", SHORT), ("ResNet", IMAGE),
-     ("Attention", IMAGE)],
+     ("Attention", IMAGE), ("Recurrent", IMAGE)],
 )  # fmt: skip
 def test_networks_of_ones_own_float64(name, base):
     """Weights, buffers, states, metrics: with dropout by the run's own stream."""
@@ -60,7 +60,7 @@ def test_networks_of_ones_own_float64(name, base):
     [
         *((name, [*WINE, "training.epochs=50"]) for name in ("Residual", "Tied", "Frozen")),
         *((n, ["data=digits", "training.batch_size=128", "training.epochs=17"])
-          for n in ("ResNet", "Attention")),
+          for n in ("ResNet", "Attention", "Recurrent")),
     ],
 )  # fmt: skip
 def test_200_steps_float64(name, base):
@@ -80,7 +80,9 @@ def test_200_steps_float64(name, base):
         ("Counts", "steps changes from step to step, and is no buffer"),
         ("Reassigns", r"the buffer mean: differ by 0\.\d+, stacked from alone"),
         ("OfItsOwn", "mask differs from run to run"),
-        ("WithGRU", r"rnn \(GRU\) has no batching rule in torch \(aten::gru\)"),
+        ("WithLSTM", r"rnn \(LSTM\) has no batching rule in torch \(aten::lstm\)"),
+        ("WithRNN", r"rnn \(RNN\) has no batching rule in torch \(aten::rnn_tanh\)"),
+        ("WithDroppingGRU", r"rnn \(.*GRU\) has no batching rule in torch \(aten::gru\)"),
         ("WithCell", r"cell \(GRUCell\) has no batching rule in torch \(aten::gru_cell\)"),
         ("WithSpectralNorm", r"layer \(Linear\) has no batching rule in torch"),
         ("NewSpectralNorm", r".*\(_SpectralNorm\) has no batching rule in torch"),

@@ -12,8 +12,11 @@ from torch import nn
 from knobs.stack.layers import DROPOUTS
 from knobs.stack.whole import RowDropout
 
-DROPOUT = {"p", "orders"}  # a dropout layer's probability, and where it stands
 OWN = {"training", "_parameters", "_buffers", "_modules"}  # of every module; looked at by name
+FREE = (
+    ((*DROPOUTS, RowDropout), {"p", "orders"}),  # a probability, and where a layer stands
+    (nn.RNNBase, {"_flat_weights", "_flat_weight_refs"}),  # its own parameters
+)
 
 
 def differs(one: nn.Module, other: nn.Module) -> str:
@@ -27,7 +30,7 @@ def differs(one: nn.Module, other: nn.Module) -> str:
         if path != path_b or _kind(a) is not _kind(b):
             return path or path_b or type(one).__name__
         own, own_b = vars(a), vars(b)
-        free = OWN | DROPOUT if type(a) in (*DROPOUTS, RowDropout) else OWN
+        free = OWN.union(*(names for kinds, names in FREE if isinstance(a, kinds)))
         for name in sorted((own.keys() | own_b.keys()) - free):
             missing = name not in own or name not in own_b
             if missing or not same(own[name], own_b[name], met):

@@ -18,6 +18,7 @@ from knobs.data.dataset import Inputs
 from knobs.models.layers import Dropout
 from knobs.stack.layers import DROPOUTS, Stacked
 from knobs.stack.noise import Noise
+from knobs.stack.recurrent import UnrolledGRU
 
 Orders = dict[str, list[list[int]]]  # a dropout layer's path: dimensions by stride, a list a call
 
@@ -53,6 +54,9 @@ class Whole(nn.Module):
         for row, before in zip(rows, buffers, strict=True):
             _follow(row, before)
         _draw_by_row(template, rows, noise, orders)
+        for module in template.modules():
+            if type(module) is nn.GRU:
+                module.__class__ = UnrolledGRU
         # A partial, since a module's modules are its own: the template's weights are nobody's.
         self.call = functools.partial(functional_call, template)
 

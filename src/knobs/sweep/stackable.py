@@ -50,7 +50,7 @@ def alone(config: dict) -> str:
     optimizer = config["optimizer"]
     name = optimizer["_target_"].rpartition(".")[2]
     if optimizer["_target_"] not in STACKABLE | BY_ROW:
-        return f"{name} looks at the loss more than once a step, or is not known to stacks"
+        return f"{name}'s update is not proportional to the learning rate, or mixes weights"
     for switch in ("maximize", "differentiable", "capturable"):
         if optimizer.get(switch):
             return f"optimizer.{switch}=true has no stacked form"
