@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import fake_sets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -115,6 +116,10 @@ def inputs(tmp_path, monkeypatch):
                 "data.target=y",
                 "data.task=classification",
             ]
+        elif at == "data/arrays":
+            x = np.arange(180.0).reshape(60, 3) % 7
+            np.savez(tmp_path / "a.npz", x=x, y=np.arange(60) % 2)
+            extra += [f"data.path={tmp_path / 'a.npz'}", "data.task=classification"]
         elif at in ("data/text_csv", "data/python_docs"):
             rows = "".join(f"word{i % 5} again,{'ab'[i % 2]}\n" for i in range(60))
             (tmp_path / "t.csv").write_text("text,label\n" + rows)

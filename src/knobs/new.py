@@ -69,7 +69,7 @@ kind: table               # table, image or text
 task: classification      # classification, multilabel or regression
 _target_: PACKAGE.MODULE.rows
 examples: 300             # whole number >= 30
-normalize: true           # true or false; standardized by the training split
+normalize: true           # true or false; standardized by the training split, or left as they are
 val: 0.2                  # > 0 and < 1; share of the examples held out to choose by
 test: 0.2                 # > 0 and < 1; share held out to be read once, with test=true
 split_seed: 0             # whole number >= 0; the same split whatever the run's seed

@@ -45,7 +45,9 @@ def as_task(read: Mapping[str, Examples], place: str, task: str) -> np.ndarray:
                 fix = "a class is a whole number or a name; task: regression takes numbers"
                 raise DataError(f"{place}: y of row {broken[0]} is {y[broken[0]]:g}; {fix}")
             y = y.astype(np.int64)
-    return y.astype(np.float64) if task != "classification" else y
+    if task != "classification":
+        return y.astype(np.float64)
+    return y.astype(np.int64) if y.dtype.kind in "iu" else y
 
 
 def names_of(
