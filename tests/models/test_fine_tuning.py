@@ -13,8 +13,10 @@ from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.models import frozen, pretrained
 from knobs.shape import Shape
+from knobs.sweep import stackable
 from knobs.torchvision_shim import torchvision as tv
-from knobs.training import loop
+from knobs.training import checkpoint, loop
+from knobs.training.run import execute
 
 SMALL = ["model=torchvision", "model.architecture=squeezenet1_1", "tracking=local"]
 SHAPE = Shape((3, 32, 32), 5)
@@ -252,6 +254,27 @@ def trained():
         return assemble(config, build.data(config), torch.device("cpu"))
 
     return make
+
+
+def test_a_run_with_weights_of_a_file_predicts_without_it(file, tmp_path):
+    copy = tmp_path / "net.safetensors"
+    copy.write_bytes(file.read_bytes())
+    lines = [*SMALL, f"model.weights={copy}", "model.freeze=backbone", "training.epochs=1"]
+    lines[1] = "model.architecture=mobilenet_v3_small"
+    net = tv.models.get_model("mobilenet_v3_small", weights=None)
+    save_file(net.state_dict(), copy)
+    config = command.checked(["data=digits", *lines])
+    execute(config, tmp_path / "run")
+    copy.unlink()
+    trained = checkpoint.load(tmp_path / "run")
+    given, state = net.state_dict(), trained.state_dict()
+    kept = [name for name in given if not name.startswith(("classifier.3", "features.0.0"))]
+    assert all(torch.equal(state[name], given[name]) for name in kept)  # the norms' statistics too
+    summed = given["features.0.0.weight"].sum(1, keepdim=True)
+    torch.testing.assert_close(state["features.0.0.weight"], summed)
+    first = state["classifier.3.head.weight"]
+    assert first.std() > 0
+    assert "freeze" in stackable.alone(config)
 
 
 def test_an_old_identity_does_not_know_of_fine_tuning():
