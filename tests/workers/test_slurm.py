@@ -229,3 +229,20 @@ def test_shell_lines_of_a_yaml_are_refused(sweep, tmp_path):
                        "--config-dir", str(tmp_path / "own"))  # fmt: skip
     assert code == 2
     assert "hydra.launcher.setup: comes from a YAML" in told
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_and_a_closed_terminal_does_not(tmp_path):
+    """A terminal sends both to all processes of the group."""
+    process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
+    until(lambda: under_way(folder))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(120) == 130, (tmp_path / "told.txt").read_text()
+    assert [read_summary(folder / str(n))["status"] for n in range(4)] == ["interrupted"] * 4
+    process = driver(tmp_path)
+    until(lambda: [len(pids) for pids in begins(folder).values()] == [2, 2])
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(60) == 129, (tmp_path / "told.txt").read_text()
+    assert driver(tmp_path).wait(240) == 0, (tmp_path / "told.txt").read_text()
+    assert_each_row_once(folder)
+    assert [len(pids) for pids in begins(folder).values()] == [2, 2]  # the last one followed
