@@ -1,6 +1,8 @@
 """hydra/launcher=slurm: groups of jobs on workers, through submitit; here `debug` and `local`."""
 
 import os
+import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import float64
 import pytest
-from conftest import TRAIN
+from conftest import REPO, TRAIN
 from injected import command
 from trained import ENV
 
@@ -179,6 +181,20 @@ def test_submitted_followed_and_cancelled(false_slurm, tmp_path):
     words[-1] = "training.epochs=400"
     told = command(tmp_path, *words, env=false_slurm, timeout=300)
     assert [read_summary(folder / str(n))["epochs"] for n in range(3)] == [400] * 3
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(false_slurm, tmp_path):
+    (tmp_path / "train.py").symlink_to(REPO / "train.py")
+    page = (REPO / "docs" / "workers.md").read_text()
+    slurm = re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[:2]
+    for line in "".join(slurm).splitlines():
+        words = [word.replace("train.py", TRAIN) for word in shlex.split(line)[1:]]
+        words += ["training.epochs=1", "tracking=local"] * (TRAIN in words)
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=false_slurm, text=True,
+                              capture_output=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert len([*(tmp_path / SWEEPS / "lr").glob("*/summary.json")]) == 16
 
 
 @pytest.mark.parametrize(("words", "fault"), [

@@ -152,7 +152,7 @@ class Submitit:
             import submitit
         except ImportError:
             raise ConfigError(
-                "hydra/launcher=slurm: needs submitit: pip install submitit"
+                "hydra/launcher=slurm: needs submitit: make EXTRA=slurm, or pip install submitit"
             ) from None
         if self.cluster == "debug":
             return submitit.DebugExecutor(place)
