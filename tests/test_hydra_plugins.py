@@ -88,7 +88,8 @@ OTHER_APPS = {
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [
-    ("slurm", ["hydra.launcher.cluster=debug"])
+    ("slurm", ["hydra.launcher.cluster=debug"]),
+    pytest.param("ray", [], marks=pytest.mark.slow),
 ])  # fmt: skip
 class TestWorkersLauncher(LauncherTestSuite):
     """What of the suite does not run the jobs of another app."""
