@@ -183,7 +183,7 @@ def test_more_than_any_machine_has_is_refused(engine, options, said):
 
 
 def test_fewer_workers_than_asked_for_are_said(engine):
-    made, _ = engine({"CPU": 3.0, "GPU": 2.0}, {"CPU": 8.0}, workers=4, gpus=1)
+    made, _ = engine({"CPU": 3.0, "GPU": 2.0}, {"CPU": 8.0}, workers=4, gpus=1, address="auto")
     assert made.room == 2
     assert made.said == ["the cluster has room for 2 workers of 4 at once"]
 
@@ -298,6 +298,25 @@ def test_a_group_runs_where_its_folder_is_not(tmp_path, hydra_restore_singletons
         3: "finished",
         4: "finished",
     }
+
+
+def test_runs_too_large_to_come_back_are_told_refused(
+    tmp_path, hydra_restore_singletons, monkeypatch
+):
+    """And not ended: their records are not here, and to send them again would come to the same."""
+    driver = tmp_path / "sweep"
+    tasks = [groups.Task(3, ["data=wine", "training.epochs=1", "tracking=local"])]
+    conf = [str(REPO / "conf")]
+    about = groups.Group(tasks, [], conf, "config", str(tmp_path), "", None, 0, 1)
+    groups.write_group(driver, "00000", about)
+    monkeypatch.setattr(apart, "MOST", 10_000)
+    there = str(tmp_path / "elsewhere" / "sweep")
+    files = apart.work_apart(there, "00000", apart.document(driver, "00000"))
+    (driver / groups.WORKERS).mkdir()
+    apart.receive(driver, "00000", *files)
+    [line] = lines_of(groups.told_path(driver, "00000"))
+    assert line["refused"].startswith("ConfigError: group 0: its runs take ")
+    assert not (driver / "3").exists()
 
 
 # ------------------------------------------------------------------ with Ray
