@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,7 @@ def test_a_lost_worker_has_its_group_sent_again(sweep, engine, tmp_path):
     assert statuses == ["finished"] * 4
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_lost_for_good_names_its_runs(sweep, engine, tmp_path):
     lost = []
 
@@ -183,6 +185,7 @@ def test_a_second_driver_is_refused(sweep, tmp_path):
     assert "workers of this sweep are followed by process" in told
 
 
+@pytest.mark.slow
 def test_cancelled_groups_are_left_until_the_same_command(sweep, engine, tmp_path):
     def before(count, submitit):
         for name in groups.names(tmp_path / SWEEP):
@@ -205,10 +208,11 @@ def test_first_runs_that_fail_alike_stop_the_sweep(sweep, tmp_path, monkeypatch)
     monkeypatch.setattr(session, "assemble", assemble)
     code, told = sweep(*GRID, "optimizer.lr=1e-3,1e-2", "hydra.launcher.workers=4")
     assert code == 10, told
-    assert "stopped: the first 3 runs failed alike (broken);" in told
+    assert re.search(r"stopped: the first \d runs failed alike \(broken\); .*; 4 not started", told)
     assert len([*(tmp_path / SWEEP / "workers").glob("*.jsonl")]) == 2  # of 4 groups
 
 
+@pytest.mark.slow
 def test_a_failed_run_runs_again_where_that_is_asked(sweep, tmp_path, at_epoch):
     def fail():
         raise ValueError("once")
@@ -225,6 +229,7 @@ def test_a_failed_run_runs_again_where_that_is_asked(sweep, tmp_path, at_epoch):
 
 
 # ------------------------------------------------------------------ a search, jobs of other tasks
+@pytest.mark.slow
 def test_a_search_asks_as_workers_end(sweep, tmp_path):
     code, told = sweep(*DEBUG, "sweep=s", "tracking=local", "hydra/sweeper=search",
                        "optimizer.lr=interval(1e-4,1e-1)", "search.runs=6", "search.width=4",

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import random
@@ -19,14 +20,15 @@ from pathlib import Path
 import float64
 import numpy as np
 import pytest
-from conftest import REPO
-from injected import command
+from conftest import REPO, TRAIN
+from injected import assert_no_orphans, command
 from trained import ENV
 
 import knobs
 from knobs.errors import ConfigError, StorageError
 from knobs.record import JOURNAL, read_config, read_metrics, read_summary
 from knobs.storage import of_line
+from knobs.sweep.deaths import mark_of
 from knobs.workers import apart, groups, ray
 
 SWEEPS = Path("outputs/sweeps")
@@ -34,6 +36,10 @@ EPOCHS = 40
 GRID = ["tracking=local", "sweep=s", "data=digits", "optimizer.lr=1e-3,1e-2", "seed=0,1",
         f"training.epochs={EPOCHS}", "training.threads=1"]  # fmt: skip
 RAY = ["hydra/launcher=ray", "hydra.launcher.workers=2"]
+# Found, not imported: Ray reads what knobs sets before that.
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="hydra/launcher=ray needs the extra: ray"
+)
 
 
 # ------------------------------------------------------------------ the engine, with a false Ray
@@ -177,7 +183,7 @@ def test_more_than_any_machine_has_is_refused(engine, options, said):
 
 
 def test_fewer_workers_than_asked_for_are_said(engine):
-    made, _ = engine({"CPU": 3.0, "GPU": 2.0}, {"CPU": 8.0}, workers=4, gpus=1)
+    made, _ = engine({"CPU": 3.0, "GPU": 2.0}, {"CPU": 8.0}, workers=4, gpus=1, address="auto")
     assert made.room == 2
     assert made.said == ["the cluster has room for 2 workers of 4 at once"]
 
@@ -294,11 +300,29 @@ def test_a_group_runs_where_its_folder_is_not(tmp_path, hydra_restore_singletons
     }
 
 
+def test_runs_too_large_to_come_back_are_told_refused(
+    tmp_path, hydra_restore_singletons, monkeypatch
+):
+    """And not ended: their records are not here, and to send them again would come to the same."""
+    driver = tmp_path / "sweep"
+    tasks = [groups.Task(3, ["data=wine", "training.epochs=1", "tracking=local"])]
+    conf = [str(REPO / "conf")]
+    about = groups.Group(tasks, [], conf, "config", str(tmp_path), "", None, 0, 1)
+    groups.write_group(driver, "00000", about)
+    monkeypatch.setattr(apart, "MOST", 10_000)
+    there = str(tmp_path / "elsewhere" / "sweep")
+    files = apart.work_apart(there, "00000", apart.document(driver, "00000"))
+    (driver / groups.WORKERS).mkdir()
+    apart.receive(driver, "00000", *files)
+    [line] = lines_of(groups.told_path(driver, "00000"))
+    assert line["refused"].startswith("ConfigError: group 0: its runs take ")
+    assert not (driver / "3").exists()
+
+
 # ------------------------------------------------------------------ with Ray
 @pytest.fixture(scope="module")
 def cluster():
     """Ray on this machine, for sweeps in this process: they find it started."""
-    pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra: ray")
     with pytest.MonkeyPatch.context() as patch:
         paths = [str(REPO / "src"), str(REPO / "tests")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -349,6 +373,7 @@ def assert_each_row_once(folder, runs, epochs=EPOCHS):
         assert epoch == [*range(1, epochs + 1)]
 
 
+@needs_ray
 def test_a_sweep_whose_worker_is_killed_ends_as_on_one_machine(
     sweep, cluster, tmp_path, monkeypatch
 ):
@@ -378,6 +403,7 @@ def writers(folder):
     return {row["worker_id"] for row in told}
 
 
+@needs_ray
 def test_a_search_asks_by_groups_and_writes_its_journal_alone(sweep, cluster, tmp_path):
     asked = ["search.runs=5", "search.width=4", "training.epochs=3"]
     code, told = sweep(*SEARCH, *asked, *RAY)
@@ -413,11 +439,11 @@ def loss(outputs, targets):
 LOSS = "# Of one's own.\n_target_: ownlab.loss\n_partial_: true\ntasks: [classification]\n"
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["raise", "SIGSEGV", "SIGKILL"])
 def test_a_job_that_fails_or_kills_its_worker_costs_itself_alone(how, tmp_path):
     """The rest finish, the driver ends with 10, and had told of it before the others ended."""
-    pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra: ray")
     (tmp_path / "ownlab.py").write_text(OWN)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
     (tmp_path / "conf" / "loss" / "own.yaml").write_text(LOSS)
@@ -427,6 +453,7 @@ def test_a_job_that_fails_or_kills_its_worker_costs_itself_alone(how, tmp_path):
     told = command(
         tmp_path, "--config-dir", "conf", "-m", *words, *RAY, code=10, env=env, timeout=400
     )
+    assert "(raylet)" not in told
     ends = {n: read_summary(tmp_path / SWEEPS / "s" / str(n))["status"] for n in range(4)}
     assert ends == {0: "finished", 1: "failed", 2: "finished", 3: "finished"}
     cause = "ValueError: wrong" if how == "raise" else "the process ended without a word"
@@ -435,32 +462,55 @@ def test_a_job_that_fails_or_kills_its_worker_costs_itself_alone(how, tmp_path):
     assert ("ValueError: wrong" in log) == (how == "raise")
 
 
+KILLS = 20
+
+
+def stretches(folder):
+    """Of each group whose worker is at work: its process, and how far its runs are."""
+    found = {}
+    for file in sorted(folder.glob("workers/*.jsonl")):
+        rows = [row for row in lines_of(file) if {"begins", "left"} & {*row}]
+        if rows and "begins" in rows[-1]:
+            numbers = groups.read_group(folder, file.stem).numbers
+            found[file.stem] = (
+                rows[-1]["begins"]["pid"],
+                [mark_of(folder / str(n)) for n in numbers],
+            )
+    return found
+
+
+def kill_workers(folder, killed, over):
+    """Kill workers at random times after a checkpoint; every fourth one before its first."""
+    drawn, begun = random.Random(0), {}
+    while len(killed) < KILLS and not over.wait(drawn.uniform(0, 1)):
+        for pid, marks in stretches(folder).values():
+            further = marks != begun.setdefault(pid, marks)
+            early = len(killed) % 4 == 3
+            if pid not in killed and (further or early):
+                over.wait(drawn.uniform(0, 2) * further)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                break
+
+
+@needs_ray
 @pytest.mark.slow
 def test_workers_that_are_killed_twenty_times_run_each_run_once(sweep, cluster, tmp_path):
-    """At random times, whichever works then; each death is told, none costs more than its stretch."""
-    drawn, folder, deaths = random.Random(0), tmp_path / SWEEPS / "s", []
-    over = threading.Event()
-
-    def kill():
-        while len(deaths) < 20 and not over.wait(drawn.uniform(0.5, 6)):
-            told = [lines_of(file) for file in folder.glob("workers/*.jsonl")]
-            here = [[row for row in rows if {"begins", "left"} & {*row}][-1:] for rows in told]
-            pids = [row["begins"]["pid"] for rows in here for row in rows if "begins" in row]
-            alive = [pid for pid in pids if Path(f"/proc/{pid}").exists() and pid not in deaths]
-            if alive:
-                deaths.append(drawn.choice(alive))
-                os.kill(deaths[-1], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill, daemon=True)
+    """Whichever works then; each death is told, and costs no more than its stretch."""
+    folder, killed, over = tmp_path / SWEEPS / "s", [], threading.Event()
+    killer = threading.Thread(target=kill_workers, args=(folder, killed, over), daemon=True)
     killer.start()
-    code, told = sweep(*GRID, "training.epochs=600", *RAY)
+    code, told = sweep(*GRID, "training.epochs=3000", *RAY)
     over.set()
     killer.join()
     assert code == 0, told
-    assert told.count("its worker died") == len(deaths) == 20
-    assert_each_row_once(folder, range(4), 600)
+    assert told.count("its worker died (ActorDiedError); sent again") == len(killed) == KILLS
+    assert "(raylet)" not in told
+    assert_each_row_once(folder, range(4), 3000)
 
 
+@needs_ray
 @pytest.mark.slow
 def test_a_search_of_forty_runs_prunes_on_two_workers(sweep, cluster, tmp_path):
     asked = ["search.runs=40", "search.method=tpe", "search.pruner=asha", "training.epochs=12"]
@@ -485,7 +535,6 @@ def test_a_search_of_forty_runs_prunes_on_two_workers(sweep, cluster, tmp_path):
 @pytest.fixture
 def hidden(tmp_path, monkeypatch):
     """A cluster of this machine that does not see a folder; the folder, and the address."""
-    pytest.importorskip("ray", reason="hydra/launcher=ray needs the extra: ray")
     mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if not shutil.which("unshare") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("hiding a folder from processes needs the right to mount")
@@ -516,6 +565,7 @@ def hidden(tmp_path, monkeypatch):
     process.wait(60)
 
 
+@needs_ray
 @pytest.mark.slow
 def test_workers_that_do_not_see_the_folder_send_their_runs_back(hidden):
     folder, address = hidden
@@ -527,3 +577,64 @@ def test_workers_that_do_not_see_the_folder_send_their_runs_back(hidden):
     assert "4 runs ended before and left alone" in command(
         folder, "-m", *words, timeout=300, env=ray.PRIVATE
     )
+
+
+# ------------------------------------------------------------------ the driver's own end
+LONG = ["-m", *GRID, *RAY, "training.epochs=1500"]
+
+
+def begun(cwd, log, rows=20):
+    """A driver in a process of its own, once each of its runs has some epochs behind it."""
+    folder = cwd / SWEEPS / "s"
+    with log.open("w") as told:
+        process = subprocess.Popen(
+            [sys.executable, TRAIN, *LONG], cwd=cwd, env=ENV | {"PYTHONPATH": str(REPO / "src")},
+            stdout=told, stderr=told, start_new_session=True,
+        )  # fmt: skip
+    end = time.monotonic() + 200
+    metrics = [folder / str(n) / "metrics.jsonl" for n in range(4)]
+    while time.monotonic() < end and process.poll() is None:
+        if all(m.exists() and m.read_bytes().count(b"\n") > rows for m in metrics):
+            return process
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(log.read_text())
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_the_same_command_goes_on_after_a_driver_has_ended(name, tmp_path):
+    """Signals let the workers save and end; with a driver that is killed they die."""
+    number = getattr(signal, name)
+    process = begun(tmp_path, tmp_path / "told.txt")
+    os.kill(process.pid, number)
+    code = process.wait(120)
+    told = (tmp_path / "told.txt").read_text()
+    assert code == (-9 if name == "SIGKILL" else 128 + number), told
+    assert "Traceback" not in told, told
+    folder = tmp_path / SWEEPS / "s"
+    if name != "SIGKILL":
+        assert told.count("the workers are asked to save and to end") == 1
+        assert "interrupted; go on with: python train.py -m" in told
+        assert {read_summary(folder / str(n))["status"] for n in range(4)} == {"interrupted"}
+    assert_no_orphans(process.pid)
+    told = command(tmp_path, *LONG, timeout=400)
+    assert "4 runs resumed from checkpoints" in told
+    assert_each_row_once(folder, range(4), 1500)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_with_ray(tmp_path):
+    page = (REPO / "docs" / "workers.md").read_text()
+    lines = [
+        line
+        for line in page.splitlines()
+        if line.startswith("python train.py -m hydra/launcher=ray")
+    ]
+    assert len(lines) == 3
+    for line in lines:
+        if "address=" not in line:
+            words = [*shlex.split(line)[2:], "training.epochs=2", "tracking=local"]
+            command(tmp_path, *words, timeout=300)

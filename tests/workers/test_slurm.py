@@ -229,3 +229,62 @@ def test_shell_lines_of_a_yaml_are_refused(sweep, tmp_path):
                        "--config-dir", str(tmp_path / "own"))  # fmt: skip
     assert code == 2
     assert "hydra.launcher.setup: comes from a YAML" in told
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_and_a_closed_terminal_does_not(tmp_path):
+    """A terminal sends both to all processes of the group."""
+    process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
+    until(lambda: under_way(folder))
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(120) == 130, (tmp_path / "told.txt").read_text()
+    assert [read_summary(folder / str(n))["status"] for n in range(4)] == ["interrupted"] * 4
+    process = driver(tmp_path)
+    until(lambda: [len(pids) for pids in begins(folder).values()] == [2, 2])
+    os.killpg(process.pid, signal.SIGHUP)
+    assert process.wait(60) == 129, (tmp_path / "told.txt").read_text()
+    assert driver(tmp_path).wait(240) == 0, (tmp_path / "told.txt").read_text()
+    assert_each_row_once(folder)
+    assert [len(pids) for pids in begins(folder).values()] == [2, 2]  # the last one followed
+
+
+BAD = """
+import ctypes, os, signal
+from torch import nn
+from knobs.models.mlp import mlp
+
+class Bad(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x):
+        if self.training and os.environ.get("SUBMITIT_EXECUTOR"):
+            if self.width == 13:
+                raise RuntimeError("thirteen")
+            if self.width == 14:
+                ctypes.string_at(0)
+            if self.width == 15:  # as the system does where memory is short
+                os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+def net(*args, width, **named):
+    return nn.Sequential(mlp(*args, width=width, **named), Bad(width))
+"""
+
+
+@pytest.mark.slow
+def test_runs_that_raise_or_kill_their_worker_end_alone(tmp_path):
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "nets.py").write_text(BAD)
+    (tmp_path / "mylab" / "__init__.py").touch()
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = command(tmp_path, "-m", *LOCAL, "sweep=s", "tracking=local", "training.epochs=1",
+                   "model._target_=mylab.nets.net", "model.width=13,14,15,16,17", code=10,
+                   env={"KNOBS_ALLOW": "mylab.", "PYTHONPATH": path}, timeout=500)  # fmt: skip
+    assert "job 0 failed: RuntimeError: thirteen" in told
+    assert "its worker ended without a word" in told
+    for number in (1, 2):
+        assert f"job {number} failed: Failed: the process ended without a word" in told
+    statuses = [read_summary(tmp_path / SWEEPS / f"s/{n}")["status"] for n in range(5)]
+    assert statuses == ["failed", "failed", "failed", "finished", "finished"]

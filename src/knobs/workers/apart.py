@@ -22,7 +22,7 @@ UNSEEN = "unseen"
 MOST = 2**30  # bytes that a group brings back
 SHOWS = 20.0  # seconds that a shared file system may take to show a new file to another machine
 POLL = 0.5
-# What comes back of a run's folder. The summary is the last to be written: it says that all is.
+# What comes back of a run's folder.
 NAMES = (
     *("config.json", "metrics.jsonl", "train.log", "predictions.safetensors"),
     *("preparation.json", "preparation.safetensors"),
@@ -54,10 +54,11 @@ def work_apart(folder: str, group: str, document: bytes) -> tuple[bytes, bytes]:
     Args:
         folder: the sweep's at the driver; its name is kept.
 
-    Raises:
-        ConfigError: the runs are too large to be sent back.
+    Returns:
+        None of runs that are more than MOST: their driver is told, and does not ask again.
     """
     from knobs.config import command
+    from knobs.workers import wire
 
     with tempfile.TemporaryDirectory(prefix="knobs-", ignore_cleanup_errors=True) as root:
         place = Path(root, Path(folder).name)
@@ -70,7 +71,13 @@ def work_apart(folder: str, group: str, document: bytes) -> tuple[bytes, bytes]:
         where = asked.directory if Path(asked.directory).is_dir() else root
         here = dataclasses.replace(asked, folders=[main, *more], directory=where)
         worker.work(str(place), group, groups.write_group(place, group, here))
-        return packed(place, group, asked.numbers)
+        try:
+            return packed(place, group, asked.numbers)
+        except ConfigError as error:  # to run it again would come to the same
+            told = groups.told_path(place, group)
+            told.unlink()  # which says that runs have ended, whose records stay here
+            wire.tell(told, {"refused": f"{type(error).__name__}: {error}"})
+            return packed(place, group, [])
 
 
 def packed(folder: Path, group: str, numbers: list[int]) -> tuple[bytes, bytes]:
@@ -122,7 +129,8 @@ def receive(folder: Path, group: str, names: bytes, data: bytes) -> None:
     for name in parts:
         above = [str(part) for part in Path(name).parents if part != Path()]
         refuse_links(folder, [*above, name])
-    for name in sorted(parts, key=lambda name: name.endswith(SUMMARY)):
+    # What says that something is there comes after it: the summary, then the worker's lines.
+    for name in sorted(parts, key=lambda name: (name == told, name.endswith(SUMMARY))):
         make_folder((folder / name).parent)
         write(folder / name, parts[name], sync=name.endswith(SUMMARY))
 

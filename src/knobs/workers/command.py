@@ -22,7 +22,7 @@ def status(arguments: Sequence[str]) -> int:
     alive, total = _alive(folder), Counter[str]()
     print(f"{'group':>5}  {'runs':>9}  {'state':9}  where")
     for name in groups.names(folder):
-        numbers = groups.read_group(folder, name).numbers
+        numbers = groups.numbers_of(folder, name)
         runs = Counter(_status(folder, n) for n in numbers)
         engine, job, over = groups.where_sent(folder, name)
         told = _told(folder, name)
@@ -53,7 +53,7 @@ def cancel(arguments: Sequence[str]) -> int:
     folder = _sweep(arguments, "cancel", "end the workers of a sweep")
     alive = _alive(folder)
     for name in groups.names(folder):
-        numbers = groups.read_group(folder, name).numbers
+        numbers = groups.numbers_of(folder, name)
         if name in alive or not all(ledger.settled(_status(folder, n), False) for n in numbers):
             write(groups.cancelled(folder, name), b"")
     for kind in {kind for kind, _ in alive.values()}:

@@ -174,6 +174,7 @@ class Driver:
         jobs: by number, those of the supply too. returns: of those that have ended.
         waiting: groups to be sent. under_way: job of the engine -> its group.
         failures: what failed each job that has ended, None where nothing did, in that order.
+        retried: runs that had failed before, and run again -> the SHA-256 of their summaries then.
         halted: why no further group is sent: what the first failures say.
         ends: whether no further group is sent, and those under way were asked to end.
     """
@@ -190,6 +191,7 @@ class Driver:
     waiting: deque[Sent] = field(default_factory=deque)
     under_way: dict[str, Sent] = field(default_factory=dict)
     failures: list[Exception | None] = field(default_factory=list)
+    retried: dict[int, str] = field(default_factory=dict)
     halted: str = ""
     ends: bool = False
     _size: int = 1  # jobs of the largest group so far
@@ -242,6 +244,8 @@ class Driver:
         if self.jobs:
             self.screen.add(labels(jobs), 0)
         self.jobs |= jobs
+        failed = [n for n in jobs if ledger.status(self._run(n)) == "failed"]  # they run again
+        self.retried |= {number: summary_digest(self._run(number)) for number in failed}
         known = self._known(jobs)
         here = {number for sent in known for number in sent.numbers}
         rest = {n: _kind(n, job) for n, job in jobs.items() if n not in here}
@@ -274,7 +278,7 @@ class Driver:
         """
         there = {name: groups.where_sent(self.folder, name) for name in groups.names(self.folder)}
         for name, (engine, id_, over) in there.items():
-            numbers = groups.read_group(self.folder, name).numbers
+            numbers = groups.numbers_of(self.folder, name)
             if id_ and not over and engine != self.engine.name and jobs.keys() & {*numbers}:
                 sweep = str(self.folder)
                 raise ConfigError(
@@ -285,7 +289,7 @@ class Driver:
         alive = self.engine.alive(ids) if ids else set()
         found, taken = [], {*self.returns, *(n for s in self.under_way.values() for n in s.numbers)}
         for name, (_, id_, over) in reversed(there.items()):  # the last that has a run counts
-            numbers = [n for n in groups.read_group(self.folder, name).numbers if n in jobs]
+            numbers = [n for n in groups.numbers_of(self.folder, name) if n in jobs]
             if numbers := [n for n in numbers if n not in taken]:
                 found.append(Sent(name, numbers, id_ if id_ in alive and not over else ""))
                 if not found[-1].id:
@@ -300,12 +304,11 @@ class Driver:
         offline = "tracking.mode=offline" if options.workers > MANY else ""
         tasks = []
         for number in sent.numbers:
-            job, run = self.jobs[number], self.folder / str(number)
+            job = self.jobs[number]
             own = [line for line in job.overrides if not line.startswith("resume=")]
             if offline and _mirrors(job):
                 own.append(offline)
-            failed = ledger.status(run) == "failed" and not sent.tries  # and is to run again
-            before = summary_digest(run) if failed else ""
+            before = self.retried.get(number, "")
             tasks.append(Task(number, own, job.label, job.differs, before))
         group = Group(
             tasks,
@@ -371,8 +374,7 @@ class Driver:
         groups.note_sent(self.folder, sent.name, self.engine.name, sent.id, sent.numbers, over=True)
         told, id_, sent.id = self.follow.told.get(sent.name, wire.Told()), sent.id, ""
         for number in sent.numbers:
-            status = ledger.status(self._run(number))
-            if number not in self.returns and ledger.settled(status, retry_failed=False):
+            if number not in self.returns and self._is_over(number):
                 self._note(number, ends.settled(self.jobs[number], self._run(number)))
         left = [number for number in sent.numbers if number not in self.returns]
         if told.left and self.engine.inside:
@@ -439,6 +441,12 @@ class Driver:
     # ------------------------------------------------------------------
     def _run(self, number: int) -> Path:
         return self.folder / str(number)
+
+    def _is_over(self, number: int) -> bool:
+        """Return whether a run has ended by its record, which is not that of a failure before."""
+        run = self._run(number)
+        anew = number in self.retried and summary_digest(run) == self.retried[number]
+        return ledger.settled(ledger.status(run), retry_failed=False) and not anew
 
     def _cancelled(self, sent: Sent) -> bool:
         return groups.cancelled(self.folder, sent.name).exists()

@@ -184,6 +184,19 @@ def note_sent(
     write(folder / WORKERS / f"{name}.json", as_json(about), sync=True)
 
 
+def numbers_of(folder: Path, name: str) -> list[int]:
+    """Return the jobs of a group, by where it was sent, or by its own file; none where neither."""
+    try:
+        about = read_json(folder / WORKERS / f"{name}.json")
+        return [int(number) for number in about["jobs"]]
+    except (*BROKEN, KeyError, TypeError):
+        pass
+    try:
+        return read_group(folder, name).numbers
+    except UserError:
+        return []
+
+
 def where_sent(folder: Path, name: str) -> tuple[str, str, bool]:
     """Return the engine of a group, its job there, and whether that has ended."""
     try:

@@ -139,7 +139,10 @@ class Ray:
     def __post_init__(self) -> None:
         if self.memory is not None and self.memory <= 0:
             raise ConfigError(f"hydra.launcher.memory={self.memory}: must be null or > 0 (GiB)")
-        self._ray = connect(self.address, self.workers * self.cpus)
+        asked, cores = self.workers * self.cpus, os.cpu_count() or 1
+        self._ray = connect(self.address, asked)
+        if self.address is None and asked > cores:
+            self.said.append(f"{asked} cores are asked for and this machine has {cores}: slow")
         self._here = self._ray.get_runtime_context().get_node_id()
         self._numbers = itertools.count()
         fit = self._room(self._ray.nodes())

@@ -217,6 +217,7 @@ class Follow:
         for _ in told.read(told_path(self.folder, group)):
             pass
         told.begun = told.runs = told.total = told.steps = 0
+        told.refused, told.left = "", None
 
     def _show(self, row: Mapping[str, Any]) -> None:
         if "note" in row and str(row["note"]) not in self.said:

@@ -47,6 +47,9 @@ def work(folder: str, group: str, token: str) -> None:
         StorageError: its file cannot be read: the folder is not shared with this machine.
         Refused: the file is another one than the driver meant.
     """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        with contextlib.suppress(OSError):
+            os.setsid()  # Ctrl-C is the driver's: of two signals the second one ends at once
     place = Path(folder)
     about, file = read_group(place, group, token), told_path(place, group)
     if "knobs.targets" in sys.modules and os.environ.get("KNOBS_ALLOW", "") != about.allow:
