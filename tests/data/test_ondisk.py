@@ -195,7 +195,7 @@ def test_a_run_from_the_disk_resumes_in_the_middle_of_an_epoch(settings, make_ru
     save_last(tmp_path / "checkpoints", snapshot(broken))
     resumed = make_run(*disk)
     restore(resumed, load_last(tmp_path / "checkpoints"))
-    assert seen + [*loop.fit(resumed)] == rows
+    assert [*seen, *loop.fit(resumed)] == rows
     assert_same_bits(weights(resumed), weights(whole))
 
 
@@ -222,8 +222,8 @@ def test_a_resume_is_told_that_the_data_have_changed(settings, tmp_path):
     disk = ["tracking=local", *settings()[1]]
     execute(command.checked(disk), tmp_path / "run")
     table(seed=1).to_csv(tmp_path / "t.csv", index=False)
+    again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
     with pytest.raises(DataError, match="data"):
-        again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
         execute(command.checked(again), tmp_path / "run")
 
 
