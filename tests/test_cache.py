@@ -205,6 +205,7 @@ def test_a_full_disk_at_twenty_points_leaves_no_half_cache(tmp_path, place, monk
         assert fault.exit_code == 6
         assert left_over(place) == [] or point == 0
         assert all(one.about for one in cache.entries())  # whole ones, or none
+        shutil.rmtree(place)
     assert same(whole, load(path))
 
 

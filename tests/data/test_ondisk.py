@@ -1,6 +1,10 @@
 """Data on the disk: the bits of data in memory, whatever the file, the split and the targets."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -195,7 +199,7 @@ def test_a_run_from_the_disk_resumes_in_the_middle_of_an_epoch(settings, make_ru
     save_last(tmp_path / "checkpoints", snapshot(broken))
     resumed = make_run(*disk)
     restore(resumed, load_last(tmp_path / "checkpoints"))
-    assert seen + [*loop.fit(resumed)] == rows
+    assert [*seen, *loop.fit(resumed)] == rows
     assert_same_bits(weights(resumed), weights(whole))
 
 
@@ -222,8 +226,8 @@ def test_a_resume_is_told_that_the_data_have_changed(settings, tmp_path):
     disk = ["tracking=local", *settings()[1]]
     execute(command.checked(disk), tmp_path / "run")
     table(seed=1).to_csv(tmp_path / "t.csv", index=False)
+    again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
     with pytest.raises(DataError, match="data"):
-        again = [*disk, f"resume={tmp_path / 'run'}", "training.epochs=3"]
         execute(command.checked(again), tmp_path / "run")
 
 
@@ -311,3 +315,59 @@ def test_a_batch_of_a_map_is_moved_to_the_device_of_the_rest(settings, make_run)
     batch = take(moved, torch.tensor([1, 2]))
     assert (batch.x.device.type, batch.y.device.type) == ("meta", "meta")
     assert batch.x.shape == (2, disk.x.shape[1])
+
+
+# ------------------------------------------------------------------ in little memory
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+from knobs.training.run import execute
+from knobs.config import command
+from knobs.data import mapped, ondisk
+from knobs.errors import DataError, MemoryShortage, ended
+import numpy as np, pandas, pyarrow as pa, pyarrow.parquet as pq
+
+path, mib, columns, most = sys.argv[1], *map(int, sys.argv[2:])
+rows, draw, names = mib * 2**20 // 8 // columns, np.random.default_rng(0), None
+for start in range(0, rows, 4096):
+    x = draw.normal(size=(min(4096, rows - start), columns))
+    t = pa.table({{**{{f"c{{i}}": v for i, v in enumerate(x.T)}}, "y": np.where(x[:, 0] > 0, 1, 0)}})
+    writer = writer if start else pq.ParquetWriter(path, t.schema, use_dictionary=False)
+    writer.write_table(t)
+writer.close()
+
+def status(key):
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
+
+{small}
+limit = most * 2**20 if most > 200 else status("VmData") + most * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+line = ["data=csv", f"data.path={{path}}", "data.task=classification", "data.target=y",
+        "training.epochs=1", "training.batch_size=2048", "model.width=8", "tracking=local"]
+try:
+    execute(command.checked([*line, "data.storage=memory"]), Path(path + ".memory"))
+    sys.exit("it fits in memory")
+except (DataError, MemoryShortage) as error:
+    print(type(error).__name__)
+sys.exit(ended(lambda: print(execute(command.checked(line), Path(path + ".run")).status) or 0))
+"""
+
+
+@pytest.mark.parametrize(("mib", "columns", "most"), [
+    (96, 48, 72),  # beyond what is there once all is imported
+    pytest.param(1536, 200, 512, marks=pytest.mark.slow),  # of the whole process
+    pytest.param(6144, 400, 2048, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_table_larger_than_memory_trains(mib, columns, most, tmp_path):
+    """Under a limit of the process's data, which counts no map, and in memory it does not fit."""
+    if shutil.disk_usage(tmp_path).free < 4 * mib * 2**20:
+        pytest.skip(f"the disk has less than {4 * mib} MiB free")
+    small = "ondisk.AT_A_TIME, mapped.AT_A_TIME = 2**18, 2**18" if most < 200 else ""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(small=small), str(tmp_path / "t.parquet"),
+         *map(str, (mib, columns, most))],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.splitlines()[0] in ("DataError", "MemoryShortage")
+    assert done.stdout.splitlines()[-1] == "finished"

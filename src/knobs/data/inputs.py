@@ -117,10 +117,8 @@ class Table:
         """
         blocks = [*blocks]
         first = next(iter(blocks), {})  # a column is of the kind that it has in the first block
-        numbers, levels = [], {}
-        found: dict[str, list] = {"low": [], "high": [], "median": [], "mean": [], "scale": []}
-        edges: list[np.ndarray] = []
-        filled = []
+        numbers, edges, found, filled = [], [], [], []
+        levels: dict[str, tuple[str, ...]] = {}
         for name in map(str, first):  # one after the other: memory need not hold them all
             if np.asarray(first[name]).dtype.kind not in "iuf":
                 some = (_words(b, name, rows) for b, rows in rows_in(blocks, train_rows, _count))
@@ -128,20 +126,10 @@ class Table:
                 continue
             values = _rows_of(blocks, name, train_rows)
             numbers.append(name)
-            low, high = _bounds(values)
-            median = _median(values)
-            if encoding != "standard":
-                edges.append(bin_edges(values, train_rows))
-            values = np.where(np.isnan(values), median, values)
-            mean = scale = 0.0
-            if single:
-                filled.append(values)
-            else:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    mean, scale = column_moments(values)
-            for what, value in zip(found, (low, high, median, mean, scale), strict=True):
-                found[what].append(value)
-        low, high, median, mean, scale = (np.array(values, float) for values in found.values())
+            edges += [] if encoding == "standard" else [bin_edges(values, train_rows)]
+            found.append(_statistics(values))
+            filled += [np.where(np.isnan(values), found[-1][2], values)] if single else []
+        low, high, median, mean, scale = np.array(found, float).reshape(-1, 5).T.copy()
         if filled:
             sample = torch.from_numpy(np.stack(filled, 1).astype(np.float32))
             median = median.astype(np.float32)
@@ -149,18 +137,8 @@ class Table:
         for name, *both in zip(numbers, mean, scale, strict=True):
             if not np.isfinite(both).all():
                 raise DataError(f"{name}: {_TOO_LARGE}")
-        made = cls(
-            tuple(numbers),
-            levels,
-            median,
-            mean,
-            scale,
-            None,
-            encoding,
-            tuple(edges),
-            low=low,
-            high=high,
-        )
+        fitted = median, mean, scale, None, encoding, tuple(edges)
+        made = cls(tuple(numbers), levels, *fitted, low=low, high=high)
         if not made.width:
             raise DataError("no number varies, so none has bins; use data.numbers=standard")
         return made
@@ -322,10 +300,17 @@ def _rows_of(blocks: Sequence[Mapping], name: str, rows: np.ndarray) -> np.ndarr
     )
 
 
-def _bounds(values: np.ndarray) -> tuple[float, float]:
-    """Return the least and most number of a column; 0 where it has none."""
-    present = values[~np.isnan(values)]
-    return (float(present.min()), float(present.max())) if len(present) else (0.0, 0.0)
+def _statistics(values: np.ndarray) -> tuple[float, float, float, float, float]:
+    """Return the least, the most, the median, the mean and the deviation of a column.
+
+    NaN counts as the median; of nothing but NaN, least, most and median are 0.
+    """
+    missing = np.isnan(values)
+    present = values[~missing]
+    low, high = (present.min(), present.max()) if len(present) else (0.0, 0.0)
+    median = _median(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (low, high, median, *column_moments(np.where(missing, median, values)))
 
 
 def _median(values: np.ndarray) -> float:

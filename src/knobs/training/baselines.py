@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from knobs import rng
 from knobs.data import Data, Stream, Tensors, take
+from knobs.data.inputs import BLOCK
 from knobs.losses import BY_TASK, Loss
 from knobs.training.metrics import constant_baseline, evaluation
 from knobs.training.scores import Score, score
@@ -67,7 +68,10 @@ def _linear(data: Data, metric: str, scores: dict[str, Score], loss: Loss) -> di
     weight = torch.ones(len(x)) if split.weight is None else split.weight.cpu()
     fitted = ridge if data.task == "regression" else logistic
     coefficients, bias = fitted(x, split.y.cpu(), weight, outputs)
-    guess, y = _features(data.val.x, data.shape.vocabulary) @ coefficients + bias, data.val.y.cpu()
+    # In blocks: those of a text are as wide as its vocabulary.
+    blocks = data.val.x.split(BLOCK)
+    guess = torch.cat([_features(x, data.shape.vocabulary) @ coefficients for x in blocks]) + bias
+    y = data.val.y.cpu()
     of = None if data.val.weight is None else data.val.weight.cpu()
     std = data.target_std.to(guess)
     [values] = evaluation(data.task, guess.unsqueeze(0), y, std, None, of)
