@@ -258,8 +258,13 @@ def rows(path: Path, parse: Callable[[dict[str, Any]], T], lost: str) -> list[T]
     Raises:
         OSError, ValueError: as `read`.
     """
+    return rows_of(path, read(path), parse, lost)
+
+
+def rows_of(path: Path, data: bytes, parse: Callable[[dict[str, Any]], T], lost: str) -> list[T]:
+    """Return what `rows` does of some whole lines of a log that were read already."""
     found, damaged = [], 0
-    for line in filter(None, read(path).splitlines()):
+    for line in filter(None, data.splitlines()):
         try:
             found.append(parse(of_line(line)))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
@@ -318,11 +323,12 @@ def _link(path: Path) -> str:
     return f"{path}: is {kind}, and nothing is written through one; put the file itself there"
 
 
-def read(path: Path, most: int = MOST_BYTES) -> bytes:
+def read(path: Path, most: int = MOST_BYTES, start: int = 0) -> bytes:
     """Return what a file holds; of one that nobody has vouched for, at once or not at all.
 
     Args:
         most: bytes; a larger file is none that knobs writes.
+        start: bytes to pass over.
 
     Raises:
         OSError: it cannot be read. ValueError: a pipe, a socket, a device, or too large.
@@ -334,7 +340,8 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes:
             raise ValueError(f"{path}: no file, but a pipe, a socket or a device")
         if about.st_size > most:
             raise ValueError(f"{path}: has {about.st_size:,} bytes, and {most:,} at most are read")
-        return file.read(about.st_size)
+        file.seek(start)
+        return file.read(max(0, about.st_size - start))
 
 
 def memory() -> int:

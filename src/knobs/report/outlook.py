@@ -1,5 +1,6 @@
 """Estimates from the runs of a search of what other runs would have brought."""
 
+import bisect
 import functools
 import math
 from collections.abc import Sequence
@@ -159,14 +160,15 @@ def _order(
     order: list[int], losses: list[list[float]], rungs: list[int], trained: list[float]
 ) -> tuple[float, set[int]]:
     """Return the epochs spent in this order, and the runs that were not ended."""
-    reached: list[dict[int, float]] = [{} for _ in rungs]
+    reached: list[list[float]] = [[] for _ in rungs]  # losses at each, ascending
     spent, survivors = 0.0, set()
     for i in order:
         for rung, at in zip(rungs, reached, strict=True):
             if trained[i] < rung:  # it ended by itself
                 continue
-            at[i] = losses[i][rungs.index(rung)]
-            if behind(i, at):
+            loss = losses[i][rungs.index(rung)]
+            bisect.insort(at, loss)
+            if behind(loss, at):
                 spent += rung
                 break
         else:

@@ -36,6 +36,7 @@ from knobs.training.setup import machine
 
 log = logging.getLogger("knobs")
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
+MANY = 256  # jobs of a stack: half a gigabyte that is not to wait
 COLLECT_AFTER = 20_000  # new objects, before Python looks for cycles among them
 
 
@@ -256,6 +257,9 @@ class Launch:
         try:
             self._run(jobs)
             keep_best(self._sessions)
+            if len(jobs) > MANY:  # whose configs are cycles, which Python looks for rarely here
+                self._sessions.clear()
+                gc.collect()
         except Stopped as error:
             for session in self._sessions:
                 session.abandon(error.number)
