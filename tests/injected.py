@@ -79,9 +79,9 @@ def assert_clean(told, folder):
     assert sorted(folder.rglob("*.partial")) == []
 
 
-def assert_no_orphans(group):
-    """No process of a process group is left, or ends within ORPHANS seconds."""
-    end = time.monotonic() + ORPHANS
+def assert_no_orphans(group, seconds=ORPHANS):
+    """No process of a process group is left, or ends within some seconds."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end and _alive(group):
         time.sleep(0.05)
     assert not _alive(group), f"processes of group {group} are left"

@@ -211,7 +211,7 @@ def _swept(config: dict, lines: list[str]) -> list[str]:
     """
     hydra = config["hydra"]
     path = Path(str(hydra["sweep"]["dir"]))
-    if str(path) in FREE and not any(key_of(line) == "hydra.sweep.dir" for line in lines):
+    if str(path) in FREE and not _sweep_folder(lines):
         path = storage.claim(path)  # two sweeps of one second have folders of their own
         lines = [*lines, _named("hydra.sweep.dir", path)]
     if not str(hydra["sweeper"]["_target_"]).startswith(OUR_SWEEPERS):
@@ -409,7 +409,8 @@ def _show_only(config: dict, lines: list[str], grid: bool) -> None:
         runs = (None if given else plan.runs) or config["search"]["runs"] or 0
         runs += plan.seeds * max(2, len(plan.arms)) + bool(plan.seeds)
     hydra = config["hydra"]
-    folder = Path(str(hydra["sweep"]["dir"] if grid else hydra["run"]["dir"]))
+    named = _sweep_folder(lines) if grid else None  # a search's probes are not told it
+    folder = named or Path(str(hydra["sweep"]["dir"] if grid else hydra["run"]["dir"]))
     dry_run.show(command.LAST.jobs, folder, grid, runs)
 
 
