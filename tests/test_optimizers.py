@@ -112,3 +112,17 @@ def test_excluded_biases_feel_no_decay(make_run):
 def test_without_switches_parameters_stay_one_plain_list():
     model = nn.Linear(2, 2)
     assert optimizers.param_groups(model, False, False) == list(model.parameters())
+
+
+def test_a_copy_of_muon_steps_its_own_weights():
+    layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    groups = optimizers.param_groups(layers, exclude_bias_and_norm=False, split_hidden=True)
+    pair = copy.deepcopy((layers, optimizers.Muon(groups, lr=0.1)))
+    before = copy.deepcopy(layers.state_dict())
+    pair[0](torch.ones(2, 3)).square().sum().backward()
+    pair[1].param_groups[0]["lr"] = 0.2
+    pair[1].step()
+    assert all(torch.equal(layers.state_dict()[name], before[name]) for name in before)
+    assert not any(torch.equal(pair[0].state_dict()[name], before[name]) for name in before)
+    shared = [group for part in pair[1].parts for group in part.param_groups]
+    assert all(map(lambda a, b: a is b, shared, pair[1].param_groups))
