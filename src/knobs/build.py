@@ -47,10 +47,11 @@ def model(config: dict, shape: Shape) -> nn.Module:
     """
     node, options = config["model"], config["regularization"]
     partial = make("model", node)
-    offered = {"shape": shape, "inputs": shape.features, "outputs": shape.outputs}
-    offered["activation"] = make("activation", config["activation"])
-    offered |= {name: options[name] for name in ("norm", "dropout")}
-    given = targets.taken(partial.func, offered, contract="shape")
+    knobs = {name: options[name] for name in ("norm", "dropout")}
+    knobs |= {"shape": shape, "activation": make("activation", config["activation"])}
+    given = targets.taken(partial.func, knobs, contract="shape")
+    sizes = {"inputs": shape.features, "outputs": shape.outputs}
+    given |= targets.taken(partial.func, sizes)
     with targets.blame("model", node["_target_"], ConfigError):
         made = targets.call(partial.func, partial.keywords | given)
     if not isinstance(made, nn.Module):

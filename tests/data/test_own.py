@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -14,6 +15,7 @@ from knobs import build, targets
 from knobs.config import command
 from knobs.config.check import check
 from knobs.data import Stream
+from knobs.data.examples import tensor
 from knobs.data.own import as_data
 from knobs.errors import DataError
 from knobs.training import loop
@@ -164,6 +166,26 @@ def test_a_data_frame_is_read_as_the_same_csv(tmp_path):
     assert category.train.x.equal(read.train.x)
     parted = made({"train": frame, "test": frame[:20]}, target="y", task="regression")
     assert [len(s) for s in (parted.train, parted.val, parted.test)] == [80, 20, 20]
+
+
+def test_a_missing_number_of_an_array_is_the_training_median_and_told():
+    data = made((np.column_stack([HOLES, X[:, 1]]), Y))
+    rows = data.train.rows.numpy()
+    median = np.nanmedian(HOLES[rows])
+    [split] = [split for split in (data.train, data.val, data.test) if 4 in split.rows]
+    place = split.rows.tolist().index(4)
+    filled = np.where(np.isnan(HOLES[rows]), median, HOLES[rows])
+    assert split.x[place, 0].item() == pytest.approx(
+        (median - filled.mean()) / filled.std(), abs=1e-5
+    )
+    assert "1 missing numbers, taken as the training median" in data.notes[0]
+
+
+def test_pictures_of_more_than_8_bits_keep_their_values():
+    deep = Image.fromarray(np.array([[0, 65535], [300, 7]], np.uint16))
+    assert tensor(deep, "x").tolist() == [[[0, 65535], [300, 7]]]
+    assert tensor(Image.new("RGBA", (3, 2), (1, 2, 3, 255)), "x").shape == (3, 2, 3)
+    assert tensor(Image.new("L", (3, 2)), "x").dtype == torch.uint8
 
 
 # ------------------------------------------------------------------ several inputs
@@ -355,6 +377,14 @@ FAULTS = {
     "no weight": ({"x": X, "y": Y, "weight": X[:, 0] * 0}, {}, "every weight of the training split"),
     "setting of tables": ((X, Y), {"columns": ["a:number"]}, "data.columns=.*means nothing"),
     "setting of texts": ((X, Y), {"ngrams": 2}, "data.ngrams=2.*means nothing"),
+    "drop of arrays": ((X, Y), {"drop": ["a"]}, "data.drop=.*is for columns of a data frame"),
+    "drop of pairs": (Items(lambda i: (X[i], Y[i])), {"drop": ["a"]}, "data.drop=.*items that are a dict"),
+    "drop of nothing": (Items(lambda i: {"a": 1.0, "y": Y[i]}), {"drop": ["b"]}, "data.drop: no key b"),
+    "drop of no column": (pd.DataFrame({"a": X[:, 0], "y": Y}), {"target": "y", "drop": ["b"]}, "no column b"),
+    "two names": ({"train": (X, Y), "val": (X, Y), "valid": (X, Y)}, {}, "val and valid are one split"),
+    "no label": (HuggingFace([{"a": 1.0, "label": -1}] * 9), {}, "label of row 0 is -1, none of 0 .. 1"),
+    "order": ((pd.DataFrame({"a": X[:, 0]}), pd.Series(Y, index=range(100, 0, -1))), {}, "index of y is not that"),
+    "beside": ((pd.DataFrame({"a": X[:, 0]}), np.eye(2)[Y]), {}, "beside a data frame: must be one for each"),
     "bins": ((PIXELS, Y), {"kind": "image", "numbers": "ple"}, "data.numbers=ple: is for rows"),
     "flips": ((X, Y), {"augment": {"flip": True}}, "data.augment=.*is for pictures"),
     "names of frames": (pd.DataFrame({"a": X[:, 0], "y": Y}), {"target": "y", "classes": ["a", "b"]}, "its cells name them|as its cells"),
@@ -367,7 +397,7 @@ def test_what_cannot_be_used_is_one_message(found, settings, told):
     with pytest.raises(DataError, match=told) as error:
         made(found, **settings)
     assert "\n" not in str(error.value)
-    assert any(word in str(error.value) for word in ("own.f", "data."))
+    assert any(word in str(error.value) for word in ("own.f", "data.", " of "))
 
 
 # ------------------------------------------------------------------ by a config

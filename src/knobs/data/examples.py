@@ -86,10 +86,16 @@ class Reader:
             if len(keys) != 1 or keys[0] not in item:
                 raise ValueError(f"which key is the target? it has {listed([*map(str, item)])}; "
                                  "set data.target")  # fmt: skip
+            if lacks := [name for name in self.drop if name not in item]:
+                raise ValueError(
+                    f"data.drop: no key {lacks[0]}; it has {listed([*map(str, item)])}"
+                )
             rest = {k: v for k, v in item.items() if k != keys[0] and k not in self.drop}
             if not rest:
                 raise ValueError("no input is left beside the target")
             return next(iter(rest.values())) if len(rest) == 1 else rest, item[keys[0]]
+        if self.drop:
+            raise ValueError(f"data.drop={list(self.drop)}: is for items that are a dict")
         if not isinstance(item, tuple | list) or len(item) < 2:
             raise ValueError(f"a {type(item).__name__}; must be (x, y), or a dict with a target")
         *x, y = item
@@ -260,6 +266,8 @@ def inputs_of(x: Any) -> Any:
 def tensor(value: Any, name: str) -> Tensor:
     """Return numbers or a picture as a tensor: float32, int64 or uint8; a picture as (C, H, W)."""
     if hasattr(value, "convert") and hasattr(value, "mode"):  # of Pillow
+        if value.mode in ("I", "F") or value.mode.startswith("I;"):  # more than 8 bits
+            return torch.from_numpy(np.array(value).astype(np.float32)[None])
         value = value if value.mode in ("L", "RGB") else value.convert("RGB")
         pixels = np.array(value)
         return torch.from_numpy(

@@ -97,6 +97,9 @@ def _splits(found: Any, place: str) -> dict[str, Any]:
     if isinstance(found, Mapping):
         named = {str(key): SPLITS.get(str(key).lower()) for key in found}
         if named and all(named.values()):
+            if twice := [n for n in named.values() if [*named.values()].count(n) > 1]:
+                both = listed([key for key, n in named.items() if n == twice[0]])
+                raise DataError(f"{place}: {both} are one split, {twice[0]}; join them")
             return _ordered({named[str(key)]: part for key, part in found.items()}, place)
         pieces = {str(key): PARTS.fullmatch(str(key)) for key in found}
         if pieces and all(m and m[2].lower() in SPLITS for m in pieces.values()):
@@ -137,13 +140,26 @@ def _plain(part: Any, settings: Mapping[str, Any]) -> Any:
     if hasattr(part, "to_pandas"):
         part = part.to_pandas()  # of Polars or Arrow
     if isinstance(part, tuple) and len(part) == 2 and hasattr(part[0], "columns"):
-        frame, y = part
-        name = str(getattr(y, "name", None) or "target")
-        if name in map(str, frame.columns):
-            raise DataError(f"{name}: is a column of the data frame, and the name of y; rename one")
-        values = getattr(y, "to_numpy", lambda: np.asarray(y))()
-        part = frame.assign(**{name: values}).rename_axis(name, axis=1)
+        part = _beside(*part)
     return part
+
+
+def _beside(frame: Any, y: Any) -> Any:
+    """Return a data frame with its target as one more column, whose name its columns then have.
+
+    Raises:
+        DataError: rows of another number or order, a name that is there, several targets.
+    """
+    name, values = str(getattr(y, "name", None) or "target"), np.asarray(y)
+    if values.ndim != 1 or len(values) != len(frame):
+        must = f"must be one for each of its {len(frame)} rows"
+        raise DataError(f"y of shape {values.shape} beside a data frame: {must}; for several "
+                        "targets return one frame, and set data.target")  # fmt: skip
+    if hasattr(y, "index") and hasattr(frame, "index") and not y.index.equals(frame.index):
+        raise DataError("the index of y is not that of the data frame beside it; align them")
+    if name in map(str, frame.columns):
+        raise DataError(f"{name}: is a column of the data frame, and the name of y; rename one")
+    return frame.assign(**{name: values}).rename_axis(name, axis=1)
 
 
 def _of_columns(dataset: Any, settings: Mapping[str, Any]) -> Any:
@@ -153,6 +169,10 @@ def _of_columns(dataset: Any, settings: Mapping[str, Any]) -> Any:
     frame = pd.DataFrame([dataset[i] for i in range(len(dataset))], columns=dataset.column_names)
     for name, feature in dict(dataset.features).items():
         if names := getattr(feature, "names", None):
+            if (odd := ~frame[name].isin(range(len(names)))).any():
+                row = int(np.argmax(odd))
+                told = f"{name} of row {row} is {frame[name][row]}, none of 0 .. {len(names) - 1}"
+                raise DataError(f"{told}; leave out rows without a label")
             frame[name] = [names[number] for number in frame[name]]
     if settings.get("target") is None and len(found := [n for n in TARGETS if n in frame]) == 1:
         frame = frame.rename_axis(found[0], axis=1)
@@ -165,6 +185,9 @@ def _examples(part: Any, place: str, options: Mapping[str, Any]) -> Examples:
     Raises:
         DataError: naming what is no array, dataset or item.
     """
+    if options["drop"] and isinstance(part, Mapping | tuple):
+        told = "is for columns of a data frame, or keys of a dataset's items; leave it out"
+        raise DataError(f"data.drop={options['drop']}: {told}")
     if isinstance(part, Mapping):
         keys = {str(key).lower(): key for key in part}
         x, y = (next((keys[n] for n in names if n in keys), None) for names in (X, Y))
@@ -214,6 +237,9 @@ def _table(splits: Mapping[str, Any], place: str, options: dict[str, Any]) -> Da
             raise DataError(f"{place}: the columns of {name} are not those of train")
         if not len(frame):
             raise DataError(f"{place}: the data frame of {name} has no rows")
+        if lacks := sorted({*options["drop"], *texts} - {*map(str, frame.columns)}):
+            raise DataError(f"{place}: no column {listed(lacks)}; data.drop, data.columns, "
+                            "data.weight and data.split name columns")  # fmt: skip
         frames.append(cells.of_frame(frame, place, texts, options["drop"]))
     sizes = (len(frames[0]), sum(map(len, frames[1:])))
     rows = pd.concat(frames, ignore_index=True)

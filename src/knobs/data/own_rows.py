@@ -116,6 +116,8 @@ def _gathered(x: Inputs, rows: Rows) -> Data:
     inputs = _fitted(x, rows.split[0], rows.options)
     if isinstance(inputs, Table):
         ready: Inputs = inputs.apply(_columns(x))
+        if lacking := int(x.isnan().sum()):
+            notes = [*notes, f"{lacking:,} missing numbers, taken as the training median"]
     elif inputs:
         ready = inputs.apply(x)
     else:

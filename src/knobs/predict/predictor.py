@@ -294,9 +294,10 @@ def _preparation(path: Path, config: dict[str, dict]) -> Preparation | str:
     calls = "model(tensor) takes tensors that are prepared already"
     if not (path / JSON).is_file():
         target = str(config["data"].get("_target_", ""))
-        if target and not target.startswith("knobs."):
-            how = "return a data frame, rows of numbers (N, F), pictures (N, C, H, W) or texts"
-            return f"{path}: {target} tells no preparation of raw rows: {how}, and train; {calls}"
+        if (target and not target.startswith("knobs.")) or target.startswith("knobs.data.arrays."):
+            how = "data frames, rows of numbers (N, F), pictures (N, C, H, W) and texts have one"
+            how += ", Data where make_data is given inputs=Table.fit(...), say"
+            return f"{path}: {target} tells no preparation of raw rows: {how}; {calls}"
         return f"{path}: has no {JSON}, as runs of older versions; train it again; {calls}"
     try:
         return Preparation.load({name: storage.read(path / name) for name in (JSON, ARRAYS)})

@@ -182,7 +182,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("read", printable("; ".join(data.notes), MAX_NOTES)),
         ("target", _target(run, config)),
         ("objective", chosen(run.data, config)),
-        ("model", model + _activation(run.networks[0], config["activation"])),
+        ("model", model + _activation(run.networks[0], config)),
         ("init", _init(run.networks[0], config["init"]) + zero),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),
@@ -219,11 +219,19 @@ def _parameters(model: nn.Module) -> str:
     return count(total, "parameter") + frozen
 
 
-def _activation(network: nn.Module, node: dict) -> str:
-    """Return `; ReLU`; nothing where there is no layer that one could follow."""
+def _activation(network: nn.Module, config: dict) -> str:
+    """Return `; ReLU`; nothing where there is no layer that one could follow.
+
+    Of a network of one's own only what is in it: its signature may take none.
+    """
     layers = {type(m) for m in network.modules() if not any(True for _ in m.children())}
-    bare = layers <= {nn.Flatten, nn.Linear, nn.Dropout, Dropout}
-    return "" if bare else f"; {_short(node)}"
+    bare, name = (
+        layers <= {nn.Flatten, nn.Linear, nn.Dropout, Dropout},
+        _short(config["activation"]),
+    )
+    own = not config["model"]["_target_"].startswith("knobs.")
+    lacks = own and name not in {layer.__name__ for layer in layers}
+    return "" if bare or lacks else f"; {name}"
 
 
 def _target(run: Run, config: dict) -> str:
