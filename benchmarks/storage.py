@@ -5,8 +5,8 @@
 
 A table of normal numbers, written as Parquet into a temporary folder, is read with
 data.storage=memory and data.storage=map, in alternating rounds within one process. Printed, medians
-with the least and the most: milliseconds to gather a batch of 256 random rows, seconds of an epoch of
-the default network, seconds to read the table the first time (map: converted), and once more (map:
+with the least and the most: milliseconds to gather a batch of 256 random rows, seconds of an epoch
+of the default network, seconds to read the table the first time (map: converted), and once more (map:
 verified). The bits of the weights after the epochs are compared.
 """
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from knobs import build
 from knobs.config import command
 from knobs.data import bundled, preparation, prepare
-from knobs.data.images import _folder_parts, read_image
+from knobs.data.images import folder_parts, read_image
 from knobs.data.inputs import Pictures, Table
 from knobs.data.preparation import ARRAYS, JSON, Preparation
 from knobs.data.texts import Texts
@@ -200,7 +200,7 @@ def raw(case, folder):
         rows = torch.stack([read_image(file, 16) for file in files])
         labels = np.array([file.parent.name for file in files])
         origin = np.full(len(files), "train")
-        return rows, labels, _folder_parts(labels, origin, {"train": folder}, val, test, 0)
+        return rows, labels, folder_parts(labels, origin, {"train": folder}, val, test, 0)
     else:
         kinds = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
         kind = getattr(torchvision.datasets, kinds.get(option, option.upper()))
