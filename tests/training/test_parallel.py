@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import processes
@@ -441,16 +440,18 @@ def test_sigterm_at_any_moment_ends_all_with_143(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(10))
-def test_a_process_that_is_killed_ends_all_and_is_named(case, tmp_path, helpers, at_epoch):
-    """At a random step, whichever it is; one process and three go on to the same end."""
+def test_a_process_that_is_killed_ends_all_and_is_named(case, tmp_path, helpers, monkeypatch):
+    """At a random step, whichever it is; one process, two or three go on to the same end."""
     draw = random.Random(case)
     execute(checked(1), tmp_path / "whole")
+    at, train_step = draw.randrange(1, 23), loop.train_step
 
-    def kill():
-        threading.Timer(draw.uniform(0, 0.01), helpers[draw.randrange(2)].kill).start()
-        time.sleep(0.005)  # of an epoch of 10 ms
+    def killing(run, *batch):
+        if run.progress.step == at and len(helpers) == 2:
+            helpers[draw.randrange(2)].kill()
+        return train_step(run, *batch)
 
-    at_epoch(draw.randrange(1, 4), kill)
+    monkeypatch.setattr(loop, "train_step", killing)
     with pytest.raises(ProcessLost, match="process [12] of 3 ended by SIGKILL"):
         execute(checked(3), tmp_path / "run")
     assert record.read_summary(tmp_path / "run")["status"] == "interrupted"
