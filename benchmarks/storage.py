@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/storage.py --rows 2000000 --columns 40 --rounds 9
 
 A table of normal numbers, written as Parquet into a temporary folder, is read with
-data.storage=memory and data.storage=map, in alternating rounds within one process. Printed, medians
-with the least and the most: milliseconds to gather a batch of 256 random rows, seconds of an epoch
-of the default network, seconds to read the table the first time (map: converted), and once more (map:
-verified). The bits of the weights after the epochs are compared.
+data.storage=memory and data.storage=map, in alternating rounds within one process. Printed: seconds
+to read the table at first (map: converted); medians with the least and the most of seconds to read
+it once more (map: verified), of seconds of an epoch of the default network, and of milliseconds to
+gather a batch of 256 random rows. The bits of the weights after the epochs are compared.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main() -> None:
         table(path, given.rows, given.columns)
         line = ["data=csv", f"data.path={path}", "data.task=classification", "data.target=y",
                 "training.epochs=1", f"training.batch_size={BATCH}"]  # fmt: skip
-        times: dict[str, dict[str, list[float]]] = {}
+        names = ("s to read", "s an epoch", "ms a batch")
+        times = {name: {place: [] for place in PLACES} for name in names}
         weights = {}
         for _ in range(given.rounds):
             for place in PLACES:
@@ -75,16 +76,15 @@ def main() -> None:
                 cache._verified.clear()
                 start = time.perf_counter()
                 data = build.data(config)
-                read = time.perf_counter() - start
+                times["s to read"][place].append(time.perf_counter() - start)
                 run = assemble(config, data, torch.device("cpu"))
                 start = time.perf_counter()
                 list(loop.fit(run))
-                found = {"ms a batch": gather(data), "s an epoch": time.perf_counter() - start}
-                found["s to read" if times.get("s to read", {}).get(place) else "s at first"] = read
-                found.setdefault("s to read", read)
-                for what, value in found.items():
-                    times.setdefault(what, {}).setdefault(place, []).append(value)
+                times["s an epoch"][place].append(time.perf_counter() - start)
+                times["ms a batch"][place].append(gather(data))
                 weights[place] = run.model.state_dict()
+        first = {place: times["s to read"][place].pop(0) for place in PLACES}
+        print("s at first  ", *(f"{place} {first[place]:.3f}" for place in PLACES))
         for what, by in times.items():
             ratio = statistics.median(by["map"]) / statistics.median(by["memory"])
             print(f"{what:12}", *(f"{p} {shown(by[p])}" for p in PLACES), f"ratio {ratio:.2f}")

@@ -354,7 +354,7 @@ sys.exit(ended(lambda: print(execute(command.checked(line), Path(path + ".run"))
 
 
 @pytest.mark.parametrize(("mib", "columns", "most"), [
-    (96, 48, 72),  # beyond what is there once all is imported
+    (160, 64, 112),  # beyond what is there once all is imported
     pytest.param(1536, 200, 512, marks=pytest.mark.slow),  # of the whole process
     pytest.param(6144, 400, 2048, marks=pytest.mark.slow),
 ])  # fmt: skip
