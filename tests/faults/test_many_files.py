@@ -39,7 +39,7 @@ def bounded():
     signal.signal(signal.SIGALRM, before)
 
 
-@faults("folder of very many files, for every command that walks through it", "it ends, and says what it says of few",
+@faults("folder of very many files, for every command that walks through it", "it ends, and says what it says of few; 5,000 files, in `make test-all` a million",
         quick=5_000, whole=1_000_000)  # fmt: skip
 def test_a_folder_of_many_files(cases, tmp_path, tried, capsys, bounded, sweep, monkeypatch):
     folder = tmp_path / "outputs" / "x" / "a"

@@ -107,9 +107,10 @@ def _mirrored(folder: Path) -> Mirrored | None:
         if (path / f"run-{match[2]}.wandb").is_file()
     )
     if not theirs:
-        if not named:
+        offline = [match for match, _ in named if match[0].startswith("offline-")]
+        if not offline or (wandb / ARRIVED).exists():
             return None
-        lost = max(named, key=lambda pair: pair[0][1])[0]
+        lost = max(offline, key=lambda match: match[1])
         reason = f"{lost[0]} has lost its run-{lost[2]}.wandb, which holds what was to be uploaded"
         return Mirrored(folder, (), lost[2], fault=reason)
     run_id, parts = theirs[-1][2], [path for _, path, name in theirs if name == theirs[-1][2]]
