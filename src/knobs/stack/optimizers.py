@@ -22,11 +22,6 @@ LINEAR_IN_LR = (
     *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam),
     *(torch.optim.Adamax, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop),
 )
-# Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
-BY_ROW = {
-    *("torch.optim.ASGD", "torch.optim.Rprop", "torch.optim.Adafactor", "torch.optim.Muon"),
-    *("knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"),
-}
 PER_ROW = {"params", "lr", "weight_decay"}
 SWITCHES = ("maximize", "differentiable", "capturable")  # which a slice leaves out
 # What an optimizer keeps of a parameter as a whole, also of one that is a single number.

@@ -18,8 +18,8 @@ from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.ledger import status
 from knobs.regularization import PENALTIES
 from knobs.signals import Exited, exits
-from knobs.stack.layers import CannotStack
-from knobs.stack.optimizers import BY_ROW, LINEAR_IN_LR
+from knobs.stack.layers import CannotStack, fast
+from knobs.stack.optimizers import LINEAR_IN_LR
 from knobs.sweep import timing
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import SPLIT, Reader, kin
@@ -28,6 +28,9 @@ from knobs.training.setup import assemble, machine, steps_per_epoch
 
 STACKABLE = {f"{kind.__module__}.{kind.__name__}" for kind in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{kind.__name__}" for kind in LINEAR_IN_LR}
+# Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
+BY_ROW = {f"torch.optim.{name}" for name in ("ASGD", "Rprop", "Adafactor")}
+BY_ROW |= {"knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
@@ -49,6 +52,8 @@ SHARED = ("data", "model", "activation", "loss", "regularization", "training")
 MEMORY_SHARE = 0.5  # of what is free
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
+TRIAL_STEPS = 40  # of a run, whose time it takes to prove a network of another kind and to time it
+TRIAL_SHARE, TRIAL_SECONDS = 0.1, 1.0  # of a group's time, or so little, which that may take
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
 
 
@@ -302,6 +307,10 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             return
         if isinstance(examples.train, Stream):
             group.reason = "its data are read from disk batch by batch"
+            return
+        trial, whole = TRIAL_STEPS * group.alone_seconds, group.steps * group.alone_seconds
+        if not fast(run.networks[0]) and trial > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
+            group.reason = f"to try a stack would take {trial:.0f} s, all of them {whole:.0f} s"
             return
         try:
             size = timing.row_bytes(fresh)
