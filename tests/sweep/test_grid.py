@@ -322,7 +322,7 @@ def test_an_error_without_a_word_fails_its_job_alone(sweep, monkeypatch):
         return whole(run, *args)
 
     monkeypatch.setattr(loop, "fit", fit)
-    code, out = sweep("seed=0,1", "optimizer=rprop", "training.epochs=1", "training.batch_size=512")
+    code, out = sweep("seed=0,1", "optimizer=lbfgs", "training.epochs=1", "training.batch_size=512")
     assert code == 10
     assert "job 1 failed: AssertionError: AssertionError" in out
 

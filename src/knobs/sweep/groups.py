@@ -13,7 +13,7 @@ from knobs.data import Stream
 from knobs.errors import MemoryShortage, first_line, for_a_person
 from knobs.ledger import status
 from knobs.signals import Exited, exits
-from knobs.stack.layers import CannotStack
+from knobs.stack.layers import CannotStack, fast
 from knobs.sweep import timing
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import Reader, kin
@@ -25,6 +25,8 @@ from knobs.training.setup import assemble, machine, steps_per_epoch
 MEMORY_SHARE = 0.5  # of what is free
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
+TRIAL_STEPS = 40  # of a run, whose time it takes to prove a network of another kind and to time it
+TRIAL_SHARE, TRIAL_SECONDS = 0.1, 1.0  # of a group's time, or so little, which that may take
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
 
 
@@ -250,6 +252,10 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             return
         if isinstance(examples.train, Stream):
             group.reason = "its data are read from disk batch by batch"
+            return
+        trial, whole = TRIAL_STEPS * group.alone_seconds, group.steps * group.alone_seconds
+        if not fast(run.networks[0]) and trial > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
+            group.reason = f"to try a stack would take {trial:.0f} s, all of them {whole:.0f} s"
             return
         try:
             size = timing.row_bytes(fresh)

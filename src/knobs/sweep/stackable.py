@@ -20,10 +20,8 @@ LINEAR_IN_LR = (
 STACKABLE = {f"torch.optim.{name}" for name in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{name.lower()}.{name}" for name in LINEAR_IN_LR}
 # Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
-BY_ROW = {
-    *("torch.optim.ASGD", "torch.optim.Rprop", "torch.optim.Adafactor", "torch.optim.Muon"),
-    *("knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"),
-}
+BY_ROW = {f"torch.optim.{name}" for name in ("ASGD", "Rprop", "Adafactor")}
+BY_ROW |= {"knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
