@@ -27,8 +27,9 @@ NAMES = (
     *("config.json", "metrics.jsonl", "train.log", "predictions.safetensors"),
     *("preparation.json", "preparation.safetensors"),
     *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
-    *("checkpoints/best.safetensors", "checkpoints/last.safetensors"),
-    *("checkpoints/last.previous.safetensors", "checkpoints/manifest.json", SUMMARY),
+    *("checkpoints/best.safetensors", "checkpoints/best.previous.safetensors"),
+    *("checkpoints/last.safetensors", "checkpoints/last.previous.safetensors"),
+    *("checkpoints/manifest.json", SUMMARY),
 )
 _RUN = re.compile(r"(0|[1-9]\d{0,8})/(.+)")
 
