@@ -6,8 +6,7 @@
 JPEGs of two classes are written into a temporary folder and read in one random order, in
 alternating rounds within one process: by data=image_folder with data.memory_gib=0, and by
 torchvision (ImageFolder: Resize to data.size, CenterCrop, ToTensor, Normalize; in a DataLoader).
-Both decode by Pillow. Printed: medians of images a second with the
-least and the most, and their ratio.
+Both decode by Pillow. Printed: medians of images a second, their spread, and the ratio.
 """
 
 import argparse

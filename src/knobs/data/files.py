@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from knobs.data import leaks, mapped, ondisk
+from knobs.data import leaks, mapped
+from knobs.data.columnar import Lazy, changed
 from knobs.data.columns import MARKERS, Columns, decide, overrides, table_decimal
 from knobs.data.dataset import Data, Tensors
 from knobs.data.folds import folded
@@ -174,7 +175,7 @@ def _understand(
     Raises:
         DataError: a column that two rules fit, an infinite number. CellError: naming its row.
     """
-    own = ondisk.mapped(rows, lambda cells: cells[: table.sizes[0]])
+    own = changed(rows, lambda cells: cells[: table.sizes[0]])
     read, notes = decide(own, train, kinds, na, decimal)
     if not read.columns:
         raise DataError(f"no column is left to learn from ({notes[0]})")
@@ -189,7 +190,7 @@ def _understand(
 
 def _typed(read: Columns, rows: Mapping) -> Mapping:
     """Return the numbers and categories of a table's columns; from the disk one at a time."""
-    if not isinstance(rows, ondisk.Lazy):
+    if not isinstance(rows, Lazy):
         return read.typed(rows)
     owner = {made: c for c, column in read.columns.items() for made in column.outputs(c)}
 
@@ -198,7 +199,7 @@ def _typed(read: Columns, rows: Mapping) -> Mapping:
         one = Columns({name: read.columns[name]}, read.markers)
         return one.typed({name: rows[name]})
 
-    return ondisk.Lazy(owner, lambda made: of(owner[made])[made])
+    return Lazy(owner, lambda made: of(owner[made])[made])
 
 
 def _parts(

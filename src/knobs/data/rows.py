@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from knobs.data import ondisk, tables
+from knobs.data.columnar import Lazy, OnDisk, changed
 from knobs.data.columns import CellError, as_numbers
 from knobs.data.dates import read_day
-from knobs.data.ondisk import Lazy
 from knobs.data.opening import path_of
 from knobs.data.prepare import Parts
 from knobs.errors import DataError, did_you_mean
@@ -54,7 +54,7 @@ class Tables:
 
     def own(self) -> Mapping[str, np.ndarray]:
         """Return name -> texts of the rows that are not of the official test table."""
-        return ondisk.mapped(self.columns(), lambda cells: cells[: self.sizes[0]])
+        return changed(self.columns(), lambda cells: cells[: self.sizes[0]])
 
     def columns(self, but: Collection[str] = ()) -> Mapping[str, np.ndarray]:
         """Return name -> cells of all columns but some; from the disk one at a time."""
@@ -168,7 +168,7 @@ def _unlike(first: Any, second: Any) -> bool:
 
 
 def _type(table: Any, name: str) -> np.dtype:
-    return table.type_of(name) if isinstance(table, ondisk.OnDisk) else table[name].dtype
+    return table.type_of(name) if isinstance(table, OnDisk) else table[name].dtype
 
 
 def _labels(table: Tables, name: str) -> np.ndarray:
