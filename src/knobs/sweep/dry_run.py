@@ -10,6 +10,7 @@ from knobs.record import LEDGER
 from knobs.sweep.groups import plan_groups
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import reader
+from knobs.sweep.screen import on_disk
 from knobs.training.setup import machine
 from knobs.words import count, duration
 
@@ -33,7 +34,8 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
     seconds = sum(group.steps * group.step_seconds for group in groups)
     if runs is not None:
         seconds *= runs / len(planned)
-        out.print(f"a search of {count(runs, 'run')}, about {duration(seconds)}")
+        said = [f"about {duration(seconds)}", *on_disk(groups, runs / len(planned))]
+        out.print(f"a search of {count(runs, 'run')}, {', '.join(said)}")
     else:
         stacks = sum(len(group.chunks) for group in groups if group.width > 1)
         alone = sum(len(group.jobs) for group in groups if group.width == 1)
@@ -41,7 +43,8 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
         how += [f"{count(alone, 'run')} sequentially"] * (bool(alone) and many)
         what = ", ".join(how) or "one run"
         steps = sum(group.steps for group in groups)
-        out.print(f"{what}: {steps:,} optimizer steps, about {duration(seconds)}")
+        said = [f"{steps:,} optimizer steps", f"about {duration(seconds)}", *on_disk(groups)]
+        out.print(f"{what}: {', '.join(said)}")
     new = runs is None and not (folder / LEDGER).exists()  # else the numbers are others
     lines = Counter(line for job in planned.values() for line in job.overrides)
     shared = [line for line, n in lines.items() if n == len(planned) > 1]

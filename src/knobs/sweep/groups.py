@@ -45,6 +45,7 @@ class Group:
         alone_seconds: what a step of one of them takes that trains alone.
         slower: width -> how many times as long a stack took as planned; of stacks that have run.
         stacks: the jobs of each, where it is not the width that says so.
+        disk: bytes that one of them leaves, about; 0 where it is not known.
     """
 
     jobs: list[int]
@@ -57,6 +58,7 @@ class Group:
     alone_seconds: float = 0.0
     slower: dict[int, float] = field(default_factory=dict)
     stacks: list[list[int]] = field(default_factory=list)
+    disk: int = 0
 
     @property
     def steps(self) -> int:
@@ -113,6 +115,7 @@ def plan_groups(
             group.width, group.reason = min(before.width, len(group.jobs)), before.reason
             group.epoch_steps, group.step_seconds = before.epoch_steps, before.step_seconds
             group.alone_seconds, group.slower = before.alone_seconds, before.slower
+            group.disk = before.disk
         elif group.config:
             group.slower = before.slower if before else {}
             _measure(group, data, width)
@@ -246,6 +249,7 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             group.reason = first_line(for_a_person(error))
             return
         group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
+        group.disk = timing.disk_bytes(run, group.config)
         members = group.config["training"].get("members", 1)
         rows = min(len(group.jobs), max(1, most // members))
         if group.reason or rows == 1:

@@ -20,6 +20,7 @@ from knobs.words import count, duration
 LEADERS = 3
 PLAIN_SECONDS = 5.0  # between lines where there is no terminal
 MAX_REASONS = 5
+MUCH = 10e6  # bytes on disk that are worth a word
 SOON = 0.02  # of the work done before a rate says anything
 
 
@@ -136,6 +137,8 @@ class Screen:
         if seconds and (coming := self.supply.coming):
             whole = seconds * (self.count + coming) / self.count
             parts.append(f"with the {count(coming, 'run')} to come about {duration(whole)}")
+        coming = self.supply.coming
+        parts += on_disk(self.groups, (self.count + coming) / max(self.count, 1))
         return ", ".join(parts)
 
     def _line(self) -> str:
@@ -160,6 +163,16 @@ class Screen:
             f"{place}. {value:.4f}  #{number}  epoch {epoch}  {self.labels[number]}"
             for place, (number, (_, value, epoch)) in enumerate(ranked, 1)
         ]
+
+
+def on_disk(groups: list[Group], times: float = 1.0) -> list[str]:
+    """Return the words for the space that runs will take on disk, where it is much.
+
+    Args:
+        times: as many runs as these groups have.
+    """
+    size = times * sum(group.disk * len(group.jobs) for group in groups)
+    return [f"about {size / 1e6:,.0f} MB on disk"] if size >= MUCH else []
 
 
 def labels(jobs: dict[int, Job]) -> dict[int, str]:

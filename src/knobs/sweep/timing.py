@@ -17,13 +17,16 @@ from knobs import storage
 from knobs.models import frozen
 from knobs.optimizers import training_mode
 from knobs.stack import loop as stack
-from knobs.training import loop
+from knobs.training import loop, predictions
 from knobs.training.batches import epoch_batches
 from knobs.training.state import Run
 
 WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide stacks
 VISIT_SECONDS = 0.005  # of each visit: so long that a pause of the machine hits all widths alike
 TURNS, MOST_TURNS = 3, 9  # of two widths; as many as the latter before a wider one is given up
+BLOCK, LINE_BYTES = 4096, 300  # of a disk; of an epoch in a log
+# config.json, summary.json, the preparation (2), the manifest, three files and three folders.
+SMALL_FILES = (4000, 1000, 400, 300, 300, 2300, 3600, 200, 1, 1, 1)
 PLAN_SHARE = 0.02  # of a group's expected time, which a visit to each of two widths may take
 NEARLY = 1.1  # a narrower stack is chosen where it is faster by more than this
 CACHE = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -197,6 +200,23 @@ def cache_bytes(device: torch.device) -> int:
 def clones(run: Run, count: int) -> list[Run]:
     """Return copies of a run that share nothing but its data."""
     return [copy.deepcopy(run, {id(run.data): run.data}) for _ in range(count)]
+
+
+def disk_bytes(run: Run, config: dict) -> int:
+    """Return about the bytes on disk that a run leaves, its files in whole blocks.
+
+    An optimizer that keeps two values a weight, as Adam does, is taken for granted.
+    """
+    training, examples = config["training"], len(run.data.val)
+    weights = sum(value.nbytes for value in run.model.state_dict().values())
+    outputs = examples * run.data.shape.outputs * 2  # float16
+    log = LINE_BYTES * training["epochs"]
+    sizes = [*SMALL_FILES, log, log, min(predictions.MOST_BYTES, outputs + 16 * examples)]
+    if training["checkpoint"]:
+        sizes.append(weights)
+        if training.get("keep", "all") == "all":
+            sizes.append(4 * weights + outputs + log)
+    return sum(-(-max(size, 1) // BLOCK) * BLOCK for size in sizes)
 
 
 def row_bytes(run: Run) -> int:
