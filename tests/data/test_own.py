@@ -52,6 +52,15 @@ class Ordered(IterableDataset):
         yield from zip(X, Y, strict=True)
 
 
+class OrderedColumns:
+    """A Hugging Face set that is streamed: it has columns, and no items by number."""
+
+    column_names, features = ("a", "label"), {"a": object(), "label": object()}
+
+    def __iter__(self):
+        yield {"a": 1.0, "label": 0}
+
+
 class Column:
     def __init__(self, names):
         self.names = names
@@ -360,6 +369,7 @@ FAULTS = {
     "None": (None, {}, "returns a NoneType; return a map-style Dataset"),
     "one array": (X, {}, "returns a ndarray; return"),
     "iterable": (Ordered(), {}, "Ordered can only be read in order.*map-style"),
+    "streamed table": (OrderedColumns(), {}, "OrderedColumns can only be read in order"),
     "generator": ((i for i in range(3)), {}, "generator can only be read in order"),
     "loader": (DataLoader(TensorDataset(torch.tensor(X), torch.tensor(Y))), {}, "return its dataset"),
     "empty": (Items(None, 0), {}, "has no items"),

@@ -5,12 +5,14 @@ import sys
 import pytest
 import torch
 
+import knobs
 from knobs import build, targets
 from knobs.config import command
 from knobs.config.check import check
-from knobs.errors import ConfigError
+from knobs.errors import CheckpointError, ConfigError
 from knobs.shape import Shape
 from knobs.training import loop
+from knobs.training.run import execute
 from knobs.training.setup import assemble
 
 CPU = torch.device("cpu")
@@ -205,3 +207,14 @@ def test_an_init_of_ones_own_is_of_a_tensor_or_of_a_whole_network(config):
     wrong = own | {"init": {"_target_": "ownnets.scheme", "_partial_": True}}
     with pytest.raises(ConfigError, match=r"init\._target_=ownnets\.scheme: raised KeyError"):
         build.initialize(wrong, net, torch.zeros(2, 4))
+
+
+def test_a_run_whose_code_is_not_admitted_here_says_so(config, tmp_path, monkeypatch):
+    own = config("Plain", "training.epochs=1")
+    execute(own, tmp_path / "run")
+    assert knobs.load(tmp_path / "run")(torch.zeros(2, 13)).shape == (2, 3)
+    monkeypatch.setattr("knobs.targets._ADMITTED", ())
+    targets.resolve.cache_clear()
+    told = r"used code of its own \(ownnets\.\); read it, then export KNOBS_ALLOW for it yourself$"
+    with pytest.raises(CheckpointError, match=told):
+        knobs.load(tmp_path / "run")

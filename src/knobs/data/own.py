@@ -14,7 +14,7 @@ from torch import Tensor
 
 from knobs.data import cells
 from knobs.data.dataset import Data
-from knobs.data.examples import TARGETS, WAY, Examples, of_arrays, of_dataset
+from knobs.data.examples import TARGETS, WAY, Examples, length, of_arrays, of_dataset
 from knobs.data.files import of_table
 from knobs.data.own_rows import data_of
 from knobs.data.own_targets import hashable
@@ -58,7 +58,7 @@ def as_data(found: Any, place: str, given: Mapping[str, Any], settings: Mapping[
         if (said := settings.get("task", found.task)) != found.task:
             raise DataError(f"data.task={said}: {place} returns Data of a {found.task}")
         return found
-    splits = {n: _plain(p, settings) for n, p in _splits(found, place).items()}
+    splits = {n: _plain(p, settings, place) for n, p in _splits(found, place).items()}
     frames = [hasattr(part, "columns") for part in splits.values()]
     if all(frames):
         _refuse(settings, TEXTS, place, "a data frame")
@@ -133,9 +133,10 @@ def _is_dataset(part: Any) -> bool:
     )
 
 
-def _plain(part: Any, settings: Mapping[str, Any]) -> Any:
+def _plain(part: Any, settings: Mapping[str, Any], place: str) -> Any:
     """Return a frame of pandas for a table of another library; (frame, y) as one frame."""
     if hasattr(part, "features") and hasattr(part, "column_names"):  # of Hugging Face
+        length(part, place)
         return _of_columns(part, settings) if settings.get("kind") == "table" else part
     if hasattr(part, "to_pandas"):
         part = part.to_pandas()  # of Polars or Arrow

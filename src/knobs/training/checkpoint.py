@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from knobs import record, storage
+from knobs import record, storage, targets
 from knobs.codec import decode, encode
 from knobs.errors import CheckpointError, first_line, note
 from knobs.models.members import Ensemble
@@ -326,7 +326,10 @@ def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
                 weights = decode(about["state"]["best_weights"], weights)
             if "digest" not in about:
                 _compare_with_last(path, weights, about)
+            _refuse_foreign(path / name, about)
             model, shape = _network(weights, about)
+        except _Foreign:
+            raise
         except Exception as error:  # a missing key, weights of another model
             faults.append(f"{path / name}: not a checkpoint of knobs ({first_line(error)})")
             continue
@@ -334,6 +337,18 @@ def read_best(folder: str | Path) -> tuple[nn.Module, Shape, dict[str, Any]]:
         return model.eval(), shape, about
     missing = f"{path / BEST}: no such file; give the folder of a run that kept checkpoints"
     raise CheckpointError("; ".join(faults) or missing)
+
+
+class _Foreign(CheckpointError):
+    """A network of code that KNOBS_ALLOW does not admit here: no other file of the run helps."""
+
+
+def _refuse_foreign(path: Path, about: dict[str, Any]) -> None:
+    """Refuse to build what a config names and nobody here has admitted."""
+    if packages := targets.not_admitted(about["config"]):
+        listed = ", ".join(printable(package, 60) for package in packages)
+        admit = "read it, then export KNOBS_ALLOW for it yourself"
+        raise _Foreign(f"{path}: this run used code of its own ({listed}); {admit}")
 
 
 def _network(weights: dict[str, Tensor], about: dict[str, Any]) -> tuple[nn.Module, Shape]:
