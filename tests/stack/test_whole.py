@@ -2,6 +2,7 @@
 
 import copy
 
+import ownnets
 import pytest
 import torch
 from torch import nn
@@ -179,6 +180,25 @@ def test_a_row_leaves_its_stack_and_goes_on_alone(tmp_path):
 def test_members_of_ones_own_network_are_rows():
     settings = [[*SHORT, f"seed={i}", "training.members=2", DROPOUT] for i in range(2)]
     assert compare(settings, model=own("Residual"))[0] < 1e-8
+
+
+def test_padding_of_an_embedding_learns_nothing():
+    """vmap's own rule forgets padding_idx."""
+    networks = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        networks.append(ownnets.Words().double())
+    alone, ids = copy.deepcopy(networks), torch.randint(0, 9, (2, 6, 5))
+    ids[:, :, -1] = 0
+    form = form_of(networks, Noise(2, CPU), [ids[0]], 6).train()
+    form(ids).square().sum().backward()
+    grads = {id(v): p.row(p.parameter.grad, k, v)
+             for leaf in form.leaves for p in leaf.stacked for k, v in enumerate(p.views)}  # fmt: skip
+    for k, network in enumerate(alone):
+        network(ids[k]).square().sum().backward()
+        assert not network.embedding.weight.grad[0].any()
+        for view, weight in zip(networks[k].parameters(), network.parameters(), strict=True):
+            torch.testing.assert_close(grads[id(view)], weight.grad)
 
 
 SEQUENCES = {

@@ -333,6 +333,16 @@ class PReLU(Stacked):
         return torch.where(x > 0, x, per_row(self.weight, x) * x)
 
 
+def spare_padding(weight: nn.Parameter, row: nn.Embedding) -> None:
+    """Let padding learn nothing: the stacked weight's gradient is 0 there."""
+    if (padding := row.padding_idx) is not None and weight.requires_grad:
+
+        def spare(parameter: nn.Parameter) -> None:
+            parameter.grad[:, padding] = 0
+
+        weight.register_post_accumulate_grad_hook(spare)
+
+
 class Embedding(Stacked):
     """nn.Embedding: ids [K, N, L] -> [K, N, L, D], as one table of K V rows."""
 
@@ -340,12 +350,7 @@ class Embedding(Stacked):
 
     def __init__(self, rows: Sequence[nn.Embedding], noise: Noise):
         super().__init__(rows, noise)
-        if (padding := rows[0].padding_idx) is not None and self.weight.requires_grad:
-
-            def spare(parameter: nn.Parameter) -> None:
-                parameter.grad[:, padding] = 0  # padding learns nothing
-
-            self.weight.register_post_accumulate_grad_hook(spare)
+        spare_padding(self.weight, rows[0])
 
     def forward(self, ids: Tensor) -> Tensor:
         offset = torch.arange(self.count, device=ids.device) * self.weight.shape[1]

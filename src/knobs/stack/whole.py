@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from knobs.data.dataset import Inputs
 from knobs.models.layers import Dropout
-from knobs.stack.layers import DROPOUTS, Stacked
+from knobs.stack.layers import DROPOUTS, Stacked, spare_padding
 from knobs.stack.noise import Noise
 from knobs.stack.recurrent import UnrolledGRU
 
@@ -49,6 +49,8 @@ class Whole(nn.Module):
         for path, names in owned.items():
             leaf = Stacked([row.get_submodule(path) for row in rows], noise, names)
             self.leaves.append(leaf)
+            if type(owner := rows[0].get_submodule(path)) is nn.Embedding and "weight" in names:
+                spare_padding(leaf.weight, owner)  # of which vmap's rule knows nothing
             tensors = leaf._parameters | leaf._buffers
             self.values |= {f"{path}.{name}".lstrip("."): tensors[name] for name in sorted(names)}
         for row, before in zip(rows, buffers, strict=True):
