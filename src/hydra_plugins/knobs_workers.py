@@ -50,7 +50,7 @@ class WorkersLauncher(StackLauncher):
     """A thin adapter: knobs.workers.driver does the work, an engine starts the workers.
 
     Args:
-        workers, cpus, gpus, width, wait: as driver.Options has them.
+        workers, cpus, gpus, width, wait: as engine.Options has them.
         options: of the engine.
     """
 
@@ -68,15 +68,16 @@ class WorkersLauncher(StackLauncher):
         self.options, self.submits = options, not wait
 
     def engine(self, folder: Path) -> Any:
-        """Return what starts workers for a sweep's folder: a driver.Engine."""
+        """Return what starts workers for a sweep's folder: an engine.Engine."""
         raise NotImplementedError
 
     def launch_numbered(self, jobs: dict[int, Any], supply: Any = None) -> Sequence[JobReturn]:
         """Launch jobs under numbers of the caller's; the supply has more where some have ended."""
         from knobs.workers import driver
+        from knobs.workers import engine as engines
 
-        options = driver.Options(self.workers, self.width, self.cpus, self.gpus, self.wait)
-        driver.check(options, jobs)
+        options = engines.Options(self.workers, self.width, self.cpus, self.gpus, self.wait)
+        engines.check(options, jobs)
         hydra = self.config.hydra
         configure_log(hydra.hydra_logging, hydra.verbose)
         engine = self.engine(Path(str(hydra.sweep.dir)).absolute())

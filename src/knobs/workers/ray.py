@@ -110,7 +110,7 @@ class _Worker:
 
 @dataclass
 class Ray:
-    """An engine of workers: driver.Engine says what each method does.
+    """An engine of workers: engine.Engine says what each method does.
 
     Args:
         workers: at once. cpus, gpus: of each. memory: GiB of each; None: Ray does not count it.

@@ -42,7 +42,7 @@ class SlurmError(UserError):
 
 @dataclass
 class Submitit:
-    """An engine of workers: driver.Engine says what each method does.
+    """An engine of workers: engine.Engine says what each method does.
 
     Args:
         folder: the sweep's.
