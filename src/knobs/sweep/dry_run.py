@@ -32,9 +32,10 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
     with machine(next(iter(jobs.values()))["training"]):
         groups = plan_groups(planned, read, len(planned), {})
     seconds = sum(group.steps * group.step_seconds for group in groups)
+    size = sum(group.disk * len(group.jobs) for group in groups)
     if runs is not None:
         seconds *= runs / len(planned)
-        said = [f"about {duration(seconds)}", *on_disk(groups, runs / len(planned))]
+        said = [f"about {duration(seconds)}", *on_disk(size * runs / len(planned))]
         out.print(f"a search of {count(runs, 'run')}, {', '.join(said)}")
     else:
         stacks = sum(len(group.chunks) for group in groups if group.width > 1)
@@ -43,7 +44,7 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
         how += [f"{count(alone, 'run')} sequentially"] * (bool(alone) and many)
         what = ", ".join(how) or "one run"
         steps = sum(group.steps for group in groups)
-        said = [f"{steps:,} optimizer steps", f"about {duration(seconds)}", *on_disk(groups)]
+        said = [f"{steps:,} optimizer steps", f"about {duration(seconds)}", *on_disk(size)]
         out.print(f"{what}: {', '.join(said)}")
     new = runs is None and not (folder / LEDGER).exists()  # else the numbers are others
     lines = Counter(line for job in planned.values() for line in job.overrides)

@@ -84,6 +84,7 @@ def planned(groups: Sequence[Group]) -> list[Planned]:
             group.reason,
             group.steps,
             group.steps * group.step_seconds,
+            group.disk * len(group.jobs),
         )
         for group in groups
     ]

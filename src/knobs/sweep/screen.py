@@ -32,6 +32,7 @@ class Planned:
         runs: how many. stacks: that they train in; 0 where they train sequentially.
         reason: why sequentially, in one line.
         steps: optimizer steps of all of them. seconds: what these are expected to take.
+        disk: bytes that they leave, about; 0 where it is not known.
     """
 
     runs: int
@@ -39,6 +40,7 @@ class Planned:
     reason: str
     steps: int
     seconds: float
+    disk: float = 0.0
 
 
 class Screen:
@@ -138,7 +140,8 @@ class Screen:
             whole = seconds * (self.count + coming) / self.count
             parts.append(f"with the {count(coming, 'run')} to come about {duration(whole)}")
         coming = self.supply.coming
-        parts += on_disk(self.groups, (self.count + coming) / max(self.count, 1))
+        size = sum(group.disk for group in self.planned)
+        parts += on_disk(size * (self.count + coming) / max(self.count, 1))
         return ", ".join(parts)
 
     def _line(self) -> str:
@@ -165,13 +168,8 @@ class Screen:
         ]
 
 
-def on_disk(groups: list[Group], times: float = 1.0) -> list[str]:
-    """Return the words for the space that runs will take on disk, where it is much.
-
-    Args:
-        times: as many runs as these groups have.
-    """
-    size = times * sum(group.disk * len(group.jobs) for group in groups)
+def on_disk(size: float) -> list[str]:
+    """Return the words for the bytes that runs will take on disk, where they are many."""
     return [f"about {size / 1e6:,.0f} MB on disk"] if size >= MUCH else []
 
 
