@@ -36,6 +36,8 @@ ENDINGS = (
         "no runs below outputs",
         "run,sweep,status",
         "nothing to remove",
+        "GiB at most",
+        " removed, ",
         "optimizer=",
         "row,prediction",
         "optimizer.lr,",
