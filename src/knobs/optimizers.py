@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knobs.errors import ConfigError, did_you_mean
+from knobs.errors import ConfigError
+from knobs.models.frozen import named
 
 # Whose update treats every number of a weight alone: one step of many weights laid side by side is
 # a step of each, to the same bits.
@@ -152,13 +153,7 @@ def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[st
         own |= {name: {"lr": head_lr} for name in heads}
     for number, group in enumerate(node.get("groups") or []):
         match, options = _group(f"optimizer.groups[{number}]", group)
-        found = [name for name in names if f"{name}.".startswith(f"{match.rstrip('.')}.")]
-        if not found:
-            parts = sorted({name.rpartition(".")[0] for name in names})
-            hint = did_you_mean(match, parts) or f"; its parts are {', '.join(parts)}"
-            raise ConfigError(
-                f"optimizer.groups[{number}]: no parameter's name begins with {match}{hint}"
-            )
+        found = named(names, match, f"optimizer.groups[{number}]")
         own |= {name: own.get(name, {}) | options for name in found}
     return own
 

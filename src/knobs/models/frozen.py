@@ -29,19 +29,27 @@ def freeze(net: nn.Module, what: str | Sequence[str], thaw: int | None = None) -
                 f"give what is to be frozen as a list, of {parts}"
             )
     else:
-        chosen = []
-        for part in [what] if isinstance(what, str) else what:
-            of_it = [name for name in names if f"{name}.".startswith(f"{part.rstrip('.')}.")]
-            if not of_it:
-                parts = sorted({name.rpartition(".")[0] for name in names})
-                hint = did_you_mean(part, parts) or f"; its parts are {', '.join(parts)}"
-                raise ConfigError(f"model.freeze: no parameter's name begins with {part}{hint}")
-            chosen += of_it
+        parts = [what] if isinstance(what, str) else what
+        chosen = [name for part in parts for name in named(names, part, "model.freeze")]
     if len({*chosen}) == len(names) and thaw is None:
         raise ConfigError(f"model.freeze={what}: nothing is left to train; leave the head out")
     for name in chosen:
         net.get_parameter(name).requires_grad_(False)
     net.thaw_after, net.frozen_names = thaw, chosen
+
+
+def named(names: Sequence[str], part: str, field: str) -> list[str]:
+    """Return those of a network's names whose first words are `part`.
+
+    Raises:
+        ConfigError: none are; `field` is the key that names it.
+    """
+    found = [name for name in names if f"{name}.".startswith(f"{part.rstrip('.')}.")]
+    if not found:
+        parts = sorted({name.rpartition(".")[0] for name in names})
+        hint = did_you_mean(part, parts) or f"; its parts are {', '.join(parts)}"
+        raise ConfigError(f"{field}: no parameter's name begins with {part}{hint}")
+    return found
 
 
 def train(net: nn.Module, epoch: int) -> bool:
