@@ -247,7 +247,9 @@ def test_completion_knows_a_folder_of_ones_own_and_the_place_of_the_cursor(
     (tmp_path / "optimizer" / "mine.yaml").write_text("# Mine.\nlr: 1.0\n")
     line = f"python train.py --config-dir {tmp_path} optimizer=mi"
     assert completed(monkeypatch, capsys, line) == ["optimizer=mine"]
-    assert completed(monkeypatch, capsys, f"{line}ne optimizer.") == ["optimizer.lr="]
+    assert completed(monkeypatch, capsys, f"{line}ne optimizer.") == [
+        f"optimizer.{key}=" for key in ("groups", "head_lr", "layer_decay", "lr")
+    ]
     line = "python train.py optimizer=adamw seed=1"
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(line.index("amw")))

@@ -8,7 +8,7 @@ from knobs.config import command
 WICKED = ["torch.load", "os.system", "builtins.open", "torch.hub.load", "builtins.eval", "pathlib.Path.write_text",
           "torch.utils.cpp_extension.load_inline", "subprocess.run", "hydra.utils.get_method", "knobs.data.vision.os.system",
           "torch.optim.lr_scheduler.warnings.warn", "torch.nn.init.math.sqrt", "torch.optim.optimizer.functools.partial",
-          "knobs.init.Path", "torch.nn.modules.module.torch.load", "_", "", 3]  # fmt: skip
+          "knobs.init.ConfigError", "torch.nn.modules.module.torch.load", "_", "", 3]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", WICKED)

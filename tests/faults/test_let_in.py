@@ -66,7 +66,7 @@ CODE = [
     "pickle.loads", "hydra.utils.get_class", "hydra.utils.call", "knobs.data.vision.os.system",
     "hydra._internal.instantiate._instantiate2.instantiate", "torch.optim.Adam.__init__",
     "torch.optim.adam.torch.load", "knobs.targets.make", "knobs.storage.write", "_io.open",
-    "torch.nn.modules.module.torch", "knobs.init.Path", "importlib.import_module", "code.interact",
+    "torch.nn.modules.module.torch", "knobs.init.ConfigError", "importlib.import_module", "code.interact",
     "hydra_plugins.knobs_launcher.os.system", "torch.nn.Module.load_state_dict",
 ]  # fmt: skip
 SPELLED = [

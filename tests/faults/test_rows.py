@@ -202,9 +202,9 @@ def test_deaths_after_which_there_was_progress_change_nothing():
 def test_suspects_are_kept_and_struck_off_once_they_have_ended(tmp_path):
     units = [{"runs": [0, 1], "deaths": 1, "apart": False}]
     deaths._keep(tmp_path, units)
-    assert deaths._suspects(tmp_path) == units
+    assert deaths._suspects(tmp_path, tmp_path) == units
     deaths.forget(tmp_path)
-    assert deaths._suspects(tmp_path) == units  # neither has ended
+    assert deaths._suspects(tmp_path, tmp_path) == units  # neither has ended
     for number in (0, 1):
         (tmp_path / str(number)).mkdir()
         write(tmp_path / str(number) / SUMMARY, sealed({"status": "finished"}))

@@ -529,7 +529,7 @@ KNOBS = {
     "regularization.label_smoothing": "0.1",
     "regularization.mixup": "0.2",
 } | {f"regularization.{name}": "1e-3" for name in PENALTIES}
-OUTSIDE_THE_STEP = {"device", "threads", "deterministic", "checkpoint"}
+OUTSIDE_THE_STEP = {"device", "threads", "deterministic", "checkpoint", "keep", "processes"}
 SECTIONS = [key for key in rules.paths() if key.startswith(("training.", "regularization."))]
 
 

@@ -172,7 +172,9 @@ def test_every_loss_with_weights_samplers_and_microbatches(overrides, tmp_path):
         parts = {}
         for name in ("train", "val", "test"):
             part = getattr(run.data, name)
-            tensors = {key: value for key, value in vars(part).items() if value is not None}
+            tensors = {
+                key: value for key, value in vars(part).items() if isinstance(value, torch.Tensor)
+            }
             tensors = {k: v.double() if v.is_floating_point() else v for k, v in tensors.items()}
             parts[name] = dataclasses.replace(part, **tensors)
         run.data = dataclasses.replace(run.data, **parts)

@@ -70,10 +70,16 @@ def train(net: nn.Module, epoch: int) -> bool:
             thaws |= not all(parameter.requires_grad for parameter in parameters)
             for parameter in parameters:
                 parameter.requires_grad_(True)
+    still(net)
+    return thaws
+
+
+def still(net: nn.Module) -> nn.Module:
+    """Return a network in training mode, its modules that are frozen as a whole not."""
     if all(parameter.requires_grad for parameter in net.parameters()):
-        return thaws
+        return net
     for module in net.modules():
         flags = [parameter.requires_grad for parameter in module.parameters()]
         if flags and not any(flags):
             module.eval()
-    return thaws
+    return net

@@ -153,9 +153,7 @@ def read(path: str) -> dict[str, Tensor]:
         why = first_line(error)
         raise ConfigError(f"{asked}: cannot be read as .safetensors or .pt ({why})") from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ConfigError(
-            f"{asked}: must hold tensors by name, as torch.save(net.state_dict(), ...)"
-        )
+        raise ConfigError(f"{asked}: must hold tensors by name, as net.state_dict() has them")
     return found
 
 

@@ -18,6 +18,7 @@ from knobs import rng
 from knobs.data import Batch
 from knobs.data.dataset import Inputs, chunks
 from knobs.errors import MemoryShortage, for_a_person
+from knobs.models.frozen import still
 from knobs.models.members import with_mean
 from knobs.optimizers import training_mode
 from knobs.regularization import PENALTIES, mixed, penalized
@@ -332,7 +333,7 @@ def train_epoch(
     Raises:
         Interrupted: between two steps, with every run's `progress` up to date.
     """
-    stack.model.train()
+    still(stack.model.train())
     for run in stack.runs:
         training_mode(run.optimizer, True)
     began = time.perf_counter()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from knobs import rng
 from knobs.data.dataset import Inputs, each
 from knobs.errors import MemoryShortage, first_line, for_a_person
+from knobs.models.frozen import still
 from knobs.signals import exits
 from knobs.stack.alike import differs
 from knobs.stack.layers import DROPOUTS, CannotStack, fast, stack
@@ -161,11 +162,11 @@ def prove(model: nn.Module, x: Inputs) -> Orders:
     alone = _pair(model)
     parts = [each(x, lambda v, k=k: v[k]) for k in range(2)]
     for network, part in zip(alone, parts, strict=True):  # what is made at first use is made now
-        with orders_of(network.train()) as orders:
+        with orders_of(still(network.train())) as orders:
             network(part)
         with torch.no_grad():
             network.eval()(part)
-        network.train()
+        still(network.train())
     before, rows = copy.deepcopy(alone[0]), copy.deepcopy(alone)
     noise = Noise(2, CPU)
     whole = Whole(rows, noise, orders).train()
@@ -180,7 +181,10 @@ def prove(model: nn.Module, x: Inputs) -> Orders:
             for k, network in enumerate(alone):
                 _close("outputs when evaluating", found[k], network.eval()(parts[k]))
         _close_buffers(rows, alone)
-    for now, then in ((alone[0].train(), before), (whole.template.train(), unused)):
+    for now, then in (
+        (still(alone[0].train()), before),
+        (still(whole.template.train()), unused),
+    ):
         if name := differs(now, then):
             raise CannotStack(f"{name} changes from step to step, and is no buffer")
     return orders

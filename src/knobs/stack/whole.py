@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from knobs.data.dataset import Inputs
+from knobs.models.frozen import still
 from knobs.models.layers import Dropout
 from knobs.stack.layers import DROPOUTS, Stacked, spare_padding
 from knobs.stack.noise import Noise
@@ -78,7 +79,7 @@ class Whole(nn.Module):
 
     def train(self, mode: bool = True) -> "Whole":
         super().train(mode)
-        self.template.train(mode)
+        still(self.template.train()) if mode else self.template.eval()
         return self
 
 

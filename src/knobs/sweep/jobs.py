@@ -157,7 +157,7 @@ class Job:
         for handler in self._state.handlers:
             if handler not in ROOT.handlers:
                 handler.close()
-        if self.returned and self.returned.status is JobStatus.COMPLETED:
+        if self.config and self.returned and self.returned.status is JobStatus.COMPLETED:
             # Of those that failed one asks where their logs are. Of 10,000 jobs these are 10 GB.
             self.returned.cfg = self.returned.hydra_cfg = None
             self._state = replace(self._state, hydra=None)

@@ -34,7 +34,7 @@ FREE = {
 ALIKE = {
     "training": (
         *("batch_size", "drop_last", "gradient_accumulation_steps", "precision", "channels_last"),
-        *("device", "threads", "deterministic", "members", "ema"),
+        *("device", "threads", "deterministic", "members", "ema", "processes"),
     ),
     "regularization": ("norm",),
 }

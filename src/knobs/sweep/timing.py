@@ -177,7 +177,7 @@ def probe_alone(run: Run) -> Probe:
 def probe_stack(run: Run, width: int) -> Probe:
     """Return a probe of a stack of `width` copies of a run."""
     rows = stack.Stack(clones(run, width))
-    rows.model.train()
+    frozen.still(rows.model.train())
     for row in rows.runs:
         training_mode(row.optimizer, True)
     step = functools.partial(stack.train_step, rows)

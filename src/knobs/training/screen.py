@@ -386,5 +386,7 @@ def _short(node: dict) -> str:
 
 def _values(node: dict) -> str:
     """Return an optimizer's own numbers, without torch's switches."""
-    shown = {k: v for k, v in node.items() if not k.startswith("_") and v not in (None, False, 0)}
+    shown = {
+        k: v for k, v in node.items() if not k.startswith("_") and v not in (None, False, 0, [])
+    }
     return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
