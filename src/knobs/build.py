@@ -33,7 +33,7 @@ def data(config: dict) -> Data:
 
     settings = {key: value for key, value in node.items() if key in targets.SETTINGS}
     given = {key: value for key, value in node.items() if key not in settings}
-    given = targets.filled("data", given, settings, contract="name")
+    given = targets.filled("data", given, settings, contract=None)
     with targets.blame("data", node["_target_"], DataError):
         found = make("data", given)
         return own.as_data(found, node["_target_"], given, settings)

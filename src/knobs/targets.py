@@ -204,18 +204,22 @@ def call(function: Callable, arguments: Mapping[str, Any]) -> Any:
     return function(*places, **{n: value for n, value in arguments.items() if n not in names})
 
 
-def taken(function: Callable, offered: Mapping[str, Any], contract: str = "") -> dict[str, Any]:
+def taken(
+    function: Callable, offered: Mapping[str, Any], contract: str | None = ""
+) -> dict[str, Any]:
     """Return what of the arguments that knobs can give a function's signature takes by name.
 
     `**rest` takes them all where the signature names `contract` too, as code written for knobs
-    does; elsewhere it says nothing of names, and may hand them on to what takes none.
+    does, or where that is None; elsewhere it says nothing of names, and may hand them on to what
+    takes none.
     """
     takes = signature(function).parameters
-    many = contract in takes and any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    rest = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    many = rest and (contract is None or contract in takes)
     return {name: value for name, value in offered.items() if many or name in takes}
 
 
-def filled(path: str, node: dict, offered: Mapping[str, Any], contract: str = "") -> dict:
+def filled(path: str, node: dict, offered: Mapping[str, Any], contract: str | None = "") -> dict:
     """Return a node with those of the offered arguments that its target takes; see `taken`."""
     return node | taken(resolve(path, node["_target_"]), offered, contract)
 

@@ -7,7 +7,7 @@ from optuna.trial import TrialState, create_trial
 
 from knobs import record, storage
 from knobs.config import check, command
-from knobs.search import journal, methods, minutes, pruning
+from knobs.search import journal, methods, minutes
 from knobs.search.pruning import Pruner
 from knobs.search.space import Range, Space
 from knobs.search.trials import Search
@@ -105,8 +105,8 @@ def test_places_are_appended_and_read_with_study_json(tmp_path):
 
 
 def test_a_rung_reads_each_line_once_and_ranks_as_before(tmp_path, monkeypatch):
-    parsed, of_line = [], pruning.of_line
-    monkeypatch.setattr(pruning, "of_line", lambda line: parsed.append(1) or of_line(line))
+    parsed, of_line = [], storage.of_line
+    monkeypatch.setattr(storage, "of_line", lambda line: parsed.append(1) or of_line(line))
     pruner, values, drawn = Pruner("asha", tmp_path), {}, random.Random(1)
     for run in range(60):
         values[run] = drawn.random()
