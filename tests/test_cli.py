@@ -282,13 +282,17 @@ def test_a_folder_of_any_name(name, tmp_path):
 
 def test_a_bug_is_one_line_and_its_traceback_is_in_the_log(tmp_path):
     (tmp_path / "mylab.py").write_text(
-        "def net(shape, *, activation, norm, dropout):\n    raise KeyError('boom')\n"
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n"
+        "    def __init__(self, shape):\n        super().__init__(shape.features, shape.outputs)\n\n"
+        "    def forward(self, x):\n        if len(x) == 7:\n            raise KeyError('boom')\n"
+        "        return super().forward(x.flatten(1))\n"
     )
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(
-        "# Mine.\nname: mine\ninputs: [image]\n_target_: mylab.net\n_partial_: true\n"
+        "# Mine.\nname: mine\ninputs: [image]\n_target_: mylab.Net\n_partial_: true\n"
     )
     words = ["--config-dir", "conf", "model=mine", "tracking=local", "hydra.run.dir=r"]
+    words.append("training.batch_size=7")
     refused = run(tmp_path, *words)
     assert refused.returncode == 2
     assert "export KNOBS_ALLOW=mylab." in refused.stderr

@@ -354,9 +354,8 @@ def test_two_syncs_at_once(cases, offline, tmp_path, tried):
             ]  # fmt: skip
             told = [process.communicate(timeout=200)[0] for process in both]
             assert_clean("".join(told), cwd)
-            sent = [
-                line for text in told for line in text.splitlines() if line.endswith("  uploaded")
-            ]
+            lines = [line.rstrip() for text in told for line in text.splitlines()]
+            sent = [line for line in lines if line.endswith("  uploaded")]
             assert len(sent) == 6, told
             assert sum("file_stream" in r and '"complete":true' in r for r in server.requests) == 6
             assert as_recorded(server, cwd) == dict.fromkeys(map(str, range(6)), True)
