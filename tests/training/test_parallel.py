@@ -11,7 +11,6 @@ import time
 import processes
 import pytest
 import torch
-import torch.distributed as dist
 from conftest import TRAIN
 from injected import assert_no_orphans
 from ranked import differences, in_processes, steps
@@ -283,20 +282,34 @@ def test_other_weights_in_one_process_are_noticed():
 
 
 # ------------------------------------------------------------------ the end of a run
+JOINING = """
+import pytest, torch, torch.distributed as dist
+from knobs.errors import ProcessLost
+from knobs.training import parallel, ranks
+
+store = dist.HashStore()
+store.set("here/1", "1")
+looks = iter([None, None, ProcessLost("process 1 has ended")])
+
+def look():
+    if fault := next(looks):
+        raise fault
+
+with pytest.raises(ProcessLost, match="process 1 has ended"):
+    ranks._joined(0, 2, store, torch.device("cpu"), look).__enter__()
+assert not dist.is_initialized()
+assert parallel.size() == 1
+print("noticed", flush=True)
+import os
+os._exit(0)  # a thread still waits for the other one
+"""
+
+
 def test_a_process_that_ends_while_all_join_is_noticed():
-    store = dist.HashStore()
-    store.set("here/1", "1")
-    looks = iter([None, None, ProcessLost("process 1 has ended")])
-
-    def look():
-        if fault := next(looks):
-            raise fault
-
-    joined = ranks._joined(0, 2, store, torch.device("cpu"), look)
-    with pytest.raises(ProcessLost, match="process 1 has ended"):
-        joined.__enter__()
-    assert not dist.is_initialized()
-    assert parallel.size() == 1
+    """In a process of its own: torch counts the groups that it begins, and others count alike."""
+    done = subprocess.run([sys.executable, "-c", JOINING], capture_output=True, text=True, env=ENV)
+    assert done.stdout == "noticed\n", done.stderr
+    assert done.returncode == 0
 
 
 def test_all_stop_at_one_step_whoever_is_asked():
