@@ -83,23 +83,23 @@ def scheme(model, batch):
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A config with a network of the module above."""
-    (tmp_path / "ownnets.py").write_text(CODE)
+    (tmp_path / "ownmodels.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("knobs.targets._ADMITTED", ("ownnets.",))  # as KNOBS_ALLOW does
+    monkeypatch.setattr("knobs.targets._ADMITTED", ("ownmodels.",))  # as KNOBS_ALLOW does
 
     def compose(name, *words, **keys):
         checked = command.checked(["data=wine", "training.epochs=1", "tracking=local", *words])
         node = {
             "name": "own",
             "inputs": ["table"],
-            "_target_": f"ownnets.{name}",
+            "_target_": f"ownmodels.{name}",
             "_partial_": True,
         }
         return checked | {"model": node | keys, "resume": None}
 
     yield compose
     targets.resolve.cache_clear()
-    sys.modules.pop("ownnets", None)
+    sys.modules.pop("ownmodels", None)
 
 
 def test_a_signature_is_given_what_it_names_and_only_that(config):
@@ -137,17 +137,17 @@ def test_lazy_layers_and_several_inputs_take_their_sizes_before_they_are_initial
     ("name", "words", "keys", "told"),
     [
         ("Plain", ["regularization.dropout=.5"], {},
-         "regularization.dropout=0.5: ownnets.Plain takes no argument dropout"),
+         "regularization.dropout=0.5: ownmodels.Plain takes no argument dropout"),
         ("Plain", ["regularization.norm=batch"], {},
-         "regularization.norm=batch: ownnets.Plain takes no argument norm"),
-        ("Plain", ["activation=tanh"], {}, "activation=Tanh: ownnets.Plain takes no argument act"),
+         "regularization.norm=batch: ownmodels.Plain takes no argument norm"),
+        ("Plain", ["activation=tanh"], {}, "activation=Tanh: ownmodels.Plain takes no argument act"),
         ("theirs", ["regularization.dropout=.5"], {}, "takes no argument dropout"),
         ("whole", [], {"dropout": 0.2}, "model.dropout=0.2: knobs gives it; set regularization.d"),
         ("Plain", [], {"outputs": 9}, "model.outputs=9: knobs gives it; the data say it"),
-        ("needs", [], {}, "model.depth: ownnets.needs needs it; give model.depth=VALUE"),
+        ("needs", [], {}, "model.depth: ownmodels.needs needs it; give model.depth=VALUE"),
         ("places", [], {"wdth": 3}, "takes no argument wdth; did you mean width?"),
-        ("instance", [], {}, "ownnets.instance is a Plain, no class or function"),
-        ("imported", [], {}, "ownnets.imported: not allowed here"),
+        ("instance", [], {}, "ownmodels.instance is a Plain, no class or function"),
+        ("imported", [], {}, "ownmodels.imported: not allowed here"),
     ],
 )  # fmt: skip
 def test_the_check_says_before_the_run_what_does_not_fit(config, name, words, keys, told):
@@ -159,8 +159,8 @@ def test_the_check_says_before_the_run_what_does_not_fit(config, name, words, ke
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("Broken", r"ownnets\.Broken: raised KeyError: 'sizes' \(ownnets\.py, line 17\)"),
-        ("raises", r"raised RuntimeError: no such size \(ownnets\.py, line \d+\)"),
+        ("Broken", r"ownmodels\.Broken: raised KeyError: 'sizes' \(ownmodels\.py, line 17\)"),
+        ("raises", r"raised RuntimeError: no such size \(ownmodels\.py, line \d+\)"),
         ("nothing", r"returned a NoneType; must return a torch\.nn\.Module"),
         ("Pair", r"returned a tuple; must return a tensor \(N, 3\)"),
         ("Training", r"returned a tuple; must return a tensor \(N, 3\)"),
@@ -170,7 +170,7 @@ def test_the_check_says_before_the_run_what_does_not_fit(config, name, words, ke
         ),
         ("Flat", r"returned \(2,\), torch\.float32 for 2 examples; must return a tensor \(N, 3\)"),
         ("Whole", r"returned \(2, 3\), torch\.int64"),
-        ("Shapes", r"raised RuntimeError: .*\(ownnets\.py, line \d+\)"),
+        ("Shapes", r"raised RuntimeError: .*\(ownmodels\.py, line \d+\)"),
         ("frozen", "has no weights to train"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_network_that_cannot_train_is_one_message(config, name, told):
     with pytest.raises(ConfigError, match=told) as error:
         assemble(own, data, CPU)
     assert "\n" not in str(error.value)
-    assert "model._target_=ownnets." in str(error.value)
+    assert "model._target_=ownmodels." in str(error.value)
 
 
 def test_trying_a_network_changes_nothing_of_its_run(config, monkeypatch):
@@ -198,14 +198,14 @@ def test_trying_a_network_changes_nothing_of_its_run(config, monkeypatch):
 
 def test_an_init_of_ones_own_is_of_a_tensor_or_of_a_whole_network(config):
     own = config("Plain") | {
-        "init": {"_target_": "ownnets.halved", "_partial_": True, "value": 0.5}
+        "init": {"_target_": "ownmodels.halved", "_partial_": True, "value": 0.5}
     }
     assert check(own) == []
     net = build.model(own, SHAPE)
     build.initialize(own, net, torch.zeros(2, 4))
     assert set(net.net[1].weight.flatten().tolist()) == {0.25}
-    wrong = own | {"init": {"_target_": "ownnets.scheme", "_partial_": True}}
-    with pytest.raises(ConfigError, match=r"init\._target_=ownnets\.scheme: raised KeyError"):
+    wrong = own | {"init": {"_target_": "ownmodels.scheme", "_partial_": True}}
+    with pytest.raises(ConfigError, match=r"init\._target_=ownmodels\.scheme: raised KeyError"):
         build.initialize(wrong, net, torch.zeros(2, 4))
 
 
@@ -215,6 +215,6 @@ def test_a_run_whose_code_is_not_admitted_here_says_so(config, tmp_path, monkeyp
     assert knobs.load(tmp_path / "run")(torch.zeros(2, 13)).shape == (2, 3)
     monkeypatch.setattr("knobs.targets._ADMITTED", ())
     targets.resolve.cache_clear()
-    told = r"used code of its own \(ownnets\.\); read it, then export KNOBS_ALLOW for it yourself$"
+    told = r"used code of its own \(ownmodels\.\); read it, then export KNOBS_ALLOW for it yourself$"
     with pytest.raises(CheckpointError, match=told):
         knobs.load(tmp_path / "run")
