@@ -215,6 +215,8 @@ def test_a_run_whose_code_is_not_admitted_here_says_so(config, tmp_path, monkeyp
     assert knobs.load(tmp_path / "run")(torch.zeros(2, 13)).shape == (2, 3)
     monkeypatch.setattr("knobs.targets._ADMITTED", ())
     targets.resolve.cache_clear()
-    told = r"used code of its own \(ownmodels\.\); read it, then export KNOBS_ALLOW for it yourself$"
+    told = (
+        r"used code of its own \(ownmodels\.\); read it, then export KNOBS_ALLOW for it yourself$"
+    )
     with pytest.raises(CheckpointError, match=told):
         knobs.load(tmp_path / "run")
