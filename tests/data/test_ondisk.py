@@ -99,20 +99,27 @@ def load(*overrides):
     return build.data(command.checked(list(overrides)))
 
 
-def same(one, other):
-    """Assert that two sets of data are one, to the last bit, wherever their inputs lie."""
+def differences(one, other):
+    """Return what differs between data in memory and on the disk; nothing to the last bit."""
+    found = []
     for name in ("train", "val", "test"):
         a, b = getattr(one, name), getattr(other, name)
         for what in ("x", "y", "weight", "rows"):
             left, right = getattr(a, what), getattr(b, what)
-            assert (left is None) == (right is None), what
-            assert left is None or (left.dtype == right.dtype and torch.equal(left, right)), what
-    assert one.preparation.save() == other.preparation.save()
-    assert (one.hash, one.rows_hash, one.shape) == (other.hash, other.rows_hash, other.shape)
-    assert (one.all_y is None) == (other.all_y is None)
-    assert other.notes == ["data are read from the disk (data.storage=map)", *one.notes]
-    assert other.train.mapped
-    assert not one.train.mapped
+            alike = (left is None and right is None) or (
+                left is not None
+                and right is not None
+                and left.dtype == right.dtype
+                and torch.equal(left, right)
+            )
+            found += [] if alike else [f"{name}.{what}"]
+    pairs = {
+        "preparation": (one.preparation.save(), other.preparation.save()),
+        "facts": tuple((d.hash, d.rows_hash, d.shape, d.all_y is None) for d in (one, other)),
+        "notes": (["data are read from the disk (data.storage=map)", *one.notes], other.notes),
+        "mapped": ((False, True), (one.train.mapped, other.train.mapped)),
+    }
+    return found + [what for what, (left, right) in pairs.items() if left != right]
 
 
 @pytest.mark.parametrize(
@@ -124,18 +131,18 @@ def test_a_table_on_the_disk_is_the_table_in_memory(case, file, tmp_path, monkey
     base = ["data=csv", f"data.path={tmp_path / file}", *CASES[case]]
     memory = load(*base)
     assert len(memory.notes) > 1
-    same(memory, load(*base, "data.storage=map"))
+    assert differences(memory, load(*base, "data.storage=map")) == []
     if case == "classes":
         monkeypatch.setattr(ondisk, "_convert", None)  # nothing is converted again
         monkeypatch.setattr(mapped, "_write", None)
-        same(memory, load(*base, "data.storage=map"))
+        assert differences(memory, load(*base, "data.storage=map")) == []
 
 
 @pytest.mark.parametrize("file", ["t.csv.gz", "t.tsv"])
 def test_packed_tables_and_other_encodings(file, tmp_path):
     WRITERS[file](table(), tmp_path / file)
     base = ["data=csv", f"data.path={tmp_path / file}", *CLASSES]
-    same(load(*base), load(*base, "data.storage=map"))
+    assert differences(load(*base), load(*base, "data.storage=map")) == []
 
 
 @pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
@@ -151,7 +158,7 @@ def test_an_official_test_table(file, odd, tmp_path):
     if odd:
         base[-1] = "data.drop=[z,v,l,m,w,t,g]"
         base.append('data.columns=["less:category"]')
-    same(load(*base), load(*base, "data.storage=map"))
+    assert differences(load(*base), load(*base, "data.storage=map")) == []
 
 
 @pytest.mark.parametrize(("file", "more"), [("t.parquet", ["data.label=y"])] + [
@@ -162,7 +169,7 @@ def test_an_official_test_table(file, odd, tmp_path):
 def test_texts_on_the_disk_are_the_texts_in_memory(more, file, tmp_path):
     WRITERS[file](table(), tmp_path / file)
     base = ["data=text_csv", f"data.path={tmp_path / file}", "model=text_bag", "data.text=t", *more]
-    same(load(*base), load(*base, "data.storage=map"))
+    assert differences(load(*base), load(*base, "data.storage=map")) == []
 
 
 # ------------------------------------------------------------------ training

@@ -74,7 +74,7 @@ def needed(file: Path) -> int:
 # ------------------------------------------------------------------ files -> columns
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read; as `tables.read` takes it.
+    """The way a file is read; as `tables.read` takes it.
 
     Args:
         skip: columns that nobody reads.

@@ -1,4 +1,4 @@
-"""What a data function of one's own returns -> Data: split, prepared, hashed as knobs' own sets.
+"""The answer of a data function of one's own -> Data: split, prepared, hashed as knobs' own sets.
 
 It may return a data frame, arrays or tensors (x, y), a map-style dataset, or a dict of such by
 split: train, and val or test or both. Sets without a split of their own are split here.

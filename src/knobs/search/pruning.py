@@ -123,7 +123,7 @@ def behind(loss: float, ranked: Sequence[float]) -> bool:
 
 @dataclass
 class _Log:
-    """What this process has read of a file of rungs, which is only ever appended to."""
+    """Lines of a file of rungs that this process has read; it is only ever appended to."""
 
     inode: int
     end: int = 0  # bytes

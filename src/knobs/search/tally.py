@@ -1,4 +1,4 @@
-"""What an arm's trials come to, kept up to date: an ask looks at what is new, not at all there was.
+"""Sums over an arm's trials, kept up to date: an ask looks at new trials, not at all of them.
 
 Optuna's storage hands out every trial at each look. One that has ended never changes, so each is
 read twice: as it begins, and as it ends.

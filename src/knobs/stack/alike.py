@@ -1,4 +1,4 @@
-"""What two networks differ in, beside the values of their weights and buffers."""
+"""Differences of two networks, beside the values of their weights and buffers."""
 
 import functools
 import types

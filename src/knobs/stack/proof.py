@@ -43,7 +43,7 @@ MEANT = (
 
 
 class Known(NamedTuple):
-    """What was found of a kind of network.
+    """Findings about a kind of network.
 
     Args:
         network: without weights. form: of its inputs.

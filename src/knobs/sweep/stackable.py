@@ -1,4 +1,4 @@
-"""Which runs may share a stack, by their configs alone. Imports no torch.
+"""Runs that may share a stack, by their configs alone. Imports no torch.
 
 What a config does not say, the data of its splits and what a stack costs, is in kin.py and
 groups.py; a driver that hands groups of jobs to workers has neither.

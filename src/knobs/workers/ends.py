@@ -1,4 +1,4 @@
-"""How jobs on workers ended, as a sweep is told of its jobs: from what their runs recorded."""
+"""The ends of jobs on workers, as a sweep is told of its jobs: from the records of their runs."""
 
 import signal
 from collections.abc import Sequence
