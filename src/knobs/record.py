@@ -486,18 +486,19 @@ def result(folder: Path) -> dict[str, Any]:
 def read_study(folder: Path) -> dict[str, Any]:
     """Read study.json of a sweep's folder: the question, the space, each run's place.
 
-    The places of a search's trials stand in places.jsonl, a line each; of damaged lines there is
-    nothing, and each run has its place in its own config.json as well.
+    The places of a search's trials stand in places.jsonl, a line each; damaged lines are told, and
+    each run has its place in its own config.json as well.
     """
     study = read_json(folder / STUDY)
     check_schema(study, folder / STUDY)
     runs = study.get("runs")
     if isinstance(runs, dict):
+        lost = "their runs have their places in their own config.json"
         with contextlib.suppress(OSError, ValueError):
-            for line in storage.read(folder / PLACES).splitlines():
-                with contextlib.suppress(ValueError, RecursionError, KeyError):
-                    place = storage.of_line(line)
-                    runs.setdefault(str(place.pop("run")), place)
+            for place in storage.rows(
+                folder / PLACES, lambda row: {"run": row["run"], **row}, lost
+            ):
+                runs.setdefault(str(place.pop("run")), place)
     return _with_names_of_today(study)
 
 
