@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from knobs.secrets import cleared
+from knobs.signals import Stopped, stop_signals
 from knobs.words import printable
 
 # Read once: the command line sets it, so that Hydra raises what it would print in its own way.
@@ -271,6 +272,8 @@ def fault_of(error: Exception) -> UserError:
 def ended(command: Callable[[], int], before: str = "knobs: ") -> int:
     """Run a command to its end; return its exit code, a fault told in one message.
 
+    A signal that asks it to stop ends it where it stands: nothing half written is left.
+
     Args:
         before: stands before the message.
 
@@ -279,14 +282,15 @@ def ended(command: Callable[[], int], before: str = "knobs: ") -> int:
     """
     quiet_logging()
     try:
-        code = command()
+        with stop_signals(at_once=True):
+            code = command()
         sys.stdout.flush()  # here, where a full disk is told
         return code
     except UserError as error:
         return tell(error, before)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as error:
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return getattr(error, "code", INTERRUPTED)
     except BrokenPipeError:  # `... | head` has read enough
         close_output()
         return 0

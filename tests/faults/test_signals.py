@@ -11,6 +11,7 @@ from injected import assert_clean, assert_no_orphans, bits, command, faults
 from trained import ENV, TRAIN
 
 from knobs import build, record
+from knobs.errors import ended
 from knobs.signals import STOPPED, Stopped, stop_signals
 from knobs.stack import loop as stack
 from knobs.training import loop, session
@@ -38,6 +39,20 @@ def test_the_first_signal_is_noted_a_second_one_ends_what_runs(number):
     with stop_signals(at_once=True), pytest.raises(SystemExit) as stopped:
         signal.raise_signal(number)
     assert stopped.value.code == 128 + number
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_command_ends_with_its_number_whatever_an_error_on_the_way_says(number, capfd):
+    def command():
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise TypeError("of a library that was about to end its own work")
+
+    before = signal.getsignal(number)
+    assert ended(command) == 128 + number
+    assert capfd.readouterr().err == "\ninterrupted\n"
+    assert signal.getsignal(number) is before
 
 
 def test_what_nohup_ignores_is_still_ignored():

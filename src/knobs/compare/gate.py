@@ -31,6 +31,7 @@ from knobs.errors import SWEEP_FAILED, ConfigError, DataError, UserError
 from knobs.processes import ends_with_us
 from knobs.record import RESULT, append
 from knobs.report.stats import LEAST_PAIRS
+from knobs.signals import STOPPING, Stopped
 from knobs.words import count, printable
 
 ARMS = ("A", "B")  # base and candidate
@@ -143,9 +144,8 @@ def run(plan: Plan, metric: str | None, judge: Judge, progress: Callable[[str], 
         notes = [f"{count(len(rows), 'run')} of {keep} counted again: were they of this code?"]
         notes = notes if rows else []
         try:
-            with _stoppable():
-                end = _run(plan, rows, keep, metric, judge, progress, deadline)
-        except (KeyboardInterrupt, SystemExit, CommandFailed, OSError):
+            end = _run(plan, rows, keep, metric, judge, progress, deadline)
+        except (Stopped, CommandFailed, OSError):
             again = f"the same command with --keep {shlex.quote(str(keep))} goes on"
             if rows:
                 print(f"{count(len(rows), 'result')} kept; {again}", file=sys.stderr)
@@ -321,12 +321,11 @@ def execute(
 def _signals_wait() -> Iterator[None]:
     """Let signals wait: a program that is just being started would outlive them."""
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: came.append(number)) for number in numbers]
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(STOPPING, before, strict=True):
             signal.signal(number, handler)
     for number in came[:1]:
         signal.raise_signal(number)
@@ -350,17 +349,3 @@ def _end(process: subprocess.Popen) -> None:
                 process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let a SIGTERM end what runs here as Ctrl-C does, with exit code 143."""
-
-    def stop(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

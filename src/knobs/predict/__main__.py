@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from knobs.errors import INTERRUPTED
+from knobs.errors import ended
 from knobs.predict.arguments import arguments
 
 
@@ -16,11 +16,12 @@ def main(words: list[str] | None = None) -> int:
 
         return load(given.run).model
 
-    try:
-        from knobs.predict import command  # torch
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return command.main(given, model)
+    def answer() -> int:
+        from knobs.predict import command  # pandas
+
+        return command.main(given, model)
+
+    return ended(answer)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import shutil
-import signal
 import stat
 import sys
 import tempfile
@@ -38,7 +37,6 @@ def main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
 
 def _main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminable())
         path = stack.enter_context(_spooled()) if given.input == "-" else path_of(given.input)
         _check(path, given)
         loaded = model()
@@ -46,24 +44,6 @@ def _main(given: argparse.Namespace, model: Callable[[], Model]) -> int:
             return _predict(path, given, loaded, False)
         except _LateFault:  # the header is written: once more, with a column for faults
             return _predict(path, given, loaded, True)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C, so that nothing half written is left."""
-
-    def stop(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _LateFault(Exception):

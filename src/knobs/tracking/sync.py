@@ -27,7 +27,7 @@ from knobs import record, storage
 from knobs.errors import ConfigError, UserError, ended, first_line
 from knobs.processes import ends_with_us
 from knobs.secrets import public
-from knobs.signals import Stopped, stop_signals
+from knobs.signals import Stopped
 from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
 from knobs.words import count, printable
 
@@ -377,7 +377,7 @@ def main() -> int:
 
 
 def _with_scratch(folder: Path) -> int:
-    with stop_signals(at_once=True), tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         os.environ["WANDB_DIR"] = scratch  # the API makes a folder for each run that it looks at
         try:
             return sync(folder, Console(highlight=False, soft_wrap=True))
