@@ -70,7 +70,7 @@ def test_an_old_grid_goes_on_with_what_is_missing(old):
     done = train_py(old, *GRID)
     assert done.returncode == 0, done.stderr
     assert "5 runs ended before and left alone" in done.stdout
-    assert "1 run resumed from checkpoints" in done.stdout
+    assert "1 run begun before, continued" in done.stdout
     for n in range(8):
         assert record.read_summary(old / "grid" / str(n))["status"] == "finished"
         assert [r["epoch"] for r in record.read_metrics(old / "grid" / str(n))] == [1, 2, 3]

@@ -232,7 +232,7 @@ def test_a_stack_killed_within_an_epoch_goes_on_from_the_last_step(sweep, tmp_pa
     assert saves[-1] == 8
     code, told = sweep("sweep=s", *words)
     assert code == 0, told
-    assert "3 runs resumed from checkpoints" in told
+    assert "3 runs begun before, continued" in told
     for k in range(3):
         assert bits(folder / "s" / str(k)) == bits(folder / "whole" / str(k))
 

@@ -104,7 +104,7 @@ def test_interrupted_folds_resume_to_the_same_bits(kind, sweep, tmp_path, at_epo
     assert {read_summary(folder / n)["status"] for n in stopped} == {"interrupted"}
     assert len(stopped) >= 2  # a stack of them
     code, told = sweep("sweep=s", *grid)
-    assert (code, "resumed from checkpoints" in told) == (0, True), told
+    assert (code, "begun before, continued" in told) == (0, True), told
     sizes = {read_summary(whole / n)["parameters"] for n in map(str, range(6))}
     assert (len(sizes) > 1) is (kind == "text")  # of each vocabulary, without padding
     for n in map(str, range(6)):

@@ -196,7 +196,7 @@ def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
     code, told = sweep(*shlex.split(command))
     assert code == 0, told
     assert f"{len(begun)} run" in told
-    assert "resumed from checkpoints" in told
+    assert "begun before, continued" in told
     for n in "012":
         assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
         assert read_summary(folder / n)["status"] == "finished"
@@ -221,7 +221,7 @@ def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path)
     output = process.communicate()[0]
     assert process.returncode == -signal.SIGKILL, output
     code, told = sweep("sweep=s", *grid)
-    assert (code, "2 runs resumed from checkpoints" in told) == (0, True), told
+    assert (code, "2 runs begun before, continued" in told) == (0, True), told
     for n in "01":
         assert lines(folder / n) == lines(tmp_path / SWEEPS / "whole" / n)
 

@@ -607,7 +607,7 @@ def test_the_same_command_goes_on_after_a_driver_has_ended(name, tmp_path):
         assert {read_summary(folder / str(n))["status"] for n in range(4)} == {"interrupted"}
     assert_no_orphans(process.pid)
     told = command(tmp_path, *LONG, timeout=400)
-    assert "4 runs resumed from checkpoints" in told
+    assert "4 runs begun before, continued" in told
     assert_each_row_once(folder, range(4), 1500)
 
 

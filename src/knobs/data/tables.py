@@ -117,7 +117,10 @@ def reading(file: Path) -> Iterator[None]:
     suffix = file.suffix.lower()
     kind = {".parquet": "a Parquet file", ".xlsx": "an Excel file"}.get(suffix, KIND)
     what = f"the cells of {file}, a file of {size(file.stat().st_size)}"
-    with making(what, "take fewer rows or columns"):
+    smaller = "take fewer rows or columns"
+    if suffix != ".xlsx":
+        smaller += ", or train with data.storage=map, from the disk"
+    with making(what, smaller):
         try:
             with opening.unchanged(file):
                 yield

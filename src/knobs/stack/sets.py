@@ -51,7 +51,7 @@ class Sets:
         for start in range(0, max(1, length), size):
 
             def cut(x: Tensor, start: int = start) -> Tensor:
-                whole = x.unflatten(0, (count, length))[:, start : start + size]
+                whole = x.unflatten(0, (count, length))[:, start : start + size].to(of.device)
                 return whole.expand(len(of), *whole.shape[1:]) if count == 1 else whole[of]
 
             yield each(self.val.x, cut)

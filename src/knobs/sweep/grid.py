@@ -50,7 +50,7 @@ SECTIONS = {"data", "model", "activation", "init", "optimizer", "scheduler", "re
 SUBDIR = "${hydra.job.num}"
 # What `outstanding` counts.
 ENDED = "ended before and left alone"
-RESUMED, TWICE = "resumed from checkpoints", "stated twice, run once"
+RESUMED, TWICE = "begun before, continued", "stated twice, run once"
 SIGNALS = STOPPED  # exit codes
 log = logging.getLogger("knobs")
 
