@@ -338,7 +338,8 @@ def check_row(cut, truth):
     if (cut / record.METRICS).exists():
         assert all(row in truth["metrics"] for row in record.read_metrics(cut))
     try:
-        assert checkpoint.load_last(cut / "checkpoints")["progress"]["epoch"] == 3
+        epoch = checkpoint.load_last(cut / "checkpoints")["progress"]["epoch"]
+        assert epoch == 3 or (0 <= epoch < 3 and end is None)  # in a slow run within an epoch too
     except CheckpointError:
         assert not ledger.settled(ledger.status(cut), False) or not cut.exists() or end is None
 

@@ -309,6 +309,23 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
         one(tmp_path, mode="min")
 
 
+@pytest.mark.parametrize("lines", range(5))
+def test_a_journal_that_was_cut_off_anywhere_goes_on(tmp_path, lines):
+    """Also between a study and what it says of itself."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    with one(whole, budget=3) as search:
+        trials = run(search)
+    cut.mkdir()
+    text = (whole / JOURNAL).read_bytes().splitlines(keepends=True)
+    assert [b'"space"' in line for line in text[:3]].count(True) == 1
+    (cut / JOURNAL).write_bytes(b"".join(text[:lines]))
+    with one(cut, budget=3) as search:
+        assert [trial.values for trial in run(search)] == [trial.values for trial in trials]
+    with pytest.raises(ConfigError, match="other ranges, another mode or"):
+        one(cut, space={"lr": Range(1e-3, 1, True)})
+
+
 def test_optuna_opens_the_journal(tmp_path):
     with one(tmp_path, MIXED) as search:
         trials = run(search)

@@ -289,23 +289,24 @@ class Search(contextlib.AbstractContextManager):
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
+        if name not in {s.study_name for s in self._storage.get_all_studies()}:
+            self._storage.create_new_study([direction], name)
         studies = {s.study_name: s for s in self._storage.get_all_studies()}
-        if name not in studies:
-            id_ = self._storage.create_new_study([direction], name)
-            for key, value in about.items():
-                self._storage.set_study_user_attr(id_, key, value)
-            return id_
-        study = studies[name]
-        before = {key: study.user_attrs.get(key) for key in about}
+        id_, before = studies[name]._study_id, dict(studies[name].user_attrs)
+        if not self._storage.get_n_trials(id_):  # new, or cut off before it said all of itself
+            for key in [key for key in about if key not in before]:
+                self._storage.set_study_user_attr(id_, key, about[key])
+            before = about | before
+        before = {key: before.get(key) for key in about}
         if old := [key for key in before["space"] or {} if key in RENAMED]:
             why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
             raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
-        if before != about or study.directions != [direction]:
+        if before != about or studies[name].directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
                 "other fixed knobs; name another sweep, or give the command as it was"
             )
-        return study._study_id
+        return id_
 
     def _writing(self) -> contextlib.AbstractContextManager:
         """Hold the journal for this process alone."""
