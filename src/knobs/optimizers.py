@@ -38,6 +38,8 @@ class Muon(torch.optim.Optimizer):
     Source: Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982, section 2.2.
     """
 
+    matrices: type[torch.optim.Optimizer] = torch.optim.Muon
+
     def __init__(
         self,
         params: list[dict],
@@ -58,7 +60,8 @@ class Muon(torch.optim.Optimizer):
         muon |= {"ns_coefficients": tuple(ns_coefficients), "adjust_lr_fn": adjust_lr_fn}
         adamw = {"betas": tuple(betas), "eps": adamw_eps}
         self.parts: list[torch.optim.Optimizer] = []
-        kinds = ((True, torch.optim.Muon, muon), (False, torch.optim.AdamW, adamw))
+        self.options = muon | {"betas": tuple(betas), "adamw_eps": adamw_eps}
+        kinds = ((True, self.matrices, muon), (False, torch.optim.AdamW, adamw))
         for hidden, make, options in kinds:
             if groups := [g for g in self.param_groups if g["hidden"] is hidden]:
                 self.parts.append(make(groups, **shared, **options))
@@ -77,7 +80,14 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def __getstate__(self) -> dict[str, Any]:  # for copies: torch's has not the parts
-        return super().__getstate__() | {"parts": self.parts}
+        return super().__getstate__() | {"parts": self.parts, "options": self.options}
+
+    def holder(self, parameter: Tensor) -> torch.optim.Optimizer:
+        """Return the part whose state a parameter's is."""
+        for part in self.parts:
+            if any(p is parameter for group in part.param_groups for p in group["params"]):
+                return part
+        raise KeyError("a parameter of another optimizer")
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": [part.state_dict() for part in self.parts]}

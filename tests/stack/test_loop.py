@@ -87,7 +87,7 @@ def test_every_optimizer_float64(kind, base, steps):
     assert {run.progress.step for run in rows} == {steps}
 
 
-@pytest.mark.parametrize("name", ["asgd", "rprop", "adafactor", "muon", "schedule_free"])
+@pytest.mark.parametrize("name", ["asgd", "rprop", "adafactor", "schedule_free"])
 @pytest.mark.parametrize(
     ("base", "steps"),
     [([*WINE, "training.epochs=3"], 12), pytest.param(TABLE, 200, marks=pytest.mark.slow)],
@@ -242,7 +242,7 @@ def test_weights_and_several_targets_are_each_rows_own(target, tmp_path):
 def test_twenty_steps_float32():
     settings = [
         ["training.batch_size=64", "training.epochs=1", f"optimizer={name}", f"seed={i}"]
-        for i, name in enumerate(OPTIMIZERS)
+        for i, name in enumerate(o for o in OPTIMIZERS if o != "muon")  # which is of bfloat16
     ]
     worst, rows = compare(settings, torch.float32, 5e-4)
     assert worst < 5e-4  # rounding, which adagrad's first steps amplify; in float64 1e-12

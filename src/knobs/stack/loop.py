@@ -83,7 +83,7 @@ class Stack:
         self.slices, start = [], 0
         for _, group in groupby(self.owners, key=kind):
             rows = list(group)
-            step_of = Slice if shares(rows[0]) else Each
+            step_of = Slice if shares(rows) else Each
             self.slices.append(step_of(rows, start, learning, self.lr))
             start += len(rows)
         self.follow_schedules()

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from knobs.optimizers import Muon
+from knobs.stack import muon
 from knobs.stack.layers import StackedParameter, per_row
 from knobs.training.state import Run
 
@@ -40,13 +42,17 @@ def kind(run: Run) -> tuple:
     return type(optimizer).__name__, str(options), run.progress.step, cycle
 
 
-def shares(run: Run) -> bool:
-    """Return whether one optimizer can step many such rows at once, as a Slice does."""
-    groups = run.optimizer.param_groups
+def shares(runs: Sequence[Run]) -> bool:
+    """Return whether one optimizer can step rows of one kind at once, as a Slice does."""
+    if isinstance(runs[0].optimizer, Muon):
+        return muon.steps_together(runs)
+    groups = runs[0].optimizer.param_groups
     free = {"params", "weight_decay"}
     rest = [{name: v for name, v in group.items() if name not in free} for group in groups]
     switched = any(groups[0].get(name) for name in SWITCHES)
-    return type(run.optimizer) in LINEAR_IN_LR and not switched and all(r == rest[0] for r in rest)
+    return (
+        type(runs[0].optimizer) in LINEAR_IN_LR and not switched and all(r == rest[0] for r in rest)
+    )
 
 
 def in_slices(runs: Sequence[Run]) -> list[Run]:
@@ -60,6 +66,11 @@ def by_weight(name: str, value: Any, like: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == like.shape and name not in WHOLE
 
 
+def states(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[Tensor, dict[str, Any]]:
+    """Return where an optimizer keeps what it remembers of a parameter, by parameter."""
+    return (optimizer.holder(parameter) if isinstance(optimizer, Muon) else optimizer).state
+
+
 @functools.cache
 def _takes(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
     return frozenset(inspect.signature(kind).parameters)
@@ -67,6 +78,8 @@ def _takes(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
 
 def _options(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return this optimizer's arguments, as a schedule may since have moved them."""
+    if isinstance(optimizer, Muon):
+        return optimizer.options
     shared = _takes(type(optimizer)) - PER_ROW - SPEED
     return {k: v for k, v in optimizer.param_groups[0].items() if k in shared}
 
@@ -92,12 +105,16 @@ class Slice:
         self.values = [parameter.detach()[self.rows] for parameter in self.parameters]
         self.shadows = [torch.zeros_like(value) for value in self.values]
         solo = runs[0].optimizer
-        fast = {"fused": True} if "fused" in _takes(type(solo)) else {}
-        self.optimizer = type(solo)(
-            self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast
-        )
+        if isinstance(solo, Muon):
+            self.optimizer = muon.for_rows(solo, stacked, self.shadows, self.views)
+        else:
+            fast = {"fused": True} if "fused" in _takes(type(solo)) else {}
+            self.optimizer = type(solo)(
+                self.shadows, lr=1.0, weight_decay=0.0, **_options(solo), **fast
+            )
         self.rates = [per_row(lr[self.rows], value) for value in self.values]
-        self.decoupled = solo.param_groups[0].get("decoupled_weight_decay", False)
+        decoupled = solo.param_groups[0].get("decoupled_weight_decay", False)
+        self.decoupled = decoupled or isinstance(solo, Muon)
         self.decays = [self._decay(*both) for both in zip(self.views, self.values, strict=True)]
         self._take_state()
 
@@ -139,21 +156,22 @@ class Slice:
     def _take_state(self) -> None:
         """Go on from the rows' optimizer states, if they have any."""
         for p, shadow, views in zip(self.stacked, self.shadows, self.views, strict=True):
-            states = [r.optimizer.state.get(v) for r, v in zip(self.runs, views, strict=True)]
-            for name, value in (states[0] or {}).items():
+            kept = [states(r.optimizer, v).get(v) for r, v in zip(self.runs, views, strict=True)]
+            for name, value in (kept[0] or {}).items():
                 if by_weight(name, value, views[0]):
                     value = torch.zeros_like(shadow)
-                    for k, (state, view) in enumerate(zip(states, views, strict=True)):
+                    for k, (state, view) in enumerate(zip(kept, views, strict=True)):
                         p.row(value, k, view).copy_(state[name])
                 elif isinstance(value, Tensor):
                     value = value.clone().to(shadow.device)
-                self.optimizer.state[shadow][name] = value
+                states(self.optimizer, shadow)[shadow][name] = value
 
     def give_state(self) -> None:
         """Put every row's share of the state into its run's optimizer."""
         for p, shadow, views in zip(self.stacked, self.shadows, self.views, strict=True):
             for k, (run, view) in enumerate(zip(self.runs, views, strict=True)):
-                state = run.optimizer.state[view] = dict(self.optimizer.state[shadow])
+                state = dict(states(self.optimizer, shadow)[shadow])
+                states(run.optimizer, view)[view] = state
                 for name, value in state.items():
                     if isinstance(value, Tensor):
                         own = by_weight(name, value, shadow)

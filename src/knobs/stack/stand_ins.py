@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from knobs.stack.optimizers import by_weight, kind, shares
+from knobs.stack.optimizers import by_weight, kind, shares, states
 from knobs.training import loop as solo
 from knobs.training.state import Progress, Run
 
@@ -97,12 +97,12 @@ def _agree(rows: Sequence[Run], stand_ins: StandIns) -> None:
     real = {kind(run): run for run in rows if run not in stand_ins}
     for run in stand_ins:
         like = real.get(kind(run))
-        if like is None or not shares(like):
+        if like is None or not shares([like]):
             continue
         pairs = zip(run.model.parameters(), like.model.parameters(), strict=True)
         for parameter, other in pairs:
-            state = run.optimizer.state[parameter]
-            for name, value in like.optimizer.state.get(other, {}).items():
+            state = states(run.optimizer, parameter)[parameter]
+            for name, value in states(like.optimizer, other).get(other, {}).items():
                 if not by_weight(name, value, other):
                     state[name] = value.clone() if isinstance(value, torch.Tensor) else value
                 elif name not in state:

@@ -19,9 +19,10 @@ LINEAR_IN_LR = (
 )
 STACKABLE = {f"torch.optim.{name}" for name in LINEAR_IN_LR}
 STACKABLE |= {f"torch.optim.{name.lower()}.{name}" for name in LINEAR_IN_LR}
+STACKABLE |= {"knobs.optimizers.Muon"}  # each matrix by itself: stack/muon.py
 # Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
 BY_ROW = {f"torch.optim.{name}" for name in ("ASGD", "Rprop", "Adafactor")}
-BY_ROW |= {"knobs.optimizers.Muon", "schedulefree.AdamWScheduleFree"}
+BY_ROW |= {"schedulefree.AdamWScheduleFree"}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
