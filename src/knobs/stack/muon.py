@@ -84,15 +84,7 @@ def orthogonalized(
 
 def steps_together(runs: Sequence[Run]) -> bool:
     """Return whether one StackedMuon gives the weights of these runs the bits of their own."""
-    shapes = [
-        [
-            p.shape
-            for group in run.optimizer.param_groups
-            if group["hidden"]
-            for p in group["params"]
-        ]
-        for run in runs
-    ]
+    shapes = [[p.shape for p in _hidden(run.optimizer)] for run in runs]
     if any(its != shapes[0] for its in shapes):  # one is padded
         return False
     options = runs[0].optimizer.options
@@ -116,6 +108,11 @@ def _alike(
     )
 
 
+def _hidden(optimizer: Muon) -> list[Tensor]:
+    """Return the matrices that it updates as such."""
+    return [p for group in optimizer.param_groups if group["hidden"] for p in group["params"]]
+
+
 def for_rows(
     solo: Muon, stacked: Sequence[StackedParameter], shadows: Sequence[Tensor],
     views: Sequence[Sequence[Tensor]],
@@ -126,7 +123,7 @@ def for_rows(
         solo: of its first run, whose options it takes.
         stacked, shadows, views: all of the stack's parameters, with the slice's rows of each.
     """
-    hidden = [p for group in solo.param_groups if group["hidden"] for p in group["params"]]
+    hidden = _hidden(solo)
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for parameter, shadow, its in zip(stacked, shadows, views, strict=True):
         matrix = any(its[0] is p for p in hidden)
