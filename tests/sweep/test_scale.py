@@ -3,14 +3,17 @@
 import random
 
 import pytest
+from omegaconf import OmegaConf
 from optuna.trial import TrialState, create_trial
 
 from knobs import record, storage
 from knobs.config import check, command
+from knobs.errors import CheckpointError
 from knobs.search import journal, methods, minutes
 from knobs.search.pruning import Pruner
 from knobs.search.space import Range, Space
 from knobs.search.trials import Search
+from knobs.sweep import jobs
 
 LR = Range(1e-4, 1e-1, log=True)
 
@@ -29,6 +32,30 @@ def test_each_job_of_a_large_grid_is_checked():
     assert len(faults) == 1
     assert "training.epochs=0" in faults[0]
     assert "4100, 4101" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"a": {"b": [1, {"c": None}], "s": "yes", "t": "é \u2028 x", "n": "1e3"}, "d": []},
+        {"a": 1, "b": True, "c": 1.0, "d": "1", "e": {}, "f": "two\nlines", "g": "x" * 200},
+        ["a=1", "b='x y'"],
+        {},
+        [],
+    ],
+)
+def test_configs_are_written_as_omegaconf_writes_them(tmp_path, config):
+    for _ in range(2):  # its sections are known by the second time
+        jobs._write(tmp_path / "config.yaml", OmegaConf.create(config))
+        wanted = OmegaConf.to_yaml(OmegaConf.create(config))
+        assert (tmp_path / "config.yaml").read_text() == wanted
+
+
+def test_sections_that_differ_in_a_type_alone_are_written_apart(tmp_path):
+    for value in (1, 1.0, True, "1"):
+        jobs._write(tmp_path / "config.yaml", OmegaConf.create({"a": {"b": value}}))
+        read = OmegaConf.load(tmp_path / "config.yaml").a.b
+        assert (type(read), read) == (type(value), value)
 
 
 def test_a_job_s_config_is_checked_by_content(monkeypatch):
@@ -128,6 +155,9 @@ def test_keep_best_leaves_the_best_weights_alone(tmp_path, keep):
     assert outcome.status == "finished"
     assert ("last.safetensors" in names) == (keep == "all")
     if keep == "best":
+        fault = "trained with training.keep=best, which removes what a resume needs.*keep=all"
+        with pytest.raises(CheckpointError, match=fault):
+            execute(checked([*lines, f"resume={tmp_path / 'run'}"]), tmp_path / "run")
         assert names == {"best.safetensors", "manifest.json"}
         assert not record.resumable(tmp_path / "run")
     assert sum(p.numel() for p in load(tmp_path / "run").parameters()) > 0
