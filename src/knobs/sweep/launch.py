@@ -78,7 +78,7 @@ def launch(
         job.begin(compose(job.overrides, context, master), context, task_function)
 
     searching, supply, timed = supply is not None, supply or Supply(), {}
-    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
+    width = min(width or FILES, most_rows())
     folder, fixed = Path(str(master.hydra.sweep.dir)).absolute(), type(supply) is Supply
     now = {"width": width, "threads": torch.get_num_threads()}
     stacks = Stacks(folder, now, fixed, notes)
@@ -185,6 +185,11 @@ def rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def most_rows() -> int:
+    """Return how many rows a stack may have: of each its lock and its log are open."""
+    return (open_files() - OTHER_FILES) // 2
 
 
 def open_files() -> int:
