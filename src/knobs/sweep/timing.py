@@ -25,6 +25,9 @@ WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide
 VISIT_SECONDS = 0.005  # of each visit: so long that a pause of the machine hits all widths alike
 TURNS, MOST_TURNS = 3, 9  # of two widths; as many as the latter before a wider one is given up
 BLOCK, LINE_BYTES = 4096, 300  # of a disk; of an epoch in a log
+# Of a checkpoint, the best weights beside the last ones, or none where they are the same: so much
+# of them is at most a fifth too much or too little of a run, whatever its optimizer.
+BEST_APART = 0.4
 HEADER_BYTES = 4000  # of a checkpoint, beside its tensors
 # config.json, summary.json, the preparation (2), the manifest, three files and three folders.
 SMALL_FILES = (4000, 1000, 400, 300, 300, 2300, 3600, 200, 1, 1, 1)
@@ -206,8 +209,7 @@ def clones(run: Run, count: int) -> list[Run]:
 def disk_bytes(run: Run, config: dict) -> tuple[int, int]:
     """Return about the bytes on disk that a run leaves, and those of one more checkpoint.
 
-    Files take whole blocks. The last weights are the best ones too in about one run of two, which
-    then stand once.
+    Files take whole blocks.
 
     Args:
         run: which has made steps, so that its optimizer has its state.
@@ -221,7 +223,9 @@ def disk_bytes(run: Run, config: dict) -> tuple[int, int]:
     if training["checkpoint"]:
         sizes.append(weights)
         if training.get("keep", "all") == "all":
-            last = round(1.5 * weights) + state_bytes(run) + outputs + log + HEADER_BYTES
+            last = (
+                round((1 + BEST_APART) * weights) + state_bytes(run) + outputs + log + HEADER_BYTES
+            )
     return sum(map(_in_blocks, [*sizes, last])), _in_blocks(last)
 
 
