@@ -109,7 +109,7 @@ def _of_sweep(folder: Path) -> Iterator[Waste]:
 def _said_twice(path: Path) -> bool:
     """Return whether study.json has each run of a places.jsonl; no line of it is damaged."""
     try:
-        known = record.read_json(path.with_name(record.STUDY))["runs"]
+        known = dict(record.read_json(path.with_name(record.STUDY))["runs"])
         lines = filter(None, storage.read(path).splitlines())
         return all(str(storage.of_line(line)["run"]) in known for line in lines)
     except (*record.BROKEN, LookupError, TypeError):
