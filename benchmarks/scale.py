@@ -29,14 +29,17 @@ SETTINGS = 40  # four optimizers, ten learning rates
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=1000, help="a multiple of 40")
     parser.add_argument("--keep", default="all", choices=["all", "best"])
+    parser.add_argument("--folder", type=Path, help="where the sweep is to stay; default: removed")
     parser.add_argument("--asks", type=int, nargs="*", default=[])
     parser.add_argument("--method", default="random")
     given = parser.parse_args()
     for count in given.asks:
         print(json.dumps(asks(count, given.method)), flush=True)
-    if not given.asks:
+    if given.folder:
+        sweep(given.folder.absolute(), given.runs, given.keep)
+    elif not given.asks:
         with tempfile.TemporaryDirectory() as place:
             sweep(Path(place) / "sweep", given.runs, given.keep)
 
@@ -51,11 +54,12 @@ def sweep(folder: Path, runs: int, keep: str) -> None:
     ]
     step("check", [*command, "--dry-run"])
     step("launch and leaderboard", command)
-    files = [path for path in folder.glob("*/**/*") if path.is_file()]
+    there = {path: path.lstat() for path in folder.rglob("*")}  # the sweep's own files too
+    files = [about for path, about in there.items() if not path.is_dir()]
     size = {
-        "bytes a run": round(sum(path.stat().st_size for path in files) / runs),
-        "on disk a run": round(sum(p.stat().st_blocks for p in folder.glob("*/**/*")) * 512 / runs),
-        "files a run": len(files) / runs,
+        "bytes a run": round(sum(about.st_size for about in files) / runs),
+        "on disk a run": round(sum(about.st_blocks for about in there.values()) * 512 / runs),
+        "files a run": round(len(files) / runs, 2),
     }
     print(json.dumps(size), flush=True)
     step("the same command again", command)

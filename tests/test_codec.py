@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from knobs import build
-from knobs.codec import decode, encode
+from knobs.codec import decode, encode, name_once
 from knobs.config import command
 
 
@@ -119,3 +119,18 @@ def test_every_optimizer_and_schedule_comes_back_and_goes_on_to_the_same_rates()
             assert step(*one, x) == step(*other, x)
         for a, b in zip(one[0].parameters(), other[0].parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_best_weights_that_are_the_last_ones_are_named_once():
+    last = {"w": torch.randn(3, 4), "zero": torch.tensor([0.0]), "nan": torch.tensor(math.nan)}
+    best = {name: value.clone() for name, value in last.items()} | {"zero": torch.tensor([-0.0])}
+    state = {"model": last, "best_weights": best, "other": torch.ones(2)}
+    node = encode(state, tensors := {})
+    name_once(node["best_weights"], tensors)
+    assert sorted(tensors) == [
+        *(".best_weights.zero", ".model.nan", ".model.w", ".model.zero", ".other"),
+    ]
+    read = decode(json.loads(json.dumps(node)), tensors)
+    for part, values in (("model", last), ("best_weights", best)):
+        for name, value in values.items():
+            assert read[part][name].numpy().tobytes() == value.numpy().tobytes()

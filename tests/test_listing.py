@@ -12,7 +12,7 @@ from conftest import REPO
 from fake_sweeps import add_run, fake_grid, fake_search
 
 from knobs import __main__ as knobs_command
-from knobs import cleaning, listing, record
+from knobs import cleaning, listing, record, storage
 from knobs.errors import ConfigError
 from knobs.tracking import sync
 
@@ -340,6 +340,40 @@ def test_links_are_not_followed(waste, tmp_path_factory, capsys):
     assert not inside.exists()
     assert failed.exists()
     assert (away / "c" / "best.previous.pt").exists()
+
+
+def test_places_go_once_study_json_has_them(tmp_path, capsys):
+    (folder := tmp_path / "search").mkdir()
+    record.append_places(folder, {0: {"arm": ""}, 7: {"arm": ""}})
+    assert "nothing to remove" in clean(capsys, tmp_path)  # study.json is lost
+    study = {"schema": record.SCHEMA, "runs": {"0": {"arm": ""}}}
+    storage.write(folder / record.STUDY, record.sealed(study))
+    assert "nothing to remove" in clean(capsys, tmp_path)  # it does not have run 7
+    study["runs"]["7"] = {"arm": ""}
+    storage.write(folder / record.STUDY, record.sealed(study))
+    whole = record.read_study(folder)
+    assert "search/places.jsonl: study.json has all that it says" in clean(capsys, tmp_path)
+    with other_process(folder / "trials.lock"):
+        assert "nothing to remove" in clean(capsys, tmp_path, "--yes")
+    assert (folder / record.PLACES).exists()
+    clean(capsys, tmp_path, "--yes")
+    assert not (folder / record.PLACES).exists()
+    assert record.read_study(folder) == whole
+
+
+def test_places_with_a_damaged_line_stay(tmp_path, capsys):
+    study = {"schema": record.SCHEMA, "runs": {"0": {}}}
+    storage.write(tmp_path / record.STUDY, record.sealed(study))
+    storage.append(tmp_path / record.PLACES, b'{"run": 0}\n{"run": 0, "crc":"00000000"}\n')
+    assert "nothing to remove" in clean(capsys, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["study.json", "places.jsonl", "trials.journal"])
+def test_a_failed_run_of_a_search_stays(tmp_path, capsys, name):
+    failed = add_run(tmp_path, {}, status="failed")
+    assert f"{failed.name}: failed, with no checkpoint" in clean(capsys, tmp_path)
+    (tmp_path / name).touch()
+    assert "nothing to remove" in clean(capsys, tmp_path)
 
 
 def test_runs_of_a_search_stay_its_trials_name_them(tmp_path, capsys):

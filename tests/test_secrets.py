@@ -10,7 +10,7 @@ from trained import train_py as run
 from knobs.config import command
 from knobs.errors import ConfigError, first_line
 from knobs.record import read_config
-from knobs.secrets import HIDDEN, cleared, hidden_in, in_lines, public, public_line
+from knobs.secrets import HIDDEN, cleared, hidden_in, in_lines, public, public_lines
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 SECRET = [
@@ -51,7 +51,7 @@ def test_a_typed_secret_is_refused_and_not_shown(line):
 @pytest.mark.parametrize("line", HARMLESS)
 def test_what_is_no_secret_stays(line):
     assert list(in_lines([line])) == []
-    assert public_line(line) == line
+    assert public_lines([line]) == [line]
 
 
 def test_the_value_of_a_variable_is_refused(monkeypatch):
@@ -75,7 +75,7 @@ def test_a_path_or_a_number_in_a_variable_is_no_secret(monkeypatch, tmp_path):
 def test_what_a_variable_is_read_by_stays_and_its_value_does_not():
     assert public({"token": "${oc.env:T}", "a": [HEX]}) == {"token": "${oc.env:T}", "a": [HEX]}
     assert public({"token": HEX, "n": 3, "key": HEX}) == {"token": HIDDEN, "n": 3, "key": HIDDEN}
-    assert public_line("data.token=abc") == HIDDEN
+    assert public_lines(["data.token=abc"]) == [HIDDEN]
     assert hidden_in(["x.token=abc: no such key"], {"x": {"token": "abc"}}) == [
         f"x.token={HIDDEN}: no such key"
     ]

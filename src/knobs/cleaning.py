@@ -20,7 +20,7 @@ from knobs.report.read import read_run
 from knobs.tracking import sync
 from knobs.words import count, printable
 
-TRIALS = ("trials.journal",)  # of a search, which knows its runs by their folders
+OF_SEARCHES = (record.STUDY, record.PLACES, record.JOURNAL)  # which know runs by their folders
 LOCKS = (record.LOCK, ledger.LOCK, "trials.lock", "rungs.lock", sync.LOCK)
 # Of storage.write, in a process that was killed meanwhile.
 LEFTOVER = re.compile(r".+\.(json|jsonl|safetensors|pt|csv|html|md|png)\.partial")
@@ -61,11 +61,11 @@ def find(root: Path) -> Iterator[Waste]:
             names.clear()
             if not _held(folder):
                 yield from _of_run(folder)
-        elif {record.LEDGER, record.STUDY} & {*files}:
+        elif {record.LEDGER, record.STUDY, record.PLACES} & {*files}:
             if _held(folder):
                 names.clear()  # its runs are under way, or about to be
             else:
-                yield from _leftovers(folder, folder)
+                yield from _of_sweep(folder)
 
 
 def _held(folder: Path) -> bool:
@@ -78,7 +78,7 @@ def _of_run(folder: Path) -> Iterator[Waste]:
     run = read_run(folder)
     weights = folder / record.CHECKPOINTS
     kept = [p for p in weights.iterdir() if not PREVIOUS.fullmatch(p.name)] if _own(weights) else []
-    searched = any((folder.parent / name).exists() for name in (record.STUDY, *TRIALS))
+    searched = any((folder.parent / name).exists() for name in OF_SEARCHES)
     if not run.config:
         return  # no record of knobs, or one that cannot be read
     if run.status in ("failed", "interrupted") and not kept and not searched:
@@ -96,6 +96,24 @@ def _of_run(folder: Path) -> Iterator[Waste]:
     if _own(folder / "wandb"):
         yield from _leftovers(folder, folder / "wandb")
         yield from _synced(folder)
+
+
+def _of_sweep(folder: Path) -> Iterator[Waste]:
+    """Yield what could be removed of a sweep's own files; no process holds it."""
+    yield from _leftovers(folder, folder)
+    path = folder / record.PLACES
+    if _own(path) and _said_twice(path):
+        yield Waste(folder, path, f"{record.STUDY} has all that it says", _size(path))
+
+
+def _said_twice(path: Path) -> bool:
+    """Return whether study.json has each run of a places.jsonl; no line of it is damaged."""
+    try:
+        known = dict(record.read_json(path.with_name(record.STUDY))["runs"])
+        lines = filter(None, storage.read(path).splitlines())
+        return all(str(storage.of_line(line)["run"]) in known for line in lines)
+    except (*record.BROKEN, LookupError, TypeError):
+        return False
 
 
 def _leftovers(owner: Path, folder: Path) -> Iterator[Waste]:
@@ -169,7 +187,7 @@ def _still(owner: Path) -> Iterator[Waste]:
     if (owner / record.CONFIG).exists():
         yield from _of_run(owner)
     else:
-        yield from _leftovers(owner, owner)
+        yield from _of_sweep(owner)
 
 
 def in_bytes(size: float) -> str:

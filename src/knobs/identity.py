@@ -92,6 +92,8 @@ def _neutral(path: str, value: Any) -> bool:
 
 
 def _same(value: Any, default: Any) -> bool:
+    if type(value) is type(default) and type(value) in (bool, int, str, type(None)):
+        return value == default
     if isinstance(value, float) and isinstance(default, str):  # YAML reads 1e-3 as a word
         try:
             return float(default) == value

@@ -55,8 +55,11 @@ def is_secret(name: str, value: Any) -> bool:
     Args:
         name: its key, or the last part of it.
     """
-    if not isinstance(value, str) or value == HIDDEN:
-        return False
+    return isinstance(value, str) and value != HIDDEN and _looks_secret(name, value)
+
+
+@functools.lru_cache(4096)  # the same few values in every config of a sweep
+def _looks_secret(name: str, value: str) -> bool:
     text = literal_part(value)
     short = text != value and len(text) < 8  # `Bearer ${oc.env:NAME}`
     if text.strip() and not short and telling(name) and text not in ("null", "true", "false"):
@@ -111,10 +114,14 @@ def public(config: Any, name: str = "") -> Any:
     return hide(config, _last(name))
 
 
-def public_line(line: str) -> str:
-    """Return an override; nothing of one that carries a secret."""
-    key, _, value = line.partition("=")
-    return line if public(value, key) == value else HIDDEN
+def public_lines(lines: Iterable[str]) -> list[str]:
+    """Return overrides; nothing of those that carry a secret."""
+    values = _of_variables(SHORTEST)  # once: a run has ten lines
+    parts = [(line, *line.partition("=")[::2]) for line in lines]
+    return [
+        HIDDEN if is_secret(_last(key), value) or any(v in value for v in values) else line
+        for line, key, value in parts
+    ]
 
 
 def hidden_in(texts: list[str], config: Any) -> list[str]:
@@ -152,9 +159,9 @@ def _of_variables(shortest: int = 12) -> list[str]:
     """
     return [
         value
-        for name, value in os.environ.items()
-        if len(value) >= shortest
-        and telling(name)
+        for name in os.environ  # whose values are decoded where they are asked for
+        if telling(name)
+        and len(value := os.environ.get(name, "")) >= shortest
         and not re.fullmatch(r"[-+.\de]+", value)
         and not os.path.exists(value)
     ]

@@ -1,16 +1,22 @@
 """Costs that must not grow with a sweep, as counts: never as times."""
 
 import random
+import sys
 
+import processes
 import pytest
+from conftest import TRAIN
+from omegaconf import OmegaConf
 from optuna.trial import TrialState, create_trial
 
 from knobs import record, storage
 from knobs.config import check, command
+from knobs.errors import CheckpointError
 from knobs.search import journal, methods, minutes
 from knobs.search.pruning import Pruner
 from knobs.search.space import Range, Space
 from knobs.search.trials import Search
+from knobs.sweep import failing, jobs, timing
 
 LR = Range(1e-4, 1e-1, log=True)
 
@@ -29,6 +35,30 @@ def test_each_job_of_a_large_grid_is_checked():
     assert len(faults) == 1
     assert "training.epochs=0" in faults[0]
     assert "4100, 4101" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"a": {"b": [1, {"c": None}], "s": "yes", "t": "é \u2028 x", "n": "1e3"}, "d": []},
+        {"a": 1, "b": True, "c": 1.0, "d": "1", "e": {}, "f": "two\nlines", "g": "x" * 200},
+        ["a=1", "b='x y'"],
+        {},
+        [],
+    ],
+)
+def test_configs_are_written_as_omegaconf_writes_them(tmp_path, config):
+    for _ in range(2):  # its sections are known by the second time
+        jobs._write(tmp_path / "config.yaml", OmegaConf.create(config))
+        wanted = OmegaConf.to_yaml(OmegaConf.create(config))
+        assert (tmp_path / "config.yaml").read_text() == wanted
+
+
+def test_sections_that_differ_in_a_type_alone_are_written_apart(tmp_path):
+    for value in (1, 1.0, True, "1"):
+        jobs._write(tmp_path / "config.yaml", OmegaConf.create({"a": {"b": value}}))
+        read = OmegaConf.load(tmp_path / "config.yaml").a.b
+        assert (type(read), read) == (type(value), value)
 
 
 def test_a_job_s_config_is_checked_by_content(monkeypatch):
@@ -128,6 +158,67 @@ def test_keep_best_leaves_the_best_weights_alone(tmp_path, keep):
     assert outcome.status == "finished"
     assert ("last.safetensors" in names) == (keep == "all")
     if keep == "best":
+        fault = "trained with training.keep=best, which removes what a resume needs.*keep=all"
+        with pytest.raises(CheckpointError, match=fault):
+            execute(checked([*lines, f"resume={tmp_path / 'run'}"]), tmp_path / "run")
         assert names == {"best.safetensors", "manifest.json"}
         assert not record.resumable(tmp_path / "run")
     assert sum(p.numel() for p in load(tmp_path / "run").parameters()) > 0
+
+
+def blocks(folder):
+    """Bytes of a folder in blocks of 4 kB, but for checkpoints that a slow run leaves twice."""
+    paths = [folder, *(path for path in folder.rglob("*") if ".previous." not in path.name)]
+    return sum(-(-path.stat().st_size // 4096) * 4096 if path.is_file() else 4096 for path in paths)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.width=8", "model.depth=1"],
+        ["model.width=8", "model.depth=1", "training.keep=best"],
+        ["model.width=512", "optimizer=sgd"],
+        ["model.width=512", "optimizer=adam", "training.ema=0.9"],
+        ["training.checkpoint=false", "training.epochs=20"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_takes_about_as_much_on_disk_as_its_sweep_says(sweep, tmp_path, monkeypatch, words):
+    said, real = [], timing.disk_bytes
+    monkeypatch.setattr(timing, "disk_bytes", lambda *args: said.append(real(*args)) or said[-1])
+    quick = ["tracking=local", "data=digits", "training.epochs=2", "training.batch_size=512"]
+    code, out = sweep("sweep=s", *quick, *words, "seed=0,1")
+    assert code == 0, out
+    runs = [path.parent for path in tmp_path.rglob("s/*/config.json")]
+    assert len(runs) == 2
+    taken = sum(map(blocks, runs)) / 2
+    assert 0.8 < said[0][0] / taken < 1.2
+
+
+def test_looking_for_failures_that_are_alike_does_not_grow_with_the_runs(monkeypatch):
+    looked, cause = [], failing.cause
+    monkeypatch.setattr(failing, "cause", lambda error: looked.append(1) or cause(error))
+    error = ValueError("lr=1: no")
+    assert not failing.alike([None, *[error] * 1000])
+    assert not failing.alike([error, None, *[error] * 1000])
+    assert len(looked) <= 2
+    assert failing.alike([error] * failing.FIRST)
+
+
+@pytest.mark.slow
+def test_10_000_runs(tmp_path):
+    """Check, launch, leaderboard, the same command again, report: for real, on one machine."""
+    words = ["data=digits", "model.width=8", "model.depth=1", "training.epochs=1"]
+    words += ["tracking=local", "training.batch_size=512", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    words += ["seed=range(0,2500)", "optimizer=adam,sgd", "optimizer.lr=0.1,0.01"]
+    for said in ("10,000 runs in ", "10,000 runs ended before and left alone"):
+        done = processes.run([sys.executable, TRAIN, "-m", *words], tmp_path, timeout=3600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert said in done.stdout + done.stderr
+    assert len((tmp_path / "sweep" / "leaderboard.csv").read_text().splitlines()) == 10_001
+    files = [path for path in (tmp_path / "sweep").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10_000 * 50_000
+    command = [sys.executable, "-m", "knobs.report", str(tmp_path / "sweep")]
+    done = processes.run(command, tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert list((tmp_path / "sweep").glob("report*.html"))

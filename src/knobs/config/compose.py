@@ -391,7 +391,7 @@ def _set(config: DictConfig, override: Override) -> None:
         (there and not _sets_a_leaf(override))
         or any(isinstance(child, dict | list) for child in inner)
         or (override.is_delete() and value is not None)
-        or (key in config.hydra.runtime.choices and not isinstance(value, dict))
+        or (not isinstance(value, dict) and key in config.hydra.runtime.choices.keys())  # noqa: SIM118
     ):
         raise Unsure
     ConfigLoaderImpl._apply_overrides_to_config([override], config)

@@ -28,7 +28,7 @@ from knobs.record import (
     sealed,
     write,
 )
-from knobs.secrets import public, public_line
+from knobs.secrets import public, public_lines
 from knobs.sweep.jobs import Job
 
 UNDER_WAY, SUSPECTS = "under-way-{}.json", "suspects.json"
@@ -220,7 +220,7 @@ def _fail(folder: Path, job: Job) -> None:
     record, config = Record(folder), job.config
     try:
         if not (folder / CONFIG).exists():
-            lines = [*map(public_line, job.overrides)]
+            lines = public_lines(job.overrides)
             about = {"overrides": lines, "choices": {}, "run": {"number": job.number}}
             data = {"hash": None, "rows": [0, 0, 0], "notes": []}
             known = {"identity": identity(config), "config": public(config), "data": data}

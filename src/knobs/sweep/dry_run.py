@@ -10,6 +10,7 @@ from knobs.record import LEDGER
 from knobs.sweep.groups import plan_groups
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import reader
+from knobs.sweep.launch import most_rows
 from knobs.sweep.screen import on_disk
 from knobs.training.setup import machine
 from knobs.words import count, duration
@@ -30,9 +31,9 @@ def show(jobs: dict[tuple[str, ...], dict], folder: Path, many: bool, runs: int 
     read = reader(out)
     planned = {n: Job(n, list(lines), config) for n, (lines, config) in enumerate(jobs.items())}
     with machine(next(iter(jobs.values()))["training"]):
-        groups = plan_groups(planned, read, len(planned), {})
+        groups = plan_groups(planned, read, min(len(planned), most_rows()), {})
     seconds = sum(group.steps * group.step_seconds for group in groups)
-    size = sum(group.disk * len(group.jobs) for group in groups)
+    size = sum(group.on_disk for group in groups)
     if runs is not None:
         seconds *= runs / len(planned)
         said = [f"about {duration(seconds)}", *on_disk(size * runs / len(planned))]

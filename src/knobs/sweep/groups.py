@@ -20,6 +20,7 @@ from knobs.sweep.kin import Reader, kin
 from knobs.sweep.screen import Planned
 from knobs.sweep.stackable import alone, shared
 from knobs.sweep.stacks import Stacks
+from knobs.training.session import SAVE_SECONDS
 from knobs.training.setup import assemble, machine, steps_per_epoch
 
 MEMORY_SHARE = 0.5  # of what is free
@@ -46,6 +47,7 @@ class Group:
         slower: width -> how many times as long a stack took as planned; of stacks that have run.
         stacks: the jobs of each, where it is not the width that says so.
         disk: bytes that one of them leaves, about; 0 where it is not known.
+        again: those of one more checkpoint, which it leaves if it takes long.
     """
 
     jobs: list[int]
@@ -59,6 +61,7 @@ class Group:
     slower: dict[int, float] = field(default_factory=dict)
     stacks: list[list[int]] = field(default_factory=list)
     disk: int = 0
+    again: int = 0
 
     @property
     def steps(self) -> int:
@@ -74,6 +77,14 @@ class Group:
         count = -(-len(self.jobs) // self.width)
         return [self.jobs[i::count] for i in range(count)]
 
+    @property
+    def on_disk(self) -> int:
+        """Return about the bytes on disk that all of them leave."""
+        epochs = self.epochs / len(self.jobs)
+        seconds = self.steps * self.step_seconds / len(self.chunks)  # of a stack
+        long = seconds * (1 - 1 / max(1, epochs)) > SAVE_SECONDS  # before the last epoch
+        return len(self.jobs) * (self.disk + self.again * long)
+
 
 def planned(groups: Sequence[Group]) -> list[Planned]:
     """Return the facts about groups that a screen shows."""
@@ -84,7 +95,7 @@ def planned(groups: Sequence[Group]) -> list[Planned]:
             group.reason,
             group.steps,
             group.steps * group.step_seconds,
-            group.disk * len(group.jobs),
+            group.on_disk,
         )
         for group in groups
     ]
@@ -116,7 +127,7 @@ def plan_groups(
             group.width, group.reason = min(before.width, len(group.jobs)), before.reason
             group.epoch_steps, group.step_seconds = before.epoch_steps, before.step_seconds
             group.alone_seconds, group.slower = before.alone_seconds, before.slower
-            group.disk = before.disk
+            group.disk, group.again = before.disk, before.again
         elif group.config:
             group.slower = before.slower if before else {}
             _measure(group, data, width)
@@ -250,7 +261,7 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             group.reason = first_line(for_a_person(error))
             return
         group.epoch_steps = steps_per_epoch(len(examples.train), run.training)
-        group.disk = timing.disk_bytes(run, group.config)
+        group.disk, group.again = timing.disk_bytes(run, group.config)
         members = group.config["training"].get("members", 1)
         rows = min(len(group.jobs), max(1, most // members))
         if group.reason or rows == 1:

@@ -31,6 +31,7 @@ from knobs.shell import literal
 from knobs.storage import make_folder, refuse_links, write
 
 ROOT = logging.getLogger()
+MOST_TEXTS = 1024  # sections of configs as YAML, about 1 kB each
 
 
 class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # libyaml's: ten times as fast
@@ -231,9 +232,27 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
 
 def _write(path: Path, config: Any) -> None:
     shown = public(plain(config))
-    text = yaml.dump(
-        shown, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
-    )
+    sections = shown.items() if isinstance(shown, dict) and shown else ()
+    text = "".join(map(_text, sections)) or _yaml(shown)
     if "\\" in text:  # libyaml escapes characters that PyYAML writes as they are
         text = OmegaConf.to_yaml(OmegaConf.create(shown))
     write(path, text.encode())
+
+
+def _text(section: tuple[str, Any]) -> str:
+    """Return a section and its name as YAML; most sections are those of the job before."""
+    key = repr(section)  # tells the types as well
+    if key not in _TEXTS:
+        if len(_TEXTS) >= MOST_TEXTS:
+            _TEXTS.clear()
+        _TEXTS[key] = _yaml(dict([section]))
+    return _TEXTS[key]
+
+
+_TEXTS: dict[str, str] = {}
+
+
+def _yaml(node: Any) -> str:
+    return yaml.dump(
+        node, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )

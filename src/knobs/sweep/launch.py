@@ -36,6 +36,7 @@ from knobs.training.setup import machine
 
 log = logging.getLogger("knobs")
 FILES, OTHER_FILES = 4096, 64  # a process opens so many at most, so many of them not for rows
+ROWS = (FILES - OTHER_FILES) // 2  # of a stack, where more files may be open
 MANY = 256  # jobs of a stack: half a gigabyte that is not to wait
 COLLECT_AFTER = 20_000  # new objects, before Python looks for cycles among them
 
@@ -78,9 +79,9 @@ def launch(
         job.begin(compose(job.overrides, context, master), context, task_function)
 
     searching, supply, timed = supply is not None, supply or Supply(), {}
-    width = min(width or FILES, (open_files() - OTHER_FILES) // 2)  # a row's lock and its log
     folder, fixed = Path(str(master.hydra.sweep.dir)).absolute(), type(supply) is Supply
-    now = {"width": width, "threads": torch.get_num_threads()}
+    now = {"width": min(width or FILES, files()), "threads": torch.get_num_threads()}
+    width = most_rows(width)
     stacks = Stacks(folder, now, fixed, notes)
 
     def plan(jobs: dict[int, Job]) -> list[groups.Group]:
@@ -185,6 +186,20 @@ def rare_collections() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+def most_rows(width: int | None = None) -> int:
+    """Return how many rows a stack may have, of each of which a lock and a log are open.
+
+    Args:
+        width: as it was asked for; None: ROWS, a gigabyte of runs that are under way.
+    """
+    return min(width or ROWS, files())
+
+
+def files() -> int:
+    """Return for how many rows this process may open files."""
+    return (open_files() - OTHER_FILES) // 2
 
 
 def open_files() -> int:

@@ -41,7 +41,7 @@ from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
 from knobs.search.trials import UNITS, Search
-from knobs.secrets import public_line
+from knobs.secrets import public_lines
 from knobs.sweep import places
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
@@ -98,7 +98,7 @@ class StudyRunner:
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
         self.usual = self._usual(config)
-        self.asked = [*map(public_line, sweep.master.hydra.overrides.task)]
+        self.asked = public_lines(sweep.master.hydra.overrides.task)
         self.seed = config["seed"]
         self.others, self.failed = False, 0
         self._places = self._places_before()  # in study.json

@@ -25,6 +25,10 @@ WIDTHS = (4, 16, 64, 256, 1024)  # tried from the first on: small nets like wide
 VISIT_SECONDS = 0.005  # of each visit: so long that a pause of the machine hits all widths alike
 TURNS, MOST_TURNS = 3, 9  # of two widths; as many as the latter before a wider one is given up
 BLOCK, LINE_BYTES = 4096, 300  # of a disk; of an epoch in a log
+# Of a checkpoint, the best weights beside the last ones, or none where they are the same: so much
+# of them is at most a fifth too much or too little of a run, whatever its optimizer.
+BEST_APART = 0.4
+HEADER_BYTES = 4000  # of a checkpoint, beside its tensors
 # config.json, summary.json, the preparation (2), the manifest, three files and three folders.
 SMALL_FILES = (4000, 1000, 400, 300, 300, 2300, 3600, 200, 1, 1, 1)
 PLAN_SHARE = 0.02  # of a group's expected time, which a visit to each of two widths may take
@@ -202,21 +206,38 @@ def clones(run: Run, count: int) -> list[Run]:
     return [copy.deepcopy(run, {id(run.data): run.data}) for _ in range(count)]
 
 
-def disk_bytes(run: Run, config: dict) -> int:
-    """Return about the bytes on disk that a run leaves, its files in whole blocks.
+def disk_bytes(run: Run, config: dict) -> tuple[int, int]:
+    """Return about the bytes on disk that a run leaves, and those of one more checkpoint.
 
-    An optimizer that keeps two values a weight, as Adam does, is taken for granted.
+    Files take whole blocks.
+
+    Args:
+        run: which has made steps, so that its optimizer has its state.
+        config: of the run.
     """
     training, examples = config["training"], len(run.data.val)
     weights = sum(value.nbytes for value in run.model.state_dict().values())
     outputs = examples * run.data.shape.outputs * 2  # float16
-    log = LINE_BYTES * training["epochs"]
+    log, last = LINE_BYTES * training["epochs"], 0
     sizes = [*SMALL_FILES, log, log, min(predictions.MOST_BYTES, outputs + 16 * examples)]
     if training["checkpoint"]:
         sizes.append(weights)
         if training.get("keep", "all") == "all":
-            sizes.append(4 * weights + outputs + log)
-    return sum(-(-max(size, 1) // BLOCK) * BLOCK for size in sizes)
+            last = (
+                round((1 + BEST_APART) * weights) + state_bytes(run) + outputs + log + HEADER_BYTES
+            )
+    return sum(map(_in_blocks, [*sizes, last])), _in_blocks(last)
+
+
+def _in_blocks(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def state_bytes(run: Run) -> int:
+    """Return the bytes of an optimizer's state, and of a running average of the weights."""
+    values = [v for state in run.optimizer.state.values() for v in state.values()]
+    values += run.average.state_dict().values() if run.average else ()
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 def row_bytes(run: Run) -> int:
@@ -232,9 +253,6 @@ def row_bytes(run: Run) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loop.train_step(row, *batch)
     weights = sum(p.nbytes for p in row.model.parameters())
-    weights *= 1.25 if row.average else 1.0
-    values = (v for state in row.optimizer.state.values() for v in state.values())
-    state = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
     # Weights, gradient, shadow and the best so far; activations and their gradients.
     inputs = batch.x.values() if isinstance(batch.x, dict) else [batch.x]
-    return 4 * weights + state + sum(x.nbytes for x in inputs) + 2 * sum(saved)
+    return 4 * weights + state_bytes(row) + sum(x.nbytes for x in inputs) + 2 * sum(saved)

@@ -8,7 +8,7 @@ from typing import Any
 
 from knobs import shell
 from knobs.record import BROKEN, read_config, read_study
-from knobs.secrets import public, public_line
+from knobs.secrets import public, public_lines
 
 MAX_TAG = 64  # characters
 # Role of a run in its study -> its job type.
@@ -84,7 +84,7 @@ def read(folder: Path, config: dict[str, Any]) -> About:
     try:
         document = read_config(folder)
         choices, data, place = (dict(document.get(k) or {}) for k in ("choices", "data", "run"))
-        lines = [public_line(line) for line in document.get("overrides") or ()]
+        lines = public_lines(document.get("overrides") or ())
     except (*BROKEN, TypeError, AttributeError):
         return About(config)
     command = shell.command(lines)

@@ -25,7 +25,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from knobs import record, storage, targets
-from knobs.codec import decode, encode
+from knobs.codec import decode, encode, name_once
 from knobs.errors import CheckpointError, first_line, note
 from knobs.models.members import Ensemble
 from knobs.shape import Shape
@@ -84,6 +84,7 @@ def save_last(
     """
     tensors: dict[str, Tensor] = {}
     more = {"state": encode(state, tensors), "epoch": state["progress"]["epoch"]}
+    name_once(more["state"]["best_weights"], tensors)
     return _write(folder, name, tensors, (about or {}) | more, sync, rotate)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from knobs.errors import DIVERGED, CheckpointError, DataError, ProcessLost, for_
 from knobs.identity import identity
 from knobs.record import BROKEN, Record, read_config
 from knobs.search.pruning import Pruner
-from knobs.secrets import public, public_line
+from knobs.secrets import public, public_lines
 from knobs.signals import Received, Stopped, exits, still_stopped
 from knobs.tracking import Mirror, mirror, named
 from knobs.tracking.tracker import versions
@@ -157,10 +157,20 @@ class Session:
             # A run of a sweep is known by its config, and none of its files has the last word.
             if over and not longer:
                 mend = f"the run has ended, and keeps what it has; rerun={folder} trains it anew"
+                if self._kept_best():
+                    why = "training.keep=best, which removes what a resume needs once it has ended"
+                    mend = f"it was trained with {why}; {mend}, and training.keep=all keeps it"
                 raise CheckpointError(f"{error}; {mend}") from None
             if not damaged and "run" not in self.about:
                 raise
             return str(error)
+
+    def _kept_best(self) -> bool:
+        """Return whether the run that is here ended under training.keep=best."""
+        with suppress(*BROKEN, LookupError, TypeError):
+            before = read_config(self.record.folder)["config"]["training"].get("keep")
+            return before == "best" and not record.resumable(self.record.folder)
+        return False
 
     def keep(self, _run: Run) -> None:
         """Keep a checkpoint between two steps; see loop.fit."""
@@ -441,7 +451,7 @@ def _compare_inputs(folder: Path, data: Data) -> None:
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
     """Return the same, without the secrets in its overrides."""
-    return about | {"overrides": [*map(public_line, about["overrides"])]}
+    return about | {"overrides": public_lines(about["overrides"])}
 
 
 def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]:
