@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from injected import assert_clean, assert_no_orphans, bits, command, faults
@@ -14,6 +15,7 @@ from knobs import build, record
 from knobs.errors import ended
 from knobs.signals import STOPPED, Stopped, stop_signals
 from knobs.stack import loop as stack
+from knobs.sweep import launch
 from knobs.training import loop, session
 from knobs.training import run as running
 
@@ -235,6 +237,31 @@ def test_a_stack_killed_within_an_epoch_goes_on_from_the_last_step(sweep, tmp_pa
     assert "3 runs begun before, continued" in told
     for k in range(3):
         assert bits(folder / "s" / str(k)) == bits(folder / "whole" / str(k))
+
+
+@pytest.mark.parametrize("search", [False, True], ids=["grid", "search"])
+def test_a_signal_between_two_stacks_is_heeded(search, sweep, monkeypatch):
+    """Where no job is under way that could say so."""
+    words = ["sweep=s", "hydra.launcher.width=1", *SMALL, "training.epochs=1"]
+    words += ["optimizer.lr=tag(log,interval(1e-3,1e-1))"] if search else ["seed=0,1,2"]
+    words += ["hydra/sweeper=search", "search.runs=3"] if search else []
+    whole, runs = launch.Launch.run, []
+
+    def once(self, jobs):
+        whole(self, jobs)
+        runs.extend(jobs)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launch.Launch, "run", once)
+        code, told = sweep(*words)
+    assert code == 143, told
+    assert "interrupted; go on with: " in told
+    assert len(runs) == 1
+    code, told = sweep(*words)
+    assert code == 0, told
+    found = sorted(path.name for path in Path("outputs/sweeps/s").glob("[0-9]*"))
+    assert found == ["0", "1", "2"]
 
 
 @faults("a signal to a sweep or a search", "interrupted; the same command goes on", 3, 12)

@@ -32,6 +32,19 @@ class Halted(UserError):
         )
 
 
+class Interrupted(Exception):
+    """A sweep that a signal ended before all of it was begun.
+
+    Args:
+        number: of the signal.
+        returns: of the jobs that have run.
+    """
+
+    def __init__(self, number: int, returns: Sequence[JobReturn]):
+        super().__init__(number)
+        self.exit_code, self.returns = 128 + number, list(returns)
+
+
 def failure(returned: JobReturn) -> Exception | None:
     """Return what failed a job; None where it did not fail, or was interrupted."""
     error = returned._return_value

@@ -207,6 +207,11 @@ class SweepContext:
             self.returns += stop.returns
             self.stopped, self.halted = stop.exit_code, str(stop)
             return
+        except failing.Interrupted as stop:
+            self.returns += stop.returns
+            self.stopped = stop.exit_code
+            deaths.forget(self.folder)
+            return
         except workers.WorkerDied as stop:
             self.stopped = stop.exit_code
             self.halted = f"stopped: {stop}; go on with: {self._same_command()}"

@@ -21,7 +21,7 @@ from knobs.signals import Received, Stopped, exits, stop_signals
 from knobs.stack.layers import CannotStack
 from knobs.sweep import deaths, failing, groups
 from knobs.sweep.deaths import UnderWay
-from knobs.sweep.failing import Halted
+from knobs.sweep.failing import Halted, Interrupted
 from knobs.sweep.grid import Supply, compose
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import reader
@@ -65,6 +65,7 @@ def launch(
 
     Raises:
         Halted: the first runs failed alike, and `master` has no keep_going=true.
+        Interrupted: a signal came before all was begun, also where no job was under way to say so.
     """
     if width is not None and width < 1:
         raise ConfigError(f"hydra.launcher.width={width}: must be null or a whole number >= 1")
@@ -125,6 +126,8 @@ def launch(
     left = len(launched.left - set(launched.returns))
     if launched.halted and not stopped and (left or searching):
         raise Halted(launched.halted, len(launched.failures), left, returns)
+    if stopped and (searching or len(returns) < len(whole)):
+        raise Interrupted(stopped[0], returns)
     return returns
 
 

@@ -129,7 +129,7 @@ class Driver:
         """Send jobs, and follow them until all have ended, or a signal says to leave.
 
         Raises:
-            Halted: the first of them failed alike.
+            Halted: the first of them failed alike. Interrupted: by a signal, a search.
         """
         self.follow = wire.Follow(self.folder, self.screen, self.jobs)
         self.take(jobs)
@@ -154,6 +154,8 @@ class Driver:
             raise failing.Halted(self.halted, len(self.failures), len(left), returns)
         for number in left:
             self._note(number, ends.interrupted(self.jobs[number], self.stopped))
+        if self.stopped and self.supply:  # which may have had more
+            raise failing.Interrupted(self.stopped[0], [*self.returns.values()])
         return None
 
     def _refuse_a_queue(self) -> None:
