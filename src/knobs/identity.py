@@ -106,10 +106,8 @@ def _stated(path: str) -> tuple[Any, ...]:
 
     An interpolation is no default: what it comes to depends on other keys.
     """
-    import yaml  # late: a key that came later is rare
-
     group, _, rest = path.partition(".")
-    main = yaml.safe_load((CONF / "config.yaml").read_text())
+    main = _read(CONF / "config.yaml")
     options = {
         k: v for entry in main["defaults"] if isinstance(entry, dict) for k, v in entry.items()
     }
@@ -117,7 +115,7 @@ def _stated(path: str) -> tuple[Any, ...]:
     first = CONF / group / f"{options.get(group)}.yaml"
     found: dict[Path, Any] = {}
     for file in files:
-        node: Any = yaml.safe_load(file.read_text()) or {}
+        node: Any = _read(file)
         for part in rest.split("."):
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         if node is not ABSENT:
@@ -129,6 +127,13 @@ def _stated(path: str) -> tuple[Any, ...]:
         found = {} if node is ABSENT else {first: node}
     values = (found[first],) if first in found else tuple(found.values())
     return () if any("${" in str(value) for value in values) else values
+
+
+@functools.cache  # many keys of one file, at the start of each run
+def _read(file: Path) -> Any:
+    import yaml  # late: a key that came later is rare
+
+    return yaml.safe_load(file.read_text()) or {}
 
 
 def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
