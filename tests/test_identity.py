@@ -46,12 +46,9 @@ def conf(tmp_path, monkeypatch):
     copy = tmp_path / "conf"
     shutil.copytree(identity.CONF, copy)
     monkeypatch.setattr(identity, "CONF", copy)
-    caches = (identity._stated, identity._read)
-    for cache in caches:
-        cache.cache_clear()
+    identity._stated.cache_clear()
     yield copy
-    for cache in caches:
-        cache.cache_clear()
+    identity._stated.cache_clear()
 
 
 def test_a_new_key_counts_where_it_is_not_at_its_default(conf):

@@ -107,7 +107,7 @@ def _stated(path: str) -> tuple[Any, ...]:
     An interpolation is no default: what it comes to depends on other keys.
     """
     group, _, rest = path.partition(".")
-    main = _read(CONF / "config.yaml")
+    main = _parsed((CONF / "config.yaml").read_text())
     options = {
         k: v for entry in main["defaults"] if isinstance(entry, dict) for k, v in entry.items()
     }
@@ -115,7 +115,7 @@ def _stated(path: str) -> tuple[Any, ...]:
     first = CONF / group / f"{options.get(group)}.yaml"
     found: dict[Path, Any] = {}
     for file in files:
-        node: Any = _read(file)
+        node: Any = _parsed(file.read_text())
         for part in rest.split("."):
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         if node is not ABSENT:
@@ -129,11 +129,11 @@ def _stated(path: str) -> tuple[Any, ...]:
     return () if any("${" in str(value) for value in values) else values
 
 
-@functools.cache  # many keys of one file, at the start of each run
-def _read(file: Path) -> Any:
+@functools.lru_cache(256)  # many keys of one file, as each run begins
+def _parsed(text: str) -> Any:
     import yaml  # late: a key that came later is rare
 
-    return yaml.safe_load(file.read_text()) or {}
+    return yaml.safe_load(text) or {}
 
 
 def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
