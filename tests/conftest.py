@@ -15,6 +15,7 @@ os.environ["WANDB_MODE"] = (
 
 import pytest
 import torch
+from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobRuntime
 
@@ -63,7 +64,7 @@ def composed_once():
         own = {line for line in overrides if line.lstrip("+~").startswith("hydra.")}
         if folders != FOLDERS or own - {command.MULTIRUN}:
             return whole(loader, config_name, overrides, run_mode, *more, **named)
-        about = (*more, *named.items(), JobRuntime.instance().get("name"))
+        about = (*more, *named.items(), JobRuntime.instance().get("name"), version.getbase())
         key = (config_name, *overrides, run_mode, about)
         if key not in kept:
             config = whole(loader, config_name, overrides, run_mode, *more, **named)
@@ -75,7 +76,7 @@ def composed_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", load)
-        yield
+        yield whole
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,7 +29,11 @@ seeds: 2
 LOOKS = {"80": "80", "120": "120", "plain": ""}
 
 
-@pytest.fixture(params=LOOKS)
+# Between the narrowest and none at all: that a width is taken, tests/training/test_screen.py shows.
+WIDE = pytest.param("120", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["80", WIDE, "plain"])
 def look(request, monkeypatch):
     """A name of a look, for Consoles that the code makes itself."""
     monkeypatch.setattr(screen, "PLAIN_SECONDS", math.inf)  # no lines that depend on the time
