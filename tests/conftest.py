@@ -1,10 +1,13 @@
 """Helpers of all tests: configs from overrides, runs in a folder of their own, tiny official sets."""
 
+import compileall
+import gc
 import logging
 import os
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["WANDB_MODE"] = (
     "disabled"  # tests of tracking turn it on again, in a process of their own
@@ -12,10 +15,14 @@ os.environ["WANDB_MODE"] = (
 
 import pytest
 import torch
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.utils import JobRuntime
 
 from knobs import build
 from knobs.config import command
-from knobs.sweep import groups
+from knobs.config.copies import copied
+from knobs.sweep import groups, launch
 from knobs.training.run import Outcome, execute
 from knobs.training.session import Session
 from knobs.training.setup import assemble
@@ -23,6 +30,13 @@ from knobs.training.setup import assemble
 REPO = Path(__file__).parents[1]
 pytest_plugins = ["injected"]  # counts the faults of tests/faults/
 TRAIN = str(REPO / "train.py")
+FOLDERS = ["pkg://hydra.conf", str(REPO / "conf"), "structured://"]  # where Hydra looks
+
+
+def pytest_configure(config):
+    """Compile knobs: where Python is told to write no bytecode, each process would, in 0.3 s."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(REPO / "src", quiet=2)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -35,6 +49,48 @@ def one_thread():
 def no_cache_at_home(tmp_path_factory):
     """Data that tests convert lie in a folder of theirs, for their processes too."""
     os.environ["KNOBS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once():
+    """Hydra composes a list of overrides of conf/ once a process (0.3 s); others get copies.
+
+    Only where nothing else has a say: no folder beside conf/, nothing of `hydra` set.
+    """
+    whole, kept = ConfigLoaderImpl._load_configuration_impl, {}
+
+    def load(loader, config_name, overrides, run_mode, *more, **named):
+        folders = [part.path for part in loader.config_search_path.get_path()]
+        own = {line for line in overrides if line.lstrip("+~").startswith("hydra.")}
+        if folders != FOLDERS or own - {command.MULTIRUN}:
+            return whole(loader, config_name, overrides, run_mode, *more, **named)
+        about = (*more, *named.items(), JobRuntime.instance().get("name"), version.getbase())
+        key = (config_name, *overrides, run_mode, about)
+        if key not in kept:
+            config = whole(loader, config_name, overrides, run_mode, *more, **named)
+            kept[key] = copied(config)
+            return config
+        config = copied(kept[key])
+        config.hydra.runtime.cwd = os.getcwd()
+        return config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", load)
+        yield whole
+
+
+@pytest.fixture(autouse=True, scope="session")
+def collected_tests_stand_still():
+    """A sweep begins with a look for cycles: 0.3 s a launch among all that pytest has collected.
+
+    That is left alone here, once for all launches, and each looks through what came after.
+    """
+    gc.collect()
+    gc.freeze()
+    kept = dict.fromkeys(("freeze", "unfreeze"), lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "gc", SimpleNamespace(**vars(gc) | kept))
+        yield
 
 
 @pytest.fixture

@@ -172,11 +172,25 @@ def test_every_command_is_run():
     assert other == []
 
 
-SLOW = [pytest.param(c, marks=pytest.mark.slow) if c in GATES else c for c in COMMANDS]
+# Parts of the commands that train most, with what shows in `make test` that their kind trains.
+MOST = {
+    "tracking=local search.runs=6": "the study of the README",
+    "+study=two_optimizers": "tests/sweep/test_study.py: a study of one's own is one YAML",
+    "+study=confirm": "tests/sweep/test_study.py: a walk ends at what was confirmed",
+    'data.fold=all "seed=range(0,5)"': "the five folds without it",
+    "momentum,rprop": "the grid of two optimizers, with seeds",
+    "sweep=rates": "grids of other names",
+    "launcher=joblib": "tests/faults/test_processes.py: joblib's workers",
+    "training.members=1,4": "tests/training/test_members.py; members of one run",
+    "pruner=asha": "tests/sweep/test_study.py: a grid prunes through every launcher",
+    "hydra.run.dir=outputs/two": "two processes of the README",
+}
+LONG = [c for c in COMMANDS if c not in GATES and any(part in c for part in MOST)]
+SLOW = [pytest.param(c, marks=pytest.mark.slow) if c in GATES + LONG else c for c in COMMANDS]
 
 
-@pytest.mark.parametrize("command", SLOW)
-def test_a_command_runs(command, folder):
+def filled(command):
+    """A command -> its variables and the words of a short run of it."""
     variables, words = split(command)
     words = words[1:]
     if words[0] == "train.py":
@@ -188,6 +202,24 @@ def test_a_command_runs(command, folder):
             words += ["study.seeds=2", f"{key}=2"]
     # Hydra looks for conf/ beside train.py, and not where a link points.
     words = [word.replace("python train.py", f"python {REPO / 'train.py'}") for word in words]
+    return variables, words
+
+
+def test_each_part_is_of_a_command():
+    assert [part for part in MOST if not any(part in c for c in COMMANDS)] == []
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_a_command_that_trains_much_is_accepted(command, folder):
+    variables, words = filled(command)
+    done = run(folder, *words, "--dry-run", env=variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("folder: ")
+
+
+@pytest.mark.parametrize("command", SLOW)
+def test_a_command_runs(command, folder):
+    variables, words = filled(command)
     done = run(folder, *words, env=variables)
     assert done.returncode in (VERDICTS if "knobs.compare" in words else (0,)), done.stderr
     if words[0] != "train.py":

@@ -1,11 +1,15 @@
 """Hydra's own suites for launchers, against hydra/launcher=stack."""
 
+import os
 import sys
+from types import SimpleNamespace
 
+import processes
 import pytest
 from hydra import version
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
+from hydra.test_utils import test_utils
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
@@ -33,6 +37,16 @@ class TestStackLauncher(LauncherTestSuite):
 ])  # fmt: skip
 class TestStackLauncherIntegration(IntegrationTestSuite):
     """Apps as processes: names, folders, working directories."""
+
+    @pytest.fixture(autouse=True)
+    def forked(self, monkeypatch):
+        """The apps are forked from a process that has imported torch, 3 s each otherwise."""
+
+        def check_call(command, env):
+            done = processes.run(command, os.getcwd(), env)
+            assert done.returncode == 0, done.stderr
+
+        monkeypatch.setattr(test_utils, "subprocess", SimpleNamespace(check_call=check_call))
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [

@@ -108,10 +108,8 @@ def _stated(path: str) -> tuple[Any, ...]:
 
     An interpolation is no default: what it comes to depends on other keys.
     """
-    import yaml  # late: a key that came later is rare
-
     group, _, rest = path.partition(".")
-    main = yaml.safe_load((CONF / "config.yaml").read_text())
+    main = _parsed((CONF / "config.yaml").read_text())
     options = {
         k: v for entry in main["defaults"] if isinstance(entry, dict) for k, v in entry.items()
     }
@@ -119,7 +117,7 @@ def _stated(path: str) -> tuple[Any, ...]:
     first = CONF / group / f"{options.get(group)}.yaml"
     found: dict[Path, Any] = {}
     for file in files:
-        node: Any = yaml.safe_load(file.read_text()) or {}
+        node: Any = _parsed(file.read_text())
         for part in rest.split("."):
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         if node is not ABSENT:
@@ -131,6 +129,13 @@ def _stated(path: str) -> tuple[Any, ...]:
         found = {} if node is ABSENT else {first: node}
     values = (found[first],) if first in found else tuple(found.values())
     return () if any("${" in str(value) for value in values) else values
+
+
+@functools.lru_cache(256)  # many keys of one file, as each run begins
+def _parsed(text: str) -> Any:
+    import yaml  # late: a key that came later is rare
+
+    return yaml.safe_load(text) or {}
 
 
 def walk(node: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:

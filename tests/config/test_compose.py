@@ -6,6 +6,7 @@ import shutil
 import pytest
 from conftest import REPO
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -131,6 +132,22 @@ def test_equal_to_hydras_compose(line, composer, spy):
     wanted = spy(overrides)
     for _ in range(2):  # composed, then from what was kept
         assert_same(composer(overrides), wanted.copy())
+
+
+@pytest.mark.parametrize("lines", [[], ["optimizer=sgd", "seed=2"], [command.MULTIRUN, "~seed"]])
+def test_what_tests_compose_once_is_what_hydra_composes(
+    lines, composed_once, tmp_path, monkeypatch
+):
+    def composed():
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", lines, return_hydra_config=True)
+
+    composed()["name"] = "changed"
+    monkeypatch.chdir(tmp_path)
+    kept = composed()
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed_once)
+        assert_same(kept, composed())
 
 
 def test_a_job_leaves_nothing_in_the_next(composer):

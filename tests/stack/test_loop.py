@@ -69,12 +69,12 @@ def test_every_schedule_float64():
 
 
 KINDS = ["constant", "step", "plateau", "one_cycle", "warmup_cosine"]  # by epoch, metric, step
-LONG = [pytest.param(k, TABLE, 200, marks=pytest.mark.slow, id=f"{k}-long") for k in KINDS[1:]]
+LONG = [pytest.param(k, TABLE, 200, marks=pytest.mark.slow, id=f"{k}-long") for k in KINDS]
 
 
 @pytest.mark.parametrize(
     ("kind", "base", "steps"),
-    [("constant", TABLE, 200), *((kind, SHORT, 60) for kind in KINDS[1:]), *LONG],
+    [*((kind, SHORT, 60) for kind in KINDS), *LONG],
 )
 def test_every_optimizer_float64(kind, base, steps):
     """With every init in turn, under a schedule of each kind."""

@@ -177,7 +177,10 @@ def test_without_its_ledger_a_sweep_overwrites_no_run(text, sweep, tmp_path):
     assert [read_config(folder / n)["config"]["seed"] for n in "012"] == [5, 6, 7]
 
 
-@pytest.mark.parametrize(("width", "members"), [("null", 1), ("1", 1), ("null", 4), ("1", 4)])
+@pytest.mark.parametrize(("width", "members"), [
+    ("1", 1), ("null", 4),  # each value once; the other pairs, 4 s each:
+    *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("null", 1), ("1", 4))),
+])  # fmt: skip
 def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
     width, members, sweep, tmp_path, at_epoch
 ):

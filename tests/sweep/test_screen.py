@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from seen import kept, masked, seen
 
+from knobs.config import command
 from knobs.sweep import kin, screen
 from knobs.sweep.grid import Supply
 from knobs.sweep.lines import MOST, failures, note
@@ -29,10 +30,15 @@ seeds: 2
 LOOKS = {"80": "80", "120": "120", "plain": ""}
 
 
-@pytest.fixture(params=LOOKS)
+# Between the narrowest and none at all: that a width is taken, tests/training/test_screen.py shows.
+WIDE = pytest.param("120", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["80", WIDE, "plain"])
 def look(request, monkeypatch):
     """A name of a look, for Consoles that the code makes itself."""
-    monkeypatch.setattr(screen, "PLAIN_SECONDS", math.inf)  # no lines that depend on the time
+    for module, name in ((screen, "PLAIN_SECONDS"), (command, "TELL_SECONDS")):
+        monkeypatch.setattr(module, name, math.inf)  # no lines that depend on the time
     if columns := LOOKS[request.param]:
         for name, value in (("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", columns)):
             monkeypatch.setenv(name, value)
