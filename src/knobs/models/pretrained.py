@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from knobs.errors import ConfigError, did_you_mean, first_line
 from knobs.models.layers import Activation, Dropout
-from knobs.shape import Shape
+from knobs.shape import NAMED_WEIGHTS, Shape
+from knobs.weights import weights_of
 
 # Parts that only help in training, which a network of knobs' has not: one output.
 SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
@@ -33,8 +34,8 @@ def torchvision(
     Args:
         activation, norm: the network's own; others are refused.
         architecture: one of torchvision.models.list_models(module=torchvision.models).
-        weights: None; DEFAULT, torchvision's best, downloaded and held against its hash; or a file
-            of tensors, .safetensors or .pt.
+        weights: None; DEFAULT, torchvision's best, or another of its names, downloaded and held
+            against its hash; or a file of tensors, .safetensors or .pt.
 
     Raises:
         ConfigError: an architecture or weights that are not there, or do not fit.
@@ -97,7 +98,7 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
     Raises:
         ConfigError: a file that cannot be read, or whose names or shapes are not the network's.
     """
-    given = _default(name) if weights == "DEFAULT" else read(weights)
+    given = _named(name, weights) if NAMED_WEIGHTS.fullmatch(weights) else read(weights)
     asked = f"model.weights={weights}"
     sides = SIDE_HEADS.get(name, ())
     given = {key: value for key, value in given.items() if not key.startswith((f"{head}.", *sides))}
@@ -119,16 +120,14 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
     net.loaded = frozenset(key for key, _ in net.named_parameters() if key in given)
 
 
-def _default(name: str) -> dict[str, Tensor]:
+def _named(name: str, weights: str) -> dict[str, Tensor]:
     """Return torchvision's weights, from its cache or its server, held against their hash."""
-    from knobs.torchvision_shim import torchvision as tv
-
-    best = tv.models.get_model_weights(name).DEFAULT
+    best = weights_of(name, weights)
     try:
         return best.get_state_dict(check_hash=True, weights_only=True, progress=False)
     except Exception as error:  # no network, a proxy's page, a file of another hash
         raise ConfigError(
-            f"model.weights=DEFAULT: {best.url} could not be had ({first_line(error)}); download "
+            f"model.weights={weights}: {best.url} could not be had ({first_line(error)}); download "
             "it elsewhere and give model.weights=FILE"
         ) from None
 

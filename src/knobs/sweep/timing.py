@@ -199,7 +199,11 @@ def cache_bytes(device: torch.device) -> int:
 
 def clones(run: Run, count: int) -> list[Run]:
     """Return copies of a run that share nothing but its data."""
-    return [copy.deepcopy(run, {id(run.data): run.data}) for _ in range(count)]
+    shared = [run.data, run.cut] if run.cut else [run.data]
+    if run.cut:  # what is frozen is one copy
+        behind = {id(p) for p in run.live(run.model).parameters()}
+        shared += [p for p in run.model.parameters() if id(p) not in behind]
+    return [copy.deepcopy(run, {id(one): one for one in shared}) for _ in range(count)]
 
 
 def disk_bytes(run: Run, config: dict) -> int:
@@ -209,13 +213,14 @@ def disk_bytes(run: Run, config: dict) -> int:
     """
     training, examples = config["training"], len(run.data.val)
     weights = sum(value.nbytes for value in run.model.state_dict().values())
+    fixed = sum(v.nbytes for v in run.cut.backbone.values.values()) if run.cut else 0
     outputs = examples * run.data.shape.outputs * 2  # float16
     log = LINE_BYTES * training["epochs"]
     sizes = [*SMALL_FILES, log, log, min(predictions.MOST_BYTES, outputs + 16 * examples)]
     if training["checkpoint"]:
         sizes.append(weights)
         if training.get("keep", "all") == "all":
-            sizes.append(4 * weights + outputs + log)
+            sizes.append(4 * weights - 3 * fixed + outputs + log)
     return sum(-(-max(size, 1) // BLOCK) * BLOCK for size in sizes)
 
 
@@ -231,7 +236,7 @@ def row_bytes(run: Run) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loop.train_step(row, *batch)
-    weights = sum(p.nbytes for p in row.model.parameters())
+    weights = sum(p.nbytes for p in row.live(row.model).parameters())
     weights *= 1.25 if row.average else 1.0
     values = (v for state in row.optimizer.state.values() for v in state.values())
     state = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
