@@ -2,6 +2,7 @@
 
 import functools
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from knobs.weights import weights_of
 
 # Parts that only help in training, which a network of knobs' has not: one output.
 SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+FEW = 5  # names that a message has of each kind
 
 
 def torchvision(
@@ -103,21 +105,34 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
     sides = SIDE_HEADS.get(name, ())
     given = {key: value for key, value in given.items() if not key.startswith((f"{head}.", *sides))}
     own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
-    for what, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own)):
-        if keys:
-            first = ", ".join(sorted(keys)[:5])
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise ConfigError(f"{asked}: not weights of {name}; it {what} {first}{more}")
+    if faults := [*_unlike(own, given)]:
+        fix = f"give weights of this {name}, by the names of its state_dict()"
+        raise ConfigError(f"{asked}: not weights of {name}; it {'; it '.join(faults)}; {fix}")
     for key, value in own.items():
-        if given[key].shape != value.shape:
-            shapes = f"{tuple(given[key].shape)}, in the network {tuple(value.shape)}"
-            raise ConfigError(f"{asked}: {key} is {shapes}; give weights of this {name}")
-        if given[key].is_floating_point() and not given[key].isfinite().all():
+        if value.is_floating_point() and not given[key].isfinite().all():
             raise ConfigError(f"{asked}: {key} holds values that are not finite")
     net.load_state_dict(given, strict=False)
     if name in SIDE_HEADS:  # their weights know inputs of another scale
         net.transform_input = True
     net.loaded = frozenset(key for key, _ in net.named_parameters() if key in given)
+
+
+def _unlike(own: dict[str, Tensor], given: dict[str, Tensor]) -> Iterator[str]:
+    """Yield what of a file's names and shapes is not a network's, a few of each kind."""
+    shapes = [
+        f"{key} {tuple(given[key].shape)}, not {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    lacks, besides = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    for what, found in (
+        ("lacks", lacks),
+        ("has besides", besides),
+        ("has in other shapes", shapes),
+    ):
+        if found:
+            more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+            yield f"{what} {', '.join(found[:FEW])}{more}"
 
 
 def _named(name: str, weights: str) -> dict[str, Tensor]:
