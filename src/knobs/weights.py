@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
             ConfigError: neither 1 nor 3 channels.
         """
         if channels not in (1, len(self.mean)):
-            fix = "1 and 3 fit; use data.normalize=train"
+            fix = "1 and 3 fit; use data.normalize=true"
             raise ConfigError(
                 f"data.normalize=weights: the pictures have {channels} channels; {fix}"
             )
@@ -58,7 +58,7 @@ def of_weights(named: str) -> Statistics:
     """
     library, architecture, weights = [*named.split("/"), "", ""][:3]
     asked = f"data.normalize=weights: model.architecture={architecture} model.weights={weights}"
-    fix = "choose others, or data.normalize=train"
+    fix = "choose others, or data.normalize=true"
     if library != "torchvision":
         raise ConfigError(f"{asked}: {library} is not known to have statistics; {fix}")
     try:

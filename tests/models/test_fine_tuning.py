@@ -93,7 +93,10 @@ def test_one_channel_is_what_three_equal_ones_would_give(file):
     [
         (lambda s: s.pop("features.0.weight"), "it lacks features.0.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), "it has besides extra"),
-        (lambda s: s.update({"features.0.bias": torch.zeros(3)}), r"other shapes features.0.bias \(3,\), not \(64,\)"),
+        (
+            lambda s: s.update({"features.0.bias": torch.zeros(3)}),
+            r"other shapes features.0.bias \(3,\), not \(64,\)",
+        ),
         (lambda s: s["features.0.bias"].fill_(math.nan), "features.0.bias holds values"),
     ],
 )

@@ -81,11 +81,12 @@ def conflicts(config: dict) -> Iterator[str]:
 
         yield from faults(asked)
     if data.get("normalize") == "weights" and not data.get("statistics"):
-        lacks = (
-            "has no weights" if model.get("architecture") else "brings no statistics of pictures"
-        )
-        give = "give model.weights=DEFAULT or a file, with model=torchvision; or use train"
-        yield f"data.normalize=weights: model={model['name']} {lacks}; {give}"
+        lacks = "has no weights" if "architecture" in model else "brings no statistics of pictures"
+        fault = f"model={model['name']} {lacks}; give model.weights=DEFAULT or a file, with "
+        fault += "model=torchvision; or data.normalize=true"
+        if "statistics" not in data:
+            fault = f"data={name} takes no statistics of weights; choose data=image_folder, or true"
+        yield f"data.normalize=weights: {fault}"
     if data.get("statistics") and data.get("normalize") != "weights":
         follows = "follows from data.normalize=weights; leave it out"
         yield f"data.statistics={data['statistics']}: {follows}"

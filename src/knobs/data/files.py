@@ -290,7 +290,7 @@ def image_folder(
     split_seed: int, augment: dict, memory_gib: float, workers: int,
     labels: str | None = None, file: str = "auto", targets: str | list[str] | None = None,
     folds: int | None = None, fold: int = 0,
-    normalize: str = "train", statistics: str | None = None,
+    normalize: bool | str = True, statistics: str | None = None,
 ) -> Data:  # fmt: skip
     """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
 
@@ -302,7 +302,7 @@ def image_folder(
         file: its column of paths below root; auto finds it out.
         targets: its column to predict, or several; None where it has one other column.
         folds, fold: their number, and the one that validates; see folds.py.
-        normalize: train, or weights: by `statistics`, those of weights; see weights.py.
+        normalize: true, or weights: by `statistics`, those of weights; see weights.py.
 
     Raises:
         DataError: no such folder, folders that are neither classes nor splits, a class or a split

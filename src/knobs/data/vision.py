@@ -33,7 +33,7 @@ _CLASSES = {
 def official(
     *, name: str, kind: str, task: str, root: str, download: bool,
     val: float, split_seed: int, augment: dict, folds: int | None = None, fold: int = 0,
-    normalize: str = "train", statistics: str | None = None,
+    normalize: bool | str = True, statistics: str | None = None,
 ) -> Data:  # fmt: skip
     """Read an image set into memory, channels standardised by the training split.
 
@@ -45,7 +45,7 @@ def official(
         split_seed: of that split.
         augment: crop and flip, see Augment.
         folds, fold: their number, and the one that validates; see folds.py.
-        normalize: train, or weights: by `statistics`, those of weights; see weights.py.
+        normalize: true, or weights: by `statistics`, those of weights; see weights.py.
 
     Raises:
         DataError: absent and not to be downloaded, unreadable, or a wrong checksum.
