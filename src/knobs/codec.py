@@ -19,13 +19,20 @@ SEQUENCES: dict[str, Callable] = {"tuple": tuple, "set": set}
 MAPPINGS: dict[str, Callable] = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}
 
 
-def encode(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+def encode(
+    value: Any, tensors: dict[str, Tensor], path: str = "", seen: dict[int, str] | None = None
+) -> Any:
     """Return a value as JSON takes it; its tensors are added to `tensors`, on the CPU.
+
+    One that stands in several places, as the same object, is added once.
+
+    Args:
+        seen: tensors by their ids, and where they stand.
 
     Raises:
         TypeError: of a kind that has no form here.
     """
-    kind = type(value)
+    kind, seen = type(value), {} if seen is None else seen
     if value is None or kind in (bool, int, str):
         return value
     if kind is float:
@@ -33,18 +40,19 @@ def encode(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     if isinstance(value, Tensor):
         plain = value.detach().cpu()
         order = "" if plain.is_contiguous() or plain.ndim != 4 else "channels_last"
-        tensors[path] = plain.contiguous()
-        return {TAG: "tensor", "name": path} | ({"order": order} if order else {})
+        if (name := seen.setdefault(id(value), path)) == path:
+            tensors[path] = plain.contiguous()
+        return {TAG: "tensor", "name": name} | ({"order": order} if order else {})
     if kind is list:
-        return [encode(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+        return [encode(item, tensors, f"{path}.{i}", seen) for i, item in enumerate(value)]
     if kind.__name__ in SEQUENCES and kind is SEQUENCES[kind.__name__]:
         items = sorted(value) if kind is set else value
-        return {TAG: kind.__name__, "items": encode(list(items), tensors, path)}
+        return {TAG: kind.__name__, "items": encode(list(items), tensors, path, seen)}
     if kind is dict and all(type(key) is str for key in value) and TAG not in value:
-        return {key: encode(item, tensors, f"{path}.{key}") for key, item in value.items()}
+        return {key: encode(item, tensors, f"{path}.{key}", seen) for key, item in value.items()}
     if kind.__name__ in MAPPINGS and kind is MAPPINGS[kind.__name__]:
         pairs = [
-            [encode(key, tensors, path), encode(item, tensors, f"{path}.{key}")]
+            [encode(key, tensors, path, seen), encode(item, tensors, f"{path}.{key}", seen)]
             for key, item in value.items()
         ]
         return {TAG: kind.__name__, "pairs": pairs}

@@ -14,6 +14,8 @@ NOT_IDENTITY = (
     *("training.threads", "training.processes", "training.checkpoint", "training.keep"),
     *("data.root", "data.path", "data.test_path", "data.download", "data.workers", "data.storage"),
     "init.path",
+    "model.cache",
+    "data.statistics",  # which follow from data.normalize and the model's weights
 )
 # Of these, what tells one run from another within a sweep: data sets under other names.
 FILES = ("data.root", "data.path", "data.test_path", "init.path")

@@ -1,9 +1,13 @@
 """The interface between data and models."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+# Weights of torchvision by name; else they are a file, which is in no such letters.
+NAMED_WEIGHTS = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 
 
 @dataclass(frozen=True)

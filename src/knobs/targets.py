@@ -59,7 +59,7 @@ OWN_KEYS = {
     "data": {"val_seed"},
     "optimizer": {"head_lr", "layer_decay", "groups"},
     "scheduler": {"interval", "monitor"},
-    "model": {"name", "inputs", "freeze", "thaw"},
+    "model": {"name", "inputs", "freeze", "thaw", "cache"},
     "loss": {"tasks"},
     "metrics.own": {"mode"},  # of each metric there
 }

@@ -93,7 +93,10 @@ def test_one_channel_is_what_three_equal_ones_would_give(file):
     [
         (lambda s: s.pop("features.0.weight"), "it lacks features.0.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), "it has besides extra"),
-        (lambda s: s.update({"features.0.bias": torch.zeros(3)}), r"features.0.bias is \(3,\)"),
+        (
+            lambda s: s.update({"features.0.bias": torch.zeros(3)}),
+            r"other shapes features.0.bias \(3,\), not \(64,\)",
+        ),
         (lambda s: s["features.0.bias"].fill_(math.nan), "features.0.bias holds values"),
     ],
 )
@@ -104,6 +107,20 @@ def test_weights_that_do_not_fit_are_named(file, tmp_path, change, says):
     config = checked(f"model.weights={tmp_path / 'other.safetensors'}")
     with pytest.raises(ConfigError, match=says):
         build.model(config, SHAPE)
+
+
+def test_a_few_names_of_each_kind_are_told_at_once(file, tmp_path):
+    state = {f"module.{k}": v for k, v in pretrained.read(str(file)).items()}
+    state["features.0.bias"] = torch.zeros(3)
+    save_file(state, tmp_path / "other.safetensors")
+    config = checked(f"model.weights={tmp_path / 'other.safetensors'}")
+    with pytest.raises(ConfigError) as error:
+        build.model(config, SHAPE)
+    told = str(error.value)
+    assert "it lacks features.0.weight, features.10." in told
+    assert "it has besides module.classifier.1.bias, " in told
+    assert "and 47 more; it has in other shapes features.0.bias (3,), not (64,); give" in told
+    assert len(told) < 700
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):
@@ -274,7 +291,7 @@ def test_a_run_with_weights_of_a_file_predicts_without_it(file, tmp_path):
     torch.testing.assert_close(state["features.0.0.weight"], summed)
     first = state["classifier.3.head.weight"]
     assert first.std() > 0
-    assert "freeze" in stackable.alone(config)
+    assert not stackable.alone(config)  # its head trains on features: see test_features.py
 
 
 def test_an_old_identity_does_not_know_of_fine_tuning():

@@ -76,6 +76,22 @@ def conflicts(config: dict) -> Iterator[str]:
         yield f"training.gradient_accumulation_steps={count}: {more}, which batch norm cannot take"
     if (count := training["processes"]) > 1 and training["compile"]:
         yield f"training.processes={count}: cannot be compiled; use training.compile=false"
+    if asked := augmented(config).get("transforms"):
+        from knobs.data.augmenting import faults  # late, as all that needs torch
+
+        yield from faults(asked)
+    if data.get("normalize") == "weights" and not data.get("statistics"):
+        lacks = "has no weights" if "architecture" in model else "brings no statistics of pictures"
+        fault = f"model={model['name']} {lacks}; give model.weights=DEFAULT or a file, with "
+        fault += "model=torchvision; or data.normalize=true"
+        if "statistics" not in data:
+            fault = f"data={name} takes no statistics of weights; choose data=image_folder, or true"
+        yield f"data.normalize=weights: {fault}"
+    if data.get("statistics") and data.get("normalize") != "weights":
+        follows = "follows from data.normalize=weights; leave it out"
+        yield f"data.statistics={data['statistics']}: {follows}"
+    if data.get("size") == "weights" and data.get("normalize") != "weights":
+        yield "data.size=weights: needs data.normalize=weights; or give a whole number >= 8"
     yield from member_conflicts(training, optimizer["_target_"])
     yield from tuning_conflicts(model, optimizer, scheduler)
     yield from size_faults(model, training)
@@ -203,6 +219,31 @@ def tuning_conflicts(model: dict, optimizer: dict, scheduler: dict) -> Iterator[
     if absolute := next((key for key in ("max_lr", "base_lr") if key in scheduler), ""):
         sets = f"scheduler.{absolute} sets one rate for all weights; choose another scheduler"
         yield f"{asked}: {sets}"
+
+
+def through_whole(config: dict) -> str:
+    """Say why features of what is frozen cannot be computed once; empty if no value is against it.
+
+    What a config does not say, the network and the data, is in training/features.py.
+    """
+    model, training = config["model"], config["training"]
+    if model.get("cache", "auto") == "never":
+        return "model.cache=never"
+    if model.get("thaw"):
+        return f"model.thaw={model['thaw']} trains it later"
+    if alpha := config["regularization"]["mixup"]:
+        return f"regularization.mixup={alpha} mixes its inputs"
+    if drawn := [f"data.augment.{k}={show(v)}" for k, v in augmented(config).items() if v]:
+        return f"{drawn[0]} changes its inputs"
+    for key, none in {"members": 1, "processes": 1, "ema": None}.items():
+        if training.get(key, none) != none:
+            return f"training.{key}={training[key]}"
+    return ""
+
+
+def augmented(config: dict) -> dict:
+    """Return what of the training examples is drawn anew each time."""
+    return config["data"].get("augment") or {}
 
 
 def missing_files(data: dict) -> Iterator[str]:

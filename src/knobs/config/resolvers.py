@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, base
 from knobs import metrics
 from knobs.identity import CONF, FILES, NOT_IDENTITY, key_of, under
 from knobs.secrets import public
+from knobs.shape import NAMED_WEIGHTS
 from knobs.shell import literal
 
 NAME = 60  # characters of what a run changes, in its name
@@ -127,6 +128,30 @@ def _zero_head(*, _root_: DictConfig) -> bool:
     return linear or OmegaConf.select(_root_, "data.task") == "regression"
 
 
+def _statistics(*, _root_: DictConfig) -> str | None:
+    """Return the weights whose statistics prepare pictures; None where the training split's do.
+
+    `torchvision/resnet50/DEFAULT`; a file of weights has those of its architecture's best.
+    """
+    if OmegaConf.select(_root_, "data.normalize") != "weights":
+        return None
+    model = {
+        k: OmegaConf.select(_root_, f"model.{k}") for k in ("_target_", "architecture", "weights")
+    }
+    if not model["architecture"] or not model["weights"]:
+        return None  # which conflicts.py says
+    weights = str(model["weights"])
+    weights = weights if NAMED_WEIGHTS.fullmatch(weights) else "DEFAULT"
+    return "/".join(
+        [str(model["_target_"]).rpartition(".")[2], str(model["architecture"]), weights]
+    )
+
+
+def _image_size(usual: int, *, _root_: DictConfig) -> int | str:
+    """Return the size of pictures: `weights` where theirs is asked for."""
+    return "weights" if OmegaConf.select(_root_, "data.normalize") == "weights" else usual
+
+
 def register() -> None:
     """Teach OmegaConf the words that conf/ uses; harmless when repeated."""
     for name, function, cached in (
@@ -140,6 +165,8 @@ def register() -> None:
         ("objective_mode", _objective_mode, False),
         ("objective_rare", _objective_rare, False),
         ("zero_head", _zero_head, False),
+        ("statistics", _statistics, False),
+        ("image_size", _image_size, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

@@ -197,12 +197,14 @@ class Augment:
     Args:
         crop: shift by up to this many pixels each way, the border filled with the mean colour.
         flip: mirror each image left to right with probability 1/2.
+        more: what else changes a batch by draws; see augmenting.py.
 
     Source: Krizhevsky 2009; He et al. 2015, section 4.2, for 4 pixels and flips.
     """
 
     crop: int = 0
     flip: bool = False
+    more: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Shift and mirror by draws of a CPU generator: a GPU run sees what a CPU run sees."""
@@ -214,7 +216,7 @@ class Augment:
         if self.flip:
             mirrored = torch.rand(n, generator=generator).to(x.device) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        return x
+        return self.more(x, generator) if self.more else x
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ class Data:
         rows_hash: of the validation (val) and the test rows with their targets alone; empty where
             none is given.
         notes: short sentences on how the source was read: what was passed over, what is odd.
+        source: the data that these are features of, see training/features.py; None: of none.
         all_y: targets of all rows outside the test split, where folds share them out; else None.
     """
 
@@ -252,6 +255,12 @@ class Data:
     rows_hash: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     all_y: Tensor | None = None
+    source: "Data | None" = None
+
+    @property
+    def origin(self) -> "Data":
+        """Return the data that these are features of; themselves where they are none."""
+        return self.source or self
 
     def about(self) -> dict[str, Any]:
         """Return what a record keeps of the data: hashes, the rows of each split, the notes."""

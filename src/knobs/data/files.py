@@ -34,6 +34,7 @@ from knobs.data.rows import Tables, all_there, naming, tables_of, target_values,
 from knobs.data.splits import column_of, keys_of, missed, split_by
 from knobs.data.texts import oddities
 from knobs.errors import DataError
+from knobs.weights import of_weights
 
 
 def csv(
@@ -285,21 +286,23 @@ def text_csv(
 
 
 def image_folder(
-    *, name: str, kind: str, task: str, root: str, size: int, val: float, test: float,
+    *, name: str, kind: str, task: str, root: str, size: int | str, val: float, test: float,
     split_seed: int, augment: dict, memory_gib: float, workers: int,
     labels: str | None = None, file: str = "auto", targets: str | list[str] | None = None,
     folds: int | None = None, fold: int = 0,
+    normalize: bool | str = True, statistics: str | None = None,
 ) -> Data:  # fmt: skip
     """Read one sub-folder a class, under root, or under root/train, root/test and root/val.
 
     Args:
-        size: pixels; the middle square of each image is scaled to it.
+        size: pixels; the middle square of each image is scaled to it. `weights`: as they have it.
         memory_gib: sets larger than this once decoded are streamed from disk.
         workers: processes that decode a streamed set.
         labels: a table of a row an image, in root or elsewhere; then no folder is a class.
         file: its column of paths below root; auto finds it out.
         targets: its column to predict, or several; None where it has one other column.
         folds, fold: their number, and the one that validates; see folds.py.
+        normalize: true, or weights: by `statistics`, those of weights; see weights.py.
 
     Raises:
         DataError: no such folder, folders that are neither classes nor splits, a class or a split
@@ -307,6 +310,7 @@ def image_folder(
     """
     base = path_of(root)
     notes: list[str] = []
+    by = of_weights(statistics).of_size(size) if statistics else None
     try:
         if labels:
             found = _by_table(base, labels, file, targets, task, notes)
@@ -316,9 +320,9 @@ def image_folder(
         place = error.filename or base
         raise DataError(f"{place}: cannot be read ({error.strerror}); mend or remove it") from None
     return picture_data(
-        name, kind, task, base, found, notes, size=size, val=val, test=test,
+        name, kind, task, base, found, notes, size=by.size if by else size, val=val, test=test,
         split_seed=split_seed, augment=augment, memory_gib=memory_gib, workers=workers,
-        folds=folds, fold=fold,
+        folds=folds, fold=fold, by=by,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from knobs.data.prepare import (
 )
 from knobs.data.splits import of_validation
 from knobs.errors import DataError
+from knobs.weights import Statistics
 from knobs.words import listed
 
 # A folder of these alone is a class that would be lost, not a folder of something else.
@@ -82,13 +83,14 @@ def by_folder(base: Path, notes: list[str]) -> Labelled:
 def picture_data(
     name: str, kind: str, task: str, base: Path, found: Labelled, notes: Sequence[str],
     *, size: int, val: float, test: float, split_seed: int, augment: dict, memory_gib: float,
-    workers: int, folds: int | None = None, fold: int = 0,
+    workers: int, folds: int | None = None, fold: int = 0, by: Statistics | None = None,
 ) -> Data:  # fmt: skip
     """Return Data of pictures, read into memory or streamed.
 
     Args:
         notes: what is to be said of how they were found.
         folds, fold: their number, and the one that validates; see folds.py.
+        by: how they are scaled and standardised; None: by the training split.
 
     Raises:
         DataError: a split without pictures, a target that never changes, or an image that cannot
@@ -109,16 +111,18 @@ def picture_data(
     notes = [*notes, *more]
     if classes and (unlearnt := sorted(set(values) - set(values[parts[0]]))):
         notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
+    given = Pictures.given((size, size), 3, by, scaled=True) if by else None
+    how = (size, by.resize, by.resample) if by else (size,)
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
         fix = "a smaller data.size, or data.memory_gib=0 to read them batch by batch, may fit"
         with room(f"{len(files):,} pictures of {size} x {size}", 3 * len(files) * size**2, fix):
-            pixels = torch.stack([read_image(file, size) for file in files])
-        inputs, splits = picture_splits(pixels, targets.y, parts)
+            pixels = torch.stack([read_image(file, *how) for file in files])
+        inputs, splits = picture_splits(pixels, targets.y, parts, inputs=given)
         content: list = [pixels]
         alike = targets.y.numpy() if classes else np.zeros(len(files), int)
         notes += [*_dim(pixels[torch.from_numpy(parts[0])]), *_repeats(pixels, alike, parts)]
     else:
-        inputs, splits = _streams(files, targets.y, parts, size, workers)
+        inputs, splits = _streams(files, targets.y, parts, how, workers, given)
         content = _glance(files, base)
     return make_data(
         name, kind, task, splits, targets, (3, size, size), augment=augment, inputs=inputs,
@@ -319,21 +323,26 @@ def _repeats(pixels: Tensor, labels: np.ndarray, parts: Parts) -> list[str]:
     return notes
 
 
-def read_image(path: Path, size: int) -> Tensor:
+def read_image(path: Path, *how: int | str) -> Tensor:
     """Return (3, size, size) uint8 of a picture, as `read_pixels` reads it."""
-    return torch.from_numpy(read_pixels(path, size))
+    return torch.from_numpy(read_pixels(path, *how))
 
 
 def _streams(
-    files: np.ndarray, y: Tensor, parts: Parts, size: int, workers: int
+    files: np.ndarray, y: Tensor, parts: Parts, how: tuple, workers: int, given: Pictures | None
 ) -> tuple[Pictures, list[Stream]]:
-    """Return three streams; channel statistics from up to 1,000 training images, evenly spread."""
+    """Return three streams; channel statistics from up to 1,000 training images, evenly spread.
+
+    Args:
+        how: pictures are read, as read_pixels takes it.
+        given: their preparation, where it is given.
+    """
     some = files[parts[0][:: max(1, len(parts[0]) // 1000)]]
-    sample = torch.stack([read_image(file, size) for file in some])
-    inputs = Pictures.fit([sample], np.arange(len(sample)))
+    sample = torch.stack([read_image(file, *how) for file in some[: 1 if given else None]])
+    inputs = given or Pictures.fit([sample], np.arange(len(sample)))
     streams = []
     for part in parts:
-        examples = functools.partial(_read_nth, files[part], size)
+        examples = functools.partial(_read_nth, files[part], how)
         rows = torch.from_numpy(part)
         streams.append(Stream(examples, y[rows], inputs.apply, workers, rows=rows))
     return inputs, streams
@@ -347,5 +356,5 @@ def _glance(files: np.ndarray, base: Path) -> list:
 
 
 # A function of the module, so that worker processes can receive it.
-def _read_nth(files: np.ndarray, size: int, index: int) -> Tensor:
-    return read_image(files[index], size)
+def _read_nth(files: np.ndarray, how: tuple, index: int) -> Tensor:
+    return read_image(files[index], *how)

@@ -14,6 +14,7 @@ from knobs.data.encodings import bin_edges, piecewise, read_edges, saved_edges
 from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.errors import DataError
+from knobs.weights import Statistics
 
 BLOCK = 65_536  # raw rows that are prepared at once
 FEWER = "fewer rows, or leaving out columns of many categories (data.drop), may fit"
@@ -327,6 +328,7 @@ class Pictures:
         size: (H, W).
         unit: the pixel value that counts as 1.
         mean, scale: (C,) float32.
+        resize, resample: how files of pictures are scaled; see pixels.read_pixels.
     """
 
     size: tuple[int, int]
@@ -334,6 +336,8 @@ class Pictures:
     mean: np.ndarray
     scale: np.ndarray
     kind: ClassVar = "image"
+    resize: int = 0
+    resample: str = "bicubic"
 
     @classmethod
     def fit(cls, blocks: Iterable[Tensor], train_rows: np.ndarray, unit: int = 255) -> "Pictures":
@@ -343,6 +347,19 @@ class Pictures:
         mean, scale = moments(pixels.to(torch.float32, copy=True).div_(unit))
         size = tuple(pixels.shape[2:])
         return cls(size, unit, mean.flatten().numpy(), scale.flatten().numpy())
+
+    @classmethod
+    def given(
+        cls, size: tuple[int, int], channels: int, by: Statistics, scaled: bool
+    ) -> "Pictures":
+        """Take the statistics of weights.
+
+        Args:
+            scaled: whether the pictures are files, which are scaled as `by` says.
+        """
+        mean, std = by.by_channel(channels)
+        how = {"resize": by.resize, "resample": by.resample} if scaled else {}
+        return cls(size, 255, mean, std, **how)
 
     @cached_property
     def _channels(self) -> tuple[Tensor, Tensor]:
@@ -360,12 +377,21 @@ class Pictures:
         mean, scale = (values.to(block.device) for values in self._channels)
         return block.to(torch.float32, copy=True).div_(self.unit).sub_(mean).div_(scale)
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """Return the uint8 pixels of which `apply` made (n, C, H, W); of others the nearest."""
+        mean, scale = (values.to(x.device) for values in self._channels)
+        raw = (x.float() * scale).add_(mean).mul_(self.unit)
+        return raw.round_().clamp_(0, 255).to(torch.uint8)
+
     def saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return numbers and arrays."""
         height, width = self.size
         arrays = {"mean": self.mean, "scale": self.scale}
         channels = len(self.mean)
-        return {"channels": channels, "height": height, "width": width, "unit": self.unit}, arrays
+        about = {"channels": channels, "height": height, "width": width, "unit": self.unit}
+        if self.resize:  # the first preparations have none
+            about |= {"resize": self.resize, "resample": self.resample}
+        return about, arrays
 
     @classmethod
     def read(cls, fields: Fields) -> "Pictures":
@@ -374,4 +400,8 @@ class Pictures:
         size = fields.whole("height", 1, MOST_PIXELS), fields.whole("width", 1, MOST_PIXELS)
         mean = fields.array("mean", channels, ("float32",))
         scale = fields.array("scale", channels, ("float32",), positive=True)
-        return cls(size, fields.whole("unit", 1, 2**16), mean, scale)
+        unit, how = fields.whole("unit", 1, 2**16), {}
+        if "resize" in fields.node:
+            how["resize"] = fields.whole("resize", min(size), MOST_PIXELS)
+            how["resample"] = fields.choice("resample", ("bilinear", "bicubic"))
+        return cls(size, unit, mean, scale, **how)

@@ -81,10 +81,15 @@ def ending_of(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "without an ending"
 
 
-def read_pixels(path: Path, size: int) -> np.ndarray:
+def read_pixels(path: Path, size: int, resize: int = 0, resample: str = "bicubic") -> np.ndarray:
     """Return (3, size, size) uint8: the image's middle square, upright, scaled, on white.
 
     Deeper pixels count by their own depth, of which 255 is the whole. Of several frames the first.
+
+    Args:
+        resize: the shorter side is scaled to it, and the square cut out then; 0: the largest
+            square is cut out and scaled.
+        resample: bilinear or bicubic.
 
     Raises:
         DataError: naming the file: no image, half of one, one too large, or pixels of no depth.
@@ -103,7 +108,7 @@ def read_pixels(path: Path, size: int) -> np.ndarray:
                 image.load()
                 with contextlib.suppress(*FAULTS):  # damaged EXIF data: as the pixels lie
                     ImageOps.exif_transpose(image, in_place=True)
-                pixels = np.array(ImageOps.fit(_rgb(image), (size, size)))
+                pixels = np.array(_square(_rgb(image), size, resize, resample))
     except MemoryShortage:
         raise
     except DataError as error:
@@ -116,6 +121,23 @@ def read_pixels(path: Path, size: int) -> np.ndarray:
         what = "in none of the known formats" if isinstance(error, UnidentifiedImageError) else what
         raise DataError(f"{path}: not a readable image ({what}); mend or remove it") from None
     return pixels.transpose(2, 0, 1)
+
+
+def _square(image: "Image.Image", size: int, resize: int, resample: str) -> "Image.Image":
+    """Return the middle of a picture, (size, size); see read_pixels.
+
+    With `resize` as torchvision's Resize and CenterCrop have it.
+    """
+    from PIL import Image, ImageOps
+
+    method = Image.Resampling[resample.upper()]
+    if not resize:
+        return ImageOps.fit(image, (size, size), method)
+    short, long = sorted(image.size)
+    sides = {short: resize, long: int(resize * long / short)}
+    image = image.resize((sides[image.width], sides[image.height]), method)
+    left, top = (round((side - size) / 2.0) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":

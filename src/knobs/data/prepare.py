@@ -156,14 +156,15 @@ def prepared(inputs: Table | Texts, rows: Any) -> Tensor:
 
 
 def picture_splits(
-    pixels: Tensor, y: Tensor, parts: Parts, unit: int = 255
+    pixels: Tensor, y: Tensor, parts: Parts, unit: int = 255, inputs: Pictures | None = None
 ) -> tuple[Pictures, list[Tensors]]:
     """Return the splits of pictures (N, C, H, W) in memory, and their preparation.
 
     Args:
         unit: the pixel value that counts as 1.
+        inputs: their preparation, where it is given; None: by the training split.
     """
-    inputs = Pictures.fit([pixels], parts[0], unit)
+    inputs = inputs or Pictures.fit([pixels], parts[0], unit)
     indices = map(torch.from_numpy, parts)
     return inputs, [Tensors(inputs.apply(pixels[i]), y[i], rows=i) for i in indices]
 
@@ -220,7 +221,7 @@ def make_data(
     Args:
         shape: of one example.
         vocabulary: number of token ids; 0 where there is no text.
-        augment: crop and flip, see Augment.
+        augment: as `augmentation` has it.
         inputs: what made the tensors from raw rows, where it is known; it is saved with each run.
         hash: of `content_hash`; a resumed run compares it. Empty: nothing is compared.
         notes: on how the source was read.
@@ -233,11 +234,25 @@ def make_data(
         Shape(tuple(shape), len(target.classes) or len(target.names), vocabulary, numbers), *splits,
         classes=list(target.classes),
         target_mean=torch.from_numpy(target.mean), target_std=torch.from_numpy(target.std),
-        augment=Augment(**augment) if augment and any(augment.values()) else None,
+        augment=augmentation(augment or {}, inputs),
         preparation=inputs and Preparation(inputs, target), hash=hash, notes=[*notes],
         rows_hash={s: rows_hash(targets, splits[i]) for i, s in ((1, "val"), (2, "test"))},
         all_y=_outside(targets.y, splits[2]) if folds else None,
     )  # fmt: skip
+
+
+def augmentation(given: dict, inputs: Table | Pictures | Texts | None) -> Augment | None:
+    """Return what changes training pictures by draws; None where nothing does.
+
+    Args:
+        given: crop and flip, see Augment; transforms, see augmenting.py.
+    """
+    if not any(given.values()):
+        return None
+    from knobs.data.augmenting import named  # late, as it is rare
+
+    rest = {name: value for name, value in given.items() if name != "transforms"}
+    return Augment(**rest, more=named(given.get("transforms") or (), inputs))
 
 
 def rows_hash(targets: Targets, split: Tensors | Stream) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from knobs.data.dataset import Data
 from knobs.data.folds import folded
+from knobs.data.inputs import Pictures
 from knobs.data.prepare import (
     Targets,
     classes_of,
@@ -19,6 +20,7 @@ from knobs.data.prepare import (
     three_way,
 )
 from knobs.errors import DataError, refused, starved
+from knobs.weights import of_weights
 
 _CLASSES = {
     "mnist": "MNIST",
@@ -31,6 +33,7 @@ _CLASSES = {
 def official(
     *, name: str, kind: str, task: str, root: str, download: bool,
     val: float, split_seed: int, augment: dict, folds: int | None = None, fold: int = 0,
+    normalize: bool | str = True, statistics: str | None = None,
 ) -> Data:  # fmt: skip
     """Read an image set into memory, channels standardised by the training split.
 
@@ -42,6 +45,7 @@ def official(
         split_seed: of that split.
         augment: crop and flip, see Augment.
         folds, fold: their number, and the one that validates; see folds.py.
+        normalize: true, or weights: by `statistics`, those of weights; see weights.py.
 
     Raises:
         DataError: absent and not to be downloaded, unreadable, or a wrong checksum.
@@ -58,7 +62,9 @@ def official(
     parts = three_way(y.numpy(), val, 0.0, split_seed, task, official=len(sets[1]))
     parts, notes = folded(parts, y.numpy(), task, folds, fold, split_seed)
     targets = Targets(y, classes_of([str(name) for name in sets[0].classes]))
-    inputs, splits = picture_splits(x, y, parts)
+    by = statistics and of_weights(statistics)
+    given = Pictures.given(tuple(x.shape[2:]), x.shape[1], by, scaled=False) if by else None
+    inputs, splits = picture_splits(x, y, parts, inputs=given)
     return make_data(
         name, kind, task, splits, targets, x.shape[1:], augment=augment, inputs=inputs,
         hash=content_hash(parts, x, y), notes=notes, folds=folds,

@@ -2,6 +2,7 @@
 
 import functools
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from knobs.errors import ConfigError, did_you_mean, first_line
 from knobs.models.layers import Activation, Dropout
-from knobs.shape import Shape
+from knobs.shape import NAMED_WEIGHTS, Shape
+from knobs.weights import weights_of
 
 # Parts that only help in training, which a network of knobs' has not: one output.
 SIDE_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+FEW = 5  # names that a message has of each kind
 
 
 def torchvision(
@@ -33,8 +36,8 @@ def torchvision(
     Args:
         activation, norm: the network's own; others are refused.
         architecture: one of torchvision.models.list_models(module=torchvision.models).
-        weights: None; DEFAULT, torchvision's best, downloaded and held against its hash; or a file
-            of tensors, .safetensors or .pt.
+        weights: None; DEFAULT, torchvision's best, or another of its names, downloaded and held
+            against its hash; or a file of tensors, .safetensors or .pt.
 
     Raises:
         ConfigError: an architecture or weights that are not there, or do not fit.
@@ -97,21 +100,16 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
     Raises:
         ConfigError: a file that cannot be read, or whose names or shapes are not the network's.
     """
-    given = _default(name) if weights == "DEFAULT" else read(weights)
+    given = _named(name, weights) if NAMED_WEIGHTS.fullmatch(weights) else read(weights)
     asked = f"model.weights={weights}"
     sides = SIDE_HEADS.get(name, ())
     given = {key: value for key, value in given.items() if not key.startswith((f"{head}.", *sides))}
     own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
-    for what, keys in (("lacks", own.keys() - given.keys()), ("has besides", given.keys() - own)):
-        if keys:
-            first = ", ".join(sorted(keys)[:5])
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise ConfigError(f"{asked}: not weights of {name}; it {what} {first}{more}")
+    if faults := [*_unlike(own, given)]:
+        fix = f"give weights of this {name}, by the names of its state_dict()"
+        raise ConfigError(f"{asked}: not weights of {name}; it {'; it '.join(faults)}; {fix}")
     for key, value in own.items():
-        if given[key].shape != value.shape:
-            shapes = f"{tuple(given[key].shape)}, in the network {tuple(value.shape)}"
-            raise ConfigError(f"{asked}: {key} is {shapes}; give weights of this {name}")
-        if given[key].is_floating_point() and not given[key].isfinite().all():
+        if value.is_floating_point() and not given[key].isfinite().all():
             raise ConfigError(f"{asked}: {key} holds values that are not finite")
     net.load_state_dict(given, strict=False)
     if name in SIDE_HEADS:  # their weights know inputs of another scale
@@ -119,16 +117,32 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
     net.loaded = frozenset(key for key, _ in net.named_parameters() if key in given)
 
 
-def _default(name: str) -> dict[str, Tensor]:
-    """Return torchvision's weights, from its cache or its server, held against their hash."""
-    from knobs.torchvision_shim import torchvision as tv
+def _unlike(own: dict[str, Tensor], given: dict[str, Tensor]) -> Iterator[str]:
+    """Yield what of a file's names and shapes is not a network's, a few of each kind."""
+    shapes = [
+        f"{key} {tuple(given[key].shape)}, not {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    lacks, besides = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    for what, found in (
+        ("lacks", lacks),
+        ("has besides", besides),
+        ("has in other shapes", shapes),
+    ):
+        if found:
+            more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+            yield f"{what} {', '.join(found[:FEW])}{more}"
 
-    best = tv.models.get_model_weights(name).DEFAULT
+
+def _named(name: str, weights: str) -> dict[str, Tensor]:
+    """Return torchvision's weights, from its cache or its server, held against their hash."""
+    best = weights_of(name, weights)
     try:
         return best.get_state_dict(check_hash=True, weights_only=True, progress=False)
     except Exception as error:  # no network, a proxy's page, a file of another hash
         raise ConfigError(
-            f"model.weights=DEFAULT: {best.url} could not be had ({first_line(error)}); download "
+            f"model.weights={weights}: {best.url} could not be had ({first_line(error)}); download "
             "it elsewhere and give model.weights=FILE"
         ) from None
 

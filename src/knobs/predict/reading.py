@@ -244,7 +244,7 @@ def _pixels(inputs: Pictures, paths: Sequence[Path], faults: dict[int, str]) -> 
     found = np.zeros((len(paths), channels, height, width), np.uint8)
     for i, path in enumerate(paths):
         try:
-            rgb = read_pixels(path, height)
+            rgb = read_pixels(path, height, inputs.resize, inputs.resample)
         except (DataError, OSError) as error:
             faults[i] = str(error).removeprefix(f"{path}: ")
             continue

@@ -69,7 +69,7 @@ class Stack:
         self.sets = sets_of(self.runs, before)
         self.set_of = self.sets.of(self.owners)
         self.noise = Noise(len(self.owners), self.device)
-        networks = [net for run in self.runs for net in run.networks]
+        networks = [run.live(net) for run in self.runs for net in run.networks]
         inputs = [data.train.x for data in self.sets.sets.values()]
         self.model = form_of(networks, self.noise, inputs, self.training["batch_size"])
         leaves = [module for module in self.model.modules() if isinstance(module, Stacked)]

@@ -266,11 +266,14 @@ def _measure(group: Group, data: Reader, most: int) -> None:
         rows = min(len(group.jobs), max(1, most // members))
         if group.reason or rows == 1:
             return
-        if isinstance(examples.train, Stream):
+        if group.config["model"].get("freeze") and not run.cut:
+            group.reason = f"model.freeze: {run.features}"
+            return
+        if isinstance(run.data.train, Stream):
             group.reason = "its data are read from disk batch by batch"
             return
         trial, whole = TRIAL_STEPS * group.alone_seconds, group.steps * group.alone_seconds
-        if not fast(run.networks[0]) and trial > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
+        if not fast(run.live(run.networks[0])) and trial > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
             group.reason = f"to try a stack would take {trial:.0f} s, all of them {whole:.0f} s"
             return
         try:

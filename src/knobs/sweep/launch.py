@@ -237,6 +237,7 @@ class Launch:
         failures: what failed each run that has ended, None where nothing did, in that order.
         halted: why no further run begins: what the first failures say.
         left: numbers of jobs that did not begin because of it.
+        told: lines about features of frozen backbones that have been shown.
         seen: seconds that a step of one run took in the stack that ran last, an epoch each, as
             long as every row was in it.
     """
@@ -256,6 +257,7 @@ class Launch:
     halted: str = ""
     left: set[int] = field(default_factory=set)
     seen: list[float] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
     _mirrors: MirrorProcess = field(default_factory=lambda: MirrorProcess())
     _trackers: list[Mirror] = field(default_factory=list)
     _sessions: list[Session] = field(default_factory=list)
@@ -348,7 +350,10 @@ class Launch:
                     session = Session(job.config, job.folder, device, job.about, data, track, True)
                 rows.append((job, session))
                 self._sessions.append(session)
-                placed[name] = session.run.data
+                placed[name] = session.run.data.origin
+                if session.run.cut and session.run.features not in self.told:
+                    self.told.add(session.run.features)
+                    self.screen.note(session.run.features)
                 self._trackers.append(session.tracker)
             except Exception as error:
                 self.end(job, error)

@@ -10,6 +10,7 @@ import json
 from omegaconf import OmegaConf
 
 from knobs.config import rules
+from knobs.config.conflicts import through_whole
 from knobs.regularization import PENALTIES
 from knobs.targets import OWN_KEYS
 
@@ -56,8 +57,8 @@ def alone(config: dict) -> str:
     for key in sorted(OWN_KEYS["optimizer"]):
         if optimizer.get(key):
             return f"optimizer.{key} is not known to stacks"
-    if config["model"].get("freeze"):
-        return "model.freeze is not known to stacks"
+    if config["model"].get("freeze") and (why := through_whole(config)):
+        return f"what is frozen computes at each step: {why}"
     for section in FREE:
         for key in sorted(config[section].keys() - {*FREE[section], *ALIKE[section]}):
             value, off = config[section][key], _off(section)

@@ -203,7 +203,11 @@ def cache_bytes(device: torch.device) -> int:
 
 def clones(run: Run, count: int) -> list[Run]:
     """Return copies of a run that share nothing but its data."""
-    return [copy.deepcopy(run, {id(run.data): run.data}) for _ in range(count)]
+    shared = [run.data, run.cut] if run.cut else [run.data]
+    if run.cut:  # what is frozen is one copy
+        behind = {id(p) for p in run.live(run.model).parameters()}
+        shared += [p for p in run.model.parameters() if id(p) not in behind]
+    return [copy.deepcopy(run, {id(one): one for one in shared}) for _ in range(count)]
 
 
 def disk_bytes(run: Run, config: dict) -> tuple[int, int]:
@@ -217,15 +221,15 @@ def disk_bytes(run: Run, config: dict) -> tuple[int, int]:
     """
     training, examples = config["training"], len(run.data.val)
     weights = sum(value.nbytes for value in run.model.state_dict().values())
+    fixed = sum(v.nbytes for v in run.cut.backbone.values.values()) if run.cut else 0
     outputs = examples * run.data.shape.outputs * 2  # float16
     log, last = LINE_BYTES * training["epochs"], 0
     sizes = [*SMALL_FILES, log, log, min(predictions.MOST_BYTES, outputs + 16 * examples)]
     if training["checkpoint"]:
         sizes.append(weights)
         if training.get("keep", "all") == "all":
-            last = (
-                round((1 + BEST_APART) * weights) + state_bytes(run) + outputs + log + HEADER_BYTES
-            )
+            last = weights + round(BEST_APART * (weights - fixed))  # what is frozen stands once
+            last += state_bytes(run) + outputs + log + HEADER_BYTES
     return sum(map(_in_blocks, [*sizes, last])), _in_blocks(last)
 
 
@@ -252,7 +256,7 @@ def row_bytes(run: Run) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loop.train_step(row, *batch)
-    weights = sum(p.nbytes for p in row.model.parameters())
+    weights = sum(p.nbytes for p in row.live(row.model).parameters())
     # Weights, gradient, shadow and the best so far; activations and their gradients.
     inputs = batch.x.values() if isinstance(batch.x, dict) else [batch.x]
     return 4 * weights + state_bytes(row) + sum(x.nbytes for x in inputs) + 2 * sum(saved)

@@ -103,7 +103,7 @@ class Together:
                 config = read_config(self.launch.folder / str(number))["config"]
             if shared(config) != shared(self.rows[0][1].config) or any(targets.faults(config)):
                 raise ValueError("its config is another now")
-            data = run.data if run else self.launch.read(config)
+            data = run.data.origin if run else self.launch.read(config)
             with exits():
                 return assemble(config | {"resume": None}, data, self.first.device)
         except Exception as error:
@@ -153,7 +153,7 @@ class Together:
         steps = steps_per_epoch(len(self.first.data.train), self.first.training)
         epochs = sum(job.config["training"]["epochs"] for job in joining)
         placed: dict[str, Data] = {
-            str(job.config["data"]): session.run.data for job, session in self.rows
+            str(job.config["data"]): session.run.data.origin for job, session in self.rows
         }
         launch.screen.add(labels(jobs), steps * epochs)
         launch.under_way.join([job.number for job in joining])

@@ -148,8 +148,9 @@ def _digest(data: bytes) -> str:
 
 def snapshot(run: Run) -> dict:
     """Return all that a resume needs, as tensors and plain data."""
+    fixed = run.cut.backbone.values if run.cut else {}  # once, for the best weights have them too
     return {
-        "model": run.model.state_dict(),
+        "model": run.model.state_dict() | fixed,
         "optimizer": run.optimizer.state_dict(),
         "scheduler": run.scheduler.state_dict(),
         "average": run.average.state_dict() if run.average else None,
@@ -202,6 +203,8 @@ def restore(run: Run, state: dict, planned: int | None = None) -> None:
         CheckpointError: the state is of a run with another config.
     """
     rebuilt = planned not in (None, run.training["epochs"]) and isinstance(run.scheduler, FOLLOWS)
+    if run.cut:
+        state = run.cut.shared(state)
     try:
         run.model.load_state_dict(state["model"])
         if rebuilt:

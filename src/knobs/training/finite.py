@@ -42,7 +42,7 @@ def fault(run: Run) -> tuple[str, int | None] | None:
     The gradient is that of the last step, as it was clipped.
     """
     looks = [(GRADIENT, network, _gradients(network)) for network in run.networks]
-    looks += [(WEIGHTS, network, [t for _, t in watched(network)]) for network in run.networks]
+    looks += [(WEIGHTS, n, [t for _, t in watched(run.live(n))]) for n in run.networks]
     if run.average:
         looks.append((WEIGHTS, None, [t for _, t in watched(run.average.module)]))
     if finite([t for _, _, tensors in looks for t in tensors]):

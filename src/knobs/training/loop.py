@@ -317,7 +317,7 @@ def evaluate(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
 
 
 def _evaluated(run: Run, split: Tensors | Stream, name: str) -> dict[str, float]:
-    model, count = run.evaluated.eval(), len(run.networks)
+    model, count = run.live(run.evaluated.eval()), len(run.networks)
     outputs = []
     for x, _, _ in parallel.in_order(split, EVAL_BATCH):
         if count > 1:
@@ -455,4 +455,6 @@ def keep_best(run: Run, values: dict[str, float]) -> None:
 def keep_weights(run: Run) -> None:
     """Copy the weights of the epoch that ends; they are the best so far."""
     run.progress.best_epoch = run.progress.epoch + 1
-    run.best_weights = {k: v.detach().clone() for k, v in run.evaluated.state_dict().items()}
+    fixed = run.cut.backbone.values if run.cut else {}  # which no step changes
+    state = run.evaluated.state_dict()
+    run.best_weights = {k: fixed[k] if k in fixed else v.detach().clone() for k, v in state.items()}

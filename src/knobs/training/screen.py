@@ -183,6 +183,7 @@ def opening(out: Console, run: Run, config: dict, folder: Path, changed: list[st
         ("target", _target(run, config)),
         ("objective", chosen(run.data, config)),
         ("model", model + _activation(run.networks[0], config)),
+        ("backbone", run.features),
         ("init", _init(run.networks[0], config["init"]) + zero),
         ("optimizer", f"{_short(config['optimizer'])}, {_values(config['optimizer'])}"),
         ("scheduler", f"{_short(config['scheduler'])} per {run.interval}"),

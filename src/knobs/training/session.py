@@ -471,7 +471,8 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
     examples += sum(count for _, count in progress.pending)
     simple = None
     if judge and not run.refit:
-        simple = baselines(run.data, run.objective["metric"], run.scores, run.loss)
+        data = run.data.origin.to(run.device, torch.preserve_format)
+        simple = baselines(data, run.objective["metric"], run.scores, run.loss)
     return {
         "status": status,
         "objective": None if run.refit else run.objective | {"value": progress.best},

@@ -15,8 +15,9 @@ from knobs.data.dataset import Inputs, each
 from knobs.errors import ConfigError, DataError, first_line, making
 from knobs.models.members import Members
 from knobs.targets import make
+from knobs.training import features
 from knobs.training.scores import SCORES, Score, ready, undefined
-from knobs.training.state import Run
+from knobs.training.state import Run, autocast
 
 INIT_SAMPLE = 256  # training examples that a data-dependent init looks at
 
@@ -28,7 +29,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         ConfigError: the data leave a batch that the model cannot take, or need other weights.
         DataError: data that the loss, the sampler or a metric cannot take.
     """
-    training, seed = config["training"], config["seed"]
+    training, seed, data = config["training"], config["seed"], data.origin
     config = config | {"objective": metrics.objective(config["objective"], class_counts(data))}
     loss, scores = build.loss(config, data), scores_of(config, data)
     _check_loss(loss, config, data)
@@ -64,8 +65,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     if training["ema"]:
         update = get_ema_multi_avg_fn(training["ema"])
         average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    with making(f"the {len(data.train):,} training rows on {device}", "fewer rows may fit"):
-        placed = data.to(device, memory_format)
+    how = autocast(training, device)
+    cut, placed, said = features.of(config, model, data, device, memory_format, how)
+    if not cut:
+        with making(f"the {len(data.train):,} training rows on {device}", "fewer rows may fit"):
+            placed = data.to(device, memory_format)
+    live = cut.live(model) if cut else model
     return Run(
         model=model,
         data=placed,
@@ -79,9 +84,11 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         monitor=config["scheduler"].get("monitor"),
         regularization=config["regularization"],
         average=average,
-        forward=torch.compile(model) if training["compile"] else None,
+        forward=torch.compile(live) if training["compile"] else None,
         loss=loss.to(next(model.parameters())),
         scores=scores,
+        cut=cut,
+        features=said,
     )
 
 

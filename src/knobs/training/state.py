@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,16 @@ DRAWLESS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.PReLU),
     *ELEMENTWISE,
 )
+
+
+Autocast = Callable[[], contextlib.AbstractContextManager]
+
+
+def autocast(training: dict, device: torch.device) -> Autocast:
+    """Return what enters bf16 arithmetic where it is asked for; weights and the loss stay fp32."""
+    if training["precision"] == "bf16":
+        return partial(torch.autocast, device.type, torch.bfloat16)
+    return contextlib.nullcontext
 
 
 class Diverged(Exception):
@@ -109,9 +120,11 @@ class Run:
     pruned: bool = False  # others of its sweep were better at this epoch
     refit: int | None = None  # the epochs of a run that trains on the validation rows as well
     rebuilt: bool = False  # it goes on for more or fewer epochs, and its schedule with it
+    cut: Any = None  # a cuts.Cut, behind which it computes: `data` then has features
+    features: str = ""  # how they were had, or why there are none; of a frozen network
 
     def __post_init__(self) -> None:
-        self.forward = self.forward or self.model
+        self.forward = self.forward or self.live(self.model)
         self.loss = self.loss or usual(self.data.task)
         several = isinstance(self.model, Members)
         self.networks = list(self.model.members) if several else [self.model]
@@ -125,17 +138,18 @@ class Run:
         self.uses_rng = bool(self.regularization["mixup"]) or any(
             type(m) not in DRAWLESS and not (isinstance(m, nn.Dropout) and m.p == 0)
             for network in self.networks
-            for m in network.modules()
+            for m in self.live(network).modules()
         )
-        # bf16 arithmetic where asked; weights and the loss stay fp32.
-        self.autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-        if self.training["precision"] == "bf16":
-            self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16)
+        self.autocast = autocast(self.training, self.device)
 
     @property
     def seeds(self) -> list[int]:
         """Return what each member draws from; the first one from the run's own seed."""
         return [rng.member(self.seed, m) for m in range(len(self.networks))]
+
+    def live(self, network: nn.Module) -> nn.Module:
+        """Return the part of a network that computes on the run's data; see features.py."""
+        return self.cut.live(network) if self.cut else network
 
     @property
     def evaluated(self) -> nn.Module:

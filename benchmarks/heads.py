@@ -1,0 +1,130 @@
+"""64 linear heads on a frozen network: knobs' features and stack beside what people write.
+
+    .venv-bench/bin/python benchmarks/heads.py                # digits, 8 x 8
+    .venv-bench/bin/python benchmarks/heads.py --data fashion_mnist --rounds 3   # KNOBS_DATA
+    .venv-bench/bin/python benchmarks/heads.py --small --rounds 1   # do all arms run? no figures
+
+The network is torchvision's resnet18 with random weights in a file, frozen but for its last layer;
+the heads are 8 learning rates x 4 weight decays x 2 optimizers, batches of 64, no checkpoints.
+Each arm is one command, timed from its start to its end; the arms take turns. Printed: seconds as
+median [lowest .. highest], and how many times as long as knobs an arm takes, as the median of the
+ratios round by round.
+
+knobs   `train.py -m` over the grid, its cache empty: features once, 64 heads as one stack
+again   the same with the features in the cache
+whole   as many runs of it as --whole says with model.cache=never, one by one through the whole
+        network; what they take beyond `import torch` and one run is extrapolated to 64
+hand    a loop with torch alone: features once, then 64 heads one by one, and their accuracy
+"""
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from shell import timed
+from solo import ratio, spread
+from torch import nn
+
+LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
+BATCH, HEADS = 64, 64
+
+
+def main() -> None:
+    """Time the arms in turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--whole", type=int, default=2, help="runs through the whole network")
+    parser.add_argument("--small", action="store_true", help="two epochs")
+    parser.add_argument("--by-hand", nargs=2, metavar=("WEIGHTS", "EPOCHS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.by_hand:
+        return by_hand(given.data, given.by_hand[0], int(given.by_hand[1]))
+    epochs = 2 if given.small else given.epochs
+    found: dict[str, list[float]] = {}
+    for _ in range(given.rounds):
+        for name, seconds in one_round(given.data, epochs, given.whole).items():
+            found.setdefault(name, []).append(seconds)
+    print(f"{HEADS} heads, {given.data}, {epochs} epochs, {torch.get_num_threads()} threads")
+    for name, values in found.items():
+        print(f"{name:6} {spread(values)} s {ratio(values, found['knobs']):8.2f} times knobs")
+
+
+def one_round(data: str, epochs: int, whole: int) -> dict[str, float]:
+    """Return the seconds of each arm, once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = folder / "net.pt"
+        torch.manual_seed(0)
+        torch.save(network().state_dict(), weights)
+        os.environ["KNOBS_CACHE"] = str(folder / "cache")
+        line = ["train.py", "-m", f"data={data}", "model=torchvision", f"model.weights={weights}"]
+        line += ["model.freeze=backbone", "tracking=local", "training.checkpoint=false"]
+        line += [f"training.batch_size={BATCH}", f"training.epochs={epochs}"]
+        grid = [f"optimizer.lr={','.join(map(str, LRS))}", "optimizer=adamw,momentum"]
+        grid += [f"optimizer.weight_decay={','.join(map(str, DECAYS))}"]
+
+        def sweep(run: str, *more: str) -> float:
+            return timed([*line, *more, f"hydra.sweep.dir={folder / run}"], folder / f"{run}.log")
+
+        seconds = {"knobs": sweep("knobs", *grid), "again": sweep("again", *grid)}
+        few = ["model.cache=never", "optimizer=adamw"]
+        one = sweep("one", *few, "optimizer.lr=1e-3")
+        lrs = ",".join(f"{1e-3 * (1 + i)}" for i in range(1 + whole))
+        several = sweep("several", *few, f"optimizer.lr={lrs}")
+        seconds["whole"] = one + (several - one) / whole * (HEADS - 1)
+        hand = [__file__, "--data", data, "--by-hand", str(weights), str(epochs)]
+        return seconds | {"hand": timed(hand, folder / "hand.log")}
+
+
+def network() -> nn.Module:
+    """Return a resnet18 of 1,000 classes."""
+    from knobs.torchvision_shim import torchvision as tv
+
+    return tv.models.resnet18(weights=None)
+
+
+def by_hand(name: str, weights: str, epochs: int) -> None:
+    """Compute features once and train the heads one by one, as a plain loop does."""
+    from knobs import build
+    from knobs.config import command
+
+    data = build.data(command.checked([f"data={name}", "tracking=local"]))  # the same splits
+    net = network()
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    with torch.no_grad():  # one channel, as knobs takes it
+        net.conv1.weight = nn.Parameter(net.conv1.weight.sum(1, keepdim=True))
+    net.fc = nn.Identity()
+    net.eval().to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def features(x: torch.Tensor) -> torch.Tensor:
+        parts = x.to(memory_format=torch.channels_last).split(256)
+        return torch.cat([net(part) for part in parts])
+
+    x, val_x = features(data.train.x), features(data.val.x)
+    y, val_y = data.train.y, data.val.y
+    kinds = (torch.optim.AdamW, lambda p, **o: torch.optim.SGD(p, momentum=0.9, **o))
+    best = 0.0
+    for kind, lr, decay in itertools.product(kinds, LRS, DECAYS):
+        torch.manual_seed(0)
+        head = nn.Linear(x.shape[1], data.shape.outputs)
+        optimizer = kind(head.parameters(), lr=lr, weight_decay=decay)
+        for _ in range(epochs):
+            for index in torch.randperm(len(x)).split(BATCH):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(x[index]), y[index]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                best = max(best, (head(val_x).argmax(1) == val_y).float().mean().item())
+    print(f"best val/accuracy {best:.4f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
