@@ -115,15 +115,12 @@ def _check(head: dict[str, Any], size: int) -> tuple[int, int, tuple[int, int, i
     for name, types in FACTS.items():
         if not isinstance(value := head.get(name), types) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}")
-    for name in ("seeds", "epochs"):
+    for name in ("settings", "seeds", "epochs"):
         if head[name] < 1:
             raise ValueError(f"{name} is {head[name]}")
     if not head["shapes"] or not head["knobs"]:
         raise ValueError("no shapes, or no knobs")
-    each, knobs = head.get("settings"), len(head["knobs"])
-    if not isinstance(each, int) or each < 1:
-        raise ValueError(f"settings is {each!r}")
-    settings = each * len(head["shapes"])
+    settings, knobs = head["settings"] * len(head["shapes"]), len(head["knobs"])
     curves = (2, settings * head["seeds"], head["epochs"])
     if size != 2 * (settings * knobs + math.prod(curves)):
         raise ValueError(f"{size:,} bytes of arrays, and its header says others")

@@ -25,7 +25,7 @@ class Planned:
     """A task whose file is missing.
 
     Args:
-        seconds: that it is estimated to take.
+        seconds: of a core that it is estimated to take.
     """
 
     task: Task
@@ -106,11 +106,10 @@ def _plan(missing: Sequence[Task], data: Mapping[str, Data], recipe: Recipe) -> 
     for model in sorted({task.model for task in missing}):
         mine = [task for task in missing if task.model == model]
         smallest = min(mine, key=lambda task: len(data[task.name].train))
-        rest, of_row = making.short_run(smallest, data[smallest.name])
-        share = recipe.shapes / settings.SHAPES
+        rest, of_row = making.short_run(smallest, data[smallest.name], recipe)
         for task in mine:
             rows = len(data[task.name].train) * recipe.epochs
-            found.append(Planned(task, data[task.name], share * (rest + of_row * rows)))
+            found.append(Planned(task, data[task.name], rest + of_row * rows))
     return sorted(found, key=lambda planned: planned.seconds)
 
 
@@ -124,7 +123,7 @@ def _tell(plan: Sequence[Planned], chosen: int, workers: int) -> None:
     side = max(1, min(workers, len(plan)))
     minutes = sum(planned.seconds for planned in plan) / 60 / side
     print(f"{chosen} tasks, {chosen - len(plan)} made or left out, {len(plan)} to make: "
-          f"about {minutes:,.1f} min, {side} at a time", flush=True)  # fmt: skip
+          f"about {minutes:,.1f} min, {side} at a time on free cores", flush=True)  # fmt: skip
 
 
 def _make(task: Task, data: Data, recipe: Recipe, folder: Path) -> None:
