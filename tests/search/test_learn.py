@@ -147,10 +147,24 @@ def test_a_task_of_a_file_says_what_it_needs_and_reads_it(tmp_path):
     assert task.lacks(tmp_path) == ""
     texts, classes = task.rows(path)
     assert len(texts) == len(classes) == files.MOST
-    assert len({*zip(texts, classes.tolist(), strict=True)}) == files.MOST
+    assert len({*texts}) == files.MOST, "of rows that differ in the class alone, one"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="has no column text; it has a, b"):
         task.rows(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "classes"),
+    [("anes96", 943, 9, {0, 1}), ("fair", 4000, 8, {0, 1}), ("randhie", 2760, 9, None)],
+)
+def test_statsmodels_has_its_rows(name, rows, columns, classes):
+    if lack := TASKS[name].lacks(None):
+        pytest.skip(lack)
+    x, y = TASKS[name].rows()
+    assert x.shape == (rows, columns)
+    assert np.isfinite(x).all()
+    assert {*y.tolist()} == classes if classes else y.min() == 0
+    assert len({row.tobytes() for row in x}) == rows
 
 
 @pytest.mark.skipif(not DATA, reason="KNOBS_DATA names no folder of data sets")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def learn(given: argparse.Namespace, words: Sequence[str]) -> int:
     recipe = Recipe(given.shapes or settings.SHAPES, given.epochs or settings.EPOCHS)
     chosen = _chosen(given.tasks)
     if given.parent:
-        end_with(given.parent)
+        end_with(given.parent, signal.SIGTERM)
         _make(chosen[0], chosen[0].data(root), recipe, given.folder)
         return 0
     missing = _missing(chosen, recipe, given.folder, root)

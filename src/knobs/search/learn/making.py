@@ -38,7 +38,9 @@ class Recipe:
 
     def matches(self, found: table.Table) -> bool:
         """Return whether a table was made by this recipe."""
-        return (len(found.facts["shapes"]), found.facts["epochs"]) == (self.shapes, self.epochs)
+        each = ("settings", settings.SETTINGS), ("seeds", settings.SEEDS), ("epochs", self.epochs)
+        alike = all(found.facts[name] == value for name, value in each)
+        return alike and len(found.facts["shapes"]) == self.shapes
 
 
 def make(task: Task, data: Data, recipe: Recipe) -> table.Table:

@@ -99,7 +99,15 @@ def _tables() -> list[Task]:
         *("california_housing", "California housing", "table", "regression", "mlp"),
         files.california, file="california_housing/housing.csv",
     )  # fmt: skip
-    return [*bundled, *made, housing]
+    surveys = [
+        Task(
+            name, f"statsmodels: {name}", "table",
+            "regression" if name == "randhie" else "classification", "mlp",
+            partial(files.statsmodels, name), ("statsmodels",),
+        )
+        for name in files.STATSMODELS
+    ]  # fmt: skip
+    return [*bundled, *made, *surveys, housing]
 
 
 def _texts() -> list[Task]:
