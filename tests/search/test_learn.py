@@ -224,6 +224,14 @@ def test_the_runs_of_a_shape_stack_and_are_what_hydra_composes(name):
     assert configs[0][0]["optimizer"] is not configs[0][1]["optimizer"]
 
 
+def test_a_value_that_all_jobs_share_outlives_the_choice_of_another_option():
+    base = TASKS["diabetes"].lines()
+    jobs = [[*base, f"optimizer={name}", "optimizer.weight_decay=0"] for name in ("adam", "adamw")]
+    ((adam, adamw),) = training.configs([jobs])
+    assert [c["optimizer"]["weight_decay"] for c in (adam, adamw)] == [0, 0]
+    assert adamw["optimizer"]["_target_"] == "torch.optim.AdamW"
+
+
 def test_a_table_whose_settings_meant_others_is_refused():
     facts = {
         "task": "t", "type": "regression", "model": "mlp", "shapes": settings.shapes("mlp")[:1],

@@ -44,7 +44,11 @@ def configs(stacks: Sequence[list[list[str]]]) -> list[list[dict]]:
     Raises:
         ConfigError: naming every fault.
     """
-    commons = [[line for line in jobs[0] if all(line in job for job in jobs)] for jobs in stacks]
+    commons = [
+        # Not of a section that an option replaces, though all jobs have it.
+        [line for line in jobs[0] if _section(line) not in OPTIONS and all(line in j for j in jobs)]
+        for jobs in stacks
+    ]
     chosen = {line for jobs in stacks for job in jobs for line in job if _group(line)}
     data = [line for line in commons[0] if line.startswith(("data", "model="))]
     wanted = [*commons, *([*data, line] for line in sorted(chosen))]
@@ -56,6 +60,10 @@ def configs(stacks: Sequence[list[list[str]]]) -> list[list[dict]]:
         [_filled(base, [line for line in job if line not in common], options) for job in jobs]
         for base, common, jobs in zip(composed, commons, stacks, strict=False)
     ]
+
+
+def _section(line: str) -> str:
+    return line.partition("=")[0].partition(".")[0]
 
 
 def _group(line: str) -> str:
