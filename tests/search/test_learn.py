@@ -284,6 +284,11 @@ def test_a_run_that_diverges_is_nan_from_then_on_and_leaves_the_others_alone():
 TINY = ("--tasks", "moons,diabetes", "--shapes", "1", "--epochs", "1")
 
 
+def table_of(data, folder):
+    (folder / "copy").write_bytes(data)
+    return table.read(folder / "copy")
+
+
 def test_the_plan_names_each_task_its_cost_and_what_is_there(tmp_path, capsys):
     words = [*TINY, "--folder", str(tmp_path), "--workers", "1"]
     assert main([*words, "--dry-run"]) == 0
@@ -309,6 +314,13 @@ def test_the_plan_names_each_task_its_cost_and_what_is_there(tmp_path, capsys):
     (tmp_path / "moons.table").write_bytes(made["moons.table"][:-1])
     assert main(words) == 3
     assert "moons.table: no table" in capsys.readouterr().err
+    (tmp_path / "moons.table").unlink()
+    assert main(words) == 0
+    assert "moons.table: 32 runs" in (told := capsys.readouterr().out)
+    assert "diabetes" not in told
+    assert (tmp_path / "diabetes.table").read_bytes() == made["diabetes.table"]
+    again = table.read(tmp_path / "moons.table")
+    np.testing.assert_array_equal(again.curves, table_of(made["moons.table"], tmp_path).curves)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +345,7 @@ def test_help_is_quick(capsys):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_a_killed_command_takes_its_processes_along_and_goes_on_with_what_is_missing(tmp_path):
     words = [*TINY, "--folder", str(tmp_path)]

@@ -101,6 +101,8 @@ def test_tables_that_are_here_are_whole():
     from conftest import REPO
 
     found = sorted((REPO / "benchmarks" / "table").glob("*.table"))
+    if not found:
+        pytest.skip("no table has been made; python -m knobs.search.learn makes them")
     for path in found:
         assert path.stat().st_size <= table.MOST_BYTES
         made = table.read(path)
