@@ -1,0 +1,1 @@
+"""Makes the table that a prior is learned from; see knobs.search.table."""
