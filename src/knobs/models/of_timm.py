@@ -49,7 +49,6 @@ def timm(
     Raises:
         ConfigError: an architecture or weights that are not there, or do not fit.
     """
-    hub.needs("timm")
     asked = f"model.architecture={architecture}"
     keeps_its_own(activation, norm, asked, "timm's")
     _check_name(architecture)
@@ -71,15 +70,9 @@ def timm(
     return net
 
 
-def _timm() -> Any:
-    from knobs.torchvision_shim import torchvision  # noqa: F401  which timm imports
-
-    return __import__("timm")
-
-
 def _check_name(name: str) -> None:
     """Refuse a name that is none of timm's own: others are folders, or repositories of anyone."""
-    library = _timm()
+    library = hub.library("timm")
     plain, _, tag = name.partition(".")
     known = library.list_models()
     if plain not in known:
@@ -102,7 +95,7 @@ def _builder(name: str, shape: Shape, drop_path: float) -> Callable[[int], nn.Mo
         options["drop_path_rate"] = drop_path
     asked = f"model.architecture={name}"
     for sized in ({"img_size": tuple(shape.input[1:])}, {}):
-        build = functools.partial(_timm().create_model, name, **options, **sized)
+        build = functools.partial(hub.library("timm").create_model, name, **options, **sized)
         try:
             with torch.device("meta"):
                 build(num_classes=2)
@@ -129,7 +122,7 @@ def _unfit(asked: str, shape: Shape, error: Exception) -> ConfigError:
 
 def _default(name: str) -> dict[str, Tensor]:
     """Return timm's weights, from its cache or its server, as timm itself reads them."""
-    library = _timm()
+    library = hub.library("timm")
     library.models.set_pretrained_check_hash(True)
     try:
         with hub.downloads():
@@ -182,7 +175,9 @@ def _number_layers(net: nn.Module, head: str) -> None:
     """Note timm's layer of each parameter, by which optimizer.layer_decay counts, if it has any."""
     if not hasattr(net, "group_matcher"):
         return
-    groups = _timm().models.group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+    groups = hub.library("timm").models.group_parameters(
+        net, net.group_matcher(coarse=False), reverse=True
+    )
     start = f"{head}."
     net.layer_numbers = {
         (f"{start}head.{name.removeprefix(start)}" if name.startswith(start) else name): number
@@ -196,7 +191,6 @@ def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...], int]:
     Raises:
         ConfigError: a name that timm does not have.
     """
-    hub.needs("timm")
     _check_name(name)
-    said = _timm().get_pretrained_cfg(name)
+    said = hub.library("timm").get_pretrained_cfg(name)
     return tuple(said.mean), tuple(said.std), said.input_size[-1]
