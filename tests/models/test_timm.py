@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from knobs import build, optimizers
 from knobs.config import command
 from knobs.errors import ConfigError
-from knobs.models import frozen, hub, of_timm
+from knobs.models import frozen, hub
 from knobs.models.statistics import statistics_of
 from knobs.shape import Shape
 from knobs.stack import proof
+from knobs.torchvision_shim import torchvision  # noqa: F401  which timm imports
 
 pytest.importorskip("timm", reason="the extra `timm` is not installed")
 timm = hub.library("timm")
@@ -93,7 +94,7 @@ def test_positions_are_fitted_to_the_images_as_timm_does(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda s: s.pop("conv1.weight"), "it lacks conv1.weight"),
+        (lambda s: s.pop("conv1.0.weight"), "it lacks conv1.0.weight"),
         (lambda s: s.update(extra=torch.zeros(1)), "it has besides extra"),
         (lambda s: s.update({"bn1.bias": torch.zeros(3)}), r"bn1.bias is \(3,\)"),
         (lambda s: s["bn1.bias"].fill_(math.inf), "bn1.bias holds values"),
@@ -147,11 +148,13 @@ def test_weights_that_cannot_be_downloaded_are_one_error_at_once(monkeypatch, tm
     assert len(asked) == 1
 
 
-def test_the_layers_are_those_of_timm(tmp_path):
+def test_the_layers_are_those_of_timm():
     net = build.model(checked("model.architecture=test_vit"), SHAPE)
     own = optimizers.options_by_name(net, {"lr": 0.1, "layer_decay": 0.5})
     its = timm.create_model("test_vit", num_classes=5, img_size=32)
-    groups = timm.optim.param_groups_layer_decay(its, layer_decay=0.5)
+    from timm.optim import param_groups_layer_decay
+
+    groups = param_groups_layer_decay(its, layer_decay=0.5)
     rates = {id(p): 0.1 * group["lr_scale"] for group in groups for p in group["params"]}
     for name, parameter in its.named_parameters():
         mine = name.replace("head.", "head.head.")
@@ -174,18 +177,9 @@ def test_the_statistics_are_those_of_the_weights():
 def test_what_stacks_is_proved_and_what_does_not_says_why():
     x = torch.randn(8, 3, 16, 16)
     net = build.model(checked("model.architecture=test_resnet"), Shape((3, 16, 16), 5))
-    assert proof.check(net, x, 4) == {"fc.dropout": []} or proof.check(net, x, 4) is not None
+    assert proof.check(net, x, 4) == {}  # no dropout of torch's own, whose draws have an order
     net = build.model(
         checked("model.architecture=test_convnext", "model.drop_path=0.5"), Shape((3, 32, 32), 5)
     )
     with pytest.raises(proof.CannotStack, match="draws random numbers"):
         proof.check(net, torch.randn(8, 3, 32, 32), 4)
-
-
-def test_every_name_of_the_filter_is_timms_own():
-    """The networks that are fitted by a filter find it in their module."""
-    from timm.models import convnext, vision_transformer
-
-    assert callable(convnext.checkpoint_filter_fn)
-    assert callable(vision_transformer.checkpoint_filter_fn)
-    assert of_timm.statistics("resnet18")[2] == 224
