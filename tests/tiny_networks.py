@@ -64,7 +64,7 @@ def tokenizer(kind, folder):
 def network(kind, folder, size=None):
     """Save a tiny network with random weights and its tokenizer; return it."""
     pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
-    from knobs.models.hub import library
+    from knobs.hub import library
 
     hf = library("transformers")
     hf.utils.logging.disable_progress_bar()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+OFFSET = 2  # a tokenizer's id is this much less than knobs': 0 is padding, 1 is none of its ids
+
 
 @dataclass(frozen=True)
 class Shape:

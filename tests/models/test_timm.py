@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from knobs import build, optimizers
+from knobs import build, hub, optimizers
 from knobs.config import command
 from knobs.errors import ConfigError
-from knobs.models import frozen, hub
+from knobs.models import frozen
 from knobs.models.statistics import statistics_of
 from knobs.shape import Shape
 from knobs.stack import proof

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import knobs
-from knobs import build, optimizers
+from knobs import build, hub, optimizers
 from knobs.config import command
 from knobs.data.pieces import Pieces
 from knobs.errors import ConfigError, DataError
 from knobs.export import graphs
 from knobs.identity import computed
-from knobs.models import frozen, hub
+from knobs.models import frozen
 from knobs.stack import proof
 from knobs.training import checkpoint
 from knobs.training.run import execute

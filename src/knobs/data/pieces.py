@@ -17,8 +17,7 @@ from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.data.texts import MOST_TOKENS, Texts
 from knobs.errors import CheckpointError, ConfigError, first_line
-
-OFFSET = 2  # a tokenizer's id is this much less than knobs': 0 is padding, 1 is none of its ids
+from knobs.shape import OFFSET
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,10 @@ class Pieces(Texts):
         return about | {"vocabulary": len(self.tokens)}, {}
 
     @classmethod
-    def read(cls, fields: Fields) -> "Pieces":
-        """Return the tokenizer that fields describe."""
+    def read(cls, fields: Fields) -> Texts:
+        """Return the tokenizer that fields describe; without one, they describe words."""
+        if "tokenizer" not in fields.node:
+            return Texts.read(fields)
         length = fields.whole("length", 1, MOST_TOKENS)
         size = fields.whole("vocabulary", 1, 2**31)
         try:

@@ -115,10 +115,6 @@ class Texts:
     @classmethod
     def read(cls, fields: Fields) -> "Texts":
         """Return the texts that fields describe; the first ones did not tell their tokenizer."""
-        if "tokenizer" in fields.node:
-            from knobs.data.pieces import Pieces  # late: it derives from this class
-
-            return Pieces.read(fields)
         ngrams = fields.whole("ngrams", 1, MOST_NGRAMS)
         length = fields.whole("length", 1, MOST_TOKENS)
         told = "tokens_by" in fields.node

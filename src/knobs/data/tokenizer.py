@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from knobs import hub
 from knobs.data.inputs import rows_in
 from knobs.data.pieces import Pieces, coder_of, ids_of
 from knobs.data.texts import usual_length
 from knobs.errors import ConfigError, DataError, first_line
-from knobs.models import hub
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # a network's, in config.json
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from knobs import hub
 from knobs.errors import ConfigError, did_you_mean, first_line
-from knobs.models import hub
 from knobs.models.layers import Activation
 from knobs.models.pretrained import (
     fill,

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knobs.data.pieces import OFFSET
+from knobs import hub
 from knobs.errors import ConfigError, did_you_mean, first_line
-from knobs.models import hub
 from knobs.models.layers import Activation
 from knobs.models.pretrained import keeps_its_own, last_layer, put_dropout, read
-from knobs.shape import Shape
+from knobs.shape import OFFSET, Shape
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CLOSE = 1e-3  # of answers with and without padding, of their size where that is above 1
