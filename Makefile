@@ -60,8 +60,9 @@ lock: .venv-supply/.installed  ## lock what requirements.txt asks for, after a c
 	@awk '/^[a-z]/ { file = /^(cuda|nvidia|triton)/ ? "requirements-cuda.lock" : "requirements.lock" } \
 		{ print >file }' .venv-supply/lock
 	@$(COMPILE) .ci/requirements.txt -o .ci/requirements.lock
-	@for extra in ray slurm; do $(COMPILE) -c requirements.lock --extra $$extra pyproject.toml -o .venv-supply/lock; \
-		awk 'NR == FNR { if (/==/) known[$$1] = 1; next } /==/ { new = !known[$$1] } new' \
+	@for extra in ray slurm timm transformers; do $(COMPILE) -c requirements.lock --extra $$extra pyproject.toml -o .venv-supply/lock; \
+		awk 'NR == FNR { if (/==/) known[$$1] = 1; next } \
+			/==/ { new = !known[$$1] && !/^(colorama|cuda|nvidia|triton)/ } new' \
 		requirements.lock .venv-supply/lock >requirements-$$extra.lock; done
 
 audit:  ## known vulnerabilities of what is locked

@@ -7,6 +7,7 @@ from pathlib import Path
 import fake_sets
 import numpy as np
 import pytest
+import tiny_networks
 import torch
 import yaml
 from omegaconf import OmegaConf
@@ -85,6 +86,12 @@ def inputs(tmp_path, monkeypatch):
             inputs = yaml.safe_load((CONF / "model" / f"{option}.yaml").read_text())["inputs"]
             text = ["data=python_docs", "data.max_length=16"]
             extra += ["training.batch_size=256", *(text if inputs == ["text"] else [])]
+        if at == "model/timm":
+            pytest.importorskip("timm", reason="the extra `timm` is not installed")
+            extra += ["model.architecture=test_resnet"]
+        elif at == "model/transformers":
+            tiny_networks.network("bert", tmp_path)
+            extra += [f"model.folder={tmp_path}"]
         if at == "regularization/none":
             extra += ["data=diabetes"]
         if group == "loss":

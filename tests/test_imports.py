@@ -14,7 +14,7 @@ LAYERS = [
     {"__init__", "__main__", "cli", "cleaning", "listing", "new", "learn"}, {"workers"}, {"sweep"}, {"stack"}, {"export"}, {"predict"}, {"ensemble"}, {"compare"}, {"report"}, {"training"}, {"tracking", "again", "help", "completion"},
     {"config"}, {"build"}, {"search"}, {"ledger"}, {"record"},
     {"data", "models", "init", "optimizers", "schedulers", "regularization", "losses"},
-    {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "weights", "late_compiler", "cache",
+    {"targets", "identity", "metrics", "rng", "shape", "storage", "codec", "torchvision_shim", "weights", "late_compiler", "cache", "hub",
      "shell", "words", "errors", "signals", "secrets", "processes"},
 ]  # fmt: skip
 MOST_FLOORS, MOST_FLOORS_OF_REPORT = 12, 7  # __main__, export, predict, ensemble, training, ...

@@ -109,8 +109,8 @@ def test_what_has_no_statistics_is_named(lines, says):
 def test_weights_that_torchvision_has_not_are_named():
     with pytest.raises(ConfigError, match="resnet18 has DEFAULT, IMAGENET1K_V1; or give a file"):
         of_weights("torchvision/resnet18/IMAGENET1K_V9")
-    with pytest.raises(ConfigError, match="timm is not known"):
-        of_weights("timm/resnet18/DEFAULT")
+    with pytest.raises(ConfigError, match="own is not known"):
+        of_weights("own/resnet18/DEFAULT")
 
 
 def test_pictures_of_a_preparation_before_are_read_as_they_were(folder):

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ OPTION_OF = {
     "model.own_norm": "cnn",
 }  # fmt: skip
 ABSENT = object()
+_OR_NULL = re.compile(r"\$\{oc\.select:[\w.]+,null\}")
 
 
 def identity(config: dict) -> str:
@@ -108,7 +110,8 @@ def _same(value: Any, default: Any) -> bool:
 def _stated(path: str) -> tuple[Any, ...]:
     """Return the defaults that conf/ states for a key: of its group's default option, else of all.
 
-    An interpolation is no default: what it comes to depends on other keys.
+    An interpolation is no default: what it comes to depends on other keys. One that takes another
+    section's key, or null where there is none, has null.
     """
     group, _, rest = path.partition(".")
     main = _parsed((CONF / "config.yaml").read_text())
@@ -130,6 +133,7 @@ def _stated(path: str) -> tuple[Any, ...]:
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         found = {} if node is ABSENT else {first: node}
     values = (found[first],) if first in found else tuple(found.values())
+    values = tuple(None if _OR_NULL.fullmatch(str(value)) else value for value in values)
     return () if any("${" in str(value) for value in values) else values
 
 

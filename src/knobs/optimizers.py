@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from knobs.errors import ConfigError
-from knobs.models.frozen import named
+from knobs.models.frozen import named, of_head
 
 # Whose update treats every number of a weight alone: one step of many weights laid side by side is
 # a step of each, to the same bits.
@@ -142,9 +142,6 @@ def param_groups(
 def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return name -> options of each parameter that has other ones than the optimizer's.
 
-    A layer, for layer_decay, is the shortest first part of a name that ends in a number, else the
-    first word; layers count from the last one, whose rate is the optimizer's.
-
     Raises:
         ConfigError: a head or a name that the model has not; a group that is none.
 
@@ -153,11 +150,9 @@ def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[st
     lr, names = node.get("lr"), [name for name, _ in model.named_parameters()]
     own: dict[str, dict[str, float]] = {}
     if decay := node.get("layer_decay"):
-        layers = [match[0] if (match := _LAYER.match(name)) else name for name in names]
-        place = {layer: n for n, layer in enumerate(reversed(dict.fromkeys(layers)))}
-        own = {n: {"lr": lr * decay ** place[of]} for n, of in zip(names, layers, strict=True)}
+        own = {n: {"lr": lr * decay**depth} for n, depth in _depths(model, names).items()}
     if head_lr := node.get("head_lr"):
-        heads = [name for name in names if "head" in name.split(".")]
+        heads = of_head(model)
         if not heads:
             raise ConfigError(f"optimizer.head_lr={head_lr}: the network has no module called head")
         own |= {name: {"lr": head_lr} for name in heads}
@@ -166,6 +161,25 @@ def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[st
         found = named(names, match, f"optimizer.groups[{number}]")
         own |= {name: own.get(name, {}) | options for name in found}
     return own
+
+
+def _depths(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Return name -> the number of layers behind its own, 0 for the last one.
+
+    A layer is what the network says in `layer_numbers`, a number a name. Else it is the shortest
+    first part of a name that ends in a number, or the first word.
+    """
+    numbers = {
+        f"{path}.{name}".lstrip("."): number
+        for path, module in model.named_modules()
+        for name, number in getattr(module, "layer_numbers", {}).items()
+    }
+    if numbers.keys() >= {*names}:
+        last = max(numbers.values())
+        return {name: last - numbers[name] for name in names}
+    layers = [match[0] if (match := _LAYER.match(name)) else name for name in names]
+    place = {layer: n for n, layer in enumerate(reversed(dict.fromkeys(layers)))}
+    return {name: place[of] for name, of in zip(names, layers, strict=True)}
 
 
 def _group(path: str, group: Any) -> tuple[str, dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 # Weights of torchvision by name; else they are a file, which is in no such letters.
 NAMED_WEIGHTS = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+OFFSET = 2  # a tokenizer's id is this much less than knobs': 0 is padding, 1 is none of its ids
 
 
 @dataclass(frozen=True)

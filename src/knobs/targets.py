@@ -69,6 +69,7 @@ SETTINGS = (
     *("name", "kind", "task", "val", "test", "split_seed", "folds", "fold", "classes", "normalize"),
     *("target", "weight", "drop", "columns", "na", "decimal", "numbers", "split", "augment"),
     *("text", "ngrams", "max_length", "max_vocabulary", "min_count", "memory_gib", "workers"),
+    "tokenizer",
 )
 
 

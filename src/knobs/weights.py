@@ -1,9 +1,11 @@
-"""Weights of torchvision by name, and the preparation of the pictures that they have seen."""
+"""Weights of torchvision and timm by name, and how the pictures that they know were prepared."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
+from knobs import hub
 from knobs.errors import ConfigError, first_line
 
 DEFAULT = "DEFAULT"
@@ -48,7 +50,7 @@ class Statistics(NamedTuple):
 
 
 def of_weights(named: str) -> Statistics:
-    """Return those of weights of torchvision.
+    """Return those of weights of torchvision or timm.
 
     Args:
         named: `torchvision/resnet50/DEFAULT`, as data.statistics has it.
@@ -59,9 +61,14 @@ def of_weights(named: str) -> Statistics:
     library, architecture, weights = [*named.split("/"), "", ""][:3]
     asked = f"data.normalize=weights: model.architecture={architecture} model.weights={weights}"
     fix = "choose others, or data.normalize=true"
-    if library != "torchvision":
+    if library not in ("torchvision", "timm"):
         raise ConfigError(f"{asked}: {library} is not known to have statistics; {fix}")
     try:
+        if library == "timm":
+            of = hub.library("timm").get_pretrained_cfg(architecture)
+            size = of.input_size[-1]
+            resize = math.floor(size / of.crop_pct)
+            return Statistics(tuple(of.mean), tuple(of.std), size, resize, of.interpolation)
         preset = weights_of(architecture, weights).transforms()
         size, resize = preset.crop_size[0], preset.resize_size[0]
         how = preset.interpolation.value

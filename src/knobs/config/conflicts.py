@@ -13,6 +13,7 @@ from knobs.secrets import public
 TREATS_WEIGHTS_ALONE = ("torch.optim.", "knobs.optimizers.", "schedulefree.")
 MAX_STEPS = 10**9  # of an optimizer in one run
 WEIGHT_BYTES, MODULE_BYTES = 8, 4096  # a weight and its gradient in float32; a layer's objects
+WORDS = {"ngrams": 1, "min_count": 1, "max_vocabulary": 20_000}  # keys of `data`, of words alone
 SURELY_FITS = 2**28  # bytes that are not worth a look at what is free
 
 # Of several processes in a sweep.
@@ -31,6 +32,7 @@ def conflicts(config: dict) -> Iterator[str]:
     if kind not in model["inputs"]:
         reads = f"reads {' or '.join(model['inputs'])}, and data={name} is {kind}"
         yield f"model={model['name']}: {reads}; choose another model"
+    yield from tokenizer_faults(data, model)
     yield from metric_faults(config)
     yield from loss_faults(config)
     if scheduler.get("monitor") and scheduler["interval"] != "epoch":
@@ -97,6 +99,23 @@ def conflicts(config: dict) -> Iterator[str]:
     yield from size_faults(model, training)
     tracking = config["tracking"]
     yield from targets.resolve("tracking", tracking["_target_"]).faults(tracking)
+
+
+def tokenizer_faults(data: dict, model: dict) -> Iterator[str]:
+    """Yield a line where a network would get the tokens of another, or where a key counts for none.
+
+    Its ids would be other words to it.
+    """
+    tokenizer, folder = data.get("tokenizer"), model.get("folder")
+    if data["kind"] == "text" and folder and tokenizer != folder:
+        key = "data.tokenizer" if "tokenizer" in data else "+data.tokenizer"
+        yield f"{key}={show(tokenizer)}: model.folder={folder} knows its own; give {key}={folder}"
+    for key, usual in WORDS.items():
+        if tokenizer and data.get(key, usual) != usual:
+            yield (
+                f"data.{key}={show(data[key])}: is of words, and data.tokenizer={tokenizer} cuts "
+                "the texts; leave it out"
+            )
 
 
 def fold_faults(data: dict) -> Iterator[str]:

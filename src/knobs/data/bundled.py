@@ -95,7 +95,7 @@ def python_docs(
     *, name: str, kind: str, task: str, topics: int, words: int,
     val: float, test: float, split_seed: int,
     ngrams: int, max_length: int, max_vocabulary: int, min_count: int,
-    folds: int | None = None, fold: int = 0,
+    folds: int | None = None, fold: int = 0, tokenizer: str | None = None,
 ) -> Data:  # fmt: skip
     """Cut the Python reference into passages; the class is the topic they come from.
 
@@ -103,6 +103,7 @@ def python_docs(
         topics: how many, the longest first.
         words: the least words of a passage: paragraphs are joined until they have as many.
         folds, fold: their number, and the one that validates; see folds.py.
+        tokenizer: a folder with a network's own; None for words.
     """
     from pydoc_data.topics import topics as documents
 
@@ -112,7 +113,7 @@ def python_docs(
     parts = three_way(labels, val, test, split_seed, task)
     parts, notes = folded(parts, labels, task, folds, fold, split_seed)
     data = text_data(
-        name, kind, task, texts, labels, parts, folds=folds,
+        name, kind, task, texts, labels, parts, folds=folds, tokenizer=tokenizer,
         ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary, min_count=min_count,
     )  # fmt: skip
     return replace(data, notes=[*data.notes, *notes])

@@ -245,7 +245,7 @@ def text_csv(
     label: str | list[str], val: float, test: float, split_seed: int,
     ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     weight: str | None = None, split: str = "random", sep: str = "auto", encoding: str = "auto",
-    folds: int | None = None, fold: int = 0, storage: str = "auto",
+    folds: int | None = None, fold: int = 0, storage: str = "auto", tokenizer: str | None = None,
 ) -> Data:  # fmt: skip
     """Read a column of text, and a column to predict or several: classes, numbers, or 0 and 1.
 
@@ -256,6 +256,7 @@ def text_csv(
         sep, encoding: of the file; auto finds them out.
         folds, fold: their number, and the one that validates; see folds.py.
         storage: auto, memory or map, where texts and tokens are; see ondisk.py.
+        tokenizer: a folder with a network's own; None for words.
 
     Raises:
         DataError: naming the file and the column at fault.
@@ -276,7 +277,7 @@ def text_csv(
             name, kind, task, texts, values, parts,
             ngrams=ngrams, max_length=max_length, max_vocabulary=max_vocabulary,
             min_count=min_count, names=names, weight=weights, column=text, folds=folds,
-            place=mapped.splits if table.said else None,
+            place=mapped.splits if table.said else None, tokenizer=tokenizer,
             hash=content_hash(parts, *table.content, [text, *names], weight or "", *said),
         )  # fmt: skip
         notes += remarks(data, names, bool(table.sizes[1]))

@@ -35,7 +35,8 @@ DEFAULTS: dict[str, Any] = {
     **{"memory_gib": 2.0, "workers": 0},
 }
 TABLES = {"weight": None, "columns": [], "na": [], "decimal": "auto", "split": "random"}
-TEXTS = {"text": None, "ngrams": 1, "max_length": "auto", "max_vocabulary": 20_000, "min_count": 1}
+TEXTS = {"text": None, "ngrams": 1, "max_length": "auto", "max_vocabulary": 20_000, "min_count": 1,
+         "tokenizer": None}  # fmt: skip
 
 
 def as_data(found: Any, place: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> Data:

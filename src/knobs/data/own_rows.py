@@ -97,7 +97,8 @@ def _texts(texts: list[str], rows: Rows) -> Data:
     names = own_targets.columns_of(y, options)
     if options["task"] == "multilabel" and rows.classes:
         names = list(rows.classes)
-    keys = ("name", "kind", "task", "ngrams", "max_length", "max_vocabulary", "min_count", "folds")
+    keys = ("name", "kind", "task", "ngrams", "max_length", "max_vocabulary", "min_count", "folds",
+            "tokenizer")  # fmt: skip
     data = text_data(
         texts=texts, values=y, parts=rows.split, weight=rows.weight, names=names,
         hash=rows.hash(texts), **{key: options[key] for key in keys},

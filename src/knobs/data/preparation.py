@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from knobs.data.inputs import Pictures, Table
+from knobs.data.pieces import Pieces
 from knobs.data.stored import ARRAYS, JSON, Fields, arrays, document, plain
 from knobs.data.texts import Texts
 from knobs.errors import CheckpointError, DataError
@@ -87,7 +88,7 @@ class Target:
         return cls(task, tuple(names), tuple(classes), mean, std)
 
 
-INPUTS = {kind.kind: kind for kind in (Table, Pictures, Texts)}
+INPUTS = {kind.kind: kind for kind in (Table, Pictures, Pieces)}
 
 
 @dataclass(frozen=True)

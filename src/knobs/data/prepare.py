@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knobs.data import tokenizer as by_tokenizer
 from knobs.data.dataset import Augment, Data, Stream, Tensors
 from knobs.data.inputs import BLOCK, Pictures, Table, moments
 from knobs.data.preparation import Preparation, Target
@@ -279,7 +280,7 @@ def text_data(
     name: str, kind: str, task: str, texts: list[str], values: np.ndarray, parts: Parts,
     *, ngrams: int, max_length: int | str, max_vocabulary: int, min_count: int,
     names: Sequence[str] = ("target",), weight: Tensor | None = None, hash: str = "",
-    column: str = "text", folds: int | None = None,
+    column: str = "text", folds: int | None = None, tokenizer: str | None = None,
     place: Callable[..., list[Tensors]] | None = None,
 ) -> Data:  # fmt: skip
     """Return Data of texts, the vocabulary and the length taken from the training split.
@@ -291,19 +292,23 @@ def text_data(
         column: of the texts, for messages.
         folds: their number; with them the length is taken from all rows outside the test split,
             so that every fold has the same.
+        tokenizer: the folder of a network of transformers, whose own is used; None for words.
         place: makes the splits, as `mapped.splits` does; None: in memory.
 
     Raises:
         DataError: a target that never changes, or texts that a vocabulary says nothing of.
     """
     targets = encode_targets(values, parts[0], task, names)
-    counted = Counted.of(blocks(texts), parts[0], ngrams)
-    lengths = counted.lengths
-    if folds:
-        outside = np.setdiff1d(np.arange(len(texts)), parts[2])
-        lengths = Counted.of(blocks(texts), outside, ngrams).lengths
-    inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count, lengths)
-    check(inputs, counted, column, min_count, max_vocabulary)
+    outside = np.setdiff1d(np.arange(len(texts)), parts[2]) if folds else parts[0]
+    if tokenizer:
+        inputs, lengths = by_tokenizer.fit(tokenizer, blocks(texts), outside, max_length)
+        told = [by_tokenizer.note(inputs, lengths, tokenizer)]
+    else:
+        counted, told = Counted.of(blocks(texts), parts[0], ngrams), []
+        lengths = Counted.of(blocks(texts), outside, ngrams).lengths if folds else counted.lengths
+        inputs = Texts.by_counts(counted, ngrams, max_length, max_vocabulary, min_count, lengths)
+        check(inputs, counted, column, min_count, max_vocabulary)
+        lengths = counted.lengths
     hash = hash or content_hash(parts, texts, values)
     shape, size = (inputs.length,), len(inputs.tokens) + 2
     if place:
@@ -314,4 +319,4 @@ def text_data(
         name, kind, task, splits, targets, shape, size, inputs=inputs, hash=hash, folds=folds
     )
     seen = [split.x for split in splits]
-    return replace(data, notes=remarks(inputs, counted.lengths, seen, column))
+    return replace(data, notes=[*told, *remarks(inputs, lengths, seen, column)])

@@ -21,7 +21,8 @@ def freeze(net: nn.Module, what: str | Sequence[str], thaw: int | None = None) -
     """
     names = [name for name, _ in net.named_parameters()]
     if what == BACKBONE:
-        chosen = [name for name in names if "head" not in name.split(".")]
+        heads = {*of_head(net)}
+        chosen = [name for name in names if name not in heads]
         if len(chosen) == len(names):
             parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
             raise ConfigError(
@@ -33,9 +34,31 @@ def freeze(net: nn.Module, what: str | Sequence[str], thaw: int | None = None) -
         chosen = [name for part in parts for name in named(names, part, "model.freeze")]
     if len({*chosen}) == len(names) and thaw is None:
         raise ConfigError(f"model.freeze={what}: nothing is left to train; leave the head out")
+    loaded = getattr(net, "loaded", ())
+    if loaded and (new := [name for name in chosen if name not in loaded]):
+        raise ConfigError(
+            f"model.freeze={what}: {new[0]} came without weights, and would stay as it was drawn; "
+            "give a list of parts that leaves it out"
+        )
     for name in chosen:
         net.get_parameter(name).requires_grad_(False)
     net.thaw_after, net.frozen_names = thaw, chosen
+
+
+def of_head(net: nn.Module) -> list[str]:
+    """Return the names of the head's parameters: of a module called `head`, if nothing says more.
+
+    A network whose names hold `head` elsewhere too has `head_names`: what those begin with.
+    """
+    told = {
+        f"{path}.{start}".lstrip(".")
+        for path, module in net.named_modules()
+        for start in getattr(module, "head_names", ())
+    }
+    names = [name for name, _ in net.named_parameters()]
+    if told:
+        return [name for name in names if name.startswith(tuple(told))]
+    return [name for name in names if "head" in name.split(".")]
 
 
 def named(names: Sequence[str], part: str, field: str) -> list[str]:

@@ -1,8 +1,11 @@
-"""Networks that others have designed and trained, with a new last layer: torchvision's."""
+"""Networks that others have designed and trained, with a new last layer: torchvision's.
+
+And what those of other libraries share with them: of_timm.py, of_transformers.py.
+"""
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +45,7 @@ def torchvision(
     Raises:
         ConfigError: an architecture or weights that are not there, or do not fit.
     """
-    if type(activation()) is not nn.ReLU or norm not in (None, "batch"):
-        what = "activation=relu" if norm in (None, "batch") else "regularization.norm=null"
-        own = "torchvision's networks keep their own activation and normalization"
-        raise ConfigError(f"model.architecture={architecture}: {own}; give {what}")
+    keeps_its_own(activation, norm, f"model.architecture={architecture}", "torchvision's")
     build, head = _architecture(architecture, shape)
     try:
         net = build(num_classes=shape.outputs)
@@ -54,19 +54,65 @@ def torchvision(
         raise ConfigError(f"model.architecture={architecture}: {fault}") from None
     net.loaded = frozenset[str]()
     if weights is not None:
-        _fill(net, weights, architecture, head)
+        named = NAMED_WEIGHTS.fullmatch(weights)
+        given = _named(architecture, weights) if named else read(weights)
+        sides = SIDE_HEADS.get(architecture, ())
+        fill(net, given, f"model.weights={weights}", architecture, (f"{head}.", *sides))
+        if sides:  # their weights know inputs of another scale
+            net.transform_input = True
     _take_channels(net, shape.input[0], architecture, weights)
-    parent, _, name = head.rpartition(".")
-    last = nn.Sequential(OrderedDict(dropout=Dropout(dropout), head=net.get_submodule(head)))
-    setattr(net.get_submodule(parent), name, last)
-    _try(net, shape, architecture)
+    put_dropout(net, head, dropout)
+    try_images(net, shape, architecture)
     return net
 
 
-def _architecture(name: str, shape: Shape) -> tuple[Any, str]:
-    """Return what builds a network for a number of classes, and the name of its last layer.
+def keeps_its_own(activation: Activation, norm: str | None, asked: str, whose: str) -> None:
+    """Refuse an activation or a normalization for a network that has its own.
 
-    The last layer is the one whose shape depends on that number.
+    Args:
+        asked: what names the network. whose: networks, `torchvision's`.
+
+    Raises:
+        ConfigError: saying what to give.
+    """
+    if type(activation()) is not nn.ReLU or norm not in (None, "batch"):
+        what = "activation=relu" if norm in (None, "batch") else "regularization.norm=null"
+        own = f"{whose} networks keep their own activation and normalization"
+        raise ConfigError(f"{asked}: {own}; give {what}")
+
+
+def put_dropout(net: nn.Module, head: str, dropout: float) -> None:
+    """Put knobs' dropout before the last layer, which is called `head` from now on."""
+    parent, _, name = head.rpartition(".")
+    last = nn.Sequential(OrderedDict(dropout=Dropout(dropout), head=net.get_submodule(head)))
+    setattr(net.get_submodule(parent), name, last)
+
+
+def last_layer(build: Callable[[int], nn.Module], asked: str) -> str:
+    """Return the name of a network's last layer: the one whose shape depends on the outputs.
+
+    Args:
+        build: a number of outputs -> the network; it is built without memory if it can be.
+
+    Raises:
+        ConfigError: it has several, or none.
+    """
+    try:
+        with torch.device("meta"):
+            one, other = (build(outputs).state_dict() for outputs in (2, 3))
+    except NotImplementedError:  # one whose sizes are computed by tensors
+        one, other = (build(outputs).state_dict() for outputs in (2, 3))
+    heads = {key.rpartition(".")[0] for key in one if one[key].shape != other[key].shape}
+    if len(heads) != 1:
+        raise ConfigError(f"{asked}: has {len(heads)} last layers, not one; choose another")
+    return heads.pop()
+
+
+def check_name(name: str) -> Any:
+    """Return torchvision, which must have an architecture of this name.
+
+    Raises:
+        ConfigError: it has none; with the nearest name.
     """
     from knobs.torchvision_shim import torchvision as tv
 
@@ -74,6 +120,15 @@ def _architecture(name: str, shape: Shape) -> tuple[Any, str]:
     if name not in known:
         hint = did_you_mean(name, known) or f"; one of {', '.join(known)}"
         raise ConfigError(f"model.architecture={name}: torchvision has none of this name{hint}")
+    return tv
+
+
+def _architecture(name: str, shape: Shape) -> tuple[Any, str]:
+    """Return what builds a network for a number of classes, and the name of its last layer.
+
+    The last layer is the one whose shape depends on that number.
+    """
+    tv = check_name(name)
     options: dict[str, Any] = {"weights": None}
     if name in SIDE_HEADS:
         options |= {"aux_logits": False, "init_weights": False}
@@ -86,25 +141,23 @@ def _architecture(name: str, shape: Shape) -> tuple[Any, str]:
     usual = functools.partial(tv.models.get_model, name, weights=None)  # of the usual size
     if name in SIDE_HEADS:
         usual = build
-    with torch.device("meta"):
-        one, other = (usual(num_classes=n).state_dict() for n in (2, 3))
-    heads = {key.rpartition(".")[0] for key in one if one[key].shape != other[key].shape}
-    if len(heads) != 1:
-        raise ConfigError(f"model.architecture={name}: has {len(heads)} last layers, not one")
-    return build, heads.pop()
+    return build, last_layer(lambda n: usual(num_classes=n), f"model.architecture={name}")
 
 
-def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
+def fill(
+    net: nn.Module, given: dict[str, Tensor], asked: str, name: str, new: Sequence[str]
+) -> None:
     """Give a network weights, all but those of its head; `loaded` names them.
 
+    Args:
+        asked: what names the weights. name: of the network. new: what the names begin with that
+            get none, those of the head.
+
     Raises:
-        ConfigError: a file that cannot be read, or whose names or shapes are not the network's.
+        ConfigError: names or shapes that are not the network's, numbers that are not finite.
     """
-    given = _named(name, weights) if NAMED_WEIGHTS.fullmatch(weights) else read(weights)
-    asked = f"model.weights={weights}"
-    sides = SIDE_HEADS.get(name, ())
-    given = {key: value for key, value in given.items() if not key.startswith((f"{head}.", *sides))}
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith(f"{head}.")}
+    given = {key: value for key, value in given.items() if not key.startswith(tuple(new))}
+    own = {key: value for key, value in net.state_dict().items() if not key.startswith(tuple(new))}
     if faults := [*_unlike(own, given)]:
         fix = f"give weights of this {name}, by the names of its state_dict()"
         raise ConfigError(f"{asked}: not weights of {name}; it {'; it '.join(faults)}; {fix}")
@@ -112,8 +165,6 @@ def _fill(net: nn.Module, weights: str, name: str, head: str) -> None:
         if value.is_floating_point() and not given[key].isfinite().all():
             raise ConfigError(f"{asked}: {key} holds values that are not finite")
     net.load_state_dict(given, strict=False)
-    if name in SIDE_HEADS:  # their weights know inputs of another scale
-        net.transform_input = True
     net.loaded = frozenset(key for key, _ in net.named_parameters() if key in given)
 
 
@@ -195,7 +246,7 @@ def _take_channels(net: nn.Module, channels: int, name: str, weights: str | None
     setattr(net.get_submodule(parent), child, new)
 
 
-def _try(net: nn.Module, shape: Shape, name: str) -> None:
+def try_images(net: nn.Module, shape: Shape, name: str) -> None:
     """Refuse images that are too small for a network: it is tried on one."""
     try:
         with torch.no_grad():

@@ -366,6 +366,8 @@ def _network(weights: dict[str, Tensor], about: dict[str, Any]) -> tuple[nn.Modu
     node = config["model"]
     if node["_target_"].startswith("knobs.") and node.get("weights"):  # those here take their place
         config = config | {"model": node | {"weights": None}}
+    if "network" in about:  # what its library needs to know, which the folder need not say again
+        config = config | {"model": config["model"] | {"config": about["network"]}}
     networks = [build.model(config, shape) for _ in range(count)]
     model = networks[0]
     if count > 1:

@@ -258,6 +258,8 @@ class Session:
         about |= {"task": run.data.task, "log_rates": run.loss.log_rates}
         if (members := len(run.networks)) > 1:
             about["members"] = members
+        if described := getattr(run.networks[0], "described", None):
+            about["network"] = described
         written = {}
         if run.best_weights and run.progress.best_epoch != self._kept:
             self._kept = run.progress.best_epoch

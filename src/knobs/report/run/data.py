@@ -65,7 +65,8 @@ def _of_table(prepared: Prepared) -> dict[str, str]:
 def _of_text(prepared: Prepared) -> dict[str, str]:
     tokens, length = of(prepared.inputs, "tokens", list), of(prepared.inputs, "length", int)
     ngrams = of(prepared.inputs, "ngrams", int)
-    facts = {"vocabulary": f"{len(tokens):,} tokens", "length": f"{length:,} tokens at most"}
+    size = len(tokens) or of(prepared.inputs, "vocabulary", int)  # the latter of a tokenizer
+    facts = {"vocabulary": f"{size:,} tokens", "length": f"{length:,} tokens at most"}
     return facts | ({"n-grams": f"up to {ngrams} words"} if ngrams > 1 else {})
 
 
