@@ -64,9 +64,9 @@ def tokenizer(kind, folder):
 def network(kind, folder, size=None):
     """Save a tiny network with random weights and its tokenizer; return it."""
     pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
-    from knobs.hub import library
+    from knobs.weights import imported
 
-    hf = library("transformers")
+    hf = imported("transformers")
     hf.utils.logging.disable_progress_bar()
     size = tokenizer(kind, folder) if size is None else size
     torch.manual_seed(7)

@@ -1,15 +1,12 @@
-"""Libraries that are extras, and what they download: looked for first, refused at once offline."""
+"""What Hugging Face's hub has: from its cache, or downloaded; refused at once offline."""
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from knobs.errors import ConfigError, first_line
@@ -18,19 +15,6 @@ from knobs.errors import ConfigError, first_line
 FILES = ("*.json", "*.safetensors")
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SECONDS = 10  # that a server may take to answer at all
-
-
-def library(name: str) -> Any:
-    """Return a library that is an extra, and import before it the torchvision that it imports.
-
-    Raises:
-        ConfigError: it is not installed; with the commands that install it.
-    """
-    if importlib.util.find_spec(name) is None:
-        how = f"pip install {name} (the extra `{name}`), or make train EXTRA={name}"
-        raise ConfigError(f"model={name}: needs {name}, which is not installed; {how}")
-    importlib.import_module("knobs.torchvision_shim")
-    return importlib.import_module(name)
 
 
 @contextlib.contextmanager

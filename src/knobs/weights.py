@@ -1,11 +1,12 @@
-"""Weights of torchvision and timm by name, and how the pictures that they know were prepared."""
+"""Networks of other libraries: weights by name, and how the pictures they know were prepared."""
 
+import importlib
+import importlib.util
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from knobs import hub
 from knobs.errors import ConfigError, first_line
 
 DEFAULT = "DEFAULT"
@@ -49,6 +50,19 @@ class Statistics(NamedTuple):
         return mean.astype(np.float32), std.astype(np.float32)
 
 
+def imported(name: str) -> Any:
+    """Return a library that is an extra, and import before it the torchvision that it imports.
+
+    Raises:
+        ConfigError: it is not installed; with the commands that install it.
+    """
+    if importlib.util.find_spec(name) is None:
+        how = f"pip install {name} (the extra `{name}`), or make train EXTRA={name}"
+        raise ConfigError(f"model={name}: needs {name}, which is not installed; {how}")
+    importlib.import_module("knobs.torchvision_shim")
+    return importlib.import_module(name)
+
+
 def of_weights(named: str) -> Statistics:
     """Return those of weights of torchvision or timm.
 
@@ -65,7 +79,7 @@ def of_weights(named: str) -> Statistics:
         raise ConfigError(f"{asked}: {library} is not known to have statistics; {fix}")
     try:
         if library == "timm":
-            of = hub.library("timm").get_pretrained_cfg(architecture)
+            of = imported("timm").get_pretrained_cfg(architecture)
             size = of.input_size[-1]
             resize = math.floor(size / of.crop_pct)
             return Statistics(tuple(of.mean), tuple(of.std), size, resize, of.interpolation)

@@ -19,6 +19,7 @@ from knobs.models import frozen
 from knobs.stack import proof
 from knobs.training import checkpoint
 from knobs.training.run import execute
+from knobs.weights import imported
 
 pytest.importorskip("transformers", reason="the extra `transformers` is not installed")
 KINDS = ("bert", "gpt")
@@ -60,7 +61,7 @@ def edited(folder, name, **changes):
 
 
 def library():
-    return hub.library("transformers")
+    return imported("transformers")
 
 
 TEXTS = ["the day was Lovely", "", "zebra food", "a cruel film very dull rather cold the"]

@@ -12,6 +12,7 @@ from knobs.data.inputs import rows_in
 from knobs.data.pieces import Pieces, coder_of, ids_of
 from knobs.data.texts import usual_length
 from knobs.errors import ConfigError, DataError, first_line
+from knobs.weights import imported
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")  # a network's, in config.json
 
@@ -30,7 +31,7 @@ def fit(
         ConfigError: no tokenizer there. DataError: a length without room for a word.
     """
     asked = f"data.tokenizer={name}"
-    library = hub.library("transformers")
+    library = imported("transformers")
     folder = hub.folder_of(name, asked)
     tokenizer = _read(folder, asked, library)
     coder = coder_of(tokenizer)

@@ -20,6 +20,7 @@ from knobs.models.pretrained import (
     try_images,
 )
 from knobs.shape import Shape
+from knobs.weights import imported
 
 
 def timm(
@@ -72,7 +73,7 @@ def timm(
 
 def _check_name(name: str) -> None:
     """Refuse a name that is none of timm's own: others are folders, or repositories of anyone."""
-    library = hub.library("timm")
+    library = imported("timm")
     plain, _, tag = name.partition(".")
     known = library.list_models()
     if plain not in known:
@@ -95,7 +96,7 @@ def _builder(name: str, shape: Shape, drop_path: float) -> Callable[[int], nn.Mo
         options["drop_path_rate"] = drop_path
     asked = f"model.architecture={name}"
     for sized in ({"img_size": tuple(shape.input[1:])}, {}):
-        build = functools.partial(hub.library("timm").create_model, name, **options, **sized)
+        build = functools.partial(imported("timm").create_model, name, **options, **sized)
         try:
             with torch.device("meta"):
                 build(num_classes=2)
@@ -122,7 +123,7 @@ def _unfit(asked: str, shape: Shape, error: Exception) -> ConfigError:
 
 def _default(name: str) -> dict[str, Tensor]:
     """Return timm's weights, from its cache or its server, as timm itself reads them."""
-    library = hub.library("timm")
+    library = imported("timm")
     library.models.set_pretrained_check_hash(True)
     try:
         with hub.downloads():
@@ -175,7 +176,7 @@ def _number_layers(net: nn.Module, head: str) -> None:
     """Note timm's layer of each parameter, by which optimizer.layer_decay counts, if it has any."""
     if not hasattr(net, "group_matcher"):
         return
-    groups = hub.library("timm").models.group_parameters(
+    groups = imported("timm").models.group_parameters(
         net, net.group_matcher(coarse=False), reverse=True
     )
     start = f"{head}."

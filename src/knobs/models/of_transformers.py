@@ -16,6 +16,7 @@ from knobs.errors import ConfigError, did_you_mean, first_line
 from knobs.models.layers import Activation
 from knobs.models.pretrained import keeps_its_own, last_layer, put_dropout, read
 from knobs.shape import OFFSET, Shape
+from knobs.weights import imported
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CLOSE = 1e-3  # of answers with and without padding, of their size where that is above 1
@@ -68,7 +69,7 @@ def transformers(
     Raises:
         ConfigError: what is not there, names code of its own, or does not fit.
     """
-    hub.library("transformers")
+    imported("transformers")
     asked = f"model.folder={folder}"
     keeps_its_own(activation, norm, asked, "transformers'")
     place = None if config else hub.folder_of(folder, asked)
