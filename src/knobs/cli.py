@@ -355,6 +355,11 @@ def _with_names_of_today(lines: list[str]) -> list[str]:
     for old, new in zip(lines, current, strict=True):
         if old != new:
             print(f"knobs: {old} is {new} now, and is taken as that", file=sys.stderr)
+    if "model=transformers" in current:  # whose name is that of its folder
+        current = [
+            line.replace("name", "folder", 1) if key_of(line) == "model.name" else line
+            for line in current
+        ]
     return current
 
 

@@ -291,6 +291,7 @@ def test_a_glob_is_a_grid_over_a_group():
 @pytest.mark.parametrize(("words", "fault"), [
     (["+loss.gamma=2"], "loss.gamma=2: loss=auto has no such key; it is one of focal"),
     (["+init.gain=2"], "init.gain=2: init=common has no such key; it is one of orthogonal, "),
+    (["data=text_csv", "data.path=t.csv", "data.target=y"], "data.target=y: data=text_csv has no"),
 ])  # fmt: skip
 def test_a_key_of_another_option_is_not_ignored(words, fault):
     _, faults = command.check_overrides(words)

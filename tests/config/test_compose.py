@@ -1,6 +1,8 @@
 """Composing a job from what was composed before gives what Hydra composes, to the last key."""
 
+import inspect
 import itertools
+import re
 import shutil
 
 import pytest
@@ -12,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 
-from knobs.config import command, overrides
+from knobs.config import command, overrides, resolvers
 from knobs.config.check import check
 from knobs.config.compose import Composer
 
@@ -399,3 +401,46 @@ def test_a_value_in_its_place_is_what_hydra_composes(axes):
 
 def without(config):
     return {name: node for name, node in config.items() if name != "hydra"}
+
+
+def test_every_key_that_a_resolver_looks_up_is_known():
+    """Else a grid over it would give the first job's answer to all."""
+    looked_up = {}
+    for name, function in vars(resolvers).items():
+        if inspect.isfunction(function) and "_root_" in inspect.signature(function).parameters:
+            keys = re.findall(r'_root_, f?"([^"]+)"', inspect.getsource(function))
+            looked_up[name.lstrip("_")] = {key.rpartition(".")[2] for key in keys}
+    assert looked_up.keys() == resolvers.READS.keys()
+    for name, keys in looked_up.items():
+        assert keys <= resolvers.READS[name], name
+
+
+FOLLOWING = [
+    (["data=image_folder", "data.root=x", "model=torchvision", "data.normalize=weights"],
+     ["model.weights=DEFAULT,IMAGENET1K_V1", "model.architecture=resnet18,resnet50"],
+     "data.statistics", 4),
+    (["data=image_folder", "data.root=x", "model=torchvision", "model.weights=DEFAULT"],
+     ["data.normalize=weights,true"], "data.size", 2),
+    (["data=text_csv", "data.path=x.csv", "model=transformers"], ["model.folder=a,b"],
+     "data.tokenizer", 2),
+    ([], ["optimizer=adam,adamw", "regularization.l2=null,0.1"], "optimizer.weight_decay", 3),
+    (["data=csv", "data.path=x.csv", "data.target=y"], ["data.task=classification,regression"],
+     "training.zero_head", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "axes", "key", "values"), FOLLOWING)
+def test_what_follows_from_a_value_follows_in_a_grid(base, axes, key, values):
+    section, _, name = key.partition(".")
+    choices = [[f"{axis.partition('=')[0]}={value}" for value in axis.partition("=")[2].split(",")]
+               for axis in axes]  # fmt: skip
+    jobs = [[*base, *job] for job in itertools.product(*choices)]
+    alone = [command.check_overrides(job)[0][0] for job in jobs]
+    grid = command.check_overrides([*base, *axes], grid=True)[0]
+    assert [c[section][name] for c in grid] == [c[section][name] for c in alone]
+    assert len({c[section][name] for c in grid}) == values
+    aside = "hydra", "name"
+    for one, its in zip(grid, alone, strict=True):
+        assert {k: v for k, v in one.items() if k not in aside} == {
+            k: v for k, v in its.items() if k not in aside
+        }

@@ -346,7 +346,7 @@ def _not_resolved(raw: dict, error: Exception) -> str:
 
 
 def _spoken(raw: dict) -> set[str]:
-    """Return every word inside the `${...}` of a config; a `*` where one may look anywhere."""
+    """Return every word that a `${...}` of a config looks up; a `*` where one may look anywhere."""
     texts = [node for _, node in walk(raw) if isinstance(node, str) and "${" in node]
     named = "short_name" in str(raw.get("name"))  # see Alike
     aside = ("hydra", "name") if named else ("hydra",)
@@ -354,7 +354,9 @@ def _spoken(raw: dict) -> set[str]:
     anywhere = (
         re.search(r"hydra\s*:(?!runtime\.choices\.)", n) for n in ours if isinstance(n, str)
     )
-    return {*re.findall(r"\w+", " ".join(texts)), *(["*"] if any(anywhere) else [])}
+    words = {*re.findall(r"\w+", " ".join(texts))}
+    looked_up = set().union(*(resolvers.READS.get(word, ()) for word in words))
+    return words | looked_up | ({"*"} if any(anywhere) else set())
 
 
 def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[str]:
@@ -388,7 +390,8 @@ def _culprits(composer: Composer, lines: list[str], error: Exception) -> list[st
             _not_of_option(o, chosen[root(o)], folders)
             for o in values
             if root(o) in chosen and o.key_or_group != root(o)
-            if OmegaConf.select(base, o.key_or_group, default=base) is base
+            if o.key_or_group not in paths  # also of a value that is missing
+            and OmegaConf.select(base, o.key_or_group, default=base) is base
         ]
         return faults or [_reason(error)]
     config, more, _ = _compose(composer, [line for line in lines if line not in wrong])

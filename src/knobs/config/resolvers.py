@@ -135,21 +135,36 @@ def _statistics(*, _root_: DictConfig) -> str | None:
     """
     if OmegaConf.select(_root_, "data.normalize") != "weights":
         return None
-    model = {
-        k: OmegaConf.select(_root_, f"model.{k}") for k in ("_target_", "architecture", "weights")
-    }
-    if not model["architecture"] or not model["weights"]:
+    architecture = OmegaConf.select(_root_, "model.architecture")
+    weights = OmegaConf.select(_root_, "model.weights")
+    if not architecture or not weights:
         return None  # which conflicts.py says
-    weights = str(model["weights"])
-    weights = weights if NAMED_WEIGHTS.fullmatch(weights) else "DEFAULT"
-    return "/".join(
-        [str(model["_target_"]).rpartition(".")[2], str(model["architecture"]), weights]
-    )
+    weights = weights if NAMED_WEIGHTS.fullmatch(str(weights)) else "DEFAULT"
+    library = str(OmegaConf.select(_root_, "model._target_")).rpartition(".")[2]
+    return f"{library}/{architecture}/{weights}"
+
+
+def _tokenizer(*, _root_: DictConfig) -> str | None:
+    """Return the folder of a network whose own tokenizer reads texts; None: words are read."""
+    return OmegaConf.select(_root_, "model.folder")
 
 
 def _image_size(usual: int, *, _root_: DictConfig) -> int | str:
     """Return the size of pictures: `weights` where theirs is asked for."""
     return "weights" if OmegaConf.select(_root_, "data.normalize") == "weights" else usual
+
+
+# Resolver -> last parts of the keys that it looks up itself: jobs of a grid that differ there are not
+# alike, as with those that a `${...}` names.
+READS = {
+    "l2": {"l2"},
+    "objective_mode": {"mode"},
+    "objective_rare": {"metric", "task"},
+    "zero_head": {"_target_", "task"},
+    "statistics": {"normalize", "architecture", "weights", "_target_"},
+    "image_size": {"normalize"},
+    "tokenizer": {"folder"},
+}
 
 
 def register() -> None:
@@ -167,6 +182,7 @@ def register() -> None:
         ("zero_head", _zero_head, False),
         ("statistics", _statistics, False),
         ("image_size", _image_size, False),
+        ("tokenizer", _tokenizer, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 
