@@ -9,7 +9,7 @@ from PIL import Image
 
 from knobs import build
 from knobs.config import command
-from knobs.data.inputs import Pictures
+from knobs.data.images import prepared_by
 from knobs.data.pixels import read_pixels
 from knobs.data.preparation import Preparation
 from knobs.errors import ConfigError
@@ -83,13 +83,13 @@ def test_a_file_of_weights_has_the_statistics_of_its_architectures_best(tmp_path
 
 def test_one_channel_has_the_means_of_three():
     by = Statistics((0.1, 0.2, 0.6), (0.2, 0.2, 0.5), 224, 256, "bilinear")
-    inputs = Pictures.given((28, 28), 1, by, scaled=False)
+    inputs = prepared_by(by, (28, 28), 1, scaled=False)
     x = inputs.apply(torch.full((1, 1, 28, 28), 255, dtype=torch.uint8))
     torch.testing.assert_close(x, torch.full((1, 1, 28, 28), (1 - 0.3) / 0.3))
-    assert (inputs.resize, inputs.saved()[0].keys()) == (0, Pictures.given(
-        (28, 28), 3, by, scaled=False).saved()[0].keys())  # fmt: skip
+    three = prepared_by(by, (28, 28), 3, scaled=False)
+    assert (inputs.resize, inputs.saved()[0].keys()) == (0, three.saved()[0].keys())
     with pytest.raises(ConfigError, match="2 channels; 1 and 3 fit"):
-        Pictures.given((28, 28), 2, by, scaled=False)
+        prepared_by(by, (28, 28), 2, scaled=False)
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def _image_size(usual: int, *, _root_: DictConfig) -> int | str:
     return "weights" if OmegaConf.select(_root_, "data.normalize") == "weights" else usual
 
 
-# Resolver -> last parts of the keys that it looks up itself: jobs of a grid that differ there are not
-# alike, as with those that a `${...}` names.
+# Resolver -> last parts of the keys that it looks up itself. Jobs of a grid that differ there are
+# not alike, as with those that a `${...}` names.
 READS = {
     "l2": {"l2"},
     "objective_mode": {"mode"},

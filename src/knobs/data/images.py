@@ -65,6 +65,17 @@ class Labelled:
     names: Sequence[str] = ("target",)
 
 
+def prepared_by(by: Statistics, size: tuple[int, int], channels: int, scaled: bool) -> Pictures:
+    """Return the preparation of pictures by the statistics of weights.
+
+    Args:
+        scaled: whether the pictures are files, which are scaled as `by` says.
+    """
+    mean, std = by.by_channel(channels)
+    how = {"resize": by.resize, "resample": by.resample} if scaled else {}
+    return Pictures(size, 255, mean, std, **how)
+
+
 def by_folder(base: Path, notes: list[str]) -> Labelled:
     """Return the pictures of one sub-folder a class, under base, or under base/train and others.
 
@@ -111,7 +122,7 @@ def picture_data(
     notes = [*notes, *more]
     if classes and (unlearnt := sorted(set(values) - set(values[parts[0]]))):
         notes.append(f"no training image of {listed(unlearnt)}, which cannot be learned")
-    given = Pictures.given((size, size), 3, by, scaled=True) if by else None
+    given = prepared_by(by, (size, size), 3, scaled=True) if by else None
     how = (size, by.resize, by.resample) if by else (size,)
     if len(files) * 3 * size**2 * 4 <= memory_gib * 2**30:
         fix = "a smaller data.size, or data.memory_gib=0 to read them batch by batch, may fit"

@@ -14,7 +14,6 @@ from knobs.data.encodings import bin_edges, piecewise, read_edges, saved_edges
 from knobs.data.opening import room
 from knobs.data.stored import Fields
 from knobs.errors import DataError
-from knobs.weights import Statistics
 
 BLOCK = 65_536  # raw rows that are prepared at once
 FEWER = "fewer rows, or leaving out columns of many categories (data.drop), may fit"
@@ -347,19 +346,6 @@ class Pictures:
         mean, scale = moments(pixels.to(torch.float32, copy=True).div_(unit))
         size = tuple(pixels.shape[2:])
         return cls(size, unit, mean.flatten().numpy(), scale.flatten().numpy())
-
-    @classmethod
-    def given(
-        cls, size: tuple[int, int], channels: int, by: Statistics, scaled: bool
-    ) -> "Pictures":
-        """Take the statistics of weights.
-
-        Args:
-            scaled: whether the pictures are files, which are scaled as `by` says.
-        """
-        mean, std = by.by_channel(channels)
-        how = {"resize": by.resize, "resample": by.resample} if scaled else {}
-        return cls(size, 255, mean, std, **how)
 
     @cached_property
     def _channels(self) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from knobs.data.dataset import Data
 from knobs.data.folds import folded
-from knobs.data.inputs import Pictures
+from knobs.data.images import prepared_by
 from knobs.data.prepare import (
     Targets,
     classes_of,
@@ -63,7 +63,7 @@ def official(
     parts, notes = folded(parts, y.numpy(), task, folds, fold, split_seed)
     targets = Targets(y, classes_of([str(name) for name in sets[0].classes]))
     by = statistics and of_weights(statistics)
-    given = Pictures.given(tuple(x.shape[2:]), x.shape[1], by, scaled=False) if by else None
+    given = prepared_by(by, tuple(x.shape[2:]), x.shape[1], scaled=False) if by else None
     inputs, splits = picture_splits(x, y, parts, inputs=given)
     return make_data(
         name, kind, task, splits, targets, x.shape[1:], augment=augment, inputs=inputs,
