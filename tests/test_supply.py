@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 REPO = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
-EXTRAS = ("ray", "slurm")  # those of pyproject.toml that `make EXTRA=...` installs
+EXTRAS = ("ray", "slurm", "timm", "transformers")
 LOCKS = ("requirements.lock", "requirements-cuda.lock", ".ci/requirements.lock")
 LOCKS = (*LOCKS, *(f"requirements-{extra}.lock" for extra in EXTRAS))
 ENTRY = re.compile(  # a pin, a marker at most, one hash or more
