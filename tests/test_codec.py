@@ -134,13 +134,17 @@ def test_every_optimizer_and_schedule_comes_back_and_goes_on_to_the_same_rates(s
 def test_best_weights_that_are_the_last_ones_are_named_once():
     last = {"w": torch.randn(3, 4), "zero": torch.tensor([0.0]), "nan": torch.tensor(math.nan)}
     best = {name: value.clone() for name, value in last.items()} | {"zero": torch.tensor([-0.0])}
-    state = {"model": last, "best_weights": best, "other": torch.ones(2)}
+    last |= {"frozen": torch.ones(3), "mean": torch.ones(1)}
+    average = {"mean": torch.ones(1)}  # whose tensor is that of the best weights
+    best |= {"frozen": last["frozen"], "mean": average["mean"]}
+    state = {"model": last, "average": average, "best_weights": best, "other": torch.ones(2)}
     node = encode(state, tensors := {})
     name_once(node["best_weights"], tensors)
     assert sorted(tensors) == [
-        *(".best_weights.zero", ".model.nan", ".model.w", ".model.zero", ".other"),
+        *(".average.mean", ".best_weights.zero", ".model.frozen", ".model.mean", ".model.nan"),
+        *(".model.w", ".model.zero", ".other"),
     ]
     read = decode(json.loads(json.dumps(node)), tensors)
-    for part, values in (("model", last), ("best_weights", best)):
+    for part, values in (("model", last), ("average", average), ("best_weights", best)):
         for name, value in values.items():
             assert read[part][name].numpy().tobytes() == value.numpy().tobytes()

@@ -63,12 +63,13 @@ def name_once(best: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Let the best weights that are the last ones as well name those: a quarter of Adam's file.
 
     Args:
-        best: of the encoded state, changed here; so is `tensors`.
+        best: of the encoded state, changed here; so is `tensors`. What it shares with the model or
+            an average is named by their names already.
     """
     for name, node in best.items():
-        twin, mine = tensors.get(f".model.{name}"), tensors[node["name"]]
-        if twin is not None and _same_bytes(twin, mine):
-            del tensors[node["name"]]
+        own, twin = f".best_weights.{name}", tensors.get(f".model.{name}")
+        if node["name"] == own and twin is not None and _same_bytes(twin, tensors[own]):
+            del tensors[own]
             node["name"] = f".model.{name}"
 
 
