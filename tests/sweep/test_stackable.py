@@ -41,12 +41,14 @@ def test_a_grid_is_cut_and_shown_without_torch():
     assert loaded == "[]"
 
 
-def test_the_optimizers_that_stack_are_torchs():
+def test_the_optimizers_that_stack_are_torchs_and_muon():
     """By the names under which torch has them, its modules' and its package's."""
     kinds = LINEAR_IN_LR
     assert tuple(kind.__name__ for kind in kinds) == stackable.LINEAR_IN_LR
     named = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
-    assert named | {f"torch.optim.{kind.__name__}" for kind in kinds} == stackable.STACKABLE
+    ours = {"knobs.optimizers.Muon"}
+    torchs = named | {f"torch.optim.{kind.__name__}" for kind in kinds}
+    assert torchs | ours == stackable.STACKABLE
 
 
 def test_a_job_is_renewed_by_what_its_run_has_left(tmp_path):
