@@ -15,7 +15,7 @@ from knobs.models import frozen, pretrained
 from knobs.shape import Shape
 from knobs.sweep import stackable
 from knobs.torchvision_shim import torchvision as tv
-from knobs.training import checkpoint, loop
+from knobs.training import checkpoint, loop, screen
 from knobs.training.run import execute
 
 SMALL = ["model=torchvision", "model.architecture=squeezenet1_1", "tracking=local"]
@@ -76,6 +76,16 @@ def test_weights_of_a_file_are_kept_and_the_head_is_new(file):
     std = math.sqrt(1 / 512)  # no activation follows the head: gain 1
     assert head.weight.std().item() == pytest.approx(std, rel=0.1)
     assert net.keeps == len(given) - 2
+    kept = f"{net.keeps} of {len(given)} tensors keep the weights they came with"
+    assert screen._init(net, config["init"]).endswith(kept)
+
+
+def test_what_is_frozen_without_weights_is_not_said_to_have_come_with_some():
+    config = checked("model.freeze=backbone")
+    net = build.untrained(config, SHAPE)
+    build.initialize(config, net, torch.zeros(1))
+    says = f"{net.keeps} of {net.keeps + 2} tensors are frozen as they were built, with no weights"
+    assert says in screen._init(net, config["init"])
 
 
 def test_one_channel_is_what_three_equal_ones_would_give(file):

@@ -292,7 +292,10 @@ def _init(network: nn.Module, node: dict) -> str:
     ]
     itself = f"{count(sum(own), 'parameter')} by the model itself" if own else ""
     keeps, tensors = getattr(network, "keeps", 0), len([*network.parameters()])
-    kept = f"{keeps} of {tensors} tensors keep the weights they came with" if keeps else ""
+    stay = "keep the weights they came with"
+    if not getattr(network, "loaded", ()):
+        stay = "are frozen as they were built, with no weights of any training"
+    kept = f"{keeps} of {tensors} tensors {stay}" if keeps else ""
     return "; ".join(filter(None, [scheme, itself, kept]))
 
 
