@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ OPTION_OF = {
     "model.own_norm": "cnn",
 }  # fmt: skip
 ABSENT = object()
-_OR_NULL = re.compile(r"\$\{oc\.select:[\w.]+,null\}")
+OR_NULL = "${tokenizer:}"  # null, but for networks that bring a tokenizer
 
 
 def identity(config: dict) -> str:
@@ -110,8 +109,7 @@ def _same(value: Any, default: Any) -> bool:
 def _stated(path: str) -> tuple[Any, ...]:
     """Return the defaults that conf/ states for a key: of its group's default option, else of all.
 
-    An interpolation is no default: what it comes to depends on other keys. One that takes another
-    section's key, or null where there is none, has null.
+    An interpolation is no default: what it comes to depends on other keys. OR_NULL has null.
     """
     group, _, rest = path.partition(".")
     main = _parsed((CONF / "config.yaml").read_text())
@@ -133,7 +131,7 @@ def _stated(path: str) -> tuple[Any, ...]:
             node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
         found = {} if node is ABSENT else {first: node}
     values = (found[first],) if first in found else tuple(found.values())
-    values = tuple(None if _OR_NULL.fullmatch(str(value)) else value for value in values)
+    values = tuple(None if value == OR_NULL else value for value in values)
     return () if any("${" in str(value) for value in values) else values
 
 
