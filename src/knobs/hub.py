@@ -1,4 +1,4 @@
-"""What Hugging Face's hub has: from its cache, or downloaded; refused at once offline."""
+"""Files of Hugging Face's hub: from its cache, or downloaded; refused at once offline."""
 
 import contextlib
 import logging

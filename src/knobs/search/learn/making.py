@@ -23,7 +23,7 @@ SHORT = 4  # shapes that the short run tries: the first ones of a Sobol sequence
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a table holds.
+    """Size of a table.
 
     Args:
         shapes: of settings.SHAPES, the first ones.
