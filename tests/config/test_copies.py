@@ -4,10 +4,12 @@ import copy
 
 import pytest
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from knobs.config import command
-from knobs.config.copies import copied, part, plain
+from knobs.config.copies import copied, part, plain, resolved
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,28 @@ def test_plain_data_are_those_of_to_container(composed):
     assert plain(OmegaConf.create({"a": None, "b": "${a}", "c": [1, "???"], "d": {}})) == {
         "a": None, "b": "${a}", "c": [1, "???"], "d": {},
     }  # fmt: skip
+
+
+def test_resolved_data_are_those_of_to_container(composed, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", composed)
+    config = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    with open_dict(config):
+        config.odd = {"n": None, "list": [1, "${seed}", ["${..0}"]], "whole": "${optimizer}"}
+        config.odd.text = r"\${seed} and ${seed}"
+        config.alias = "${odd.list}"
+    theirs = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert repr(resolved(config)) == repr(theirs)
+    assert theirs["odd"]["text"] == "${seed} and 1"
+    twice = resolved(config)
+    twice["odd"]["whole"]["lr"] = 7
+    assert resolved(config) == theirs
+
+
+@pytest.mark.parametrize("value", ["???", "${nowhere}", "${a}", ["???"], "${no_such:1}"])
+def test_what_does_not_resolve_is_told_as_omegaconf_tells_it(value):
+    config, told = OmegaConf.create({"a": value}), []
+    for way in (resolved, lambda c: OmegaConf.to_container(c, resolve=True, throw_on_missing=True)):
+        with pytest.raises((OmegaConfBaseException, RecursionError)) as error:
+            way(config)
+        told.append((type(error.value), str(error.value)))
+    assert told[0] == told[1]

@@ -11,11 +11,11 @@ import pytest
 from injected import assert_clean, assert_no_orphans, bits, command, faults
 from trained import ENV, TRAIN
 
-from knobs import build, record
+from knobs import build, ledger, record
 from knobs.errors import ended
 from knobs.signals import STOPPED, Stopped, stop_signals
 from knobs.stack import loop as stack
-from knobs.sweep import launch
+from knobs.sweep import jobs, launch
 from knobs.training import loop, session
 from knobs.training import run as running
 
@@ -262,6 +262,33 @@ def test_a_signal_between_two_stacks_is_heeded(search, sweep, monkeypatch):
     assert code == 0, told
     found = sorted(path.name for path in Path("outputs/sweeps/s").glob("[0-9]*"))
     assert found == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("place", "left"), [((jobs.Job, "begin"), 3), ((launch, "Session"), 4)], ids=["begin", "open"]
+)
+def test_after_a_signal_no_further_job_of_a_stack_begins(place, left, sweep, monkeypatch):
+    """Of a stack of thousands they would take a minute."""
+    words, made = ["sweep=s", *SMALL, "training.epochs=1", "seed=range(0,8)"], []
+    real = getattr(*place)
+
+    def fourth(*arguments):
+        made.append(1)
+        if len(made) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, fourth)
+        code, told = sweep(*words)
+    assert code == 143, told
+    assert "interrupted; go on with: " in told
+    assert len(made) == 4
+    folder = Path("outputs/sweeps/s")
+    assert len(list(folder.glob("[0-9]"))) == left
+    code, told = sweep(*words)
+    assert code == 0, told
+    assert [ledger.status(folder / str(run)) for run in range(8)] == ["finished"] * 8
 
 
 @faults("a signal to a sweep or a search", "interrupted; the same command goes on", 3, 12)

@@ -164,11 +164,6 @@ def required() -> dict[str, frozenset[str]]:
     }
 
 
-def resolve(config: DictConfig) -> dict:
-    """Return a composed config as plain data, resolved."""
-    return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-
-
 def rule_faults(config: dict, where: dict[str, Any]) -> Iterator[str]:
     """Yield values that the rules do not accept, and keys that no YAML has."""
     for path, value in leaves(config):

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from knobs import secrets
-from knobs.config import combinations, hydra_settings, meant, overrides, resolvers, rules
-from knobs.config.check import check, resolve, rule_faults
+from knobs.config import combinations, copies, hydra_settings, meant, overrides, resolvers, rules
+from knobs.config.check import check, rule_faults
 from knobs.config.compose import Alike, Composer
 from knobs.config.question import Plan, last_of_each, root
 from knobs.config.question import plan as make_plan
@@ -204,6 +204,7 @@ def _check_jobs(
         faults = faults or check(config, memo)
         if config:
             configs.append(config)
+        if not faults:
             LAST.jobs[job_of(job)] = config
         for fault in faults:
             hits.setdefault(fault, []).append(number)
@@ -253,7 +254,7 @@ def _plan(composer: Composer, parsed: list[Override]) -> tuple[Plan | None, list
             if isinstance(common, list) and all(isinstance(line, str) for line in common):
                 lines = last_of_each([*common, *lines])  # of which its ranges may speak
                 config = composer(lines)
-            study = resolve(config.study)
+            study = copies.resolved(config.study)
         name = next((str(o.value()) for o in single if root(o) == "study"), "search")
         return make_plan(parsed, study, name), []
     except UserError as error:

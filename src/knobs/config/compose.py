@@ -125,8 +125,9 @@ class Composer:
         structure, values = self._split(overrides)
         if structure in self._composed or (config := self._together(structure, new)) is None:
             config = copied(self._whole(structure, new))
+        groups = set(config.hydra.runtime.choices.keys()) if values else set()
         for override in values:
-            _set(config, override)
+            _set(config, override, groups)
         task = [o for o, _ in map(self._read, overrides) if not o.is_hydra_override()]
         config.hydra.overrides.task = [o.input_line for o in task]
         named = config.hydra.job.config.override_dirname
@@ -376,8 +377,11 @@ def _sets_a_leaf(override: Override) -> bool:
     return override.type is OverrideType.CHANGE and not isinstance(override.value(), dict | list)
 
 
-def _set(config: DictConfig, override: Override) -> None:
+def _set(config: DictConfig, override: Override, groups: set[str]) -> None:
     """Apply one override as Hydra does.
+
+    Args:
+        groups: those of which the config has an option.
 
     Raises:
         Unsure: what it does might depend on what Hydra fills in after it has set all values.
@@ -391,7 +395,7 @@ def _set(config: DictConfig, override: Override) -> None:
         (there and not _sets_a_leaf(override))
         or any(isinstance(child, dict | list) for child in inner)
         or (override.is_delete() and value is not None)
-        or (not isinstance(value, dict) and key in config.hydra.runtime.choices.keys())  # noqa: SIM118
+        or (not isinstance(value, dict) and key in groups)
     ):
         raise Unsure
     ConfigLoaderImpl._apply_overrides_to_config([override], config)

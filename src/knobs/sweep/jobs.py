@@ -232,20 +232,29 @@ def run_job(config: DictConfig, callbacks: Any, task_function: Callable[[Any], A
 
 def _write(path: Path, config: Any) -> None:
     shown = public(plain(config))
-    sections = shown.items() if isinstance(shown, dict) and shown else ()
-    text = "".join(map(_text, sections)) or _yaml(shown)
+    text = "".join(_texts(shown)) if isinstance(shown, dict) and shown else _yaml(shown)
     if "\\" in text:  # libyaml escapes characters that PyYAML writes as they are
         text = OmegaConf.to_yaml(OmegaConf.create(shown))
     write(path, text.encode())
 
 
-def _text(section: tuple[str, Any]) -> str:
-    """Return a section and its name as YAML; most sections are those of the job before."""
+def _texts(shown: dict[str, Any]) -> Iterator[str]:
+    """Yield each section with its name as YAML; Hydra's own in parts, of which few differ."""
+    for name, node in shown.items():
+        if name == "hydra" and node:
+            yield "hydra:\n"
+            yield from (_text({name: {k: v}}).partition("\n")[2] for k, v in node.items())
+        else:
+            yield _text({name: node})
+
+
+def _text(section: dict[str, Any]) -> str:
+    """Return a section as YAML; most are those of the job before."""
     key = repr(section)  # tells the types as well
     if key not in _TEXTS:
         if len(_TEXTS) >= MOST_TEXTS:
             _TEXTS.clear()
-        _TEXTS[key] = _yaml(dict([section]))
+        _TEXTS[key] = _yaml(section)
     return _TEXTS[key]
 
 

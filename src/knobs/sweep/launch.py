@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
+from knobs import record
 from knobs.data import Data
 from knobs.errors import SWEEP_FAILED, ConfigError, MemoryShortage, first_line, for_a_person
 from knobs.signals import Received, Stopped, exits, stop_signals
@@ -327,8 +328,10 @@ class Launch:
         self.screen.mirrored([f"{label} {line}" for label, line in lines if line])
 
     def begun(self, jobs: list[Job]) -> list[Job]:
-        """Begin jobs; return those that wait for their runs to be trained."""
+        """Begin jobs, until a signal comes; return those that wait for their runs to be trained."""
         for job in jobs:
+            if self.stopped:
+                break
             self.begin(job)
             if not job.waiting:
                 self._ended(job)
@@ -337,11 +340,17 @@ class Launch:
     def opened(self, jobs: list[Job], device: torch.device, placed: dict[str, Data]) -> list[Row]:
         """Return jobs with their sessions; one that cannot be opened ends its job.
 
+        After a signal no further one is opened: its job ends, and leaves no folder.
+
         Args:
             placed: sets of data on the device already, kept up to date; one copy serves all.
         """
         rows: list[Row] = []
         for job in jobs:
+            if self.stopped:
+                job.end(Stopped(self.stopped[0]))
+                record.unbegun(job.folder)
+                continue
             try:
                 name = str(job.config["data"])
                 with job.environment(), exits():

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from knobs import late_compiler, record, storage
-from knobs.config.check import check_job, resolve
+from knobs.config import command, copies
+from knobs.config.check import check_job
 from knobs.config.conflicts import ONE_PROCESS
 from knobs.config.hints import hints
 from knobs.config.resolvers import short_name
@@ -47,8 +48,10 @@ def start(cfg: DictConfig) -> float | None:
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     out = Console(highlight=False, soft_wrap=True)
     try:
-        config = resolve(cfg)
-        if faults := check_job(config):  # again: a sweep may compose what nobody looked at
+        config = copies.resolved(cfg)
+        checked = command.LAST.resolved(job.overrides.task)
+        # A sweep may compose what nobody looked at.
+        if config != checked and (faults := check_job(config)):
             raise ConfigError("\n  ".join(["faults in the config", *faults]))
         if config["task"] == "preview":
             from knobs.training.preview import preview
