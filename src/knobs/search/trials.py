@@ -19,9 +19,10 @@ import contextlib
 import math
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -30,8 +31,10 @@ from knobs import record
 from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
-from knobs.search import journal, methods, minutes, recovery
-from knobs.search.methods import METHODS, PHASES, Task, Values
+from knobs.search import coordinates, journal, methods, minutes, recovery
+from knobs.search import prior as priors
+from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Values
+from knobs.search.prior import Prior, View
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.search.tally import Tally
@@ -83,6 +86,8 @@ class Search(contextlib.AbstractContextManager):
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
         fixed: arm -> a word for all that is not searched; a search goes on with the same only.
+        prior: what other tasks liked, for `auto`: "learned" is the package's own; None for none.
+        context: arm -> config key or group -> its value, for the prior: what is not searched.
         runs: what is known of the runs that lie in the folder.
         retry: whether to hand out those that failed once more.
 
@@ -106,6 +111,8 @@ class Search(contextlib.AbstractContextManager):
         mode: str = "max",
         defaults: dict[str, Values] | None = None,
         fixed: dict[str, str] | None = None,
+        prior: Prior | str | None = "learned",
+        context: Mapping[str, Mapping[str, Any]] | None = None,
         runs: Runs | None = None,
         retry: bool = False,
     ):
@@ -122,6 +129,8 @@ class Search(contextlib.AbstractContextManager):
         defaults, self.fixed = defaults or {}, fixed or {}
         self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
         self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
+        self.prior = self._prior(prior)
+        self._views = self._seen_by(context or {})
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
@@ -279,6 +288,23 @@ class Search(contextlib.AbstractContextManager):
         partial.replace(self._folder / JOURNAL)
         self._begin(JOURNAL)
 
+    def _prior(self, prior: Prior | str | None) -> Prior | None:
+        """Return the prior where the method asks for one."""
+        if self.method not in LEARNED or prior is None:
+            return None
+        one_of("search.prior", prior if isinstance(prior, str) else "learned", ("learned",))
+        return priors.learned() if isinstance(prior, str) else prior
+
+    def _seen_by(self, context: Mapping[str, Mapping[str, Any]]) -> dict[str, View]:
+        """Return arm -> what the prior says of it, where it knows one of its knobs."""
+        if not self.prior:
+            return {}
+        return {
+            arm: View(self.prior, coordinates.context(context.get(arm, {})))
+            for arm, knobs in self.space.arms.items()
+            if any(map(coordinates.known, knobs))
+        }
+
     def _outside(self, arm: str, values: Values) -> list[str]:
         """Return knobs whose default lies outside its range, or is missing."""
         knobs = self.space.arms[arm].items()
@@ -386,13 +412,16 @@ class Search(contextlib.AbstractContextManager):
             return None
         default = self.defaults.get(arm)
         tried = len(before.tried)
-        phase = methods.phase(self.method, spent, tried, len(knobs), default is not None)
+        phase = methods.phase(
+            self.method, spent, tried, len(knobs), default is not None, arm in self._views
+        )
         under_way = self._under_way(before)
         ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
         if ours >= methods.at_once(phase, tried - len(under_way)):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
-        values = PHASES[phase](Task(knobs, before.history(), default, self.seed, runs))
+        task = Task(knobs, before.history(), default, self.seed, runs, self._views.get(arm))
+        values = PHASES[phase](task)
         if values is None:
             self.exhausted.add(arm)
             return None
