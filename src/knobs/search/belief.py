@@ -107,6 +107,13 @@ class Belief:
             yield weight, fit, rest
 
 
+def fitted(cube: Cube, scores: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the likeliest lengths and noise of a process, of variance 1, over scores."""
+    rows = slice(0, len(scores))
+    _, theta, _ = _drawn(cube.squares(rows, rows), scores, None, np.random.default_rng(0))[0]
+    return np.exp(theta[:-2]), float(np.exp(theta[-2])) + JITTER
+
+
 def _process(theta: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Return the covariance of the process over the cube, of variance 1."""
     return matern(np.tensordot(np.exp(-2 * theta[..., :-2]), squares, 1))

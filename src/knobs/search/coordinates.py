@@ -29,7 +29,7 @@ CLIP, L1 = Range(0.5, 5, True), Range(1e-7, 1e-3, True)
 ACTIVATIONS = Choice(("relu", "gelu", "silu", "tanh"))
 NORMS = Choice(("none", "batch", "layer"))
 BATCHES = Choice((16, 32, 64, 128))
-SHAPES: dict[str, Mapping[str, Range]] = {
+SHAPES_OF: dict[str, Mapping[str, Range]] = {
     "mlp": {
         "model.width": Range(16, 128, True, True), "model.depth": Range(1, 4, False, True)
     },
@@ -141,7 +141,7 @@ def _row(setting: dict[str, Any]) -> list[float]:
     row = [_index(options, words[name]) for name, options in OPTIONS.items()]
     decay = setting.get("l2")
     first, second = _moments(optimizer, setting)
-    shape = SHAPES.get(setting.get("model"), SHAPES["mlp"])
+    shape = SHAPES_OF.get(setting.get("model"), SHAPES_OF["mlp"])
     numbers = {
         "lr": _unit(RATES.get(family), setting.get("lr")),
         "weight_decay": _unit(

@@ -24,7 +24,9 @@ import numpy as np
 
 from knobs import storage
 from knobs.errors import DataError, first_line
-from knobs.search.coordinates import NAMES, OPTIONS, coordinates
+from knobs.search import coordinates
+from knobs.search.coordinates import NAMES, OPTIONS
+from knobs.search.space import Knobs
 
 VERSION = 1
 FILE = Path(__file__).with_name("prior.safetensors")
@@ -147,13 +149,13 @@ class Outlook:
 
     mean: np.ndarray
     parts: np.ndarray
-    coordinates: np.ndarray
+    points: np.ndarray
     whitened: np.ndarray
     process: Process
 
     def covariance(self, rows: slice, columns: slice) -> np.ndarray:
         """Return the covariance of some of the settings with others."""
-        own = self.process.among(self.coordinates[rows], self.coordinates[columns])
+        own = self.process.among(self.points[rows], self.points[columns])
         own = own - self.whitened[rows] @ self.whitened[columns].T
         return own + self.parts[rows] @ self.parts[columns].T
 
@@ -180,6 +182,25 @@ class Prior:
         """Count the tasks."""
         return sum(len(group.tasks) for group in self.groups)
 
+    @property
+    def name(self) -> str:
+        """Return what tells it from others."""
+        return f"learned {self.about.get('date', '')} {str(self.about.get('digest', ''))[:12]}"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {"tasks": self.tasks, "date": self.about.get("date", "")}
+
+    def view(self, knobs: Knobs, context: Mapping[str, Any]) -> "View | None":
+        """Return it as a search of these knobs sees it; None where it knows none of them.
+
+        Args:
+            context: config key or group -> its value, of what is not searched.
+        """
+        fixed = coordinates.context(context)
+        return View(self, fixed) if any(map(coordinates.known, knobs)) else None
+
     @functools.cached_property
     def _solved(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return of each group the inverse Cholesky factor of its settings, and its weights."""
@@ -191,16 +212,16 @@ class Prior:
             found.append((factor, factor.T @ (factor @ group.scores.T.astype(float))))
         return found
 
-    def at(self, coordinates: np.ndarray, kind: str | None) -> Outlook:
+    def at(self, points: np.ndarray, kind: str | None) -> Outlook:
         """Return the prior at settings.
 
         Args:
-            coordinates: (n, len(NAMES)). kind: of the model; None or another: all count alike.
+            points: coordinates, (n, len(NAMES)). kind: of the model; None or another: all count alike.
         """
         alike = [group.kind == kind for group in self.groups]
         functions, weights, whitened = [], [], None
         for group, (factor, solved), same in zip(self.groups, self._solved, alike, strict=True):
-            own = self.process.between(coordinates, group.points)
+            own = self.process.between(points, group.points)
             functions.append(own @ solved)
             weight = 1.0 if same or not any(alike) else FOREIGN
             weights += [weight] * len(group.tasks)
@@ -209,7 +230,7 @@ class Prior:
         values, share = np.concatenate(functions, 1), np.array(weights) / sum(weights)
         mean = values @ share
         parts = (values - mean[:, None]) * np.sqrt(share)
-        return Outlook(mean, parts, coordinates, whitened, self.process)
+        return Outlook(mean, parts, points, whitened, self.process)
 
     def shuffled(self, seed: int) -> "Prior":
         """Return a prior whose scores belong to other settings: what a control takes."""
@@ -225,7 +246,7 @@ class View:
     """A prior as a search sees it.
 
     Args:
-        fixed: what its config says of a setting, from `coordinates.context`.
+        fixed: what its config says of any setting, from `coordinates.context`.
     """
 
     prior: Prior
@@ -233,7 +254,7 @@ class View:
 
     def outlook(self, points: Sequence[Mapping[str, Any]]) -> Outlook:
         """Return the prior at values of the search's knobs."""
-        return self.prior.at(coordinates(self.fixed, points), self.fixed.get("model"))
+        return self.prior.at(coordinates.coordinates(self.fixed, points), self.fixed.get("model"))
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from knobs import record
 from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
-from knobs.search import coordinates, journal, methods, minutes, recovery
+from knobs.search import journal, methods, minutes, recovery
 from knobs.search import prior as priors
 from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Values
 from knobs.search.prior import Prior, View
@@ -86,12 +86,14 @@ class Search(contextlib.AbstractContextManager):
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
         fixed: arm -> a word for all that is not searched; a search goes on with the same only.
-        prior: what other tasks liked, for `auto`: "learned" is the package's own; None for none.
+        prior: what other tasks liked, for `auto`: "learned" is the package's own; None for none. A
+            folder goes on with the one that it began with only; see `late`.
         context: arm -> config key or group -> its value, for the prior: what is not searched.
         runs: what is known of the runs that lie in the folder.
         retry: whether to hand out those that failed once more.
 
     `repaired` tells what was done to the journal, where it was not that of the runs in the folder.
+    `late` tells whether the folder's search is older than priors: it goes on without.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
@@ -129,8 +131,8 @@ class Search(contextlib.AbstractContextManager):
         defaults, self.fixed = defaults or {}, fixed or {}
         self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
         self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
-        self.prior = self._prior(prior)
-        self._views = self._seen_by(context or {})
+        self.prior, self.late = self._prior(prior), False
+        self.views = self._seen_by(context or {})
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
@@ -210,6 +212,14 @@ class Search(contextlib.AbstractContextManager):
         top = min(done, key=lambda t: (self._sign * t.value, t.number))
         return methods.from_optuna(self.space.arms[arm], top.params), top.value
 
+    def liked(self, arm: str) -> list[float]:
+        """Return what the prior expects of an arm's trials: scores, low is good; [] without one.
+
+        0 is the middle of random settings, -1 the best sixth.
+        """
+        view, points = self.views.get(arm), [tried.values for tried in self._tally(arm).tried]
+        return view.outlook(points).mean.tolist() if view and points else []
+
     def spent(self) -> float:
         """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._minutes() if self.unit == "minutes" else sum(map(self._runs, self._arms))
@@ -257,6 +267,9 @@ class Search(contextlib.AbstractContextManager):
         """Open a journal by its name, with a study for each arm."""
         self._storage = journal.opened(self._folder and self._folder / name)
         self._tallies: dict[str, Tally] = {}
+        studies = self._storage.get_all_studies()
+        if any("prior" not in s.user_attrs and self._storage.get_n_trials(s._study_id) for s in studies):
+            self.late, self.prior, self.views = self.prior is not None, None, {}
         self._arms = {arm: self._study(arm) for arm in self.space.arms}
 
     def _unlike(self, there: Sequence[Recorded]) -> str:
@@ -292,17 +305,19 @@ class Search(contextlib.AbstractContextManager):
         """Return the prior where the method asks for one."""
         if self.method not in LEARNED or prior is None:
             return None
-        one_of("search.prior", prior if isinstance(prior, str) else "learned", ("learned",))
-        return priors.learned() if isinstance(prior, str) else prior
+        if isinstance(prior, str):
+            one_of("search.prior", prior, ("learned",))
+            return priors.learned()
+        return prior
 
     def _seen_by(self, context: Mapping[str, Mapping[str, Any]]) -> dict[str, View]:
         """Return arm -> what the prior says of it, where it knows one of its knobs."""
         if not self.prior:
             return {}
         return {
-            arm: View(self.prior, coordinates.context(context.get(arm, {})))
+            arm: view
             for arm, knobs in self.space.arms.items()
-            if any(map(coordinates.known, knobs))
+            if (view := self.prior.view(knobs, context.get(arm, {})))
         }
 
     def _outside(self, arm: str, values: Values) -> list[str]:
@@ -314,6 +329,7 @@ class Search(contextlib.AbstractContextManager):
         """Return the arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
+        about["prior"] = self.prior.name if self.prior else ""
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
         if name not in {s.study_name for s in self._storage.get_all_studies()}:
             self._storage.create_new_study([direction], name)
@@ -323,10 +339,16 @@ class Search(contextlib.AbstractContextManager):
             for key in [key for key in about if key not in before]:
                 self._storage.set_study_user_attr(id_, key, about[key])
             before = about | before
-        before = {key: before.get(key) for key in about}
+        before = {key: before.get(key, "" if key == "prior" else None) for key in about}
         if old := [key for key in before["space"] or {} if key in RENAMED]:
             why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
             raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
+        if before | {"prior": about["prior"]} == about != before:
+            began = f"from the prior {before['prior']}" if before["prior"] else "without a prior"
+            raise ConfigError(
+                f"{name}: this folder's {JOURNAL} holds a search that began {began}; give "
+                "search.prior as it was, or name another sweep"
+            )
         if before != about or studies[name].directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
@@ -413,14 +435,14 @@ class Search(contextlib.AbstractContextManager):
         default = self.defaults.get(arm)
         tried = len(before.tried)
         phase = methods.phase(
-            self.method, spent, tried, len(knobs), default is not None, arm in self._views
+            self.method, spent, tried, len(knobs), default is not None, arm in self.views
         )
         under_way = self._under_way(before)
         ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
         if ours >= methods.at_once(phase, tried - len(under_way)):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
-        task = Task(knobs, before.history(), default, self.seed, runs, self._views.get(arm))
+        task = Task(knobs, before.history(), default, self.seed, runs, self.views.get(arm))
         values = PHASES[phase](task)
         if values is None:
             self.exhausted.add(arm)

@@ -1,7 +1,10 @@
 """Tables -> the prior that comes with the package."""
 
+import argparse
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinat
 from knobs.search.learn import settings
 from knobs.search.prior import Group, Prior, Process
 
+COMMAND = ("python", "-m", "knobs.search.learn")
 FACTS = ("task", "source", "fold", "type", "rows", "inputs", "classes")
 STEPS = 150  # of the fit, at most
 # What a setting of the table has where its overrides do not say it.
@@ -23,31 +27,57 @@ PLAIN = {"regularization.norm": None, "regularization.dropout": 0.0,
          "regularization.label_smoothing": 0.0, "model.embedding_dim": None}  # fmt: skip
 
 
-def make(folder: Path, out: Path, command: str) -> Prior:
-    """Make the prior of all tables in a folder, and write it.
+def learn(given: argparse.Namespace, words: Sequence[str]) -> int:
+    """Make the prior of the tables in a folder, and tell; return the exit code.
+
+    Args:
+        given: the command line. words: the same as typed.
 
     Raises:
-        DataError: there are none, or one is damaged.
+        DataError: there are none, or one is damaged. ConfigError: no such task.
     """
-    tables = [table.read(path) for path in sorted(folder.glob(f"*{table.ENDING}"))]
-    if not tables:
-        raise DataError(f"{folder}: no {table.ENDING} files; python -m knobs.search.learn first")
-    made = of_tables(tables, command)
+    paths = sorted(given.folder.glob(f"*{table.ENDING}"))
+    if given.tasks:
+        paths = [given.folder / f"{name}{table.ENDING}" for name in sorted(given.tasks.split(","))]
+    if not paths:
+        first = "make some: python -m knobs.search.learn"
+        raise DataError(f"{given.folder}: no {table.ENDING} files; {first}")
+    out = given.out or prior.FILE
+    made = of_tables([*map(table.read, paths)], shlex.join([*COMMAND, *words]))
     storage.write(out, prior.encode(made), sync=True)
-    return made
+    print(f"{out}: {made.tasks} tasks, {out.stat().st_size:,} bytes")
+    return 0
 
 
 def of_tables(tables: Sequence[table.Table], command: str = "") -> Prior:
-    """Make a prior of tables."""
+    """Make a prior of tables.
+
+    Raises:
+        DataError: the settings of one meant others when it was made, or differ from those of the
+            other tables of its model.
+    """
     groups = []
     for kind in sorted({found.facts["model"] for found in tables}):
         mine = [found for found in tables if found.facts["model"] == kind]
+        for found in mine:
+            settings.overrides_of(found)
+            if not np.array_equal(found.units, mine[0].units):
+                raise DataError(
+                    f"the table of {found.facts['task']}: other settings than that of "
+                    f"{mine[0].facts['task']}; make both with the same --shapes"
+                )
         points = points_of(mine[0])
         scores = np.stack([scores_of(found) for found in mine])
-        tasks = [{name: found.facts[name] for name in FACTS} for found in mine]
+        tasks = [{name: found.facts[name] for name in FACTS} | _digest(found) for found in mine]
         groups.append(Group(kind, tasks, points, scores))
     about = {"date": datetime.now(UTC).date().isoformat(), "command": command}
     return Prior(groups, fitted(groups), about)
+
+
+def _digest(found: table.Table) -> dict[str, str]:
+    """Return a digest of a table's curves and data."""
+    content = found.curves.tobytes() + found.units.tobytes() + found.facts["data"].encode()
+    return {"digest": hashlib.sha256(content).hexdigest()[:16]}
 
 
 def points_of(found: table.Table) -> np.ndarray:
