@@ -54,9 +54,7 @@ class Process:
     other: float
     noise: float
 
-    def covariance(
-        self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp
-    ) -> Any:
+    def covariance(self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp) -> Any:
         """Return the covariance of settings.
 
             sum_j a_j k_j + pairs sum_{j<l} a_j k_j a_l k_l + whole prod_j k'_j
@@ -216,7 +214,8 @@ class Prior:
         """Return the prior at settings.
 
         Args:
-            points: coordinates, (n, len(NAMES)). kind: of the model; None or another: all count alike.
+            points: coordinates, (n, len(NAMES)).
+            kind: of the model; None, or one that no task has: all count alike.
         """
         alike = [group.kind == kind for group in self.groups]
         functions, weights, whitened = [], [], None
