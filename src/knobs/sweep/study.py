@@ -105,6 +105,8 @@ class StudyRunner:
         self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
         self.prior: dict[str, Any] = self._prior_before()
+        if not plan.walk:
+            self._chosen = priors.chosen(self.options, plan.knobs, self.objective["metric"])
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
@@ -123,7 +125,7 @@ class StudyRunner:
                 for arm, knobs in self.plan.knobs.items()
             },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
-            prior=priors.chosen(self.options, self.plan.knobs, self.objective["metric"]),
+            prior=self._chosen,
             context={arm: priors.context(composed) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
