@@ -102,9 +102,11 @@ def test_what_is_not_known_is_averaged_over():
         a = drawn(1, 2)
         explicit = np.repeat(a, len(b), 0)
         explicit[:, j] = b[:, j]
-        a[0, j] = np.nan
-        mean = process.between(explicit, b).mean(0)
-        assert process.between(a, b)[0] == pytest.approx(mean, rel=0.02)
+        mean, averages = process.between(explicit, b).mean(0), process.averages(b)
+        both = np.r_[a, a]
+        a[0, j] = both[1, j] = np.nan
+        assert process.between(a, b, averages)[0] == pytest.approx(mean, rel=0.02)
+        assert np.allclose(process.between(both, b, averages)[1], process.between(a, b, averages))
     assert lone.among(a, a)[0, 0] == pytest.approx(lone.variance)
 
 
@@ -361,3 +363,9 @@ def test_a_sweep_knows_knobs_that_vary_there():
         same.name == OwnSweeps([before]).name != OwnSweeps([Before("s", rows(4), [0.0] * 4)]).name
     )
     assert sweeps.LEAST == 5
+
+
+def test_some_later_runs_are_even_over_the_space():
+    phases = [t.phase for t in play(search(budget=30))]
+    assert [i for i, phase in enumerate(phases) if phase == "sobol"] == [20, 24, 28]
+    assert set(phases) == {"prior", "sobol"}

@@ -124,7 +124,7 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
     free = begin.clone().requires_grad_()
     data = [
         (
-            [torch.tensor(d) for d in prior.distances(group.points, group.points)],
+            [torch.tensor(prior.apart(group.points, group.points, j)) for j in range(len(NAMES))],
             torch.tensor(group.scores.astype(float)),
         )
         for group in groups
@@ -144,8 +144,9 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
         optimizer.zero_grad()
         own, total = process(free), ((free - begin) ** 2).sum() / 2
         for distances, scores in data:
+            factors = (own.factors(j, apart, torch.exp) for j, apart in enumerate(distances))
             noise = (own.noise + prior.JITTER) * torch.eye(scores.shape[1])
-            cov = own.covariance(distances, torch.exp) + noise
+            cov = own.combined(factors) + noise
             factor = torch.linalg.cholesky(cov)
             white = torch.linalg.solve_triangular(factor, scores.T, upper=False)
             total = total + len(scores) * factor.diagonal().log().sum() + (white**2).sum() / 2
