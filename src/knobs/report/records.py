@@ -310,6 +310,8 @@ class Study:
         usual: the arm that the default config belongs to; "" where it is none of them.
         budget: runs that an arm was to be searched with; None where it was no number of runs.
         asked: overrides of its command line; empty in older records.
+        tasks, sweeps: how many other tasks, or earlier sweeps, its search started from.
+        liked: number of a run -> what these expected of it, a score, low is good; empty without.
     """
 
     question: str = ""
@@ -321,6 +323,9 @@ class Study:
     usual: str = ""
     budget: float | None = None
     asked: tuple[str, ...] = ()
+    tasks: int = 0
+    sweeps: int = 0
+    liked: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
 from knobs.search.trials import UNITS, Search
 from knobs.secrets import public_lines
-from knobs.sweep import places
+from knobs.sweep import places, priors
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
 from knobs.sweep.trials import Trials
@@ -104,6 +104,9 @@ class StudyRunner:
         self._places = self._places_before()  # in study.json
         self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
+        self.prior: dict[str, Any] = self._prior_before()
+        if not plan.walk:
+            self._chosen = priors.chosen(self.options, plan.knobs, self.objective["metric"])
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
@@ -122,6 +125,8 @@ class StudyRunner:
                 for arm, knobs in self.plan.knobs.items()
             },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
+            prior=self._chosen,
+            context={arm: priors.context(composed) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
         ) as search:
@@ -132,12 +137,16 @@ class StudyRunner:
                     lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
+            if search.late:
+                self.sweep.out.print("search: began without a prior, and goes on without")
+            self.prior = priors.facts(search)
             trials = Trials(search, self, before=self._tried(search))
             self.write(trials.places())
             self._announce(trials.before)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
+            self.prior = priors.facts(search)
             self.write(trials.places())
             for arm in search.exhausted:
                 prefix = f"{arm}: " * bool(arm)
@@ -169,6 +178,13 @@ class StudyRunner:
             anew = "it is made anew from what its runs recorded"
             self.sweep.out.print(escape(f"! {STUDY}: {why}; {anew}"))
         return before
+
+    def _prior_before(self) -> dict[str, Any]:
+        """Return what study.json says of the prior: a walk, or the next command, keeps it."""
+        try:
+            return dict(read_study(self.folder).get("prior") or {})
+        except (*BROKEN, TypeError, ValueError, AttributeError):
+            return {}
 
     def _phases(self) -> tuple[dict[int, str], bool]:
         """Return what study.json says proposed each run, and whether it asked what is asked now."""
@@ -223,6 +239,8 @@ class StudyRunner:
         of = f" of {count(arms, 'arm')}" if arms > 1 else ""
         before = f", {tried:,} of them ended before" if tried else ""
         self._say(f"search: {amount}{of}{before}")
+        if self.prior:
+            self._say(f"search: started from {priors.words(self.prior)}")
 
     def _say(self, line: str) -> None:
         note(self.sweep.out, line)
@@ -407,6 +425,7 @@ class StudyRunner:
             "arms": {
                 arm: {"overrides": lines, "space": spaces[arm]} for arm, lines in plan.arms.items()
             },
+            **({"prior": self.prior} if self.prior else {}),
             "runs": {str(number): place for number, place in self._places.items()},
         }
         write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
