@@ -33,6 +33,7 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,6 +63,7 @@ OURS: dict[str, tuple[str, Callable[[int], Prior | None]]] = {
 }
 PAIR, TOLD = "optuna pair", "pair, default first"  # TPE and MedianPruner, as Optuna comes
 ARMS = (*OURS, PAIR, TOLD, "random", "tpe", "gp")
+PEERS = {"smac": "smac", "pibo": "neps", "priorband": "neps"}  # arm -> its environment, by request
 RANDOM = 200  # settings whose middle a regret of 1 is, where there is no table
 JUDGES = 3  # further training seeds of a setting that a search found
 Values = dict[str, Any]
@@ -376,9 +378,42 @@ def optuna_arm(problem: Problem, name: str, budget: int, seed: int) -> Arm:
     return seen
 
 
+def peer_arm(problem: Problem, name: str, budget: int, seed: int, peers: Path) -> Arm:
+    """Another library's, in an environment of its own: see peers/asks.py."""
+    python = peers.absolute() / PEERS[name] / "bin" / "python"
+    command = [python, Path(__file__).parent / "peers" / "asks.py"]
+    knobs = {
+        n: {"options": k.options} if isinstance(k, Choice) else {
+            "low": k.low, "high": k.high, "log": k.log, "integer": k.integer
+        }
+        for n, k in problem.knobs.items()
+    }  # fmt: skip
+    question = {"peer": name, "knobs": knobs, "default": problem.default}
+    question |= {"epochs": problem.epochs, "budget": budget, "seed": seed}
+    seen, trained = Seen(), {}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as peer:
+        print(json.dumps(question), file=peer.stdin, flush=True)
+        while seen.spent <= budget - 0.5:
+            values, epochs = json.loads(peer.stdout.readline())
+            curve = (yield values)[:epochs]
+            best, diverged = max(curve), curve[-1] == -math.inf
+            before, trained[str(values)] = trained.get(str(values), 0), epochs  # it goes on there
+            seen.add(best, values, max(0, epochs - before) / problem.epochs)
+            print(json.dumps(None if diverged else -best), file=peer.stdin, flush=True)
+        peer.kill()
+    return seen
+
+
 # ------------------------------------------------------------------ searches -> rows
 def rows_of(
-    problem: Problem, arms: list[str], budgets: list[int], seeds: list[int], width: int = 1
+    problem: Problem,
+    arms: list[str],
+    budgets: list[int],
+    seeds: list[int],
+    width: int = 1,
+    peers: Path | None = None,
 ) -> list[dict]:
     """Every arm and seed on a problem; what they ask for at the same time trains together."""
     keys: dict[tuple[str, int, int], Arm] = {}
@@ -387,6 +422,8 @@ def rows_of(
             if name in OURS:
                 for b in budgets:
                     keys[name, b, seed] = knobs_arm(problem, name, b, seed, width)
+            elif name in PEERS:
+                keys[name, max(budgets), seed] = peer_arm(problem, name, max(budgets), seed, peers)
             else:
                 keys[name, max(budgets), seed] = optuna_arm(problem, name, max(budgets), seed)
     asked, seen = {key: next(arm) for key, arm in keys.items()}, {}
@@ -451,7 +488,7 @@ def table(rows: list[dict]) -> Cells:
         normalise(rows, name)
     return {
         (arm, b): by_seed(row for row in rows if (row["arm"], row["budget"]) == (arm, b))
-        for arm in ARMS
+        for arm in (*ARMS, *PEERS)
         for b in sorted({row["budget"] for row in rows})
     }
 
@@ -472,13 +509,13 @@ def show(cells: Cells, title: str) -> None:
     counts = {len(seeds) for seeds in cells.values() if seeds}
     print(f"\n{title}; seeds {min(counts)}")
     print(f"  {'regret after':<20}" + "".join(f"{b:>16} runs" for b in budgets))
-    for arm in ARMS:
+    for arm in (*ARMS, *PEERS):
         if any(cells[arm, b] for b in budgets):
             told = [interval(list(cells[arm, b].values())) for b in budgets]
             print(f"  {arm:<20}" + "".join(f"{m:>12.3f} ± {h:.3f}  " for m, h in told))
     for own in OURS:
         print(f"  {own} less ...")
-        for arm in ARMS:
+        for arm in (*ARMS, *PEERS):
             if arm != own and all(cells[arm, b] and cells[own, b] for b in budgets):
                 told = [
                     interval([cells[own, b][s] - cells[arm, b][s] for s in cells[arm, b]])
@@ -491,7 +528,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=[*PARTS])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *PEERS], default=[*ARMS])
+    homes = "folder of the environments that " + ", ".join(PEERS) + " need: see peers/asks.py"
+    parser.add_argument("--peers", type=Path, help=homes)
     parser.add_argument("--budgets", nargs="+", type=int, default=[*BUDGETS])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
@@ -502,6 +541,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after about so many")
     parser.add_argument("--show", type=Path, help="only print what is here")
     args = parser.parse_args()
+    if not args.peers and (lacking := [name for name in args.arms if name in PEERS]):
+        parser.error(f"--arms {' '.join(lacking)}: --peers FOLDER, {homes}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = time.perf_counter()
     source = args.show or args.out
@@ -521,7 +562,7 @@ def main() -> None:
                 left = [s for s in seeds[i : i + args.piece] if not done(rows, problem, args, s)]
                 if not left or time.perf_counter() - began > 60 * args.minutes:
                     continue
-                new = rows_of(problem, args.arms, args.budgets, left, args.width)
+                new = rows_of(problem, args.arms, args.budgets, left, args.width, args.peers)
                 rows += [row | {"part": part} for row in new]
                 print(
                     f"  {problem.name} {left} {time.perf_counter() - began:.0f} s", file=sys.stderr
