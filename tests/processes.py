@@ -1,7 +1,8 @@
 """Python programs in processes of their own that need not import torch again.
 
 `run` is subprocess.run, of a fork of a process that has imported what takes long to import, and
-nothing of knobs. What Python reads once, at its start, is that process's: variables such as
+nothing of knobs, and parsed what parsed.py says. What Python reads once, at its start, is that
+process's: variables such as
 PYTHONWARNINGS, each value of which has its own, and the seed of hashes.
 """
 
@@ -85,9 +86,11 @@ def _server(env):
 # ------------------------------------------------------------------ the process that forks
 def serve():
     """Answer each request with an exit code; return, in a fork, the words it is to run."""
-    sys.path.pop(0)  # tests/
     for name in LONG:
         importlib.import_module(name)
+    parsed = importlib.import_module("parsed")
+    parsed.once(), parsed.ahead()
+    sys.path.pop(0)  # tests/
     gc.freeze()  # a fork's collector leaves these alone, or it would copy their memory
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     for line in requests:
