@@ -72,7 +72,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
     (["optimizer._target_=os.system"], 2, "not allowed here"),
     (["optimizer.lr=abc"], 2, "optimizer.lr=abc: must be a number > 0"),
     (["-m", "optimizer=adam,sgdd"], 2, "did you mean sgd?"),
-    (["model=cnn", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
+    (["model=cnn", "model.width=2", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
     (["data=fashion_mnist", "data.root=nowhere", "data.download=false"], 3, "train-images-idx3-ubyte.gz"),
     (["data=csv", "data.path=no.csv", "data.target=y", "data.task=regression"], 3, "no.csv: no such file; expected a CSV"),
     (["-cn", "config", "+hydra.callbacks.x._target_=os.system"], 2, "hydra.callbacks.x._target_=os.system: not allowed"),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import hydra
 import torch
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from sklearn.datasets import load_digits
@@ -92,6 +91,8 @@ def train(cfg: DictConfig) -> float:
     model = mlp(cfg.width, cfg.dropout)
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
     if cfg.wandb:
+        import wandb  # late: a sweep without it does not pay for its import
+
         wandb.init(project="digits", config=OmegaConf.to_container(cfg), dir=folder)
     best = 0.0
     for epoch in range(cfg.epochs):
