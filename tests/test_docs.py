@@ -292,7 +292,8 @@ def test_make_lists_its_targets():
 # ------------------------------------------------------------------ snippets
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_snippet_runs(snippet, folder):
-    done = run(folder, "-W", "error", "-c", snippet)
+    strict = "import warnings\nwarnings.simplefilter('error')\n"  # -W would be a process of its own
+    done = run(folder, "-c", strict + snippet)
     assert done.returncode == 0, done.stderr
 
 
