@@ -3,6 +3,7 @@
     .venv-bench/bin/python benchmarks/heads.py                # digits, 8 x 8
     .venv-bench/bin/python benchmarks/heads.py --data fashion_mnist --rounds 3   # KNOBS_DATA
     .venv-bench/bin/python benchmarks/heads.py --small --rounds 1   # do all arms run? no figures
+    .venv-bench/bin/python benchmarks/heads.py --whole 0            # not through the whole network
 
 The network is torchvision's resnet18 with random weights in a file, frozen but for its last layer;
 the heads are 8 learning rates x 4 weight decays x 2 optimizers, batches of 64, no checkpoints.
@@ -15,13 +16,17 @@ again   the same with the features in the cache
 whole   as many runs of it as --whole says with model.cache=never, one by one through the whole
         network; what they take beyond `import torch` and one run is extrapolated to 64
 hand    a loop with torch alone: features once, then 64 heads one by one, and their accuracy
+lightning   the same by Lightning's Trainer, where it is installed
 """
 
 import argparse
+import importlib.util
 import itertools
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -42,18 +47,29 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--whole", type=int, default=2, help="runs through the whole network")
     parser.add_argument("--small", action="store_true", help="two epochs")
-    parser.add_argument("--by-hand", nargs=2, metavar=("WEIGHTS", "EPOCHS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peer", nargs=3, metavar=("PEER", "WEIGHTS", "EPOCHS"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
-    if given.by_hand:
-        return by_hand(given.data, given.by_hand[0], int(given.by_hand[1]))
-    epochs = 2 if given.small else given.epochs
+    if given.peer:
+        peer, weights, epochs = given.peer
+        return by_peer(PEERS[peer], given.data, weights, int(epochs))
+    measure(given.data, given.rounds, 2 if given.small else given.epochs, given.whole)
+
+
+def measure(data: str, rounds: int, epochs: int, whole: int) -> None:
+    """Time the arms in turns and print the table.
+
+    Args:
+        whole: runs through the whole network; 0: none.
+    """
     found: dict[str, list[float]] = {}
-    for _ in range(given.rounds):
-        for name, seconds in one_round(given.data, epochs, given.whole).items():
+    for _ in range(rounds):
+        for name, seconds in one_round(data, epochs, whole).items():
             found.setdefault(name, []).append(seconds)
-    print(f"{HEADS} heads, {given.data}, {epochs} epochs, {torch.get_num_threads()} threads")
+    print(f"{HEADS} heads, {data}, {epochs} epochs, {torch.get_num_threads()} threads")
     for name, values in found.items():
-        print(f"{name:6} {spread(values)} s {ratio(values, found['knobs']):8.2f} times knobs")
+        print(f"{name:9} {spread(values)} s {ratio(values, found['knobs']):8.2f} times knobs")
 
 
 def one_round(data: str, epochs: int, whole: int) -> dict[str, float]:
@@ -74,13 +90,17 @@ def one_round(data: str, epochs: int, whole: int) -> dict[str, float]:
             return timed([*line, *more, f"hydra.sweep.dir={folder / run}"], folder / f"{run}.log")
 
         seconds = {"knobs": sweep("knobs", *grid), "again": sweep("again", *grid)}
-        few = ["model.cache=never", "optimizer=adamw"]
-        one = sweep("one", *few, "optimizer.lr=1e-3")
-        lrs = ",".join(f"{1e-3 * (1 + i)}" for i in range(1 + whole))
-        several = sweep("several", *few, f"optimizer.lr={lrs}")
-        seconds["whole"] = one + (several - one) / whole * (HEADS - 1)
-        hand = [__file__, "--data", data, "--by-hand", str(weights), str(epochs)]
-        return seconds | {"hand": timed(hand, folder / "hand.log")}
+        if whole:
+            few = ["model.cache=never", "optimizer=adamw"]
+            one = sweep("one", *few, "optimizer.lr=1e-3")
+            lrs = ",".join(f"{1e-3 * (1 + i)}" for i in range(1 + whole))
+            several = sweep("several", *few, f"optimizer.lr={lrs}")
+            seconds["whole"] = one + (several - one) / whole * (HEADS - 1)
+        for peer in PEERS:
+            if peer != "lightning" or importlib.util.find_spec("lightning"):
+                words = [__file__, "--data", data, "--peer", peer, str(weights), str(epochs)]
+                seconds[peer] = timed(words, folder / f"{peer}.log")
+        return seconds
 
 
 def network() -> nn.Module:
@@ -90,8 +110,11 @@ def network() -> nn.Module:
     return tv.models.resnet18(weights=None)
 
 
-def by_hand(name: str, weights: str, epochs: int) -> None:
-    """Compute features once and train the heads one by one, as a plain loop does."""
+Splits = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def by_peer(train: Callable[..., float], name: str, weights: str, epochs: int) -> None:
+    """Compute features once and train the heads one by one; their best accuracy is printed."""
     from knobs import build
     from knobs.config import command
 
@@ -108,22 +131,77 @@ def by_hand(name: str, weights: str, epochs: int) -> None:
         parts = x.to(memory_format=torch.channels_last).split(256)
         return torch.cat([net(part) for part in parts])
 
-    x, val_x = features(data.train.x), features(data.val.x)
-    y, val_y = data.train.y, data.val.y
-    kinds = (torch.optim.AdamW, lambda p, **o: torch.optim.SGD(p, momentum=0.9, **o))
+    splits = features(data.train.x), data.train.y, features(data.val.x), data.val.y
     best = 0.0
-    for kind, lr, decay in itertools.product(kinds, LRS, DECAYS):
+    for kind, lr, decay in itertools.product(OPTIMIZERS, LRS, DECAYS):
         torch.manual_seed(0)
-        head = nn.Linear(x.shape[1], data.shape.outputs)
+        head = nn.Linear(splits[0].shape[1], data.shape.outputs)
         optimizer = kind(head.parameters(), lr=lr, weight_decay=decay)
-        for _ in range(epochs):
-            for index in torch.randperm(len(x)).split(BATCH):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(head(x[index]), y[index]).backward()
-                optimizer.step()
-            with torch.no_grad():
-                best = max(best, (head(val_x).argmax(1) == val_y).float().mean().item())
+        best = max(best, train(head, optimizer, splits, epochs))
     print(f"best val/accuracy {best:.4f}", file=sys.stderr)
+
+
+def by_hand(
+    head: nn.Module, optimizer: torch.optim.Optimizer, splits: Splits, epochs: int
+) -> float:
+    """Train a head as a plain loop does; its best accuracy on validation."""
+    x, y, val_x, val_y = splits
+    best = 0.0
+    for _ in range(epochs):
+        for index in torch.randperm(len(x)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(head(x[index]), y[index]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            best = max(best, (head(val_x).argmax(1) == val_y).float().mean().item())
+    return best
+
+
+def by_lightning(
+    head: nn.Module, optimizer: torch.optim.Optimizer, splits: Splits, epochs: int
+) -> float:
+    """Train a head by Lightning, without logger, bar or checkpoint; its last accuracy."""
+    import lightning
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Head(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = head
+
+        def training_step(self, batch: list, _index: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.head(batch[0]), batch[1])
+
+        def validation_step(self, batch: list, _index: int) -> None:
+            right = self.head(batch[0]).argmax(1) == batch[1]
+            self.log("val/accuracy", right.float().mean())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    x, y, val_x, val_y = splits
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    val = DataLoader(TensorDataset(val_x, val_y), batch_size=1024)
+    trainer.fit(Head(), DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True), val)
+    return trainer.callback_metrics["val/accuracy"].item()
+
+
+def momentum(parameters: Iterator[nn.Parameter], **settings: float) -> torch.optim.Optimizer:
+    """Return SGD with the usual momentum."""
+    return torch.optim.SGD(parameters, momentum=0.9, **settings)
+
+
+OPTIMIZERS = (torch.optim.AdamW, momentum)
+PEERS = {"hand": by_hand, "lightning": by_lightning}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ os.environ["WANDB_MODE"] = (
     "disabled"  # tests of tracking turn it on again, in a process of their own
 )
 
+import parsed
 import pytest
 import torch
 from hydra import version
@@ -27,6 +28,7 @@ from knobs.training.run import Outcome, execute
 from knobs.training.session import Session
 from knobs.training.setup import assemble
 
+parsed.once()
 REPO = Path(__file__).parents[1]
 pytest_plugins = ["injected"]  # counts the faults of tests/faults/
 TRAIN = str(REPO / "train.py")

@@ -16,6 +16,10 @@ KILLED = 137
 SERVER = """
 import json, os, runpy, sys
 import hydra, sklearn.datasets, torch
+sys.path.insert(0, TESTS)
+import parsed
+parsed.once(), parsed.ahead()
+del sys.path[0]
 import knobs.cli, knobs.report.write, knobs.sweep.launch, knobs.sweep.study
 from knobs.stack import loop as stack
 from knobs.sweep import timing, together
@@ -76,7 +80,8 @@ class Forked:
     """
 
     def __init__(self, **env):
-        code = f"TRAIN = {str(REPO / 'train.py')!r}\n{SERVER}"
+        paths = f"TRAIN, TESTS = {str(REPO / 'train.py')!r}, {str(REPO / 'tests')!r}"
+        code = f"{paths}\n{SERVER}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             env=ENV | {"PYTHONPATH": str(REPO / "src")} | env,

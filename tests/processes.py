@@ -1,8 +1,8 @@
 """Python programs in processes of their own that need not import torch again.
 
 `run` is subprocess.run, of a fork of a process that has imported what takes long to import, and
-nothing of knobs. What Python reads once, at its start, is that process's: variables such as
-PYTHONWARNINGS, each value of which has its own, and the seed of hashes.
+nothing of knobs, and parsed what parsed.py says. What Python reads once, at its start, is that
+process's: variables such as PYTHONWARNINGS, each value of which has its own, and the seed of hashes.
 """
 
 import atexit
@@ -54,19 +54,62 @@ def run(command, cwd, env=None, timeout=120):
         done = subprocess.CompletedProcess(command, process.returncode, *told)
         done.pid = process.pid
         return done
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        request = {"words": words, "cwd": str(cwd), "env": env, "timeout": timeout}
-        server = _server(env)
-        server.stdin.write(json.dumps(request | {"out": str(out), "err": str(err)}) + "\n")
-        server.stdin.flush()
-        pid, code = json.loads(server.stdout.readline())
-        told = [path.read_text() for path in (out, err)]
-    if code is None:
-        raise subprocess.TimeoutExpired(command, timeout, *told)
-    done = subprocess.CompletedProcess(command, code, *told)
-    done.pid = pid
+    process = Started(words, cwd, env)
+    told = process.communicate(timeout)
+    done = subprocess.CompletedProcess(command, process.returncode, *told)
+    done.pid = process.pid
     return done
+
+
+def start(command, cwd, env=None):
+    """Return a command under way, as `run` would run it: what tests need of subprocess.Popen."""
+    env = os.environ if env is None else env
+    if sys.platform != "linux" or command[0] != sys.executable:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=cwd, env=env, text=True, **pipes)
+    return Started(command[1:], cwd, env)
+
+
+class Started:
+    """A fork that is under way.
+
+    Args:
+        words: behind `python`: a script, `-m` or `-c`, and more.
+    """
+
+    def __init__(self, words, cwd, env):
+        self.words, self.returncode, self._told = words, None, tempfile.TemporaryDirectory()
+        self._server = _server(env)
+        paths = {name: str(Path(self._told.name, name)) for name in ("out", "err")}
+        request = {"words": [*map(str, words)], "cwd": str(cwd), "env": dict(env)} | paths
+        self.pid = self._ask(**request)
+
+    def _ask(self, **request):
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def poll(self):
+        """Return the exit code, None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._ask(wait=self.pid, timeout=0)
+        return self.returncode
+
+    def communicate(self, timeout=120):
+        """Wait for its end; return its output and its errors. It is killed after `timeout` s."""
+        if self.returncode is None:
+            self.returncode = self._ask(wait=self.pid, timeout=timeout)
+        told = [Path(self._told.name, name).read_text() for name in ("out", "err")]
+        self._told.cleanup()
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.words, timeout, *told)
+        return told
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
 
 def _server(env):
@@ -84,24 +127,33 @@ def _server(env):
 
 # ------------------------------------------------------------------ the process that forks
 def serve():
-    """Answer each request with an exit code; return, in a fork, the words it is to run."""
-    sys.path.pop(0)  # tests/
+    """Answer requests: a start by its id, a wait by an exit code; return, in a fork, its words."""
     for name in LONG:
         importlib.import_module(name)
+    parsed = importlib.import_module("parsed")
+    parsed.once(), parsed.ahead()
+    sys.path.pop(0)  # tests/
     gc.freeze()  # a fork's collector leaves these alone, or it would copy their memory
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     for line in requests:
         request = json.loads(line)
-        child = os.fork()
-        if not child:
+        if "wait" in request:
+            answer = ended(request["wait"], request["timeout"])
+        elif not (answer := os.fork()):
             return become(request, requests, answers)
-        answers.write(json.dumps([child, ended(child, request["timeout"])]) + "\n")
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
     sys.exit()
 
 
 def ended(child, timeout):
-    """Wait for a process; return its exit code, or None where it was ended after `timeout` s."""
+    """Wait for a process; return its exit code, or None where it was ended after `timeout` s.
+
+    With no `timeout` it goes on, and None says so.
+    """
+    if not timeout:
+        found, status = os.waitpid(child, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if found else None
 
     def end(*_):
         raise TimeoutError

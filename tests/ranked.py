@@ -41,11 +41,11 @@ def _child(number, count, folder, function, arguments):
         os._exit(code)
 
 
-def steps(overrides, count=20):
-    """Train so many steps in float64, as all of the processes or the one there is."""
-    run = make(overrides, torch.float64)
+def steps(overrides, count=20, dtype=torch.float64):
+    """Train so many steps, as all of the processes or the one there is."""
+    run = make(overrides, dtype)
     if run.average:
-        run.average.to(torch.float64)
+        run.average.to(dtype)
     if parallel.size() > 1:
         ranks.prepare(run)
     losses, rows = [], []

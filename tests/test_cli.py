@@ -4,16 +4,18 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import REPO
+from hydra._internal.hydra import Hydra
 from trained import ENV, TRAIN
 from trained import train_py as run
 
 from knobs import cli
+from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.shell import literal, quoted
@@ -72,7 +74,7 @@ def test_a_run_shows_and_leaves_what_it_should(tmp_path):
     (["optimizer._target_=os.system"], 2, "not allowed here"),
     (["optimizer.lr=abc"], 2, "optimizer.lr=abc: must be a number > 0"),
     (["-m", "optimizer=adam,sgdd"], 2, "did you mean sgd?"),
-    (["model=cnn", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
+    (["model=cnn", "model.width=2", "model.depth=9"], 2, "model.depth=9: halves an image of (8, 8) to nothing"),
     (["data=fashion_mnist", "data.root=nowhere", "data.download=false"], 3, "train-images-idx3-ubyte.gz"),
     (["data=csv", "data.path=no.csv", "data.target=y", "data.task=regression"], 3, "no.csv: no such file; expected a CSV"),
     (["-cn", "config", "+hydra.callbacks.x._target_=os.system"], 2, "hydra.callbacks.x._target_=os.system: not allowed"),
@@ -109,10 +111,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_resumes_to_the_same_bits(number, code, whole, tmp_path):
     knobs, broken = LONG, tmp_path / "broken"
-    process = subprocess.Popen(
-        [*TRAIN, *knobs, f"hydra.run.dir={broken}"], cwd=tmp_path, env=ENV, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = processes.start([*TRAIN, *knobs, f"hydra.run.dir={broken}"], tmp_path, ENV)
     metrics = broken / "metrics.jsonl"
     deadline = time.time() + 60
     while time.time() < deadline and (not metrics.exists() or metrics.read_text().count("\n") < 3):
@@ -132,6 +131,25 @@ def test_an_interrupted_run_resumes_to_the_same_bits(number, code, whole, tmp_pa
     changed = run(tmp_path, f"resume={broken}", "optimizer.lr=1")
     assert changed.returncode == 2
     assert "optimizer.lr=1: a resumed run keeps its knobs" in changed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "known"),
+    [(["seed=1", "task=preview"], None, True), (["seed=1", "task=preview"], "MULTIRUN", False),
+     (["-m", "seed=0,1"], None, True), (["hydra.mode=MULTIRUN", "seed=0,1"], None, False)],
+)  # fmt: skip
+def test_hydra_is_asked_for_its_mode_only_where_something_sets_it(
+    words, mode, known, tmp_path, monkeypatch
+):
+    """It composes all to answer; mode stands for what a YAML has."""
+    monkeypatch.chdir(tmp_path)
+    line, whole = cli.prepare(words), Hydra.get_mode
+    for config in command.LAST.jobs.values():
+        config["hydra"]["mode"] = mode
+    with cli._mode_known(line):
+        assert (Hydra.get_mode is not whole) == known
+        assert not known or Hydra.get_mode(None, "config", []) is None
+    assert Hydra.get_mode is whole
 
 
 def test_multirun_with_the_stock_launcher(tmp_path):
@@ -200,23 +218,26 @@ def test_a_folder_that_holds_something_takes_no_new_run(name, tmp_path):
         assert f"resume={tmp_path} goes on with it, rerun={tmp_path} trains" in str(refused.value)
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_a_refused_second_process_changes_nothing(resumed, tmp_path):
+def test_a_refused_second_process_changes_nothing(tmp_path):
     """Not even `.hydra/`: the lock comes before Hydra writes."""
     words = ["training.epochs=3000", "hydra.run.dir=here"]
-    first = subprocess.Popen([*TRAIN, *words], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL)
+    first = processes.start([*TRAIN, *words], tmp_path, ENV)
     here = tmp_path / "here"
     while not (here / "checkpoints" / "last.safetensors").exists() and first.poll() is None:
         time.sleep(0.05)
     first.send_signal(signal.SIGSTOP)
-    before = {p: p.read_bytes() for p in here.rglob("*") if p.is_file() and p.suffix != ".lock"}
-    second = ["resume=here", "training.epochs=4000"] if resumed else [*words, "seed=1"]
-    done = run(tmp_path, *second)
-    assert done.returncode == (9 if resumed else 2), done.stderr
-    after = {p: p.read_bytes() for p in here.rglob("*") if p.is_file() and p.suffix != ".lock"}
-    assert after == before
+
+    def files():
+        return {p: p.read_bytes() for p in here.rglob("*") if p.is_file() and p.suffix != ".lock"}
+
+    before = files()
+    for second, code in (([*words, "seed=1"], 2), (["resume=here", "training.epochs=4000"], 9)):
+        done = run(tmp_path, *second)
+        assert done.returncode == code, done.stderr
+        assert files() == before
     first.kill()
-    first.wait()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
 
 
 def test_two_new_runs_in_one_new_folder_are_told_apart(tmp_path):

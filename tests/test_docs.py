@@ -1,5 +1,6 @@
 """README.md, AGENTS.md and docs/: every command and Python snippet runs, every link resolves, output is real."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 import pandas as pd
 import processes
 import pytest
+import tiny_networks
 from conftest import REPO
 from PIL import Image
 
@@ -149,6 +151,12 @@ def folder(tmp_path, request):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     text = str(request.node.callspec.params) if hasattr(request.node, "callspec") else ""
+    for extra in EXTRAS:
+        if f"model={extra}" in text and importlib.util.find_spec(extra) is None:
+            pytest.skip(f"the extra `{extra}` is not installed")
+    if "model=transformers" in text:
+        tiny_networks.network("bert", tmp_path / "FOLDER")
+        tiny_networks.table(tmp_path / "texts.csv")
     if "NAME" in text:
         shutil.copytree(request.getfixturevalue("outputs"), tmp_path / "outputs")
     (tmp_path / "outputs" / "sweeps").mkdir(parents=True, exist_ok=True)  # of knobs ls, clean
@@ -185,6 +193,7 @@ MOST = {
     "pruner=asha": "tests/sweep/test_study.py: a grid prunes through every launcher",
     "hydra.run.dir=outputs/two": "two processes of the README",
 }
+EXTRAS = ("timm", "transformers")  # packages that `model=` of their name needs
 LONG = [c for c in COMMANDS if c not in GATES and any(part in c for part in MOST)]
 SLOW = [pytest.param(c, marks=pytest.mark.slow) if c in GATES + LONG else c for c in COMMANDS]
 
@@ -283,7 +292,8 @@ def test_make_lists_its_targets():
 # ------------------------------------------------------------------ snippets
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_snippet_runs(snippet, folder):
-    done = run(folder, "-W", "error", "-c", snippet)
+    strict = "import warnings\nwarnings.simplefilter('error')\n"  # -W would be a process of its own
+    done = run(folder, "-c", strict + snippet)
     assert done.returncode == 0, done.stderr
 
 

@@ -107,10 +107,11 @@ def state_of(run):
     return [v for s in states for _, v in sorted(s.items()) if isinstance(v, torch.Tensor)]
 
 
-def compare(settings, dtype=torch.float64, tolerance=1e-8, **sections):
+def compare(settings, dtype=torch.float64, tolerance=1e-8, hide=None, **sections):
     """Train each setting alone and all as a stack, to the same status and metrics.
 
     Args:
+        hide: what sets to 0, in a run that has ended, what no loss depends on.
         sections: as of `make`.
 
     Returns:
@@ -127,6 +128,8 @@ def compare(settings, dtype=torch.float64, tolerance=1e-8, **sections):
         for row, other in zip(found[run][1], record, strict=True):
             assert row == pytest.approx(other, rel=10 * tolerance, abs=10 * tolerance), settings[i]
         assert run.progress.best_epoch == reference.progress.best_epoch, settings[i]
+        for one in (run, reference) if hide else ():
+            hide(one)
         parts = [(list(r.model.parameters()), list(r.model.buffers()), state_of(r),
                   list(r.best_weights.values())) for r in (run, reference)]  # fmt: skip
         apart[i] = max(distance(a, b) for a, b in zip(*parts, strict=True) if b)

@@ -1,12 +1,13 @@
 """Prepare a command line for Hydra: help, the check, resume, and exit codes."""
 
+import contextlib
 import gc
 import os
 import re
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -74,7 +75,8 @@ def main(train: Callable[[], None]) -> None:
             line = prepare(sys.argv[1:])
             if line is not None:
                 sys.argv[1:] = line
-                train()
+                with _mode_known(line):
+                    train()
         sys.stdout.flush()  # here, where a full disk is told
     except UserError as error:
         sys.exit(tell(error))
@@ -94,6 +96,29 @@ def main(train: Callable[[], None]) -> None:
         sys.exit(tell(fault))
     finally:
         record.give_up()  # a run that did not begin: its lock, and a folder with nothing in it
+
+
+@contextlib.contextmanager
+def _mode_known(words: list[str]) -> Iterator[None]:
+    """Answer for Hydra that nothing sets hydra.mode, where the check has seen that nothing does.
+
+    Hydra composes a config to ask it, a tenth of a second before each run.
+
+    Args:
+        words: for Hydra, checked.
+    """
+    from hydra._internal.hydra import Hydra  # late: --help does without
+
+    args, whole = _parsed(words), Hydra.get_mode
+    typed = any(key_of(line) == "hydra.mode" for line in args.overrides)
+    jobs = command.LAST.jobs.values()
+    unset = bool(jobs) and all(config["hydra"]["mode"] is None for config in jobs)
+    if not typed and (args.multirun or unset):
+        Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = whole
 
 
 def prepare(argv: list[str]) -> list[str] | None:

@@ -1,8 +1,8 @@
 """Two commands of one second, and sweepers of Hydra's own: nobody writes into another's folder."""
 
-import subprocess
 import sys
 
+import processes
 import pytest
 from injected import assert_clean, faults
 from trained import ENV, TRAIN
@@ -40,14 +40,13 @@ def test_two_of_one_second(cases, tmp_path, tried):
         cwd = tmp_path / str(case)
         cwd.mkdir()
         both = [
-            subprocess.Popen(
-                [sys.executable, "-c", STILL, *words, f"training.batch_size={size}"], cwd=cwd, env=ENV,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            processes.start(
+                [sys.executable, "-c", STILL, *words, f"training.batch_size={size}"], cwd, ENV
             )
             for size in (50, 51)
-        ]  # fmt: skip
+        ]
         for process in both:
-            told, _ = process.communicate(timeout=200)
+            told = "".join(process.communicate(timeout=200))
             assert process.returncode == 0, told
             assert_clean(told, cwd)
         folders = sorted(cwd.glob("outputs/*/2026-01-01/12-00-00-*"))

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from injected import assert_clean, assert_no_orphans, bits, command, faults
 from trained import ENV, TRAIN
@@ -335,16 +336,13 @@ def test_a_process_stopped_at_any_moment(cases, tmp_path, tried):
         number, folder = NUMBERS[case % 4], tmp_path / str(case)
         words = ["model.width=4", "training.epochs=100000", f"hydra.run.dir={folder}",
                  "training.early_stopping.patience=3", "tracking=local"]  # fmt: skip
-        process = subprocess.Popen(
-            [*TRAIN, *words], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+        process = processes.start([*TRAIN, *words], tmp_path, ENV)
         place, late = (folder, folder / "config.json")[case % 2], time.monotonic() + 60
         while not place.exists() and time.monotonic() < late and process.poll() is None:
             time.sleep(0.02)
         time.sleep(0.05 * (case // 4))
         os.kill(process.pid, number)
-        told, _ = process.communicate(timeout=60)
+        told = "".join(process.communicate(timeout=60))
         assert process.returncode in (128 + number, 0), told
         assert_clean(told, tmp_path)
         assert_no_orphans(process.pid)

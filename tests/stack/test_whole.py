@@ -55,19 +55,29 @@ def test_networks_of_ones_own_float64(name, base):
     assert isinstance(Stack(runs).model, Whole)
 
 
+def without_key_bias(run):
+    """A bias of a softmax's keys has no gradient but rounding, of which Adam makes steps."""
+    name, width = "layer.self_attn.in_proj_bias", 8
+    parameter = run.model.get_parameter(name)
+    states = (value for value in run.optimizer.state[parameter].values() if value.ndim)
+    for tensor in (parameter.data, run.best_weights[name], *states):
+        tensor[width : 2 * width] = 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "base"),
     [
         *((name, [*WINE, "training.epochs=50"]) for name in ("Residual", "Tied", "Frozen")),
-        *((n, ["data=digits", "training.batch_size=128", "training.epochs=17"])
+        *((n, ["data=digits", "training.batch_size=128", "training.epochs=23"])
           for n in ("ResNet", "Attention", "Recurrent")),
     ],
 )  # fmt: skip
 def test_200_steps_float64(name, base):
-    worst, runs = compare(rows(base), model=own(name))
+    hide = without_key_bias if name == "Attention" else None
+    worst, runs = compare(rows(base), hide=hide, model=own(name))
     assert worst < 1e-8
-    assert {run.progress.step for run in runs} >= {200}
+    assert min(run.progress.step for run in runs) >= 200
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from conftest import TRAIN
 from hydra.core.hydra_config import HydraConfig
@@ -209,10 +209,8 @@ def test_after_ctrl_c_the_printed_command_goes_on_to_the_same_metrics(
 def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path):
     grid = ["seed=0,1", "scheduler=cosine", "training.epochs=12", "tracking=local"]
     assert sweep("sweep=whole", *grid)[0] == 0
-    process = subprocess.Popen(
-        [sys.executable, "-c", EAGER, "-m", "sweep=s", *grid], cwd=tmp_path,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [sys.executable, "-c", EAGER, "-m", "sweep=s", *grid]
+    process = processes.start(command, tmp_path, os.environ | {"OMP_NUM_THREADS": "1"})
     folder = tmp_path / SWEEPS / "s"
     while process.poll() is None and not (folder / "1/checkpoints/last.safetensors").exists():
         time.sleep(0.01)
@@ -221,7 +219,7 @@ def test_a_killed_sweep_goes_on_and_a_held_one_names_its_holder(sweep, tmp_path)
     assert code == 9
     assert f"held by process {process.pid} on " in told
     process.kill()
-    output = process.communicate()[0]
+    output = process.communicate()
     assert process.returncode == -signal.SIGKILL, output
     code, told = sweep("sweep=s", *grid)
     assert (code, "2 runs begun before, continued" in told) == (0, True), told

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import optuna
+import processes
 import pytest
 from conftest import TRAIN
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -136,15 +136,48 @@ def test_a_grid_and_a_search_do_not_share_a_folder(sweep):
     assert len(runs()) == 2
 
 
+def test_one_process_at_a_time_writes_what_a_study_says(sweep, monkeypatch):
+    """Two at once would share the new file that takes the place of the old one."""
+    seen, whole = [], study.write
+
+    def write(path, data, **how):
+        seen.append((path.name, (path.parent / "trials.lock").exists()))
+        return whole(path, data, **how)
+
+    monkeypatch.setattr(study, "write", write)
+    assert sweep(*SEARCH, "search.runs=1")[0] == 0
+    assert set(seen) == {("study.json", True)}
+    assert not (FOLDER / "trials.lock").exists()
+
+
+TWO = """
+import os, runpy, sys
+def one(name):
+    if pid := os.fork():
+        return pid
+    out, code = os.open(name, os.O_WRONLY | os.O_CREAT), 1
+    os.dup2(out, 1), os.dup2(out, 2)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+sys.argv = sys.argv[1:]
+both = [one("first"), one("second")]
+print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in both))
+"""
+
+
 def test_two_processes_share_a_study(tmp_path):
     """Each trial runs once, the seeds of the best too, and whoever ends last reports."""
     words = ["+study=lr", "search.runs=6", "search.width=2", "study.seeds=2", *QUICK]
-    command = [sys.executable, TRAIN, "-m", *words]
-    where = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    both = [subprocess.Popen(command, **where, **pipes) for _ in range(2)]
-    output = [one.communicate(timeout=120)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0], output
+    command = [sys.executable, "-c", TWO, TRAIN, "-m", *words]
+    done = processes.run(command, tmp_path, os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    output = [(tmp_path / name).read_text() for name in ("first", "second")]
+    assert done.stdout.split() == ["0", "0"], [done.stderr, *output]
     ends = [text.strip().splitlines()[-1] for text in output]
     assert any(end == "page: outputs/sweeps/s/report.html" for end in ends)
     found, places = runs(tmp_path / FOLDER), read_study(tmp_path / FOLDER)["runs"]

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import processes
 import pytest
 import torch
 from conftest import TRAIN
 from injected import assert_no_orphans
+from PIL import Image
 from ranked import differences, in_processes, steps
 from torch import nn
 from trained import ENV, interrupt_at, make
@@ -41,13 +43,14 @@ CASES = [
 ]  # fmt: skip
 
 
-def assert_equal(whole, parts, overrides):
+def assert_equal(whole, parts, overrides, tolerance=TOLERANCE):
     """All processes have the numbers of one.
 
     A bias in front of a batch norm, or of a softmax's keys, has no gradient but rounding, which
     some optimizers make steps of; no loss depends on it, but a running mean follows it late.
     """
-    tolerance = 1e-8 if "optimizer=adafactor" in overrides else TOLERANCE  # its steps amplify it
+    if "optimizer=adafactor" in overrides:  # its steps amplify it
+        tolerance *= 10
     idle = "norm=batch" in str(overrides) or {"model=cnn", "model=resnet18"} & {*overrides}
     late = ("bias", "running_mean", "outputs") if idle else ("in_proj_bias",)
     for part in parts:
@@ -64,6 +67,34 @@ def test_several_processes_have_the_numbers_of_one(count):
     together = in_processes(count, lambda: [steps(case) for case in cases])
     for i, case in enumerate(cases):
         assert_equal(steps(case), [each[i] for each in together], case)
+
+
+CHANGES = {
+    "shifts": ["data.augment.crop=2", "data.augment.flip=true"],
+    "names": ["data.augment.transforms=[random_resized_crop,{name: rand_augment, magnitude: 9},"
+              "{name: random_erasing, p: 1}]"],
+}  # fmt: skip
+
+
+def test_augmented_pictures_are_those_of_one_process(tmp_path):
+    """Shares are uneven, and each picture is changed by draws that its place in the batch gives.
+
+    What has a name makes float32 of 8-bit pixels.
+    """
+    draw = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    base = ["data=image_folder", f"data.root={tmp_path / 'pictures'}", "data.size=16",
+            "model=mlp", "model.width=8", "training.batch_size=7"]  # fmt: skip
+    plain = steps([*base, "data.augment.crop=0", "data.augment.flip=false"], 8)
+    about = [([*base, *CHANGES["shifts"]], 8), ([*base, *CHANGES["names"]], 8, torch.float32)]
+    together = in_processes(2, lambda: [steps(*case) for case in about])
+    for i, (case, tolerance) in enumerate(zip(about, (TOLERANCE, 1e-5), strict=True)):
+        whole = steps(*case)
+        assert_equal(whole, [each[i] for each in together], case[0], tolerance)
+        assert differences(whole, plain)["losses"] > 1e-3
 
 
 FACTORS = {

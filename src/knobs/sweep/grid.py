@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from knobs import ledger
-from knobs.config import command, overrides
+from knobs.config import command, copies, overrides
 from knobs.config.hydra_settings import without_secrets
 from knobs.errors import (
     BUG,
@@ -408,7 +408,7 @@ def resolved(composed: DictConfig) -> dict[str, Any] | None:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = composed
     try:
-        rest = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        rest = copies.part(composed, [key for key in composed if key != "hydra"])
         return OmegaConf.to_container(rest, resolve=True)
     finally:
         HydraConfig.instance().cfg = before

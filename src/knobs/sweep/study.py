@@ -40,8 +40,9 @@ from knobs.report.records import ABSENT, RunRecord, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
-from knobs.search.trials import UNITS, Search
+from knobs.search.trials import LOCK, UNITS, Search
 from knobs.secrets import public_lines
+from knobs.storage import Lock
 from knobs.sweep import places, priors
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
@@ -428,7 +429,9 @@ class StudyRunner:
             **({"prior": self.prior} if self.prior else {}),
             "runs": {str(number): place for number, place in self._places.items()},
         }
-        write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
+        # Another process of this study would write into the same new file, or take its name away.
+        with Lock(self.folder / LOCK, wait=True):
+            write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
 
 def _value(composed: DictConfig, name: str) -> Any:

@@ -15,7 +15,7 @@ from knobs.data.dataset import Inputs, each
 from knobs.errors import ConfigError, DataError, first_line, making
 from knobs.models.members import Members
 from knobs.targets import make
-from knobs.training import features
+from knobs.training import features, starts
 from knobs.training.scores import SCORES, Score, ready, undefined
 from knobs.training.state import Run, autocast
 
@@ -43,9 +43,12 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     few = torch.arange(min(INIT_SAMPLE, len(data.train)), device=data.train.y.device)
     # On the CPU and in NCHW, wherever and however the data lie already.
     sample = each(take(data.train, few).x, lambda x: x.cpu().contiguous())
-    networks = []
+    start = starts.key(config, data.shape, device)
+    copied = starts.known(start)
+    networks = [] if copied is None else [copied]
     with making("the weights of the model", "a smaller model (model.width, model.depth) may fit"):
-        for member in range(training.get("members", 1)):  # a config may be older than the key
+        # A config may be older than the key of members.
+        for member in range(len(networks), training.get("members", 1)):
             rng.seed_global(rng.key(rng.member(seed, member), "init"), torch.device("cpu"))
             networks.append(build.untrained(config, data.shape))
             if not member and not config["model"]["_target_"].startswith("knobs."):
@@ -58,6 +61,7 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
     if training["channels_last"] and images:
         memory_format = torch.channels_last
     model = model.to(device, memory_format=memory_format)
+    drawn = torch.get_rng_state()
     optimizer = build.optimizer(config, model)
     interval = config["scheduler"]["interval"]
     total = training["epochs"] * (steps if interval == "step" else 1)
@@ -67,7 +71,11 @@ def assemble(config: dict, data: Data, device: torch.device) -> Run:
         average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
     how = autocast(training, device)
     cut, placed, said = features.of(config, model, data, device, memory_format, how)
-    if not cut:
+    if cut:
+        starts.keep(start, model, cut.backbone, drawn)
+    else:
+        if copied is not None:
+            starts.unshared(model)
         with making(f"the {len(data.train):,} training rows on {device}", "fewer rows may fit"):
             placed = data.to(device, memory_format)
     live = cut.live(model) if cut else model
@@ -214,7 +222,8 @@ def _takes_one(model: nn.Module, sample: Inputs) -> bool:
         return True
     try:
         with torch.no_grad():
-            copy.deepcopy(model).train()(each(sample, lambda x: x[:1]))
+            where = next(model.parameters()).device  # a network that was built before is there
+            copy.deepcopy(model).train()(each(sample, lambda x: x[:1].to(where)))
     except ValueError:  # "Expected more than 1 value per channel when training"
         return False
     return True
