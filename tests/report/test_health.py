@@ -1,5 +1,6 @@
 """The health of a search: over the default, of any knob, of the model behind the importance."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,10 @@ from fake_sweeps import _asked, add_run, fake_search, fake_study
 
 from knobs.report.analysis import make, plain
 from knobs.report.importance.effects import UNKNOWN
+from knobs.report.markdown import markdown
+from knobs.report.page import page
 from knobs.report.sections import sections
-from knobs.report.sentences import cells, decided
+from knobs.report.sentences import cells, decided, spent
 
 
 def found(folder, check):
@@ -84,3 +87,52 @@ def test_the_prediction_of_left_out_settings_stands_beside_the_importance(tmp_pa
     assert any(text.startswith("The model behind this predicts settings") for text in section.texts)
     [noise] = found(noise_search(tmp_path / "t", 0.0), "prediction")
     assert noise.level == "note"
+
+
+def test_a_search_that_was_ended_early_says_why_everywhere(tmp_path):
+    folder = noise_search(tmp_path / "s", 0.1, n=12)
+    study = json.loads((folder / "study.json").read_text())
+    stop = {"gain": 0.001, "noise": 0.004, "runs": 12, "saved": 28, "budget": 40, "unit": "runs"}
+    (folder / "study.json").write_text(json.dumps(study | {"budget": 40, "stops": {"": stop}}))
+    report = make([folder])
+    [finding] = [f for f in report.findings if f.check == "further runs"]
+    assert finding.level == "note"
+    assert finding.text == (
+        "The search was stopped after 12 runs, 28 saved: a further run is expected to gain 0.1 "
+        "points where it promises most, less than the noise of the validation split, 0.4 points."
+    )
+    assert "12 runs to search (28 saved)" in spent(report.sweep)
+    assert plain(report)["stops"] == {"": {"runs": 12, "gain": 0.001, "noise": 0.004, "saved": 28}}
+    assert "12 runs to search (28 saved)" in plain(report)["spent"]
+    assert finding.text in markdown(report)
+    assert finding.text in page(report)
+    for damaged in ({"": 3}, {"": stop | {"gain": "x"}}, {"": stop | {"noise": -1}}, []):
+        (folder / "study.json").write_text(json.dumps(study | {"stops": damaged}))
+        assert plain(make([folder]))["stops"] == {}
+
+
+def test_an_arm_that_was_ended_early_had_its_chance(tmp_path):
+    folder = fake_study(tmp_path / "s", ("adam", "nadam"), n=6)
+    study = json.loads((folder / "study.json").read_text()) | {"budget": 40}
+    (folder / "study.json").write_text(json.dumps(study))
+    assert "search adam longer" in make([folder]).verdict.headline
+    stops = {arm: {"gain": 0.001, "noise": 0.004, "runs": 6, "saved": 34} for arm in study["arms"]}
+    (folder / "study.json").write_text(json.dumps(study | {"stops": stops}))
+    report = make([folder])
+    assert "longer" not in report.verdict.headline
+    texts = [f.text for f in report.findings if f.check == "further runs"]
+    assert [text.partition(" was")[0] for text in texts] == [
+        "adam: its search",
+        "nadam: its search",
+    ]
+
+
+def test_what_a_further_run_would_bring_is_said_of_a_search_that_was_not_ended(tmp_path):
+    folder = noise_search(tmp_path / "s", 0.1)
+    assert found(folder, "further runs") == []  # no record tells the noise of the split
+    for summary in folder.glob("*/summary.json"):
+        about = json.loads(summary.read_text()) | {"validation_examples": 10_000}
+        summary.write_text(json.dumps(about))
+    [finding] = found(folder, "further runs")
+    assert finding.level == "ok"
+    assert finding.text.endswith("no less than the noise of the validation split, 0.3 points.")

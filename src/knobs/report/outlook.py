@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knobs.report.records import RunRecord, Sweep
+from knobs.report.records import Objective, RunRecord, Stop, Sweep
 from knobs.search.pruning import Pruner, behind
 from knobs.words import count, percent
 
@@ -106,6 +106,22 @@ def enough(sweep: Sweep, runs: Sequence[RunRecord]) -> str:
         " The search adapted afterwards; of its later runs nothing follows." if rest > 1 else ""
     )
     return text + adapted
+
+
+def further(gain: float, noise: float, objective: Objective) -> str:
+    """Say what one further run would bring, beside the noise of the validation split."""
+    less = "less" if gain < noise else "no less"
+    return (
+        f"a further run is expected to gain {objective.amount(gain)} where it promises most, "
+        f"{less} than the noise of the validation split, {objective.amount(noise)}"
+    )
+
+
+def stopped(stop: Stop, objective: Objective) -> str:
+    """Say why a search was ended early: `stopped after 17 runs, 23 saved: ...`."""
+    saved = f", {stop.saved:,} saved" if stop.saved else ""
+    why = further(stop.gain, stop.noise, objective)
+    return f"stopped after {count(stop.runs, 'run')}{saved}: {why}"
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ from knobs.record import (
 )
 from knobs.report.compare import undecided
 from knobs.report.next_steps import test_look
+from knobs.report.outlook import stopped
 from knobs.report.read import read_sweep
-from knobs.report.records import ABSENT, RunRecord, splits_vary
+from knobs.report.records import ABSENT, Objective, RunRecord, Stop, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
@@ -45,6 +46,7 @@ from knobs.secrets import public_lines
 from knobs.sweep import places
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
+from knobs.sweep.stopping import StopRule
 from knobs.sweep.trials import Trials
 from knobs.words import count
 
@@ -97,6 +99,10 @@ class StudyRunner:
         self.objective = {key: config["objective"][key] for key in ("metric", "mode")}
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
+        # Of a walk nothing is searched, so that there is nothing to stop.
+        stops = self.options["stop"] == "auto" and not plan.walk
+        self.rule = StopRule(self.folder, self.objective["metric"]) if stops else None
+        self.stops: dict[str, dict[str, Any]] = {}  # arm -> why it was ended before its budget
         self.usual = self._usual(config)
         self.asked = public_lines(sweep.master.hydra.overrides.task)
         self.seed = config["seed"]
@@ -124,6 +130,7 @@ class StudyRunner:
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
+            stops=bool(self.rule),
         ) as search:
             if search.repaired:
                 self.sweep.out.print(escape(search.repaired))
@@ -132,12 +139,13 @@ class StudyRunner:
                     lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
-            trials = Trials(search, self, before=self._tried(search))
+            trials = Trials(search, self, before=self._tried(search), rule=self.rule)
             self.write(trials.places())
             self._announce(trials.before)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
+            self._note_stops(search)
             self.write(trials.places())
             for arm in search.exhausted:
                 prefix = f"{arm}: " * bool(arm)
@@ -151,6 +159,17 @@ class StudyRunner:
             self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
             )
+
+    def _note_stops(self, search: Search) -> None:
+        """Note which arms were ended before their budget, and say so."""
+        for arm in self.plan.arms:
+            if about := search.stopped(arm):
+                self.stops[arm] = about | {"saved": math.floor(search.saved(arm) + 0.5)}
+                why = Stop(*(self.stops[arm][key] for key in ("runs", "gain", "noise", "saved")))
+                self._say(f"{arm or 'search'}: {stopped(why, Objective(**self.objective))}")
+            elif self.rule and arm in self.rule.unknown:
+                why = "its best run does not tell the noise of its validation split"
+                self._say(f"! {arm or 'search'}: search.stop=auto could not end it: {why}")
 
     def _tried(self, search: Search) -> int:
         """Return how many trials have ended."""
@@ -409,6 +428,7 @@ class StudyRunner:
             },
             "runs": {str(number): place for number, place in self._places.items()},
         }
+        study |= {"stops": self.stops} if self.stops else {}
         write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)
 
 
