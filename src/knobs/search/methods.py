@@ -27,11 +27,14 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from knobs.errors import ConfigError
+from knobs.search.belief import Belief, Cube
+from knobs.search.prior import Outlook, View
 from knobs.search.space import Choice, Knob, Knobs, Range
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SIGMA = 0.15  # of a Gaussian step in the unit cube
 TRIES = 100  # to draw a point that was not tried yet
+SPREAD, TOPS, ABOUT, STEPS = 400, 5, 12, (0.1, 0.03)  # points that a belief is asked about
 Values = dict[str, Any]
 
 
@@ -64,6 +67,7 @@ class Task:
         default: values to start from, inside the knobs' ranges; None where there are none.
         seed: of the search.
         budget: number of trials there will be, as far as is known.
+        view: what other tasks liked; None: nothing is known of that.
     """
 
     knobs: Knobs
@@ -71,6 +75,7 @@ class Task:
     default: Values | None = None
     seed: int = 0
     budget: float = math.inf
+    view: View | None = None
 
     @functools.cached_property
     def rng(self) -> np.random.Generator:
@@ -247,6 +252,59 @@ def _near_best(task: Task) -> Values:
     )
 
 
+def prior(task: Task) -> Values:
+    """Take the point with the highest expected improvement under what other tasks liked.
+
+    Before any run that is the point that they liked best. Trials under way count as what is
+    expected of them, so that those of a batch differ.
+    """
+    told = [t for t in task.tried if t.loss is not None]
+    whole = [t for t in told if not t.pruned]
+    told = whole if len(whole) >= 3 else told
+    seen, losses = [t.values for t in told], np.array(scores([t.loss for t in told] or [0.0]))
+    if waiting := [t.values for t in task.tried if t.loss is None and told]:
+        view, many = _seen(task, [*seen, *waiting]), len(seen)
+        guess = Belief(*_seen(task, seen), losses, task.rng).guess(*view) if many else 0
+        seen, losses = [*seen, *waiting], np.r_[losses, guess]
+    belief = Belief(*_seen(task, seen), losses, task.rng) if seen else None
+
+    def gain(points: Sequence[Values]) -> np.ndarray:
+        found = _seen(task, [*seen, *points])
+        return belief.improvement(*found) if belief else -found[1].mean
+
+    best = [seen[i] for i in np.argsort(losses[: len(seen)], kind="stable")[:TOPS]]
+    pool = [_uniform(task) for _ in range(SPREAD)]
+    pool += [_step(task, top, sigma) for top in best for sigma in STEPS for _ in range(ABOUT)]
+    gains = gain(pool)
+    for sigma in STEPS:
+        tops = [pool[i] for i in np.argsort(-gains, kind="stable")[:TOPS]]
+        new = [_step(task, top, sigma) for top in tops for _ in range(ABOUT)]
+        pool, gains = pool + new, np.r_[gains, gain(new)]
+    before = {t.key for t in task.tried}
+    new = (pool[i] for i in np.argsort(-gains, kind="stable") if _key(pool[i]) not in before)
+    return next(new, None) or _near_best(task)
+
+
+def _seen(task: Task, points: Sequence[Values]) -> tuple[Cube, Outlook | None]:
+    """Return points as a belief takes them."""
+    options = np.array([isinstance(knob, Choice) for knob in task.knobs.values()])
+    cube = Cube(np.array([task.point(values) for values in points]), options)
+    return cube, task.view.outlook(points) if task.view else None
+
+
+def _step(task: Task, center: Values, sigma: float) -> Values:
+    """Take a Gaussian step of some of the knobs, of one at least; a choice is drawn anew."""
+    chosen = task.rng.random(len(task.knobs)) < 0.5
+    chosen[task.rng.integers(len(chosen))] = True
+    drawn = task.point(center) + sigma * task.rng.standard_normal(len(chosen))
+    drawn = 1 - abs(1 - abs(drawn))  # reflected at the faces
+    values = dict(center)
+    for (name, knob), u, change in zip(task.knobs.items(), drawn, chosen, strict=True):
+        if change:
+            values[name] = knob.from_unit(task.rng.random() if isinstance(knob, Choice) else u)
+    return values
+
+
 def tpe(task: Task) -> Values:
     """Ask Optuna's tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
     values = _ask(task.knobs, TPESampler(seed=int(task.rng.integers(2**31))), task.tried)
@@ -262,10 +320,13 @@ METHODS: dict[str, tuple[tuple[str, float], ...]] = {
     "auto": (("sobol", 0.5), ("gp", 1.0)),
     "best": (("mix", 0.25), ("gp", 1.0)),
 } | {name: ((name, 1.0),) for name in ALONE}
-PHASES = {f.__name__: f for f in (default, random, sobol, mix, grid, cmaes, gp, tpe)}
+LEARNED = {"auto": (("prior", 1.0),)}  # the same where something is known of other tasks
+PHASES = {f.__name__: f for f in (default, random, sobol, mix, grid, cmaes, gp, prior, tpe)}
 
 
-def phase(method: str, spent: float, tried: int, knobs: int, has_default: bool) -> str:
+def phase(
+    method: str, spent: float, tried: int, knobs: int, has_default: bool, learned: bool = False
+) -> str:
     """Return the phase that a trial belongs to.
 
     Args:
@@ -273,12 +334,14 @@ def phase(method: str, spent: float, tried: int, knobs: int, has_default: bool) 
         tried: number of trials before.
         knobs: number of knobs: a model gets two points for each, unless they cost half the budget.
         has_default: there is a default inside the space.
+        learned: something is known of other tasks.
     """
     if not tried and has_default and method in FROM_DEFAULT:
         return "default"
-    few = 0.5 if tried < 2 * knobs and len(METHODS[method]) > 1 else 0.0
-    phases = ((name, max(until, few)) for name, until in METHODS[method])
-    return next((name for name, until in phases if spent < until - 1e-9), METHODS[method][-1][0])
+    own = LEARNED.get(method, METHODS[method]) if learned else METHODS[method]
+    few = 0.5 if tried < 2 * knobs and len(own) > 1 else 0.0
+    phases = ((name, max(until, few)) for name, until in own)
+    return next((name for name, until in phases if spent < until - 1e-9), own[-1][0])
 
 
 def at_once(phase: str, told: int) -> float:
@@ -287,6 +350,8 @@ def at_once(phase: str, told: int) -> float:
     Args:
         told: number of trials told; a quarter as many at a time.
     """
+    if phase == "prior":
+        return max(4, told // 4)  # what others liked gives a few to begin with
     return max(1, told // 4) if phase in ("gp", "tpe") else math.inf
 
 

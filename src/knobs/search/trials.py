@@ -19,9 +19,10 @@ import contextlib
 import math
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -31,7 +32,13 @@ from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
 from knobs.search import journal, methods, minutes, recovery
+<<<<<<< HEAD
 from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
+=======
+from knobs.search import prior as priors
+from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Values
+from knobs.search.prior import Prior, View
+>>>>>>> w-prior
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.search.tally import Tally
@@ -84,11 +91,15 @@ class Search(contextlib.AbstractContextManager):
         defaults: arm -> the values its config has without a search. One outside its ranges is no
             default: see `left_out`.
         fixed: arm -> a word for all that is not searched; a search goes on with the same only.
+        prior: what other tasks liked, for `auto`: "learned" is the package's own; None for none. A
+            folder goes on with the one that it began with only; see `late`.
+        context: arm -> config key or group -> its value, for the prior: what is not searched.
         runs: what is known of the runs that lie in the folder.
         retry: whether to hand out those that failed once more.
         stops: whether an arm that was over before its budget stays so: see `look`.
 
     `repaired` tells what was done to the journal, where it was not that of the runs in the folder.
+    `late` tells whether the folder's search is older than priors: it goes on without.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
@@ -108,6 +119,8 @@ class Search(contextlib.AbstractContextManager):
         mode: str = "max",
         defaults: dict[str, Values] | None = None,
         fixed: dict[str, str] | None = None,
+        prior: Prior | str | None = "learned",
+        context: Mapping[str, Mapping[str, Any]] | None = None,
         runs: Runs | None = None,
         retry: bool = False,
         stops: bool = False,
@@ -126,6 +139,8 @@ class Search(contextlib.AbstractContextManager):
         defaults, self.fixed = defaults or {}, fixed or {}
         self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
         self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
+        self.prior, self.late = self._prior(prior), False
+        self.views = self._seen_by(context or {})
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
@@ -257,6 +272,14 @@ class Search(contextlib.AbstractContextManager):
         counts = self.unit == "runs" and self.stopped(arm) and math.isfinite(self.budget)
         return max(0.0, self.budget / len(self._arms) - self._runs(arm)) if counts else 0.0
 
+    def liked(self, arm: str) -> list[float]:
+        """Return what the prior expects of an arm's trials: scores, low is good; [] without one.
+
+        0 is the middle of random settings, -1 the best sixth.
+        """
+        view, points = self.views.get(arm), [tried.values for tried in self._tally(arm).tried]
+        return view.outlook(points).mean.tolist() if view and points else []
+
     def spent(self) -> float:
         """Return what of the budget is spent, in its unit, runs under way in full."""
         total = self._minutes() if self.unit == "minutes" else sum(map(self._runs, self._arms))
@@ -304,6 +327,9 @@ class Search(contextlib.AbstractContextManager):
         """Open a journal by its name, with a study for each arm."""
         self._storage = journal.opened(self._folder and self._folder / name)
         self._tallies: dict[str, Tally] = {}
+        studies = self._storage.get_all_studies()
+        if any("prior" not in s.user_attrs and self._storage.get_n_trials(s._study_id) for s in studies):
+            self.late, self.prior, self.views = self.prior is not None, None, {}
         self._arms = {arm: self._study(arm) for arm in self.space.arms}
 
     def _unlike(self, there: Sequence[Recorded]) -> str:
@@ -335,6 +361,25 @@ class Search(contextlib.AbstractContextManager):
         partial.replace(self._folder / JOURNAL)
         self._begin(JOURNAL)
 
+    def _prior(self, prior: Prior | str | None) -> Prior | None:
+        """Return the prior where the method asks for one."""
+        if self.method not in LEARNED or prior is None:
+            return None
+        if isinstance(prior, str):
+            one_of("search.prior", prior, ("learned",))
+            return priors.learned()
+        return prior
+
+    def _seen_by(self, context: Mapping[str, Mapping[str, Any]]) -> dict[str, View]:
+        """Return arm -> what the prior says of it, where it knows one of its knobs."""
+        if not self.prior:
+            return {}
+        return {
+            arm: view
+            for arm, knobs in self.space.arms.items()
+            if (view := self.prior.view(knobs, context.get(arm, {})))
+        }
+
     def _outside(self, arm: str, values: Values) -> list[str]:
         """Return knobs whose default lies outside its range, or is missing."""
         knobs = self.space.arms[arm].items()
@@ -344,6 +389,7 @@ class Search(contextlib.AbstractContextManager):
         """Return the arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
+        about["prior"] = self.prior.name if self.prior else ""
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
         if name not in {s.study_name for s in self._storage.get_all_studies()}:
             self._storage.create_new_study([direction], name)
@@ -353,10 +399,16 @@ class Search(contextlib.AbstractContextManager):
             for key in [key for key in about if key not in before]:
                 self._storage.set_study_user_attr(id_, key, about[key])
             before = about | before
-        before = {key: before.get(key) for key in about}
+        before = {key: before.get(key, "" if key == "prior" else None) for key in about}
         if old := [key for key in before["space"] or {} if key in RENAMED]:
             why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
             raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
+        if before | {"prior": about["prior"]} == about != before:
+            began = f"from the prior {before['prior']}" if before["prior"] else "without a prior"
+            raise ConfigError(
+                f"{name}: this folder's {JOURNAL} holds a search that began {began}; give "
+                "search.prior as it was, or name another sweep"
+            )
         if before != about or studies[name].directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "
@@ -442,13 +494,16 @@ class Search(contextlib.AbstractContextManager):
             return None
         default = self.defaults.get(arm)
         tried = len(before.tried)
-        phase = methods.phase(self.method, spent, tried, len(knobs), default is not None)
+        phase = methods.phase(
+            self.method, spent, tried, len(knobs), default is not None, arm in self.views
+        )
         under_way = self._under_way(before)
         ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
         if ours >= methods.at_once(phase, tried - len(under_way)):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
-        values = PHASES[phase](Task(knobs, before.history(), default, self.seed, runs))
+        task = Task(knobs, before.history(), default, self.seed, runs, self.views.get(arm))
+        values = PHASES[phase](task)
         if values is None:
             self.exhausted.add(arm)
             return None

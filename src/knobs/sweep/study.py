@@ -43,7 +43,7 @@ from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
 from knobs.search.trials import UNITS, Search
 from knobs.secrets import public_lines
-from knobs.sweep import places
+from knobs.sweep import places, priors
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
 from knobs.sweep.stopping import StopRule
@@ -110,6 +110,7 @@ class StudyRunner:
         self._places = self._places_before()  # in study.json
         self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
+        self.prior: dict[str, Any] = self._prior_before()
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
@@ -128,6 +129,8 @@ class StudyRunner:
                 for arm, knobs in self.plan.knobs.items()
             },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
+            prior=priors.chosen(self.options, self.plan.knobs, self.objective["metric"]),
+            context={arm: priors.context(composed) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
             stops=bool(self.rule),
@@ -139,6 +142,9 @@ class StudyRunner:
                     lies = "lie outside their ranges" if names[1:] else "lies outside its range"
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
+            if search.late:
+                self.sweep.out.print("this search began before there was a prior: it goes on without")
+            self.prior = priors.facts(search)
             trials = Trials(search, self, before=self._tried(search), rule=self.rule)
             self.write(trials.places())
             self._announce(trials.before)
@@ -146,6 +152,7 @@ class StudyRunner:
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
             self._note_stops(search)
+            self.prior = priors.facts(search)
             self.write(trials.places())
             for arm in search.exhausted:
                 prefix = f"{arm}: " * bool(arm)
@@ -188,6 +195,13 @@ class StudyRunner:
             anew = "it is made anew from what its runs recorded"
             self.sweep.out.print(escape(f"! {STUDY}: {why}; {anew}"))
         return before
+
+    def _prior_before(self) -> dict[str, Any]:
+        """Return what study.json says of the prior: a walk, or the next command, keeps it."""
+        try:
+            return dict(read_study(self.folder).get("prior") or {})
+        except (*BROKEN, TypeError, ValueError, AttributeError):
+            return {}
 
     def _phases(self) -> tuple[dict[int, str], bool]:
         """Return what study.json says proposed each run, and whether it asked what is asked now."""
@@ -242,6 +256,8 @@ class StudyRunner:
         of = f" of {count(arms, 'arm')}" if arms > 1 else ""
         before = f", {tried:,} of them ended before" if tried else ""
         self._say(f"search: {amount}{of}{before}")
+        if self.prior:
+            self._say(f"search: started from {priors.words(self.prior)}")
 
     def _say(self, line: str) -> None:
         note(self.sweep.out, line)
@@ -426,6 +442,7 @@ class StudyRunner:
             "arms": {
                 arm: {"overrides": lines, "space": spaces[arm]} for arm, lines in plan.arms.items()
             },
+            **({"prior": self.prior} if self.prior else {}),
             "runs": {str(number): place for number, place in self._places.items()},
         }
         study |= {"stops": self.stops} if self.stops else {}

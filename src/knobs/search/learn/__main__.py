@@ -2,13 +2,14 @@
 
 A task that has its file is left; the cheapest of the others comes first. Its cost is estimated by
 a short run of one task of each model. A file is whole or not there: any signal may stop this.
+With --prior nothing is trained: the files that are there become the prior.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from knobs.errors import ended
+from knobs.errors import ConfigError, ended
 
 FOLDER = Path("benchmarks", "table")
 
@@ -19,8 +20,12 @@ def main(words: list[str] | None = None) -> int:
     given = _parser().parse_args(words)
 
     def learn() -> int:
-        from knobs.search.learn import command  # torch
+        from knobs.search.learn import command, priors  # torch
 
+        if given.out and not given.prior:
+            raise ConfigError("--out is of --prior: add it, or leave --out out")
+        if given.prior:
+            return priors.learn(given, words)
         return command.learn(given, words)
 
     return ended(learn)
@@ -42,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", type=_whole, metavar="N", help="of each task (default 16)")
     parser.add_argument("--epochs", type=_whole, metavar="N", help="of each run (default 20)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan alone")
+    prior = "train nothing: make the prior of the files, which `search.method=auto` begins with"
+    parser.add_argument("--prior", action="store_true", help=prior)
+    out = "the prior's file (default: that of the package)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=out)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # whose one task this is
     return parser
 

@@ -14,6 +14,25 @@ from typing import Any
 import numpy as np
 
 from knobs.errors import DataError
+from knobs.search.coordinates import (
+    ACTIVATIONS,
+    BATCHES,
+    CLIP,
+    DECAYS,
+    DROPOUT,
+    FAMILIES,
+    FIRST,
+    FIRST_OF_ADAM,
+    INITS,
+    L1,
+    L2,
+    NORMS,
+    RATES,
+    SCHEDULES,
+    SECOND,
+    SHAPES_OF,
+    SMOOTHING,
+)
 from knobs.search.space import Choice, Range
 from knobs.search.table import SCALE, Table
 
@@ -21,42 +40,20 @@ SHAPES, SETTINGS, SEEDS, EPOCHS = 16, 16, 2, 20
 SOBOL_SEED = 0  # of the scrambling; what comes of it is in each file
 OFF = 0.5  # share of the points at which a knob with an off position is off
 
-FAMILIES = ("momentum", "adam", "adamw", "rmsprop")
-RATES = {"momentum": Range(1e-3, 1, True)} | dict.fromkeys(FAMILIES[1:], Range(1e-5, 1e-1, True))
-DECAYS = {"adamw": Range(5e-3, 1, True)}
-L2 = Range(1e-7, 1e-2, True)  # of the others
-# 1 - momentum or beta1, 1 - beta2 or alpha.
-FIRST = {"momentum": Range(0.01, 1, True), "rmsprop": Range(0.02, 1, True)}
-FIRST_OF_ADAM, SECOND = Range(0.02, 0.5, True), Range(1e-3, 0.1, True)
-SCHEDULES = ("constant", "cosine", "linear", "wsd", "warmup_cosine")
-INITS = ("common", "kaiming_normal", "xavier_uniform", "orthogonal")
-DROPOUT, SMOOTHING = Range(0.05, 0.5, False), Range(0.02, 0.2, False)
-CLIP, L1 = Range(0.5, 5, True), Range(1e-7, 1e-3, True)
 KNOBS = (
     *("optimizer", "lr", "scheduler", "weight_decay", "momentum", "beta2", "dropout"),
     *("label_smoothing", "init", "clip_norm", "l1"),
 )
 
-ACTIVATIONS = Choice(("relu", "gelu", "silu", "tanh"))
-BATCHES = Choice((16, 32, 64, 128))
 COMMON = {
     "training.batch_size": BATCHES,
     "activation": ACTIVATIONS,
-    "norm": Choice(("none", "batch", "layer")),
+    "norm": NORMS,
     "drops": Choice((False, True)),
 }
 MODELS: dict[str, Mapping[str, Range | Choice]] = {
-    "mlp": {
-        "model.width": Range(16, 128, True, True), "model.depth": Range(1, 4, False, True), **COMMON
-    },
-    "cnn": {
-        "model.width": Range(4, 16, True, True), "model.depth": Range(1, 3, False, True), **COMMON
-    },
-    "text_bag": {
-        "model.embedding_dim": Range(16, 96, True, True), "model.width": Range(16, 128, True, True),
-        "model.depth": Range(0, 2, False, True), **COMMON,
-    },
-}  # fmt: skip
+    model: {**shape, **COMMON} for model, shape in SHAPES_OF.items()
+}
 
 
 def sobol(dimensions: int, count: int) -> np.ndarray:

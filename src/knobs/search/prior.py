@@ -1,0 +1,314 @@
+"""What other tasks liked: a distribution over how good a setting is on a task not yet seen.
+
+A score is what a setting is worth among those of its task: the normal quantile of its rank, low is
+good. Each task of a Prior has scores of the same settings. A Gaussian process makes a smooth
+function of each task's; a new task is taken to be a draw from these functions: their mean, their
+covariance, and what the process itself leaves open. The process is that of all tasks of a prior
+(`Process`), a sum of effects of single coordinates, of pairs, and of all together, so that a
+coordinate that nothing is known of is averaged out.
+Sources: Golovin et al. 2017 (Vizier) and Wang et al. 2021 (HyperBO, arXiv:2109.08215) for priors of
+other tasks; Durrande et al. 2012 for additive kernels.
+
+The file is of safetensors: for each model kind `points` (settings, coordinates) float32 and
+`scores` (tasks, settings) float16, and of itself the process, the tasks, version, date, command.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knobs import storage
+from knobs.errors import DataError, first_line
+from knobs.search import coordinates
+from knobs.search.coordinates import NAMES, OPTIONS
+from knobs.search.space import Knobs
+
+VERSION = 1
+FILE = Path(__file__).with_name("prior.safetensors")
+MOST_BYTES = 300_000
+FOREIGN = 0.2  # weight of a task of another kind of model, beside 1 of the same kind
+JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Process:
+    """A Gaussian process over coordinates, in units of the scores' variance.
+
+    Args:
+        lengths: of NUMBERS. amplitudes: of NAMES.
+        pairs, whole: weight of the pairs of coordinates, and of all of them together.
+        stretch: of the lengths there. other: correlation of other options there.
+        noise: variance.
+    """
+
+    lengths: Sequence[float]
+    amplitudes: Sequence[float]
+    pairs: float
+    whole: float
+    stretch: float
+    other: float
+    noise: float
+
+    def covariance(
+        self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp
+    ) -> Any:
+        """Return the covariance of settings.
+
+            sum_j a_j k_j + pairs sum_{j<l} a_j k_j a_l k_l + whole prod_j k'_j
+
+        Args:
+            distances: of each of NAMES, squared ones of numbers, 0 or 1 of options; and None, or
+                weights over the last axis to average over, which stays of length 1.
+        """
+        once, squares, product = 0.0, 0.0, 1.0
+        for j, distance in enumerate(distances):
+            if j < len(OPTIONS):
+                near, far = 1 - distance, 1 - (1 - self.other) * distance
+            else:
+                length = self.lengths[j - len(OPTIONS)]
+                near = exp(-0.5 * distance / length**2)
+                far = exp(-0.5 * distance / (length * self.stretch) ** 2)
+            if near.ndim == 3:  # averaged over what the first might be
+                near, far = near.mean(0), far.mean(0)
+            part = self.amplitudes[j] * near
+            once, squares, product = once + part, squares + part**2, product * far
+        return once + self.pairs * (once**2 - squares) / 2 + self.whole * product
+
+    def between(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the covariance of settings a (n, coordinates) with b (m, coordinates): (n, m).
+
+        What a does not say is averaged over what b says.
+        """
+        return np.broadcast_to(self.covariance(distances(a, b)), (len(a), len(b)))
+
+    def among(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return the same for settings of one search: what neither says is the same in both."""
+        return np.broadcast_to(
+            self.covariance(distances(np.nan_to_num(a, nan=-9), np.nan_to_num(b, nan=-9))),
+            (len(a), len(b)),
+        )
+
+    @property
+    def variance(self) -> float:
+        """Return that of any setting."""
+        a = np.array(self.amplitudes)
+        return float(a.sum() + self.pairs * (a.sum() ** 2 - (a**2).sum()) / 2 + self.whole)
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
+    """Return, of each coordinate, (n, m) squared distances, or whether options differ.
+
+    A column that is the same for all of a is (1, m). What is NaN in a: (n or 1 rows of b, ...).
+    """
+    found = []
+    for j in range(a.shape[1]):
+        x, y = a[:, j], b[:, j]
+        missing = np.isnan(x)
+        if missing.all():
+            x = y[~np.isnan(y)] if not np.isnan(y).all() else np.zeros(1)
+            found.append(_apart(x[:, None, None], np.nan_to_num(y)[None, None, :], j))
+            continue
+        x = np.where(missing, np.nanmean(y) if j >= len(OPTIONS) else -1, x)
+        x = x[:1] if (x == x[0]).all() else x
+        found.append(_apart(x[:, None], y[None, :], j))
+    return found
+
+
+def _apart(x: np.ndarray, y: np.ndarray, coordinate: int) -> np.ndarray:
+    return (x != y) * 1.0 if coordinate < len(OPTIONS) else (x - y) ** 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks with scores of the same settings.
+
+    Args:
+        kind: of their model. tasks: what is known of each, its name at least.
+        points: (settings, coordinates). scores: (tasks, settings).
+    """
+
+    kind: str
+    tasks: Sequence[Mapping[str, Any]]
+    points: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A prior at some settings.
+
+    Args:
+        mean: (n,). parts: (n, tasks), whose products are the covariance between tasks.
+        left: (n, m) settings -> the covariance that the process leaves open, and its diagonal.
+    """
+
+    mean: np.ndarray
+    parts: np.ndarray
+    points: np.ndarray
+    whitened: np.ndarray
+    process: Process
+
+    def covariance(self, rows: slice, columns: slice) -> np.ndarray:
+        """Return the covariance of some of the settings with others."""
+        own = self.process.among(self.points[rows], self.points[columns])
+        own = own - self.whitened[rows] @ self.whitened[columns].T
+        return own + self.parts[rows] @ self.parts[columns].T
+
+    def variance(self) -> np.ndarray:
+        """Return the variance of each."""
+        own = self.process.variance - (self.whitened**2).sum(1)
+        return np.maximum(own, JITTER) + (self.parts**2).sum(1)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Knowledge of other tasks.
+
+    Args:
+        about: its version, date and command; `digest`: of the file.
+    """
+
+    groups: Sequence[Group]
+    process: Process
+    about: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> int:
+        """Count the tasks."""
+        return sum(len(group.tasks) for group in self.groups)
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from others."""
+        return f"learned {self.about.get('date', '')} {str(self.about.get('digest', ''))[:12]}"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {"tasks": self.tasks, "date": self.about.get("date", "")}
+
+    def view(self, knobs: Knobs, context: Mapping[str, Any]) -> "View | None":
+        """Return it as a search of these knobs sees it; None where it knows none of them.
+
+        Args:
+            context: config key or group -> its value, of what is not searched.
+        """
+        fixed = coordinates.context(context)
+        return View(self, fixed) if any(map(coordinates.known, knobs)) else None
+
+    @functools.cached_property
+    def _solved(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return of each group the inverse Cholesky factor of its settings, and its weights."""
+        found = []
+        for group in self.groups:
+            own = self.process.between(group.points, group.points)
+            own = own + (self.process.noise + JITTER) * np.eye(len(group.points))
+            factor = np.linalg.inv(np.linalg.cholesky(own))
+            found.append((factor, factor.T @ (factor @ group.scores.T.astype(float))))
+        return found
+
+    def at(self, points: np.ndarray, kind: str | None) -> Outlook:
+        """Return the prior at settings.
+
+        Args:
+            points: coordinates, (n, len(NAMES)). kind: of the model; None or another: all count alike.
+        """
+        alike = [group.kind == kind for group in self.groups]
+        functions, weights, whitened = [], [], None
+        for group, (factor, solved), same in zip(self.groups, self._solved, alike, strict=True):
+            own = self.process.between(points, group.points)
+            functions.append(own @ solved)
+            weight = 1.0 if same or not any(alike) else FOREIGN
+            weights += [weight] * len(group.tasks)
+            if whitened is None or same:
+                whitened = own @ factor.T
+        values, share = np.concatenate(functions, 1), np.array(weights) / sum(weights)
+        mean = values @ share
+        parts = (values - mean[:, None]) * np.sqrt(share)
+        return Outlook(mean, parts, points, whitened, self.process)
+
+    def shuffled(self, seed: int) -> "Prior":
+        """Return a prior whose scores belong to other settings: what a control takes."""
+        draw = np.random.default_rng(seed)
+        groups = [
+            replace(g, scores=g.scores[:, draw.permutation(g.scores.shape[1])]) for g in self.groups
+        ]
+        return Prior(groups, self.process, dict(self.about))
+
+
+@dataclass(frozen=True)
+class View:
+    """A prior as a search sees it.
+
+    Args:
+        fixed: what its config says of any setting, from `coordinates.context`.
+    """
+
+    prior: Prior
+    fixed: Mapping[str, Any]
+
+    def outlook(self, points: Sequence[Mapping[str, Any]]) -> Outlook:
+        """Return the prior at values of the search's knobs."""
+        return self.prior.at(coordinates.coordinates(self.fixed, points), self.fixed.get("model"))
+
+
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """Return the normal quantiles of ranks, low for low values; NaN and inf are the highest.
+
+    Equal values have equal scores. Along the last axis.
+    """
+    from scipy import stats  # late: a second
+
+    values = np.where(np.isfinite(values), values, np.inf)
+    ranks = stats.rankdata(values, axis=-1)
+    return stats.norm.ppf((ranks - 0.5) / values.shape[-1])
+
+
+# ------------------------------------------------------------------ the file
+def encode(prior: Prior) -> bytes:
+    """Return the file of a prior."""
+    from safetensors.numpy import save
+
+    tensors = {}
+    for group in prior.groups:
+        tensors[f"{group.kind}.points"] = group.points.astype(np.float32)
+        tensors[f"{group.kind}.scores"] = group.scores.astype(np.float16)
+    told = {"digest": storage.UNSIGNED, "version": VERSION, "coordinates": [*NAMES]}
+    told |= {"process": vars(prior.process), **prior.about}
+    told |= {"tasks": {group.kind: list(group.tasks) for group in prior.groups}}
+    data = storage.signed(save(tensors, {"knobs": json.dumps(told)}))
+    assert len(data) <= MOST_BYTES, f"a prior of {len(data):,} bytes"
+    return data
+
+
+@functools.cache
+def learned(path: Path = FILE) -> Prior:
+    """Read the prior that comes with the package.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or of another version.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    fix = "install knobs again, or search.prior=none"
+    try:
+        data = path.read_bytes()
+        told = storage.about(data)
+        if told["version"] != VERSION or told["coordinates"] != [*NAMES]:
+            raise ValueError(f"version {told['version']}, and this is version {VERSION}")
+        tensors, process = load(data), Process(**told["process"])
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)}); {fix}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: no prior ({first_line(error)}); {fix}") from None
+    groups = [
+        Group(kind, tasks, tensors[f"{kind}.points"].astype(float), tensors[f"{kind}.scores"])
+        for kind, tasks in told["tasks"].items()
+    ]
+    return Prior(groups, process, told)
