@@ -198,7 +198,9 @@ def _drawn(
     knobs, count = len(squares), len(y)
     middle = np.array([LENGTH] * knobs + [NOISE, AMPLITUDE])
     width = np.array([LENGTHS] * knobs + [NOISES, AMPLITUDES])
-    thetas = middle + width * np.r_[np.zeros((1, knobs + 2)), rng.standard_normal((DRAWS, knobs + 2))]
+    thetas = (
+        middle + width * np.r_[np.zeros((1, knobs + 2)), rng.standard_normal((DRAWS, knobs + 2))]
+    )
     found, scores = np.empty((0, knobs + 2)), np.empty((0, 2))
     for turn in range(ROUNDS):
         process = _process(thetas, squares)

@@ -54,9 +54,7 @@ class Process:
     other: float
     noise: float
 
-    def covariance(
-        self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp
-    ) -> Any:
+    def covariance(self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp) -> Any:
         """Return the covariance of settings.
 
             sum_j a_j k_j + pairs sum_{j<l} a_j k_j a_l k_l + whole prod_j k'_j
@@ -211,6 +209,18 @@ class Prior:
             factor = np.linalg.inv(np.linalg.cholesky(own))
             found.append((factor, factor.T @ (factor @ group.scores.T.astype(float))))
         return found
+
+    def shares(self, kind: str | None) -> np.ndarray:
+        """Return the weight of each task, (tasks,): one of another kind of model counts less."""
+        alike = [group.kind == kind for group in self.groups]
+        weights = [1.0 if same or not any(alike) else FOREIGN for same in alike]
+        each = np.repeat(weights, [len(group.tasks) for group in self.groups])
+        return each / each.sum()
+
+    def functions(self, points: np.ndarray, kind: str | None) -> np.ndarray:
+        """Return the smooth score of each task at settings, (n, tasks); as for `at`."""
+        found = self.at(points, kind)
+        return found.mean[:, None] + found.parts / np.sqrt(self.shares(kind))
 
     def at(self, points: np.ndarray, kind: str | None) -> Outlook:
         """Return the prior at settings.

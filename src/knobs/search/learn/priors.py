@@ -145,7 +145,9 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
         optimizer.zero_grad()
         own, total = process(free), ((free - begin) ** 2).sum() / 2
         for distances, scores in data:
-            cov = own.covariance(distances, torch.exp) * torch.ones(scores.shape[1], scores.shape[1])
+            cov = own.covariance(distances, torch.exp) * torch.ones(
+                scores.shape[1], scores.shape[1]
+            )
             cov = cov + (own.noise + prior.JITTER) * torch.eye(scores.shape[1])
             factor = torch.linalg.cholesky(cov)
             white = torch.linalg.solve_triangular(factor, scores.T, upper=False)
