@@ -19,7 +19,9 @@ known, 1 the middle of random ones and the most that is counted; found is the se
 then. A run that was pruned is charged for the epochs it had. `auto` and `best` plan for their
 budget, so each budget needs a separate search; the other arms' budgets are the beginnings of one
 search. Printed: mean over seeds (a seed is the mean over the part's problems) and a 90 %
-t-interval; then the paired differences, and the same of all parts together.
+t-interval; then the paired differences, and the same of all parts together. `auto` starts from
+what other tasks liked, `auto, no prior` does not. Of `auto, shuffled prior` the scores belong to
+other settings: what a prior costs that is wrong. None of these data sets is among its tasks.
 Data: tuner_tables/ and FashionMNIST/ in the folder KNOBS_DATA, else in a sibling
 shared/data folder, if there is one.
 """
@@ -43,14 +45,21 @@ import numpy as np
 import optuna
 from scipy import stats
 
-from knobs.search.methods import METHODS, distribution
+from knobs.search.methods import distribution
+from knobs.search.prior import Prior, learned
 from knobs.search.pruning import Pruner
 from knobs.search.space import Choice, Knobs, Range, Space
 from knobs.search.trials import Search
 
 DATA = Path(os.environ.get("KNOBS_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BUDGETS = (5, 10, 20, 40)
-OURS = ("auto", "best")
+# Ours: arm -> method, and the prior for a search's seed.
+OURS: dict[str, tuple[str, Callable[[int], Prior | None]]] = {
+    "auto": ("auto", lambda seed: learned()),
+    "auto, no prior": ("auto", lambda seed: None),
+    "auto, shuffled prior": ("auto", lambda seed: learned().shuffled(seed)),
+    "best": ("best", lambda seed: None),
+}
 PAIR, TOLD = "optuna pair", "pair, default first"  # TPE and MedianPruner, as Optuna comes
 ARMS = (*OURS, PAIR, TOLD, "random", "tpe", "gp")
 RANDOM = 200  # settings whose middle a regret of 1 is, where there is no table
@@ -70,6 +79,7 @@ class Problem:
         train: settings with a seed each -> their curves.
         judge: settings -> how good each is in truth.
         best, middle: of the truth: best known, median of random settings; None: of what was found.
+        context: config key or group -> what is not searched, as `python train.py` would have it.
     """
 
     name: str
@@ -80,12 +90,29 @@ class Problem:
     judge: Callable[[list[Values]], list[float]]
     best: float | None = None
     middle: float | None = None
+    context: Values = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------ tables
 def nearest(axis: np.ndarray, value: float) -> int:
     """Index of the closest point of a table's axis."""
     return int(np.argmin(np.abs(axis - value)))
+
+
+# Of hpobench: scikit-learn's name -> the config's. Its alpha is L2, as that of optimizer=adam.
+KEYS = {
+    "alpha": "optimizer.weight_decay", "batch_size": "training.batch_size",
+    "depth": "model.depth", "learning_rate_init": "optimizer.lr", "width": "model.width",
+}  # fmt: skip
+OFF = {
+    "regularization": "none", "regularization.norm": None, "regularization.l1": 0.0,
+    "regularization.dropout": 0.0, "regularization.label_smoothing": 0.0,
+    "training.clip_norm": None,
+}  # fmt: skip
+SKLEARN = OFF | {
+    "model": "mlp", "optimizer": "adam", "optimizer.betas": [0.9, 0.999], "activation": "relu",
+    "scheduler": "constant", "init": "xavier_uniform",
+}  # fmt: skip
 
 
 def hpobench_noisy() -> list[Problem]:
@@ -98,16 +125,17 @@ def hpobench(noisy: bool = False) -> list[Problem]:
     one layer of 100."""
     folder = DATA / "tuner_tables"
     axes = json.loads((folder / "search_space.json").read_text())["hpobench"]
-    logs = {
-        name: np.array(axis) if name == "depth" else np.log(axis) for name, axis in axes.items()
-    }
+    axes = {KEYS[name]: axis for name, axis in axes.items()}
+    depth = KEYS["depth"]
+    logs = {name: np.array(axis) if name == depth else np.log(axis) for name, axis in axes.items()}
     knobs = {
-        name: Range(0.5, 3.5, False) if name == "depth" else Range(axis[0], axis[-1], True)
+        name: Range(0.5, 3.5, False) if name == depth else Range(axis[0], axis[-1], True)
         for name, axis in axes.items()
     }
     default = {
         "alpha": 1e-4, "batch_size": 200.0, "depth": 1.0, "learning_rate_init": 1e-3, "width": 100.0
     }  # fmt: skip
+    default = {KEYS[name]: value for name, value in default.items()}
     problems = []
     with np.load(folder / "hpobench.npz") as tables:
         for name in tables.files:
@@ -117,7 +145,7 @@ def hpobench(noisy: bool = False) -> list[Problem]:
 
             def spot(values: Values, logs: dict = logs) -> tuple[int, ...]:
                 return tuple(
-                    nearest(axis, values[n] if n == "depth" else math.log(values[n]))
+                    nearest(axis, values[n] if n == depth else math.log(values[n]))
                     for n, axis in logs.items()
                 )
 
@@ -131,6 +159,7 @@ def hpobench(noisy: bool = False) -> list[Problem]:
                     lambda asked, t=truth, s=spot: [t[s(v)] for v in asked],
                     truth.max(),
                     float(np.median(truth)),
+                    SKLEARN,
                 )
             )
     return problems
@@ -140,10 +169,9 @@ def deepobs() -> list[Problem]:
     """4 problems; the default is Adam with torch's learning rate. Accuracy where there is one."""
     with gzip.open(DATA / "tuner_tables" / "deepobs_fmnist.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
-    knobs = {
-        "optimizer": Choice(("GradientDescentOptimizer", "MomentumOptimizer", "AdamOptimizer")),
-        "lr": Range(1e-5, 1e2, True),
-    }
+    names = {"sgd": "GradientDescentOptimizer", "momentum": "MomentumOptimizer",
+             "adam": "AdamOptimizer"}  # fmt: skip
+    knobs = {"optimizer": Choice((*names,)), "optimizer.lr": Range(1e-5, 1e2, True)}
     problems = []
     for name in sorted({row["testproblem"] for row in rows}):
         curves: dict[str, dict[float, Curve]] = {}
@@ -156,9 +184,9 @@ def deepobs() -> list[Problem]:
         length = max(len(c) for by_rate in curves.values() for c in by_rate.values())
 
         def look(values: Values, curves: dict = curves, length: int = length) -> Curve:
-            by_rate = curves[values["optimizer"]]
+            by_rate = curves[names[values["optimizer"]]]
             rates = np.array(sorted(by_rate))
-            curve = by_rate[rates[nearest(np.log(rates), math.log(values["lr"]))]]
+            curve = by_rate[rates[nearest(np.log(rates), math.log(values["optimizer.lr"]))]]
             return curve + [-math.inf] * (length - len(curve))
 
         ends = [max(c) for by_rate in curves.values() for c in by_rate.values()]
@@ -166,12 +194,13 @@ def deepobs() -> list[Problem]:
             Problem(
                 name,
                 knobs,
-                {"optimizer": "AdamOptimizer", "lr": 1e-3},
+                {"optimizer": "adam", "optimizer.lr": 1e-3},
                 length,
                 lambda asked, look=look: [look(values) for values, _ in asked],
                 lambda asked, look=look: [max(look(values)) for values in asked],
                 max(ends),
                 statistics.median(ends),
+                {"scheduler": "constant", "optimizer.weight_decay": 0.0},
             )
         )
     return problems
@@ -179,13 +208,13 @@ def deepobs() -> list[Problem]:
 
 # ------------------------------------------------------------------ real trainings
 REAL = {
-    "lr": Range(1e-5, 1, True),
-    "l2": Range(1e-7, 1e-1, True),
-    "l1": Range(1e-7, 1e-2, True),
-    "dropout": Range(0.0, 0.7, False),
-    "label_smoothing": Range(0.0, 0.3, False),
+    "optimizer.lr": Range(1e-5, 1, True),
+    "optimizer.weight_decay": Range(1e-7, 1e-1, True),
+    "regularization.l1": Range(1e-7, 1e-2, True),
+    "regularization.dropout": Range(0.0, 0.7, False),
+    "regularization.label_smoothing": Range(0.0, 0.3, False),
 }
-REAL_DEFAULT = {"lr": 1e-3, "l2": 1e-6, "l1": 1e-6, "dropout": 0.0, "label_smoothing": 0.0}
+REAL_DEFAULT = dict(zip(REAL, (1e-3, 1e-6, 1e-6, 0.0, 0.0), strict=True))
 
 
 def digits() -> list[Problem]:
@@ -198,6 +227,17 @@ def fashion() -> list[Problem]:
     """An MLP 784-64-64-10 with Adam, batch 64, on 4,000 images; accuracy on 6,000."""
     words = ["data=fashion_mnist", f"data.root={DATA}", "training.epochs=6"]
     return [real("fashion", [*words, "training.batch_size=64"], 4000)]
+
+
+def context(config: dict[str, Any]) -> Values:
+    """What a search knows of a config that is not searched."""
+    chosen = {"optimizer": "adam", "scheduler": "constant", "init": "common"}
+    return OFF | chosen | {
+        "model": config["model"]["name"], "activation": "relu",
+        "optimizer.betas": config["optimizer"]["betas"], "model.width": config["model"]["width"],
+        "model.depth": config["model"]["depth"],
+        "training.batch_size": config["training"]["batch_size"],
+    }  # fmt: skip
 
 
 def real(name: str, overrides: list[str], examples: int | None) -> Problem:
@@ -226,9 +266,9 @@ def real(name: str, overrides: list[str], examples: int | None) -> Problem:
         runs, curves = [], {}
         for values, seed in asked:
             own = copy.deepcopy(plain) | {"seed": seed}
-            own["optimizer"] |= {"lr": values["lr"], "weight_decay": values["l2"]}
-            names = ("l1", "dropout", "label_smoothing")
-            own["regularization"] |= {name: values[name] for name in names}
+            for key, value in values.items():
+                section, _, name = key.partition(".")
+                own[section][name] = value
             runs.append(assemble(own, data, torch.device("cpu")))
             curves[runs[-1]] = []
         stack.fit(
@@ -248,7 +288,8 @@ def real(name: str, overrides: list[str], examples: int | None) -> Problem:
     draw = np.random.default_rng(0)
     cube = [[knob.from_unit(draw.random()) for knob in REAL.values()] for _ in range(RANDOM)]
     ends = [max(c) for c in train([(dict(zip(REAL, u, strict=True)), 0) for u in cube])]
-    return Problem(name, REAL, REAL_DEFAULT, epochs, train, judge, middle=statistics.median(ends))
+    middle = statistics.median(ends)
+    return Problem(name, REAL, REAL_DEFAULT, epochs, train, judge, None, middle, context(plain))
 
 
 # ------------------------------------------------------------------ arms
@@ -272,10 +313,12 @@ class Seen:
 Arm = Generator[Values, Curve, Seen]  # yields settings to train, and is sent their curves
 
 
-def knobs_arm(problem: Problem, method: str, budget: int, seed: int, width: int) -> Arm:
+def knobs_arm(problem: Problem, name: str, budget: int, seed: int, width: int) -> Arm:
     """Our search, asked for `width` runs at a time. `best` prunes where there are curves."""
+    method, prior = OURS[name]
     seen, asha = Seen(), "asha" if method == "best" and problem.epochs > 1 else "none"
     options = {"epochs": problem.epochs, "seed": seed, "defaults": {"": problem.default}}
+    options |= {"prior": prior(seed), "context": {"": problem.context}}
     search = Search(None, Space({"": problem.knobs}), method=method, budget=budget, **options)
     with tempfile.TemporaryDirectory() as folder:
         pruner = Pruner(asha, Path(folder))
@@ -341,7 +384,7 @@ def rows_of(
     keys: dict[tuple[str, int, int], Arm] = {}
     for seed in seeds:
         for name in arms:
-            if name in METHODS and name in OURS:
+            if name in OURS:
                 for b in budgets:
                     keys[name, b, seed] = knobs_arm(problem, name, b, seed, width)
             else:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from knobs.report.arms import named
 from knobs.report.conclusions import Finding, Importance, Verdict
+from knobs.report.outlook import expectations, rank_correlation, replay, stopped
 from knobs.report.outlook import further as a_further_run
-from knobs.report.outlook import replay, stopped
 from knobs.report.records import Sweep
+from knobs.report.sentences import started_from
 from knobs.words import count, number, percent, sentence
 
 NO_EFFECT = 0.05  # p of "no knob has an effect" from which on it stands: the usual level of a test
@@ -27,11 +28,29 @@ def health(
     Args:
         further: expected gain of a further run, and noise of the validation split, if known.
     """
+    yield from prior(sweep)
     yield from over_default(sweep, verdict)
     yield from any_effect(importance)
     yield from predicts(importance)
     yield from further_runs(sweep, further)
     yield from pruning(sweep, verdict)
+
+
+def prior(sweep: Sweep) -> Iterator[Finding]:
+    """Check how well what a search started from agrees with its runs."""
+    study = sweep.study
+    if not (study and study.liked):
+        return
+    text = f"Started from {started_from(study.tasks, study.sweeps)}"
+    pairs = expectations(sweep, sweep.runs)
+    tau = rank_correlation(pairs)
+    if tau is None:
+        yield Finding("prior", "ok", f"{text}.")
+    else:
+        agree = f"{text}; Kendall's tau of what these expect with {count(len(pairs), 'run')} here"
+        level = "ok" if tau > 0 else "note"
+        against = "" if tau > 0 else ": these runs speak against it, and its weight falls"
+        yield Finding("prior", level, f"{agree} is {number(tau, 2)}{against}.")
 
 
 def over_default(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:

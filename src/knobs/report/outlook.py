@@ -38,6 +38,27 @@ class Gain:
     high: float
 
 
+def expectations(sweep: Sweep, runs: Sequence[RunRecord]) -> list[tuple[float, RunRecord]]:
+    """Return what a search's prior expected of runs that have a value, each a score and its run."""
+    liked = sweep.study.liked if sweep.study else {}
+    return [
+        (liked[run.number], run)
+        for run in runs
+        if run.number in liked and run.ok and run.value is not None
+    ]
+
+
+def rank_correlation(pairs: Sequence[tuple[float, RunRecord]]) -> float | None:
+    """Return Kendall's tau-b of low scores with good runs; None below LEAST, or of all alike."""
+    if len(pairs) < LEAST:
+        return None
+    from scipy.stats import kendalltau  # late: a third of a second
+
+    sign = 1 if pairs[0][1].mode == "max" else -1
+    tau = kendalltau([-score for score, _ in pairs], [sign * run.value for _, run in pairs])[0]
+    return float(tau) if math.isfinite(tau) else None
+
+
 def more(values: Sequence[float]) -> Gain:
     """Estimate what as many draws again would add to the best of these, if all are drawn alike.
 

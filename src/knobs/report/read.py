@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -47,6 +48,7 @@ MOST_ROWS = 100_000  # of a curve
 MOST_LOOKED_AT = 5_000  # summaries that are read to count looks at test
 DEEP = 5  # folders below the output root: sweeps/NAME/0, runs/DATE/TIME
 MOST_PAIRS = 1000  # at a look that a record may ask for
+NUMBER = re.compile("[0-9]{1,9}")  # of a run
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -300,6 +302,7 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]], 
         budget=finite(raw.get("budget")),
         asked=asked,
         stops=dict(_stops(of(raw, "stops", dict))),
+        **_prior(of(raw, "prior", dict)),
     )
     return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}, ""
 
@@ -311,6 +314,16 @@ def _stops(node: dict[str, Any]) -> Iterator[tuple[str, Stop]]:
         values = [*map(finite, numbers)]
         if None not in values and min(values) >= 0:
             yield arm, Stop(int(values[0]), values[1], values[2], int(values[3]))
+
+
+def _prior(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a search started from, as far as it is well-formed."""
+    scores = {n: finite(v) for n, v in of(node, "scores", dict).items() if NUMBER.fullmatch(n)}
+    return {
+        "tasks": max(0, of(node, "tasks", int)),
+        "sweeps": len(of(node, "sweeps", list)),
+        "liked": {int(n): score for n, score in scores.items() if score is not None},
+    }
 
 
 def _place(node: Any) -> dict[str, Any]:

@@ -328,6 +328,8 @@ class Study:
         budget: runs that an arm was to be searched with; None where it was no number of runs.
         asked: overrides of its command line; empty in older records.
         stops: arm -> why its search was ended before its budget.
+        tasks, sweeps: how many other tasks, or earlier sweeps, its search started from.
+        liked: number of a run -> what these expected of it, a score, low is good; empty without.
     """
 
     question: str = ""
@@ -340,6 +342,9 @@ class Study:
     budget: float | None = None
     asked: tuple[str, ...] = ()
     stops: dict[str, Stop] = field(default_factory=dict)
+    tasks: int = 0
+    sweeps: int = 0
+    liked: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -194,13 +194,12 @@ def _likelihood(cov: np.ndarray, y: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def _drawn(
     squares: np.ndarray, y: np.ndarray, given: tuple | None, rng: np.random.Generator
 ) -> list[tuple[float, np.ndarray, bool]]:
-    """Draw hypotheses: weight, parameters (lengths, noise, amplitude; logarithms), learned or not."""
+    """Draw hypotheses: weight, logarithms of lengths, noise, amplitude; whether it is learned."""
     knobs, count = len(squares), len(y)
     middle = np.array([LENGTH] * knobs + [NOISE, AMPLITUDE])
     width = np.array([LENGTHS] * knobs + [NOISES, AMPLITUDES])
-    thetas = (
-        middle + width * np.r_[np.zeros((1, knobs + 2)), rng.standard_normal((DRAWS, knobs + 2))]
-    )
+    steps = rng.standard_normal((DRAWS, knobs + 2))
+    thetas = np.r_[middle[None], middle + width * steps]
     found, scores = np.empty((0, knobs + 2)), np.empty((0, 2))
     for turn in range(ROUNDS):
         process = _process(thetas, squares)

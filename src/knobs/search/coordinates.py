@@ -116,10 +116,10 @@ def coordinates(fixed: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -
 def _merged(fixed: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Return a setting; an option that is another than that of `fixed` brings what is its own."""
     merged = dict(fixed)
-    if own.get("optimizer", (before := fixed.get("optimizer"))) != before:
+    if "optimizer" in fixed and own.get("optimizer", fixed["optimizer"]) != fixed["optimizer"]:
         for part in ("lr", "weight_decay", "momentum", "alpha", "betas"):
             merged.pop(part, None)
-    if own.get("regularization", (before := fixed.get("regularization"))) != before:
+    if own.get("regularization", before := fixed.get("regularization")) != before:
         for part in ("dropout", "label_smoothing", "l1"):
             merged[part] = 0.0
         merged |= {"l2": None, "norm": None} | REGULARIZED.get(own["regularization"], {})

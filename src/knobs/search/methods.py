@@ -262,10 +262,13 @@ def prior(task: Task) -> Values:
     whole = [t for t in told if not t.pruned]
     told = whole if len(whole) >= 3 else told
     seen, losses = [t.values for t in told], np.array(scores([t.loss for t in told] or [0.0]))
-    if waiting := [t.values for t in task.tried if t.loss is None and told]:
-        view, many = _seen(task, [*seen, *waiting]), len(seen)
-        guess = Belief(*_seen(task, seen), losses, task.rng).guess(*view) if many else 0
-        seen, losses = [*seen, *waiting], np.r_[losses, guess]
+    if waiting := [t.values for t in task.tried if t.loss is None]:
+        if told:
+            belief = Belief(*_seen(task, seen), losses, task.rng)
+            losses = np.r_[losses, belief.guess(*_seen(task, [*seen, *waiting]))]
+        else:
+            losses = task.view.outlook(waiting).mean
+        seen = [*seen, *waiting]
     belief = Belief(*_seen(task, seen), losses, task.rng) if seen else None
 
     def gain(points: Sequence[Values]) -> np.ndarray:

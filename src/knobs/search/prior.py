@@ -226,7 +226,8 @@ class Prior:
         """Return the prior at settings.
 
         Args:
-            points: coordinates, (n, len(NAMES)). kind: of the model; None or another: all count alike.
+            points: coordinates, (n, len(NAMES)).
+            kind: of the model; None, or one that no task has: all count alike.
         """
         alike = [group.kind == kind for group in self.groups]
         functions, weights, whitened = [], [], None

@@ -327,8 +327,8 @@ class Search(contextlib.AbstractContextManager):
         """Open a journal by its name, with a study for each arm."""
         self._storage = journal.opened(self._folder and self._folder / name)
         self._tallies: dict[str, Tally] = {}
-        studies = self._storage.get_all_studies()
-        if any("prior" not in s.user_attrs and self._storage.get_n_trials(s._study_id) for s in studies):
+        older = [s for s in self._storage.get_all_studies() if "prior" not in s.user_attrs]
+        if any(self._storage.get_n_trials(study._study_id) for study in older):
             self.late, self.prior, self.views = self.prior is not None, None, {}
         self._arms = {arm: self._study(arm) for arm in self.space.arms}
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from knobs.errors import ConfigError
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, knob_value
+from knobs.report.sentences import started_from
 from knobs.search import coordinates, sweeps
 from knobs.search.methods import LEARNED
 from knobs.search.prior import Prior
@@ -108,6 +109,4 @@ def facts(search: Search) -> dict[str, Any]:
 
 def words(prior: Mapping[str, Any]) -> str:
     """Return what a search starts from, in words."""
-    if "sweeps" in prior:
-        return f"what {count(len(prior['sweeps']), 'earlier sweep')} liked"
-    return f"what {count(prior['tasks'], 'other task')} liked"
+    return started_from(prior.get("tasks", 0), len(prior.get("sweeps", ())))

@@ -143,9 +143,7 @@ class StudyRunner:
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
             if search.late:
-                self.sweep.out.print(
-                    "this search began before there was a prior: it goes on without"
-                )
+                self.sweep.out.print("search: began before there was a prior; goes on without")
             self.prior = priors.facts(search)
             trials = Trials(search, self, before=self._tried(search), rule=self.rule)
             self.write(trials.places())

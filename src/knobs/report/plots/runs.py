@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.outlook import enough
+from knobs.report.outlook import enough, expectations
 from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import RunRecord, Sweep
+from knobs.report.sentences import started_from
 from knobs.report.stats import expected_best
 from knobs.words import count, number
 
@@ -121,6 +122,30 @@ def _said(setting: str, metric: str, point: Point) -> str:
     epoch, median, least, largest, seeds = point
     range_ = f" ({number(least, 4)} to {number(largest, 4)}, {seeds} seeds)" if seeds > 1 else ""
     return f"{setting}: {metric} {number(median, 4)}{range_} at epoch {epoch:g}"
+
+
+def prior_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:
+    """Show what a search started from beside what its runs reached."""
+    pairs = expectations(sweep, runs)
+    if len(pairs) < 2:
+        return None
+    study, said = sweep.study, [figures.told(sweep, run, sweep.space) for _, run in pairs]
+    scores, values = [score for score, _ in pairs], [run.value for _, run in pairs]
+    marks = {"color": "$1", "size": 8}
+    data = [figures.scatter(scores, values, said, marker=marks)]
+    yaxis = figures.objective_axis(sweep, *figures.scale(sweep, values))
+    xaxis = figures.titled("expected score (0: the middle of random settings; left is better)")
+    layout = {"xaxis": xaxis, "yaxis": yaxis, "showlegend": False}
+    says = f"{sweep.objective.metric} by what was expected of {count(len(pairs), 'run')}"
+    return Section(
+        "prior",
+        "Prior against runs",
+        f"The search started from {started_from(study.tasks, study.sweeps)}: a score by which they "
+        "rank a setting, 0 for the middle of random settings and -1 for the best sixth. Where this "
+        "task is like them, the runs at the left are the best. The runs themselves count for more "
+        "with each of them.",
+        (Figure("prior", "", says, data, layout, 320),),
+    )
 
 
 def tuning_section(sweep: Sweep, runs: Sequence[RunRecord]) -> Section | None:

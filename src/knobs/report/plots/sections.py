@@ -6,7 +6,7 @@ from knobs.report.conclusions import Report
 from knobs.report.plots.arms import arms_section
 from knobs.report.plots.figures import Section
 from knobs.report.plots.knobs import axis_section, interaction_section, isolation_section
-from knobs.report.plots.runs import curves_section, tuning_section
+from knobs.report.plots.runs import curves_section, prior_section, tuning_section
 from knobs.report.plots.seeds import ablation_section
 
 MOST_KNOBS = 8  # with plots of their own
@@ -26,6 +26,7 @@ def sections(report: Report) -> list[Section]:
         axis_section(sweep, verdict, order, runs),
         isolation_section(sweep, order, runs),
         interaction_section(sweep, two, runs),
+        prior_section(sweep, runs),
         tuning_section(sweep, runs),
     ]
     within = f"The runs of {arm}. " if arm else ""

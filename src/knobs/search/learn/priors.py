@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from knobs import storage
 from knobs.errors import DataError
 from knobs.search import prior, table
-from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinates
+from knobs.search.coordinates import NAMES, NUMBERS, context, coordinates
 from knobs.search.learn import settings
 from knobs.search.prior import Group, Prior, Process
 
@@ -145,10 +144,8 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
         optimizer.zero_grad()
         own, total = process(free), ((free - begin) ** 2).sum() / 2
         for distances, scores in data:
-            cov = own.covariance(distances, torch.exp) * torch.ones(
-                scores.shape[1], scores.shape[1]
-            )
-            cov = cov + (own.noise + prior.JITTER) * torch.eye(scores.shape[1])
+            noise = (own.noise + prior.JITTER) * torch.eye(scores.shape[1])
+            cov = own.covariance(distances, torch.exp) + noise
             factor = torch.linalg.cholesky(cov)
             white = torch.linalg.solve_triangular(factor, scores.T, upper=False)
             total = total + len(scores) * factor.diagonal().log().sum() + (white**2).sum() / 2
