@@ -41,7 +41,7 @@ def run(search, n=1, most=1000):
 
 
 def one(folder=None, space=None, **options):
-    options = {"method": "sobol", "budget": 8} | options
+    options = {"method": "sobol", "budget": 8, "prior": None} | options
     return Search(folder, Space({"": space or {"lr": LR}}), **options)
 
 
@@ -180,7 +180,8 @@ def test_the_model_tries_nothing_twice():
 # ------------------------------------------------------------------ arms
 def test_arms_are_searched_apart_with_equal_parts():
     space = Space({"a": {"lr": LR}, "b": {"lr": Range(1e-2, 1, True), "m": Range(0, 1, False)}})
-    search = Search(None, space, method="auto", budget=8, defaults={"a": {"lr": 0.01}})
+    defaults = {"a": {"lr": 0.01}}
+    search = Search(None, space, method="auto", budget=8, defaults=defaults, prior=None)
     trials = run(search, n=3)
     assert [t.arm for t in trials] == ["a", "b"] * 4
     assert [t.run for t in trials] == list(range(8))

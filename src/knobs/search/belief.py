@@ -57,7 +57,8 @@ class Belief:
     """What is believed after some losses.
 
     Args:
-        cube, outlook: of the points that the losses are of; without an outlook all is plain.
+        cube, outlook: of the points that the losses are of, and then of those under way, which are
+            taken to come as expected; without an outlook all is plain.
         losses: (n,), n >= 1.
 
     `learned` is the weight of the prior.
@@ -66,20 +67,20 @@ class Belief:
     def __init__(
         self, cube: Cube, outlook: Outlook | None, losses: np.ndarray, rng: np.random.Generator
     ):
-        self.rows = rows = slice(0, len(losses))
+        count, self.rows = len(losses), slice(0, len(cube.points))
         y = losses - losses.mean()
-        size = y.std() or 1.0
-        squares = cube.squares(rows, rows)
-        given = outlook and (outlook.mean[rows], outlook.covariance(rows, rows))
-        self.models, self.learned, self.predicted = [], 0.0, losses.mean()
-        for weight, theta, learned in _drawn(squares, y / size, given, rng):
+        y = y / (y.std() or 1.0)
+        squares = cube.squares(self.rows, self.rows)
+        given = outlook and (outlook.mean[self.rows], outlook.covariance(self.rows, self.rows))
+        told = given and (given[0][:count], given[1][:count, :count])
+        self.models, self.learned = [], 0.0
+        for weight, theta, learned in _drawn(squares[:, :count, :count], y, told, rng):
             amplitude = np.exp(theta[-1]) if learned else 1.0
             cov = amplitude * _process(theta, squares) + (given[1] if learned else 0.0)
-            mean = given[0] if learned else np.zeros(len(y))
-            fit = _Fit(cov, np.exp(theta[-2]), y / size, mean)
+            mean = given[0] if learned else np.zeros(len(cov))
+            fit = _Fit(cov, np.exp(theta[-2]), y, mean)
             self.models.append((weight, theta, amplitude, learned, fit))
             self.learned += weight * learned
-        self._middle, self._size = losses.mean(), size
 
     def improvement(self, cube: Cube, outlook: Outlook | None) -> np.ndarray:
         """Return the improvement that is expected of each of further points, in any unit.
@@ -88,11 +89,6 @@ class Belief:
             cube, outlook: of the points of the losses, and then of the further ones.
         """
         return sum(w * fit.improvement(*rest) for w, fit, rest in self._asked(cube, outlook))
-
-    def guess(self, cube: Cube, outlook: Outlook | None) -> np.ndarray:
-        """Return the loss that is expected of each of further points, as `improvement` has them."""
-        guesses = (w * fit.at(*rest)[0] / fit.scale for w, fit, rest in self._asked(cube, outlook))
-        return self._middle + self._size * sum(guesses)
 
     def _asked(self, cube: Cube, outlook: Outlook | None) -> Iterator[tuple]:
         """Yield weight, fit, and covariance, variance and mean of further points."""
@@ -120,19 +116,32 @@ def _process(theta: np.ndarray, squares: np.ndarray) -> np.ndarray:
 
 
 class _Fit:
-    """A process with its parameters, and losses."""
+    """A process with its parameters, and losses.
+
+    Args:
+        cov, mean: of the points of the losses, and of those under way. y: losses.
+    """
 
     def __init__(self, cov: np.ndarray, noise: float, y: np.ndarray, mean: np.ndarray):
         count = len(y)
-        self.factor = np.linalg.cholesky(cov + (noise + JITTER) * np.eye(count))
-        self.white = self._solve(np.stack([y, mean, np.ones(count)], 1))
+        self._condition(cov[:count, :count], noise, y, mean[:count], None)
+        if len(cov) > count:
+            expected = mean[count:] + self.level
+            expected = expected + self._solve(cov[:count, count:]).T @ self.rest
+            self._condition(cov, noise, np.r_[y, expected / self.scale], mean, self.scale)
+        self.best = (self._solve(cov).T @ self.rest + mean + self.level).min()
+
+    def _condition(
+        self, cov: np.ndarray, noise: float, y: np.ndarray, mean: np.ndarray, scale: float | None
+    ) -> None:
+        self.factor = np.linalg.cholesky(cov + (noise + JITTER) * np.eye(len(y)))
+        self.white = self._solve(np.stack([y, mean, np.ones(len(y))], 1))
         gram = self.white.T @ self.white
-        self.scale = float(_scale(gram[None], count)[0])
+        self.scale = float(_scale(gram[None], len(y))[0]) if scale is None else scale
         self.ones = gram[2, 2]
         rest = self.white[:, 0] * self.scale - self.white[:, 1]
         self.level = rest @ self.white[:, 2] / self.ones
         self.rest = rest - self.level * self.white[:, 2]
-        self.best = (self._solve(cov).T @ self.rest + mean + self.level).min()
 
     def _solve(self, b: np.ndarray) -> np.ndarray:
         from scipy.linalg import solve_triangular  # late: a tenth of a second

@@ -255,27 +255,23 @@ def _near_best(task: Task) -> Values:
 def prior(task: Task) -> Values:
     """Take the point with the highest expected improvement under what other tasks liked.
 
-    Before any run that is the point that they liked best. Trials under way count as what is
-    expected of them, so that those of a batch differ.
+    Before any run that is the point that they liked best.
     """
     told = [t for t in task.tried if t.loss is not None]
     whole = [t for t in told if not t.pruned]
     told = whole if len(whole) >= 3 else told
-    seen, losses = [t.values for t in told], np.array(scores([t.loss for t in told] or [0.0]))
-    if waiting := [t.values for t in task.tried if t.loss is None]:
-        if told:
-            belief = Belief(*_seen(task, seen), losses, task.rng)
-            losses = np.r_[losses, belief.guess(*_seen(task, [*seen, *waiting]))]
-        else:
-            losses = task.view.outlook(waiting).mean
-        seen = [*seen, *waiting]
+    losses = np.array(scores([t.loss for t in told])) if told else np.empty(0)
+    waiting = [t.values for t in task.tried if t.loss is None]
+    seen = [*(t.values for t in told), *waiting]
+    if waiting and not told:  # of one point there is nothing to learn: its loss may be any
+        losses = np.zeros(1)
     belief = Belief(*_seen(task, seen), losses, task.rng) if seen else None
 
     def gain(points: Sequence[Values]) -> np.ndarray:
         found = _seen(task, [*seen, *points])
         return belief.improvement(*found) if belief else -found[1].mean
 
-    best = [seen[i] for i in np.argsort(losses[: len(seen)], kind="stable")[:TOPS]]
+    best = [seen[i] for i in np.argsort(losses, kind="stable")[:TOPS]]
     pool = [_uniform(task) for _ in range(SPREAD)]
     pool += [_step(task, top, sigma) for top in best for sigma in STEPS for _ in range(ABOUT)]
     gains = gain(pool)

@@ -183,7 +183,9 @@ class Prior:
     @property
     def name(self) -> str:
         """Return what tells it from others."""
-        return f"learned {self.about.get('date', '')} {str(self.about.get('digest', ''))[:12]}"
+        return (
+            f"learned {self.about.get('date', '')} {str(self.about.get('digest', ''))[:12]}".strip()
+        )
 
     @property
     def told(self) -> dict[str, Any]:

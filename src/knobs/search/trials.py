@@ -75,6 +75,10 @@ class Trial:
     again: bool = field(default=False, compare=False)
 
 
+class OtherPriorError(ConfigError):
+    """A folder's search began from another prior, or without one."""
+
+
 class Search(contextlib.AbstractContextManager):
     """A search in a folder; with `with`, or `close` it.
 
@@ -99,7 +103,8 @@ class Search(contextlib.AbstractContextManager):
         stops: whether an arm that was over before its budget stays so: see `look`.
 
     `repaired` tells what was done to the journal, where it was not that of the runs in the folder.
-    `late` tells whether the folder's search is older than priors: it goes on without.
+    `late` tells whether the folder's search is older than priors, or began by a method that takes
+    none: it goes on without.
 
     Raises:
         ConfigError: a name or number that cannot be, or a folder that holds another search.
@@ -141,6 +146,7 @@ class Search(contextlib.AbstractContextManager):
         self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
         self.prior, self.late = self._prior(prior), False
         self.views = self._seen_by(context or {})
+        self.prior = self.prior if self.views else None
         self.exhausted: set[str] = set()  # arms of which every combination was tried
         self._folder, self._process = folder, PROCESS.format(secrets.token_hex(4))
         self._alive = contextlib.ExitStack()
@@ -300,6 +306,8 @@ class Search(contextlib.AbstractContextManager):
                 there = [*filter(runs.belongs, there)]
                 wrong = self._unlike(there)
             kept = [(arm, trial) for arm in self._arms for trial in self.trials(arm)]
+        except OtherPriorError:
+            raise
         except CheckpointError:
             there = [*filter(runs.belongs, there)]
             wrong = "is damaged"
@@ -389,7 +397,8 @@ class Search(contextlib.AbstractContextManager):
         """Return the arm's study, made if it is not there."""
         name, space = arm or "search", knobs_to_json(self.space.arms[arm])
         about = {"space": space, "fixed": self.fixed.get(arm, "")}
-        about["prior"] = self.prior.name if self.prior else ""
+        if self.method in LEARNED:  # other methods ask for none, and go on with any
+            about["prior"] = self.prior.name if self.prior else ""
         direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
         if name not in {s.study_name for s in self._storage.get_all_studies()}:
             self._storage.create_new_study([direction], name)
@@ -403,9 +412,9 @@ class Search(contextlib.AbstractContextManager):
         if old := [key for key in before["space"] or {} if key in RENAMED]:
             why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
             raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
-        if before | {"prior": about["prior"]} == about != before:
+        if before != about and before | {"prior": about.get("prior")} == about:
             began = f"from the prior {before['prior']}" if before["prior"] else "without a prior"
-            raise ConfigError(
+            raise OtherPriorError(
                 f"{name}: this folder's {JOURNAL} holds a search that began {began}; give "
                 "search.prior as it was, or name another sweep"
             )

@@ -111,6 +111,8 @@ class StudyRunner:
         self.before = 0  # runs of earlier phases
         self.best: dict[str, tuple[dict[str, Any], float] | None] = {}
         self.prior: dict[str, Any] = self._prior_before()
+        if not plan.walk:
+            self._chosen = priors.chosen(self.options, plan.knobs, self.objective["metric"])
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
@@ -129,7 +131,7 @@ class StudyRunner:
                 for arm, knobs in self.plan.knobs.items()
             },
             fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
-            prior=priors.chosen(self.options, self.plan.knobs, self.objective["metric"]),
+            prior=self._chosen,
             context={arm: priors.context(composed) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
@@ -143,7 +145,7 @@ class StudyRunner:
                     line = f"{', '.join(names)} of the default config {lies}"
                     self.sweep.out.print(f"{arm or 'search'}: {line}; the search begins without it")
             if search.late:
-                self.sweep.out.print("search: began before there was a prior; goes on without")
+                self.sweep.out.print("search: began without a prior, and goes on without")
             self.prior = priors.facts(search)
             trials = Trials(search, self, before=self._tried(search), rule=self.rule)
             self.write(trials.places())

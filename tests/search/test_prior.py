@@ -1,0 +1,363 @@
+"""What other tasks liked: coordinates, the process, its file, beliefs, and searches that use it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from knobs.errors import ConfigError, DataError
+from knobs.search import prior, sweeps
+from knobs.search.belief import Belief, Cube, _likelihood, _scale
+from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinates, known
+from knobs.search.prior import FILE, MOST_BYTES, Group, Prior, Process, learned
+from knobs.search.space import Choice, Range, Space
+from knobs.search.sweeps import Before, OwnSweeps
+from knobs.search.trials import JOURNAL, Search
+
+LR = Range(1e-5, 1e-1, True)
+ADAM = {"optimizer": "adam", "model": "mlp"}
+PROCESS = Process([0.4] * len(NUMBERS), [0.1] * len(NAMES), 0.5, 0.2, 1.5, 0.3, 0.05)
+
+
+def at(**setting):
+    """The coordinates of a setting by their names."""
+    row = coordinates({}, [{key.replace("__", "."): value for key, value in setting.items()}])[0]
+    return dict(zip(NAMES, row, strict=True))
+
+
+# ------------------------------------------------------------------ coordinates
+def test_coordinates_are_in_units_of_the_family():
+    adam = at(optimizer="adam", optimizer__lr=1e-3, optimizer__betas=[0.9, 0.99])
+    assert adam["lr"] == pytest.approx(0.5)
+    assert adam["momentum"] == pytest.approx(math.log(0.1 / 0.02) / math.log(0.5 / 0.02))
+    assert adam["beta2"] == pytest.approx(0.5)
+    assert at(optimizer="momentum", optimizer__lr=1e-3)["lr"] == 0
+    assert at(optimizer="sgd", optimizer__lr=1)["lr"] == 1
+    assert at(optimizer="sgd")["momentum"] == 1  # which is none
+    assert at(optimizer="adamw", optimizer__weight_decay=1)["weight_decay"] == 1
+    assert at(optimizer="adam", optimizer__weight_decay=1e-2)["weight_decay"] == 1
+
+
+def test_what_is_off_or_beyond_the_range_has_a_place():
+    off = at(regularization__l1=0.0, regularization__dropout=0, training__clip_norm=None)
+    assert (off["l1"], off["dropout"], off["clip_norm"]) == (-0.25, -0.25, 1.25)
+    edge = at(optimizer="adam", optimizer__lr=10, regularization__l1=1e-12, model__width=4096)
+    assert (edge["lr"], edge["l1"], edge["width"]) == (1, 0, 1)
+
+
+def test_what_is_not_said_is_not_known():
+    row = at(optimizer="lbfgs", optimizer__lr=1, scheduler="step", model__width="wide")
+    assert all(math.isnan(row[name]) for name in ("family", "lr", "scheduler", "width", "norm"))
+    assert at(regularization__norm=None)["norm"] == 0
+    assert at(optimizer="adam", **{"regularization__l2": 1e-7})["weight_decay"] == 0
+
+
+def test_names_without_a_dot_are_known_by_their_last_part():
+    assert [*map(known, ("lr", "learning_rate", "model.width", "depth"))] == [
+        *("lr", "lr", "width", "depth"),
+    ]
+    assert known("mine.lr") == known("data.val") == known("alpha_dropout") == ""
+    assert at(lr=1e-3)["lr"] == pytest.approx(0.5)  # as Adam's, the config's default
+    assert at(lr=1e-3, momentum=0.9)["lr"] == 0
+
+
+def test_an_option_that_is_searched_brings_what_is_its_own():
+    fixed = context({**ADAM, "optimizer.lr": 1e-3, "regularization.norm": None})
+    rows = coordinates(fixed, [{"optimizer": "adam"}, {"optimizer": "momentum"}])
+    lr, norm = NAMES.index("lr"), NAMES.index("norm")
+    assert rows[0, lr] == pytest.approx(0.5)
+    assert math.isnan(rows[1, lr])  # Adam's rate is not momentum's
+    rows = coordinates(fixed, [{"regularization": "batchnorm"}, {"regularization": "dropout"}])
+    assert rows[:, norm].tolist() == [1, 0]
+    assert rows[1, NAMES.index("dropout")] == pytest.approx(1 / 3)
+
+
+# ------------------------------------------------------------------ the process
+def drawn(count, seed=0):
+    draw = np.random.default_rng(seed)
+    options = [draw.integers(len(of), size=count) for of in OPTIONS.values()]
+    return np.c_[np.stack(options, 1), draw.random((count, len(NUMBERS)))]
+
+
+def test_the_covariance_is_that_of_effects_pairs_and_the_whole():
+    a, b = drawn(2), drawn(3, 1)
+    n = len(OPTIONS)
+    near = [(a[0, j] == b[1, j]) * 1.0 for j in range(n)]
+    near += [math.exp(-((a[0, j] - b[1, j]) ** 2) / 0.32) for j in range(n, len(NAMES))]
+    far = [1.0 if same else 0.3 for same in near[:n]]
+    far += [math.exp(-((a[0, j] - b[1, j]) ** 2) / 0.72) for j in range(n, len(NAMES))]
+    pairs = sum(0.01 * x * y for i, x in enumerate(near) for y in near[:i])
+    expected = 0.1 * sum(near) + 0.5 * pairs + 0.2 * math.prod(far)
+    assert PROCESS.between(a, b)[0, 1] == pytest.approx(expected)
+    assert PROCESS.between(a, a)[0, 0] == pytest.approx(PROCESS.variance)
+    assert np.linalg.eigvalsh(PROCESS.between(drawn(40), drawn(40))).min() > -1e-9
+
+
+def test_what_is_not_known_is_averaged_over():
+    b, lone = drawn(30), PROCESS
+    only = Process([0.4] * len(NUMBERS), [0.1] * len(NAMES), 0.0, 0.0, 1.5, 0.3, 0.05)
+    for process, j in ((lone, 6), (only, 0)):
+        a = drawn(1, 2)
+        explicit = np.repeat(a, len(b), 0)
+        explicit[:, j] = b[:, j]
+        a[0, j] = np.nan
+        mean = process.between(explicit, b).mean(0)
+        assert process.between(a, b)[0] == pytest.approx(mean, rel=0.02)
+    assert lone.among(a, a)[0, 0] == pytest.approx(lone.variance)
+
+
+def made(count=60, tasks=5, seed=0):
+    """A prior of tasks that like a learning rate near .6 of the range, each a little elsewhere."""
+    points, draw = drawn(count), np.random.default_rng(seed)
+    points[:, [NAMES.index("embedding_dim")]] = 0.5
+    lr = points[:, NAMES.index("lr")]
+    losses = np.stack([(lr - 0.6 - 0.05 * draw.standard_normal()) ** 2 for _ in range(tasks)])
+    group = Group(
+        "mlp", [{"task": f"t{i}"} for i in range(tasks)], points, prior.normal_scores(losses)
+    )
+    lengths = [0.3] + [2.0] * (len(NUMBERS) - 1)
+    amplitudes = [0.01] * len(OPTIONS) + [1.0] + [0.01] * (len(NUMBERS) - 1)
+    return Prior([group], Process(lengths, amplitudes, 0.1, 0.01, 1.5, 0.3, 0.02), {"date": "d"})
+
+
+def test_a_prior_is_the_mean_of_its_tasks_and_unsure_where_they_differ():
+    found = made()
+    outlook = found.at(found.groups[0].points, "mlp")
+    mean = found.groups[0].scores.mean(0)
+    assert np.corrcoef(outlook.mean, mean)[0, 1] > 0.98
+    rows = slice(0, 20)
+    cov = outlook.covariance(rows, rows)
+    assert np.allclose(np.diag(cov), outlook.variance()[rows])
+    assert np.linalg.eigvalsh(cov).min() > -1e-9
+    grid = found.view({"optimizer.lr": LR}, ADAM).outlook(
+        [{"optimizer.lr": 10**-e} for e in (5, 2.6)]
+    )
+    assert grid.mean[0] > 0.5 > -0.5 > grid.mean[1]  # .0 and .6 of the range
+
+
+def test_scores_are_normal_and_broken_runs_are_the_worst():
+    scores = prior.normal_scores(np.array([3.0, np.nan, 1.0, np.inf, 2.0]))
+    ppf = stats.norm.ppf
+    assert scores.tolist() == pytest.approx(
+        [0, ppf(0.7 + 0.1), ppf(0.1), ppf(0.8), ppf(0.3)], abs=1e-9
+    )
+
+
+def test_shuffled_scores_belong_to_other_settings():
+    found = made()
+    one, two = found.shuffled(0), found.shuffled(0)
+    assert np.array_equal(one.groups[0].scores, two.groups[0].scores)
+    assert np.allclose(np.sort(one.groups[0].scores), np.sort(found.groups[0].scores))
+    best = one.at(found.groups[0].points, "mlp").mean
+    assert abs(np.corrcoef(best, found.groups[0].scores.mean(0))[0, 1]) < 0.5
+
+
+# ------------------------------------------------------------------ the file
+def test_a_prior_comes_back_as_it_was(tmp_path):
+    path, before = tmp_path / "p.safetensors", made()
+    path.write_bytes(prior.encode(before))
+    after = learned(path)
+    assert after.process == Process(**json.loads(json.dumps(vars(before.process))))
+    assert after.tasks == 5
+    assert after.about["tasks"]["mlp"][0] == {"task": "t0"}
+    assert np.allclose(after.groups[0].scores, before.groups[0].scores, atol=2e-3)
+    assert after.name.startswith("learned d ")
+
+
+def test_a_changed_prior_is_refused(tmp_path):
+    data = prior.encode(made())
+    for i in (20, len(data) // 2, len(data) - 1):
+        path = tmp_path / f"{i}"
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(DataError, match="no prior .*search.prior=none"):
+            learned(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        learned(tmp_path / "none")
+
+
+def test_the_packages_prior_knows_none_of_what_it_is_judged_by():
+    found = learned()
+    assert FILE.stat().st_size < MOST_BYTES
+    assert found.about["command"].startswith("python -m knobs.search.learn --prior")
+    tasks = [task for group in found.groups for task in group.tasks]
+    assert len(tasks) == found.tasks > 0
+    assert all(len(task["digest"]) == 16 for task in tasks)
+    judges = ("digits", "fashion", "mnist", "openml", "higgs", "adult")
+    assert not [t for t in tasks if any(name in t["source"].lower() for name in judges)]
+
+
+# ------------------------------------------------------------------ beliefs
+def test_the_scale_of_losses_is_the_likeliest():
+    draw = np.random.default_rng(0)
+    x = draw.random((6, 1))
+    cov = np.exp(-((x - x.T) ** 2) / 0.1) + 0.1 * np.eye(6)
+    y, mean = draw.standard_normal(6), draw.standard_normal(6)
+    white = np.linalg.solve(np.linalg.cholesky(cov), np.stack([y, mean, np.ones(6)], 1))
+    best = _scale((white.T @ white)[None], 6)[0]
+
+    def likelihood(s):
+        """Of s y under a mean of any level: density of the contrasts, by any basis of them."""
+        basis = np.linalg.svd(np.ones((1, 6)))[2][1:]
+        normal = stats.multivariate_normal(basis @ mean, basis @ cov @ basis.T)
+        return normal.logpdf(s * (basis @ y)) + 5 * math.log(s)
+
+    grid = [best * math.exp(e) for e in np.linspace(-1, 1, 401)]
+    assert grid[int(np.argmax([*map(likelihood, grid)]))] == pytest.approx(best)
+    at_best = _likelihood(cov[None], y, mean)[0]
+    other = _likelihood(cov[None] * 1.7, y, mean)[0]
+    white = np.linalg.solve(np.linalg.cholesky(1.7 * cov), np.stack([y, mean, np.ones(6)], 1))
+    s = _scale((white.T @ white)[None], 6)[0]
+    basis = np.linalg.svd(np.ones((1, 6)))[2][1:]
+    normal = stats.multivariate_normal(basis @ mean, 1.7 * basis @ cov @ basis.T)
+    wider = normal.logpdf(s * (basis @ y)) + 5 * math.log(s)
+    assert at_best - other == pytest.approx(likelihood(best) - wider)
+
+
+def believed(losses, points, found):
+    view = found.view({"optimizer.lr": LR}, ADAM)
+    cube = Cube(np.array([[LR.to_unit(p["optimizer.lr"])] for p in points]), np.array([False]))
+    return Belief(cube, view.outlook(points), np.array(losses), np.random.default_rng(0))
+
+
+def test_runs_that_speak_against_a_prior_take_its_weight():
+    points = [{"optimizer.lr": 10 ** -float(e)} for e in np.linspace(5, 1, 8)]
+    unit = np.linspace(0, 1, 8)
+    agree = believed((unit - 0.6) ** 2, points, made())
+    against = believed(-((unit - 0.6) ** 2), points, made())
+    assert agree.learned > 0.8
+    assert against.learned < 0.3 < 0.5 < agree.learned
+
+
+def test_improvement_is_that_of_draws():
+    points = [{"optimizer.lr": 10 ** -float(e)} for e in (4.5, 3, 1.5)]
+    belief = believed([1.0, 0.2, 0.9], points, made())
+    more = [*points, {"optimizer.lr": 10**-2.4}]
+    cube = Cube(np.array([[LR.to_unit(p["optimizer.lr"])] for p in more]), np.array([False]))
+    outlook = made().view({"optimizer.lr": LR}, ADAM).outlook(more)
+    gain, total = belief.improvement(cube, outlook)[0], 0.0
+    draw = np.random.default_rng(0)
+    for weight, fit, rest in belief._asked(cube, outlook):
+        mean, sd = fit.at(*rest)
+        draws = mean[0] + sd[0] * draw.standard_normal(200_000)
+        total += weight * np.maximum(fit.best - draws, 0).mean() / fit.scale
+    assert gain == pytest.approx(total, rel=0.02)
+
+
+# ------------------------------------------------------------------ searches
+def search(folder=None, knobs=None, **options):
+    about = {"budget": 9, "mode": "min", "context": {"": ADAM}, "prior": made()} | options
+    return Search(folder, Space({"": knobs or {"optimizer.lr": LR}}), **about)
+
+
+def lose(values):
+    return (LR.to_unit(values["optimizer.lr"]) - 0.55) ** 2
+
+
+def play(searching, n=1, most=100):
+    seen = []
+    while len(seen) < most and (batch := searching.ask(n)):
+        for trial in batch:
+            searching.tell(trial, lose(trial.values))
+            seen.append(trial)
+    return seen
+
+
+def test_a_search_begins_with_the_default_and_what_others_liked():
+    trials = play(search(defaults={"": {"optimizer.lr": 1e-4}}))
+    assert [t.phase for t in trials] == ["default"] + ["prior"] * 8
+    assert LR.to_unit(trials[1].values["optimizer.lr"]) == pytest.approx(0.6, abs=0.07)
+    assert min(lose(t.values) for t in trials) < 1e-3
+
+
+def test_a_batch_differs():
+    batch = search(defaults={"": {"optimizer.lr": 1e-4}}).ask(9)
+    assert [t.phase for t in batch] == ["default", "prior", "prior", "prior"]
+    units = sorted(LR.to_unit(t.values["optimizer.lr"]) for t in batch)
+    assert min(np.diff(units)) > 0.02
+
+
+def test_a_search_of_unknown_knobs_is_as_without_a_prior():
+    knobs = {"data.val": Range(0.1, 0.5, False)}
+    asked = [
+        [t.values for t in search(knobs=knobs, prior=p, budget=4).ask(2)] for p in (made(), None)
+    ]
+    assert asked[0] == asked[1]
+    assert search(knobs=knobs).views == {}
+
+
+def test_a_search_goes_on_with_the_same_trials(tmp_path):
+    whole = [t.values for t in play(search())]
+    with search(tmp_path) as first:
+        before = [t.values for t in play(first, most=5)]
+    with search(tmp_path) as second:
+        after = [t.values for t in play(second)]
+    assert before + after == whole
+
+
+def test_another_prior_in_the_folder_is_another_search(tmp_path):
+    with search(tmp_path) as first:
+        play(first, most=2)
+    with pytest.raises(ConfigError, match="began from the prior learned d; give search.prior as"):
+        search(tmp_path, prior=None)
+    (tmp_path / "b").mkdir()
+    with search(tmp_path / "b", prior=None) as other:
+        play(other, most=2)
+    with pytest.raises(ConfigError, match="began without a prior; give search.prior as it was"):
+        search(tmp_path / "b")
+
+
+def test_a_search_older_than_priors_goes_on_without(tmp_path):
+    with search(tmp_path, prior=None, budget=6) as first:
+        begun = [t.values for t in play(first, most=2)]
+    lines = (tmp_path / JOURNAL).read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    kept = [{k: v for k, v in line.items() if k != "crc"} for line in kept
+            if "prior" not in line.get("user_attr", {})]  # fmt: skip
+    (tmp_path / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+    with search(tmp_path, budget=6) as again:
+        assert again.late
+        rest = play(again)
+    assert [t.phase for t in rest] == ["sobol", "gp", "gp", "gp"]
+    assert begun + [t.values for t in rest] == [
+        t.values for t in play(search(prior=None, budget=6))
+    ]
+
+
+def test_what_a_prior_expects_of_trials_is_told():
+    searching = search(defaults={"": {"optimizer.lr": 1e-5}})
+    play(searching, most=3)
+    liked = searching.liked("")
+    assert liked[0] > 0.5 > -0.5 > liked[1]
+    assert search(prior=None).liked("") == []
+
+
+# ------------------------------------------------------------------ one's own sweeps
+def rows(count=12, name="optimizer.lr"):
+    return [{name: 10 ** -float(e)} for e in np.linspace(1, 5, count)]
+
+
+def test_ones_own_sweep_is_a_prior():
+    before = Before("s", rows(), [*map(lose, rows())])
+    view = OwnSweeps([before]).view({"optimizer.lr": LR, "x": Range(0, 1, False)}, {})
+    points = [{"optimizer.lr": lr, "x": x} for lr in (1e-5, 10**-2.8) for x in (0.1, 0.9)]
+    mean = view.outlook(points).mean
+    assert mean[0] == pytest.approx(mean[1])  # of x it knows nothing
+    assert mean[2] < -0.5 < 0.5 < mean[0]
+    cov = view.outlook(points).covariance(slice(0, 4), slice(0, 4))
+    assert np.linalg.eigvalsh(cov).min() > -1e-6
+    trials = play(search(prior=OwnSweeps([before])), most=1)
+    assert LR.to_unit(trials[0].values["optimizer.lr"]) == pytest.approx(0.55, abs=0.06)
+
+
+def test_a_sweep_knows_knobs_that_vary_there():
+    before = Before("s", [*rows(4), {"optimizer.lr": None}, {"act": "relu"}], [0.0] * 6)
+    knobs = {"optimizer.lr": LR, "act": Choice(("relu", "tanh"))}
+    assert before.knows(knobs) == ["optimizer.lr"]
+    assert OwnSweeps([before]).view({"act": knobs["act"]}, {}) is None
+    same = OwnSweeps([Before("elsewhere", before.rows, before.losses)])
+    assert (
+        same.name == OwnSweeps([before]).name != OwnSweeps([Before("s", rows(4), [0.0] * 4)]).name
+    )
+    assert sweeps.LEAST == 5
