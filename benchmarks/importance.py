@@ -297,7 +297,7 @@ def table(only: list[str], sizes: list[int], repeats: int) -> None:
                 place = {knob.name: -i for i, knob in enumerate(found.knobs)}
                 said |= {"knobs, with the prior": np.array([place[name] for name in names])}
                 said |= {"process alone, with the prior": answer(found, names)[0]}
-                said |= {"the prior alone": np.array([elsewhere.share[name] for name in names])}
+                said |= {"the prior alone": np.array([elsewhere.share.get(n, 0.0) for n in names])}
                 said |= optuna_says(levels, rows, y)
                 said["forest (MDI)"] = forest_says(levels, rows, y)
                 for arm, of in said.items():

@@ -4,10 +4,11 @@
     python benchmarks/stopping.py functions              # --noise 0.03; on which the rule was set
     python benchmarks/stopping.py held-out               # functions that no choice was made on
 
-A search by `auto` with --runs runs, each seen with noise; the rule looks at it as at a search under
-way. Of the search as ended by the rule and of the whole one: the regret of the setting seen best,
-(best - found) / (best - median of random settings), in truth. Lost: the difference, also in units
-of the noise. Mean over seeds and problems, and a 90 % t-interval over the seeds.
+A search by `auto` without a prior, with --runs runs, each seen with noise; the rule looks at it as
+at a search under way. Of the search as ended by the rule and of the whole one: the regret of the
+setting seen best, (best - found) / (best - median of random settings), in truth. Lost: the
+difference, also in units of the noise of a run. Mean over seeds and problems, and a 90 % t-interval
+over the seeds.
 
 hpobench   8 data sets; a search sees the score of one training seed. The noise is the standard
            deviation over the 5 seeds, its median over the best tenth of the settings, over
@@ -102,6 +103,7 @@ def searched(problem: Problem, runs: int, seed: int) -> dict:
     """One search to its end, and where the rule would have ended it."""
     rng = np.random.default_rng([seed, 1])
     about = {"method": "auto", "budget": runs, "seed": seed, "defaults": {"": problem.default}}
+    about["prior"] = None
     search = Search(None, Space({"": problem.knobs}), **about)
     seen: list[tuple[float, Values]] = []
     looked = below = over = 0

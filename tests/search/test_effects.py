@@ -43,6 +43,22 @@ def test_a_prior_that_knows_one_knob_tells_nothing():
     assert others(knobs, {"model": "mlp"}, learned()) is None
 
 
+def test_a_knob_that_is_searched_elsewhere_is_not_known():
+    knobs = {
+        "optimizer.lr": LR,
+        "regularization.dropout": DROP,
+        "model.width": Range(16, 2048, True),
+    }
+    prior = Known(lambda a, b: a + b, lambda a, b: a)
+    assert others(knobs, {"model": "mlp"}, prior).share.keys() == {
+        "optimizer.lr", "regularization.dropout"
+    }  # fmt: skip
+    knobs["model.width"] = Range(16, 128, True)  # the tasks' own
+    assert "model.width" in others(knobs, {"model": "mlp"}, prior).share
+    knobs["activation"] = Choice(("relu", "softsign", "hardtanh"))
+    assert "activation" not in others(knobs, {"model": "mlp"}, prior).share
+
+
 def test_the_learned_prior_has_the_learning_rate_first():
     knobs = {
         "optimizer.lr": LR,

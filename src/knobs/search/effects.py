@@ -8,11 +8,12 @@ import numpy as np
 
 from knobs.search import coordinates
 from knobs.search.prior import Prior
-from knobs.search.space import Knobs
+from knobs.search.space import Choice, Knob, Knobs
 
 POINTS = 7  # log2 of the settings at which they are computed
 LEAST = 2  # knobs of which something is known: of one alone nothing follows
 EDGE = 0.003  # a share nearer to 0 or 1 counts as this
+INSIDE, STEPS = 0.75, 32  # of a knob's range that the tasks had as well; steps it is looked at in
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ def others(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> Others | N
     Args:
         context: config key or group -> its value, of what is not searched.
 
-    Returns: None where the prior knows fewer than LEAST of the knobs.
+    Returns: None where the prior knows fewer than LEAST of the knobs. It knows nothing of one that
+        is searched where the tasks never were.
     """
     from scipy.stats import qmc
 
     fixed = coordinates.context(context)
-    named = {name: knob for name, knob in knobs.items() if coordinates.known(name)}
+    named = {name: knob for name, knob in knobs.items() if _inside(name, knob, fixed) >= INSIDE}
     if len(named) < LEAST:
         return None
     d = len(named)
@@ -66,3 +68,18 @@ def others(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> Others | N
         dict(zip(named, (effects @ weight).tolist(), strict=True)),
         len(weight),
     )
+
+
+def _inside(name: str, knob: Knob, fixed: Mapping[str, Any]) -> float:
+    """Return the share of a knob's range, or of its options, that the tasks of a prior had."""
+    if not coordinates.known(name):
+        return 0.0
+    if isinstance(knob, Choice):
+        rows = coordinates.coordinates(fixed, [{name: option} for option in knob.options])
+        bare = np.isnan(coordinates.coordinates(fixed, [{}]))[0]
+        there = np.isnan(rows).sum(1) <= bare.sum()
+        return float(there.mean())
+    values = dict.fromkeys(knob.from_unit(u) for u in np.linspace(0, 1, STEPS + 1))
+    rows = coordinates.coordinates(fixed, [{name: value} for value in values])
+    steps = np.abs(np.diff(np.nan_to_num(rows), axis=0)).sum(1)  # beyond an edge all are the same
+    return float((steps > 0).mean())

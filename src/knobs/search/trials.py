@@ -32,13 +32,9 @@ from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
 from knobs.identity import RENAMED
 from knobs.record import JOURNAL
 from knobs.search import journal, methods, minutes, recovery
-<<<<<<< HEAD
-from knobs.search.methods import METHODS, PHASES, Task, Tried, Values
-=======
 from knobs.search import prior as priors
-from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Values
+from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Tried, Values
 from knobs.search.prior import Prior, View
->>>>>>> w-prior
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
 from knobs.search.tally import Tally

@@ -117,9 +117,8 @@ def importance(
     answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
     still = (UNKNOWN, UNKNOWN, None, 0.0)
     forest = _forest(x[works], space.owner, targets.mean(1), names)
-    second = _as_others(forest, others, weight)
-    ranked = _ordered([KnobImportance(k.name, *answers.get(k.name, still)) for k in knobs], second)
-    decided = _decided(ranked, second)
+    ranked = _ordered([KnobImportance(k.name, *answers.get(k.name, still)) for k in knobs], forest)
+    decided = _decided(ranked, forest)
     predicts, any_effect = _known(space, x[works], targets, rng)
     return Importance(
         knobs=tuple(ranked),
@@ -152,22 +151,6 @@ def _forest(x: Array, owner: Array, y: Array, names: list[str]) -> dict[str, flo
         return None
     shares = RandomForestRegressor(random_state=0).fit(x, y).feature_importances_
     return dict(zip(names, np.bincount(owner, shares).tolist(), strict=True))
-
-
-def _as_others(
-    forest: dict[str, float] | None, others: Others | None, weight: float
-) -> dict[str, float] | None:
-    """Return the forest's shares times those on other tasks, as far as these count.
-
-    What they know of as a whole keeps the share that the forest gives it.
-    """
-    if not forest or not others or not weight:
-        return forest
-    known = {
-        name: forest[name] * others.share[name] ** weight for name in others.share if name in forest
-    }
-    scale = sum(forest[name] for name in known) / (sum(known.values()) or 1.0)
-    return forest | {name: share * scale for name, share in known.items()}
 
 
 def _ordered(knobs: list[KnobImportance], forest: dict[str, float] | None) -> list[KnobImportance]:
