@@ -4,8 +4,8 @@
 
 For each task of benchmarks/table random runs of its table arrive one after another and end at a
 rung where they are not among the best third of those that came as far. A budget is 10 or 20 whole
-runs. Regret: (found - best of the table) / (median - best), at most 1. Printed: the mean over tasks,
-and its difference from a first rung at 2 epochs, with a 90 % t-interval over tasks.
+runs. Regret: (found - best of the table) / (median - best), at most 1. Printed: the mean over
+tasks, and its difference from a first rung at 2 epochs, with a 90 % t-interval over tasks.
 """
 
 import argparse
