@@ -1,6 +1,7 @@
 """The health of a search: over the default, of any knob, of the model behind the importance."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from knobs.report.analysis import make, plain
 from knobs.report.importance.effects import UNKNOWN
 from knobs.report.markdown import markdown
 from knobs.report.page import page
+from knobs.report.plots.sections import sections as plots
 from knobs.report.sections import sections
 from knobs.report.sentences import cells, decided, spent
 
@@ -136,3 +138,44 @@ def test_what_a_further_run_would_bring_is_said_of_a_search_that_was_not_ended(t
     [finding] = found(folder, "further runs")
     assert finding.level == "ok"
     assert finding.text.endswith("no less than the noise of the validation split, 0.3 points.")
+
+
+def started(folder, scores, **more):
+    """A search of 32 runs, with what a prior expects of them."""
+    sweep = noise_search(folder, 0.1)
+    about = json.loads((sweep / "study.json").read_text())
+    about["prior"] = {"tasks": 53, "scores": scores(about["runs"])} | more
+    (sweep / "study.json").write_text(json.dumps(about))
+    return sweep
+
+
+def lr_of(sweep, number):
+    return json.loads((sweep / number / "config.json").read_text())["config"]["optimizer"]["lr"]
+
+
+def test_what_a_search_started_from_is_said_and_shown(tmp_path):
+    noise_search(tmp_path / "a", 0.1)
+    good = {str(n): -np.log10(lr_of(tmp_path / "a", str(n))) - 2.5 for n in range(32)}
+    report = make([started(tmp_path / "s", lambda runs: good)])
+    [finding] = [f for f in report.findings if f.check == "prior"]
+    words = r"Started from what 53 other tasks liked; Kendall's tau of what these expect with 32 "
+    assert re.fullmatch(words + r"runs here is 0\.[6-9]\d?\.", finding.text)
+    assert finding.level == "ok"
+    [section] = [s for s in plots(report) if s.name == "prior"]
+    points = section.figures[0].data[0]
+    assert points["x"] == pytest.approx([good[str(n)] for n in range(32)], rel=1e-3, abs=1e-3)
+    assert points["y"] == pytest.approx([run.value for run in report.sweep.runs], rel=1e-3)
+
+
+def test_runs_that_speak_against_the_prior_are_said_to(tmp_path):
+    noise_search(tmp_path / "a", 0.1)
+    bad = {str(n): np.log10(lr_of(tmp_path / "a", str(n))) for n in range(32)}
+    [finding] = found(started(tmp_path / "s", lambda runs: bad, sweeps=["x", "y"]), "prior")
+    assert finding.level == "note"
+    assert finding.text.startswith("Started from what 2 earlier sweeps liked; Kendall's")
+    assert finding.text.endswith(": these runs speak against it, and its weight falls.")
+
+
+@pytest.mark.parametrize("scores", [None, [1], {"x": 1.0}, {"0": "a"}, {"9" * 30: 1.0}])
+def test_a_prior_that_is_malformed_is_left_out(tmp_path, scores):
+    assert found(started(tmp_path / "s", lambda runs: scores, tasks="many"), "prior") == []

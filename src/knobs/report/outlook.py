@@ -41,11 +41,15 @@ class Gain:
 def expectations(sweep: Sweep, runs: Sequence[RunRecord]) -> list[tuple[float, RunRecord]]:
     """Return what a search's prior expected of runs that have a value, each a score and its run."""
     liked = sweep.study.liked if sweep.study else {}
-    return [
-        (liked[run.number], run)
-        for run in runs
-        if run.number in liked and run.ok and run.value is not None
-    ]
+    scores = ((liked.get(_number(run)), run) for run in runs if run.ok and run.value is not None)
+    return [(score, run) for score, run in scores if score is not None]
+
+
+def _number(run: RunRecord) -> int | None:
+    """Return a run's number; in an older record that is its folder's name."""
+    name = run.folder.name
+    by_name = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else None
+    return by_name if run.number is None else run.number
 
 
 def rank_correlation(pairs: Sequence[tuple[float, RunRecord]]) -> float | None:

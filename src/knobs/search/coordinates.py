@@ -29,6 +29,7 @@ CLIP, L1 = Range(0.5, 5, True), Range(1e-7, 1e-3, True)
 ACTIVATIONS = Choice(("relu", "gelu", "silu", "tanh"))
 NORMS = Choice(("none", "batch", "layer"))
 BATCHES = Choice((16, 32, 64, 128))
+BATCH = Range(16, 128, True)
 SHAPES_OF: dict[str, Mapping[str, Range]] = {
     "mlp": {
         "model.width": Range(16, 128, True, True), "model.depth": Range(1, 4, False, True)
@@ -155,7 +156,7 @@ def _row(setting: dict[str, Any]) -> list[float]:
         "clip_norm": 1 + OFF if setting.get("clip_norm", 0) is None
         else _unit(CLIP, setting.get("clip_norm")),
         "l1": _unit(L1, setting.get("l1"), off=-OFF),
-        "batch_size": _unit(Range(16, 128, True), setting.get("batch_size")),
+        "batch_size": _unit(BATCH, setting.get("batch_size")),
         "width": _unit(shape["model.width"], setting.get("width")),
         "depth": _unit(shape["model.depth"], setting.get("depth")),
         "embedding_dim": _unit(shape.get("model.embedding_dim"), setting.get("embedding_dim")),

@@ -76,8 +76,12 @@ def _inside(name: str, knob: Knob, fixed: Mapping[str, Any]) -> float:
         return 0.0
     if isinstance(knob, Choice):
         rows = coordinates.coordinates(fixed, [{name: option} for option in knob.options])
-        bare = np.isnan(coordinates.coordinates(fixed, [{}]))[0]
-        there = np.isnan(rows).sum(1) <= bare.sum()
+        part = coordinates.known(name)
+        rest = {key: value for key, value in fixed.items() if key != part}
+        bare = np.isnan(coordinates.coordinates(rest, [{}])).sum()
+        missing = np.isnan(rows).sum(1)
+        # Of these two groups something is known where nothing says which option it is.
+        there = missing <= bare if part in ("optimizer", "regularization") else missing < bare
         return float(there.mean())
     values = dict.fromkeys(knob.from_unit(u) for u in np.linspace(0, 1, STEPS + 1))
     rows = coordinates.coordinates(fixed, [{name: value} for value in values])

@@ -320,6 +320,7 @@ METHODS: dict[str, tuple[tuple[str, float], ...]] = {
     "best": (("mix", 0.25), ("gp", 1.0)),
 } | {name: ((name, 1.0),) for name in ALONE}
 LEARNED = {"auto": (("prior", 1.0),)}  # the same where something is known of other tasks
+EVEN_FROM, EVEN = 20, 4  # from so many runs on, every so many-th is a Sobol point
 PHASES = {f.__name__: f for f in (default, random, sobol, mix, grid, cmaes, gp, prior, tpe)}
 
 
@@ -337,6 +338,8 @@ def phase(
     """
     if not tried and has_default and method in FROM_DEFAULT:
         return "default"
+    if learned and tried >= EVEN_FROM and tried % EVEN == 0:
+        return "sobol"  # what a model asks for says little of which knob matters
     own = LEARNED.get(method, METHODS[method]) if learned else METHODS[method]
     few = 0.5 if tried < 2 * knobs and len(own) > 1 else 0.0
     phases = ((name, max(until, few)) for name, until in own)

@@ -15,7 +15,7 @@ The file is of safetensors: for each model kind `points` (settings, coordinates)
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ FILE = Path(__file__).with_name("prior.safetensors")
 MOST_BYTES = 300_000
 FOREIGN = 0.2  # weight of a task of another kind of model, beside 1 of the same kind
 JITTER = 1e-6
+UNSAID = -9.0  # far from any coordinate
 
 
 @dataclass(frozen=True)
@@ -54,42 +55,60 @@ class Process:
     other: float
     noise: float
 
-    def covariance(self, distances: Sequence[tuple[Any, Any]], exp: Callable = np.exp) -> Any:
-        """Return the covariance of settings.
-
-            sum_j a_j k_j + pairs sum_{j<l} a_j k_j a_l k_l + whole prod_j k'_j
+    def factors(self, j: int, apart: Any, exp: Callable = np.exp) -> tuple[Any, Any]:
+        """Return k_j and k'_j of `combined`, of a coordinate.
 
         Args:
-            distances: of each of NAMES, squared ones of numbers, 0 or 1 of options; and None, or
-                weights over the last axis to average over, which stays of length 1.
+            apart: squared distances of numbers; 0 or 1, whether options differ.
+        """
+        if j < len(OPTIONS):
+            return 1 - apart, 1 - (1 - self.other) * apart
+        length = self.lengths[j - len(OPTIONS)]
+        return exp(-0.5 * apart / length**2), exp(-0.5 * apart / (length * self.stretch) ** 2)
+
+    def combined(self, factors: Iterable[tuple[Any, Any]]) -> Any:
+        """Return the covariance of settings.
+
+        sum_j a_j k_j + pairs sum_{j<l} a_j k_j a_l k_l + whole prod_j k'_j
         """
         once, squares, product = 0.0, 0.0, 1.0
-        for j, distance in enumerate(distances):
-            if j < len(OPTIONS):
-                near, far = 1 - distance, 1 - (1 - self.other) * distance
-            else:
-                length = self.lengths[j - len(OPTIONS)]
-                near = exp(-0.5 * distance / length**2)
-                far = exp(-0.5 * distance / (length * self.stretch) ** 2)
-            if near.ndim == 3:  # averaged over what the first might be
-                near, far = near.mean(0), far.mean(0)
-            part = self.amplitudes[j] * near
+        pairs = zip(self.amplitudes, factors, strict=True)
+        # What is the same in all rows comes first: it costs a row.
+        for amplitude, (near, far) in sorted(pairs, key=lambda pair: pair[1][0].shape[0]):
+            part = amplitude * near
             once, squares, product = once + part, squares + part**2, product * far
         return once + self.pairs * (once**2 - squares) / 2 + self.whole * product
 
-    def between(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def averages(self, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the factors of a setting that says nothing, which is any of b, with those of b."""
+        pairs = (self.factors(j, apart(b, b, j)) for j in range(len(NAMES)))
+        return [(near.mean(0, keepdims=True), far.mean(0, keepdims=True)) for near, far in pairs]
+
+    def between(
+        self, a: np.ndarray, b: np.ndarray, averages: Sequence[tuple] | None = None
+    ) -> np.ndarray:
         """Return the covariance of settings a (n, coordinates) with b (m, coordinates): (n, m).
 
-        What a does not say is averaged over what b says.
+        Args:
+            averages: of b; for coordinates that a setting of a does not say.
         """
-        return np.broadcast_to(self.covariance(distances(a, b)), (len(a), len(b)))
+
+        def factors(j: int) -> tuple[np.ndarray, np.ndarray]:
+            missing = np.isnan(a[:, j])
+            if averages and missing.all():
+                return averages[j]
+            near, far = self.factors(j, apart(a[:1] if (a[:, j] == a[0, j]).all() else a, b, j))
+            if averages and missing.any():
+                rows, (mean, other) = missing[:, None], averages[j]
+                near, far = np.where(rows, mean, near), np.where(rows, other, far)
+            return near, far
+
+        whole = self.combined(map(factors, range(len(NAMES))))
+        return np.broadcast_to(whole, (len(a), len(b)))
 
     def among(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the same for settings of one search: what neither says is the same in both."""
-        return np.broadcast_to(
-            self.covariance(distances(np.nan_to_num(a, nan=-9), np.nan_to_num(b, nan=-9))),
-            (len(a), len(b)),
-        )
+        return self.between(np.nan_to_num(a, nan=UNSAID), np.nan_to_num(b, nan=UNSAID))
 
     @property
     def variance(self) -> float:
@@ -98,26 +117,9 @@ class Process:
         return float(a.sum() + self.pairs * (a.sum() ** 2 - (a**2).sum()) / 2 + self.whole)
 
 
-def distances(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-    """Return, of each coordinate, (n, m) squared distances, or whether options differ.
-
-    A column that is the same for all of a is (1, m). What is NaN in a: (n or 1 rows of b, ...).
-    """
-    found = []
-    for j in range(a.shape[1]):
-        x, y = a[:, j], b[:, j]
-        missing = np.isnan(x)
-        if missing.all():
-            x = y[~np.isnan(y)] if not np.isnan(y).all() else np.zeros(1)
-            found.append(_apart(x[:, None, None], np.nan_to_num(y)[None, None, :], j))
-            continue
-        x = np.where(missing, np.nanmean(y) if j >= len(OPTIONS) else -1, x)
-        x = x[:1] if (x == x[0]).all() else x
-        found.append(_apart(x[:, None], y[None, :], j))
-    return found
-
-
-def _apart(x: np.ndarray, y: np.ndarray, coordinate: int) -> np.ndarray:
+def apart(a: np.ndarray, b: np.ndarray, coordinate: int) -> np.ndarray:
+    """Return (n, m) squared distances, or whether options differ."""
+    x, y = a[:, coordinate, None], b[None, :, coordinate]
     return (x != y) * 1.0 if coordinate < len(OPTIONS) else (x - y) ** 2
 
 
@@ -202,14 +204,15 @@ class Prior:
         return View(self, fixed) if any(map(coordinates.known, knobs)) else None
 
     @functools.cached_property
-    def _solved(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return of each group the inverse Cholesky factor of its settings, and its weights."""
+    def _solved(self) -> list[tuple[np.ndarray, np.ndarray, list]]:
+        """Return of each group the inverse Cholesky factor, weights, and averages."""
         found = []
         for group in self.groups:
             own = self.process.between(group.points, group.points)
             own = own + (self.process.noise + JITTER) * np.eye(len(group.points))
             factor = np.linalg.inv(np.linalg.cholesky(own))
-            found.append((factor, factor.T @ (factor @ group.scores.T.astype(float))))
+            weights = factor.T @ (factor @ group.scores.T.astype(float))
+            found.append((factor, weights, self.process.averages(group.points)))
         return found
 
     def shares(self, kind: str | None) -> np.ndarray:
@@ -233,9 +236,10 @@ class Prior:
         """
         alike = [group.kind == kind for group in self.groups]
         functions, weights, whitened = [], [], None
-        for group, (factor, solved), same in zip(self.groups, self._solved, alike, strict=True):
-            own = self.process.between(points, group.points)
-            functions.append(own @ solved)
+        for group, solved, same in zip(self.groups, self._solved, alike, strict=True):
+            factor, weights_of, averages = solved
+            own = self.process.between(points, group.points, averages)
+            functions.append(own @ weights_of)
             weight = 1.0 if same or not any(alike) else FOREIGN
             weights += [weight] * len(group.tasks)
             if whitened is None or same:

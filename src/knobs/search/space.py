@@ -9,6 +9,7 @@ coordinate a knob.
 """
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,12 +83,12 @@ class Range:
 
     def to_unit(self, value: float) -> float:
         """Return where a value lies in [0, 1]; beyond the bounds it is clipped."""
-        low, high = self._edges()
+        low, high = self._edges
         return min(max((self._scale(value) - low) / (high - low), 0.0), 1.0)
 
     def from_unit(self, u: float) -> float | int:
         """Return the value at u in [0, 1]: of few digits, whole, or on the step."""
-        low, high = self._edges()
+        low, high = self._edges
         value = low + min(max(u, 0.0), 1.0) * (high - low)
         return self.clean(math.exp(value) if self.log else value)
 
@@ -104,6 +105,7 @@ class Range:
         """Return whether a value lies between the bounds."""
         return _number(value) and self.low <= value <= self.high
 
+    @functools.cached_property  # a model asks for thousands of points
     def _edges(self) -> tuple[float, float]:
         """Return bounds on the scale; each of the levels has as wide a cell as the others."""
         half = (self.step or 1) / 2 if self.levels else 0.0

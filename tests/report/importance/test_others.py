@@ -32,7 +32,7 @@ def test_what_is_known_and_what_is_seen_are_weighed_by_their_precision():
     both = (SPREAD**2 + sd**2) ** 0.5  # as has what was drawn: half the way
     others = known(a=(HIGH, sd), b=(LOW, sd), c=(LOW, sd))
     found, weight = weighed(drawn([0.0, LOW, LOW], both), ["a", "b", "c"], others)
-    assert weight > 0.5
+    assert 0.1 < weight < 0.9
     moved = logits(found)[(np.arange(1, 401) * 0.6180339887498949) % 1 < weight]
     assert moved.mean(0) == pytest.approx([HIGH / 2, LOW, LOW], abs=0.2)
     assert moved.std(0) == pytest.approx([both * 0.5**0.5] * 3, abs=0.15)
@@ -75,13 +75,17 @@ def test_the_answer_of_few_runs_leans_on_other_tasks_and_says_so():
     others = known(a=(1.0, 0.4), b=(-0.5, 0.4), c=(-5.0, 0.4))
     found = importance(knobs, rows, y.tolist(), "max", others=others)
     assert found.tasks == 9
-    assert found.weight > 0.5
+    assert found.weight > 0.1
     assert found.others == others.share
 
     def width(answer, name):
         [moves] = [knob.moves for knob in answer.knobs if knob.name == name]
         return moves.high - moves.low
 
-    assert [knob.name for knob in found.knobs] == ["a", "b", "c"]
+    def value(answer, name):
+        return next(knob.moves.value for knob in answer.knobs if knob.name == name)
+
+    assert value(found, "a") > value(alone, "a")
+    assert value(found, "c") < value(alone, "c")
     assert width(found, "c") < width(alone, "c")
     assert importance(knobs, rows, y.tolist(), "max", others=known(q=(0.0, 1.0))) == alone

@@ -114,7 +114,7 @@ def scores_of(found: table.Table) -> np.ndarray:
     return prior.normal_scores(losses_of(found))
 
 
-def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
+def fitted(groups: Sequence[Group]) -> Process:
     """Return the process that makes the scores of all groups likeliest, MAP."""
     count = len(NUMBERS)
     begin = torch.cat([
@@ -124,7 +124,7 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
     free = begin.clone().requires_grad_()
     data = [
         (
-            [torch.tensor(d) for d in prior.distances(group.points, group.points)],
+            [torch.tensor(prior.apart(group.points, group.points, j)) for j in range(len(NAMES))],
             torch.tensor(group.scores.astype(float)),
         )
         for group in groups
@@ -138,14 +138,15 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
             other.sigmoid(), noise.exp(),
         )  # fmt: skip
 
-    optimizer = torch.optim.LBFGS([free], max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([free], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         own, total = process(free), ((free - begin) ** 2).sum() / 2
         for distances, scores in data:
+            factors = (own.factors(j, apart, torch.exp) for j, apart in enumerate(distances))
             noise = (own.noise + prior.JITTER) * torch.eye(scores.shape[1])
-            cov = own.covariance(distances, torch.exp) + noise
+            cov = own.combined(factors) + noise
             factor = torch.linalg.cholesky(cov)
             white = torch.linalg.solve_triangular(factor, scores.T, upper=False)
             total = total + len(scores) * factor.diagonal().log().sum() + (white**2).sum() / 2
