@@ -1,6 +1,5 @@
 """A sweep's folders -> what its report says, be it the page, the terminal or report.json."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +13,10 @@ from knobs.report.leaderboard import COLUMNS
 from knobs.report.next_steps import next_steps, recipe
 from knobs.report.noise import of_split
 from knobs.report.read import read_sweep
-from knobs.report.records import ABSENT, Knob, RunRecord, Sweep, knob_value
+from knobs.report.records import Knob, RunRecord, Sweep
 from knobs.report.run.read import read_files
 from knobs.report.sentences import spent, tested
 from knobs.report.verdict import verdict
-from knobs.search import coordinates
-from knobs.search.effects import Others, others
-from knobs.search.prior import learned
-from knobs.search.space import Choice, Range
 
 LEAST_RUNS = 8  # fewer say nothing of which knob matters
 VERSION = 1  # of report.json
@@ -60,36 +55,7 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
     from threadpoolctl import threadpool_limits  # of scikit-learn
 
     with threadpool_limits(1, "blas"):  # matrices of some hundred rows: threads wait for each other
-        elsewhere = known_effects(sweep, knobs, ended[0])
-        return importance(
-            knobs, rows, values, sweep.objective.mode, start, pruned, others=elsewhere
-        )
-
-
-def known_effects(sweep: Sweep, knobs: Sequence[Knob], run: RunRecord) -> Others | None:
-    """Return the effects of knobs on other tasks; None where a search did not start from these.
-
-    Args:
-        run: one of them: what is not searched stands in its config.
-    """
-    if not sweep.study or not sweep.study.tasks:
-        return None
-    searched: dict[str, Range | Choice] = {}
-    for knob in knobs:
-        if knob.choices is None:
-            searched[knob.name] = Range(knob.low, knob.high, knob.log, knob.integer)
-        else:
-            searched[knob.name] = Choice(tuple(map(_option, knob.choices)))
-    values = {key: knob_value(run, key) for key in coordinates.KEYS if key not in searched}
-    context = {key: value for key, value in values.items() if value != ABSENT}
-    return others(searched, context, learned())
-
-
-def _option(text: str) -> Any:
-    """Return a choice as a config has it."""
-    with contextlib.suppress(ValueError):
-        return float(text)
-    return None if text == "null" else text
+        return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
 def further(sweep: Sweep, arm: str) -> tuple[float, float] | None:

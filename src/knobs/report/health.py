@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 from knobs.report.arms import named
 from knobs.report.conclusions import Finding, Importance, Verdict
-from knobs.report.outlook import expectations, rank_correlation, replay, stopped
+from knobs.report.outlook import expectations, rank_correlation, replay, started_from, stopped
 from knobs.report.outlook import further as a_further_run
 from knobs.report.records import Sweep
-from knobs.report.sentences import started_from
 from knobs.words import count, number, percent, sentence
 
 NO_EFFECT = 0.05  # p of "no knob has an effect" from which on it stands: the usual level of a test

@@ -133,6 +133,11 @@ def enough(sweep: Sweep, runs: Sequence[RunRecord]) -> str:
     return text + adapted
 
 
+def started_from(tasks: int, sweeps: int) -> str:
+    """Return what a search knew before its first run: `what 53 other tasks liked`."""
+    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
+
+
 def further(gain: float, noise: float, objective: Objective) -> str:
     """Say what one further run would bring, beside the noise of the validation split."""
     less = "less" if gain < noise else "no less"

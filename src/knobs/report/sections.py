@@ -16,7 +16,6 @@ from knobs.report.sentences import (
     expected,
     ranked,
     trusted,
-    weighed,
 )
 
 
@@ -60,9 +59,7 @@ def importance(report: Report) -> Section:
     knobs = report.importance.knobs
     rows = tuple((report.sweep.short(knob.name), *cells(report, knob)) for knob in knobs)
     heads = ("knob", *answered(report.importance))
-    return Section(
-        name, title, (decided(report), *within, *weighed(report), *trusted(report)), heads, rows
-    )
+    return Section(name, title, (decided(report), *within, *trusted(report)), heads, rows)
 
 
 def checks(report: Report) -> Section:

@@ -31,11 +31,6 @@ def spent(sweep: Sweep) -> str:
     return ", ".join([*parts, f"{seconds} of training"])
 
 
-def started_from(tasks: int, sweeps: int) -> str:
-    """Return what a search knew before its first run: `what 53 other tasks liked`."""
-    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
-
-
 def tested(sweep: Sweep, winner: Candidate | None) -> str:
     """Say which runs read the test split, and what stood there."""
     read = [run for run in sweep.runs if run.tests]
@@ -139,19 +134,6 @@ def trusted(report: Report) -> tuple[str, ...]:
         ()
         if r2 is None
         else (f"{left_out} {number(r2, 2)} (1 is perfect, 0 no better than the mean).",)
-    )
-
-
-def weighed(report: Report) -> tuple[str, ...]:
-    """Say how much other tasks count in the importance; nothing where they do not."""
-    importance = report.importance
-    if not importance.tasks:
-        return ()
-    leading = sorted(importance.others.items(), key=lambda pair: -pair[1])[:3]
-    there = listed([f"{report.sweep.short(name)} {percent(share)}" for name, share in leading])
-    return (
-        f"Effects are weighed by those on {count(importance.tasks, 'other task')}, which count "
-        f"{percent(importance.weight)}; there the largest were {there}.",
     )
 
 
