@@ -1,7 +1,9 @@
 """train.py as a user runs it: exit codes, what is printed, what is left behind."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -174,6 +176,49 @@ def test_preview_draws_and_trains_nothing(tmp_path):
     (folder,) = folders(tmp_path)
     assert (folder / "lr.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert not (folder / "metrics.jsonl").exists()
+
+
+def test_suggest_names_a_config_that_can_be_typed_and_trains_nothing(tmp_path):
+    words = ["tracking=local", "training.epochs=1", "model.width=32"]
+    done = run(tmp_path, "task=suggest", *words)
+    assert done.returncode == 0, done.stderr
+    (folder,) = folders(tmp_path)
+    assert not (folder / "metrics.jsonl").exists()
+    told = json.loads((folder / "suggestion.json").read_text())
+    assert 0.5 < told["better_than"] < 1
+    assert told["better_than"] > told["this_config_better_than"]
+    assert len(told["tune_first"]) == 3
+    assert told["tune_first"][0]["knob"] == "optimizer.lr"
+    assert "model.width" not in told["config"]  # it is typed
+    lines = done.stdout.splitlines()
+    assert f"  {told['command']}" in lines
+    assert f"  {told['search']}" in lines
+    again = shlex.split(told["command"])
+    assert again[:2] == ["python", "train.py"]
+    assert set(words) < set(again)
+    trained = run(tmp_path, *again[2:])
+    assert trained.returncode == 0, trained.stderr
+    config = json.loads(next(tmp_path.glob("**/summary.json")).with_name("config.json").read_text())
+    found = config["config"]
+    assert found["optimizer"]["lr"] == told["config"]["optimizer.lr"]
+    assert found["model"]["depth"] == told["config"]["model.depth"]
+    search = shlex.split(told["search"])[2:]
+    shown = run(tmp_path, *search, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=linear"], "task=suggest: model=linear is not known from other tasks"),
+        (["optimizer=lbfgs"], "task=suggest: optimizer=lbfgs is not known from other tasks"),
+    ],
+)
+def test_suggest_says_what_other_tasks_did_not_have(tmp_path, words, told):
+    done = run(tmp_path, "task=suggest", *words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_runs_in_one_second_have_folders_of_their_own(tmp_path):

@@ -1,5 +1,7 @@
 """The health of a search: over the default, of any knob, of the model behind the importance."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +10,11 @@ from fake_sweeps import _asked, add_run, fake_search, fake_study
 
 from knobs.report.analysis import make, plain
 from knobs.report.importance.effects import UNKNOWN
+from knobs.report.markdown import markdown
+from knobs.report.page import page
+from knobs.report.plots.sections import sections as plots
 from knobs.report.sections import sections
-from knobs.report.sentences import cells, decided
+from knobs.report.sentences import cells, decided, spent
 
 
 def found(folder, check):
@@ -84,3 +89,93 @@ def test_the_prediction_of_left_out_settings_stands_beside_the_importance(tmp_pa
     assert any(text.startswith("The model behind this predicts settings") for text in section.texts)
     [noise] = found(noise_search(tmp_path / "t", 0.0), "prediction")
     assert noise.level == "note"
+
+
+def test_a_search_that_was_ended_early_says_why_everywhere(tmp_path):
+    folder = noise_search(tmp_path / "s", 0.1, n=12)
+    study = json.loads((folder / "study.json").read_text())
+    stop = {"gain": 0.001, "noise": 0.004, "runs": 12, "saved": 28, "budget": 40, "unit": "runs"}
+    (folder / "study.json").write_text(json.dumps(study | {"budget": 40, "stops": {"": stop}}))
+    report = make([folder])
+    [finding] = [f for f in report.findings if f.check == "further runs"]
+    assert finding.level == "note"
+    assert finding.text == (
+        "The search was stopped after 12 runs, 28 saved: a further run is expected to gain 0.1 "
+        "points where it promises most, less than the noise of the validation split, 0.4 points."
+    )
+    assert "12 runs to search (28 saved)" in spent(report.sweep)
+    assert plain(report)["stops"] == {"": {"runs": 12, "gain": 0.001, "noise": 0.004, "saved": 28}}
+    assert "12 runs to search (28 saved)" in plain(report)["spent"]
+    assert finding.text in markdown(report)
+    assert finding.text in page(report)
+    for damaged in ({"": 3}, {"": stop | {"gain": "x"}}, {"": stop | {"noise": -1}}, []):
+        (folder / "study.json").write_text(json.dumps(study | {"stops": damaged}))
+        assert plain(make([folder]))["stops"] == {}
+
+
+def test_an_arm_that_was_ended_early_had_its_chance(tmp_path):
+    folder = fake_study(tmp_path / "s", ("adam", "nadam"), n=6)
+    study = json.loads((folder / "study.json").read_text()) | {"budget": 40}
+    (folder / "study.json").write_text(json.dumps(study))
+    assert "search adam longer" in make([folder]).verdict.headline
+    stops = {arm: {"gain": 0.001, "noise": 0.004, "runs": 6, "saved": 34} for arm in study["arms"]}
+    (folder / "study.json").write_text(json.dumps(study | {"stops": stops}))
+    report = make([folder])
+    assert "longer" not in report.verdict.headline
+    texts = [f.text for f in report.findings if f.check == "further runs"]
+    assert [text.partition(" was")[0] for text in texts] == [
+        "adam: its search",
+        "nadam: its search",
+    ]
+
+
+def test_what_a_further_run_would_bring_is_said_of_a_search_that_was_not_ended(tmp_path):
+    folder = noise_search(tmp_path / "s", 0.1)
+    assert found(folder, "further runs") == []  # no record tells the noise of the split
+    for summary in folder.glob("*/summary.json"):
+        about = json.loads(summary.read_text()) | {"validation_examples": 10_000}
+        summary.write_text(json.dumps(about))
+    [finding] = found(folder, "further runs")
+    assert finding.level == "ok"
+    assert finding.text.endswith("no less than the noise of the validation split, 0.3 points.")
+
+
+def started(folder, scores, **more):
+    """A search of 32 runs, with what a prior expects of them."""
+    sweep = noise_search(folder, 0.1)
+    about = json.loads((sweep / "study.json").read_text())
+    about["prior"] = {"tasks": 53, "scores": scores(about["runs"])} | more
+    (sweep / "study.json").write_text(json.dumps(about))
+    return sweep
+
+
+def lr_of(sweep, number):
+    return json.loads((sweep / number / "config.json").read_text())["config"]["optimizer"]["lr"]
+
+
+def test_what_a_search_started_from_is_said_and_shown(tmp_path):
+    noise_search(tmp_path / "a", 0.1)
+    good = {str(n): -np.log10(lr_of(tmp_path / "a", str(n))) - 2.5 for n in range(32)}
+    report = make([started(tmp_path / "s", lambda runs: good)])
+    [finding] = [f for f in report.findings if f.check == "prior"]
+    words = r"Started from what 53 other tasks liked; Kendall's tau of what these expect with 32 "
+    assert re.fullmatch(words + r"runs here is 0\.[6-9]\d?\.", finding.text)
+    assert finding.level == "ok"
+    [section] = [s for s in plots(report) if s.name == "prior"]
+    points = section.figures[0].data[0]
+    assert points["x"] == pytest.approx([good[str(n)] for n in range(32)], rel=1e-3, abs=1e-3)
+    assert points["y"] == pytest.approx([run.value for run in report.sweep.runs], rel=1e-3)
+
+
+def test_runs_that_speak_against_the_prior_are_said_to(tmp_path):
+    noise_search(tmp_path / "a", 0.1)
+    bad = {str(n): np.log10(lr_of(tmp_path / "a", str(n))) for n in range(32)}
+    [finding] = found(started(tmp_path / "s", lambda runs: bad, sweeps=["x", "y"]), "prior")
+    assert finding.level == "note"
+    assert finding.text.startswith("Started from what 2 earlier sweeps liked; Kendall's")
+    assert finding.text.endswith(": these runs speak against it, and its weight falls.")
+
+
+@pytest.mark.parametrize("scores", [None, [1], {"x": 1.0}, {"0": "a"}, {"9" * 30: 1.0}])
+def test_a_prior_that_is_malformed_is_left_out(tmp_path, scores):
+    assert found(started(tmp_path / "s", lambda runs: scores, tasks="many"), "prior") == []

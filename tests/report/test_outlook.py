@@ -8,10 +8,12 @@ import pytest
 from fake_sweeps import add_run, fake_grid, fake_search
 
 from knobs.report.health import pruning
+from knobs.report.importance import gp
+from knobs.report.importance.further import next_run
 from knobs.report.outlook import enough, more, replay
 from knobs.report.plots.runs import tuning_section
 from knobs.report.read import read_sweep
-from knobs.report.records import Study
+from knobs.report.records import Knob, Study
 from knobs.report.verdict import verdict
 
 DRAWN = {
@@ -109,3 +111,60 @@ def test_pruned_or_few_or_short_runs_are_not_replayed(tmp_path):
     assert replay(sweep, sweep.explored()) is None
     short = curves(tmp_path / "short", [[0.1] * 2] * 9)
     assert replay(short, short.explored()) is None
+
+
+# ------------------------------------------------------------------ a further run
+LINE = [Knob("a", 0.0, 1.0), Knob("b", choices=("p", "q"))]
+
+
+def on_a_line(function, n=16, b="p"):
+    rows = [{"a": i / (n - 1), "b": b} for i in range(n)]
+    return rows, [function(row["a"]) for row in rows]
+
+
+def test_the_expected_improvement_is_that_of_draws_from_the_process():
+    rng, owner = np.random.default_rng(0), np.arange(2)
+    x, at = rng.random((9, 2)), rng.random((5, 2))
+    y = np.sin(5 * x[:, 0]) + x[:, 1]
+    y = (y - y.mean()) / y.std()
+    theta = np.array([-0.5, 0.0, -0.5, 0.5, -1.0, -0.5, -3.0])
+    both = np.concatenate([x, at])
+    prior, seen = gp.kernel(both, both, owner, theta), gp.covariance(x, owner, theta)
+    gain = np.linalg.solve(seen, prior[:9]).T
+    mean, spread = gain @ y, prior - gain @ prior[:9]
+    drawn = rng.multivariate_normal(mean, spread, 200_000)
+    best = mean[:9].argmax()
+    expected = np.maximum(drawn[:, 9:] - drawn[:, [best]], 0).mean(0)
+    assert gp.improvement(x, owner, y, at, theta[None]) == pytest.approx(expected, abs=0.005)
+
+
+def test_a_further_run_gains_little_at_a_top_that_was_found_and_much_on_a_slope():
+    rows, values = on_a_line(lambda a: -((a - 0.47) ** 2))
+    found = next_run(LINE[:1], rows, values, "max")
+    assert 0 <= found < 0.002  # of 0.28 from the best to the worst
+    less = [-value for value in values]
+    assert next_run(LINE[:1], rows, less, "min") == found
+    rows, values = on_a_line(lambda a: a * 0.6)
+    known = next_run(LINE[:1], rows, values, "max")
+    cut = [(row, value) for row, value in zip(rows, values, strict=True) if row["a"] < 0.7]
+    assert next_run(LINE[:1], *map(list, zip(*cut, strict=True)), "max") > 10 * known
+
+
+def test_broken_runs_count_as_the_worst_and_pruned_ones_not_at_all():
+    rows, values = on_a_line(lambda a: -((a - 0.47) ** 2))
+    worst = min(values)
+    broken = next_run(LINE[:1], [*rows, {"a": 0.97}], [*values, None], "max")
+    assert broken == next_run(LINE[:1], [*rows, {"a": 0.97}], [*values, worst], "max")
+    cut = [False] * len(rows) + [True]
+    pruned = next_run(LINE[:1], [*rows, {"a": 0.47}], [*values, -5.0], "max", cut)
+    assert pruned == next_run(LINE[:1], rows, values, "max")
+    two = next_run(LINE, rows + [row | {"b": "q"} for row in rows], values * 2, "max")
+    assert 0 <= two < 0.002
+
+
+def test_few_runs_or_equal_ones_tell_nothing_of_a_further_run():
+    rows, values = on_a_line(lambda a: a)
+    assert next_run(LINE[:1], rows[:2], values[:2], "max") is None
+    assert next_run(LINE[:1], rows, [0.5] * 16, "max") is None
+    assert next_run(LINE[:1], rows, [None] * 16, "max") is None
+    assert next_run(LINE[1:], rows, values, "max") is None  # its one knob never varied

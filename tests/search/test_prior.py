@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from knobs.errors import ConfigError, DataError
-from knobs.search import prior, sweeps
+from knobs.search import prior, sweeps, table
 from knobs.search.belief import Belief, Cube, _likelihood, _scale
 from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinates, known
+from knobs.search.learn import priors, settings
+from knobs.search.learn.__main__ import main
 from knobs.search.prior import FILE, MOST_BYTES, Group, Prior, Process, learned
 from knobs.search.space import Choice, Range, Space
 from knobs.search.sweeps import Before, OwnSweeps
@@ -188,6 +191,69 @@ def test_the_packages_prior_knows_none_of_what_it_is_judged_by():
     assert all(len(task["digest"]) == 16 for task in tasks)
     judges = ("digits", "fashion", "mnist", "openml", "higgs", "adult")
     assert not [t for t in tasks if any(name in t["source"].lower() for name in judges)]
+
+
+# ------------------------------------------------------------------ the maker
+def tabled(task, wanted, shapes=2, mode="max", **more):
+    """A table of a task whose objective is best at a rate of `wanted`, in units of its family."""
+    every, units = settings.shapes("mlp")[:shapes], settings.units()[: 16 * shapes]
+    lines = settings.overrides("mlp", True, every, units)
+    sign = 1 if mode == "max" else -1
+    good = -sign * abs((units[:, 1] + 0.5) / 65536 - wanted)
+    curves = np.repeat(np.stack([good, good - sign]), 2, 1)[None].repeat(2, 0).transpose(0, 2, 1)
+    facts = {
+        "task": task, "source": task, "fold": 0, "type": "classification", "model": "mlp",
+        "rows": 9, "inputs": [2], "classes": 2, "shapes": every, "seeds": 2, "mode": mode,
+        "data": "", "overrides": settings.digest(lines), **more,
+    }  # fmt: skip
+    return table.Table(facts, units, curves.astype(np.float16))
+
+
+def test_the_maker_learns_what_the_tables_like():
+    tables = [tabled("a", 0.7), tabled("b", 0.7, mode="min"), tabled("c", 0.65)]
+    found = priors.of_tables(tables)
+    [group] = found.groups
+    assert [task["task"] for task in group.tasks] == ["a", "b", "c"]
+    assert np.array_equal(group.scores[0], group.scores[1])  # whichever way is better
+    best = group.points[group.scores[0].argmin()]
+    assert best[NAMES.index("lr")] == pytest.approx(0.7, abs=0.05)
+    points = [{"optimizer.lr": LR.from_unit(u)} for u in (0.1, 0.4, 0.7, 1.0)]
+    mean = found.view({"optimizer.lr": LR}, ADAM).outlook(points).mean
+    assert mean.argmin() == 2
+    amplitudes = dict(zip(NAMES, found.process.amplitudes, strict=True))
+    assert max(amplitudes, key=amplitudes.get) == "lr"
+
+
+def test_diverged_runs_count_for_what_they_reached_before():
+    curves = tabled("a", 0.7).curves.copy()
+    curves[:, :2, 1] = np.nan  # setting 0: after its best epoch
+    curves[:, 2:4] = np.nan  # setting 1: at once
+    losses = priors.losses_of(replace(tabled("a", 0.7), curves=curves))
+    whole = priors.losses_of(tabled("a", 0.7))
+    assert losses[0] == whole[0]
+    assert losses[1] == np.inf
+    assert np.array_equal(losses[2:], whole[2:])
+
+
+def test_tables_that_do_not_go_together_are_refused():
+    with pytest.raises(DataError, match="the table of b: other settings than that of a"):
+        priors.of_tables([tabled("a", 0.7), tabled("b", 0.7, shapes=1)])
+    with pytest.raises(DataError, match="the table of a: its settings meant others"):
+        priors.of_tables([tabled("a", 0.7, overrides="x")])
+
+
+def test_the_maker_writes_a_prior_of_the_tables_in_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(priors, "STEPS", 2)
+    monkeypatch.setattr(table, "_check", lambda *args: (32, 11, (2, 64, 2)))
+    for name in ("a", "b"):
+        table.write(tmp_path / f"{name}.table", tabled(name, 0.7, settings=16, epochs=2))
+    out = tmp_path / "p.safetensors"
+    assert main(["--prior", "--folder", str(tmp_path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 2 tasks, {out.stat().st_size:,} bytes\n"
+    assert learned(out).about["command"].startswith("python -m knobs.search.learn --prior --folder")
+    assert main(["--out", str(out)]) == 2
+    assert "--out is of --prior" in capsys.readouterr().err
+    assert main(["--prior", "--folder", str(tmp_path / "none")]) == 3
 
 
 # ------------------------------------------------------------------ beliefs

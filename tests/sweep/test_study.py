@@ -22,7 +22,7 @@ from knobs.errors import ConfigError, LockedError
 from knobs.record import read_config, read_study, read_summary
 from knobs.report.read import read_sweep
 from knobs.search.trials import JOURNAL
-from knobs.sweep import study, together
+from knobs.sweep import stopping, study, together
 from knobs.sweep.grid import Supply
 from knobs.sweep.screen import Screen
 
@@ -87,6 +87,82 @@ def test_a_seed_repeats_a_search_and_a_larger_budget_extends_it(sweep):
     assert rates() == first
     sweep(*SEARCH, "search.runs=10")
     assert len(rates(FOLDER)) == 10
+
+
+def noted(out):
+    """The line that says of a search that it was ended early."""
+    return next((line for line in out.splitlines() if line.startswith("search: stopped")), "")
+
+
+@pytest.mark.parametrize("launcher", ["stack", "basic"])
+def test_a_search_stops_where_a_further_run_gains_less_than_the_noise(sweep, launcher):
+    lines = [*SEARCH, "search.runs=40", "search.stop=auto", f"hydra/launcher={launcher}"]
+    code, out = sweep(*lines)
+    assert code == 0
+    stop = read_study(FOLDER)["stops"][""]
+    n = len(runs())
+    assert stop["runs"] <= n < stop["runs"] + 3  # those that were under way went to their end
+    assert 13 <= stop["runs"] < 30  # two looks in a row, of 12 runs and more
+    assert stop["saved"] == 40 - n
+    assert stop["gain"] < stop["noise"]
+    best = max(summary["objective"]["value"] for _, summary in runs().values())
+    assert stop["noise"] == pytest.approx((((1 - best) / 720) ** 0.5), rel=0.2)  # 360 examples
+    assert noted(out).startswith(f"search: stopped after {stop['runs']} runs, {40 - n} saved: ")
+    assert f"The search was stopped after {stop['runs']} runs" in out  # the report's own
+    report = json.loads((FOLDER / "report.json").read_text())
+    assert report["stops"][""]["saved"] == 40 - n
+    for name in ("report.html", "report.md"):
+        assert f"{n} runs to search ({40 - n} saved)" in (FOLDER / name).read_text()
+    code, again = sweep(*lines)  # the same command adds nothing
+    assert (code, noted(again), len(runs())) == (0, noted(out), n)
+    sweep(*lines, f"search.runs={n + 2}")
+    assert len(runs()) == n  # a smaller budget neither
+    if launcher == "stack":
+        sweep(*lines, "search.runs=43")  # a larger one does, and is looked at anew
+        assert n + 12 <= len(runs()) <= 43
+        more = len(runs())
+        sweep(*lines, "search.runs=43", "search.stop=none")
+        assert len(runs()) == 43
+        assert "stops" not in read_study(FOLDER) or more == 43
+
+
+def test_an_arm_that_stops_gives_its_runs_up(sweep, monkeypatch):
+    def gain(knobs, ended):  # of adam nothing more
+        return 1.0 if knobs["optimizer.lr"].high == 1.0 else 0.0
+
+    monkeypatch.setattr(stopping, "gain_of", gain)
+    monkeypatch.setattr(stopping, "LEAST", 3)
+    lines = [
+        "+study=optimizer",
+        "optimizer=adam,momentum",
+        "search.runs=16",
+        "search.width=1",
+        *QUICK,
+    ]
+    lines += ["study.seeds=0", "search.stop=auto"]
+    code, out = sweep(*lines)
+    assert code == 0
+    arms = Counter(place["arm"] for place in read_study(FOLDER)["runs"].values())
+    assert arms == {"optimizer=adam": 4, "optimizer=momentum": 8}  # not 12
+    assert read_study(FOLDER)["stops"].keys() == {"optimizer=adam"}
+    assert read_study(FOLDER)["stops"]["optimizer=adam"]["saved"] == 4
+    assert "optimizer=adam: stopped after 4 runs, 4 saved" in out
+
+
+def test_a_split_whose_noise_is_not_known_stops_nothing_and_says_so(sweep, monkeypatch):
+    monkeypatch.setattr(stopping, "LEAST", 3)
+    monkeypatch.setattr(stopping.noise, "of_split", lambda files: None)
+    code, out = sweep(*SEARCH, "search.stop=auto")
+    assert (code, len(runs())) == (0, 8)
+    assert "search: search.stop=auto could not end it" in out
+
+
+def test_a_search_without_the_rule_knows_nothing_of_it(sweep, monkeypatch):
+    monkeypatch.setattr(stopping, "gain_of", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(stopping, "LEAST", 3)
+    assert sweep(*SEARCH)[0] == 0
+    assert "stops" not in read_study(FOLDER)
+    assert "look" not in (FOLDER / JOURNAL).read_text()
 
 
 def test_other_launchers_search_too(sweep):
@@ -388,6 +464,9 @@ def best_of(name):
         (["hydra/sweeper=search", LR, "search.prior=[]"], "search.prior=[]: must be none, learned, or"),
         (["hydra/sweeper=search", LR, "search.prior=x", "search.method=tpe"], "search.method=tpe takes no prior"),
         (["hydra/sweeper=search", LR, "search.width=0"], "search.width=0: must be a whole number >= 1"),
+        (["hydra/sweeper=search", LR, "search.stop=yes"], "search.stop=yes: must be one of none, auto"),
+        (["hydra/sweeper=search", LR, "search.stop=auto", "objective.metric=val/auroc", "metrics.extra=[auroc]"],
+         "search.stop=auto: the noise of val/auroc on a validation split is not known"),
         (["hydra/sweeper=search", LR, "search.seed=-1"], "search.seed=-1: must be a whole number >= 0"),
         (["hydra/sweeper=search", LR, "search.rns=2"], "search.rns=2: no such key; did you mean search.runs?"),
         (["hydra/sweeper=search", LR, "search.method=tpe,gp"], "search.method=tpe,gp: no knob to search"),

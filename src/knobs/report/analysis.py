@@ -8,10 +8,13 @@ from typing import Any
 from knobs.report.checks import checks
 from knobs.report.conclusions import Importance, Report
 from knobs.report.importance.effects import importance
+from knobs.report.importance.further import next_run
 from knobs.report.leaderboard import COLUMNS
 from knobs.report.next_steps import next_steps, recipe
+from knobs.report.noise import of_split
 from knobs.report.read import read_sweep
-from knobs.report.records import Sweep
+from knobs.report.records import Knob, RunRecord, Sweep
+from knobs.report.run.read import read_files
 from knobs.report.sentences import spent, tested
 from knobs.report.verdict import verdict
 
@@ -31,7 +34,8 @@ def make(folders: Sequence[Path]) -> Report:
     ranked = rank(sweep, about)
     if ranked is None and about:  # few runs an arm: all arms together, the question a knob too
         ranked, about = rank(sweep, None), ""
-    findings = tuple(checks(sweep, answer, ranked))
+    searched = further(sweep, answer.winner.arm) if sweep.study and answer.winner else None
+    findings = tuple(checks(sweep, answer, ranked, searched))
     advice = tuple(next_steps(sweep, answer, findings))
     return Report(sweep, answer, ranked, about, findings, advice, recipe(sweep, answer))
 
@@ -42,8 +46,7 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
     ended = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
     if not knobs or sum(run.value is not None for run in ended) < LEAST_RUNS:
         return None
-    columns = {knob.name: sweep.column(knob) for knob in knobs}
-    rows = [{name: of[run.id] for name, of in columns.items() if run.id in of} for run in ended]
+    rows = _rows(sweep, knobs, ended)
     starts = (row for run, row in zip(ended, rows, strict=True) if run.role == "default")
     start = None if arm is None else next(starts, None)  # each arm has a default of its own
     values = [run.value for run in ended]
@@ -55,6 +58,31 @@ def rank(sweep: Sweep, arm: str | None) -> Importance | None:
         return importance(knobs, rows, values, sweep.objective.mode, start, pruned)
 
 
+def further(sweep: Sweep, arm: str) -> tuple[float, float] | None:
+    """Return the expected gain of a further run of an arm's search, and the noise of its split.
+
+    None where one of them cannot be told: with few runs, or of a metric whose noise is not known.
+    """
+    runs = [run for run in sweep.explored(arm) if run.value is not None or run.broke]
+    good = [run for run in runs if run.ok]
+    if len(good) < LEAST_RUNS or not sweep.space_of(arm) or arm in sweep.study.stops:
+        return None
+    best = max(good, key=lambda run: sweep.objective.sign * run.value)
+    noise = of_split(read_files(best.folder))
+    if not noise:
+        return None
+    knobs, mode = sweep.space_of(arm), sweep.objective.mode
+    pruned = [run.status == "pruned" for run in runs]
+    gain = next_run(knobs, _rows(sweep, knobs, runs), [r.value for r in runs], mode, pruned)
+    return None if gain is None else (gain, noise)
+
+
+def _rows(sweep: Sweep, knobs: Sequence[Knob], runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Return the values of knobs that each run has."""
+    columns = {knob.name: sweep.column(knob) for knob in knobs}
+    return [{name: of[run.id] for name, of in columns.items() if run.id in of} for run in runs]
+
+
 def plain(report: Report) -> dict[str, Any]:
     """Return report.json: the same for programs. Numbers are in the objective's own unit."""
     sweep, answer = report.sweep, report.verdict
@@ -64,6 +92,7 @@ def plain(report: Report) -> dict[str, Any]:
         "objective": asdict(sweep.objective),
         "question": sweep.question,
         "spent": spent(sweep),
+        "stops": {a: asdict(s) for a, s in sweep.study.stops.items()} if sweep.study else {},
         "verdict": {
             "headline": answer.headline,
             "more": list(answer.more),

@@ -33,8 +33,17 @@ INSENSITIVE = 0.05  # a knob whose whole interval is below this share has no eff
 CONFINED = 0.8  # of the failures on one side of a value, which then is the bound to set
 
 
-def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None) -> list[Finding]:
-    """Make all checks, those that call for something first."""
+def checks(
+    sweep: Sweep,
+    verdict: Verdict,
+    importance: Importance | None = None,
+    further: tuple[float, float] | None = None,
+) -> list[Finding]:
+    """Make all checks, those that call for something first.
+
+    Args:
+        further: expected gain of a further run, and noise of the validation split, if known.
+    """
     findings = [
         *boundary(sweep, verdict),
         *failures(sweep),
@@ -42,7 +51,7 @@ def checks(sweep: Sweep, verdict: Verdict, importance: Importance | None = None)
         *insensitive(sweep, importance),
         *noise_floor(sweep, verdict),
         *unfinished(sweep),
-        *health(sweep, verdict, importance),
+        *health(sweep, verdict, importance, further),
     ]
     return sorted(findings, key=lambda finding: ("act", "note", "ok").index(finding.level))
 

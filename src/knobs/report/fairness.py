@@ -168,7 +168,8 @@ def few(sweep: Sweep, arm: str, name: str) -> Iterator[Trouble]:
     """Count the finished runs of an arm's search."""
     explored = sweep.explored(arm)
     done = sum(run.ok or run.status == "pruned" for run in explored)
-    budget = max(len(explored), sweep.study.budget or 0)
+    ended = arm in sweep.study.stops  # before its budget: it brought what it could
+    budget = max(len(explored), 0 if ended else sweep.study.budget or 0)
     least = max(LEAST_EXPLORED, budget / 2)
     if explored and done < least:
         finished = count(done, "finished run")

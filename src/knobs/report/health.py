@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator
 
+from knobs.report.arms import named
 from knobs.report.conclusions import Finding, Importance, Verdict
-from knobs.report.outlook import expectations, rank_correlation, replay
+from knobs.report.outlook import expectations, rank_correlation, replay, started_from, stopped
+from knobs.report.outlook import further as a_further_run
 from knobs.report.records import Sweep
-from knobs.report.sentences import started_from
-from knobs.words import count, number, percent
+from knobs.words import count, number, percent, sentence
 
 NO_EFFECT = 0.05  # p of "no knob has an effect" from which on it stands: the usual level of a test
 PREDICTS = 0.5  # R2 of left-out settings: below it noise and misfit are more than what is explained
@@ -15,12 +16,22 @@ SAVES = 0.25  # of the epochs: less is not worth the best run
 MISSES = 0.1  # of the orders in which a pruner may end the best run
 
 
-def health(sweep: Sweep, verdict: Verdict, importance: Importance | None) -> Iterator[Finding]:
-    """Make these checks."""
+def health(
+    sweep: Sweep,
+    verdict: Verdict,
+    importance: Importance | None,
+    further: tuple[float, float] | None = None,
+) -> Iterator[Finding]:
+    """Make these checks.
+
+    Args:
+        further: expected gain of a further run, and noise of the validation split, if known.
+    """
     yield from prior(sweep)
     yield from over_default(sweep, verdict)
     yield from any_effect(importance)
     yield from predicts(importance)
+    yield from further_runs(sweep, further)
     yield from pruning(sweep, verdict)
 
 
@@ -96,6 +107,18 @@ def predicts(importance: Importance | None) -> Iterator[Finding]:
     else:
         text += ", no better than their mean: the importance says little."
         yield Finding(name, "note", text)
+
+
+def further_runs(sweep: Sweep, further: tuple[float, float] | None) -> Iterator[Finding]:
+    """Check what a further run of the search would bring, or why it was ended before its budget."""
+    if sweep.study and sweep.study.stops:
+        names = named(sweep.study)
+        for arm, stop in sweep.study.stops.items():
+            who = f"{names.get(arm, arm)}: its search was " if arm else "The search was "
+            text = f"{who}{stopped(stop, sweep.objective)}."
+            yield Finding("further runs", "note", text)
+    elif further:
+        yield Finding("further runs", "ok", sentence(a_further_run(*further, sweep.objective)))
 
 
 def pruning(sweep: Sweep, verdict: Verdict) -> Iterator[Finding]:

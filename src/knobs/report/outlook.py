@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knobs.report.records import RunRecord, Sweep
+from knobs.report.records import Objective, RunRecord, Stop, Sweep
 from knobs.search.pruning import Pruner, behind
 from knobs.words import count, percent
 
@@ -41,11 +41,15 @@ class Gain:
 def expectations(sweep: Sweep, runs: Sequence[RunRecord]) -> list[tuple[float, RunRecord]]:
     """Return what a search's prior expected of runs that have a value, each a score and its run."""
     liked = sweep.study.liked if sweep.study else {}
-    return [
-        (liked[run.number], run)
-        for run in runs
-        if run.number in liked and run.ok and run.value is not None
-    ]
+    scores = ((liked.get(_number(run)), run) for run in runs if run.ok and run.value is not None)
+    return [(score, run) for score, run in scores if score is not None]
+
+
+def _number(run: RunRecord) -> int | None:
+    """Return a run's number; in an older record that is its folder's name."""
+    name = run.folder.name
+    by_name = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else None
+    return by_name if run.number is None else run.number
 
 
 def rank_correlation(pairs: Sequence[tuple[float, RunRecord]]) -> float | None:
@@ -127,6 +131,27 @@ def enough(sweep: Sweep, runs: Sequence[RunRecord]) -> str:
         " The search adapted afterwards; of its later runs nothing follows." if rest > 1 else ""
     )
     return text + adapted
+
+
+def started_from(tasks: int, sweeps: int) -> str:
+    """Return what a search knew before its first run: `what 53 other tasks liked`."""
+    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
+
+
+def further(gain: float, noise: float, objective: Objective) -> str:
+    """Say what one further run would bring, beside the noise of the validation split."""
+    less = "less" if gain < noise else "no less"
+    return (
+        f"a further run is expected to gain {objective.amount(gain)} where it promises most, "
+        f"{less} than the noise of the validation split, {objective.amount(noise)}"
+    )
+
+
+def stopped(stop: Stop, objective: Objective) -> str:
+    """Say why a search was ended early: `stopped after 17 runs, 23 saved: ...`."""
+    saved = f", {stop.saved:,} saved" if stop.saved else ""
+    why = further(stop.gain, stop.noise, objective)
+    return f"stopped after {count(stop.runs, 'run')}{saved}: {why}"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from knobs.report.records import (
     Knob,
     Objective,
     RunRecord,
+    Stop,
     Study,
     Sweep,
     finite,
@@ -288,7 +289,7 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]], 
         for name in ("scientific", "fixed", "asked")
     )
     arms = {
-        name: tuple(_knobs(of(arm, "space", dict)))
+        name: tuple(knobs_of(of(arm, "space", dict)))
         for name, arm in of(raw, "arms", dict).items()
         if isinstance(arm, dict)
     }
@@ -300,9 +301,19 @@ def _read_study(folder: Path) -> tuple[Study | None, dict[str, dict[str, Any]], 
         usual=of(raw, "usual", str),
         budget=finite(raw.get("budget")),
         asked=asked,
+        stops=dict(_stops(of(raw, "stops", dict))),
         **_prior(of(raw, "prior", dict)),
     )
     return study, {number: _place(run) for number, run in of(raw, "runs", dict).items()}, ""
+
+
+def _stops(node: dict[str, Any]) -> Iterator[tuple[str, Stop]]:
+    """Yield the arms that were ended early, of those that are well-formed."""
+    for arm, about in node.items():
+        numbers = [of({"": about}, "", dict).get(key) for key in ("runs", "gain", "noise", "saved")]
+        values = [*map(finite, numbers)]
+        if None not in values and min(values) >= 0:
+            yield arm, Stop(int(values[0]), values[1], values[2], int(values[3]))
 
 
 def _prior(node: dict[str, Any]) -> dict[str, Any]:
@@ -326,8 +337,8 @@ def _place(node: Any) -> dict[str, Any]:
     return place
 
 
-def _knobs(space: dict[str, Any]) -> Iterator[Knob]:
-    """Yield the knobs of an arm's space that are well-formed."""
+def knobs_of(space: dict[str, Any]) -> Iterator[Knob]:
+    """Yield the knobs of an arm's space, as study.json has it, that are well-formed."""
     for name, about in space.items():
         if not isinstance(about, dict):
             continue

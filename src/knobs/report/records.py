@@ -299,6 +299,23 @@ HEADS = tuple(column.head for column in COLUMNS if column.head)
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Why the search of an arm was ended before its budget, by `search.stop=auto`.
+
+    Args:
+        runs: that had ended.
+        gain: expected of a further run where it promised most, in the objective's unit.
+        noise: of the validation split, which was more.
+        saved: runs of the budget that were left; 0 where it was no number of runs.
+    """
+
+    runs: int
+    gain: float
+    noise: float
+    saved: int = 0
+
+
+@dataclass(frozen=True)
 class Study:
     """The question of a study, and its arms: scientific value -> the space searched under it.
 
@@ -310,6 +327,7 @@ class Study:
         usual: the arm that the default config belongs to; "" where it is none of them.
         budget: runs that an arm was to be searched with; None where it was no number of runs.
         asked: overrides of its command line; empty in older records.
+        stops: arm -> why its search was ended before its budget.
         tasks, sweeps: how many other tasks, or earlier sweeps, its search started from.
         liked: number of a run -> what these expected of it, a score, low is good; empty without.
     """
@@ -323,6 +341,7 @@ class Study:
     usual: str = ""
     budget: float | None = None
     asked: tuple[str, ...] = ()
+    stops: dict[str, Stop] = field(default_factory=dict)
     tasks: int = 0
     sweeps: int = 0
     liked: dict[int, float] = field(default_factory=dict)

@@ -24,14 +24,11 @@ def spent(sweep: Sweep) -> str:
     fresh = sum(run.role in FRESH for run in sweep.runs)
     test = sum(run.role == "test" for run in sweep.runs)
     parts = [f"{count(len(sweep.runs) - fresh - test, 'run')} to search"] * bool(sweep.study)
+    if saved := sum(stop.saved for stop in sweep.study.stops.values()) if sweep.study else 0:
+        parts[0] += f" ({saved:,} saved)"
     parts += [f"{fresh:,} to confirm"] * bool(fresh) + [f"{test:,} on the test split"] * bool(test)
     seconds = duration(sum(run.seconds or 0.0 for run in sweep.runs))
     return ", ".join([*parts, f"{seconds} of training"])
-
-
-def started_from(tasks: int, sweeps: int) -> str:
-    """Return what a search knew before its first run: `what 53 other tasks liked`."""
-    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
 
 
 def tested(sweep: Sweep, winner: Candidate | None) -> str:

@@ -215,6 +215,18 @@ class Prior:
             found.append((factor, weights, self.process.averages(group.points)))
         return found
 
+    def shares(self, kind: str | None) -> np.ndarray:
+        """Return the weight of each task, (tasks,): one of another kind of model counts less."""
+        alike = [group.kind == kind for group in self.groups]
+        weights = [1.0 if same or not any(alike) else FOREIGN for same in alike]
+        each = np.repeat(weights, [len(group.tasks) for group in self.groups])
+        return each / each.sum()
+
+    def functions(self, points: np.ndarray, kind: str | None) -> np.ndarray:
+        """Return the smooth score of each task at settings, (n, tasks); as for `at`."""
+        found = self.at(points, kind)
+        return found.mean[:, None] + found.parts / np.sqrt(self.shares(kind))
+
     def at(self, points: np.ndarray, kind: str | None) -> Outlook:
         """Return the prior at settings.
 

@@ -33,7 +33,7 @@ from knobs.identity import RENAMED
 from knobs.record import JOURNAL
 from knobs.search import journal, methods, minutes, recovery
 from knobs.search import prior as priors
-from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Values
+from knobs.search.methods import LEARNED, METHODS, PHASES, Task, Tried, Values
 from knobs.search.prior import Prior, View
 from knobs.search.recovery import LOST, Recorded, Runs
 from knobs.search.space import MODES, Space, knobs_to_json, one_of
@@ -45,6 +45,7 @@ LOCK = "trials.lock"
 PROCESS = "process-{}.lock"  # held by a process; its trials have this name as attribute `process`
 UNITS = ("runs", "epochs", "minutes")
 BEAT = 10.0  # seconds between two notes that a process with a budget in minutes is at work
+LOOK = "look"  # attribute of an arm: see Search.look
 WORST = 1e9  # where nothing finished yet that could be the worst
 EPSILON = 1e-9
 
@@ -95,6 +96,7 @@ class Search(contextlib.AbstractContextManager):
         context: arm -> config key or group -> its value, for the prior: what is not searched.
         runs: what is known of the runs that lie in the folder.
         retry: whether to hand out those that failed once more.
+        stops: whether an arm that was over before its budget stays so: see `look`.
 
     `repaired` tells what was done to the journal, where it was not that of the runs in the folder.
     `late` tells whether the folder's search is older than priors, or began by a method that takes
@@ -122,6 +124,7 @@ class Search(contextlib.AbstractContextManager):
         context: Mapping[str, Mapping[str, Any]] | None = None,
         runs: Runs | None = None,
         retry: bool = False,
+        stops: bool = False,
     ):
         one_of("search.method", method, METHODS)
         one_of("search budget's unit", unit, UNITS)
@@ -133,6 +136,7 @@ class Search(contextlib.AbstractContextManager):
         self.space, self.method, self.seed, self.mode = space, method, seed, mode
         self.unit, self.epochs, self._sign = unit, epochs, 1 if mode == "min" else -1
         self.budget = budget / epochs if unit == "epochs" else budget
+        self.stops = stops
         defaults, self.fixed = defaults or {}, fixed or {}
         self.left_out = {arm: self._outside(arm, values) for arm, values in defaults.items()}
         self.defaults = {arm: v for arm, v in defaults.items() if not self.left_out[arm]}
@@ -209,14 +213,66 @@ class Search(contextlib.AbstractContextManager):
         """Return an arm's, in the order of their numbers."""
         return self._storage.get_all_trials(self._arms[arm], deepcopy=False)
 
+    def ended(self, arm: str) -> list[Tried]:
+        """Return an arm's trials that have ended, those that are lost without a loss."""
+        tally = self._tally(arm)
+        under_way = {*tally.under_way}
+        return [tried for n, tried in enumerate(tally.tried) if n not in under_way]
+
+    def look(self, arm: str, over: bool, **about: float) -> None:
+        """Note what a rule that ends searches early found, and whether it ends this arm.
+
+        No trial of an arm that is over is made until there is a larger budget.
+
+        Args:
+            about: plain numbers.
+        """
+        about |= {"over": over, "runs": len(self.ended(arm)), "since": self.since(arm)}
+        about |= {"budget": self._finite_budget, "unit": self.unit}
+        with self._writing():
+            self._storage.set_study_user_attr(self._arms[arm], LOOK, about)
+
+    def last_look(self, arm: str) -> dict:
+        """Return what `look` noted last, with the `runs` there were; empty where there was none."""
+        return self._storage.get_study_user_attrs(self._arms[arm]).get(LOOK) or {}
+
+    def since(self, arm: str) -> int:
+        """Return how many runs an arm had when it was last over, 0 where it never was."""
+        before = self.last_look(arm)
+        return before.get("runs" if before.get("over") else "since", 0)
+
+    def stopped(self, arm: str) -> dict:
+        """Return what was noted of an arm that is over; empty of one that goes on."""
+        about = self.last_look(arm) if self.stops else {}
+        if not about.get("over") or about["unit"] != self.unit:
+            return {}
+        before, now = about["budget"], self._finite_budget
+        larger = before is not None and (now is None or now > before + EPSILON)
+        return {} if larger else about
+
+    @property
+    def _finite_budget(self) -> float | None:
+        return self.budget if math.isfinite(self.budget) else None
+
     def best(self, arm: str) -> tuple[Values, float] | None:
         """Return the best finished trial's values and objective; None where none finished."""
+        top = self._top(arm)
+        return top and (methods.from_optuna(self.space.arms[arm], top.params), top.value)
+
+    def best_run(self, arm: str) -> int | None:
+        """Return the number of its run; None where none finished."""
+        top = self._top(arm)
+        return None if top is None else top.user_attrs["run"]
+
+    def _top(self, arm: str) -> FrozenTrial | None:
         ended = [t for t in self.trials(arm) if t.state is TrialState.COMPLETE]
         done = [t for t in ended if t.user_attrs["status"] not in LOST]
-        if not done:
-            return None
-        top = min(done, key=lambda t: (self._sign * t.value, t.number))
-        return methods.from_optuna(self.space.arms[arm], top.params), top.value
+        return min(done, key=lambda t: (self._sign * t.value, t.number), default=None)
+
+    def saved(self, arm: str) -> float:
+        """Return how many runs of its part of the budget an arm that was ended leaves unspent."""
+        counts = self.unit == "runs" and self.stopped(arm) and math.isfinite(self.budget)
+        return max(0.0, self.budget / len(self._arms) - self._runs(arm)) if counts else 0.0
 
     def liked(self, arm: str) -> list[float]:
         """Return what the prior expects of an arm's trials: scores, low is good; [] without one.
@@ -421,7 +477,7 @@ class Search(contextlib.AbstractContextManager):
         spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
         for arm in sorted(spent, key=spent.get):
             share = self._share(spent[arm])
-            if share < 1 and (trial := self._new(arm, share)):
+            if share < 1 and not self.stopped(arm) and (trial := self._new(arm, share)):
                 return trial
         return None
 

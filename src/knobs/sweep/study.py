@@ -35,8 +35,9 @@ from knobs.record import (
 )
 from knobs.report.compare import undecided
 from knobs.report.next_steps import test_look
+from knobs.report.outlook import stopped
 from knobs.report.read import read_sweep
-from knobs.report.records import ABSENT, RunRecord, splits_vary
+from knobs.report.records import ABSENT, Objective, RunRecord, Stop, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
 from knobs.search.recovery import Recorded, Runs
@@ -46,6 +47,7 @@ from knobs.storage import Lock
 from knobs.sweep import places, priors
 from knobs.sweep.grid import Supply, SweepContext, compose, job, resolved
 from knobs.sweep.lines import note
+from knobs.sweep.stopping import StopRule
 from knobs.sweep.trials import Trials
 from knobs.words import count
 
@@ -98,6 +100,10 @@ class StudyRunner:
         self.objective = {key: config["objective"][key] for key in ("metric", "mode")}
         self.epochs = config["training"]["epochs"]
         self.unit, self.budget = self._budget()
+        # Of a walk nothing is searched, so that there is nothing to stop.
+        stops = self.options["stop"] == "auto" and not plan.walk
+        self.rule = StopRule(self.folder, self.objective["metric"]) if stops else None
+        self.stops: dict[str, dict[str, Any]] = {}  # arm -> why it was ended before its budget
         self.usual = self._usual(config)
         self.asked = public_lines(sweep.master.hydra.overrides.task)
         self.seed = config["seed"]
@@ -130,6 +136,7 @@ class StudyRunner:
             context={arm: priors.context(composed) for arm, composed in self.base.items()},
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
+            stops=bool(self.rule),
         ) as search:
             if search.repaired:
                 self.sweep.out.print(escape(search.repaired))
@@ -141,12 +148,13 @@ class StudyRunner:
             if search.late:
                 self.sweep.out.print("search: began without a prior, and goes on without")
             self.prior = priors.facts(search)
-            trials = Trials(search, self, before=self._tried(search))
+            trials = Trials(search, self, before=self._tried(search), rule=self.rule)
             self.write(trials.places())
             self._announce(trials.before)
             # Ours asks for more as places become free; others are handed a batch after the other.
             while not self.sweep.stopped and (jobs := trials.more()):
                 self.sweep.run(jobs, trials)
+            self._note_stops(search)
             self.prior = priors.facts(search)
             self.write(trials.places())
             for arm in search.exhausted:
@@ -161,6 +169,17 @@ class StudyRunner:
             self.others = any(
                 t.state is TrialState.RUNNING for arm in self.plan.arms for t in search.trials(arm)
             )
+
+    def _note_stops(self, search: Search) -> None:
+        """Note which arms were ended before their budget, and say so."""
+        for arm in self.plan.arms:
+            if about := search.stopped(arm):
+                self.stops[arm] = about | {"saved": math.floor(search.saved(arm) + 0.5)}
+                why = Stop(*(self.stops[arm][key] for key in ("runs", "gain", "noise", "saved")))
+                self._say(f"{arm or 'search'}: {stopped(why, Objective(**self.objective))}")
+            elif self.rule and arm in self.rule.unknown:
+                why = "its best run does not tell the noise of its validation split"
+                self._say(f"! {arm or 'search'}: search.stop=auto could not end it: {why}")
 
     def _tried(self, search: Search) -> int:
         """Return how many trials have ended."""
@@ -429,6 +448,7 @@ class StudyRunner:
             **({"prior": self.prior} if self.prior else {}),
             "runs": {str(number): place for number, place in self._places.items()},
         }
+        study |= {"stops": self.stops} if self.stops else {}
         # Another process of this study would write into the same new file, or take its name away.
         with Lock(self.folder / LOCK, wait=True):
             write(self.folder / STUDY, sealed({"schema": SCHEMA} | study), sync=True)

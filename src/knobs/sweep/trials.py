@@ -14,6 +14,7 @@ from knobs.search.trials import Search, Trial
 from knobs.signals import STOPPED
 from knobs.sweep.grid import Supply, job, renewed
 from knobs.sweep.jobs import Job
+from knobs.sweep.stopping import StopRule
 
 
 def _role(phase: str) -> str:
@@ -28,16 +29,20 @@ class Trials(Supply):
     Args:
         search: asks and tells.
         study: makes jobs of trials, and writes down where they belong.
+        rule: ends arms of which a further run would bring too little; None ends none.
     """
 
     search: Search
     study: Any  # a StudyRunner, which imports this module
     before: int = 0
+    rule: StopRule | None = None
     _under_way: dict[int, Trial] = field(default_factory=dict)
 
     def more(self, count: int | None = None) -> dict[int, Job]:
         """Return the next trials; one whose run has ended meanwhile is told, not run again."""
         wanted, jobs = count or self.study.options["width"], {}
+        if self.rule:
+            self.rule.apply(self.search)
         while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
             self.study.note({trial.run: self._place(trial.arm, trial.phase) for trial in trials})
             for trial in trials:
@@ -56,7 +61,8 @@ class Trials(Supply):
                     self.before += 1
         self.coming = self.study.later(self.study.plan.looks[0]) if self.study.plan.looks else 0
         if self.search.unit == "runs" and math.isfinite(self.search.budget):
-            self.coming += max(0, round(self.search.budget - self.search.spent()))
+            saved = sum(map(self.search.saved, self.study.plan.arms))
+            self.coming += max(0, round(self.search.budget - self.search.spent() - saved))
         return jobs
 
     def ended(self, number: int, returned: JobReturn) -> None:

@@ -57,6 +57,10 @@ def start(cfg: DictConfig) -> float | None:
             from knobs.training.preview import preview
 
             return preview(config, folder, out)
+        if config["task"] == "suggest":
+            from knobs.training.suggest import suggest
+
+            return suggest(config, folder, out, job.overrides.task, job.runtime.choices)
         thread = threading.current_thread()
         if not alone and config["training"]["processes"] > 1:
             raise ConfigError(ONE_PROCESS.format(config["training"]["processes"]))

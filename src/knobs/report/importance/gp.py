@@ -224,16 +224,54 @@ def _waves(x: Array, omega: Array, phase: Array, prior: Array) -> Array:
     return np.cos((x @ omega + phase).astype(np.float32)) @ prior.astype(np.float32)
 
 
+def kernel(a: Array, b: Array, owner: Array, theta: Array) -> Array:
+    """Return the covariance of the function at points [n, C] with that at others [m, C]: [n, m]."""
+    d = owner.max() + 1
+    joint, own, _ = np.exp(theta[2 * d :])
+    total = joint * matern(distance(a, b, np.exp(-theta[owner])))
+    for k in range(d):
+        total += own * matern(distance(a[:, owner == k], b[:, owner == k], np.exp(-theta[d + k])))
+    return total
+
+
 def covariance(x: Array, owner: Array, theta: Array) -> Array:
     """Return the covariance of the values of runs x [n, C], with their noise: [n, n]."""
-    d = owner.max() + 1
-    joint, own, noise = np.exp(theta[2 * d :])
-    total = joint * matern(distance(x, x, np.exp(-theta[owner])))
-    for k in range(d):
-        rows = x[:, owner == k]
-        total += own * matern(distance(rows, rows, np.exp(-theta[d + k])))
-    total.flat[:: len(x) + 1] += noise + JITTER
+    total = kernel(x, x, owner, theta)
+    total.flat[:: len(x) + 1] += np.exp(theta[-1]) + JITTER
     return total
+
+
+def improvement(x: Array, owner: Array, y: Array, at: Array, thetas: Array) -> Array:
+    """Return what the function at points [m, C] is expected to have over its best row: [m].
+
+    E max(f(p) - f(b), 0), the mean over theta; b is the row where the function is highest on
+    average, so luck of a noisy value is no lead (Frazier 2018, A Tutorial on Bayesian Optimization,
+    4.1).
+
+    Args:
+        x: [n, C], the rows; y: [n], standardised.
+    """
+    from scipy.stats import norm
+
+    found = []
+    for theta in thetas:
+        factor = cho_factor(covariance(x, owner, theta), lower=True, overwrite_a=True)
+        rows = kernel(x, x, owner, theta)
+        found.append((theta, factor, rows, rows @ cho_solve(factor, y)))
+    best = int(np.mean([means for *_, means in found], 0).argmax())
+    gains = []
+    for theta, factor, rows, means in found:
+        d = owner.max() + 1
+        joint, own, _ = np.exp(theta[2 * d :])
+        across = kernel(x, at, owner, theta)
+        known = cho_solve(factor, across)  # [n, m]
+        mean = y @ known - means[best]
+        spread = joint + own * d - (across * known).sum(0)
+        spread += rows[best, best] - rows[best] @ cho_solve(factor, rows[best])
+        spread -= 2 * (across[best] - rows[best] @ known)
+        sd = np.sqrt(np.maximum(spread, JITTER))
+        gains.append(mean * norm.cdf(mean / sd) + sd * norm.pdf(mean / sd))
+    return np.mean(gains, 0)
 
 
 def left_out(x: Array, owner: Array, y: Array, thetas: Array) -> float:

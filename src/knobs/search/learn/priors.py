@@ -114,7 +114,7 @@ def scores_of(found: table.Table) -> np.ndarray:
     return prior.normal_scores(losses_of(found))
 
 
-def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
+def fitted(groups: Sequence[Group]) -> Process:
     """Return the process that makes the scores of all groups likeliest, MAP."""
     count = len(NUMBERS)
     begin = torch.cat([
@@ -138,7 +138,7 @@ def fitted(groups: Sequence[Group], steps: int = STEPS) -> Process:
             other.sigmoid(), noise.exp(),
         )  # fmt: skip
 
-    optimizer = torch.optim.LBFGS([free], max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([free], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
