@@ -3,7 +3,6 @@
     python benchmarks/importance.py held-out                   # --quick: a tenth
     python benchmarks/importance.py functions                  # --only ishigami --repeats 100
     python benchmarks/importance.py table                      # KNOBS_DATA at the data
-    python benchmarks/importance.py fooled                     # --repeats 20
     python benchmarks/importance.py speed
 
 held-out   The same on six functions that no choice was made on: what the docs state.
@@ -13,12 +12,9 @@ functions  Known total effects, in closed form or from 2^15 points. Coverage is 
            how many of these it was the first; "said" from .6, "no" below, where it is not decided.
 table      hpobench: 8 data sets, 5 knobs of an MLP, 30,000 settings, 5 seeds. Truth: the total
            effects over the whole table, seeds averaged. Each arm sees the same scrambled Sobol
-           settings, one seed each: knobs (its order, and its shares alone), the same weighed by the
-           learned prior, the prior's effects alone, Optuna's fANOVA and PED-ANOVA, scikit-learn's
-           random forest (mean decrease of impurity). Kendall's tau and top-3 recall of the ranking,
-           top-1. The intervals are those without the prior, then those with it.
-fooled     Ishigami, its four knobs called by names that the prior knows, in an order drawn anew
-           each time: other tasks say nothing of them. Beside it the same without the prior.
+           settings, one seed each: knobs (its order, and its shares alone), Optuna's fANOVA and
+           PED-ANOVA, scikit-learn's random
+           forest (mean decrease of impurity). Kendall's tau and top-3 recall of the ranking, top-1.
 speed      Seconds of one call on one core, median [lowest .. highest]; a sixth of the runs broke.
 """
 
@@ -29,7 +25,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +33,6 @@ from scipy.stats import kendalltau, qmc
 from knobs.report.conclusions import Importance
 from knobs.report.importance.effects import importance
 from knobs.report.records import Knob
-from knobs.search.effects import others
-from knobs.search.prior import learned
-from knobs.search.space import Range
 
 DATA = Path(os.environ.get("KNOBS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SEEDS = 5
@@ -259,22 +251,10 @@ def table(only: list[str], sizes: list[int], repeats: int) -> None:
     scores = np.load(folder / "hpobench.npz")
     names, shape = list(levels), np.array([len(of) for of in levels.values()])
     knobs = [Knob(name, choices=of) for name, of in levels.items()]
-    ranges = {
-        KNOWN[name]: Range(min(of), max(of), name != "depth", name == "depth")
-        for name, of in levels.items()
-    }
-    elsewhere = others(ranges, CONTEXT, learned())
-    back = {known: name for name, known in KNOWN.items()}
-    elsewhere = replace(
-        elsewhere,
-        odds={back[name]: odds for name, odds in elsewhere.odds.items()},
-        share={back[name]: share for name, share in elsewhere.share.items()},
-    )
-    print(f"the prior of {elsewhere.tasks} tasks: {elsewhere.share}")
     print(f"| runs | {HEAD} |")
     lines = []
     for n in sizes:
-        score, weighed, ranked = Score(), Score(), {}
+        score, ranked = Score(), {}
         for task in only or scores:
             values = scores[task].astype(float)
             whole = values.mean(-1)
@@ -292,12 +272,6 @@ def table(only: list[str], sizes: list[int], repeats: int) -> None:
                 place = {knob.name: -i for i, knob in enumerate(found.knobs)}
                 said = {"knobs": np.array([place[name] for name in names])}
                 said |= {"knobs, process alone": answer(found, names)[0]}
-                found = importance(knobs, rows, y, "max", seed=seed, others=elsewhere)
-                weighed.add(found, names, truth)
-                place = {knob.name: -i for i, knob in enumerate(found.knobs)}
-                said |= {"knobs, with the prior": np.array([place[name] for name in names])}
-                said |= {"process alone, with the prior": answer(found, names)[0]}
-                said |= {"the prior alone": np.array([elsewhere.share.get(n, 0.0) for n in names])}
                 said |= optuna_says(levels, rows, y)
                 said["forest (MDI)"] = forest_says(levels, rows, y)
                 for arm, of in said.items():
@@ -307,57 +281,12 @@ def table(only: list[str], sizes: list[int], repeats: int) -> None:
                         (tau, of.argmax() == truth.argmax(), len(top & true) / 3)
                     )
         print(f"| {n} | {score} |", flush=True)
-        print(f"| {n}, with the prior | {weighed} |", flush=True)
         for arm, of in ranked.items():
             tau, first, three = np.mean(of, 0)
             error = np.std([one[0] for one in of], ddof=1) / len(of) ** 0.5
             lines.append(f"| {n} | {arm} | {tau:.3f} ± {error:.3f} | {first:.2f} | {three:.2f} |")
     print("\n| runs | arm | Kendall's tau ± standard error | top-1 | top-3 recall |")
     print("\n".join(lines))
-
-
-# What the learned prior knows the table's knobs as; Adam and ReLU are scikit-learn's.
-KNOWN = {
-    "alpha": "optimizer.weight_decay", "batch_size": "training.batch_size", "depth": "model.depth",
-    "learning_rate_init": "optimizer.lr", "width": "model.width",
-}  # fmt: skip
-CONTEXT = {
-    "model": "mlp", "optimizer": "adam", "activation": "relu", "scheduler": "constant",
-    "regularization.dropout": 0.0, "regularization.label_smoothing": 0.0,
-}  # fmt: skip
-
-
-def fooled(only: list[str], sizes: list[int], repeats: int) -> None:
-    """Rankings and coverage where the prior is wrong."""
-    ranges = {
-        "optimizer.lr": (1e-5, 1e-1, True), "optimizer.weight_decay": (1e-7, 1e-2, True),
-        "regularization.dropout": (0.0, 0.5, False), "model.width": (16.0, 128.0, True),
-    }  # fmt: skip
-    elsewhere = others({n: Range(*r) for n, r in ranges.items()}, CONTEXT, learned())
-    function, d, _ = FUNCTIONS["ishigami"]
-    truth = exact(function, d)
-    print(f"| runs | arm | {HEAD} | Kendall's tau ± standard error | weight |")
-    for n in sizes:
-        scores, taus, weights = {}, {}, []
-        for seed in range(repeats):
-            rng = np.random.default_rng(seed)
-            names = rng.permutation(list(ranges)).tolist()
-            x = sobol(d, n, rng)
-            y = function(x)
-            knobs = [Knob(name, 0.0, 1.0) for name in names]
-            rows = [dict(zip(names, map(float, row), strict=True)) for row in x]
-            for arm, known in (("without", None), ("with the prior", elsewhere)):
-                found = importance(knobs, rows, y.tolist(), "max", seed=seed, others=known)
-                scores.setdefault(arm, Score()).add(found, names, truth)
-                place = {knob.name: -i for i, knob in enumerate(found.knobs)}
-                tau = kendalltau([place[name] for name in names], truth)[0]
-                taus.setdefault(arm, []).append(float(tau))
-            weights.append(found.weight)
-        for arm, score in scores.items():
-            error = np.std(taus[arm], ddof=1) / repeats**0.5
-            told = f"{np.mean(taus[arm]):.3f} ± {error:.3f}"
-            weight = f"{np.mean(weights):.2f}" if arm != "without" else "-"
-            print(f"| {n} | {arm} | {score} | {told} | {weight} |", flush=True)
 
 
 def speed(only: list[str], sizes: list[int], repeats: int) -> None:
@@ -384,7 +313,6 @@ PARTS = {  # name: (function, runs, repetitions)
     "functions": (functions, [30, 60, 120], 100),
     "held-out": (held_out, [30, 60], 400),
     "table": (table, [40, 80], 10),
-    "fooled": (fooled, [30, 60, 120], 40),
     "speed": (speed, [64, 500], 3),
 }
 

@@ -156,8 +156,6 @@ class Importance:
             add up to 1; None without scikit-learn or with one knob.
         predicts: R2 of settings left out of the surrogate, at most 1; None with too few.
         any_effect: p of a permutation test that no knob has an effect; None with too few.
-        others: knob -> mean total effect on other tasks, by which these are weighed; empty: not.
-        tasks: how many. weight: how much they count, from 0 to 1, as the runs agree with them.
     """
 
     knobs: tuple[KnobImportance, ...]
@@ -171,9 +169,6 @@ class Importance:
     forest: dict[str, float] | None = None
     predicts: float | None = None
     any_effect: float | None = None
-    others: dict[str, float] = field(default_factory=dict)
-    tasks: int = 0
-    weight: float = 0.0
 
 
 @dataclass(frozen=True)

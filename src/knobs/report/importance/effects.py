@@ -47,10 +47,8 @@ from typing import Any
 import numpy as np
 
 from knobs.report.conclusions import Estimate, Importance, KnobImportance
-from knobs.report.importance.others import weighed
 from knobs.report.importance.space import Space
 from knobs.report.records import Knob
-from knobs.search.effects import Others
 
 Array, Rng = np.ndarray, np.random.Generator
 Points = tuple[Array, Array]
@@ -81,7 +79,6 @@ def importance(
     default: dict[str, Any] | None = None,
     pruned: Sequence[bool] | None = None,
     seed: int = 0,
-    others: Others | None = None,
 ) -> Importance:
     """Rank knobs by what they do, and say how sure that is (see the top of this file).
 
@@ -93,7 +90,6 @@ def importance(
         mode: "min" or "max".
         default: what `gain` is measured from.
         pruned: True where the run was stopped for being behind.
-        others: effects on other tasks, by which those of few runs are weighed.
     """
     pruned = [False] * len(rows) if pruned is None else pruned
     assert len({knob.name for knob in knobs}) == len(knobs), "a knob is there twice"
@@ -109,11 +105,8 @@ def importance(
     breaks, working = _what_breaks(space, x, works, points, rng)
     better = y[works] if mode == "max" else -y[works]
     targets = _targets(better, bound[works], rng, RESAMPLES)
+    moves, gain, first, pairs, more = _what_moves(space, x[works], targets, working, points, rng)
     names = [knobs[k].name for k in space.varied]
-    known = (names, others)
-    moves, gain, first, pairs, more, weight = _what_moves(
-        space, x[works], targets, working, points, rng, known
-    )
     answers = dict(zip(names, zip(breaks, moves, gain, first, strict=True), strict=True))
     still = (UNKNOWN, UNKNOWN, None, 0.0)
     forest = _forest(x[works], space.owner, targets.mean(1), names)
@@ -132,9 +125,6 @@ def importance(
         worked=int(works.sum()),
         broke=int((~works).sum()),
         pruned=int(bound.sum()),
-        others=dict(others.share) if others and weight else {},
-        tasks=others.tasks if others and weight else 0,
-        weight=weight,
     )
 
 
@@ -205,36 +195,22 @@ def _what_breaks(
 
 
 def _what_moves(
-    space: Space,
-    x: Array,
-    targets: Array,
-    working: Functions,
-    points: Points | None,
-    rng: Rng,
-    known: tuple[Sequence[str], Others | None],
-) -> tuple[list[Estimate | None], list[Estimate | None], list[float], dict, int | None, float]:
+    space: Space, x: Array, targets: Array, working: Functions, points: Points | None, rng: Rng
+) -> tuple[list[Estimate | None], list[Estimate | None], list[float], dict, int | None]:
     """Effects on the objective, from runs x [n, C] that worked.
 
-    Args:
-        known: names of the knobs [d], and their effects on other tasks.
-
     Returns: `moves`, `gain` and the probability to be first, [d] each; the pairs' interactions,
-        (k, k) -> share; how many more settings would decide which knob is first; and the weight of
-        other tasks in this.
+        (k, k) -> share; and how many more settings would decide which knob is first.
     """
-    d, settings, weight = len(space.varied), len(np.unique(x, axis=0)), 0.0
+    d, settings = len(space.varied), len(np.unique(x, axis=0))
     if settings < FEWEST or not d:
-        return [UNKNOWN] * d, [None] * d, [0.0] * d, {}, None, weight
+        return [UNKNOWN] * d, [None] * d, [0.0] * d, {}, None
     if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
-        gain = [None if space.default is None else NONE] * d
-        return [NONE] * d, gain, [0.0] * d, {}, None, weight
+        return [NONE] * d, [None if space.default is None else NONE] * d, [0.0] * d, {}, None
     objective = _objective(x, space.owner, targets, rng)
     changes = [(), *((k,) for k in range(d))]
     at = _blocks(space, points, changes)
     total = _effects(objective(at), working(at), changes, rng)
-    names, others = known
-    if others and d > 1:
-        total, weight = weighed(total, names, others)
     first = np.bincount(total.argmax(1), minlength=d) / len(total)
     more = 0 if first.max() >= SAID else _more(total, settings)
     leading = sorted(np.argsort(-total.mean(0))[:PAIRED].tolist())
@@ -247,8 +223,8 @@ def _what_moves(
         shares = dict(sorted(shares.items(), key=lambda pair: -pair[1].value))
     gain = [None] * d if space.default is None else _gains(objective, working, space)
     if d == 1:  # all there is, by definition
-        return [None], gain, [0.0], {}, None, weight
-    return [_share(draws) for draws in total.T], gain, first.tolist(), shares, more, weight
+        return [None], gain, [0.0], {}, None
+    return [_share(draws) for draws in total.T], gain, first.tolist(), shares, more
 
 
 # ------------------------------------------------------------------ runs -> functions
