@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator
 
 from knobs.report.conclusions import Finding, Importance, Verdict
-from knobs.report.outlook import expectations, rank_correlation, replay
+from knobs.report.outlook import expectations, rank_correlation, replay, started_from
 from knobs.report.records import Sweep
-from knobs.report.sentences import started_from
 from knobs.words import count, number, percent
 
 NO_EFFECT = 0.05  # p of "no knob has an effect" from which on it stands: the usual level of a test

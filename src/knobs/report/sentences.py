@@ -29,11 +29,6 @@ def spent(sweep: Sweep) -> str:
     return ", ".join([*parts, f"{seconds} of training"])
 
 
-def started_from(tasks: int, sweeps: int) -> str:
-    """Return what a search knew before its first run: `what 53 other tasks liked`."""
-    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
-
-
 def tested(sweep: Sweep, winner: Candidate | None) -> str:
     """Say which runs read the test split, and what stood there."""
     read = [run for run in sweep.runs if run.tests]

@@ -8,9 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from knobs.errors import ConfigError
+from knobs.report.outlook import started_from
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, knob_value
-from knobs.report.sentences import started_from
 from knobs.search import coordinates, sweeps
 from knobs.search.methods import LEARNED
 from knobs.search.prior import Prior

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from knobs.report.outlook import enough, expectations
+from knobs.report.outlook import enough, expectations, started_from
 from knobs.report.plots import figures
 from knobs.report.plots.figures import Figure, Section
 from knobs.report.records import RunRecord, Sweep
-from knobs.report.sentences import started_from
 from knobs.report.stats import expected_best
 from knobs.words import count, number
 
