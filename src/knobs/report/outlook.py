@@ -38,6 +38,11 @@ class Gain:
     high: float
 
 
+def started_from(tasks: int, sweeps: int) -> str:
+    """Return what a search knew before its first run: `what 53 other tasks liked`."""
+    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
+
+
 def expectations(sweep: Sweep, runs: Sequence[RunRecord]) -> list[tuple[float, RunRecord]]:
     """Return what a search's prior expected of runs that have a value, each a score and its run."""
     liked = sweep.study.liked if sweep.study else {}
@@ -131,11 +136,6 @@ def enough(sweep: Sweep, runs: Sequence[RunRecord]) -> str:
         " The search adapted afterwards; of its later runs nothing follows." if rest > 1 else ""
     )
     return text + adapted
-
-
-def started_from(tasks: int, sweeps: int) -> str:
-    """Return what a search knew before its first run: `what 53 other tasks liked`."""
-    return f"what {count(sweeps, 'earlier sweep') if sweeps else count(tasks, 'other task')} liked"
 
 
 def further(gain: float, noise: float, objective: Objective) -> str:

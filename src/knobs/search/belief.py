@@ -26,7 +26,7 @@ STEP = 0.4  # from a hypothesis to one about it, in logarithms
 LENGTH, LENGTHS = math.log(0.7), 0.7  # mean and deviation of the logarithm
 NOISE, NOISES = math.log(0.01), 1.2
 AMPLITUDE, AMPLITUDES = math.log(0.15), 0.8  # of the process beside the prior
-ODDS = 3.0  # of learned against plain, before any run
+ODDS = 1.0  # of learned against plain, before any run
 JITTER = 1e-8
 
 
