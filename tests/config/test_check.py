@@ -249,7 +249,7 @@ def test_a_signature_states_a_rule(annotation, says):
 # Frozen: what the keys of every kind have always held.
 @pytest.mark.parametrize(("key", "says"), [
     ("seed", "a whole number >= 0 and < 2^63"),
-    ("task", "one of train, preview"),
+    ("task", "one of train, preview, suggest"),
     ("sweep", "null, or a name of at most 100 letters, digits, ., - and _"),
     ("test", "one of true, false"),
     ("objective.mode", "one of min, max"),

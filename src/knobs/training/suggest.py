@@ -91,7 +91,7 @@ def _show(answer: Mapping[str, Any], out: Console, folder: Path) -> None:
     tasks, kind = count(answer["tasks"], "other task"), answer["model"]
     line(f"by {tasks}; nothing was trained, and these data have not been looked at")
     better, here = percent(answer["better_than"]), percent(answer["this_config_better_than"])
-    line(f"expected to be better than {better} of the settings of a {kind}; this config, {here}")
+    line(f"expected to be better than {better} of the settings of {kind}; this config, {here}")
     line(f"  {answer['command']}")
     if answer["tune_first"]:
         shares = (f"{e['knob']} ({percent(e['total_effect'])})" for e in answer["tune_first"])
