@@ -866,6 +866,7 @@ def test_report_json_is_the_whole_report_in_strict_json(tmp_path):
         "objective",
         "question",
         "spent",
+        "stops",
         "verdict",
         "leaderboard",
         "importance",
