@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 from shell import timed
-from solo import ratio, spread
+from solo import QUIET, ratio, spread
 from torch import nn
 
 LRS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -181,15 +181,7 @@ def by_lightning(
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     x, y, val_x, val_y = splits
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = lightning.Trainer(max_epochs=epochs, **QUIET)
     val = DataLoader(TensorDataset(val_x, val_y), batch_size=1024)
     trainer.fit(Head(), DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True), val)
     return trainer.callback_metrics["val/accuracy"].item()

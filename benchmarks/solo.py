@@ -45,6 +45,10 @@ CASES = {
         1,
     ),
 }
+QUIET = {  # of Lightning's Trainer: nothing but training
+    "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
+    "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+}  # fmt: skip
 FIRST_STEP = """
 import os, runpy, sys
 from torch.optim import optimizer
@@ -128,15 +132,7 @@ def lightning_arm(run: Run) -> float:
         return torch.utils.data.DataLoader(dataset, batch_size=size, shuffle=shuffle)
 
     module = Module()
-    trainer = lightning.Trainer(
-        max_epochs=run.training["epochs"],
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = lightning.Trainer(max_epochs=run.training["epochs"], **QUIET)
     train = loader(run.data.train, run.training["batch_size"], True)
     trainer.fit(module, train, loader(run.data.val, 1024, False))
     return module.seconds

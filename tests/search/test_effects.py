@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knobs.search.coordinates import NAMES
-from knobs.search.effects import others
+from knobs.search.effects import total_effects
 from knobs.search.prior import learned
 from knobs.search.space import Choice, Range
 
@@ -28,19 +28,16 @@ class Known:
 def test_total_effects_are_those_of_the_functions():
     # lr + dropout / 2: shares 4/5 and 1/5; lr times dropout, centred: all of it is an interaction
     prior = Known(lambda a, b: a + b / 2, lambda a, b: (a - 0.5) * (b - 0.5))
-    found = others({"optimizer.lr": LR, "regularization.dropout": DROP}, {"model": "mlp"}, prior)
-    assert found.tasks == 2
-    assert found.share["optimizer.lr"] == pytest.approx((2 * 0.8 + 1) / 3, abs=0.05)
-    assert found.share["regularization.dropout"] == pytest.approx((2 * 0.2 + 1) / 3, abs=0.05)
-    middle, spread = found.odds["regularization.dropout"]
-    ends = np.log([0.2 / 0.8, 0.997 / 0.003])
-    assert middle == pytest.approx(ends @ [2 / 3, 1 / 3], abs=0.3)
-    assert spread == pytest.approx((ends[1] - ends[0]) * 2**0.5 / 3, abs=0.3)
+    found = total_effects(
+        {"optimizer.lr": LR, "regularization.dropout": DROP}, {"model": "mlp"}, prior
+    )
+    assert found["optimizer.lr"] == pytest.approx((2 * 0.8 + 1) / 3, abs=0.05)
+    assert found["regularization.dropout"] == pytest.approx((2 * 0.2 + 1) / 3, abs=0.05)
 
 
 def test_a_prior_that_knows_one_knob_tells_nothing():
     knobs = {"optimizer.lr": LR, "mylab.temperature": DROP}
-    assert others(knobs, {"model": "mlp"}, learned()) is None
+    assert total_effects(knobs, {"model": "mlp"}, learned()) == {}
 
 
 def test_a_knob_that_is_searched_elsewhere_is_not_known():
@@ -50,13 +47,13 @@ def test_a_knob_that_is_searched_elsewhere_is_not_known():
         "model.width": Range(16, 2048, True),
     }
     prior = Known(lambda a, b: a + b, lambda a, b: a)
-    assert others(knobs, {"model": "mlp"}, prior).share.keys() == {
+    assert total_effects(knobs, {"model": "mlp"}, prior).keys() == {
         "optimizer.lr", "regularization.dropout"
     }  # fmt: skip
     knobs["model.width"] = Range(16, 128, True)  # the tasks' own
-    assert "model.width" in others(knobs, {"model": "mlp"}, prior).share
+    assert "model.width" in total_effects(knobs, {"model": "mlp"}, prior)
     knobs["activation"] = Choice(("relu", "softsign", "hardtanh"))
-    assert "activation" not in others(knobs, {"model": "mlp"}, prior).share
+    assert "activation" not in total_effects(knobs, {"model": "mlp"}, prior)
 
 
 def test_the_learned_prior_has_the_learning_rate_first():
@@ -65,7 +62,6 @@ def test_the_learned_prior_has_the_learning_rate_first():
         "regularization.dropout": DROP,
         "activation": Choice(("relu", "tanh")),
     }
-    found = others(knobs, {"model": "mlp", "optimizer": "adam"}, learned())
-    assert max(found.share, key=found.share.get) == "optimizer.lr"
-    assert found.tasks == learned().tasks
-    assert others(knobs, {"model": "mlp", "optimizer": "adam"}, learned()) == found
+    found = total_effects(knobs, {"model": "mlp", "optimizer": "adam"}, learned())
+    assert max(found, key=found.get) == "optimizer.lr"
+    assert total_effects(knobs, {"model": "mlp", "optimizer": "adam"}, learned()) == found

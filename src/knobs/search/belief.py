@@ -54,7 +54,7 @@ def matern(squares: np.ndarray) -> np.ndarray:
 
 
 class Belief:
-    """What is believed after some losses.
+    """A distribution over f, after some losses.
 
     Args:
         cube, outlook: of the points that the losses are of, and then of those under way, which are

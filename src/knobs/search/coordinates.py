@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from knobs.identity import leaves
 from knobs.search.space import Choice, Range
 
 FAMILIES = ("momentum", "adam", "adamw", "rmsprop")
@@ -97,6 +98,16 @@ def known(key: str) -> str:
 def context(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part -> value of what is known of a config, given as key -> value."""
     return {part: value for key, value in values.items() if (part := known(key))}
+
+
+def described(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return key -> value of what a resolved config says of a setting.
+
+    Args:
+        choices: group -> its option.
+    """
+    values = {key: value for key, value in leaves(config) if key in KEYS}
+    return values | {key: choices[key] for key in KEYS if key in choices}
 
 
 def coordinates(fixed: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Effects of knobs on other tasks: how much of what tells settings apart is due to each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,11 @@ from knobs.search.space import Choice, Knob, Knobs
 
 POINTS = 7  # log2 of the settings at which they are computed
 LEAST = 2  # knobs of which something is known: of one alone nothing follows
-EDGE = 0.003  # a share nearer to 0 or 1 counts as this
 INSIDE, STEPS = 0.75, 32  # of a knob's range that the tasks had as well; steps it is looked at in
 
 
-@dataclass(frozen=True)
-class Others:
-    """Effects on other tasks.
-
-    Args:
-        odds: knob -> mean over tasks, and standard deviation, of the log odds of its total effect.
-        share: knob -> mean of its total effect.
-        tasks: how many.
-    """
-
-    odds: Mapping[str, tuple[float, float]]
-    share: Mapping[str, float]
-    tasks: int
-
-
-def others(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> Others | None:
-    """Return the total effects that knobs have on the tasks of a prior.
+def total_effects(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> dict[str, float]:
+    """Return knob -> its mean total effect on the tasks of a prior, a share in [0, 1].
 
     Of each task's smooth scores, over the space that is searched: with f(A) at settings A and
     f(A_k) with knob k drawn anew, T_k = E (f(A) - f(A_k))^2 / 2 / Var f (Jansen 1999).
@@ -40,15 +23,15 @@ def others(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> Others | N
     Args:
         context: config key or group -> its value, of what is not searched.
 
-    Returns: None where the prior knows fewer than LEAST of the knobs. It knows nothing of one that
-        is searched where the tasks never were.
+    Returns: Nothing where the prior knows fewer than LEAST of the knobs. It knows nothing of one
+        that is searched where the tasks never were.
     """
     from scipy.stats import qmc
 
     fixed = coordinates.context(context)
     named = {name: knob for name, knob in knobs.items() if _inside(name, knob, fixed) >= INSIDE}
     if len(named) < LEAST:
-        return None
+        return {}
     d = len(named)
     u = qmc.Sobol(2 * d, rng=np.random.default_rng(0)).random_base2(POINTS)
     changed = [np.where(np.arange(d) == k, u[:, d:], u[:, :d]) for k in range(d)]
@@ -59,15 +42,8 @@ def others(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> Others | N
     kind = fixed.get("model")
     f = prior.functions(coordinates.coordinates(fixed, rows), kind).reshape(1 + d, len(u), -1)
     effects = ((f[:1] - f[1:]) ** 2).mean(1) / 2 / np.maximum(f.var((0, 1)), 1e-12)
-    effects = np.clip(effects, EDGE, 1 - EDGE)  # (knobs, tasks)
-    weight, odds = prior.shares(kind), np.log(effects / (1 - effects))
-    means = odds @ weight
-    spreads = np.sqrt((odds - means[:, None]) ** 2 @ weight)
-    return Others(
-        dict(zip(named, zip(means.tolist(), spreads.tolist(), strict=True), strict=True)),
-        dict(zip(named, (effects @ weight).tolist(), strict=True)),
-        len(weight),
-    )
+    shares = np.clip(effects, 0, 1) @ prior.shares(kind)  # (knobs, tasks) -> (knobs,)
+    return dict(zip(named, shares.tolist(), strict=True))
 
 
 def _inside(name: str, knob: Knob, fixed: Mapping[str, Any]) -> float:

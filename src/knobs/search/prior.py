@@ -1,4 +1,4 @@
-"""What other tasks liked: a distribution over how good a setting is on a task not yet seen.
+"""The prior of other tasks: a distribution over how good a setting is on a task not yet seen.
 
 A score is what a setting is worth among those of its task: the normal quantile of its rank, low is
 good. Each task of a Prior has scores of the same settings. A Gaussian process makes a smooth
@@ -144,7 +144,8 @@ class Outlook:
 
     Args:
         mean: (n,). parts: (n, tasks), whose products are the covariance between tasks.
-        left: (n, m) settings -> the covariance that the process leaves open, and its diagonal.
+        points: (n, coordinates). whitened: (n, settings of the tasks), whose products are what
+            these take from the covariance of the process.
     """
 
     mean: np.ndarray
@@ -234,17 +235,13 @@ class Prior:
             points: coordinates, (n, len(NAMES)).
             kind: of the model; None, or one that no task has: all count alike.
         """
-        alike = [group.kind == kind for group in self.groups]
-        functions, weights, whitened = [], [], None
-        for group, solved, same in zip(self.groups, self._solved, alike, strict=True):
-            factor, weights_of, averages = solved
+        functions, whitened = [], None
+        for group, (factor, weights, averages) in zip(self.groups, self._solved, strict=True):
             own = self.process.between(points, group.points, averages)
-            functions.append(own @ weights_of)
-            weight = 1.0 if same or not any(alike) else FOREIGN
-            weights += [weight] * len(group.tasks)
-            if whitened is None or same:
+            functions.append(own @ weights)
+            if whitened is None or group.kind == kind:
                 whitened = own @ factor.T
-        values, share = np.concatenate(functions, 1), np.array(weights) / sum(weights)
+        values, share = np.concatenate(functions, 1), self.shares(kind)
         mean = values @ share
         parts = (values - mean[:, None]) * np.sqrt(share)
         return Outlook(mean, parts, points, whitened, self.process)

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from knobs.errors import ConfigError
 from knobs.report.outlook import started_from
 from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, knob_value
-from knobs.search import coordinates, sweeps
+from knobs.search import sweeps
 from knobs.search.methods import LEARNED
 from knobs.search.prior import Prior
 from knobs.search.space import Knobs
@@ -81,19 +79,6 @@ def _before(name: str, arms: Mapping[str, Knobs], metric: str) -> Before:
             "name a sweep of a knob that is searched here, or search.prior=none"
         )
     return before
-
-
-def context(composed: DictConfig) -> dict[str, Any]:
-    """Return what a config says of the knobs that the learned prior knows."""
-    choices = composed.hydra.runtime.choices
-    values = {key: OmegaConf.select(composed, key) for key in coordinates.KEYS if "." in key}
-    values = {
-        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for key, value in values.items()
-    }
-    groups = {key: choices[key] for key in coordinates.KEYS if key in choices}
-    section = {key for key in values if OmegaConf.select(composed, key.partition(".")[0]) is None}
-    return {key: value for key, value in values.items() if key not in section} | groups
 
 
 def facts(search: Search) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from knobs.report.read import read_sweep
 from knobs.report.records import ABSENT, Objective, RunRecord, Stop, splits_vary
 from knobs.report.verdict import verdict
 from knobs.search import space
+from knobs.search.coordinates import described
 from knobs.search.recovery import Recorded, Runs
 from knobs.search.trials import LOCK, UNITS, Search
 from knobs.secrets import public_lines
@@ -118,6 +119,7 @@ class StudyRunner:
     def search(self) -> None:
         """Run trials until the budget is spent."""
         phases, asked = self._phases()
+        configs = {arm: resolved(composed) for arm, composed in self.base.items()}
         with Search(
             self.folder,
             self.plan.space,
@@ -131,9 +133,12 @@ class StudyRunner:
                 arm: {name: _value(self.base[arm], name) for name in knobs}
                 for arm, knobs in self.plan.knobs.items()
             },
-            fixed={arm: identity(resolved(composed)) for arm, composed in self.base.items()},
+            fixed={arm: identity(config) for arm, config in configs.items()},
             prior=self._chosen,
-            context={arm: priors.context(composed) for arm, composed in self.base.items()},
+            context={
+                arm: described(config, self.base[arm].hydra.runtime.choices)
+                for arm, config in configs.items()
+            },
             runs=Runs(phases, self._belongs, asked),
             retry=self.sweep.retry,
             stops=bool(self.rule),

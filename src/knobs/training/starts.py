@@ -7,15 +7,14 @@ copy has the bits of a network that is built anew, and leaves torch's generator 
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from knobs.config.conflicts import through_whole
 from knobs.shape import Shape
+from knobs.targets import targets
 from knobs.training.cuts import Backbone
 
 MOST = 64  # starts that are kept, of one backbone: those of so many seeds
@@ -45,25 +44,16 @@ def key(config: dict, shape: Shape, device: torch.device) -> str | None:
     own takes part, and where its init looks at data.
     """
     model, training = config["model"], config["training"]
-    parts = [model, config["activation"], config["init"]]
+    parts = {name: config[name] for name in ("model", "activation", "init")}
     if not model.get("freeze") or "weights" not in model or through_whole(config):
         return None
     if config["init"].get("_target_", "torch.").startswith("knobs."):  # it may look at data
         return None
-    if not all(target.startswith(OURS) for target in _targets(parts)):
+    if not all(target.startswith(OURS) for _, target, _ in targets(parts)):
         return None
     options = {name: config["regularization"][name] for name in ("norm", "dropout")}
     how = [training["channels_last"], training.get("zero_head"), str(torch.get_default_dtype())]
     return repr([parts, options, how, shape, config["seed"], str(device), _files(model)])
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yield each `_target_` below a node."""
-    if isinstance(node, dict) and "_target_" in node:
-        yield node["_target_"]
-    below = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for value in below:
-        yield from _targets(value)
 
 
 def _files(model: dict) -> list[tuple]:

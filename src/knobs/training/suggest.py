@@ -10,9 +10,9 @@ from rich.console import Console
 
 from knobs import storage
 from knobs.errors import ConfigError
-from knobs.identity import key_of, under
+from knobs.identity import key_of, leaves, under
 from knobs.search import coordinates as known
-from knobs.search.effects import others
+from knobs.search.effects import total_effects
 from knobs.search.prior import Prior, learned
 from knobs.search.space import Choice, Knob, Knobs, override
 from knobs.shell import command
@@ -49,8 +49,7 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     prior, kind = learned(), config["model"]["name"]
     _check(prior, kind, chosen["optimizer"])
     typed = [line for line in typed if not under(key_of(line), SAYS_WHERE)]
-    fixed = {key: _at(config, key) for key in known.KEYS if "." in key and _has(config, key)}
-    fixed |= {key: chosen[key] for key in known.KEYS if key in chosen}
+    fixed = known.described(config, chosen)
     pinned = [key_of(line) for line in typed]
     own = [chosen["optimizer"]] if "optimizer" in pinned else [*known.FAMILIES]
     found = []
@@ -63,8 +62,8 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     score, values, family, context, knobs = min(found, key=lambda best: best[0])
     named = {} if "optimizer" in pinned else {"optimizer": family}
     lines = [override(key, value) for key, value in (named | _written(values, kind)).items()]
-    effects = others(knobs, context, prior)
-    first = sorted(effects.share, key=effects.share.get, reverse=True)[:FIRST] if effects else []
+    effects = total_effects(knobs, context, prior)
+    first = sorted(effects, key=effects.get, reverse=True)[:FIRST]
     kept = [line for line in lines if key_of(line) not in first]
     ranges = [_range(name, knobs[name]) for name in first]
     search = ["hydra/sweeper=search", *typed, *kept, *ranges, f"search.runs={RUNS}"]
@@ -76,7 +75,7 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
         "config": named | _written(values, kind),
         "better_than": 1 - score,
         "this_config_better_than": 1 - here,
-        "tune_first": [{"knob": name, "total_effect": effects.share[name]} for name in first],
+        "tune_first": [{"knob": name, "total_effect": effects[name]} for name in first],
         "command": command([*typed, *lines]),
         "search": command(search, many=True) if first else "",
     }
@@ -140,8 +139,9 @@ def _space(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs
     if config["data"]["task"] != "classification":
         del knobs["regularization.label_smoothing"]
     said = [key for key in pinned if key not in ("optimizer", "model")]
-    there = {n: k for n, k in knobs.items() if "." not in n or _has(config, n) or "optimizer." in n}
-    return {name: knob for name, knob in there.items() if not under(name, said)}
+    there = {name for name in knobs if "." not in name or "optimizer." in name}
+    there |= {name for name, _ in leaves(config)}
+    return {n: knob for n, knob in knobs.items() if n in there and not under(n, said)}
 
 
 def _best(
@@ -205,19 +205,3 @@ def _range(name: str, knob: Knob) -> str:
         return f"{name}={','.join('null' if o == 'none' else short(o) for o in knob.options)}"
     span = f"interval({knob.low!r},{knob.high!r})"
     return f"{name}=tag({'log' if knob.log else 'linear'},{f'int({span})' * knob.integer or span})"
-
-
-def _has(config: Mapping[str, Any], key: str) -> bool:
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return False
-        node = node[part]
-    return True
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        node = node[part]
-    return node
