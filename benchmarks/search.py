@@ -113,7 +113,7 @@ OFF = {
 }  # fmt: skip
 SKLEARN = OFF | {
     "model": "mlp", "optimizer": "adam", "optimizer.betas": [0.9, 0.999], "activation": "relu",
-    "scheduler": "constant", "init": "xavier_uniform",
+    "scheduler": "constant", "init": "xavier_uniform", "training.epochs": 243,
 }  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def deepobs() -> list[Problem]:
                 lambda asked, look=look: [max(look(values)) for values in asked],
                 max(ends),
                 statistics.median(ends),
-                {"scheduler": "constant", "optimizer.weight_decay": 0.0},
+                {"scheduler": "constant", "optimizer.weight_decay": 0.0, "training.epochs": length},
             )
         )
     return problems
@@ -239,6 +239,7 @@ def context(config: dict[str, Any]) -> Values:
         "optimizer.betas": config["optimizer"]["betas"], "model.width": config["model"]["width"],
         "model.depth": config["model"]["depth"],
         "training.batch_size": config["training"]["batch_size"],
+        "training.epochs": config["training"]["epochs"],
     }  # fmt: skip
 
 

@@ -12,13 +12,10 @@ LR, DROP = Range(1e-5, 1e-1, True), Range(0.05, 0.5, False)
 
 
 class Known:
-    """Two tasks whose scores are known functions of the coordinates, the second of half weight."""
+    """Tasks whose scores are known functions of the coordinates."""
 
     def __init__(self, *functions):
         self.functions_ = functions
-
-    def shares(self, kind):
-        return np.array([2, 1]) / 3
 
     def functions(self, points, kind):
         at = dict(zip(NAMES, points.T, strict=True))
@@ -31,8 +28,8 @@ def test_total_effects_are_those_of_the_functions():
     found = total_effects(
         {"optimizer.lr": LR, "regularization.dropout": DROP}, {"model": "mlp"}, prior
     )
-    assert found["optimizer.lr"] == pytest.approx((2 * 0.8 + 1) / 3, abs=0.05)
-    assert found["regularization.dropout"] == pytest.approx((2 * 0.2 + 1) / 3, abs=0.05)
+    assert found["optimizer.lr"] == pytest.approx((0.8 + 1) / 2, abs=0.05)
+    assert found["regularization.dropout"] == pytest.approx((0.2 + 1) / 2, abs=0.05)
 
 
 def test_a_prior_that_knows_one_knob_tells_nothing():

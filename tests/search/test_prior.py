@@ -142,6 +142,52 @@ def test_a_prior_is_the_mean_of_its_tasks_and_unsure_where_they_differ():
     assert grid.mean[0] > 0.5 > -0.5 > grid.mean[1]  # .0 and .6 of the range
 
 
+@pytest.mark.parametrize(
+    ("family", "more", "factor"),
+    [
+        ("adam", {"model.width": 512.0}, 4),  # of 128: as much wider
+        ("adam", {"model.width": 64.0}, 1),
+        ("adam", {"training.batch_size": 4.0}, 2),  # of 16: the root
+        ("momentum", {"training.batch_size": 4.0}, 4),
+        ("momentum", {"training.batch_size": 256.0}, 0.5),  # of 128
+        ("adam", {"training.batch_size": 64.0, "model.width": 256.0}, 2),
+    ],
+)
+def test_a_rate_beyond_a_range_is_that_of_its_edge_which_is_alike(family, more, factor):
+    about, place = {"model": "mlp", "optimizer": family}, NAMES.index("lr")
+    here = coordinates(context(about), [{"optimizer.lr": 2e-3 * factor}])[0, place]
+    assert coordinates(context(about), [{"optimizer.lr": 2e-3} | more])[0, place] == (
+        pytest.approx(here, abs=1e-12)
+    )
+
+
+def test_longer_runs_take_lower_rates_where_epochs_are_not_searched():
+    place, rate = NAMES.index("lr"), {"optimizer.lr": 1e-3}
+    about = {"model": "mlp", "optimizer": "adam"}
+
+    def at(given, point):
+        return coordinates(context(about | given), [point])[0, place]
+
+    plain = at({}, rate)
+    assert at({"training.epochs": 20}, rate) == plain
+    assert at({"training.epochs": 640}, rate) == pytest.approx(plain + 0.4 * math.log10(32) / 4)
+    assert at({}, rate | {"training.epochs": 640}) == plain
+    assert made().view({"training.epochs": LR}, about) is None
+
+
+def test_tasks_of_another_kind_of_model_are_left_out_where_there_are_enough():
+    [mlp] = made().groups
+    few = Group("cnn", [{"task": f"c{i}"} for i in range(4)], mlp.points, mlp.scores[:4] + 1)
+    both = replace(made(), groups=[mlp, few])
+    assert (both.count("mlp"), both.count("cnn"), both.count(None), both.tasks) == (5, 9, 9, 9)
+    alone, all_ = made().at(mlp.points, "mlp"), both.at(mlp.points, "cnn")
+    assert np.array_equal(both.at(mlp.points, "mlp").mean, alone.mean)
+    assert all_.parts.shape[1] == 9
+    assert all_.mean.mean() == pytest.approx(alone.mean.mean() + 4 / 9, abs=0.1)
+    view = both.view({"optimizer.lr": LR}, ADAM)
+    assert view.told == {"tasks": 5, "date": "d"}
+
+
 def test_scores_are_normal_and_broken_runs_are_the_worst():
     scores = prior.normal_scores(np.array([3.0, np.nan, 1.0, np.inf, 2.0]))
     ppf = stats.norm.ppf

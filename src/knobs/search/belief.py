@@ -174,6 +174,7 @@ class _Fit:
 def _scale(gram: np.ndarray, count: int) -> np.ndarray:
     """Return the likeliest s of each (hypotheses, 3, 3) Gram matrix of y, mean and ones."""
     yy, ym, _ = _projected(gram)
+    yy = np.maximum(yy, 0)  # by rounding it may lie below
     flat = yy < 1e-12 * np.maximum(gram[:, 0, 0], 1e-300)
     root = np.sqrt(ym**2 + 4 * (count - 1) * yy)
     return np.where(flat | (root + ym <= 0), 1.0, (ym + root) / (2 * np.where(flat, 1.0, yy)))

@@ -34,7 +34,8 @@ from knobs.search.space import Choice, Knob, Knobs, Range
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SIGMA = 0.15  # of a Gaussian step in the unit cube
 TRIES = 100  # to draw a point that was not tried yet
-SPREAD, TOPS, ABOUT, STEPS = 400, 5, 12, (0.1, 0.03)  # points that a belief is asked about
+# Points that a belief is asked about: anywhere, at first or later; near the best.
+MANY, SPREAD, TOPS, ABOUT, STEPS = 1500, 400, 5, 12, (0.1, 0.03)
 Values = dict[str, Any]
 
 
@@ -255,7 +256,8 @@ def _near_best(task: Task) -> Values:
 def prior(task: Task) -> Values:
     """Take the point with the highest expected improvement under what other tasks liked.
 
-    Before any run that is the point that they liked best.
+    Before any run that is the point that they liked best. As often as the runs speak against the
+    prior, the first two for each knob are those of a search that has none: of a Sobol sequence.
     """
     told = [t for t in task.tried if t.loss is not None]
     whole = [t for t in told if not t.pruned]
@@ -266,22 +268,32 @@ def prior(task: Task) -> Values:
     if waiting and not told:  # of one point there is nothing to learn: its loss may be any
         losses = np.zeros(1)
     belief = Belief(*_seen(task, seen), losses, task.rng) if seen else None
+    few = len(task.tried) < 2 * len(task.knobs)
+    if belief and few and van_der_corput(len(task.tried) - 1) >= belief.learned:
+        return _sobol(task, 0)  # the first that is new
 
     def gain(points: Sequence[Values]) -> np.ndarray:
         found = _seen(task, [*seen, *points])
         return belief.improvement(*found) if belief else -found[1].mean
 
-    best = [seen[i] for i in np.argsort(losses, kind="stable")[:TOPS]]
-    pool = [_uniform(task) for _ in range(SPREAD)]
-    pool += [_step(task, top, sigma) for top in best for sigma in STEPS for _ in range(ABOUT)]
+    # While little is known the best of many points is better than the top of a rough model.
+    pool = [_uniform(task) for _ in range(MANY if few else SPREAD)]
+    if not few:
+        best = [seen[i] for i in np.argsort(losses, kind="stable")[:TOPS]]
+        pool += [_step(task, top, sigma) for top in best for sigma in STEPS for _ in range(ABOUT)]
     gains = gain(pool)
-    for sigma in STEPS:
+    for sigma in () if few else STEPS:
         tops = [pool[i] for i in np.argsort(-gains, kind="stable")[:TOPS]]
         new = [_step(task, top, sigma) for top in tops for _ in range(ABOUT)]
         pool, gains = pool + new, np.r_[gains, gain(new)]
     before = {t.key for t in task.tried}
     new = (pool[i] for i in np.argsort(-gains, kind="stable") if _key(pool[i]) not in before)
     return next(new, None) or _near_best(task)
+
+
+def van_der_corput(n: int) -> float:
+    """Return the n-th of 0, 1/2, 1/4, 3/4, 1/8, ..., of which any beginning is even over [0, 1)."""
+    return sum(int(bit) / 2 ** (i + 1) for i, bit in enumerate(reversed(f"{n:b}")))
 
 
 def _seen(task: Task, points: Sequence[Values]) -> tuple[Cube, Outlook | None]:

@@ -31,7 +31,7 @@ from knobs.search.space import Knobs
 VERSION = 1
 FILE = Path(__file__).with_name("prior.safetensors")
 MOST_BYTES = 300_000
-FOREIGN = 0.2  # weight of a task of another kind of model, beside 1 of the same kind
+ENOUGH = 5  # tasks of a kind of model, with which those of other kinds are left out
 JITTER = 1e-6
 UNSAID = -9.0  # far from any coordinate
 
@@ -190,11 +190,6 @@ class Prior:
             f"learned {self.about.get('date', '')} {str(self.about.get('digest', ''))[:12]}".strip()
         )
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """Return what a report says of it."""
-        return {"tasks": self.tasks, "date": self.about.get("date", "")}
-
     def view(self, knobs: Knobs, context: Mapping[str, Any]) -> "View | None":
         """Return it as a search of these knobs sees it; None where it knows none of them.
 
@@ -203,6 +198,16 @@ class Prior:
         """
         fixed = coordinates.context(context)
         return View(self, fixed) if any(map(coordinates.known, knobs)) else None
+
+    def alike(self, kind: str | None) -> list[int]:
+        """Return which groups speak of a kind of model: its own, or all where it has too few."""
+        own = [i for i, group in enumerate(self.groups) if group.kind == kind]
+        enough = sum(len(self.groups[i].tasks) for i in own) >= ENOUGH
+        return own if enough else [*range(len(self.groups))]
+
+    def count(self, kind: str | None) -> int:
+        """Count the tasks that speak of a kind of model."""
+        return sum(len(self.groups[i].tasks) for i in self.alike(kind))
 
     @functools.cached_property
     def _solved(self) -> list[tuple[np.ndarray, np.ndarray, list]]:
@@ -216,34 +221,31 @@ class Prior:
             found.append((factor, weights, self.process.averages(group.points)))
         return found
 
-    def shares(self, kind: str | None) -> np.ndarray:
-        """Return the weight of each task, (tasks,): one of another kind of model counts less."""
-        alike = [group.kind == kind for group in self.groups]
-        weights = [1.0 if same or not any(alike) else FOREIGN for same in alike]
-        each = np.repeat(weights, [len(group.tasks) for group in self.groups])
-        return each / each.sum()
-
     def functions(self, points: np.ndarray, kind: str | None) -> np.ndarray:
         """Return the smooth score of each task at settings, (n, tasks); as for `at`."""
-        found = self.at(points, kind)
-        return found.mean[:, None] + found.parts / np.sqrt(self.shares(kind))
+        return self._functions(points, kind)[0]
+
+    def _functions(self, points: np.ndarray, kind: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the functions, and what they take from the process's covariance, whitened."""
+        functions, whitened = [], None
+        for i in self.alike(kind):
+            group, (factor, weights, averages) = self.groups[i], self._solved[i]
+            own = self.process.between(points, group.points, averages)
+            functions.append(own @ weights)
+            if whitened is None or group.kind == kind:
+                whitened = own @ factor.T
+        return np.concatenate(functions, 1), whitened
 
     def at(self, points: np.ndarray, kind: str | None) -> Outlook:
         """Return the prior at settings.
 
         Args:
             points: coordinates, (n, len(NAMES)).
-            kind: of the model; None, or one that no task has: all count alike.
+            kind: of the model; None, or one that too few tasks have: all count alike.
         """
-        functions, whitened = [], None
-        for group, (factor, weights, averages) in zip(self.groups, self._solved, strict=True):
-            own = self.process.between(points, group.points, averages)
-            functions.append(own @ weights)
-            if whitened is None or group.kind == kind:
-                whitened = own @ factor.T
-        values, share = np.concatenate(functions, 1), self.shares(kind)
-        mean = values @ share
-        parts = (values - mean[:, None]) * np.sqrt(share)
+        values, whitened = self._functions(points, kind)
+        mean = values.mean(1)
+        parts = (values - mean[:, None]) / np.sqrt(values.shape[1])
         return Outlook(mean, parts, points, whitened, self.process)
 
     def shuffled(self, seed: int) -> "Prior":
@@ -265,6 +267,12 @@ class View:
 
     prior: Prior
     fixed: Mapping[str, Any]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        tasks = self.prior.count(self.fixed.get("model"))
+        return {"tasks": tasks, "date": self.prior.about.get("date", "")}
 
     def outlook(self, points: Sequence[Mapping[str, Any]]) -> Outlook:
         """Return the prior at values of the search's knobs."""

@@ -48,15 +48,13 @@ class OwnSweeps:
         text = json.dumps([[b.rows, b.losses] for b in self.sweeps], sort_keys=True, default=str)
         return f"sweeps {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-    @property
-    def told(self) -> dict[str, Any]:
-        """Return what a report says of it."""
-        return {"sweeps": [before.name for before in self.sweeps]}
-
     def view(self, knobs: Knobs, context: Mapping[str, Any]) -> "SweepsView | None":
         """Return it as a search of these knobs sees it; None where it knows none of them."""
         mine = [before for before in self.sweeps if before.knows(knobs)]
-        return SweepsView([_Surface(before, knobs) for before in mine], knobs) if mine else None
+        if not mine:
+            return None
+        names = [before.name for before in self.sweeps]
+        return SweepsView([_Surface(before, knobs) for before in mine], knobs, names)
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,12 @@ class SweepsView:
 
     surfaces: Sequence["_Surface"]
     knobs: Knobs
+    names: Sequence[str]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {"sweeps": [*self.names]}
 
     def outlook(self, points: Sequence[Mapping[str, Any]]) -> Outlook:
         """Return the prior at values of the search's knobs."""

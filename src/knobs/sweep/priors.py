@@ -89,7 +89,8 @@ def facts(search: Search) -> dict[str, Any]:
     for arm in search.views:
         runs = [trial.user_attrs["run"] for trial in search.trials(arm)]
         scores |= {str(run): round(s, 4) for run, s in zip(runs, search.liked(arm), strict=True)}
-    return {"name": search.prior.name, **search.prior.told, "scores": scores}
+    told = max((view.told for view in search.views.values()), key=lambda told: told.get("tasks", 0))
+    return {"name": search.prior.name, **told, "scores": scores}
 
 
 def words(prior: Mapping[str, Any]) -> str:

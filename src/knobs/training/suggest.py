@@ -69,7 +69,7 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     search = ["hydra/sweeper=search", *typed, *kept, *ranges, f"search.runs={RUNS}"]
     here = _rank(prior, kind, known.context(fixed), [{}])[0]
     answer = {
-        "tasks": prior.tasks,
+        "tasks": prior.count(kind),
         "model": kind,
         "optimizer": family,
         "config": named | _written(values, kind),
