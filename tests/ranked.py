@@ -41,9 +41,17 @@ def _child(number, count, folder, function, arguments):
         os._exit(code)
 
 
-def steps(overrides, count=20, dtype=torch.float64):
-    """Train so many steps, as all of the processes or the one there is."""
+def steps(overrides, count=20, dtype=torch.float64, moved=0.0):
+    """Train so many steps, as all of the processes or the one there is.
+
+    Args:
+        moved: by how much of itself each first weight is moved, at random: a rounding, 2e-16.
+    """
     run = make(overrides, dtype)
+    draw = torch.Generator().manual_seed(0)
+    for weight in run.model.parameters() if moved else ():
+        noise = torch.randn(weight.shape, generator=draw, dtype=dtype)
+        weight.data.mul_(1 + moved * noise)
     if run.average:
         run.average.to(dtype)
     if parallel.size() > 1:

@@ -10,9 +10,15 @@ it is asked for: the first needs torch, which the command line's help does witho
 """
 
 import importlib
+import signal
+import sys
 from typing import Any
 
 __version__ = "0.2.0"
+
+# `python -m knobs.X` is imported: Ctrl-C ends it in silence, until errors.ended hears it.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from trained import assert_same_bits, interrupt_at, together
 
 from knobs import build, cache
 from knobs.config import command
-from knobs.data import mapped, ondisk, opening, prepare
+from knobs.data import mapped, ondisk, opening, prepare, rows
 from knobs.data.dataset import take
 from knobs.errors import ConfigError, DataError
 from knobs.identity import identity
@@ -322,6 +322,16 @@ def test_a_batch_of_a_map_is_moved_to_the_device_of_the_rest(settings, make_run)
     batch = take(moved, torch.tensor([1, 2]))
     assert (batch.x.device.type, batch.y.device.type) == ("meta", "meta")
     assert batch.x.shape == (2, disk.x.shape[1])
+
+
+def test_codes_of_cells_are_those_of_pandas_however_many_blocks(monkeypatch):
+    cells = np.array([*"abcabdaefag"], dtype=object)
+    whole = pd.factorize(cells)
+    for size in (1, 3, 4, 100):
+        monkeypatch.setattr(rows, "FACTORIZED", size)
+        codes, words = rows.factorized(cells)
+        assert codes.tolist() == whole[0].tolist()
+        assert words == whole[1].tolist()
 
 
 # ------------------------------------------------------------------ in little memory

@@ -129,3 +129,26 @@ def test_batch_norm_takes_no_microbatch_of_one(size, count, refused):
     ]
     faults = command.check_overrides(lines)[1]
     assert any("has a microbatch of one example" in fault for fault in faults) == refused
+
+
+def test_nor_does_its_last_batch(make_run):
+    """106 training rows: 3 batches of 33, and 7, which three microbatches are 3, 3 and 1 of."""
+    lines = ["data=wine", "regularization=batchnorm", "training.batch_size=33"]
+    message = (
+        r"training\.batch_size=33: 106 training examples leave a last batch of 7, in 3 microbatches "
+        r"one of 1, which batch norm cannot take; change it, or training\.drop_last=true"
+    )
+    three = [*lines, "training.gradient_accumulation_steps=3"]
+    with pytest.raises(ConfigError, match=message):
+        make_run(*three)
+    for more in (["training.drop_last=true"], ["regularization.norm=layer"]):
+        assert len([*loop.fit(make_run(*three, "training.epochs=2", *more))]) == 2
+
+
+def test_nor_does_a_network_that_brings_its_own(make_run):
+    """Of which the check of the config does not know; a picture of several places it can take."""
+    lines = ["data=digits", "model=cnn", "model.own_norm=batch", "training.batch_size=33"]
+    lines += ["training.gradient_accumulation_steps=32", "model.depth=4"]
+    with pytest.raises(ConfigError, match="=32: of training.batch_size=33 has a microbatch of one"):
+        make_run(*lines)
+    assert make_run(*lines[:-1]) is not None

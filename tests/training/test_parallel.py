@@ -43,20 +43,24 @@ CASES = [
 ]  # fmt: skip
 
 
-def assert_equal(whole, parts, overrides, tolerance=TOLERANCE):
+def assert_equal(whole, parts, overrides, tolerance=TOLERANCE, rounded=None):
     """All processes have the numbers of one.
 
     A bias in front of a batch norm, or of a softmax's keys, has no gradient but rounding, which
     some optimizers make steps of; no loss depends on it, but a running mean follows it late.
+
+    Args:
+        rounded: one process again, from weights moved by a rounding, where steps amplify that: as
+            far apart from the first one, up to a factor of 10, several processes may be.
     """
-    if "optimizer=adafactor" in overrides:  # its steps amplify it
-        tolerance *= 10
+    own = differences(whole, rounded) if rounded else {}
     idle = "norm=batch" in str(overrides) or {"model=cnn", "model=resnet18"} & {*overrides}
     late = ("bias", "running_mean", "outputs") if idle else ("in_proj_bias",)
     for part in parts:
         for name, value in differences(whole, part).items():
             if not name.endswith(late) and not (idle and name.startswith("val/")):
-                assert value < tolerance, f"{name} {value:.1e}: {overrides}"
+                most = max(tolerance, 10 * own.get(name, 0.0))
+                assert value < most, f"{name} {value:.1e}: {overrides}"
         for name, weights in parts[0]["state"].items():
             assert torch.equal(weights, part["state"][name]), name
 
@@ -175,7 +179,8 @@ def test_pairwise(number):
     lines.append(f"optimizer={optimizer}")
     count = 3 if "model=resnet18" in lines else 20
     together = in_processes(case["processes"], lambda: steps(lines, count))
-    assert_equal(steps(lines, count), together, lines)
+    rounded = steps(lines, count, moved=2e-16) if optimizer == "adafactor" else None
+    assert_equal(steps(lines, count), together, lines, rounded=rounded)
 
 
 def test_lbfgs_has_the_first_step_of_one_process():
@@ -402,6 +407,21 @@ def test_a_run_of_two_killed_goes_on_in_one_and_ends_in_three(tmp_path, helpers,
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_processes_that_have_not_met_are_not_waited_for(helpers, monkeypatch):
+    """A signal that comes while they start ends all at once: nobody would tell them later."""
+    waited, wait = [], subprocess.Popen.wait
+
+    def noted(self, timeout=None):
+        waited.append(timeout)
+        return wait(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", noted)
+    with ranks.others(checked(3)) as known:
+        assert not known.met
+    assert [process.returncode for process in helpers] == [-signal.SIGKILL] * 2
+    assert waited == [None, None]  # of processes that were killed
+
+
 def test_sigterm_ends_a_run_of_two_with_143_and_it_goes_on(tmp_path, helpers, at_epoch):
     execute(checked(1), tmp_path / "whole")
     at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -439,7 +459,10 @@ def test_torchrun_makes_one_run(tmp_path):
         (["-m", "seed=0,1"], "-m under torchrun: is for one run; leave torchrun out"),
         (["training.processes=3"], "training.processes=3: torchrun has started 2 processes"),
         (["data=wyne"], "data=wyne: no such option; did you mean wine?"),
-        (["data=csv", "data.path=no.csv", "data.target=y"], "no.csv"),
+        (
+            ["data=csv", "data.path=no.csv", "data.target=y", "data.task=regression"],
+            "no.csv: no such file",
+        ),
     ],
 )
 def test_torchrun_tells_a_fault_once(words, message, tmp_path):

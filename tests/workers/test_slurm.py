@@ -48,7 +48,21 @@ def test_records_and_leaderboard_are_those_of_a_local_sweep(sweep, tmp_path, mon
 # ---------------------------------------------------------------------- processes
 EPOCHS = 80
 LONG = ["-m", *LOCAL, "tracking=local", "sweep=s", f"training.epochs={EPOCHS}", "optimizer.lr=1e-3,3e-3",
-        "seed=0,1"]  # fmt: skip
+        "seed=0,1", "model._target_=heldlab.nets.net"]  # fmt: skip
+HELD = """
+import os, time
+from torch import nn
+from knobs.models.mlp import mlp
+
+class Held(nn.Module):
+    def forward(self, x):
+        if self.training and os.path.exists(os.environ["HELD"]):
+            time.sleep(0.05)
+        return x
+
+def net(shape, **options):
+    return nn.Sequential(mlp(shape, **options), Held())
+"""
 
 
 def until(condition, seconds=120):
@@ -74,10 +88,33 @@ def under_way(folder):
     return all((folder / f"{n}/metrics.jsonl").exists() for n in range(4))
 
 
+@pytest.fixture
+def held(tmp_path):
+    """A file: while it is there, steps take so long that runs last for minutes, and stacks pay."""
+    file = tmp_path / "held"
+    for path in (file, tmp_path / "heldlab" / "__init__.py"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "heldlab" / "nets.py").write_text(HELD)
+    yield file
+    file.unlink(missing_ok=True)  # workers of a test that failed end soon
+
+
 def driver(cwd):
+    own = {"HELD": str(cwd / "held"), "KNOBS_ALLOW": "heldlab.", "PYTHONPATH": with_own(cwd)}
     with (cwd / "told.txt").open("a") as told:
-        return subprocess.Popen([sys.executable, TRAIN, *LONG], cwd=cwd, env=ENV,
+        return subprocess.Popen([sys.executable, TRAIN, *LONG], cwd=cwd, env=ENV | own,
                                 stdout=told, stderr=told, start_new_session=True)  # fmt: skip
+
+
+def with_own(folder):
+    """PYTHONPATH by which a package in a folder is found."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def said(cwd, words):
+    """Whether drivers have printed something."""
+    return words in (cwd / "told.txt").read_text()
 
 
 def assert_each_row_once(folder):
@@ -89,11 +126,13 @@ def assert_each_row_once(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGUSR2", "SIGTERM", "SIGKILL"])
-def test_a_worker_that_is_ended_goes_on(name, tmp_path):
+def test_a_worker_that_is_ended_goes_on(name, held, tmp_path):
     """SIGUSR2: time limit or preemption, submitit sends it again; else the driver does."""
     process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
     until(lambda: under_way(folder))
     os.kill(begins(folder)["00000"][0], getattr(signal, name))
+    until(lambda: len(begins(folder)["00000"]) == 2)
+    held.unlink()
     assert process.wait(240) == 0, (tmp_path / "told.txt").read_text()
     assert_each_row_once(folder)
     assert {group: len(pids) for group, pids in begins(folder).items()} == {"00000": 2, "00001": 1}
@@ -103,15 +142,15 @@ def test_a_worker_that_is_ended_goes_on(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_driver_that_dies_is_followed_by_the_same_command(tmp_path):
+def test_a_driver_that_dies_is_followed_by_the_same_command(held, tmp_path):
     process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
     until(lambda: under_way(folder))
     process.kill()
     process.wait()
     second = driver(tmp_path)
+    until(lambda: said(tmp_path, "2 groups of before under way: followed"))
+    held.unlink()
     assert second.wait(240) == 0, (tmp_path / "told.txt").read_text()
-    told = (tmp_path / "told.txt").read_text()
-    assert "2 groups of before under way: followed" in told
     assert_each_row_once(folder)
     assert {group: len(pids) for group, pids in begins(folder).items()} == {"00000": 1, "00001": 1}
     assert len(float64.leaderboard(folder)) == 2
@@ -141,17 +180,21 @@ SLURM = [
 
 
 @pytest.mark.slow
-def test_a_grid_is_arrays_as_large_as_slurm_takes(false_slurm, tmp_path):
-    options = ["hydra.launcher.workers=3", "hydra.launcher.cpus=2", "hydra.launcher.memory=1.5",
-               "hydra.launcher.time=30", "hydra.launcher.partition='short,long'",
-               "hydra.launcher.setup=['export A=1']"]  # fmt: skip
-    told = command(tmp_path, *SLURM, *options, env=false_slurm)
-    assert "3 runs in 3 groups for 3 workers" in told
+@pytest.mark.parametrize(("workers", "grid", "array"), [
+    (3, "seed=0,1,2", "--array=0-1%2"),  # both at once
+    (1, "model.width=8,16,32", "--array=0-1%1"),  # which can share no stack: one after the other
+])  # fmt: skip
+def test_a_grid_is_arrays_as_large_as_slurm_takes(workers, grid, array, false_slurm, tmp_path):
+    options = [f"hydra.launcher.workers={workers}", "hydra.launcher.cpus=2",
+               "hydra.launcher.memory=1.5", "hydra.launcher.time=30",
+               "hydra.launcher.partition='short,long'", "hydra.launcher.setup=['export A=1']"]  # fmt: skip
+    told = command(tmp_path, *SLURM[:-1], grid, *options, env=false_slurm)
+    assert f"3 runs in 3 groups for {workers} worker" in told
     assert [read_summary(tmp_path / SWEEPS / f"s/{n}")["status"] for n in range(3)] == [
         "finished"
     ] * 3
     scripts = (tmp_path / "slurm" / "scripts").read_text()
-    for line in ("--array=0-1%3", "--cpus-per-task=2", "--mem=1536MB", "--time=30",
+    for line in (array, "--cpus-per-task=2", "--mem=1536MB", "--time=30",
                  "--partition=short,long", "--job-name=knobs"):  # fmt: skip
         assert f"#SBATCH {line}\n" in scripts
     assert "\nexport A=1\n" in scripts
@@ -232,7 +275,7 @@ def test_shell_lines_of_a_yaml_are_refused(sweep, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers_and_a_closed_terminal_does_not(tmp_path):
+def test_ctrl_c_ends_the_workers_and_a_closed_terminal_does_not(held, tmp_path):
     """A terminal sends both to all processes of the group."""
     process, folder = driver(tmp_path), tmp_path / SWEEPS / "s"
     until(lambda: under_way(folder))
@@ -243,7 +286,10 @@ def test_ctrl_c_ends_the_workers_and_a_closed_terminal_does_not(tmp_path):
     until(lambda: [len(pids) for pids in begins(folder).values()] == [2, 2])
     os.killpg(process.pid, signal.SIGHUP)
     assert process.wait(60) == 129, (tmp_path / "told.txt").read_text()
-    assert driver(tmp_path).wait(240) == 0, (tmp_path / "told.txt").read_text()
+    process = driver(tmp_path)
+    until(lambda: said(tmp_path, "2 groups of before under way: followed"))
+    held.unlink()
+    assert process.wait(240) == 0, (tmp_path / "told.txt").read_text()
     assert_each_row_once(folder)
     assert [len(pids) for pids in begins(folder).values()] == [2, 2]  # the last one followed
 
@@ -259,7 +305,8 @@ class Bad(nn.Module):
         self.width = width
 
     def forward(self, x):
-        if self.training and os.environ.get("SUBMITIT_EXECUTOR"):
+        tried = len(x) == 2  # on two examples, before training
+        if self.training and not tried and os.environ.get("SUBMITIT_EXECUTOR"):
             if self.width == 13:
                 raise RuntimeError("thirteen")
             if self.width == 14:
@@ -268,8 +315,8 @@ class Bad(nn.Module):
                 os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-def net(*args, width, **named):
-    return nn.Sequential(mlp(*args, width=width, **named), Bad(width))
+def net(shape, *, width, **named):
+    return nn.Sequential(mlp(shape, width=width, **named), Bad(width))
 """
 
 
@@ -278,10 +325,9 @@ def test_runs_that_raise_or_kill_their_worker_end_alone(tmp_path):
     (tmp_path / "mylab").mkdir()
     (tmp_path / "mylab" / "nets.py").write_text(BAD)
     (tmp_path / "mylab" / "__init__.py").touch()
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     told = command(tmp_path, "-m", *LOCAL, "sweep=s", "tracking=local", "training.epochs=1",
                    "model._target_=mylab.nets.net", "model.width=13,14,15,16,17", code=10,
-                   env={"KNOBS_ALLOW": "mylab.", "PYTHONPATH": path}, timeout=500)  # fmt: skip
+                   env={"KNOBS_ALLOW": "mylab.", "PYTHONPATH": with_own(tmp_path)}, timeout=500)  # fmt: skip
     assert "job 0 failed: RuntimeError: thirteen" in told
     assert "its worker ended without a word" in told
     for number in (1, 2):

@@ -23,6 +23,12 @@ ONE_PROCESS = (
 )
 
 
+def has_single(size: int, count: int) -> bool:
+    """Return whether a batch in at most `count` parts, as torch.chunk cuts it, has one of 1."""
+    part = -(-size // count)
+    return part == 1 or size % part == 1
+
+
 def conflicts(config: dict) -> Iterator[str]:
     """Yield a line for each pair of incompatible values, naming the one to change."""
     data, model, reg = config["data"], config["model"], config["regularization"]
@@ -69,11 +75,7 @@ def conflicts(config: dict) -> Iterator[str]:
     if (count := training["gradient_accumulation_steps"]) > (size := training["batch_size"]):
         more = f"more microbatches than training.batch_size={size} examples"
         yield f"training.gradient_accumulation_steps={count}: {more}"
-    if (
-        count > 1
-        and reg["norm"] == "batch"
-        and (size % (part := -(-size // count)) == 1 or part == 1)
-    ):
+    if count > 1 and reg["norm"] == "batch" and has_single(size, count):
         more = f"of training.batch_size={size} has a microbatch of one example"
         yield f"training.gradient_accumulation_steps={count}: {more}, which batch norm cannot take"
     if (count := training["processes"]) > 1 and training["compile"]:

@@ -21,6 +21,7 @@ from knobs.data.prepare import Parts
 from knobs.errors import DataError, did_you_mean
 
 MOST_WEIGHT = 1e30  # of an example: sums of weights stay finite in float32
+FACTORIZED = 2**16  # cells of which codes are made at once
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _labels(table: Tables, name: str) -> np.ndarray:
     """
     import pandas as pd
 
-    codes, words = pd.factorize(table.rows[name].to_numpy())
+    codes, words = factorized(table.rows[name].to_numpy())
     words = [str(word).strip() for word in words]
     own = dict.fromkeys(words[code] for code in np.unique(codes[: table.sizes[0]]))
     labels = np.array([_one_name(word, own) for word in words])[codes]
@@ -198,6 +199,21 @@ def _labels(table: Tables, name: str) -> np.ndarray:
         pair = " and ".join(known[numbers[plain][twice].index[:2]])
         raise DataError(f"{table.files[0]}: {name}: {pair} are one number; write it one way")
     return labels
+
+
+def factorized(cells: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    """Return the code of each cell and the words that they stand for, as pandas.factorize does.
+
+    In blocks: pandas makes a table as large as the column, whatever few words there are.
+    """
+    import pandas as pd
+
+    codes, places = np.empty(len(cells), np.int64), dict[Any, int]()
+    for start in range(0, len(cells), FACTORIZED):
+        own, words = pd.factorize(cells[start : start + FACTORIZED])
+        known = [places.setdefault(word, len(places)) for word in words]
+        codes[start : start + FACTORIZED] = np.array(known, np.int64)[own]
+    return codes, list(places)
 
 
 def _one_name(word: str, names: Collection[str]) -> str:

@@ -48,11 +48,13 @@ class Others:
     Args:
         started: those that this process has started; none where torchrun did.
         store: where all of them meet; None where torchrun has it.
+        met: whether they have, so that they hear of the end of the run, and end by themselves.
     """
 
     count: int = 1
     started: Sequence[subprocess.Popen] = ()
     store: Any = None
+    met: bool = False
 
 
 @contextlib.contextmanager
@@ -81,10 +83,11 @@ def others(config: dict) -> Iterator[Others]:
             job = {"config": config, "number": number, "port": store.port, "parent": os.getpid()}
             process.stdin.write(json.dumps(job).encode())
             process.stdin.close()
-        yield Others(count, started, store)
-        for process in started:
+        yield (known := Others(count, started, store))
+        latest = time.monotonic() + ENDING  # of all of them
+        for process in started if known.met else ():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(ENDING)
+                process.wait(max(0.0, latest - time.monotonic()))
     finally:
         for process in started:
             process.kill()  # it writes nothing
@@ -141,6 +144,7 @@ def together(run: Run, with_others: Others, stop: Received) -> Iterator[None]:
 
     try:
         with _joined(0, count, with_others.store, run.device, look):
+            with_others.met = True
             about = {"data": run.data.about(), "rebuilt": run.rebuilt}
             _send(checkpoint.packed(checkpoint.snapshot(run) | about), run.device)
             prepare(run)

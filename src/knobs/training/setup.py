@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from knobs import build, losses, metrics, rng, targets
-from knobs.config.conflicts import MAX_STEPS
+from knobs.config.conflicts import MAX_STEPS, has_single
 from knobs.data import Data, take
 from knobs.data.dataset import Inputs, each
 from knobs.errors import ConfigError, DataError, first_line, making
@@ -202,16 +202,25 @@ def _check_lengths(config: dict, steps: int) -> None:
 def _check_last_batch(
     model: nn.Module, sample: Inputs, training: dict, examples: int, steps: int
 ) -> None:
-    single = examples % training["batch_size"] == 1 and not training["drop_last"]
+    """Refuse an epoch without a batch, and a microbatch of 1 that a network cannot take."""
+    size, count = training["batch_size"], training["gradient_accumulation_steps"]
+    last = 0 if training["drop_last"] else examples % size
+    full, left = examples >= size and has_single(size, count), last and has_single(last, count)
     if not steps:
         trouble, mend = "no full batch", "false"
-    elif single and not _takes_one(model, sample):
-        trouble, mend = "a last batch of 1, which batch norm cannot take", "true"
-    else:
+    elif not (full or left) or _takes_one(model, sample):
         return
+    elif full:
+        raise ConfigError(
+            f"training.gradient_accumulation_steps={count}: of training.batch_size={size} has a "
+            "microbatch of one example, which batch norm cannot take"
+        )
+    else:
+        parts = f", in {count} microbatches one of 1" * (last > 1)
+        trouble, mend = f"a last batch of {last}{parts}, which batch norm cannot take", "true"
     raise ConfigError(
-        f"training.batch_size={training['batch_size']}: {examples} training examples leave "
-        f"{trouble}; change it, or training.drop_last={mend}"
+        f"training.batch_size={size}: {examples} training examples leave {trouble}; change it, or "
+        f"training.drop_last={mend}"
     )
 
 
