@@ -44,9 +44,10 @@ def test_a_knob_that_is_searched_elsewhere_is_not_known():
         "model.width": Range(16, 2048, True),
     }
     prior = Known(lambda a, b: a + b, lambda a, b: a)
-    assert total_effects(knobs, {"model": "mlp"}, prior).keys() == {
-        "optimizer.lr", "regularization.dropout"
-    }  # fmt: skip
+    for context in ({"model": "mlp"}, {"model": "mlp", "optimizer.lr": 1e-3}):
+        assert total_effects(knobs, context, prior).keys() == {
+            "optimizer.lr", "regularization.dropout"
+        }  # fmt: skip
     knobs["model.width"] = Range(16, 128, True)  # the tasks' own
     assert "model.width" in total_effects(knobs, {"model": "mlp"}, prior)
     knobs["activation"] = Choice(("relu", "softsign", "hardtanh"))

@@ -60,6 +60,7 @@ def _inside(name: str, knob: Knob, fixed: Mapping[str, Any]) -> float:
         there = missing <= bare if part in ("optimizer", "regularization") else missing < bare
         return float(there.mean())
     values = dict.fromkeys(knob.from_unit(u) for u in np.linspace(0, 1, STEPS + 1))
-    rows = coordinates.coordinates(fixed, [{name: value} for value in values])
+    bare = {part: value for part, value in fixed.items() if part != "lr"}  # it moves with others
+    rows = coordinates.coordinates(bare, [{name: value} for value in values])
     steps = np.abs(np.diff(np.nan_to_num(rows), axis=0)).sum(1)  # beyond an edge all are the same
     return float((steps > 0).mean())
