@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from knobs.errors import ConfigError, DataError
-from knobs.search import prior, sweeps, table
+from knobs.search import methods, prior, sweeps, table
 from knobs.search.belief import Belief, Cube, _likelihood, _scale
 from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinates, known
 from knobs.search.learn import priors, settings
 from knobs.search.learn.__main__ import main
+from knobs.search.methods import PHASES, van_der_corput
 from knobs.search.prior import FILE, MOST_BYTES, Group, Prior, Process, learned
 from knobs.search.space import Choice, Range, Space
 from knobs.search.sweeps import Before, OwnSweeps
@@ -390,6 +392,42 @@ def test_a_batch_differs():
     assert [t.phase for t in batch] == ["default", "prior", "prior", "prior"]
     units = sorted(LR.to_unit(t.values["optimizer.lr"]) for t in batch)
     assert min(np.diff(units)) > 0.02
+
+
+def test_a_proposal_takes_one_thread(monkeypatch):
+    seen = []
+
+    def look(task):
+        seen.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+        return {"optimizer.lr": 1e-3}
+
+    monkeypatch.setitem(PHASES, "default", look)
+    with threadpool_limits(2, "blas"):
+        search(defaults={"": {"optimizer.lr": 1e-3}}).ask(1)
+    assert set(seen) == {1}
+
+
+def test_what_speaks_against_a_prior_is_the_share_of_sobol_points(monkeypatch):
+    assert [*map(van_der_corput, range(6))] == [0, 0.5, 0.25, 0.75, 0.125, 0.625]
+
+    class Doubted:
+        learned = 0.4
+
+        def __init__(self, *args):
+            pass
+
+        def improvement(self, cube, outlook):
+            return -cube.points[-methods.MANY :, 0]
+
+    knobs = {"optimizer.lr": LR, "regularization.dropout": Range(0, 0.5, False)}
+    plain = [t.values for t in play(search(knobs=knobs, prior=None, budget=20), most=2)]
+    monkeypatch.setattr(methods, "Belief", Doubted)
+    default = {"optimizer.lr": 1e-3, "regularization.dropout": 0.0}
+    found = play(search(knobs=knobs, defaults={"": default}), most=4)
+    assert [t.phase for t in found] == ["default", "prior", "prior", "prior"]
+    sobol = [t.values in plain for t in found]
+    assert sobol == [False, False, True, False]  # 0 and 1/4 lie below .4, 1/2 does not
+    assert found[1].values["optimizer.lr"] < 2e-5  # of MANY points
 
 
 def test_a_search_of_unknown_knobs_is_as_without_a_prior():

@@ -26,6 +26,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from threadpoolctl import threadpool_limits
 
 from knobs import record
 from knobs.errors import CheckpointError, ConfigError, LockedError, StorageError
@@ -508,7 +509,8 @@ class Search(contextlib.AbstractContextManager):
             return None
         runs = math.inf if self.unit == "minutes" else self.budget / len(self._arms)
         task = Task(knobs, before.history(), default, self.seed, runs, self.views.get(arm))
-        values = PHASES[phase](task)
+        with threadpool_limits(1, "blas"):  # for small matrices: threads would wait for each other
+            values = PHASES[phase](task)
         if values is None:
             self.exhausted.add(arm)
             return None
