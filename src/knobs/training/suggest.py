@@ -13,7 +13,7 @@ from knobs.errors import ConfigError
 from knobs.identity import key_of, leaves, under
 from knobs.search import coordinates as known
 from knobs.search.effects import total_effects
-from knobs.search.prior import Prior, learned
+from knobs.search.prior import ENOUGH, Prior, learned
 from knobs.search.space import Choice, Knob, Knobs, override
 from knobs.shell import command
 from knobs.words import count, percent, short
@@ -100,8 +100,8 @@ def _show(answer: Mapping[str, Any], out: Console, folder: Path) -> None:
 
 
 def _check(prior: Prior, kind: str, optimizer: str) -> None:
-    """Raise ConfigError where other tasks had no such model, or no such optimizer."""
-    kinds = [group.kind for group in prior.groups]
+    """Raise ConfigError where too few tasks had such a model, or none such an optimizer."""
+    kinds = [group.kind for group in prior.groups if len(group.tasks) >= ENOUGH]
     if kind not in kinds:
         models = ", ".join(f"model={name}" for name in kinds)
         raise ConfigError(
