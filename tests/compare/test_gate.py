@@ -280,6 +280,13 @@ def test_a_signal_ends_it_and_what_it_runs(folder, number, code):
         os.kill(int((folder / "pids.txt").read_text()), 0)
 
 
+def test_no_call_blocks_where_a_signal_that_came_just_before_would_wait(monkeypatch):
+    asked, waitpid = [], os.waitpid
+    monkeypatch.setattr(os, "waitpid", lambda pid, how: (asked.append(how), waitpid(pid, how))[1])
+    assert gate.execute(["sh", "-c", "sleep 0.2; echo 1"])[:2] == (0, ["1"])
+    assert set(asked) == {os.WNOHANG}
+
+
 # ------------------------------------------------------------------ a run of knobs
 def test_a_run_of_knobs_ends_with_its_result(folder):
     command = (

@@ -303,7 +303,10 @@ def execute(
             for stream in (process.stdout, process.stderr):
                 readers.append(threading.Thread(target=_read, args=(stream, ends), daemon=True))
                 readers[-1].start()
-        code = process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        # With a limit, even none, it is polled: a signal that came just before a call that blocks
+        # would wait for the program's end.
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        code = process.wait(max(0.0, left))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"{printable(words[0], 100)}: cannot be run ({why})") from None
