@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -446,6 +447,25 @@ def test_a_search_goes_on_with_the_same_trials(tmp_path):
     with search(tmp_path) as second:
         after = [t.values for t in play(second)]
     assert before + after == whole
+
+
+@pytest.mark.parametrize("told", range(6))
+def test_pairs_go_on_as_if_the_process_had_not_ended(tmp_path, monkeypatch, told):
+    whole = [trial.values for trial in play(search(budget=6), n=2)]
+    with search(tmp_path, budget=6) as first:
+        play(first, n=2, most=told // 2 * 2)
+        if told % 2:  # it ended when one of two had
+            trial, _ = first.ask(2)
+            first.tell(trial, lose(trial.values))
+        else:  # or when one of two was written down
+            steps = [lambda batch: sys.exit(9), first._next]
+            monkeypatch.setattr(first, "_next", lambda batch: steps.pop()(batch))
+            with pytest.raises(SystemExit):
+                first.ask(2)
+    with search(tmp_path, budget=6) as second:
+        rest = [trial.values for trial in play(second, n=2)]
+    assert rest == whole[told:]
+    assert len(whole) == 6
 
 
 def test_another_prior_in_the_folder_is_another_search(tmp_path):

@@ -405,8 +405,9 @@ def test_a_trial_let_go_is_handed_out_again_and_one_under_way_is_not(tmp_path):
         under_way, interrupted = first.ask(2)
         first.tell(interrupted, None, "interrupted")
         with one(tmp_path, **options) as second:
-            assert [trial.run for trial in second.ask(2)] == [1, 2]
-        assert [trial.run for trial in first.ask(3)] == [1, 2, 3]  # the second was closed
+            assert [trial.run for n in (2, 1) for trial in second.ask(n)] == [1, 2]
+        assert [trial.run for trial in first.ask(3)] == [1, 2]  # the second was closed
+        assert [trial.run for trial in first.ask(1)] == [3]
     with one(tmp_path, **options) as third:
         assert third.ask(1) == [under_way]
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]

@@ -169,13 +169,18 @@ class Search(contextlib.AbstractContextManager):
     def ask(self, n: int = 1) -> list[Trial]:
         """Return up to n trials to run at once; none when the budget is spent or given out.
 
-        First come those of processes that have ended, as they were. While a model is asked, there
-        are fewer, or none until those that this process has under way were told.
+        Those of processes that have ended come first, as they were, and alone, but for the rest of
+        what such a process was asked for: a method then knows what it would have without that end.
+        While a model is asked, there are fewer, or none until those that this process has under way
+        were told.
         """
         self._wait_for_writers()
         with self._writing():
             handed = self._adopted(n)
-            while len(handed) < n and (trial := self._next()):
+            first, size = batch = self._batch_of(handed) if handed else (self._next_run, n)
+            while len(handed) < n and self._next_run < first + size:
+                if not (trial := self._next(batch)):
+                    break
                 handed.append(trial)
         return handed
 
@@ -473,12 +478,22 @@ class Search(contextlib.AbstractContextManager):
             self._storage.set_trial_user_attr(id_, "spans", spans)
         return [replace(self._trial(arm, trial), again=True) for arm, trial in free]
 
-    def _next(self) -> Trial | None:
+    def _batch_of(self, handed: list[Trial]) -> tuple[int, int]:
+        """Return the first run of the batch that the newest of these was asked in, and its size."""
+        newest = max(handed, key=lambda trial: trial.run)
+        about = self.trials(newest.arm)[newest.number].user_attrs
+        return tuple(about.get("batch", (newest.run, 1)))
+
+    @property
+    def _next_run(self) -> int:
+        return max(self._tally(arm).last_run for arm in self._arms) + 1
+
+    def _next(self, batch: tuple[int, int]) -> Trial | None:
         """Make a trial of the arm that is furthest behind."""
         spent = {arm: self._runs(arm) for arm in self._arms if arm not in self.exhausted}
         for arm in sorted(spent, key=spent.get):
             share = self._share(spent[arm])
-            if share < 1 and not self.stopped(arm) and (trial := self._new(arm, share)):
+            if share < 1 and not self.stopped(arm) and (trial := self._new(arm, share, batch)):
                 return trial
         return None
 
@@ -492,7 +507,7 @@ class Search(contextlib.AbstractContextManager):
         part = self.budget / len(self._arms)
         return 1.0 if spent and part - spent < 0.5 - EPSILON else spent / part
 
-    def _new(self, arm: str, spent: float) -> Trial | None:
+    def _new(self, arm: str, spent: float, batch: tuple[int, int]) -> Trial | None:
         knobs, before = self.space.arms[arm], self._tally(arm)
         combinations = math.prod(knob.levels or math.inf for knob in knobs.values())
         if len(before.combinations) >= combinations:
@@ -514,14 +529,14 @@ class Search(contextlib.AbstractContextManager):
         if values is None:
             self.exhausted.add(arm)
             return None
-        run = max(self._tally(name).last_run for name in self._arms) + 1
         trial = create_trial(
             state=TrialState.RUNNING,
             params=methods.to_optuna(knobs, values),
             distributions={name: methods.distribution(knob) for name, knob in knobs.items()},
             user_attrs={
                 "phase": phase,
-                "run": run,
+                "run": self._next_run,
+                "batch": batch,
                 "process": self._process,
                 "spans": minutes.begun([]),
             },

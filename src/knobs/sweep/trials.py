@@ -43,7 +43,7 @@ class Trials(Supply):
         wanted, jobs = count or self.study.options["width"], {}
         if self.rule:
             self.rule.apply(self.search)
-        while len(jobs) < wanted and (trials := self.search.ask(wanted - len(jobs))):
+        while not jobs and (trials := self.search.ask(wanted)):
             self.study.note({trial.run: self._place(trial.arm, trial.phase) for trial in trials})
             for trial in trials:
                 self._under_way[trial.run] = trial
