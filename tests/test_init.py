@@ -156,6 +156,41 @@ def test_lstm_gates_have_fans_of_their_own():
     assert net.weight_ih_l0.var().item() == pytest.approx(2 / (100 + 60), rel=0.05)
 
 
+def test_every_layer_of_torch_that_has_weights_is_filled():
+    """Where one is not, what `init` says would not be so. Xavier with gain 1: 2 / (in + out)."""
+    plain = command.checked(["init=xavier_normal", "init.gain=1"])
+    weights = {  # what has them, and how they are joined: gates or projections, fans of each
+        nn.RNN(100, 60): [(1, 160, 2), (1, 120, 2)],
+        nn.GRU(100, 60): [(3, 160, 2), (3, 120, 2)],
+        nn.LSTM(100, 60, proj_size=30): [(4, 160, 2), (4, 90, 2), (1, 90, 2)],
+        nn.GRUCell(100, 60): [(3, 160, 2), (3, 120, 2)],
+        nn.Conv3d(20, 12, 3): [(1, 32 * 27, 5)],
+        nn.ConvTranspose2d(20, 12, 3): [(1, 32 * 9, 4)],
+    }
+    for layer, known in weights.items():
+        build.initialize(plain, layer, torch.zeros(1))
+        found = [w for name, w in layer.named_parameters() if "weight" in name]
+        for weight, (parts, fans_of_both, dims) in zip(found, known, strict=True):
+            assert weight.ndim == dims
+            for part in weight.chunk(parts):
+                wanted = pytest.approx(2 / fans_of_both, rel=8 / math.sqrt(part.numel()))
+                assert part.var().item() == wanted
+        assert not any(b.any() for name, b in layer.named_parameters() if "bias" in name)
+
+
+def test_norms_begin_at_one_with_and_without_weights():
+    plain = command.checked(["init=xavier_normal"])
+    norms = [nn.BatchNorm3d(8), nn.InstanceNorm1d(8, affine=True), nn.RMSNorm(8)]
+    for norm in norms:
+        norm.weight.data.fill_(3)
+        build.initialize(plain, norm, torch.zeros(1))
+        assert torch.equal(norm.weight, torch.ones(8))
+    without = [nn.BatchNorm2d(8, affine=False), nn.LayerNorm(8, elementwise_affine=False)]
+    for norm in [*without, nn.InstanceNorm2d(8), nn.RMSNorm(8, elementwise_affine=False)]:
+        build.initialize(plain, norm, torch.zeros(1))
+        assert norm.weight is None
+
+
 def test_lsuv_gives_every_layer_unit_variance(make_run):
     run = make_run("init=lsuv", "model.depth=4", "activation=gelu", "init.tolerance=0.01")
     sample = run.data.train.x[:256]

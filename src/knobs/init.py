@@ -11,8 +11,22 @@ from torch import Tensor, nn
 
 from knobs.errors import ConfigError, first_line
 
-LINEAR = (nn.Linear, nn.LSTM, nn.MultiheadAttention)
-CONV = (nn.Conv1d, nn.Conv2d)
+GATES = {
+    **{nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1},
+    **{nn.LSTMCell: 4, nn.GRUCell: 3, nn.RNNCell: 1},
+}
+LINEAR = (nn.Linear, nn.MultiheadAttention, *GATES)
+CONV = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
+FILLED = (*LINEAR, *CONV, *EMBEDDINGS, *NORMS)  # else a model's own draw stays
 # Each tensor to its own: the size of a layer plays no part, so embeddings take part too.
 FANLESS = (nn.init.constant_, nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_)
 _TORCH_NAMES = {
@@ -65,7 +79,7 @@ def scheme(function: Any, gain_: float) -> Callable[[Tensor], None]:
 
 @torch.no_grad()
 def apply(model: nn.Module, linear: Any, conv: Any, gain_: float) -> None:
-    """Fill every weight: biases 0, norm layers 1 and 0, embeddings as fans allow.
+    """Fill the weights of torch's layers: biases 0, norms 1 and 0, embeddings as fans allow.
 
     Args:
         model: its modules are visited in order, so the draws follow from the seed.
@@ -79,14 +93,14 @@ def apply(model: nn.Module, linear: Any, conv: Any, gain_: float) -> None:
             fill = scheme(conv if isinstance(module, CONV) else linear, here)
             for weight in weight_blocks(module):
                 fill(weight)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, EMBEDDINGS):
             if linear.func in FANLESS:
                 scheme(linear, here)(module.weight)
             else:
                 nn.init.normal_(module.weight, std=getattr(module, "first_std", 1.0))
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+        elif isinstance(module, NORMS) and module.weight is not None:
             nn.init.ones_(module.weight)
         for part, parameter in module.named_parameters(recurse=False):
             if "bias" in part:
@@ -97,8 +111,9 @@ def weight_blocks(module: nn.Module) -> Iterator[Tensor]:
     """Yield a module's weight matrices, a gate's or projection's each where torch joins them."""
     for name, parameter in module.named_parameters(recurse=False):
         if "weight" in name and parameter.ndim >= 2:
-            gates = 4 if isinstance(module, nn.LSTM) else 3 if name == "in_proj_weight" else 1
-            yield from parameter.chunk(gates)
+            of_gates = name.startswith(("weight_ih", "weight_hh"))
+            gates = next((n for of, n in GATES.items() if of_gates and isinstance(module, of)), 1)
+            yield from parameter.chunk(3 if name == "in_proj_weight" else gates)
 
 
 def torch_default(model: nn.Module, batch: Tensor) -> None:

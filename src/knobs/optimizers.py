@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from knobs.errors import ConfigError
 from knobs.models.frozen import named, of_head
+from knobs.models.members import Members
 
 # Whose update treats every number of a weight alone: one step of many weights laid side by side is
 # a step of each, to the same bits.
@@ -147,6 +148,9 @@ def options_by_name(model: nn.Module, node: dict[str, Any]) -> dict[str, dict[st
 
     Source of layer_decay: Clark et al. 2020, arXiv:2003.10555, table 7.
     """
+    if isinstance(model, Members):
+        each = [options_by_name(member, node) for member in model.members]
+        return {f"members.{i}.{n}": own for i, of in enumerate(each) for n, own in of.items()}
     lr, names = node.get("lr"), [name for name, _ in model.named_parameters()]
     own: dict[str, dict[str, float]] = {}
     if decay := node.get("layer_decay"):

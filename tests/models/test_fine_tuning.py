@@ -259,6 +259,22 @@ def test_rates_by_name():
             optimizers.options_by_name(net, {"lr": 0.1, "groups": [group]})
 
 
+def test_every_member_has_the_rates_that_it_has_alone(make_run):
+    words = ["model.depth=3", "optimizer.layer_decay=0.5", "optimizer.head_lr=1"]
+    words.append("optimizer.groups=[{match: hidden.0, weight_decay: 0.25}]")
+
+    def rates(run):
+        of = {p: group for group in run.optimizer.param_groups for p in group["params"]}
+        named = run.model.named_parameters()
+        return {name: (of[p]["lr"], of[p]["weight_decay"]) for name, p in named}
+
+    alone, three = rates(make_run(*words)), rates(make_run(*words, "training.members=3"))
+    assert three == {f"members.{i}.{name}": own for i in range(3) for name, own in alone.items()}
+    assert alone["hidden.0.weight"] == pytest.approx((0.001 / 8, 0.25))
+    assert alone["hidden.4.weight"] == pytest.approx((0.001 / 2, 0))
+    assert alone["head.weight"] == (1, 0)
+
+
 def test_a_head_with_its_own_rate_takes_its_own_step(trained):
     run = trained("optimizer=sgd", "optimizer.lr=0.1", "optimizer.head_lr=0.01", "model=mlp")
     groups = {g["lr"] for g in run.optimizer.param_groups}

@@ -21,7 +21,7 @@ from torch import nn
 from knobs import metrics, shell
 from knobs.data.dataset import Data
 from knobs.identity import key_of, under
-from knobs.init import CONV, LINEAR
+from knobs.init import CONV, FILLED, LINEAR
 from knobs.models.layers import Dropout
 from knobs.training.setup import class_counts, steps_per_epoch
 from knobs.training.state import Run
@@ -34,7 +34,6 @@ HISTORY = 10  # lines that a bar leaves behind at most
 MAX_CLASSES, MAX_NAME = 6, 20  # names of classes shown; characters of one
 MAX_NOTES = 1_000  # characters of what is told about reading the data
 # Modules that an init scheme fills, or whose weights are the same under each.
-FILLED = (*LINEAR, *CONV, nn.Embedding, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 class Bar(Progress):
