@@ -114,6 +114,7 @@ OFF = {
 SKLEARN = OFF | {
     "model": "mlp", "optimizer": "adam", "optimizer.betas": [0.9, 0.999], "activation": "relu",
     "scheduler": "constant", "init": "xavier_uniform", "training.epochs": 243,
+    "data.task": "classification",
 }  # fmt: skip
 
 
@@ -239,7 +240,7 @@ def context(config: dict[str, Any]) -> Values:
         "optimizer.betas": config["optimizer"]["betas"], "model.width": config["model"]["width"],
         "model.depth": config["model"]["depth"],
         "training.batch_size": config["training"]["batch_size"],
-        "training.epochs": config["training"]["epochs"],
+        "training.epochs": config["training"]["epochs"], "data.task": config["data"]["task"],
     }  # fmt: skip
 
 

@@ -13,11 +13,19 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from knobs.errors import ConfigError, DataError
 from knobs.search import methods, prior, sweeps, table
 from knobs.search.belief import Belief, Cube, _likelihood, _scale
-from knobs.search.coordinates import NAMES, NUMBERS, OPTIONS, context, coordinates, known
+from knobs.search.coordinates import (
+    NAMES,
+    NUMBERS,
+    OPTIONS,
+    context,
+    coordinates,
+    described,
+    known,
+)
 from knobs.search.learn import priors, settings
 from knobs.search.learn.__main__ import main
 from knobs.search.methods import PHASES, van_der_corput
-from knobs.search.prior import FILE, MOST_BYTES, Group, Prior, Process, learned
+from knobs.search.prior import FILE, FOREIGN, MOST_BYTES, Group, Prior, Process, learned
 from knobs.search.space import Choice, Range, Space
 from knobs.search.sweeps import Before, OwnSweeps
 from knobs.search.trials import JOURNAL, Search
@@ -189,6 +197,31 @@ def test_tasks_of_another_kind_of_model_are_left_out_where_there_are_enough():
     assert all_.mean.mean() == pytest.approx(alone.mean.mean() + 4 / 9, abs=0.1)
     view = both.view({"optimizer.lr": LR}, ADAM)
     assert view.told == {"tasks": 5, "date": "d"}
+
+
+def test_tasks_of_another_type_count_less_where_there_are_enough():
+    [group] = made(tasks=7).groups
+    types = ["regression"] * 2 + ["classification"] * 5
+    tasks = [{"task": f"t{i}", "type": of} for i, of in enumerate(types)]
+    found = replace(made(), groups=[replace(group, tasks=tasks)])
+    own, other = 1 / (5 + 2 * FOREIGN), FOREIGN / (5 + 2 * FOREIGN)
+    assert found.weights("mlp", "classification") == pytest.approx([other] * 2 + [own] * 5)
+    for task in ("regression", "multilabel", None):  # of which there are too few, or none
+        assert found.weights("mlp", task) == pytest.approx([1 / 7] * 7)
+    points, values = group.points[:9], found.functions(group.points[:9], "mlp")
+    outlook = found.view({"optimizer.lr": LR}, ADAM).prior.at(points, "mlp", "classification")
+    mean = values @ found.weights("mlp", "classification")
+    assert outlook.mean == pytest.approx(mean)
+    spread = (values - mean[:, None]) ** 2 @ found.weights("mlp", "classification")
+    assert (outlook.parts**2).sum(1) == pytest.approx(spread)
+    [low], [high] = (
+        found.view({"optimizer.lr": LR}, ADAM | {"data.task": of})
+        .outlook([{"optimizer.lr": 0.01}])
+        .mean
+        for of in ("classification", "regression")
+    )
+    assert low != high  # a search says of which type its data are
+    assert described({"data": {"task": "regression"}}, {}) == {"data.task": "regression"}
 
 
 def test_scores_are_normal_and_broken_runs_are_the_worst():
@@ -381,16 +414,17 @@ def play(searching, n=1, most=100):
     return seen
 
 
-def test_a_search_begins_with_the_default_and_what_others_liked():
+def test_a_search_begins_with_what_others_liked_and_the_default():
     trials = play(search(defaults={"": {"optimizer.lr": 1e-4}}))
-    assert [t.phase for t in trials] == ["default"] + ["prior"] * 8
-    assert LR.to_unit(trials[1].values["optimizer.lr"]) == pytest.approx(0.6, abs=0.07)
+    assert [t.phase for t in trials] == ["prior", "default"] + ["prior"] * 7
+    assert LR.to_unit(trials[0].values["optimizer.lr"]) == pytest.approx(0.6, abs=0.07)
+    assert trials[1].values == {"optimizer.lr": 1e-4}
     assert min(lose(t.values) for t in trials) < 1e-3
 
 
 def test_a_batch_differs():
     batch = search(defaults={"": {"optimizer.lr": 1e-4}}).ask(9)
-    assert [t.phase for t in batch] == ["default", "prior", "prior", "prior"]
+    assert [t.phase for t in batch] == ["prior", "default", "prior", "prior"]
     units = sorted(LR.to_unit(t.values["optimizer.lr"]) for t in batch)
     assert min(np.diff(units)) > 0.02
 
@@ -402,7 +436,7 @@ def test_a_proposal_takes_one_thread(monkeypatch):
         seen.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
         return {"optimizer.lr": 1e-3}
 
-    monkeypatch.setitem(PHASES, "default", look)
+    monkeypatch.setitem(PHASES, "prior", look)
     with threadpool_limits(2, "blas"):
         search(defaults={"": {"optimizer.lr": 1e-3}}).ask(1)
     assert set(seen) == {1}
@@ -425,10 +459,10 @@ def test_what_speaks_against_a_prior_is_the_share_of_sobol_points(monkeypatch):
     monkeypatch.setattr(methods, "Belief", Doubted)
     default = {"optimizer.lr": 1e-3, "regularization.dropout": 0.0}
     found = play(search(knobs=knobs, defaults={"": default}), most=4)
-    assert [t.phase for t in found] == ["default", "prior", "prior", "prior"]
+    assert [t.phase for t in found] == ["prior", "default", "prior", "prior"]
     sobol = [t.values in plain for t in found]
     assert sobol == [False, False, True, False]  # 0 and 1/4 lie below .4, 1/2 does not
-    assert found[1].values["optimizer.lr"] < 2e-5  # of MANY points
+    assert found[3].values["optimizer.lr"] < 2e-5  # of MANY points
 
 
 def test_a_search_of_unknown_knobs_is_as_without_a_prior():
@@ -468,6 +502,15 @@ def test_pairs_go_on_as_if_the_process_had_not_ended(tmp_path, monkeypatch, told
     assert len(whole) == 6
 
 
+def test_a_search_that_began_with_the_default_goes_on(tmp_path, monkeypatch):
+    default = {"defaults": {"": {"optimizer.lr": 1e-4}}}
+    with monkeypatch.context() as older, search(tmp_path, **default) as first:
+        older.setattr(methods, "phase", lambda *args: "default")
+        play(first, most=1)
+    with search(tmp_path, **default) as second:
+        assert [t.phase for t in play(second, most=3)] == ["prior"] * 3
+
+
 def test_another_prior_in_the_folder_is_another_search(tmp_path):
     with search(tmp_path) as first:
         play(first, most=2)
@@ -501,7 +544,7 @@ def test_what_a_prior_expects_of_trials_is_told():
     searching = search(defaults={"": {"optimizer.lr": 1e-5}})
     play(searching, most=3)
     liked = searching.liked("")
-    assert liked[0] > 0.5 > -0.5 > liked[1]
+    assert liked[1] > 0.5 > -0.5 > liked[0]
     assert search(prior=None).liked("") == []
 
 

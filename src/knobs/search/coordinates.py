@@ -88,7 +88,8 @@ KEYS = {
     **{f"model.{name}": name for name in ("width", "depth", "embedding_dim", "own_norm")},
     **{n: n for n in ("optimizer", "scheduler", "init", "activation", "regularization", "model")},
 }  # fmt: skip
-LENGTH = "training.epochs"
+# Of a config, beside coordinates: how long its runs are, and of which type the data.
+SAID = {"training.epochs": "epochs", "data.task": "type"}
 # Other usual names, of a key without a dot.
 ALIASES = {
     "learning_rate": "lr", "learning_rate_init": "lr", "units": "width", "hidden_size": "width",
@@ -109,10 +110,9 @@ def known(key: str) -> str:
 def context(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part -> value of what is known of a config, given as key -> value.
 
-    Of epochs too, where they are not searched: that more are better is not of the table.
+    Of SAID too, where it is not searched: that more epochs are better is not of the table.
     """
-    found = {part: value for key, value in values.items() if (part := known(key))}
-    return found | ({"epochs": values[LENGTH]} if LENGTH in values else {})
+    return {part: v for key, v in values.items() if (part := known(key) or SAID.get(key))}
 
 
 def described(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def described(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str
     Args:
         choices: group -> its option.
     """
-    values = {key: value for key, value in leaves(config) if key in KEYS or key == LENGTH}
+    values = {key: value for key, value in leaves(config) if key in KEYS or key in SAID}
     return values | {key: choices[key] for key in KEYS if key in choices}
 
 

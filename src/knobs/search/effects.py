@@ -39,10 +39,10 @@ def total_effects(knobs: Knobs, context: Mapping[str, Any], prior: Prior) -> dic
         {name: knob.from_unit(place) for (name, knob), place in zip(named.items(), at, strict=True)}
         for at in np.concatenate([u[:, :d], *changed])
     ]
-    kind = fixed.get("model")
+    kind, task = fixed.get("model"), fixed.get("type")
     f = prior.functions(coordinates.coordinates(fixed, rows), kind).reshape(1 + d, len(u), -1)
     effects = ((f[:1] - f[1:]) ** 2).mean(1) / 2 / np.maximum(f.var((0, 1)), 1e-12)
-    shares = np.clip(effects, 0, 1).mean(1)  # (knobs, tasks) -> (knobs,)
+    shares = np.clip(effects, 0, 1) @ prior.weights(kind, task)  # (knobs, tasks) -> (knobs,)
     return dict(zip(named, shares.tolist(), strict=True))
 
 

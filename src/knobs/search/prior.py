@@ -32,6 +32,7 @@ VERSION = 1
 FILE = Path(__file__).with_name("prior.safetensors")
 MOST_BYTES = 300_000
 ENOUGH = 5  # tasks of a kind of model, with which those of other kinds are left out
+FOREIGN = 0.1  # weight of a task of another type, where there are ENOUGH of the same
 JITTER = 1e-6
 UNSAID = -9.0  # far from any coordinate
 
@@ -209,6 +210,17 @@ class Prior:
         """Count the tasks that speak of a kind of model."""
         return sum(len(self.groups[i].tasks) for i in self.alike(kind))
 
+    def weights(self, kind: str | None, task: str | None) -> np.ndarray:
+        """Return how much each task that speaks of a kind of model counts, 1 in sum.
+
+        Args:
+            task: the type of the new one, classification or regression; None: all count alike.
+        """
+        types = [about.get("type") for i in self.alike(kind) for about in self.groups[i].tasks]
+        own = np.array([of == task for of in types])
+        weights = np.where(own | (own.sum() < ENOUGH), 1.0, FOREIGN)
+        return weights / weights.sum()
+
     @functools.cached_property
     def _solved(self) -> list[tuple[np.ndarray, np.ndarray, list]]:
         """Return of each group the inverse Cholesky factor, weights, and averages."""
@@ -236,16 +248,18 @@ class Prior:
                 whitened = own @ factor.T
         return np.concatenate(functions, 1), whitened
 
-    def at(self, points: np.ndarray, kind: str | None) -> Outlook:
+    def at(self, points: np.ndarray, kind: str | None, task: str | None = None) -> Outlook:
         """Return the prior at settings.
 
         Args:
             points: coordinates, (n, len(NAMES)).
             kind: of the model; None, or one that too few tasks have: all count alike.
+            task: its type; see `weights`.
         """
         values, whitened = self._functions(points, kind)
-        mean = values.mean(1)
-        parts = (values - mean[:, None]) / np.sqrt(values.shape[1])
+        weights = self.weights(kind, task)
+        mean = values @ weights
+        parts = (values - mean[:, None]) * np.sqrt(weights)
         return Outlook(mean, parts, points, whitened, self.process)
 
     def shuffled(self, seed: int) -> "Prior":
@@ -276,7 +290,8 @@ class View:
 
     def outlook(self, points: Sequence[Mapping[str, Any]]) -> Outlook:
         """Return the prior at values of the search's knobs."""
-        return self.prior.at(coordinates.coordinates(self.fixed, points), self.fixed.get("model"))
+        rows, of = coordinates.coordinates(self.fixed, points), self.fixed
+        return self.prior.at(rows, of.get("model"), of.get("type"))
 
 
 def normal_scores(values: np.ndarray) -> np.ndarray:

@@ -185,7 +185,7 @@ def _rank(
     """
     from scipy.stats import norm
 
-    found = prior.at(known.coordinates(fixed, settings), kind)
+    found = prior.at(known.coordinates(fixed, settings), kind, fixed.get("type"))
     return norm.cdf(found.mean / np.sqrt(1 + found.variance()))
 
 
