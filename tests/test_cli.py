@@ -211,7 +211,6 @@ def test_suggest_names_a_config_that_can_be_typed_and_trains_nothing(tmp_path):
     ("words", "told"),
     [
         (["model=linear"], "task=suggest: model=linear is not known from other tasks"),
-        (["model=linear"], "task=suggest: model=linear is not known from other tasks"),  # of one alone
         (["optimizer=lbfgs"], "task=suggest: optimizer=lbfgs is not known from other tasks"),
     ],
 )

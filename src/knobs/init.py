@@ -26,7 +26,8 @@ NORMS = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
 )
-FILLED = (*LINEAR, *CONV, *EMBEDDINGS, *NORMS)  # else a model's own draw stays
+# What a scheme fills, or what has the same weights under each; elsewhere a model's draw stays.
+FILLED = (*LINEAR, *CONV, *EMBEDDINGS, *NORMS)
 # Each tensor to its own: the size of a layer plays no part, so embeddings take part too.
 FANLESS = (nn.init.constant_, nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_)
 _TORCH_NAMES = {

@@ -178,7 +178,7 @@ class Search(contextlib.AbstractContextManager):
         with self._writing():
             handed = self._adopted(n)
             first, size = batch = self._batch_of(handed) if handed else (self._next_run, n)
-            while len(handed) < n and self._next_run < first + size:
+            for _ in range(min(n - len(handed), first + size - self._next_run)):
                 if not (trial := self._next(batch)):
                     break
                 handed.append(trial)

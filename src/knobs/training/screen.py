@@ -33,7 +33,6 @@ BAR_SECONDS = 0.1  # between looks at the bar, which a step must not pay for
 HISTORY = 10  # lines that a bar leaves behind at most
 MAX_CLASSES, MAX_NAME = 6, 20  # names of classes shown; characters of one
 MAX_NOTES = 1_000  # characters of what is told about reading the data
-# Modules that an init scheme fills, or whose weights are the same under each.
 
 
 class Bar(Progress):
