@@ -414,17 +414,16 @@ def play(searching, n=1, most=100):
     return seen
 
 
-def test_a_search_begins_with_what_others_liked_and_the_default():
+def test_a_search_begins_with_the_default_and_what_others_liked():
     trials = play(search(defaults={"": {"optimizer.lr": 1e-4}}))
-    assert [t.phase for t in trials] == ["prior", "default"] + ["prior"] * 7
-    assert LR.to_unit(trials[0].values["optimizer.lr"]) == pytest.approx(0.6, abs=0.07)
-    assert trials[1].values == {"optimizer.lr": 1e-4}
+    assert [t.phase for t in trials] == ["default"] + ["prior"] * 8
+    assert LR.to_unit(trials[1].values["optimizer.lr"]) == pytest.approx(0.6, abs=0.07)
     assert min(lose(t.values) for t in trials) < 1e-3
 
 
 def test_a_batch_differs():
     batch = search(defaults={"": {"optimizer.lr": 1e-4}}).ask(9)
-    assert [t.phase for t in batch] == ["prior", "default", "prior", "prior"]
+    assert [t.phase for t in batch] == ["default", "prior", "prior", "prior"]
     units = sorted(LR.to_unit(t.values["optimizer.lr"]) for t in batch)
     assert min(np.diff(units)) > 0.02
 
@@ -436,7 +435,7 @@ def test_a_proposal_takes_one_thread(monkeypatch):
         seen.extend(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
         return {"optimizer.lr": 1e-3}
 
-    monkeypatch.setitem(PHASES, "prior", look)
+    monkeypatch.setitem(PHASES, "default", look)
     with threadpool_limits(2, "blas"):
         search(defaults={"": {"optimizer.lr": 1e-3}}).ask(1)
     assert set(seen) == {1}
@@ -459,10 +458,10 @@ def test_what_speaks_against_a_prior_is_the_share_of_sobol_points(monkeypatch):
     monkeypatch.setattr(methods, "Belief", Doubted)
     default = {"optimizer.lr": 1e-3, "regularization.dropout": 0.0}
     found = play(search(knobs=knobs, defaults={"": default}), most=4)
-    assert [t.phase for t in found] == ["prior", "default", "prior", "prior"]
+    assert [t.phase for t in found] == ["default", "prior", "prior", "prior"]
     sobol = [t.values in plain for t in found]
     assert sobol == [False, False, True, False]  # 0 and 1/4 lie below .4, 1/2 does not
-    assert found[3].values["optimizer.lr"] < 2e-5  # of MANY points
+    assert found[1].values["optimizer.lr"] < 2e-5  # of MANY points
 
 
 def test_a_search_of_unknown_knobs_is_as_without_a_prior():
@@ -502,15 +501,6 @@ def test_pairs_go_on_as_if_the_process_had_not_ended(tmp_path, monkeypatch, told
     assert len(whole) == 6
 
 
-def test_a_search_that_began_with_the_default_goes_on(tmp_path, monkeypatch):
-    default = {"defaults": {"": {"optimizer.lr": 1e-4}}}
-    with monkeypatch.context() as older, search(tmp_path, **default) as first:
-        older.setattr(methods, "phase", lambda *args: "default")
-        play(first, most=1)
-    with search(tmp_path, **default) as second:
-        assert [t.phase for t in play(second, most=3)] == ["prior"] * 3
-
-
 def test_another_prior_in_the_folder_is_another_search(tmp_path):
     with search(tmp_path) as first:
         play(first, most=2)
@@ -544,7 +534,7 @@ def test_what_a_prior_expects_of_trials_is_told():
     searching = search(defaults={"": {"optimizer.lr": 1e-5}})
     play(searching, most=3)
     liked = searching.liked("")
-    assert liked[1] > 0.5 > -0.5 > liked[0]
+    assert liked[0] > 0.5 > -0.5 > liked[1]
     assert search(prior=None).liked("") == []
 
 

@@ -324,7 +324,7 @@ def tpe(task: Task) -> Values:
 
 
 # ------------------------------------------------------------------ names
-FROM_DEFAULT = ("auto", "best")  # which try the default config: first, or second to the prior's
+FROM_DEFAULT = ("auto", "best")  # whose first trial is the default config
 ALONE = ("random", "sobol", "tpe", "gp", "cmaes", "grid")  # phases that are methods as well
 # Method -> its phases, each with the share of the budget up to which it proposes.
 METHODS: dict[str, tuple[tuple[str, float], ...]] = {
@@ -345,10 +345,10 @@ def phase(
         spent: share of the budget that is spent, in [0, 1].
         tried: number of trials before.
         knobs: number of knobs: a model gets two points for each, unless they cost half the budget.
-        has_default: there is a default inside the space, which was not tried.
+        has_default: there is a default inside the space.
         learned: something is known of other tasks.
     """
-    if tried == learned and has_default and method in FROM_DEFAULT:
+    if not tried and has_default and method in FROM_DEFAULT:
         return "default"
     if learned and tried >= EVEN_FROM and tried % EVEN == 0:
         return "sobol"  # what a model asks for says little of which knob matters

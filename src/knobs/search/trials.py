@@ -515,8 +515,9 @@ class Search(contextlib.AbstractContextManager):
             return None
         default = self.defaults.get(arm)
         tried = len(before.tried)
-        new = default is not None and all(t.phase != "default" for t in before.tried[:2])
-        phase = methods.phase(self.method, spent, tried, len(knobs), new, arm in self.views)
+        phase = methods.phase(
+            self.method, spent, tried, len(knobs), default is not None, arm in self.views
+        )
         under_way = self._under_way(before)
         ours = sum(t.user_attrs.get("process") == self._process for t in under_way)
         if ours >= methods.at_once(phase, tried - len(under_way)):
