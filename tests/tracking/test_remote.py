@@ -104,6 +104,16 @@ def test_a_mirror_that_dies_neither_ends_nor_holds_up_a_sweep(
         assert read_summary(tmp_path / SWEEPS / "s" / n)["status"] == "finished"
 
 
+def test_without_an_account_a_stack_has_no_process_of_mirrors(online, sweep, mirrors, monkeypatch):
+    monkeypatch.setattr("knobs.tracking.account.traced", lambda: False)
+    code, told = sweep("sweep=s", "seed=0,1", "training.epochs=1")
+    assert code == 0, told
+    assert "W&B no account; log in" in told
+    (mirror,) = mirrors
+    assert mirror._process is None
+    assert online.requests == []
+
+
 def test_a_mirror_that_cannot_start_is_one_line(online, sweep, tmp_path, monkeypatch):
     monkeypatch.setattr("knobs.tracking.remote.sys.executable", str(tmp_path / "no-python"))
     code, told = sweep("sweep=s", "seed=0,1", "training.epochs=1")

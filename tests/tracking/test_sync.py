@@ -14,7 +14,7 @@ from wandb_server import KEY, WandbServer
 
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.storage import Lock
-from knobs.tracking import sync
+from knobs.tracking import named, sync
 from knobs.tracking.tracker import git_revision
 
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -271,3 +271,95 @@ def test_a_run_resumed_online_arrives_whole_or_is_not_sent_twice(tmp_path):
     assert f"failed: 1 of 2 epochs arrived; {sync.TWICE}" in partly.stdout
     assert whole.stdout.splitlines()[-1] == "1 run mirrored below outputs: 1 uploaded"
     assert server.runs[name].history == read_metrics(tmp_path / "outputs" / "a")
+
+
+# ------------------------------------------------------------------ from the record alone
+def test_runs_without_an_account_arrive_from_their_records(tmp_path):
+    """As those offline do; what the record has no time of is spread evenly over the run."""
+    words = [word for word in SWEEP if not word.startswith("tracking")]
+    done = run(tmp_path, *words, env={"WANDB_NOTES": "of the shell that trained"})
+    assert done.returncode == 0, done.stderr
+    assert "then: python -m knobs.tracking.sync outputs/sweeps/s\n" in done.stdout
+    assert not [*tmp_path.glob("outputs/**/wandb")]
+    with WandbServer() as server:
+        done = run(tmp_path, *SYNC, env=server.env)
+        again = run(tmp_path, *SYNC, env=server.env)
+        first = tmp_path / "outputs/sweeps/s/0"
+        assert done.stdout.splitlines()[-1] == "2 runs mirrored below outputs: 2 uploaded"
+        assert again.stdout == "2 runs mirrored below outputs: 2 verified before\n"
+        finished, diverged = (server.runs[one.run_id] for one in sync.find(tmp_path))
+        summary = read_summary(first)
+        assert finished.history == read_metrics(first)
+        last, seconds = (first / "summary.json").stat().st_mtime, summary["seconds"]
+        times = [finished.rows[n]["_timestamp"] for n in sorted(finished.rows)]
+        assert times == pytest.approx([last - seconds / 2, last], abs=1e-3)
+        assert (finished.exit_code, diverged.exit_code) == (0, 5)
+        assert ("confusion" in finished.summary, "confusion" in diverged.summary) == (True, False)
+        assert finished.summary["objective"] == summary["objective"]["value"]
+        assert finished.summary["val/accuracy"].keys() == {"max", "last"}
+        assert finished.about["displayName"] == "lr0.1"
+        assert (finished.about["groupName"], finished.about["tags"]) == (
+            "s",
+            ["digits", "mlp", "s"],
+        )
+        assert finished.config["versions"] == summary["versions"]
+        assert "host" not in finished.config["started"]  # which this one need not be
+        assert [path.name for path in tmp_path.glob("outputs/**/wandb/*")] == [sync.ARRIVED] * 2
+        resumed = [sys.executable, str(REPO / "train.py"), "rerun=outputs/sweeps/s/0"]
+        done = run(tmp_path, *resumed, "training.epochs=3", "hydra.run.dir=outputs/more")
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "outputs/more/metrics.jsonl").replace(first / "metrics.jsonl")
+        (tmp_path / "outputs/more/summary.json").replace(first / "summary.json")
+        done = run(tmp_path, *SYNC, "outputs/sweeps", env=server.env)
+        assert "1 uploaded, 1 verified before" in done.stdout  # it has changed since
+    assert len(finished.history) == 3
+    assert finished.history == read_metrics(first)
+
+
+@pytest.mark.parametrize(
+    ("tracking", "found"),
+    [
+        ({}, True),
+        ({"mode": "online"}, True),
+        ({"mode": "offline"}, True),  # whose files are gone
+        ({"mode": "disabled"}, False),
+        ({"project": None}, False),  # of older runs, by WANDB_MODE=disabled
+        ({"_target_": "own.Table"}, False),
+        ({"_target_": None}, False),
+    ],
+)
+def test_only_records_that_were_to_be_mirrored_wait_for_an_upload(tracking, found, tmp_path):
+    write_record(tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    document = json.loads(path.read_text())
+    document["config"]["tracking"] |= {"_target_": sync.TRACKER, "mode": "auto"} | tracking
+    path.write_text(json.dumps(document))
+    assert [one.rows for one in sync.find(tmp_path)] == [2] * found
+
+
+def test_a_mode_that_a_variable_disables_is_in_the_record(monkeypatch):
+    settings = {"_target_": sync.TRACKER, "mode": "auto", "project": "mine"}
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert named(settings, "a")["mode"] == "disabled"
+    monkeypatch.delenv("WANDB_MODE")
+    assert named(settings, "a")["mode"] == "auto"
+
+
+def test_a_record_that_the_client_does_not_take_is_told_and_the_others_arrive(tmp_path):
+    for name in "ab":
+        write_record(tmp_path / "outputs" / name)
+        path = tmp_path / "outputs" / name / "config.json"
+        tracking = {"_target_": sync.TRACKER, "mode": "auto", "project": "p", "entity": None}
+        tracking |= {"group": None, "tags": None, "run_name": name, "artifact": False}
+        tracking |= {"timeout": 5} if name == "b" else {"colour": "blue"}
+        path.write_text(json.dumps({"config": {"tracking": tracking}}))
+        summary = {"status": "finished", "objective": {"value": 0.5, "metric": "m", "mode": "max"}}
+        summary |= {"metrics": {}, "test": None, "best_epoch": 2, "epochs": 2}
+        summary |= {"seconds": 1.0, "samples_per_second": 1}
+        (path.parent / "summary.json").write_text(json.dumps(summary))
+    with WandbServer() as server:
+        done = run(tmp_path, *SYNC, env=server.env)
+    assert done.returncode == 1
+    assert re.search(r"a +2 +failed: .*its record cannot be read: TypeError: .*colour", done.stdout)
+    assert re.search(r"b +2 +uploaded", done.stdout)
+    assert [one.about["displayName"] for one in server.runs.values()] == ["b"]

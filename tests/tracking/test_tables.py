@@ -108,7 +108,9 @@ def test_a_run_is_told_with_its_study_and_its_job_type(tmp_path):
     write_record(tmp_path / "alone", "alone")
     single = about.read(tmp_path / "alone", config | {"refit": "there"})
     assert (single.job_type, single.sweep, single.study) == ("refit", "", "")
-    assert single.config_with(None)["choices"] == {"model": "mlp", "optimizer": "sgd"}
+    shown = single.config_with(None, "here")
+    assert shown["choices"] == {"model": "mlp", "optimizer": "sgd"}
+    assert shown["started"]["host"] == "here"
     assert about.read(tmp_path / "nowhere", {}) == about.About({})
 
 
@@ -119,7 +121,7 @@ def test_no_secret_is_told(tmp_path, monkeypatch):
     study = {"schema": 2, "study": "x", "question": "of s3cret-value"}
     (tmp_path / "s3cret-value" / "study.json").write_text(json.dumps(study))
     found = about.read(tmp_path / "s3cret-value" / "3", {})
-    told = json.dumps([found.config_with(None), found.tags, found.notes])
+    told = json.dumps([found.config_with(None, ""), found.tags, found.notes])
     assert "s3cret-value" not in told
     assert "abcdefg" not in told
 
@@ -128,7 +130,7 @@ def test_a_command_of_200_knobs_that_is_too_long_is_left_out(tmp_path):
     write_record(tmp_path / "a", "alone", overrides=[f"model.knob_{i}={i}" for i in range(200)])
     found = about.read(tmp_path / "a", {})
     assert (found.command, found.notes) == ("", "")
-    assert "command" not in found.config_with(None)["started"]
+    assert "command" not in found.config_with(None, "")["started"]
 
 
 # ------------------------------------------------------------------ the best of a sweep

@@ -22,7 +22,8 @@ from wandb_server import KEY, SILENT, WandbServer, plain
 from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.record import read_config, read_metrics, read_summary
-from knobs.tracking.tracker import DAY, STAMP, Tracker, answers, git_revision, run_id, upload
+from knobs.tracking.account import DAY, STAMP, answers, traced
+from knobs.tracking.tracker import Tracker, git_revision, run_id, upload
 
 SECRET = "supersecretvalue"
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -33,6 +34,13 @@ ENV = {name: value for name, value in os.environ.items() if not re.match(UNKNOWN
 }
 TRAIN = [sys.executable, str(REPO / "train.py"), "training.epochs=2"]
 WANDB = [sys.executable, "-m", "wandb"]
+# Runs what follows, and says at its end whether it has imported W&B's client.
+PROBE = [sys.executable, "-c", """
+import atexit, runpy, sys
+sys.argv.pop(0)
+atexit.register(lambda: print("imported:", "wandb" in sys.modules))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""]  # fmt: skip
 # One epoch mirrored from FOLDER without training it: TRACKER FOLDER EPOCH TIMEOUT.
 TRACKER = [sys.executable, "-c", """
 import pathlib, sys
@@ -83,13 +91,22 @@ def online(train, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def offline(train, tmp_path_factory):
-    """One run without an account, that read a secret from the environment."""
+    """One run offline as asked, that read a secret from the environment."""
     cwd = tmp_path_factory.mktemp("offline")
     secret = [
+        "tracking.mode=offline",
         "tracking.run_name=${oc.env:MY_API_TOKEN}",
         "tracking.group='of ${oc.env:MY_API_TOKEN}'",
     ]
     done = train(cwd, "hydra.run.dir=run", *secret)
+    return SimpleNamespace(done=done, cwd=cwd, folder=cwd / "run")
+
+
+@pytest.fixture(scope="module")
+def kept(train, tmp_path_factory):
+    """One run without an account."""
+    cwd = tmp_path_factory.mktemp("kept")
+    done = train(cwd, "hydra.run.dir=run", command=[*PROBE, *TRAIN[1:]])
     return SimpleNamespace(done=done, cwd=cwd, folder=cwd / "run")
 
 
@@ -261,14 +278,51 @@ def test_a_failed_run_arrives_as_failed(train, tmp_path):
 
 
 # ------------------------------------------------------------------ offline
-def test_without_an_account_a_run_is_kept_and_one_line_says_how_to_send_it(train, offline):
-    assert offline.done.returncode == 0, offline.done.stderr
-    assert offline.done.stderr == ""
-    assert offline.done.seconds < NO_HANG
-    command = "python -m knobs.tracking.sync run"
-    why = "offline, no account; log in with `wandb login`"
-    assert offline.done.line == f"{why}, then: {command}"
-    assert len(list(offline.folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+def test_without_an_account_no_client_runs_and_one_line_says_how_to_send_the_record(kept):
+    assert kept.done.returncode == 0, kept.done.stderr
+    assert kept.done.line == (
+        "no account; log in with `wandb login`, then: python -m knobs.tracking.sync run"
+    )
+    assert kept.done.stdout.splitlines()[-1] == "imported: False"
+    assert not (kept.folder / "wandb").exists()
+    assert read_config(kept.folder)["config"]["tracking"]["mode"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("variables", "files", "found"),
+    [
+        ({}, {}, False),
+        ({"WANDB_API_KEY": KEY}, {}, True),
+        ({"WANDB_API_KEY": ""}, {}, False),
+        ({"WANDB_IDENTITY_TOKEN_FILE": "token"}, {}, True),
+        ({}, {"home/.netrc": "machine api.wandb.ai login user password " + KEY}, True),
+        ({}, {"home/_netrc": "machine somewhere login user password word"}, True),
+        ({"NETRC": "other"}, {"other": "machine a login b password c"}, True),
+        ({"NETRC": "other"}, {"home/.netrc": "machine a login b password c"}, False),
+        ({}, {"home/.netrc": ""}, False),
+        ({}, {"home/.config/wandb/settings": "[default]\nbase_url = https://w\n"}, False),
+        ({}, {"home/.config/wandb/settings": f"[default]\napi_key = {KEY}\n"}, True),
+        ({"WANDB_CONFIG_DIR": "conf"}, {"conf/settings": "[default]\nmode = offline\n"}, True),
+        ({}, {"wandb/settings": "[default]\nmode: offline\n"}, True),
+        ({"WANDB_DIR": "there"}, {"there/.wandb/settings": "disabled = true"}, True),
+        ({}, {"secrets.env": f"WANDB_API_KEY={KEY}"}, True),
+    ],
+)
+def test_an_account_is_looked_for_where_the_client_does(
+    variables, files, found, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    for name in [name for name in os.environ if re.match(UNKNOWN, name)]:
+        monkeypatch.delenv(name)
+    for name, value in ({"HOME": str(tmp_path / "home")} | variables).items():
+        monkeypatch.setenv(name, value)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert traced() == found
+    assert Tracker.idle({"mode": "auto"}) == Tracker.idle({"mode": "online"}) == (not found)
+    assert not Tracker.idle({"mode": "offline"})  # which asks for the client's files
 
 
 def test_a_missing_account_is_named_once_a_day(train, tmp_path):
@@ -279,10 +333,10 @@ def test_a_missing_account_is_named_once_a_day(train, tmp_path):
     def line():
         return train(tmp_path, ".", "1", "5", env=env, command=TRACKER).line
 
-    assert line().startswith("offline, no account; ")
+    assert line().startswith("no account; ")
     assert line() == ""
     os.utime(stamp, (time.time() - DAY - 1,) * 2)
-    assert line().startswith("offline, no account; ")
+    assert line().startswith("no account; ")
     assert line() == ""
     env["KNOBS_CACHE"] = str(tmp_path / "metrics.jsonl")  # no folder: it cannot be written
     assert line() == line() != ""
@@ -308,23 +362,25 @@ def test_no_secret_is_in_the_offline_files(offline):
     assert SECRET not in json.dumps(records(file))
 
 
-def test_the_command_shown_uploads_an_offline_run(train, offline):
-    words = shlex.split(offline.done.line.partition("then: ")[2])
+@pytest.mark.parametrize("how", ["offline", "kept"])
+def test_the_command_shown_uploads_a_run(how, train, request):
+    one = request.getfixturevalue(how)
+    words = shlex.split(re.search("(?:then|with): (python .*)", one.done.line)[1])
     assert words.pop(0) == "python"
     env = {"PYTHONWARNINGS": "", "PYTHONPATH": str(REPO / "src")}
     with WandbServer() as server:
-        python = [sys.executable]
-        done = train(offline.cwd, *words, env=server.env | env, command=python)
+        done = train(one.cwd, *words, env=server.env | env, command=[sys.executable])
     assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
-    assert run.history == read_metrics(offline.folder)
+    assert run.history == read_metrics(one.folder)
     assert run.exit_code == 0
 
 
-def test_a_resumed_run_is_one_run_that_has_every_epoch_once(train, offline, tmp_path):
-    shutil.copytree(offline.folder, tmp_path / "run")
+@pytest.mark.parametrize("how", ["offline", "kept"])
+def test_a_resumed_run_is_one_run_that_has_every_epoch_once(how, train, request, tmp_path):
+    shutil.copytree(request.getfixturevalue(how).folder, tmp_path / "run")
     with WandbServer() as server:  # which has nothing of the two epochs so far
-        command = [*TRAIN[:2], "resume=run"]
+        command = [*TRAIN[:2], "resume=run", "tracking=wandb"]
         done = train(tmp_path, "training.epochs=3", PATIENT, env=server.env, command=command)
         assert done.returncode == 0, done.stderr
         recorded = read_metrics(tmp_path / "run")
@@ -550,12 +606,7 @@ def test_a_proxy_is_asked_where_there_is_one(monkeypatch):
 
 # ------------------------------------------------------------------ not at all
 def test_without_tracking_w_and_b_is_never_imported(train, tmp_path):
-    probe = (
-        "import atexit, runpy, sys; sys.argv.pop(0); "
-        "atexit.register(lambda: print('imported:', 'wandb' in sys.modules)); "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    command = [sys.executable, "-c", probe, TRAIN[1], "-m", "training.epochs=1"]
+    command = [*PROBE, TRAIN[1], "-m", "training.epochs=1"]
     done = train(tmp_path, "seed=0,1", "tracking.mode=disabled", command=command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported: False"

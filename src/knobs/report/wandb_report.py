@@ -26,7 +26,8 @@ from knobs.report.conclusions import Report
 from knobs.report.records import RunRecord, Sweep
 from knobs.secrets import public
 from knobs.tracking import sync
-from knobs.tracking.tracker import BOUNDED, QUIET, kept_offline, no_account, no_server
+from knobs.tracking.account import kept_offline, no_account, no_server
+from knobs.tracking.tracker import BOUNDED, QUIET
 from knobs.words import printable
 
 SPEC = "wandb_report.json"
@@ -123,7 +124,11 @@ def _refused(why: str, folder: Path) -> UserError:
 
 def unsent(folder: Path) -> str:
     """Return a line on the runs that a report cannot show yet; empty if there are none."""
-    offline = [run for run in sync.find(folder) if run.parts[-1].name.startswith("offline-")]
+    offline = [
+        run
+        for run in sync.find(folder)
+        if not run.parts or run.parts[-1].name.startswith("offline-")
+    ]
     count = sum(not (run.folder / "wandb" / sync.ARRIVED).is_file() for run in offline)
     return f"{count} of its runs may not be uploaded yet: make sync" if count else ""
 

@@ -28,6 +28,11 @@ class Mirror:
         return True
 
     @staticmethod
+    def idle(settings: dict) -> bool:
+        """Return whether it certainly sends nothing now: a stack then needs no process for it."""
+        return False
+
+    @staticmethod
     def faults(settings: dict) -> Iterator[str]:
         """Yield a line for each of these settings that the mirror would refuse; before any run."""
         yield from ()
@@ -102,7 +107,7 @@ def kind(settings: dict) -> type[Mirror]:
 
 def named(settings: dict, name: str) -> dict:
     """Return a config's tracking section with what was left open filled in; see `Mirror.named`."""
-    return kind(settings).named(settings, name)
+    return targets.resolve("tracking", settings["_target_"]).named(settings, name)
 
 
 def mirror(settings: dict, config: dict, folder: Path, earlier: list[dict]) -> Mirror:

@@ -1,7 +1,6 @@
 """Facts of a run beside its numbers, for a tracker: from its record and its sweep's, no secrets."""
 
 import contextlib
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from knobs.record import BROKEN, read_config, read_study
 from knobs.secrets import public, public_lines
 
 MAX_TAG = 64  # characters
+SHOWN = ("status", "best_epoch", "epochs", "seconds", "samples_per_second")  # of a summary
 # Role of a run in its study -> its job type.
 JOB_TYPES = {
     **{"default": "search", "search": "search"},
@@ -66,9 +66,9 @@ class About:
         question = f"Question: {self.question}" if self.question else ""
         return "\n\n".join(filter(None, [question, self.command]))
 
-    def config_with(self, revision: str | None) -> dict[str, Any]:
+    def config_with(self, revision: str | None, host: str) -> dict[str, Any]:
         """Return the config with the options, and how and where the run was started."""
-        started = {"command": self.command, "commit": revision, "host": platform.node()}
+        started = {"command": self.command, "commit": revision, "host": host}
         if self.sweep:
             started |= {"sweep": self.sweep, "study": self.study, **self.place}
         started = {key: value for key, value in started.items() if value not in (None, "")}
@@ -95,3 +95,12 @@ def read(folder: Path, config: dict[str, Any]) -> About:
         study = public(read_study(sweep))
     names = {key: str(study.get(key) or "") for key in ("study", "question")}
     return About(config, choices, data, public(sweep.name), place, command=command, **names)
+
+
+def summarized(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what W&B's summary shows beside the last metrics, of a run's own summary."""
+    best = {f"best/{name}": value for name, value in summary["metrics"].items()}
+    about = {name: summary[name] for name in SHOWN}
+    judged = summary["objective"] or {}  # a refit has none
+    about |= {"objective": judged.get("value"), "metric": judged.get("metric")}
+    return best | about | (summary["test"] or {})

@@ -40,8 +40,8 @@ class MirrorProcess:
 
     def mirror(self, settings: dict, config: dict, folder: Path, earlier: list[dict]) -> Mirror:
         """Return a run's mirror; its arguments are those of tracking.mirror."""
-        if (named := kind(settings)) is Mirror:
-            return Mirror(config, folder, earlier)
+        if (named := kind(settings)) is Mirror or named.idle(settings):
+            return mirror(settings, config, folder, earlier)
         if not (self._process or self._fault):
             self._start()
         self._count += 1

@@ -28,11 +28,14 @@ from knobs.errors import ConfigError, UserError, ended, first_line
 from knobs.processes import ends_with_us
 from knobs.secrets import public
 from knobs.signals import Stopped
-from knobs.tracking.tracker import BOUNDED, NAME, QUIET, no_account, no_server
+from knobs.tracking import replay, tracker
+from knobs.tracking.account import no_account, no_server
+from knobs.tracking.tracker import BOUNDED, NAME, QUIET
 from knobs.words import count, printable
 
 ARRIVED = "arrived.json"  # in a run's wandb folder: what the server had when it was last asked
 LOCK = "sync.lock"  # beside it: one sync at a time uploads a run
+TRACKER = f"{tracker.Tracker.__module__}.{tracker.Tracker.__qualname__}"
 FILES = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-([\w-]{1,64})")  # W&B's folder of a run
 BATCH = 16  # runs a call of the client, which uploads five at a time
 BATCH_SECONDS = 600.0  # for one such call
@@ -45,12 +48,13 @@ UPLOADED, THERE, VERIFIED, FAILED = "uploaded", "already there", "verified befor
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A run that W&B's client wrote down, as its record tells it.
+    """A run that W&B is to have, as its record tells it.
 
     Args:
         folder: the run's own.
         parts: W&B's folders of it, in the order to upload. An offline one holds all rows up to its
-            end; an online one that was resumed holds the rows since the one before it.
+            end; an online one that was resumed holds the rows since the one before it. None of a
+            run that the client never saw: it is written from the record.
         entity: None for the account's own.
         rows: epochs in the record.
         status: one of record.STATUSES; empty without a summary.
@@ -76,7 +80,9 @@ class Mirrored:
 
 
 def find(root: Path) -> Iterator[Mirrored]:
-    """Yield the runs at and below a folder that W&B's client wrote down; links are passed over.
+    """Yield the runs at and below a folder that W&B's client wrote down, or that wait for it.
+
+    Links are passed over.
 
     A folder that cannot be read may hold some: it is yielded as one, with its fault.
     """
@@ -84,7 +90,7 @@ def find(root: Path) -> Iterator[Mirrored]:
     for here, names, files in os.walk(root, onerror=closed.append):
         names.sort()
         if record.CONFIG in files:
-            if "wandb" in names and (run := _mirrored(Path(here))):
+            if run := _mirrored(Path(here)):
                 yield run
             names.clear()  # a run holds no runs
     for error in closed:
@@ -93,27 +99,25 @@ def find(root: Path) -> Iterator[Mirrored]:
 
 def _mirrored(folder: Path) -> Mirrored | None:
     """Return one run with those of W&B's folders that hold its rows, if it has any."""
-    wandb = folder / "wandb"
+    wandb, named = folder / "wandb", []
     if wandb.is_symlink():
         return None
     try:
         paths = [path for path in wandb.iterdir() if not path.is_symlink()]
+        named = [(match, path) for path in paths if (match := FILES.fullmatch(path.name))]
+    except FileNotFoundError:
+        pass
     except OSError as error:
         return Mirrored(folder, (), "", fault=f"{wandb}: cannot be read ({error.strerror})")
-    named = [(match, path) for path in paths if (match := FILES.fullmatch(path.name))]
     theirs = sorted(
         (match[1], path, match[2])
         for match, path in named
         if (path / f"run-{match[2]}.wandb").is_file()
     )
-    if not theirs:
-        offline = [match for match, _ in named if match[0].startswith("offline-")]
-        if not offline or (wandb / ARRIVED).exists():
-            return None
-        lost = max(offline, key=lambda match: match[1])
-        reason = f"{lost[0]} has lost its run-{lost[2]}.wandb, which holds what was to be uploaded"
-        return Mirrored(folder, (), lost[2], fault=reason)
-    run_id, parts = theirs[-1][2], [path for _, path, name in theirs if name == theirs[-1][2]]
+    if not (theirs or _kept(folder)):
+        return None
+    run_id = theirs[-1][2] if theirs else tracker.run_id(folder)
+    parts = [path for _, path, name in theirs if name == run_id]
     whole = [i for i, path in enumerate(parts) if path.name.startswith("offline-")]
     parts = tuple(parts[whole[-1] :] if whole else parts)
     try:
@@ -121,6 +125,16 @@ def _mirrored(folder: Path) -> Mirrored | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"its record cannot be read: {type(error).__name__}: {first_line(error)}"
         return Mirrored(folder, parts, run_id, fault=reason)
+
+
+def _kept(folder: Path) -> bool:
+    """Return whether a run's record alone is to be mirrored: no client was there for it."""
+    try:
+        tracking = record.read_config(folder)["config"]["tracking"]
+        mirrored = tracking["_target_"] == TRACKER and tracking["mode"] != "disabled"
+        return mirrored and tracking["project"] is not None  # older ones, by a variable
+    except (*record.BROKEN, LookupError, TypeError):
+        return False
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -138,7 +152,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{record.SUMMARY}: no summary of a run")
         fields |= {"status": status, "objective": objective}
     elif record.held(folder):
-        fields["fault"] = "under way; it uploads itself, or call again when it has ended"
+        fields["fault"] = "under way; call again when it has ended"
     return fields
 
 
@@ -206,14 +220,23 @@ class Server:
         return reasons
 
 
-def upload(runs: list[Mirrored], entity: str) -> dict[Mirrored, str]:
+def upload(runs: list[Mirrored], entity: str, scratch: Path) -> dict[Mirrored, str]:
     """Let W&B's client upload runs of one project; what it complained of, where it did.
 
     The parts of a run go one after the other: the client would send them side by side.
+
+    Args:
+        scratch: an empty folder.
     """
     complaints: dict[Mirrored, str] = {}
-    for part in range(max(len(run.parts) for run in runs)):
-        paths = {run: run.parts[part] for run in runs if part < len(run.parts)}
+    parts = {run: run.parts for run in runs}
+    for n, run in enumerate(run for run in runs if not run.parts):
+        try:
+            parts[run] = (replay.write(run.folder, scratch / str(n)),)
+        except UserError as error:
+            complaints[run] = str(error)
+    for part in range(max(map(len, parts.values()))):
+        paths = {run: parts[run][part] for run in runs if part < len(parts[run])}
         complaints = _upload(paths, entity) | complaints  # the first one tells most
     return complaints
 
@@ -289,7 +312,8 @@ def _result_so_far(run: Mirrored, url: str) -> str:
     A run is verified if the server had all of it before, and its record is unchanged since.
     """
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        if record.read_json(run.folder / "wandb" / ARRIVED) == run.facts(url):
+        noted = record.read_json(run.folder / "wandb" / ARRIVED)
+        if noted | ({} if run.parts else {"files": ""}) == run.facts(url):  # they may be gone
             return VERIFIED
     return f"{FAILED}: {run.fault}" if run.fault else ""
 
@@ -307,7 +331,9 @@ def _sync(waiting: list[Mirrored], results: dict[Mirrored, str], url: str, out: 
         with out.status(f"uploading {first} to {last} of {len(absent)}"), ExitStack() as locks:
             results |= {run: _held(run, url, server, locks) for run in batch}
             ours = [run for run in batch if not results[run]]
-            complaints = upload(ours, batch[0].entity or server.entity) if ours else {}
+            scratch = Path(locks.enter_context(tempfile.TemporaryDirectory()))
+            entity = batch[0].entity or server.entity
+            complaints = upload(ours, entity, scratch) if ours else {}
             for run, why in server.missing_after(ours, complaints).items():
                 reason = public("; ".join(filter(None, [why, complaints.get(run)])))
                 results[run] = f"{FAILED}: {reason}" if why else _noted(run, url, UPLOADED)
@@ -329,6 +355,7 @@ def _held(run: Mirrored, url: str, server: Server, locks: ExitStack) -> str:
     """
     refusal = "{who} uploads it; call again once that has ended"
     try:
+        (run.folder / "wandb").mkdir(exist_ok=True)
         locks.enter_context(storage.Lock(run.folder / "wandb" / LOCK, refusal))
     except UserError as error:
         return f"{FAILED}: {error}"

@@ -15,12 +15,10 @@ import queue
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,9 @@ from typing import Any
 from knobs.errors import first_line
 from knobs.metrics import METRICS, mode_of
 from knobs.secrets import public
-from knobs.storage import write
-from knobs.tracking import Mirror, about, tables
+from knobs.tracking import Mirror, about, account, tables
 from knobs.tracking.about import MAX_TAG
+from knobs.tracking.account import LOG_IN, NO_ACCOUNT
 from knobs.words import printable
 
 VERSIONED = ("torch", "torchvision", "hydra-core", "omegaconf", "wandb", "numpy")
@@ -61,15 +59,11 @@ VARIABLES = {
     "tags": "WANDB_TAGS",
 }
 DEFAULT_PROJECT = "knobs"
-LOG_IN = "log in with `wandb login`"
-NO_ACCOUNT = f"no W&B account here; {LOG_IN}"
 # All that git is given: no settings but the checkout's own, no lock of its index.
 GIT_ENVIRONMENT = {
     "PATH": os.defpath, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_OPTIONAL_LOCKS": "0",
     "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0",
 }  # fmt: skip
-DAY = 86_400.0  # seconds between two words about a missing account
-STAMP = "no-wandb-account"  # the file whose time says when the last one was
 
 
 @functools.cache
@@ -147,6 +141,12 @@ class Tracker(Mirror):
         return settings["mode"] != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
 
     @staticmethod
+    def idle(settings: dict) -> bool:
+        """Return whether W&B certainly knows nobody here; the record waits for `knobs sync`."""
+        asked = os.environ.get("WANDB_MODE") or settings["mode"]
+        return asked in ("auto", "online") and not account.traced()
+
+    @staticmethod
     def faults(settings: dict) -> Iterator[str]:
         """Yield a line for each name that W&B would refuse."""
         if not Tracker.enabled(settings):
@@ -173,6 +173,8 @@ class Tracker(Mirror):
         Args:
             name: the run's, where it has no other.
         """
+        if not Tracker.enabled(settings):  # by a variable, which no later upload would know of
+            return settings | {"mode": "disabled"}
         filled = {key: settings.get(key) for key in VARIABLES}
         filled |= {key: _variable(key) for key, value in filled.items() if value is None}
         filled["project"] = filled["project"] or DEFAULT_PROJECT
@@ -181,7 +183,7 @@ class Tracker(Mirror):
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Mirror one epoch."""
-        self._queue.put(metrics | {"_timestamp": time.time()})  # W&B may start later
+        self._queue.put({"_timestamp": time.time()} | metrics)  # W&B may start later
 
     def end(self, summary: dict[str, Any], exit_code: int, checkpoint: Path | None) -> None:
         """Mirror the summary; the W&B run ends with its verdict. Returns at once."""
@@ -217,15 +219,17 @@ class Tracker(Mirror):
         self.about = about.read(self.folder, self.config)
         with Tracker._starting:
             run, why = self._start_online()
+            if why == NO_ACCOUNT:  # the record has all that a later upload needs
+                place = self.folder.parent if self.about.sweep else self.folder
+                send = f"no account; {LOG_IN}, then: {upload(place)}"
+                self.line = "" if account.told_today() else send
+                return
             run = run or self._start("offline")
             Tracker._live += 1
         self.line = run.url
         if self.about.sweep and run.url and (group := self.place["group"]):
             self.line = f"{run.project_url}/groups/{urllib.parse.quote(group, safe='')}"
-        if why == NO_ACCOUNT:
-            send = f"offline, no account; {LOG_IN}, then: {upload(self.folder)}"
-            self.line = "" if told_today() else send
-        elif why:
+        if why:
             self.line = f"offline: {why}; upload with: {upload(self.folder)}"
         try:
             self._send(run)
@@ -280,7 +284,7 @@ class Tracker(Mirror):
             "value": summary.get("objective"),
             "epoch": summary.get("best_epoch"),
             "data_hash": self.about.data.get("hash"),
-            "commit": versions().get("git"),
+            "commit": self._origin()[0].get("git"),
             "classes": public(tables.classes(self.folder)),
         }
         # What W&B takes in the name of an artifact: letters, digits, . _ -
@@ -290,22 +294,32 @@ class Tracker(Mirror):
         artifact.add_file(str(checkpoint.resolve()), policy="immutable", skip_cache=True)
         return artifact
 
+    def _origin(self) -> tuple[dict[str, str], str]:
+        """Return the versions of what trains the run, and the host."""
+        return versions(), platform.node()
+
+    def _files(self) -> Path:
+        """Return the folder below which W&B's files go."""
+        return self.folder
+
     def _why_offline(self) -> str:
         """Return why the run cannot be online; empty where it can."""
         asked = os.environ.get("WANDB_MODE") or self.mode
-        if kept_offline(asked):
+        if Tracker.idle({"mode": asked}):  # before the import
+            return NO_ACCOUNT
+        if account.kept_offline(asked):
             return "as asked"
-        if (why := no_account()) or asked == "online":
+        if (why := account.no_account()) or asked == "online":
             return why
-        Tracker._given_up = Tracker._given_up or no_server(self.timeout)
+        Tracker._given_up = Tracker._given_up or account.no_server(self.timeout)
         return Tracker._given_up
 
     def _start_online(self) -> tuple[Any, str]:
         """Return a W&B run and no reason, or no run and the reason."""
-        import wandb
-
         if why := self._why_offline():
             return None, why
+        import wandb
+
         before = set(self.folder.glob("wandb/run-*"))
         try:
             return self._start("online"), ""
@@ -321,7 +335,8 @@ class Tracker(Mirror):
     def _start(self, mode: str) -> Any:
         import wandb
 
-        told, revision, tags = self.about, versions().get("git"), self.tags
+        told, tags, (ran, host) = self.about, self.tags, self._origin()
+        revision = ran.get("git")
         return wandb.init(
             mode=mode,
             **self.place,
@@ -330,8 +345,8 @@ class Tracker(Mirror):
             job_type=public(os.environ.get("WANDB_JOB_TYPE")) or told.job_type,
             # W&B would read the environment's as they are; a secret among them is hidden.
             notes=public(os.environ.get("WANDB_NOTES")) or told.notes or None,
-            config=told.config_with(revision) | {"versions": versions()},
-            dir=str(self.folder),
+            config=told.config_with(revision, host) | {"versions": ran},
+            dir=str(self._files()),
             id=run_id(self.folder),
             resume="allow" if self._resumed and mode == "online" else None,
             reinit="create_new",
@@ -367,67 +382,7 @@ def upload(folder: Path) -> str:
     return f"python -m knobs.tracking.sync {shlex.quote(os.path.relpath(folder))}"
 
 
-def told_today() -> bool:
-    """Return whether a missing account was named within a day; from now on it was.
-
-    Where the stamp cannot be written it is named again.
-    """
-    try:
-        cache = Path(os.environ.get("KNOBS_CACHE") or Path.home() / ".cache" / "knobs")
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stamp = cache / STAMP
-        if stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < DAY:
-            return True
-        write(stamp, b"")
-    except (OSError, RuntimeError):  # the latter where nobody knows the home folder
-        pass
-    return False
-
-
 def run_id(folder: Path) -> str:
     """Return a folder's id, so that a resumed run goes on in the same W&B run."""
     text = f"{platform.node()}:{folder.resolve()}"
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def kept_offline(mode: str) -> bool:
-    """Return whether no network was asked for: by this mode, the environment or `wandb offline`."""
-    import wandb
-
-    return bool({mode, wandb.setup().settings.mode} & {"offline", "dryrun", "disabled"})
-
-
-def no_account() -> str:
-    """Say why W&B knows nobody here; empty if it does. Looks on this machine only."""
-    import wandb
-
-    try:
-        account = wandb.login(prompt=False, verify=False)
-    except wandb.errors.AuthenticationError as error:
-        return first_line(error)
-    return "" if account else NO_ACCOUNT
-
-
-def no_server(timeout: float) -> str:
-    """Say why W&B's server cannot be reached; empty if nothing is known against it.
-
-    Args:
-        timeout: seconds to wait for it.
-    """
-    import wandb
-
-    server = urllib.parse.urlsplit(wandb.setup().settings.base_url)
-    return "" if answers(server, timeout) else f"{server.hostname} does not answer"
-
-
-def answers(server: urllib.parse.SplitResult, timeout: float) -> bool:
-    """Return whether the server, or the proxy on the way to it, takes a connection."""
-    proxy = urllib.request.getproxies().get(server.scheme)
-    if proxy and not urllib.request.proxy_bypass(server.hostname):
-        server = urllib.parse.urlsplit(proxy)
-    port = server.port or (443 if server.scheme == "https" else 80)
-    try:
-        socket.create_connection((server.hostname, port), timeout).close()
-    except OSError:
-        return False
-    return True

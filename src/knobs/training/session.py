@@ -28,6 +28,7 @@ from knobs.search.pruning import Pruner
 from knobs.secrets import public, public_lines
 from knobs.signals import Received, Stopped, exits, still_stopped
 from knobs.tracking import Mirror, mirror, named
+from knobs.tracking.about import summarized
 from knobs.tracking.tracker import versions
 from knobs.training import checkpoint, loop, predictions
 from knobs.training.baselines import baselines
@@ -40,7 +41,6 @@ SAVE_SECONDS = 5.0  # between checkpoints at ends of epochs: what a kill can cos
 STEP_SECONDS = 5.0  # from one to the next, where that is between two steps of a long epoch
 SAVE_SHARE = 20  # those between two steps take at most one part in so many of the time
 JUDGED = ("finished", "stopped_early", "diverged")  # whose runs are held against baselines
-MIRRORED = ("status", "best_epoch", "epochs", "seconds", "samples_per_second")  # of a summary
 SYNC_SECONDS = 30.0  # between those that are synced: what a power cut can cost
 
 
@@ -313,7 +313,7 @@ class Session:
         value = self.run.progress.best
         self.outcome = Outcome(status, float("nan") if value is None else value, exit_code, summary)
         best = self.record.checkpoints / checkpoint.BEST
-        self.tracker.end(_mirrored(summary), exit_code, best if best.is_file() else None)
+        self.tracker.end(summarized(summary), exit_code, best if best.is_file() else None)
         if not self.row:  # the process of a stack's mirrors knows which of them is the best
             self.tracker.judge(alone)
         return self.outcome
@@ -328,7 +328,7 @@ class Session:
         summary = _summary(self.run, self.config, "interrupted", False)
         self.record.finish(summary)
         self.outcome = Outcome("interrupted", float("nan"), 128 + number, summary)
-        self.tracker.end(_mirrored(summary), 128 + number, None)
+        self.tracker.end(summarized(summary), 128 + number, None)
 
     def _keep_predictions(self) -> None:
         """Write predictions.safetensors, of the best epoch; none where there was no such epoch."""
@@ -500,15 +500,6 @@ def _summary(run: Run, config: dict, status: str, judge: bool) -> dict[str, Any]
 def trainable(network: nn.Module) -> int:
     """Count the weights of a network that training changes."""
     return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
-
-
-def _mirrored(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return what W&B's summary shows beside the last metrics."""
-    best = {f"best/{name}": value for name, value in summary["metrics"].items()}
-    about = {name: summary[name] for name in MIRRORED}
-    judged = summary["objective"] or {}  # a refit has none
-    about |= {"objective": judged.get("value"), "metric": judged.get("metric")}
-    return best | about | (summary["test"] or {})
 
 
 def peak_memory(device: torch.device) -> int:
