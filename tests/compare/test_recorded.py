@@ -86,6 +86,16 @@ def test_what_a_study_confirmed_was_not_chosen_on_these_values(tmp_path):
     assert note.startswith("the best of ")
 
 
+def test_an_arm_that_a_study_searched_too_narrowly_says_so(tmp_path):
+    study = fake_study(tmp_path / "study")
+    [note] = arm_of(study, "optimizer=sgd").notes
+    assert note == "its best width, 254, lies at the upper bound 256 of its range"
+    about = json.loads((study / "study.json").read_text())
+    about["arms"]["optimizer=sgd"]["space"]["model.width"]["high"] = 1024
+    (study / "study.json").write_text(json.dumps(about))
+    assert not arm_of(study, "optimizer=sgd").notes
+
+
 def test_a_folder_of_runs_by_name(grid, tmp_path):
     (tmp_path / "day").mkdir()
     for seed in range(5):
