@@ -49,6 +49,7 @@ METRICS = {
 SUMMARIES = ("max", "min", "last", "mean", "best")  # of a metric over the epochs, in W&B
 # task -> its objective. F1 of labels: it has a value on every split, as the average precision of a
 # label that a split lacks has not, and is not near 1 for a model that finds nothing.
+RARE = "val/balanced_accuracy"  # the objective in the place of the accuracy: see `objective`
 DEFAULT = {CLASSES: "val/accuracy", LABELS: "val/f1", NUMBERS: "val/r2"}
 
 
@@ -66,7 +67,7 @@ def objective(config: dict, counts: Sequence[int]) -> dict[str, str]:
         return stated
     share = min(counts) / sum(counts)
     rare = share < min(config["rare"], 0.5 / len(counts))
-    return {"metric": "val/balanced_accuracy", "mode": "max"} if rare else stated
+    return {"metric": RARE, "mode": "max"} if rare else stated
 
 
 def of(task: str) -> tuple[str, ...]:
