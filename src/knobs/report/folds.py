@@ -53,8 +53,10 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
             folds.setdefault(run.val_rows or run.data_hash or run.repeat[1:], []).append(run)
     if not folds:
         return None
-    values = [statistics.mean(run.value for run in same) for same in folds.values()]
-    n, mean, seeds = len(values), statistics.mean(values), min(map(len, folds.values()))
+    # A seed that comes to the same bits again, as in another sweep, is no further observation.
+    once = [[value for _, value in {(r.seed, r.value) for r in same}] for same in folds.values()]
+    values = [statistics.mean(sorted(same)) for same in once]
+    n, mean, seeds = len(values), statistics.mean(values), min(map(len, once))
     if n < 2:
         return OverFolds(mean, None, n, seeds)
     sd = statistics.stdev(values)
