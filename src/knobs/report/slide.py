@@ -104,8 +104,9 @@ def drawn(plot: Deciding, suffix: str, caution: str = "") -> bytes:
         if plot.noise:
             key.append("shaded: one seed standard deviation")
         title = f"{printable(plot.title, 90)}{unit}\n{'; '.join(key)}"
-        title += f"\n{caution}" * bool(caution)
         axes.set_xlabel(title, parse_math=False)
+        if caution:
+            figure.supxlabel(caution, fontsize=10, parse_math=False)
         for line in (*axes.spines.values(), *right.spines.values()):
             line.set_visible(False)
         axes.spines["bottom"].set_visible(True)
