@@ -81,6 +81,17 @@ def test_an_arm_whose_runs_fail_or_are_few_is_named(tmp_path):
     )
 
 
+def test_the_study_again_gives_each_arm_runs_enough(tmp_path):
+    """Twice 4 runs of two arms would be 4 an arm, and not comparable again."""
+    two = ((1e-3, 3e-3), 1)
+    report = make([study(tmp_path / "s", {"adam": SIX, "sgd": SIX}, {"adam": two, "sgd": two})])
+    assert "search adam longer (2 finished runs)" in report.verdict.headline
+    again = next(a for a in report.advice if a.why.startswith("The same study again"))
+    assert (again.why, again.command.split()[-1]) == (
+        "The same study again, with 10 runs", "search.runs=10",
+    )  # fmt: skip
+
+
 def test_an_arm_that_still_improves_is_trained_longer_with_the_others(tmp_path):
     report = make([study(tmp_path / "s", {"adam": SIX, "sgd": SIX}, best=20)])
     assert report.verdict.headline.startswith("Not comparable yet: train adam and sgd longer (")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from knobs.identity import key_of, under
 from knobs.report.compare import comparable, constant_of
 from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
-from knobs.report.fairness import troubles
+from knobs.report.fairness import LEAST_EXPLORED, troubles
 from knobs.report.leaderboard import REPEATS
 from knobs.report.records import Knob, RunRecord, Sweep, knob_value, splits_vary
 from knobs.report.stats import LEAST_PAIRS as SEEDS
@@ -203,8 +203,9 @@ def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> It
         epochs = 2 * (run.planned or 1)
         words = [w for w in words if key_of(w) != "training.epochs"] + [f"training.epochs={epochs}"]
         reasons.append(count(epochs, "epoch"))
-    runs = len(sweep.explored()) * (2 if "few" in kinds else 1)
-    if "few" in kinds:
+    runs = len(sweep.explored())
+    if "few" in kinds:  # twice as many, and as many in each arm as are not few again
+        runs = max(2 * runs, LEAST_EXPLORED * len(study.arms))
         reasons.append(count(runs, "run"))
     why = f"The same study again, with {listed(reasons, 8)}" if reasons else ""
     if why:
