@@ -1,12 +1,16 @@
 """A grid over folds, end to end: its stacks, its record, what goes on from it."""
 
 import csv
+import html
+import io
 import json
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
+from rich.console import Console
 from trained import train_py
 
 import knobs
@@ -15,6 +19,10 @@ from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.identity import identity
 from knobs.record import read_summary
+from knobs.report import terminal
+from knobs.report.analysis import make, plain
+from knobs.report.markdown import markdown
+from knobs.report.page import page
 from knobs.report.read import read_runs
 from knobs.training.run import execute
 
@@ -40,6 +48,25 @@ def test_folds_and_seeds_are_one_setting(swept):
     assert "over 3 folds, each the mean of 2 seeds" in out
     sizes = {(run.training_examples, run.validation_examples) for run in runs}
     assert sizes == {(94, 48), (95, 47)}  # 142 rows outside the test split
+
+
+def test_every_kind_of_report_has_the_mean_over_folds(swept):
+    folder, out = swept
+    [line] = [text for text in out.splitlines() if "over 3 folds" in text]
+    report = make([folder])
+    assert line in html.unescape(page(report))
+    assert line in re.sub(r"\\(.)", r"\1", html.unescape(markdown(report)))
+    assert report_as_text(report).count(line) == 1
+    [row] = plain(report)["leaderboard"]
+    by_fold = [[r.value for r in read_runs(folder) if r.repeat[2] == k] for k in range(3)]
+    assert row["folds"]["mean"] == pytest.approx(np.mean(by_fold))
+    assert row["folds"]["sd"] == pytest.approx(np.std(np.mean(by_fold, 1), ddof=1))
+
+
+def report_as_text(report):
+    told = io.StringIO()
+    terminal.show(Console(file=told, width=400), report)
+    return told.getvalue()
 
 
 def test_a_fold_of_a_stack_is_its_run_alone(swept, tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knobs import metrics
 from knobs.report.records import Entry, RunRecord, knob_value
 from knobs.report.stats import LEVEL
 from knobs.words import count, number, percent
@@ -23,7 +24,8 @@ class OverFolds:
     Args:
         mean, sd: over `n` folds, of each the mean over its seeds; sd None below two.
         seeds: that every fold has, at least.
-        low, high: ends of the interval of the mean; None below 3 folds.
+        low, high: ends of the interval of the mean, that of a share within 0 and 1; None below 3
+            folds.
     """
 
     mean: float
@@ -65,7 +67,10 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
     from scipy.special import stdtrit  # 0.1 s
 
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * sd * math.sqrt(1 / n + _overlap(folds))
-    return OverFolds(mean, sd, n, seeds, mean - reach, mean + reach)
+    low, high = mean - reach, mean + reach
+    if metrics.in_points(runs[0].metric):
+        low, high = max(0.0, low), min(1.0, high)
+    return OverFolds(mean, sd, n, seeds, low, high)
 
 
 def _overlap(folds: dict[Any, list[RunRecord]]) -> float:
