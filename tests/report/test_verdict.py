@@ -438,3 +438,21 @@ def test_two_seeds_of_the_test_split_make_two_validation_splits(tmp_path):
     pair = make([sweep]).verdict.comparisons[0].paired
     assert (pair.n, pair.splits) == (3, True)
     assert pair.differences == pytest.approx([0.01] * 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "known"), [((47, 48), 47), ((1000, 1015), 1000), ((47, 50), None)]
+)
+def test_small_folds_that_differ_by_a_row_have_one_size(tmp_path, sizes, known):
+    """Without it the noise was unknown, and a setting far below the best was one to confirm."""
+    for rate, value in ((1e-3, 0.9), (1e-5, 0.3)):
+        for fold, size in enumerate(sizes):
+            knobs = {"optimizer.lr": rate, "data.folds": 2, "data.fold": fold}
+            run = add_run(tmp_path / "s", knobs, value=value)
+            summary = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps(summary | {"validation_examples": size}))
+    report = make([tmp_path / "s"])
+    assert report.verdict.noise.size == known
+    if known:
+        assert report.verdict.noise.floor == pytest.approx((0.1 / (2 * known)) ** 0.5)
+        assert "lr=1e-05" not in report.advice[0].why
