@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from knobs.errors import ConfigError, StorageError
-from knobs.report import sections, terminal
+from knobs.report import sections, sentences, terminal
 from knobs.report.__main__ import main
 from knobs.report.analysis import make, plain
 from knobs.report.checks import widened
@@ -446,6 +446,13 @@ def test_the_test_split_is_read_once_or_the_report_says_so(tmp_path):
     once = make([study]).verdict.more[-1]
     assert once.startswith(
         "The test split was read once, for the confirmed winner: test/accuracy 0.9375"
+    )
+    report = make([study])
+    other = next(c.other for c in report.verdict.comparisons if c.other.confirmed)
+    assert sentences.tested(
+        report.sweep, other
+    ).startswith(  # as where more runs have found another winner
+        f"The test split was read once, not for {other.name} but another setting: test/accuracy"
     )
     grid = fake_grid(tmp_path / "g", seeds=1)
     assert make([grid]).verdict.more[-1] == "The test split has not been read."
