@@ -10,7 +10,7 @@ from fake_sweeps import add_run, fake_grid
 from scipy.stats import t
 
 from knobs.report.analysis import make
-from knobs.report.compare import best_first, measure_noise, undecided
+from knobs.report.compare import best_first, candidates, measure_noise, undecided
 from knobs.report.conclusions import Candidate
 from knobs.report.read import read_sweep
 from knobs.report.write import write
@@ -456,3 +456,15 @@ def test_small_folds_that_differ_by_a_row_have_one_size(tmp_path, sizes, known):
     if known:
         assert report.verdict.noise.floor == pytest.approx((0.1 / (2 * known)) ** 0.5)
         assert "lr=1e-05" not in report.advice[0].why
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_repeat_with_two_values_counts_by_their_mean(tmp_path, order):
+    """Of two machines' folders neither has the last word, and the leaderboard agrees."""
+    for name, lead in (("one", 0.0), ("two", 0.02)):
+        for seed in range(5):
+            add_run(tmp_path / name, {"optimizer": "adam"}, seed, value=0.9 + lead + seed / 1000)
+    sweep = read_sweep([tmp_path / "one", tmp_path / "two"][::order])
+    [winner] = candidates(sweep)
+    assert winner.values == {(s, 0, 0): pytest.approx(0.91 + s / 1000) for s in range(5)}
+    assert winner.mean == pytest.approx(sweep.entries[0].mean)
