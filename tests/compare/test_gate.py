@@ -204,6 +204,7 @@ def test_a_command_that_fails_is_tried_three_times(folder, capsys):
         ("""echo '{"score": "high"}'""", 3, "score high: no number"),
         ("""echo '{"score": null}'""", 3, "score is empty; write nan for a run that diverged"),
         ("""echo '{"score": 1, "seed": 0}'""", 10, "prints seed 0, not the one it was given"),
+        ("""echo '{"loss": 1}'""", 3, "the commands print no metric in common: loss and score"),
         ("""echo '{"score": 1, "status": "failed"}'""", 10, "the status failed"),
         ("kill -9 $$", 10, "failed 3 times, ended by signal 9"),
     ],
@@ -228,6 +229,12 @@ def test_a_result_that_is_none(folder, script, code, fault, capsys):
 def test_a_plan_that_cannot_be(words, fault):
     with pytest.raises(ConfigError, match=fault):
         Plan(words[:2], *words[2:])
+
+
+def test_a_seed_may_be_printed_as_a_text(folder):
+    (folder / "text.sh").write_text("""echo "{\\"score\\": 0.$1, \\"seed\\": \\"$1\\"}" """)
+    assert main(["--gate", "sh text.sh {seed}", A, *MODE, "--pairs", "5", "--keep", "k"]) == 0
+    assert kept(folder / "k")[0]["seed"] == 1000
 
 
 def test_no_such_program(folder, capsys):
