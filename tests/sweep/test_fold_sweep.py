@@ -109,6 +109,19 @@ def test_a_refit_by_time_is_of_the_last_fold(tmp_path):
     assert "data.fold=1" in again.refit(str(tmp_path / "1"), [], (command.CONF,))
 
 
+def test_an_interrupted_fold_resumes_to_the_same_bits(tmp_path, at_epoch):
+    """One fold by itself, and no other: the split that it goes on with is its own."""
+    lines = [*WINE, "training.epochs=4", "regularization=dropout", "data.folds=3", "data.fold=1"]
+    config = command.checked(lines)
+    execute(config, tmp_path / "whole")
+    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert execute(config, tmp_path / "s").summary["status"] == "interrupted"
+    again = execute(config | {"resume": "yes"}, tmp_path / "s")
+    assert again.summary["status"] == "finished"
+    for name in ("metrics.jsonl", "checkpoints/best.safetensors", "predictions.safetensors"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def texts(path):
     """Write texts whose folds have other vocabularies, so that a stack pads their first layers."""
     rng = np.random.default_rng(0)
@@ -117,15 +130,18 @@ def texts(path):
     return ["data=text_csv", f"data.path={path}", "data.label=y", "model=text_bag"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("table", marks=pytest.mark.slow), "text"])
-def test_interrupted_folds_resume_to_the_same_bits(kind, sweep, tmp_path, at_epoch):
-    """Stacked, of several splits side by side; and one fold by itself."""
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [pytest.param("table", signal.SIGINT, marks=pytest.mark.slow), ("text", signal.SIGTERM)],
+)
+def test_interrupted_folds_resume_to_the_same_bits(kind, number, sweep, tmp_path, at_epoch):
+    """Stacked, of several splits side by side."""
     data = WINE[:1] if kind == "table" else texts(tmp_path / "t.csv")
     lines = [*data, "tracking=local", "training.epochs=4", "regularization=dropout"]
     grid = [*lines, "data.folds=3", "data.fold=all", "seed=0,1"]
     assert sweep("sweep=whole", *grid)[0] == 0
-    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert sweep("sweep=s", *grid)[0] == 130
+    at_epoch(2, lambda: os.kill(os.getpid(), number))
+    assert sweep("sweep=s", *grid)[0] == 128 + number
     whole, folder = (tmp_path / "outputs" / "sweeps" / name for name in ("whole", "s"))
     stopped = [p.parent.name for p in folder.glob("*/summary.json")]
     assert {read_summary(folder / n)["status"] for n in stopped} == {"interrupted"}
