@@ -46,8 +46,10 @@ METRICS = {
     "log_loss": Metric((CLASSES, LABELS), "min"),
     "spearman": Metric((NUMBERS,), "max"),
 }
+SUMMARIES = ("max", "min", "last", "mean", "best")  # of a metric over the epochs, in W&B
 # task -> its objective. F1 of labels: it has a value on every split, as the average precision of a
 # label that a split lacks has not, and is not near 1 for a model that finds nothing.
+RARE = "val/balanced_accuracy"  # the objective in the place of the accuracy: see `objective`
 DEFAULT = {CLASSES: "val/accuracy", LABELS: "val/f1", NUMBERS: "val/r2"}
 
 
@@ -65,7 +67,7 @@ def objective(config: dict, counts: Sequence[int]) -> dict[str, str]:
         return stated
     share = min(counts) / sum(counts)
     rare = share < min(config["rare"], 0.5 / len(counts))
-    return {"metric": "val/balanced_accuracy", "mode": "max"} if rare else stated
+    return {"metric": RARE, "mode": "max"} if rare else stated
 
 
 def of(task: str) -> tuple[str, ...]:
@@ -95,13 +97,23 @@ def unusual(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in METRICS or not METRICS[name].usual]
 
 
+def plain(metric: str) -> str:
+    """Return the name alone: of `val/accuracy`, and of `val/accuracy.max`, as W&B exports it."""
+    name = metric.rpartition("/")[2]
+    short, _, summary = name.rpartition(".")
+    return short if summary in SUMMARIES else name
+
+
+def known(metric: str) -> bool:
+    """Return whether `val/accuracy` and the like stand in METRICS."""
+    return plain(metric) in METRICS
+
+
 def mode_of(metric: str) -> str:
     """Return max or min for `val/accuracy` and the like; min for one that is not known."""
-    known = METRICS.get(metric.rpartition("/")[2])
-    return known.mode if known else "min"
+    return METRICS[plain(metric)].mode if known(metric) else "min"
 
 
 def in_points(metric: str) -> bool:
     """Return whether differences of `val/accuracy` and the like are told in hundredths."""
-    known = METRICS.get(metric.rpartition("/")[2])
-    return known is not None and known.points
+    return known(metric) and METRICS[plain(metric)].points

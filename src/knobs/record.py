@@ -479,6 +479,7 @@ def result(folder: Path) -> dict[str, Any]:
         "fold": data.get("fold") or 0,
         "training_examples": training,
         "validation_examples": validation,
+        "validation_rows": (about["data"].get("rows_hash") or {}).get("val"),
         "folder": str(folder),
     }
 

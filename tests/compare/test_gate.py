@@ -87,6 +87,25 @@ def test_a_split_is_a_unit_where_the_commands_take_one(folder, capsys):
     assert {run["split"] for run in found["arms"]["A"]} == set(range(1000, 1005))
 
 
+ROWS = """printf '{"score": 0.%d, "validation_rows": "%s"}\\n' $((51 + ($1 * $2) % 7 + $4)) "$3" """
+
+
+def test_commands_that_were_judged_on_other_rows_are_refused(folder, capsys):
+    (folder / "rows.sh").write_text(ROWS)
+    a, b = (f"sh rows.sh {{seed}} 3 {rows} 0" for rows in ("old", "new"))
+    assert main(["--gate", a, b, *MODE]) == 3
+    assert "A and B: split 0 of both was judged on other rows" in capsys.readouterr().err
+    assert len(kept(next((folder / "outputs").rglob("*.jsonl")))) == 2  # at the first pair
+
+
+def test_a_split_whose_seed_changes_no_row_is_one_split(folder, capsys):
+    (folder / "rows.sh").write_text(ROWS)
+    a, b = (f"sh rows.sh {{seed}} {{split}} same {gain}" for gain in (0, 20))
+    assert main(["--gate", a, b, *MODE, "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)["candidates"]
+    assert (found["units"], found["n"]) == ("seeds", 5)
+
+
 def test_the_same_command_goes_on(folder, capsys):
     assert main(["--gate", A, B, *MODE, "--keep", "k.jsonl"]) == 0
     lines = (folder / "k.jsonl").read_text().splitlines(keepends=True)
@@ -185,6 +204,7 @@ def test_a_command_that_fails_is_tried_three_times(folder, capsys):
         ("""echo '{"score": "high"}'""", 3, "score high: no number"),
         ("""echo '{"score": null}'""", 3, "score is empty; write nan for a run that diverged"),
         ("""echo '{"score": 1, "seed": 0}'""", 10, "prints seed 0, not the one it was given"),
+        ("""echo '{"loss": 1}'""", 3, "the commands print no metric in common: loss and score"),
         ("""echo '{"score": 1, "status": "failed"}'""", 10, "the status failed"),
         ("kill -9 $$", 10, "failed 3 times, ended by signal 9"),
     ],
@@ -209,6 +229,12 @@ def test_a_result_that_is_none(folder, script, code, fault, capsys):
 def test_a_plan_that_cannot_be(words, fault):
     with pytest.raises(ConfigError, match=fault):
         Plan(words[:2], *words[2:])
+
+
+def test_a_seed_may_be_printed_as_a_text(folder):
+    (folder / "text.sh").write_text("""echo "{\\"score\\": 0.$1, \\"seed\\": \\"$1\\"}" """)
+    assert main(["--gate", "sh text.sh {seed}", A, *MODE, "--pairs", "5", "--keep", "k"]) == 0
+    assert kept(folder / "k")[0]["seed"] == 1000
 
 
 def test_no_such_program(folder, capsys):
@@ -299,6 +325,7 @@ def test_a_run_of_knobs_ends_with_its_result(folder):
     assert json.loads(out[-1]) == {
         "val/accuracy": value, "status": "finished", "seed": 1004, "split": 0, "fold": 0,
         "training_examples": 1078, "validation_examples": 360,
+        "validation_rows": json.loads((path.parent / "config.json").read_text())["data"]["rows_hash"]["val"],
         "folder": str(path.parent.relative_to(folder)),
     }  # fmt: skip
 

@@ -86,6 +86,16 @@ def test_what_a_study_confirmed_was_not_chosen_on_these_values(tmp_path):
     assert note.startswith("the best of ")
 
 
+def test_an_arm_that_a_study_searched_too_narrowly_says_so(tmp_path):
+    study = fake_study(tmp_path / "study")
+    [note] = arm_of(study, "optimizer=sgd").notes
+    assert note == "its best width, 254, lies at the upper bound 256 of its range"
+    about = json.loads((study / "study.json").read_text())
+    about["arms"]["optimizer=sgd"]["space"]["model.width"]["high"] = 1024
+    (study / "study.json").write_text(json.dumps(about))
+    assert not arm_of(study, "optimizer=sgd").notes
+
+
 def test_a_folder_of_runs_by_name(grid, tmp_path):
     (tmp_path / "day").mkdir()
     for seed in range(5):
@@ -347,6 +357,51 @@ def test_equal_values_raise_the_question_whether_anything_differs(tmp_path, monk
     code, text = said(capsys, "r.csv:a", "r.csv:b")
     assert code == 20
     assert "a and b have the same value in every pair: does what differs take effect?" in text
+
+
+def test_a_constant_difference_is_told_as_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{n},{i},{i + (n == 'b') / 2}" for n in "ab" for i in range(5)]
+    (tmp_path / "r.csv").write_text("\n".join(["arm,seed,val/loss", *rows]))
+    code, text = said(capsys, "r.csv:a", "r.csv:b")
+    assert (code, "same value" in text) == (21, False)
+    assert "a and b differ by the same amount in every pair, so that nothing tells how far" in text
+
+
+def test_percentages_have_the_verdict_of_the_same_shares(tmp_path, monkeypatch, capsys):
+    """The split's own error is in both: of 360 examples it is larger than this lead."""
+    monkeypatch.chdir(tmp_path)
+    a = [0.950, 0.955, 0.960, 0.945, 0.950, 0.955]
+    for name, unit in (("share", 1), ("percent", 100)):
+        rows = [
+            f"{arm},{i},{unit * (value + lead + i / 1e4)},{size},1078"
+            for arm, lead, size in (("a", 0, 360), ("b", 0.012, ""))
+            for i, value in enumerate(a)
+        ]
+        rows.append("b,9,nan,,")  # a run without a partner
+        head = "arm,seed,val/accuracy,validation_examples,training_examples"
+        (tmp_path / f"{name}.csv").write_text("\n".join([head, *rows]))
+    found = []
+    for name in ("share", "percent"):
+        assert main([f"{name}.csv:a", f"{name}.csv:b", "--json"]) == 20
+        found.append(json.loads(capsys.readouterr().out)["candidates"][0])
+    share, percent = found
+    for key in ("difference", "low", "high"):
+        assert percent[key] == pytest.approx(100 * share[key])
+    error = 1 - statistics.fmean(value + i / 1e4 for i, value in enumerate(a))
+    assert share["high"] - share["difference"] > 1.96 * math.sqrt(error / 360)
+    assert share["more"] == percent["more"]
+
+
+def test_a_direction_that_is_not_the_usual_one_is_named(file, tmp_path, capsys):
+    rows = [f"{n},{i},{v / 10}" for n in "ab" for i, v in enumerate(ROWS[n])]
+    (tmp_path / "s.csv").write_text("\n".join(["arm,seed,val/accuracy", *rows]))
+    code, text = said(capsys, "s.csv:a", "s.csv:b", "--mode", "min")
+    assert (code, "--mode min is taken, though of val/accuracy more is better" in text) == (
+        21,
+        True,
+    )
+    assert "is taken" not in said(capsys, "s.csv:a", "s.csv:b", "--mode", "max")[1]
 
 
 def test_one_validation_split_under_several_seeds_is_one(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,29 @@ def test_a_wandb_export(file):
     }
     assert arms["adam"].notes == ("1 run left out as crashed (line 3)",)
     assert not arms["sgd"].notes
+
+
+def test_a_wandb_export_of_knobs(file):
+    """Keys that are null in all runs have columns without a value; metrics have a summary's name."""
+    text = (
+        "State,data.fold,data.split_seed,data.val_seed,metric,seed,val/accuracy.max\n"
+        "finished,,7,,val/accuracy,0,0.97\nfinished,,7,,val/accuracy,1,0.96\n"
+    )
+    arm = read(file, text, metric="val/accuracy.max")[""]
+    assert arm.values == {(0, 7, 0): 0.97, (1, 7, 0): 0.96}
+    assert objective_of([arm], None).in_points
+    assert objective_of([arm], None).mode == "max"
+    with pytest.raises(DataError, match=r"line 3: data\.val_seed is empty"):
+        read(file, text.replace(",7,,", ",7,3,", 1), metric="val/accuracy.max")
+
+
+def test_the_column_metric_stands_for_no_other_column_of_that_kind(file):
+    text = "seed,metric,val/loss\n0,0.9,0.3\n"
+    assert read(file, text, metric="score")[""].values == {(0, 0, 0): 0.9}
+    assert read(file, text, metric="val/loss")[""].values == {(0, 0, 0): 0.3}
+    for name in ("loss", "train/loss", "val/los"):
+        with pytest.raises(ConfigError, match=f"--metric {name}: .* no such column"):
+            read(file, text, metric=name)
 
 
 def test_a_row_may_be_one_metric_of_a_run(file):
@@ -214,6 +238,9 @@ def test_shares_and_percentages_do_not_mix():
         objective_of([percent, of("accuracy", 0.97)], None)
     with pytest.raises(DataError, match="-0.5 is no share of 1 and no percentage"):
         objective_of([of("accuracy", -0.5)], None)
+    mixed = of("accuracy", 97.0, 0.96)
+    with pytest.raises(DataError, match="x has 0.96 among percentages; use one unit"):
+        objective_of([percent, replace(mixed, name="x")], None)
 
 
 def test_metrics_do_not_mix():

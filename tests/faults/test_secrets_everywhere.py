@@ -99,6 +99,9 @@ def a_sweep(cwd, words, env):
         told += module(cwd, online, "knobs.report", sweep, "--wandb")
     told += module(cwd, env, "knobs", "ls")
     assert len(server.runs) == 2
+    for run in server.runs.values():  # hidden, not left out
+        told_as = [run.about[name] for name in ("notes", "jobType", "displayName")]
+        assert (run.about["tags"], told_as) == (["fine", HIDDEN], [HIDDEN] * 3)
     config = next(iter(server.runs.values())).config["data"]
     assert (config["api_key"], config["url"], config["note"]) == (HIDDEN,) * 3
     return told, *server.requests

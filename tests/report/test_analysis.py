@@ -6,6 +6,7 @@ import shlex
 import shutil
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from knobs.errors import ConfigError, StorageError
-from knobs.report import sections, terminal
+from knobs.report import sections, sentences, terminal
 from knobs.report.__main__ import main
 from knobs.report.analysis import make, plain
 from knobs.report.checks import widened
-from knobs.report.next_steps import range_of
+from knobs.report.next_steps import _same_repeats, range_of
 from knobs.report.read import read_sweep
 from knobs.report.records import Knob, Objective, position
 from knobs.report.write import where, write
@@ -445,6 +446,13 @@ def test_the_test_split_is_read_once_or_the_report_says_so(tmp_path):
     once = make([study]).verdict.more[-1]
     assert once.startswith(
         "The test split was read once, for the confirmed winner: test/accuracy 0.9375"
+    )
+    report = make([study])
+    other = next(c.other for c in report.verdict.comparisons if c.other.confirmed)
+    assert sentences.tested(
+        report.sweep, other
+    ).startswith(  # as where more runs have found another winner
+        f"The test split was read once, not for {other.name} but another setting: test/accuracy"
     )
     grid = fake_grid(tmp_path / "g", seeds=1)
     assert make([grid]).verdict.more[-1] == "The test split has not been read."
@@ -980,3 +988,25 @@ def test_a_section_is_written_once_and_shown_everywhere(tmp_path, monkeypatch):
     assert f"{run} {cost}" in [
         " ".join(line.split()) for line in screen(report, height=60).splitlines()
     ]
+
+
+def test_a_grid_that_was_too_short_trains_longer_with_its_rivals_and_their_repeats(tmp_path):
+    """Not one run of the winner: folds would be a fold, and nothing would compare."""
+    for name, lead in (("adam", 0.001), ("nadam", 0.0)):
+        for fold in range(3):
+            knobs = {"optimizer": name, "data.folds": 3, "data.fold": fold}
+            add_run(tmp_path / "s", knobs, value=0.9 + lead + fold / 1000, best=20)
+    advice = make([tmp_path / "s"]).advice
+    [longer] = [a for a in advice if a.why == "optimizer=adam and optimizer=nadam for 40 epochs"]
+    words = longer.command.split()
+    assert {"optimizer=adam,nadam", "training.epochs=40", "-m"} < {*words}
+    assert "zip={data.fold:[0,1,2],seed:[0,0,0]}" in longer.command.replace("'", "")
+    two = tmp_path / "two"
+    for fold in range(2):
+        for seed in range(2):
+            knobs = {"optimizer": "adam", "data.folds": 2, "data.fold": fold}
+            add_run(two, knobs, seed, value=0.9 + seed / 100 + fold / 1000, best=20)
+    [longer] = [a for a in make([two]).advice if a.why == "The best setting for 40 epochs"]
+    assert "data.fold:[0,0,1,1],seed:[0,1,0,1]" in longer.command
+    alone = [SimpleNamespace(overrides=[f"data.fold={k}"], seed=0) for k in range(2)]
+    assert _same_repeats(SimpleNamespace(runs=alone)) == ["data.fold=0,1"]  # no zip of one list

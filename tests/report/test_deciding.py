@@ -234,6 +234,16 @@ def test_the_figure_is_a_file_of_its_kind(study, tmp_path, suffix, start, capsys
     assert path.read_bytes() == again
 
 
+def test_a_figure_of_arms_that_are_not_comparable_says_so(study, tmp_path):
+    """As the page does: a slide is shown without it."""
+    why = "Not comparable yet: widen sgd's range of width (best at its upper bound 256)"
+    assert slide.caution(study) == why
+    slide.write(study, tmp_path / "x.svg")
+    assert f"<!-- {why} -->" in (tmp_path / "x.svg").read_text()
+    headline = study.verdict.headline.partition(". So far: ")[2]
+    assert slide.caution(replace(study, verdict=replace(study.verdict, headline=headline))) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("x.jpg", "ends in .jpg"), ("x", "has no suffix"), ("x.pdf.gz", "ends in .gz")],

@@ -58,6 +58,22 @@ def test_seeds_are_averaged_inside_a_fold_first():
     assert found.high - found.low == pytest.approx(alone.high - alone.low, abs=1e-12)
 
 
+def test_the_interval_of_a_share_ends_at_1():
+    runs = [run(v, k) for k, v in enumerate((1.0, 0.9, 1.0, 1.0, 1.0))]
+    found = over_folds(runs)
+    losses = over_folds([replace(one, metric="val/loss") for one in runs])
+    assert (found.low, found.high) == (losses.low, 1.0)
+    assert losses.high > 1
+
+
+def test_a_run_that_ran_again_counts_once():
+    """Two sweeps share seed 0: it does not weigh twice against seed 1."""
+    runs = [run(v + seed / 100, k, seed) for k, v in enumerate(VALUES) for seed in range(2)]
+    again = [run(v, k) for k, v in enumerate(VALUES)]
+    assert over_folds([*runs, *again]) == over_folds(runs)
+    assert over_folds(runs).seeds == 2
+
+
 def test_few_folds_and_none():
     assert over_folds([run(0.9, 0, folds=None)]) is None
     one, two = over_folds([run(0.9, 0)]), over_folds([run(0.9, 0), run(0.8, 1)])

@@ -10,7 +10,7 @@ from fake_sweeps import add_run, fake_grid
 from scipy.stats import t
 
 from knobs.report.analysis import make
-from knobs.report.compare import best_first, measure_noise, undecided
+from knobs.report.compare import best_first, candidates, measure_noise, undecided
 from knobs.report.conclusions import Candidate
 from knobs.report.read import read_sweep
 from knobs.report.write import write
@@ -79,6 +79,17 @@ def test_an_arm_whose_runs_fail_or_are_few_is_named(tmp_path):
     assert report.verdict.headline.startswith(
         "Not comparable yet: search sgd longer (3 finished runs). So far: "
     )
+
+
+def test_the_study_again_gives_each_arm_runs_enough(tmp_path):
+    """Twice 4 runs of two arms would be 4 an arm, and not comparable again."""
+    two = ((1e-3, 3e-3), 1)
+    report = make([study(tmp_path / "s", {"adam": SIX, "sgd": SIX}, {"adam": two, "sgd": two})])
+    assert "search adam longer (2 finished runs)" in report.verdict.headline
+    again = next(a for a in report.advice if a.why.startswith("The same study again"))
+    assert (again.why, again.command.split()[-1]) == (
+        "The same study again, with 10 runs", "search.runs=10",
+    )  # fmt: skip
 
 
 def test_an_arm_that_still_improves_is_trained_longer_with_the_others(tmp_path):
@@ -427,3 +438,33 @@ def test_two_seeds_of_the_test_split_make_two_validation_splits(tmp_path):
     pair = make([sweep]).verdict.comparisons[0].paired
     assert (pair.n, pair.splits) == (3, True)
     assert pair.differences == pytest.approx([0.01] * 3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "known"), [((47, 48), 47), ((1000, 1015), 1000), ((47, 50), None)]
+)
+def test_small_folds_that_differ_by_a_row_have_one_size(tmp_path, sizes, known):
+    """Without it the noise was unknown, and a setting far below the best was one to confirm."""
+    for rate, value in ((1e-3, 0.9), (1e-5, 0.3)):
+        for fold, size in enumerate(sizes):
+            knobs = {"optimizer.lr": rate, "data.folds": 2, "data.fold": fold}
+            run = add_run(tmp_path / "s", knobs, value=value)
+            summary = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps(summary | {"validation_examples": size}))
+    report = make([tmp_path / "s"])
+    assert report.verdict.noise.size == known
+    if known:
+        assert report.verdict.noise.floor == pytest.approx((0.1 / (2 * known)) ** 0.5)
+        assert "lr=1e-05" not in report.advice[0].why
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_repeat_with_two_values_counts_by_their_mean(tmp_path, order):
+    """Of two machines' folders neither has the last word, and the leaderboard agrees."""
+    for name, lead in (("one", 0.0), ("two", 0.02)):
+        for seed in range(5):
+            add_run(tmp_path / name, {"optimizer": "adam"}, seed, value=0.9 + lead + seed / 1000)
+    sweep = read_sweep([tmp_path / "one", tmp_path / "two"][::order])
+    [winner] = candidates(sweep)
+    assert winner.values == {(s, 0, 0): pytest.approx(0.91 + s / 1000) for s in range(5)}
+    assert winner.mean == pytest.approx(sweep.entries[0].mean)

@@ -1,12 +1,16 @@
 """A grid over folds, end to end: its stacks, its record, what goes on from it."""
 
 import csv
+import html
+import io
 import json
 import os
+import re
 import signal
 
 import numpy as np
 import pytest
+from rich.console import Console
 from trained import train_py
 
 import knobs
@@ -15,6 +19,10 @@ from knobs.config import command
 from knobs.errors import ConfigError
 from knobs.identity import identity
 from knobs.record import read_summary
+from knobs.report import terminal
+from knobs.report.analysis import make, plain
+from knobs.report.markdown import markdown
+from knobs.report.page import page
 from knobs.report.read import read_runs
 from knobs.training.run import execute
 
@@ -40,6 +48,25 @@ def test_folds_and_seeds_are_one_setting(swept):
     assert "over 3 folds, each the mean of 2 seeds" in out
     sizes = {(run.training_examples, run.validation_examples) for run in runs}
     assert sizes == {(94, 48), (95, 47)}  # 142 rows outside the test split
+
+
+def test_every_kind_of_report_has_the_mean_over_folds(swept):
+    folder, out = swept
+    [line] = [text for text in out.splitlines() if "over 3 folds" in text]
+    report = make([folder])
+    assert line in html.unescape(page(report))
+    assert line in re.sub(r"\\(.)", r"\1", html.unescape(markdown(report)))
+    assert report_as_text(report).count(line) == 1
+    [row] = plain(report)["leaderboard"]
+    by_fold = [[r.value for r in read_runs(folder) if r.repeat[2] == k] for k in range(3)]
+    assert row["folds"]["mean"] == pytest.approx(np.mean(by_fold))
+    assert row["folds"]["sd"] == pytest.approx(np.std(np.mean(by_fold, 1), ddof=1))
+
+
+def report_as_text(report):
+    told = io.StringIO()
+    terminal.show(Console(file=told, width=400), report)
+    return told.getvalue()
 
 
 def test_a_fold_of_a_stack_is_its_run_alone(swept, tmp_path):
@@ -82,6 +109,19 @@ def test_a_refit_by_time_is_of_the_last_fold(tmp_path):
     assert "data.fold=1" in again.refit(str(tmp_path / "1"), [], (command.CONF,))
 
 
+def test_an_interrupted_fold_resumes_to_the_same_bits(tmp_path, at_epoch):
+    """One fold by itself, and no other: the split that it goes on with is its own."""
+    lines = [*WINE, "training.epochs=4", "regularization=dropout", "data.folds=3", "data.fold=1"]
+    config = command.checked(lines)
+    execute(config, tmp_path / "whole")
+    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert execute(config, tmp_path / "s").summary["status"] == "interrupted"
+    again = execute(config | {"resume": "yes"}, tmp_path / "s")
+    assert again.summary["status"] == "finished"
+    for name in ("metrics.jsonl", "checkpoints/best.safetensors", "predictions.safetensors"):
+        assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def texts(path):
     """Write texts whose folds have other vocabularies, so that a stack pads their first layers."""
     rng = np.random.default_rng(0)
@@ -90,15 +130,18 @@ def texts(path):
     return ["data=text_csv", f"data.path={path}", "data.label=y", "model=text_bag"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("table", marks=pytest.mark.slow), "text"])
-def test_interrupted_folds_resume_to_the_same_bits(kind, sweep, tmp_path, at_epoch):
-    """Stacked, of several splits side by side; and one fold by itself."""
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [pytest.param("table", signal.SIGINT, marks=pytest.mark.slow), ("text", signal.SIGTERM)],
+)
+def test_interrupted_folds_resume_to_the_same_bits(kind, number, sweep, tmp_path, at_epoch):
+    """Stacked, of several splits side by side."""
     data = WINE[:1] if kind == "table" else texts(tmp_path / "t.csv")
     lines = [*data, "tracking=local", "training.epochs=4", "regularization=dropout"]
     grid = [*lines, "data.folds=3", "data.fold=all", "seed=0,1"]
     assert sweep("sweep=whole", *grid)[0] == 0
-    at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert sweep("sweep=s", *grid)[0] == 130
+    at_epoch(2, lambda: os.kill(os.getpid(), number))
+    assert sweep("sweep=s", *grid)[0] == 128 + number
     whole, folder = (tmp_path / "outputs" / "sweeps" / name for name in ("whole", "s"))
     stopped = [p.parent.name for p in folder.glob("*/summary.json")]
     assert {read_summary(folder / n)["status"] for n in stopped} == {"interrupted"}

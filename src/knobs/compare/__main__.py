@@ -14,8 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from knobs import metrics
 from knobs.compare import answer, decide
-from knobs.compare.arms import Arm, check_alike, objective_of, with_names, with_same_rows
+from knobs.compare.arms import (
+    PERCENT,
+    Arm,
+    check_alike,
+    objective_of,
+    top_of,
+    with_names,
+    with_same_rows,
+)
 from knobs.compare.recorded import arm_of
 from knobs.compare.results import Columns, arms_of, rows_of
 from knobs.errors import ConfigError, DataError, close_output, did_you_mean, ended
@@ -110,7 +119,8 @@ def _gate(given: argparse.Namespace) -> int:
             seed, split, fold = min(alone)
             where = f"split {split}" + f", fold {fold}" * bool(fold)
             raise DataError(f"seed {seed}: one command alone was judged on {where}; use {{split}}")
-        return judged([arms["A"], arms["B"]], given, looks)
+        check_alike(arms["A"], arms["B"])
+        return judged(with_same_rows([arms["A"], arms["B"]]), given, looks)
 
     found, question, notes = gate.run(plan, given.metric, judge, progress)
     return _told(found, question, notes, given.json)
@@ -142,13 +152,17 @@ def judged(arms: Sequence[Arm], given: argparse.Namespace, looks: tuple[int, ...
             unit = f"{objective.metric} is a share of 1, in which half a point is 0.005"
             raise ConfigError(f"{option} {size:g}: must be below {LARGE}; {unit}")
     sizes = {(arm.validation, arm.training) for arm in arms}
-    validation, training = min(sizes)
+    validation, training = min({both for both in sizes if all(both)} or sizes)
     ratio = given.ratio or (validation / training if validation and training else RATIO)
     several = any(len({repeat[1:] for repeat in arm.values}) > 1 for arm in arms)
     notes = []
     if several and not given.ratio and not (validation and training):
         notes.append(f"validation to training examples: {RATIO} is assumed; --ratio states it")
-    accuracy = objective.in_points and objective.metric.rpartition("/")[2] == "accuracy"
+    metric = objective.metric.removesuffix(PERCENT)
+    if given.mode and metrics.known(metric) and given.mode != (usual := metrics.mode_of(metric)):
+        less = "more" if usual == "max" else "less"
+        notes.append(f"--mode {given.mode} is taken, though of {metric} {less} is better")
+    accuracy = top_of(objective) and metrics.plain(metric) == "accuracy"
     question = decide.Question(
         objective, given.detect, given.not_worse, ratio, validation if accuracy else 0, looks
     )

@@ -180,8 +180,13 @@ def _of_one(c: Comparison, question: Question) -> Iterator[str]:
             f"all runs of {base} have one value, and so have those of {name}: that is one "
             "observation each; do they use their seed?"
         )
-    elif c.n > 1 and c.mean == c.low == c.high:
+    elif c.n > 1 and c.mean == c.low == c.high == 0:
         yield f"{base} and {name} have the same value in every pair: does what differs take effect?"
+    elif c.n > 1 and c.mean == c.low == c.high:
+        yield (
+            f"{base} and {name} differ by the same amount in every pair, so that nothing tells "
+            "how far others would: the interval has no width"
+        )
     if c.single:
         yield (
             f"{base} and {name} were judged on different splits, one each, from which no seed can "

@@ -13,6 +13,7 @@ from knobs.words import count, listed, printable
 HUGE = 1e100  # beyond it a square overflows: such a loss has diverged
 TINY = 1e-100  # below it a square is 0, and a spread would be none
 DIVERGED = math.nan  # its value: the worst there is
+PERCENT = " in percent"  # behind the name of a share of 1 whose values are percentages
 LONGEST = 60  # characters of a name that a sentence can carry
 
 
@@ -72,14 +73,14 @@ def objective_of(arms: Sequence[Arm], mode: str | None) -> Objective:
         raise DataError(f"different metrics: {each}; --metric names one that all have")
     [metric] = names
     modes = {arm.mode for arm in arms if arm.mode}
-    known = metric.rpartition("/")[2] in metrics.METRICS
+    known = metrics.known(metric)
     if not mode and len(modes) > 1:
         raise DataError(f"{metric}: some runs maximize it and some minimize it; --mode max or min")
     if not mode and not modes and not known:
         raise ConfigError(f"--mode: is more {printable(metric, 60)} better (max), or less (min)?")
     mode = mode or (modes.pop() if modes else metrics.mode_of(metric))
     if metrics.in_points(metric) and not _shares(arms, metric):
-        return Objective(f"{metric} in percent", mode)
+        return Objective(f"{metric}{PERCENT}", mode)
     return Objective(metric, mode)
 
 
@@ -102,18 +103,32 @@ def _shares(arms: Sequence[Arm], metric: str) -> bool:
     if any(0 < top <= 1 for top in tops):
         small, large = (arms[tops.index(pick(tops))].name for pick in (min, max))
         raise DataError(f"{metric}: {small} has shares of 1 and {large} percentages; use one unit")
+    for arm in arms:
+        if share := next((value for value in arm.values.values() if 0 < value <= 1), None):
+            mend = "if all are percentages, divide them by 100"
+            raise DataError(
+                f"{metric}: {arm.name} has {share:g} among percentages; use one unit ({mend})"
+            )
     return False
+
+
+def top_of(objective: Objective) -> float:
+    """Return the largest value of a share: 1, or 100 where it is in percent; 0 of other metrics."""
+    if objective.in_points:
+        return 1.0
+    in_percent = objective.metric.endswith(PERCENT)
+    return 100.0 if in_percent and metrics.in_points(objective.metric.removesuffix(PERCENT)) else 0
 
 
 def with_finite(arms: Sequence[Arm], objective: Objective) -> list[Arm]:
     """Return the arms with the worst value there is for each run that diverged.
 
-    The worst of a share is 0 or 1; of other metrics it lies as far beyond the worst value of all
-    arms as the best lies on its other side.
+    The worst of a share is 0, or 1 where less is better; of other metrics it lies as far beyond the
+    worst value of all arms as the best lies on its other side.
     """
     finite = [v for arm in arms for v in arm.values.values() if not math.isnan(v)]
-    if objective.in_points:
-        worst = 0.0 if objective.sign > 0 else 1.0
+    if top := top_of(objective):
+        worst = 0.0 if objective.sign > 0 else top
     elif finite:
         low, high = min(finite), max(finite)
         range_ = (high - low) or abs(high) or 1.0

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from knobs.compare.arms import Arm, with_finite
+from knobs.compare.arms import Arm, top_of, with_finite
 from knobs.report.records import Objective
 from knobs.report.stats import LEAST_PAIRS, LEVEL, RATIO, Values, Z, paired
 
@@ -113,6 +113,8 @@ def _paired(
 ) -> list[Difference]:
     """Return the paired differences, above 0 where the other is the better."""
     found = []
+    unit = top_of(question.objective) or 1.0  # what a split's own error knows of are shares of 1
+    first, *others = ({r: v / unit for r, v in values.items()} for values in (first, *others))
     for pair in paired(
         first, others, -sign, ratio=question.ratio, looks=question.looks,
         examples=question.examples,
@@ -125,8 +127,11 @@ def _paired(
         spread = reach
         if n == 2:
             spread = _t(1) * statistics.stdev(pair.differences) * math.sqrt(1 / 2 + ratio)
-        reach_of = None if n < 2 else _reaches(spread, n, ratio, floor * (n > 2), floor)
-        found.append(Difference(n, pair.splits, pair.mean, reach, reach_of))
+        reach_of = None
+        if n >= 2:
+            reach_of = _reaches(unit * spread, n, ratio, unit * floor * (n > 2), unit * floor)
+        reach = None if reach is None else unit * reach
+        found.append(Difference(n, pair.splits, unit * pair.mean, reach, reach_of))
     return found
 
 

@@ -26,13 +26,22 @@ from typing import IO, Any
 
 from knobs import storage
 from knobs.compare.decide import BETTER, SAME, TOO_FEW, WORSE
-from knobs.compare.results import LOOKS, MEND, Columns, Row, arms_of, read_text, rows_in
+from knobs.compare.results import (
+    LOOKS,
+    MEND,
+    NO_METRIC,
+    Columns,
+    Row,
+    arms_of,
+    read_text,
+    rows_in,
+)
 from knobs.errors import SWEEP_FAILED, ConfigError, DataError, UserError
 from knobs.processes import ends_with_us
 from knobs.record import RESULT, append
 from knobs.report.stats import LEAST_PAIRS
 from knobs.signals import STOPPING, Stopped
-from knobs.words import count, printable
+from knobs.words import count, listed, printable
 
 ARMS = ("A", "B")  # base and candidate
 TRIES = 3  # of a run that fails
@@ -173,6 +182,7 @@ def _run(
                 return f"--minutes {plan.minutes:g} ended after {count(pair, 'pair')}"
             rows[arm, pair] = found
             append(keep, storage.as_line(found))
+        _check_in_common(rows, pair)
         progress(_line(plan, rows, pair, metric))
         if pair + 1 in (1, *plan.looks):  # at the first for faults alone
             [comparison], question, _ = judge(_rows(plan, rows, pair + 1), plan.looks)
@@ -198,6 +208,14 @@ def _whole_pairs(plan: Plan, rows: dict) -> int:
 def _rows(plan: Plan, rows: dict, pairs: int) -> list[tuple[int, Row]]:
     """Return the rows of the first pairs, numbered as lines of a file."""
     return list(enumerate((rows[arm, i] for i in range(pairs) for arm in ARMS), 1))
+
+
+def _check_in_common(rows: dict, pair: int) -> None:
+    """Refuse a pair whose commands print no metric by the same name."""
+    keys = [{name for name in rows[arm, pair] if name not in NO_METRIC} for arm in ARMS]
+    if all(keys) and not keys[0] & keys[1]:  # one that diverged may print none
+        shown = " and ".join(listed(sorted(printable(key, 40) for key in one), 4) for one in keys)
+        raise DataError(f"the commands print no metric in common: {shown}")
 
 
 def _line(plan: Plan, rows: dict, pair: int, metric: str | None) -> str:
@@ -252,7 +270,8 @@ def _result(plan: Plan, arm: str, pair: int, metric: str | None, deadline: float
         found = _last(out)
         if found is not None and (code == 0 or found.get("status") == "diverged"):
             row = plan.row(arm, pair)
-            if found.get("seed", row["seed"]) != row["seed"]:
+            seed = found.get("seed", row["seed"])
+            if seed != row["seed"] and str(seed).strip() != str(row["seed"]):
                 other = f"prints seed {printable(str(found['seed']), 40)}, not the one it was given"
                 raise CommandFailed(f"{shlex.join(words)}: {other}")
             row |= {name: _as_text(value) for name, value in found.items() if name not in row}

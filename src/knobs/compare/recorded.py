@@ -7,7 +7,7 @@ values, unless a study has confirmed it with fresh runs; the arm says so.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from knobs import record
 from knobs.compare.arms import DIVERGED, Arm, judged, left_out
 from knobs.errors import ConfigError, DataError
 from knobs.report.arms import fresh
+from knobs.report.compare import contenders, measure_noise
+from knobs.report.fairness import troubles
 from knobs.report.files import BROKEN, load, of
 from knobs.report.leaderboard import leaderboard
 from knobs.report.read import read_run, read_runs, read_sweep
-from knobs.report.records import Entry, RunRecord, finite, knob_value
+from knobs.report.records import Entry, RunRecord, Sweep, finite, knob_value
 from knobs.report.stats import Repeat
 from knobs.words import as_text, count, listed
 
@@ -37,7 +39,7 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
     Raises:
         ConfigError: no runs, or none of that setting. DataError: no value to compare.
     """
-    entries, others, confirmed = _entries(folder)
+    entries, others, confirmed, sweep = _entries(folder)
     entries = [entry for entry in entries if _has(entry.runs[0], setting, folder)]
     # What a study has confirmed of an arm was chosen by other values; which arm, by these.
     entries = [entry for entry in entries if entry.runs[0].setting in confirmed] or entries
@@ -57,25 +59,36 @@ def arm_of(folder: Path, setting: str = "", metric: str | None = None) -> Arm:
         fresh_seeds = best.runs[0].setting in confirmed
         what = count(tried, "confirmed setting" if fresh_seeds else "setting")
         notes.insert(0, f"the best of {what}, chosen on these very values")
+    if sweep:
+        notes += _held_back(sweep, best.runs[0].arm)
     if others:
         notes.append(f"{count(others, 'run')} with another objective, or none, left out")
     looks = _looks(folder) if best.confirmed else ()
     return replace(arm, notes=tuple(notes), looks=looks)
 
 
-def _entries(folder: Path) -> tuple[Sequence[Entry], int, set[str]]:
+def _held_back(sweep: Sweep, arm: str) -> Iterator[str]:
+    """Yield why the search of an arm brought less than it could, as the report of a study does."""
+    every, _ = contenders(sweep)
+    for trouble in troubles(sweep, every, measure_noise(sweep)):
+        if trouble.arm == arm:
+            yield trouble.text.removeprefix(f"{trouble.name}: ").rstrip(".")
+
+
+def _entries(folder: Path) -> tuple[Sequence[Entry], int, set[str], Sweep | None]:
     """Return the leaderboard of a folder, best first, and how many runs have no place in it.
 
-    The third are the settings that a study has confirmed, one an arm, as its report has them.
+    The third are the settings that a study has confirmed, one an arm, as its report has them; the
+    last is the sweep, where the folder is one.
     """
     try:
         if os.path.lexists(folder / record.CONFIG):
-            return leaderboard([read_run(folder)]), 0, set()
+            return leaderboard([read_run(folder)]), 0, set(), None
         if read_runs(folder):
             sweep = read_sweep([folder])
             arms = sweep.study.arms if sweep.study else ()
             confirmed = {run.setting for arm in arms for run in fresh(sweep, arm)}
-            return sweep.entries, sweep.others, confirmed
+            return sweep.entries, sweep.others, confirmed, sweep
         paths = sorted(path for path in folder.iterdir() if not path.is_symlink())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read ({error.strerror})") from None
@@ -84,7 +97,7 @@ def _entries(folder: Path) -> tuple[Sequence[Entry], int, set[str]]:
         raise ConfigError(f"{folder}: no run, no sweep and no folder with runs")
     if len(metrics := sorted({run.metric for run in runs if run.metric})) > 1:
         raise DataError(f"{folder}: runs with different objectives, {listed(metrics)}; part them")
-    return leaderboard(runs), 0, set()
+    return leaderboard(runs), 0, set(), None
 
 
 def _has(run: RunRecord, setting: str, folder: Path) -> bool:

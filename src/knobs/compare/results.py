@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from knobs import storage
+from knobs import metrics, storage
 from knobs.compare.arms import DIVERGED, Arm, judged, left_out
 from knobs.errors import ConfigError, DataError, did_you_mean, first_line
-from knobs.metrics import METRICS
 from knobs.words import count, listed, printable
 
 MOST_CELL = 2**17  # characters
@@ -39,7 +38,9 @@ NOT_ENDED = (
 ENDED = ("finished", "stopped_early")
 LOOKS = "gate_looks"  # of a gate's runs: the numbers of pairs at which it looks
 SIZES = ("validation_examples", "training_examples")
-NO_METRIC = {"arm", "seed", *SPLIT, *FOLD, *STATUS, *SIZES, LOOKS, "command", "value", "folder"}
+ROWS = "validation_rows"  # hash of the rows that a run was judged on
+NO_METRIC = {"arm", "seed", *SPLIT, *FOLD, *STATUS, *SIZES, ROWS, LOOKS}
+NO_METRIC |= {"command", "value", "folder"}
 NO_METRIC |= {"crc"}  # of a gate's lines, in a table that was made of them
 MEND = "take the line out: the gate runs its run again"  # of a damaged line
 Row = dict[str, Any]  # column -> text of a cell, or a JSON value
@@ -176,8 +177,10 @@ def arms_of(rows: Iterable[tuple[int, Row]], where: str, columns: Columns) -> di
     names = list(dict.fromkeys(name for _, row in table for name in row))
     arm_column = _column(names, columns.arm, ("arm",), "--arm", where)
     seed = _column(names, columns.seed, ("seed",), "--seed", where, needed=True)
-    split = _column(names, columns.split, SPLIT, "--split", where)
-    fold = _column(names, None, FOLD, "", where)
+    # W&B exports a key of the config that is null in all runs as a column without a value.
+    told = [name for name in names if any(not _empty(row.get(name)) for _, row in table)]
+    split = _column(names if columns.split else told, columns.split, SPLIT, "--split", where)
+    fold = _column(told, None, FOLD, "", where)
     metric, value, table = _metric(names, columns.metric, table, where)
     found: dict[str, Reading] = {}
     for number, row in table:
@@ -188,7 +191,7 @@ def arms_of(rows: Iterable[tuple[int, Row]], where: str, columns: Columns) -> di
             continue
         repeat = tuple(_whole(row, c, place) if c else 0 for c in (seed, split, fold))
         reading.add(repeat, _value(row, value, place), place, name)
-        reading.keep_facts(row, place)
+        reading.keep_facts(row, place, repeat)
     splits = bool(split or fold)
     return {name: reading.arm(name, metric, splits) for name, reading in found.items()}
 
@@ -202,6 +205,7 @@ class Reading:
         self.ends: dict[str, list[str]] = {}
         self.odd: set[str] = set()
         self.facts: dict[str, set] = {}
+        self.hashes: dict[tuple[int, ...], str] = {}
 
     def takes(self, row: Row, place: str) -> bool:
         """Return whether a row's run came to its end or diverged; keep where it did neither."""
@@ -227,8 +231,10 @@ class Reading:
             )
         self.values[repeat], self.places[repeat] = value, place
 
-    def keep_facts(self, row: Row, place: str) -> None:
-        """Keep what a row says of its arm: sizes of splits, a gate's looks."""
+    def keep_facts(self, row: Row, place: str, repeat: tuple[int, ...]) -> None:
+        """Keep what a row says of its arm: sizes of splits, the rows of one, a gate's looks."""
+        if isinstance(rows := row.get(ROWS), str) and rows.strip():
+            self.hashes[repeat] = f"rows {rows.strip()}"
         for name in SIZES:
             if str(row.get(name) or "").strip():
                 self.facts.setdefault(name, set()).add(_whole(row, name, place))
@@ -246,7 +252,7 @@ class Reading:
         looks = self.facts.get(LOOKS, {()})
         return Arm(
             name, self.values, metric, splits=splits, notes=notes, validation=sizes[0],
-            training=sizes[1], looks=max(looks, key=len),
+            training=sizes[1], hashes=self.hashes, looks=max(looks, key=len),
         )  # fmt: skip
 
 
@@ -282,12 +288,12 @@ def _metric(
         return metric, "value", [(n, r) for n, r in table if str(r.get("metric")).strip() == metric]
     if asked in names:
         return asked, asked, table
-    if "metric" in names:
+    others = [name for name in names if name not in {*NO_METRIC, "metric"}]
+    if "metric" in names and not (asked and _like(asked, others)):
         return asked or "metric", "metric", table
     if asked:
         raise ConfigError(f"--metric {asked}: {where} has no such column{_has(asked, names)}")
-    known = [name for name in names if name.rpartition("/")[2] in METRICS]
-    others = [name for name in names if name not in NO_METRIC]
+    known = [name for name in names if metrics.known(name)]
     [metric] = known if len(known) == 1 else others if len(others) == 1 else [None]
     if metric is None:
         shown = listed([printable(name, 40) for name in known or others], 8) or "none"
@@ -295,10 +301,20 @@ def _metric(
     return metric, metric, table
 
 
+def _like(asked: str, names: Sequence[str]) -> bool:
+    """Return whether a metric's name may stand for one of these columns, and not for `metric`."""
+    last = metrics.plain(asked)
+    return any(metrics.plain(name) == last for name in names) or bool(did_you_mean(asked, names))
+
+
 # ------------------------------------------------------------------ cells
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _cell(row: Row, column: str, place: str) -> Any:
     value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _empty(value):
         raise DataError(f"{place}: {printable(column, 60)} is empty")
     return value
 
@@ -324,7 +340,7 @@ def _value(row: Row, column: str, place: str) -> float:
     if "diverged" in map(str.lower, _ends(row)):
         return DIVERGED
     value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _empty(value):
         mend = "write nan for a run that diverged, or leave the row out"
         raise DataError(f"{place}: {printable(column, 60)} is empty; {mend}")
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):

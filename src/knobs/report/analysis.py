@@ -7,6 +7,7 @@ from typing import Any
 
 from knobs.report.checks import checks
 from knobs.report.conclusions import Importance, Report
+from knobs.report.folds import over_folds
 from knobs.report.importance.effects import importance
 from knobs.report.importance.further import next_run
 from knobs.report.leaderboard import COLUMNS
@@ -111,6 +112,7 @@ def plain(report: Report) -> dict[str, Any]:
         "leaderboard": [
             {column.name: getattr(entry, column.name) for column in COLUMNS}
             | {"runs": [run.folder.name for run in entry.runs]}
+            | ({"folds": asdict(found)} if (found := over_folds(entry.runs)) else {})
             for entry in sweep.entries
         ],
         "importance": report.importance and _plain(report.importance, report.about),

@@ -26,7 +26,7 @@ from knobs.report.stats import (
 
 COMPARABLE = 5  # noise floors: a setting further below the best spreads for other reasons
 LEAST_REPEATED = 3  # comparable settings with repeats; fewer give no figure of the noise
-ALIKE = 0.02  # sizes of validation splits this near are one: folds differ by a row
+ALIKE = 0.02  # sizes of validation splits this near are one, and those that differ by a row
 CHEAPER = 0.9  # of the seconds: a smaller difference is the machine's
 MOST_REPEATS = 300  # whose effects are taken out; of more the means stand as they are
 MOST = 40  # settings compared with the winner
@@ -282,7 +282,7 @@ def measure_noise(sweep: Sweep) -> Noise:
 def _validation_examples(sweep: Sweep) -> int | None:
     """Return the size that the runs record, if they agree; else what fits their accuracies."""
     if sizes := {run.validation_examples for run in sweep.runs if run.ok} - {None}:
-        return min(sizes) if max(sizes) - min(sizes) <= ALIKE * max(sizes) else None
+        return min(sizes) if max(sizes) - min(sizes) <= max(1, ALIKE * max(sizes)) else None
     metric = sweep.objective.metric
     if not metric.endswith("accuracy"):
         return None

@@ -22,6 +22,7 @@ FAILURES = 0.3  # above this share of broken runs the space is too wide
 LATE = 0.75  # of the epochs: a best epoch beyond calls for more
 LEAST_EPOCHS = 4  # fewer have no last quarter
 FALLEN = 0.2  # of the highest learning rate: below it a late best epoch is as it should be
+NOT_YET, SO_FAR = "Not comparable yet", ". So far: "  # around why, before a headline
 LEAST_EXPLORED = 5  # finished runs of an arm; fewer have searched nothing
 
 
@@ -100,7 +101,7 @@ def not_comparable(found: Sequence[Trouble]) -> str:
     fixes = [trouble.fix for trouble in of_arms if trouble.kind != "short"]
     if short := [trouble.name for trouble in of_arms if trouble.kind == "short"]:
         fixes.append(f"train {listed(short)} longer (still improving at the last epochs)")
-    return f"Not comparable yet: {listed(fixes)}. So far: " if fixes else ""
+    return f"{NOT_YET}: {listed(fixes)}{SO_FAR}" if fixes else ""
 
 
 def bounds(sweep: Sweep, candidate: Candidate, name: str, noise: Noise) -> Iterator[Trouble]:

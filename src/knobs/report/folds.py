@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from knobs import metrics
 from knobs.report.records import Entry, RunRecord, knob_value
 from knobs.report.stats import LEVEL
 from knobs.words import count, number, percent
@@ -23,7 +24,8 @@ class OverFolds:
     Args:
         mean, sd: over `n` folds, of each the mean over its seeds; sd None below two.
         seeds: that every fold has, at least.
-        low, high: ends of the interval of the mean; None below 3 folds.
+        low, high: ends of the interval of the mean, that of a share within 0 and 1; None below 3
+            folds.
     """
 
     mean: float
@@ -53,8 +55,10 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
             folds.setdefault(run.val_rows or run.data_hash or run.repeat[1:], []).append(run)
     if not folds:
         return None
-    values = [statistics.mean(run.value for run in same) for same in folds.values()]
-    n, mean, seeds = len(values), statistics.mean(values), min(map(len, folds.values()))
+    # A seed that comes to the same bits again, as in another sweep, is no further observation.
+    once = [[value for _, value in {(r.seed, r.value) for r in same}] for same in folds.values()]
+    values = [statistics.mean(sorted(same)) for same in once]
+    n, mean, seeds = len(values), statistics.mean(values), min(map(len, once))
     if n < 2:
         return OverFolds(mean, None, n, seeds)
     sd = statistics.stdev(values)
@@ -63,7 +67,10 @@ def over_folds(runs: Sequence[RunRecord], level: float = LEVEL) -> OverFolds | N
     from scipy.special import stdtrit  # 0.1 s
 
     reach = float(stdtrit(n - 1, (1 + level) / 2)) * sd * math.sqrt(1 / n + _overlap(folds))
-    return OverFolds(mean, sd, n, seeds, mean - reach, mean + reach)
+    low, high = mean - reach, mean + reach
+    if metrics.in_points(runs[0].metric):
+        low, high = max(0.0, low), min(1.0, high)
+    return OverFolds(mean, sd, n, seeds, low, high)
 
 
 def _overlap(folds: dict[Any, list[RunRecord]]) -> float:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from knobs.identity import key_of, under
 from knobs.report.compare import comparable, constant_of
 from knobs.report.conclusions import Advice, Candidate, Finding, Recipe, Verdict
-from knobs.report.fairness import troubles
+from knobs.report.fairness import LEAST_EXPLORED, troubles
 from knobs.report.leaderboard import REPEATS
 from knobs.report.records import Knob, RunRecord, Sweep, knob_value, splits_vary
 from knobs.report.stats import LEAST_PAIRS as SEEDS
@@ -38,13 +38,7 @@ def next_steps(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> l
         return [*_on(sweep, verdict)]
     steps = [*_on(sweep, verdict), *_confirm(sweep, verdict), *_repeated(sweep, verdict, findings)]
     steps += _rebound(sweep, verdict, findings)
-    run = verdict.winner.runs[0]
-    arms = sweep.study and len([arm for arm in sweep.study.arms if arm]) > 1
-    factors = {} if arms else {"too short": 2, "too long": 0.5}  # of arms: see _repeated
-    for check in [f.check for f in findings if f.level == "act" and f.check in factors]:
-        epochs = max(1, round(factors[check] * (run.planned or 1)))
-        words = [*overrides(run, drop=("training.epochs",)), f"training.epochs={epochs}"]
-        steps.append(Advice(f"The best setting for {count(epochs, 'epoch')}", command(words)))
+    steps += _for_longer(sweep, verdict, findings)
     steps = [advice for advice in steps if advice.command][: MOST - 1]
     return [*steps, *test_look(sweep, verdict)]
 
@@ -93,6 +87,33 @@ def overrides(run: RunRecord, drop: Iterable[str] = REPEATS) -> list[str]:
     return [line for line in run.overrides if not under(key_of(line), dropped)]
 
 
+def _for_longer(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> Iterator[Advice]:
+    """Yield longer or shorter runs: of a grid its best and its rivals, on the repeats they had."""
+    winner = verdict.winner
+    arms = sweep.study and len([arm for arm in sweep.study.arms if arm]) > 1
+    factors = {} if arms else {"too short": 2, "too long": 0.5}  # of arms: see _repeated
+    for check in [f.check for f in findings if f.level == "act" and f.check in factors]:
+        epochs = max(1, round(factors[check] * (winner.runs[0].planned or 1)))
+        longer, several = f"training.epochs={epochs}", not sweep.study and len(winner.values) > 1
+        if not several:
+            words = [*overrides(winner.runs[0], drop=("training.epochs",)), longer]
+            yield Advice(f"The best setting for {count(epochs, 'epoch')}", command(words))
+            continue
+        group = [winner, *_rivals(sweep, verdict)]
+        settings = [overrides(c.runs[0], drop=(*REPEATS, "training.epochs")) for c in group]
+        together = _one_grid(settings)
+        names = listed([c.name for c in group]) if together else "The best setting"
+        words = [*(together or settings[0]), longer, *_same_repeats(winner)]
+        yield Advice(f"{names} for {count(epochs, 'epoch')}", command(words, many=True))
+
+
+def _rivals(sweep: Sweep, verdict: Verdict) -> list[Candidate]:
+    """Return the first of the settings that the winner does not beat and that are near it."""
+    open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
+    near = [c for c in open_ if comparable(sweep, verdict.noise, verdict.winner.mean, c.mean)]
+    return [c for c in near if c is not verdict.default][:2]
+
+
 def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
     """Yield more seeds for the best and for what is not significantly different from it."""
     winner, folder = verdict.winner, _folder(sweep)
@@ -105,10 +126,7 @@ def _confirm(sweep: Sweep, verdict: Verdict) -> Iterator[Advice]:
         walk = command(["+study=confirm", f"study.walk={folder}", *shared], many=True)
         yield Advice(f"Confirm {winner.name}, one knob at a time from the default", walk)
         return
-    open_ = [c.other for c in verdict.comparisons if c.relation != "beaten"]
-    near = [c for c in open_ if comparable(sweep, verdict.noise, winner.mean, c.mean)]
-    rivals = [c for c in near if c is not verdict.default][:2]
-    several = (winner, *rivals)
+    several = (winner, *_rivals(sweep, verdict))
     settings = [overrides(c.runs[0]) for c in several]
     together = _one_grid(settings)
     each = zip(((c,) for c in several), settings, strict=True)
@@ -156,8 +174,10 @@ def _same_repeats(winner: Candidate) -> list[str]:
     keys = list(dict.fromkeys(key for one in keyed for key in one))
     if keys in ([], ["seed"]):
         return [f"seed={','.join(str(seed) for seed in sorted({r.seed for r in winner.runs}))}"]
-    lists = (f"{key}:[{','.join(one.get(key, 'null') for one in keyed)}]" for key in keys)
-    return [f"zip={{{','.join(lists)}}}"]
+    lists = {key: ",".join(one.get(key, "null") for one in keyed) for key in keys}
+    if len(lists) == 1:  # a zip pairs two lists at least
+        return ["=".join(item) for item in lists.items()]
+    return [f"zip={{{','.join(f'{key}:[{values}]' for key, values in lists.items())}}}"]
 
 
 def _in_sweep(sweep: Sweep, words: Sequence[str]) -> str:
@@ -203,8 +223,9 @@ def _repeated(sweep: Sweep, verdict: Verdict, findings: Sequence[Finding]) -> It
         epochs = 2 * (run.planned or 1)
         words = [w for w in words if key_of(w) != "training.epochs"] + [f"training.epochs={epochs}"]
         reasons.append(count(epochs, "epoch"))
-    runs = len(sweep.explored()) * (2 if "few" in kinds else 1)
-    if "few" in kinds:
+    runs = len(sweep.explored())
+    if "few" in kinds:  # twice as many, and as many in each arm as are not few again
+        runs = max(2 * runs, LEAST_EXPLORED * len(study.arms))
         reasons.append(count(runs, "run"))
     why = f"The same study again, with {listed(reasons, 8)}" if reasons else ""
     if why:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -425,11 +426,15 @@ class Sweep:
         return first
 
     def by_repeat(self, runs: Iterable[RunRecord]) -> dict[tuple[int, int, int], float]:
-        """Return repeat -> objective; only runs that were judged on the same rows share a split."""
-        return {
-            (run.seed, *self._splits.get(run.val_rows or run.data_hash, run.repeat[1:])): run.value
-            for run in runs
-        }
+        """Return repeat -> objective; only runs that were judged on the same rows share a split.
+
+        Of a repeat that came to several values, as on several machines, it is their mean.
+        """
+        values: dict[tuple[int, int, int], set[float]] = {}
+        for run in runs:
+            split = self._splits.get(run.val_rows or run.data_hash, run.repeat[1:])
+            values.setdefault((run.seed, *split), set()).add(run.value)
+        return {repeat: statistics.fmean(sorted(same)) for repeat, same in values.items()}
 
     @functools.cached_property
     def mixed(self) -> bool:

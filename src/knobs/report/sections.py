@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from knobs.report.conclusions import Advice, Finding, Report
+from knobs.report.folds import fold_lines
 from knobs.report.leaderboard import table
 from knobs.report.sentences import (
     answered,
@@ -17,6 +18,8 @@ from knobs.report.sentences import (
     ranked,
     trusted,
 )
+
+FOLDED = 5  # settings of which the mean over folds is told
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class Section:
 
 def leaderboard(report: Report) -> Section:
     """Return the settings, best first."""
-    heads, rows = table(report.sweep.entries, report.sweep.short)
-    return Section("leaderboard", "Leaderboard", tuple(filter(None, [ranked(report)])), heads, rows)
+    entries = report.sweep.entries
+    heads, rows = table(entries, report.sweep.short)
+    texts = (*fold_lines(entries[:FOLDED]), ranked(report))
+    return Section("leaderboard", "Leaderboard", tuple(filter(None, texts)), heads, rows)
 
 
 def importance(report: Report) -> Section:

@@ -50,7 +50,10 @@ def _tested(read: Sequence[RunRecord], winner: Candidate | None) -> str:
             f"{biased(len(read))}. Read it once, for the winner alone."
         )
     figures = [f"{name} {number(value, 4)}" for name, value in list(read[0].tests.items())[:3]]
-    whom = "for the confirmed winner" if winner and winner.confirmed else "by one run"
+    whom = "by one run"
+    if winner and winner.confirmed:
+        mine = read[0].setting == winner.runs[0].setting
+        whom = "for the confirmed winner" if mine else f"not for {winner.name} but another setting"
     return f"The test split was read once, {whom}: {listed(figures)} (run {read[0].id})."
 
 

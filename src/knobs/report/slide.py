@@ -1,12 +1,14 @@
 """The deciding plot as a file for slides and papers: .pdf, .png or .svg, by matplotlib."""
 
 import io
+import textwrap
 import warnings
 from pathlib import Path
 
 from knobs.errors import ConfigError, StorageError
 from knobs.record import write as write_file
 from knobs.report.conclusions import Report
+from knobs.report.fairness import NOT_YET, SO_FAR
 from knobs.report.plots.deciding import Deciding, deciding
 from knobs.report.stats import LEVEL
 from knobs.words import percent, printable
@@ -14,6 +16,7 @@ from knobs.words import percent, printable
 SUFFIXES = (".pdf", ".png", ".svg")
 BLUE, INK, GREY, STRIPE = "#0072b2", "#1d2126", "#6c7580", "#ededea"
 NAME = 40  # letters of an arm's name
+LINE, MOST = 90, 270  # letters of a line, and of what stands below the plot
 DATES = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}  # the same bytes again
 
 
@@ -44,7 +47,7 @@ def write(report: Report, path: Path) -> Path:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, drawn(plot, path.suffix.lower()))
+        write_file(path, drawn(plot, path.suffix.lower(), caution(report)))
     except OSError as error:
         raise StorageError(
             f"--figure {path}: cannot be written ({error.strerror or error}); name another file"
@@ -52,15 +55,27 @@ def write(report: Report, path: Path) -> Path:
     return path
 
 
-def drawn(plot: Deciding, suffix: str) -> bytes:
-    """Return the plot as bytes of a format, one row an arm, the winner on top."""
+def caution(report: Report) -> str:
+    """Return what the headline says before any number, where the arms are not comparable yet."""
+    why, unfair, _ = report.verdict.headline.partition(SO_FAR)
+    text = textwrap.shorten(printable(why, MOST), MOST, placeholder=" ...")
+    return "\n".join(textwrap.wrap(text, LINE)) if unfair and why.startswith(NOT_YET) else ""
+
+
+def drawn(plot: Deciding, suffix: str, caution: str = "") -> bytes:
+    """Return the plot as bytes of a format, one row an arm, the winner on top.
+
+    Args:
+        caution: stands below: a slide is shown without the page.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     rows = plot.rows
     look = {"svg.hashsalt": "knobs", "font.size": 11, "pdf.fonttype": 42}
     with matplotlib.rc_context(look), warnings.catch_warnings():
-        figure = Figure(figsize=(8, 1.5 + 0.42 * len(rows)), layout="constrained")
+        height = 1.5 + 0.42 * len(rows) + 0.2 * len(caution.splitlines())
+        figure = Figure(figsize=(8, height), layout="constrained")
         axes = figure.subplots()
         if plot.noise:
             axes.axvspan(-plot.noise, plot.noise, color=STRIPE, lw=0)
@@ -90,6 +105,8 @@ def drawn(plot: Deciding, suffix: str) -> bytes:
             key.append("shaded: one seed standard deviation")
         title = f"{printable(plot.title, 90)}{unit}\n{'; '.join(key)}"
         axes.set_xlabel(title, parse_math=False)
+        if caution:
+            figure.supxlabel(caution, fontsize=10, parse_math=False)
         for line in (*axes.spines.values(), *right.spines.values()):
             line.set_visible(False)
         axes.spines["bottom"].set_visible(True)

@@ -73,7 +73,7 @@ def _section(
     if depth != 1:
         console.print()
     if section.name == "leaderboard":
-        leaderboard(console, report.sweep.entries, few["rows"], where=whole)
+        leaderboard(console, report.sweep.entries, few["rows"], where=whole, folds=False)
     elif section.rows:
         shown = _table(section.heads, section.rows[: few["rows"]], right=section.heads[1:])
         console.print(shown, soft_wrap=False)
@@ -100,8 +100,13 @@ def leaderboard(
     limit: int | None = 20,
     path: Path | None = None,
     where: str = "",
+    folds: bool = True,
 ) -> None:
-    """Show the best entries, and where the rest is; all of them where there is no terminal."""
+    """Show the best entries, and where the rest is; all of them where there is no terminal.
+
+    Args:
+        folds: whether to tell their means over folds, which a report has among its texts.
+    """
     if not entries:
         return console.print("no runs")
     limit, console = limit if console.is_terminal else None, endless(console)
@@ -112,7 +117,7 @@ def leaderboard(
         shown = _leaderboard(entries[:limit], names, together=True)
     console.print(shown, soft_wrap=False)
     _more(console, len(entries), limit, f": {path}" if path else where)
-    for text in fold_lines(entries[: limit and min(limit, TOP)]):
+    for text in fold_lines(entries[: limit and min(limit, TOP)] if folds else ()):
         console.print(line(text), soft_wrap=False)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from knobs.errors import first_line
-from knobs.metrics import METRICS, mode_of
+from knobs.metrics import METRICS, RARE, mode_of
 from knobs.secrets import public
 from knobs.tracking import Mirror, about, account, tables
 from knobs.tracking.about import MAX_TAG
@@ -268,10 +268,12 @@ class Tracker(Mirror):
         """Let W&B's own summary of each metric be its best value, of the objective the last too."""
         objective = self.config.get("objective") or {}
         own = (self.config.get("metrics") or {}).get("own") or {}
+        judged = {objective.get("metric"): objective.get("mode")}
+        judged |= {RARE: "max"} if objective.get("rare") else {}  # there where it is the objective
         for name in metrics:
             mode = (own.get(name.rpartition("/")[2]) or {}).get("mode")
-            if name == objective.get("metric"):
-                run.define_metric(name, summary=f"{objective['mode']},last")
+            if name in judged:
+                run.define_metric(name, summary=f"{judged[name]},last")
             elif "/" in name and (mode or name.rpartition("/")[2] in METRICS):
                 run.define_metric(name, summary=mode or mode_of(name))
 

@@ -316,6 +316,13 @@ def test_of_one_knob_there_is_a_gain_and_no_share():
     assert (found.decided, found.knobs[0].p_top) == ("no", 0.0)
 
 
+def test_two_settings_of_one_knob_have_no_share_either():
+    """Unknown would be 0 % (0 to 100), though all there is to know is due to it."""
+    rows = [{"a": 0.0}, {"a": 1.0}] * 5
+    [knob] = importance(unit("a"), rows, [0.0, 1.0] * 5, "max").knobs
+    assert (knob.moves, knob.breaks) == (None, UNKNOWN)
+
+
 def test_a_knob_that_never_varied_is_unknown():
     x = sobol(1, 16)
     rows = [{"a": float(row[0]), "fixed": 0.5} for row in x]

@@ -204,7 +204,8 @@ def _what_moves(
     """
     d, settings = len(space.varied), len(np.unique(x, axis=0))
     if settings < FEWEST or not d:
-        return [UNKNOWN] * d, [None] * d, [0.0] * d, {}, None
+        effect = UNKNOWN if d > 1 else None  # of a single one it is 1, which none gives
+        return [effect] * d, [None] * d, [0.0] * d, {}, None
     if np.ptp(targets) <= 1e-12 * np.abs(targets).max():
         return [NONE] * d, [None if space.default is None else NONE] * d, [0.0] * d, {}, None
     objective = _objective(x, space.owner, targets, rng)
