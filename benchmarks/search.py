@@ -560,8 +560,9 @@ def main() -> None:
             if args.problems and problem.name not in args.problems:
                 continue
             seeds = list(range(args.first, args.first + args.seeds))
+            own = [row for row in rows if row["part"] == part]  # names repeat in other parts
             for i in range(0, len(seeds), args.piece):
-                left = [s for s in seeds[i : i + args.piece] if not done(rows, problem, args, s)]
+                left = [s for s in seeds[i : i + args.piece] if not done(own, problem, args, s)]
                 if not left or time.perf_counter() - began > 60 * args.minutes:
                     continue
                 new = rows_of(problem, args.arms, args.budgets, left, args.width, args.peers)
