@@ -129,7 +129,7 @@ def test_a_signal_before_the_first_step(cases, train, tmp_path, monkeypatch, tri
 def test_a_second_signal_still_leaves_a_summary(cases, train, tmp_path, monkeypatch, tried):
     places = [
         (loop, "train_step"), (session.Session, "save"), (session, "_summary"),
-        (session.Session, "_keep_predictions"), (record, "as_json"), (session, "_mirrored"),
+        (session.Session, "_keep_predictions"), (record, "as_json"), (session, "summarized"),
     ]  # fmt: skip
     monkeypatch.setattr(session, "SAVE_SECONDS", 0.0)
     for case, (module, name) in enumerate(places[:cases]):

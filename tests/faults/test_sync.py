@@ -49,7 +49,7 @@ class Fake:
     def missing_after(self, runs, complaints):
         return {run: self.missing(run) for run in runs}
 
-    def upload(self, runs, entity):
+    def upload(self, runs, entity, scratch):
         for run in runs:
             self.sent[run.run_id] = self.sent.get(run.run_id, 0) + 1
             about = {"summary": {"objective": run.objective}, "state": "finished"}
@@ -171,13 +171,13 @@ def test_a_run_that_another_sync_uploads_is_left_to_it(tmp_path, server, monkeyp
     lock = root / "1" / "wandb" / sync.LOCK
     real = server.upload
 
-    def meanwhile(runs, entity):  # another sync begins while this one uploads
+    def meanwhile(runs, entity, scratch):  # another sync begins while this one uploads
         monkeypatch.setattr(sync, "upload", real)
         code, told = called(root)
         assert code == 1
         assert told.count("uploads it; call again once that has ended") == RUNS
         assert server.sent == {}
-        return real(runs, entity)
+        return real(runs, entity, scratch)
 
     monkeypatch.setattr(sync, "upload", meanwhile)
     assert called(root)[0] == 0

@@ -335,6 +335,12 @@ def test_only_records_that_were_to_be_mirrored_wait_for_an_upload(tracking, foun
     document["config"]["tracking"] |= {"_target_": sync.TRACKER, "mode": "auto"} | tracking
     path.write_text(json.dumps(document))
     assert [one.rows for one in sync.find(tmp_path)] == [2] * found
+    name = "offline-run-20260101_120000-abc"  # whose file is lost: the record can be sent instead
+    (tmp_path / "a" / "wandb" / name).mkdir(parents=True)
+    (one,) = sync.find(tmp_path)
+    assert one.parts == ()
+    lost = f"{name} has lost its run-abc.wandb, which holds what was to be uploaded"
+    assert one.fault == ("" if found else lost)
 
 
 def test_a_mode_that_a_variable_disables_is_in_the_record(monkeypatch):

@@ -115,7 +115,12 @@ def _mirrored(folder: Path) -> Mirrored | None:
         if (path / f"run-{match[2]}.wandb").is_file()
     )
     if not (theirs or _kept(folder)):
-        return None
+        offline = [match for match, _ in named if match[0].startswith("offline-")]
+        if not offline or (wandb / ARRIVED).exists():
+            return None
+        lost = max(offline, key=lambda match: match[1])
+        reason = f"{lost[0]} has lost its run-{lost[2]}.wandb, which holds what was to be uploaded"
+        return Mirrored(folder, (), lost[2], fault=reason)
     run_id = theirs[-1][2] if theirs else tracker.run_id(folder)
     parts = [path for _, path, name in theirs if name == run_id]
     whole = [i for i, path in enumerate(parts) if path.name.startswith("offline-")]
