@@ -12,9 +12,10 @@ import pytest
 from conftest import REPO
 from wandb_server import KEY, WandbServer
 
+from knobs.errors import UserError
 from knobs.record import read_config, read_metrics, read_summary
 from knobs.storage import Lock
-from knobs.tracking import named, sync
+from knobs.tracking import named, replay, sync
 from knobs.tracking.tracker import git_revision
 
 UNKNOWN = r"(?i)^(wandb|netrc|.*_proxy$)"  # what this machine knows of W&B and of ways to it
@@ -369,3 +370,17 @@ def test_a_record_that_the_client_does_not_take_is_told_and_the_others_arrive(tm
     assert re.search(r"a +2 +failed: .*its record cannot be read: TypeError: .*colour", done.stdout)
     assert re.search(r"b +2 +uploaded", done.stdout)
     assert [one.about["displayName"] for one in server.runs.values()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "checkpoints/best.safetensors", "predictions.safetensors"]
+)
+def test_what_a_link_leads_to_is_not_uploaded(name, tmp_path):
+    write_record(tmp_path / "a")
+    (tmp_path / "elsewhere").mkdir()
+    path = tmp_path / "a" / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"^{re.escape(name)} is a link, which is not followed$"):
+        replay.write(tmp_path / "a", tmp_path / "scratch")
+    assert not (tmp_path / "scratch").exists()

@@ -1,4 +1,4 @@
-"""Whether W&B knows anybody here, and whether its server answers."""
+"""Find out whether W&B knows anybody here, and whether its server answers."""
 
 import os
 import re

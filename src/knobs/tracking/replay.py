@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from knobs import record
-from knobs.errors import DIVERGED, UserError
-from knobs.tracking import about
+from knobs.errors import DIVERGED, UserError, first_line
+from knobs.tracking import about, tables
 from knobs.tracking.tracker import Tracker
 
 EXIT_CODES = {"diverged": DIVERGED, "interrupted": 130, "failed": 1}  # else 0
@@ -50,8 +50,12 @@ def write(folder: Path, below: Path) -> Path:
         below: an empty folder.
 
     Raises:
-        UserError: a record that cannot be read, or what the client said.
+        UserError: a record that cannot be read or holds links, or what the client said.
     """
+    best = folder / "checkpoints" / "best.safetensors"
+    for path in (best.parent, best, folder / tables.PREDICTIONS):
+        if path.is_symlink():  # of a folder from elsewhere: it may lead to anything
+            raise UserError(f"{path.relative_to(folder)} is a link, which is not followed")
     try:
         document, rows = record.read_config(folder), record.read_metrics(folder)
         ended = (folder / record.SUMMARY).is_file()
@@ -59,13 +63,14 @@ def write(folder: Path, below: Path) -> Path:
         shown = about.summarized(summary) if ended else {}
         replay = Replay(document["config"], folder, summary.get("versions") or {}, below)
     except (*record.BROKEN, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"its record cannot be read: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"its record cannot be read: {type(error).__name__}: {first_line(error)}"
+        ) from None
     last = (folder / (record.SUMMARY if ended else record.METRICS)).stat().st_mtime
     seconds = summary.get("seconds") or 0.0
     for i, row in enumerate(rows, 1):
         replay.log({"_timestamp": last - seconds * (1 - i / len(rows))} | row)
     if ended:
-        best = folder / "checkpoints" / "best.safetensors"
         code = EXIT_CODES.get(summary["status"], 0)
         replay.end(shown, code, best if best.is_file() else None)
         replay.judge("run" not in document or folder in _best(folder.parent))
