@@ -81,14 +81,22 @@ class Dropout(nn.Dropout):
         if not (self.training and self.p) or x.device.type != "cpu":
             return super().forward(x)
         threshold, scale = dropout_threshold(self.p)
-        kept = random_bits(torch.empty(-(-x.numel() // 4), dtype=torch.int64))[: x.numel()]
-        return x * (kept.view(x.shape) >= threshold).to(x.dtype).mul_(scale)
+        bits = random_bits(torch.empty(-(-x.numel() // 4), dtype=torch.int64))[: x.numel()]
+        return x * at_least(bits.view(x.shape), threshold, x.dtype).mul_(scale)
 
 
 def dropout_threshold(p: float) -> tuple[int, float]:
     """Return the least int16 of random bits that stays, and what a number is multiplied by."""
     dropped = min(round(p * SHARES), SHARES - 1)
     return dropped - SHARES // 2, SHARES / (SHARES - dropped)
+
+
+def at_least(bits: Tensor, threshold: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Return 1 where bits are not below a threshold, else 0.
+
+    As numbers at once: of truth values torch makes numbers one by one, in six times the time.
+    """
+    return torch.ge(bits, threshold, out=torch.empty(bits.shape, dtype=dtype))
 
 
 def random_bits(room: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -185,9 +185,10 @@ class Stacked(nn.Module):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Map [K, ..., I] by [K, I, O] and [K, O] -> [K, ..., O]."""
-    flat = x.reshape(len(weight), -1, x.shape[-1])
+    flat = x if x.ndim == 3 else x.reshape(len(weight), -1, x.shape[-1])
     y = flat.bmm(weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, weight)
-    return y.view(*x.shape[:-1], y.shape[-1])
+    # Of a view, an activation in place would let autograd copy the gradient twice.
+    return y if x.ndim == 3 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 class Linear(Stacked):

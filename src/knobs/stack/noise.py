@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from knobs.models.layers import dropout_threshold, random_bits
+from knobs.models.layers import at_least, dropout_threshold, random_bits
 
 
 class Noise:
@@ -48,8 +48,9 @@ class Noise:
                 random_bits(room[k], self.generators[k])
         thresholds, scales = zip(*map(dropout_threshold, dropout), strict=True)
         bits = room.view(torch.int16)[:, :size].view(like.shape)
-        kept = bits >= per_row(torch.tensor(thresholds, dtype=torch.int16), like)
-        return kept.to(like.dtype).mul_(per_row(torch.tensor(scales, dtype=like.dtype), like))
+        least = per_row(torch.tensor(thresholds, dtype=torch.int16), like)
+        mask = at_least(bits, least, like.dtype)
+        return mask.mul_(per_row(torch.tensor(scales, dtype=like.dtype), like))
 
     def torch_mask(
         self, like: Tensor, dropout: Sequence[float], order: Sequence[int] | None = None

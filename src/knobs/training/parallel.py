@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from knobs.data import Stream, Tensors
 from knobs.data.dataset import Batch, each
 from knobs.errors import ProcessLost, UserError, first_line
-from knobs.models.layers import Dropout, dropout_threshold, random_bits
+from knobs.models.layers import Dropout, at_least, dropout_threshold, random_bits
 from knobs.training.state import Run
 
 _rank, _size = 0, 1  # this process, and how many train this run
@@ -198,8 +198,8 @@ def _dropout(self: Dropout, x: Tensor) -> Tensor:
         return x * F.dropout(ones, self.p)[mine]
     threshold, scale = dropout_threshold(self.p)
     count = math.prod(shape)
-    kept = random_bits(torch.empty(-(-count // 4), dtype=torch.int64))[:count].view(shape)[mine]
-    return x * (kept >= threshold).to(x.dtype).mul_(scale)
+    bits = random_bits(torch.empty(-(-count // 4), dtype=torch.int64))[:count].view(shape)[mine]
+    return x * at_least(bits, threshold, x.dtype).mul_(scale)
 
 
 class _Sum(torch.autograd.Function):
