@@ -1,14 +1,14 @@
 """What `search.stop=auto` saves, and what it loses against the whole budget.
 
-    python benchmarks/stopping.py hpobench               # KNOBS_DATA at the data
+    python benchmarks/stopping.py hpobench --prior       # KNOBS_DATA at the data
     python benchmarks/stopping.py functions              # --noise 0.03; on which the rule was set
     python benchmarks/stopping.py held-out               # functions that no choice was made on
 
-A search by `auto` without a prior, with --runs runs, each seen with noise; the rule looks at it as
-at a search under way. Of the search as ended by the rule and of the whole one: the regret of the
-setting seen best, (best - found) / (best - median of random settings), in truth. Lost: the
-difference, also in units of the noise of a run. Mean over seeds and problems, and a 90 % t-interval
-over the seeds.
+A search by `auto` with --runs runs, each seen with noise, with --prior from what other tasks liked;
+the rule looks at it as at a search under way. Of the search as ended by the rule and of the whole
+one: the regret of the setting seen best, (best - found) / (best - median of random settings), in
+truth. Lost: the difference, also in units of the noise of a run. Mean over seeds and problems, and
+a 90 % t-interval over the seeds.
 
 hpobench   8 data sets; a search sees the score of one training seed. The noise is the standard
            deviation over the 5 seeds, its median over the best tenth of the settings, over
@@ -22,7 +22,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import importance
@@ -30,6 +30,7 @@ import numpy as np
 import search as tables
 
 from knobs.search.methods import Values
+from knobs.search.prior import Prior, learned
 from knobs.search.space import Knobs, Range, Space
 from knobs.search.trials import Search
 from knobs.sweep.stopping import LOOKS, gain_of, next_look
@@ -42,6 +43,7 @@ class Problem:
     Args:
         noise: that the rule is told of.
         see: values and a generator -> a score; truth: values -> the true one.
+        context: what is not searched, as a prior takes it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Problem:
     truth: Callable[[Values], float]
     best: float
     middle: float
+    context: Values = field(default_factory=dict)
 
 
 def hpobench(_: float) -> Iterator[Problem]:
@@ -70,6 +73,7 @@ def hpobench(_: float) -> Iterator[Problem]:
                 lambda v, p=problem: p.judge([v])[0],
                 problem.best,
                 problem.middle,
+                problem.context,
             )
 
 
@@ -99,11 +103,11 @@ def held_out(noise: float) -> Iterator[Problem]:
     return functions(noise, importance.HELD_OUT)
 
 
-def searched(problem: Problem, runs: int, seed: int) -> dict:
+def searched(problem: Problem, runs: int, seed: int, prior: Prior | None) -> dict:
     """One search to its end, and where the rule would have ended it."""
     rng = np.random.default_rng([seed, 1])
     about = {"method": "auto", "budget": runs, "seed": seed, "defaults": {"": problem.default}}
-    about["prior"] = None
+    about |= {"prior": prior, "context": {"": problem.context}}
     search = Search(None, Space({"": problem.knobs}), **about)
     seen: list[tuple[float, Values]] = []
     looked = below = over = 0
@@ -157,17 +161,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--prior", action="store_true", help="begin from what other tasks liked")
     parser.add_argument("--out", type=Path, help="rows go here; what is here is not redone")
     args = parser.parse_args()
     rows = []
     if args.out and args.out.exists():
         rows = [json.loads(line) for line in args.out.read_text().splitlines()]
     done = {(row["problem"], row["seed"]) for row in rows}
-    problems = list(PARTS[args.part](args.noise))
+    problems, prior = list(PARTS[args.part](args.noise)), learned() if args.prior else None
     for seed in range(args.seeds):
         for problem in problems:
             if (problem.name, seed) not in done:
-                rows.append(searched(problem, args.runs, seed))
+                rows.append(searched(problem, args.runs, seed, prior))
                 if args.out:
                     with args.out.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")

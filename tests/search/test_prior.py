@@ -11,7 +11,8 @@ from scipy import stats
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from knobs.errors import ConfigError, DataError
-from knobs.search import methods, prior, sweeps, table
+from knobs.record import Ended
+from knobs.search import methods, prior, recovery, sweeps, table
 from knobs.search.belief import Belief, Cube, _likelihood, _scale
 from knobs.search.coordinates import (
     NAMES,
@@ -26,6 +27,7 @@ from knobs.search.learn import priors, settings
 from knobs.search.learn.__main__ import main
 from knobs.search.methods import PHASES, van_der_corput
 from knobs.search.prior import FILE, FOREIGN, MOST_BYTES, Group, Prior, Process, learned
+from knobs.search.recovery import Recorded, Runs
 from knobs.search.space import Choice, Range, Space
 from knobs.search.sweeps import Before, OwnSweeps
 from knobs.search.trials import JOURNAL, Search
@@ -511,6 +513,24 @@ def test_another_prior_in_the_folder_is_another_search(tmp_path):
         play(other, most=2)
     with pytest.raises(ConfigError, match="began without a prior; give search.prior as it was"):
         search(tmp_path / "b")
+
+
+@pytest.mark.parametrize("began", ["learned d", ""])
+def test_a_journal_made_anew_goes_on_with_its_prior_alone(tmp_path, monkeypatch, began):
+    """study.json says which it was, where the journal is lost."""
+    there = [Recorded(0, "", {"optimizer.lr": 1e-3}, "default", Ended("finished", 1.0, 4), 1.0)]
+    monkeypatch.setattr(recovery, "recorded", lambda *_: list(there))
+    same, other = ({}, {"prior": None}) if began else ({"prior": None}, {})
+    runs = Runs(prior=began)
+    told = "from the prior learned d" if began else "without a prior"
+    with pytest.raises(ConfigError, match=f"holds a search that began {told}; give search.prior"):
+        search(tmp_path, runs=runs, **other)
+    with search(tmp_path, runs=runs, **same) as found:
+        assert found.repaired == f"{JOURNAL} is lost: made anew from 1 run"
+        assert (found.prior.name if found.prior else "") == began
+    (tmp_path / JOURNAL).unlink()
+    with search(tmp_path, runs=Runs(), **other) as found:  # nothing says which it was
+        assert found.repaired == f"{JOURNAL} is lost: made anew from 1 run"
 
 
 def test_a_search_older_than_priors_goes_on_without(tmp_path):

@@ -45,11 +45,14 @@ class Runs:
         phases: run -> what proposed its trial, where its own record does not say.
         belongs: whether a run is one of this very search.
         asked: whether study.json says that this search is what was asked for there.
+        prior: the name of the prior that study.json says it began from, "" for none; None where it
+            does not say.
     """
 
     phases: dict[int, str] = field(default_factory=dict)
     belongs: Callable[[Recorded], bool] = lambda one: True
     asked: bool = False
+    prior: str | None = None
 
 
 def recorded(folder: Path, space: Space, phases: dict[int, str]) -> list[Recorded]:

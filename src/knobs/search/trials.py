@@ -299,9 +299,12 @@ class Search(contextlib.AbstractContextManager):
         Args:
             retry: whether to free the trials that failed.
         """
-        folder, wrong = self._folder, ""
+        folder, wrong, asked = self._folder, "", (self.prior, self.views)
         there = recovery.recorded(folder, self.space, runs.phases) if folder else []
         lost = bool(there) and not (folder / JOURNAL).exists()
+        known = bool(there) and runs.prior is not None and self.method in LEARNED
+        if lost and known:  # before a new journal says otherwise
+            self._same_prior("search", runs.prior)
         try:
             self._begin(JOURNAL)
             if self._unlike(there):  # one that was changed by hand since says nothing of it
@@ -325,6 +328,10 @@ class Search(contextlib.AbstractContextManager):
             wrong = f"cannot be read ({type(error).__name__})"
         if wrong:
             wrong = "is lost" if lost else wrong
+            if runs.prior:  # what is damaged may look older than priors
+                self.prior, self.views, self.late = *asked, False
+            if known:
+                self._same_prior("search", runs.prior)
             self.repaired = f"{JOURNAL} {wrong}: made anew from {count(len(there), 'run')}"
             kept = recovery.trials(there, self.space, self.epochs, self._sign, WORST)
         failed = retry and [t for _, t in kept if t.user_attrs.get("status") == "failed"]
@@ -380,6 +387,22 @@ class Search(contextlib.AbstractContextManager):
             return priors.learned()
         return prior
 
+    def _same_prior(self, name: str, before: str) -> None:
+        """Refuse to go on with another prior than a search began from.
+
+        Args:
+            name: of the search. before: of its prior, empty where it had none.
+
+        Raises:
+            OtherPriorError: it is another one.
+        """
+        if before != (self.prior.name if self.prior else ""):
+            began = f"from the prior {before}" if before else "without a prior"
+            raise OtherPriorError(
+                f"{name}: this folder holds a search that began {began}; give search.prior as it "
+                "was, or name another sweep"
+            )
+
     def _seen_by(self, context: Mapping[str, Mapping[str, Any]]) -> dict[str, View]:
         """Return arm -> what the prior says of it, where it knows one of its knobs."""
         if not self.prior:
@@ -415,11 +438,7 @@ class Search(contextlib.AbstractContextManager):
             why = f"holds a search of {old[0]}, which is {RENAMED[old[0]]} now; name another sweep"
             raise ConfigError(f"{name}: this folder's {JOURNAL} {why}")
         if before != about and before | {"prior": about.get("prior")} == about:
-            began = f"from the prior {before['prior']}" if before["prior"] else "without a prior"
-            raise OtherPriorError(
-                f"{name}: this folder's {JOURNAL} holds a search that began {began}; give "
-                "search.prior as it was, or name another sweep"
-            )
+            self._same_prior(name, before["prior"])
         if before != about or studies[name].directions != [direction]:
             raise ConfigError(
                 f"{name}: this folder's {JOURNAL} holds a search of other ranges, another mode or "

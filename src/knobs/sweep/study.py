@@ -118,7 +118,6 @@ class StudyRunner:
 
     def search(self) -> None:
         """Run trials until the budget is spent."""
-        phases, asked = self._phases()
         configs = {arm: resolved(composed) for arm, composed in self.base.items()}
         with Search(
             self.folder,
@@ -139,7 +138,7 @@ class StudyRunner:
                 arm: described(config, self.base[arm].hydra.runtime.choices)
                 for arm, config in configs.items()
             },
-            runs=Runs(phases, self._belongs, asked),
+            runs=self._runs_before(),
             retry=self.sweep.retry,
             stops=bool(self.rule),
         ) as search:
@@ -211,15 +210,17 @@ class StudyRunner:
         except (*BROKEN, TypeError, ValueError, AttributeError):
             return {}
 
-    def _phases(self) -> tuple[dict[int, str], bool]:
-        """Return what study.json says proposed each run, and whether it asked what is asked now."""
+    def _runs_before(self) -> Runs:
+        """Return what study.json says of the runs here, and whether it asked what is asked now."""
         try:
             before = read_study(self.folder)
             phases = {int(n): place.get("phase", "") for n, place in before["runs"].items()}
             spaces = {arm: about["space"] for arm, about in before["arms"].items()}
-            return phases, spaces == json.loads(json.dumps(self._spaces()))
+            asked = spaces == json.loads(json.dumps(self._spaces()))
+            prior = str((before.get("prior") or {}).get("name", "")) if asked else None
         except (*BROKEN, KeyError, TypeError, AttributeError):
-            return {}, False
+            return Runs(belongs=self._belongs)
+        return Runs(phases, self._belongs, asked, prior)
 
     def _spaces(self) -> dict[str, Any]:
         return {arm: space.knobs_to_json(knobs) for arm, knobs in self.plan.knobs.items()}

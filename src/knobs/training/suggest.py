@@ -55,10 +55,10 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     found = []
     for family in own:
         context = fixed | {"optimizer": family}
-        knobs = _space(config, kind, family, pinned)
+        knobs = space_of(config, kind, family, pinned)
         if not knobs and len(own) == 1:
             raise ConfigError("task=suggest: every knob that it knows is typed; leave some out")
-        found.append((*_best(prior, kind, context, knobs), family, context, knobs))
+        found.append((*best_of(prior, kind, context, knobs), family, context, knobs))
     score, values, family, context, knobs = min(found, key=lambda best: best[0])
     named = {} if "optimizer" in pinned else {"optimizer": family}
     lines = [override(key, value) for key, value in (named | _written(values, kind)).items()]
@@ -116,7 +116,7 @@ def _check(prior: Prior, kind: str, optimizer: str) -> None:
         )
 
 
-def _space(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs:
+def space_of(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs:
     """Return the knobs of the tasks' own space that the command line does not say.
 
     A typed option of a group says all that is in it, but of an optimizer and a model only which.
@@ -144,7 +144,7 @@ def _space(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs
     return {n: knob for n, knob in knobs.items() if n in there and not under(n, said)}
 
 
-def _best(
+def best_of(
     prior: Prior, kind: str, context: Mapping[str, Any], knobs: Knobs
 ) -> tuple[float, dict[str, Any]]:
     """Return the expected rank of the best setting, 0 the best and 1 the worst, and the setting."""
