@@ -32,7 +32,7 @@ import torch
 from knobs import build
 from knobs.config import command
 from knobs.data import Data
-from knobs.sweep import groups
+from knobs.sweep import groups, timing
 from knobs.sweep.jobs import Job
 from knobs.training.setup import assemble
 
@@ -65,8 +65,8 @@ class Cell:
     def measure(self, rounds: int, least: float) -> None:
         """Time every width in turns."""
         run = assemble(self.configs[0], self.data, torch.device("cpu"))
-        probes = {width: groups.probe_stack(run, width) for width in WIDTHS[1:]}
-        probes[1] = groups.probe_alone(run)
+        probes = {width: timing.probe_stack(timing.clones(run, width)) for width in WIDTHS[1:]}
+        probes[1] = timing.probe_alone(run)
         for probe in probes.values():
             probe.visit(0)  # warms up
         for _, width in itertools.product(range(rounds), WIDTHS):

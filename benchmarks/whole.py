@@ -122,7 +122,7 @@ def measure(name: str, overrides: list[str], args: argparse.Namespace, **section
     alone = timing.probe_alone(timing.clones(run, 1)[0])
     try:
         began = time.process_time()
-        stack = timing.probe_stack(run, args.rows)
+        stack = timing.probe_stack(timing.clones(run, args.rows))
     except CannotStack as error:
         print(f"{name:<28} {error}")
         return

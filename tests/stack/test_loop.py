@@ -15,7 +15,7 @@ from knobs.losses import usual
 from knobs.models.layers import ELEMENTWISE, Dropout
 from knobs.regularization import PENALTIES
 from knobs.stack import loop as stack
-from knobs.stack.layers import CannotStack, Noise
+from knobs.stack.layers import ByRow, CannotStack, Noise
 from knobs.stack.layers import stack as stacked
 from knobs.sweep import stackable
 from knobs.training import checkpoint, loop
@@ -199,6 +199,43 @@ def test_every_model_float64(shape, free):
         compare([[*shape, "seed=0"], [*shape, *free, "seed=1"], [*shape, "optimizer=momentum"]])[0]
         < 1e-8
     )
+
+
+MIXTURE = [
+    *(["activation=tanh", "optimizer=sgd", "seed=0"], ["seed=1"]),
+    *(["activation=leaky_relu", "activation.negative_slope=0.2"], ["activation=leaky_relu"]),
+    *(["activation=gelu", "optimizer=sgd"], ["activation=tanh", "training.epochs=9"]),
+    *(["activation=selu", "regularization.dropout=0.2"], ["activation=softplus", "seed=2"]),
+]
+
+
+@pytest.mark.parametrize("norm", ["null", "layer"])
+@pytest.mark.parametrize("shape", [[], ["model=tabular"]], ids=str)
+def test_rows_of_several_activations_float64(shape, norm):
+    """In any order, of two optimizers; one leaves early."""
+    base = [*TABLE, *shape, f"regularization.norm={norm}"]
+    drops = "regularization.dropout=0.1"
+    worst, rows = compare([[*base, drops, *own] for own in MIXTURE])
+    assert worst < 1e-8
+    assert len({stackable.shared(command.checked([*base, drops, *own])) for own in MIXTURE}) == 1
+    assert max(run.progress.step for run in rows) >= 100
+
+
+def test_rows_of_one_activation_stand_beside_one_another():
+    names = ["relu", "tanh", "relu", "gelu", "tanh", "relu"]
+    runs = [make([*TABLE, f"activation={name}"], torch.float64) for name in names]
+    kinds = [m for m in stack.Stack(runs).model.modules() if isinstance(m, ByRow)]
+    named = [[type(k).__name__ for k in kind.kinds] for kind in kinds]
+    assert named == [["GELU", "ReLU", "Tanh"]] * 2  # of two hidden layers
+    assert kinds[0].counts == [1, 3, 2]
+    x = torch.linspace(-2, 2, 6 * 3).view(6, 3, 1)
+    expected = [nn.functional.gelu(x[:1]), x[1:4].relu(), x[4:].tanh()]
+    assert torch.equal(kinds[0](x), torch.cat(expected))
+
+
+def test_layers_of_several_kinds_share_no_computation():
+    with pytest.raises(CannotStack, match="PReLU and ReLU share no computation"):
+        stacked([nn.ReLU(), nn.PReLU()], Noise(2, torch.device("cpu")))
 
 
 def test_image_augmentation_is_each_rows_own():

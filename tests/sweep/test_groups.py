@@ -7,6 +7,7 @@ import pytest
 
 from knobs import build
 from knobs.config import command
+from knobs.models.layers import ELEMENTWISE
 from knobs.sweep import groups, stackable, timing
 from knobs.sweep.jobs import Job
 
@@ -169,9 +170,59 @@ def test_a_schedule_of_one_epoch_is_timed_for_many():
     [config] = configs(["data=wine", "scheduler=one_cycle", "training.epochs=1"], 1)
     run = groups.assemble(config, build.data(config), build.device("cpu"))
     [fresh] = timing.clones(run, 1)
-    for probe in (timing.probe_alone(run), timing.probe_stack(fresh, 2)):
+    for probe in (timing.probe_alone(run), timing.probe_stack(timing.clones(fresh, 2))):
         for _ in range(3 * groups.steps_per_epoch(len(run.data.train), run.training)):
             assert probe.visit(0) > 0
+
+
+def of_activations(rows, monkeypatch, seconds, *more, names=("relu", "tanh", "gelu")):
+    """The groups of so many runs of each activation; `seconds` of a step and run, by the width."""
+    found = [
+        command.checked(["data=wine", f"activation={name}", f"seed={seed}", *more])
+        for seed in range(rows)
+        for name in names
+    ]
+    monkeypatch.setattr(timing.Probe, "visit", lambda probe, least: seconds(len(probe.runs)))
+    jobs = {i: Job(i, [], config) for i, config in enumerate(found)}
+    return groups.plan_groups(jobs, lambda config: build.data(config), 64, {})
+
+
+@pytest.mark.parametrize("model", [[], ["model=tabular"]], ids=str)
+def test_few_runs_of_several_activations_are_one_stack_where_that_is_faster(monkeypatch, model):
+    found = of_activations(2, monkeypatch, lambda width: 1 / width, *model)
+    assert [(g.jobs, g.width, g.chunks) for g in found] == [([*range(6)], 6, [[*range(6)]])]
+    assert (found[0].step_seconds, found[0].alone_seconds) == (1 / 6, 1.0)
+    assert found[0].epochs == 6 * found[0].config["training"]["epochs"]
+    slower = of_activations(2, monkeypatch, lambda width: 0.5 if width == 2 else 1.0, *model)
+    assert [(g.jobs, g.width) for g in slower] == [([0, 3], 2), ([1, 4], 2), ([2, 5], 2)]
+    one = of_activations(1, monkeypatch, lambda width: 0.96 if width > 1 else 1.0, *model)
+    assert [g.width for g in one] == [1, 1, 1]  # which gains too little
+
+
+def test_activations_do_not_mix_where_nothing_is_gained(monkeypatch):
+    """Many rows of each, an activation with weights, a convolution's layout, too little room."""
+
+    def fast(width):
+        return 1 / width
+
+    many = of_activations(17, monkeypatch, fast)
+    assert [g.width for g in many] == [17, 17, 17]
+    weights = of_activations(2, monkeypatch, fast, names=("relu", "prelu"))
+    assert [g.jobs for g in weights] == [[0, 2], [1, 3]]
+    images = ["data=digits", "model=cnn", "model.width=4", "model.depth=1"]
+    assert [g.width for g in of_activations(2, monkeypatch, fast, *images)] == [2, 2, 2]
+    monkeypatch.setattr(build, "free_memory", lambda device: 2.2 * 2 * size)
+    size = memory_of(["data=wine"])
+    assert [g.width for g in of_activations(2, monkeypatch, fast)] == [2, 2, 2]
+
+
+def memory_of(lines):
+    config = command.checked(lines)
+    return timing.row_bytes(groups.assemble(config, build.data(config), build.device("cpu")))
+
+
+def test_the_activations_that_mix_are_those_without_weights():
+    assert {*stackable.ACTIVATIONS} == {kind.__name__ for kind in ELEMENTWISE}
 
 
 def test_chunks_are_even():

@@ -41,11 +41,15 @@ def stack(models: Sequence[nn.Module], noise: Noise) -> nn.Module:
         CannotStack: a module has no stacked form.
     """
     template = max(models, key=lambda m: sum(type(c) in DROPOUTS for c in m.modules()))
-    kind = type(template)
+    kind, kinds = type(template), {type(m) for m in models}
+    if len(kinds) > 1 and not kinds <= {*ELEMENTWISE}:
+        raise CannotStack(f"{' and '.join(sorted(k.__name__ for k in kinds))} share no computation")
     if kind in LEAVES:
         if kind in UNCOVERED and UNCOVERED[kind](template):
             raise CannotStack(f"{template} has no stacked form")
         return LEAVES[kind](models, noise)
+    if kind in ELEMENTWISE and len({*map(repr, models)}) > 1:
+        return ByRow(models)
     if kind in ELEMENTWISE:
         plain = copy.deepcopy(template)
         if kind is nn.ReLU:
@@ -382,6 +386,26 @@ class StackedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mask = self.draw(x, self.dropout) if self.training else None
         return x if mask is None else x * mask
+
+
+class ByRow(nn.Module):
+    """Activations of several kinds, each on the rows that have it: [K, ...] -> the same.
+
+    Rows of one kind that stand beside one another are computed at once; see `in_slices`.
+    """
+
+    def __init__(self, rows: Sequence[nn.Module]):
+        super().__init__()
+        alike = [list(part) for _, part in itertools.groupby(rows, key=repr)]
+        self.kinds = nn.ModuleList(copy.deepcopy(part[0]) for part in alike)
+        self.counts = [len(part) for part in alike]
+        for kind in self.kinds:
+            if getattr(kind, "inplace", False):
+                kind.inplace = False  # of a part of what others compute on
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = zip(self.kinds, x.split(self.counts), strict=True)
+        return torch.cat([kind(part) for kind, part in parts])
 
 
 class Attention(Stacked):

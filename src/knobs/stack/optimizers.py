@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from knobs.models.layers import ELEMENTWISE
 from knobs.optimizers import Muon
 from knobs.stack import muon
 from knobs.stack.layers import StackedParameter, per_row
@@ -56,9 +57,19 @@ def shares(runs: Sequence[Run]) -> bool:
 
 
 def in_slices(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with those of one kind beside each other: as they are, if they are already."""
+    """Return runs with those of one kind beside each other: as they are, if they are already.
+
+    Of those, rows with the same activations are beside each other.
+    """
+    runs = sorted(runs, key=_activations)
     kinds = [key for key, _ in groupby(map(kind, runs))]
-    return list(runs) if len(kinds) == len({*kinds}) else sorted(runs, key=kind)
+    return runs if len(kinds) == len({*kinds}) else sorted(runs, key=kind)
+
+
+def _activations(run: Run) -> list[str]:
+    """Return a run's modules that treat every number alone."""
+    modules = run.live(run.networks[0]).modules()
+    return [str(module) for module in modules if type(module) in ELEMENTWISE]
 
 
 def by_weight(name: str, value: Any, like: Tensor) -> bool:

@@ -18,16 +18,18 @@ from knobs.sweep import timing
 from knobs.sweep.jobs import Job
 from knobs.sweep.kin import Reader, kin
 from knobs.sweep.screen import Planned
-from knobs.sweep.stackable import alone, shared
+from knobs.sweep.stackable import activation, alone, shared
 from knobs.sweep.stacks import Stacks
 from knobs.training.session import SAVE_SECONDS
 from knobs.training.setup import assemble, machine, steps_per_epoch
+from knobs.training.state import Run
 
 MEMORY_SHARE = 0.5  # of what is free
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
 LEAST_EPOCHS = 3  # of a stack, before they say anything about the plan
 TRIAL_STEPS = 40  # of a run, whose time it takes to prove a network of another kind and to time it
 TRIAL_SHARE, TRIAL_SECONDS = 0.1, 1.0  # of a group's time, or so little, which that may take
+MIXED_ROWS = 16  # of an activation on average, beyond which a stack of several is not tried
 LEAST_GAIN = 0.95  # of a solo step's time: a stack that takes more is not chosen
 
 
@@ -115,10 +117,13 @@ def plan_groups(
     groups: dict[str, Group] = {}
     reasons = {number: alone(job.config) for number, job in jobs.items() if job.config}
     keys = together({n: jobs[n].config for n in reasons}, data)
+    families: dict[str, dict[str, Group]] = {}  # that differ in their activation alone
     for number, job in jobs.items():
         reason = reasons.get(number, "")
-        key = f"{reason} {keys[number]}" if job.config else str(number)
+        family = f"{reason} {keys[number]}" if job.config else str(number)
+        key = f"{family} {activation(job.config)}" if job.config else family
         group = groups.setdefault(key, Group([], job.config, reason=reason))
+        families.setdefault(family, {})[key] = group
         group.jobs.append(number)
         group.epochs += job.config["training"]["epochs"] if job.config else 0
     for key, group in groups.items():
@@ -132,7 +137,60 @@ def plan_groups(
             group.slower = before.slower if before else {}
             _measure(group, data, width)
             timed[key] = group
-    return sorted(groups.values(), key=lambda group: group.jobs[0])
+    planned = [g for family in families.values() for g in _mixed(family, data, width, timed)]
+    return sorted(planned, key=lambda group: group.jobs[0])
+
+
+def _mixed(
+    family: dict[str, Group], data: Reader, most: int, timed: dict[str, Group]
+) -> list[Group]:
+    """Return groups that differ in their activation alone, in one where that takes less time.
+
+    Few rows of each leave much to share; where each has a stack of its own, nothing is gained.
+
+    Args:
+        family: key -> group, all timed.
+        data, most, timed: as plan_groups takes them.
+    """
+    parts, rows = [*family.values()], sum(len(group.jobs) for group in family.values())
+    few = rows <= MIXED_ROWS * len(parts)
+    if len(parts) == 1 or not few or any(g.reason or not g.config for g in parts):
+        return parts
+    key = str([(key, len(group.jobs)) for key, group in family.items()])
+    if key not in timed:
+        timed[key] = _together(parts, data, most)
+    before, whole = timed[key], sum(len(g.jobs) * g.step_seconds for g in parts)
+    if before.reason or before.step_seconds * rows > LEAST_GAIN * whole:
+        return parts
+    jobs = sorted(number for group in parts for number in group.jobs)
+    epochs = sum(group.epochs for group in parts)
+    return [dataclasses.replace(before, jobs=jobs, config=parts[0].config, epochs=epochs)]
+
+
+def _together(parts: Sequence[Group], data: Reader, most: int) -> Group:
+    """Return one group of several, with what a step of one of its runs takes, or why it cannot."""
+    rows = sum(len(group.jobs) for group in parts)
+    group = dataclasses.replace(parts[0], jobs=[n for g in parts for n in g.jobs], width=rows)
+    group.alone_seconds = sum(len(g.jobs) * g.alone_seconds for g in parts) / rows
+    members = group.config["training"].get("members", 1)
+    try:
+        with _quiet(group) as device, exits():
+            runs: list[Run] = []
+            for part in parts:
+                run = assemble(part.config | {"resume": None}, data(part.config), device)
+                runs += timing.clones(run, len(part.jobs))
+            size = timing.row_bytes(runs[0])
+            if rows * size > build.free_memory(device) * MEMORY_SHARE or rows * members > most:
+                raise CannotStack("no room for all of them at once")
+            probe = timing.probe_stack(runs)
+            probe.visit(0)  # warms up
+            seconds = timing.VISIT_SECONDS
+            group.step_seconds = min(probe.visit(seconds) for _ in range(timing.TURNS))
+    except Exception as error:
+        if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage | Exited):
+            raise
+        group.reason = str(fault)
+    return group
 
 
 def restored(jobs: dict[int, Job], stacks: Stacks, data: Reader) -> list[Group]:
@@ -283,7 +341,9 @@ def _measure(group: Group, data: Reader, most: int) -> None:
             widths = timing.ladder(rows, members, size, cache)
             with exits():
                 times, width = timing.find_width(
-                    lambda width: timing.probe_stack(fresh, width) if width > 1 else alone,
+                    lambda width: (
+                        timing.probe_stack(timing.clones(fresh, width)) if width > 1 else alone
+                    ),
                     widths,
                     group,
                     size,

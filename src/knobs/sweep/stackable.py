@@ -24,6 +24,15 @@ STACKABLE |= {"knobs.optimizers.Muon"}  # each matrix by itself: stack/muon.py
 # Whose rows step one by one: an update that is not proportional to the rate, or mixes weights.
 BY_ROW = {f"torch.optim.{name}" for name in ("ASGD", "Rprop", "Adafactor")}
 BY_ROW |= {"schedulefree.AdamWScheduleFree"}
+# Of these models rows of one stack may differ in their activation, where it is one of these: of a
+# convolution's each kind of row would have to be copied out of a layout that all share.
+ANY_ACTIVATION = {"knobs.models.mlp.mlp", "knobs.models.tabular.tabular"}
+ACTIVATIONS = (
+    *("Identity", "ReLU", "ReLU6", "LeakyReLU", "ELU", "CELU", "SELU", "GELU", "SiLU", "Mish"),
+    *("Softplus", "Sigmoid", "LogSigmoid", "Tanh", "Softsign", "Tanhshrink", "Hardtanh"),
+    *("Hardsigmoid", "Hardswish", "Hardshrink", "Softshrink", "Threshold"),
+)
+MIXED = {f"torch.nn.{name}" for name in ACTIVATIONS}
 # What rows of one stack may differ in, beside everything outside these sections, and what they
 # share. A key that is in neither, and is not off, makes its run train alone.
 FREE = {
@@ -67,6 +76,14 @@ def alone(config: dict) -> str:
     return ""
 
 
+def activation(config: dict) -> str:
+    """Return a run's activation where others of its stack may have another; else empty."""
+    mixed = config["activation"].get("_target_") in MIXED
+    if mixed and config["model"].get("_target_") in ANY_ACTIVATION:
+        return json.dumps(config["activation"], sort_keys=True)
+    return ""
+
+
 @functools.cache
 def _off(section: str) -> dict:
     """Return a section with every knob at its neutral value."""
@@ -80,6 +97,8 @@ def shared(config: dict) -> str:
     masks take time, which runs without need not share.
     """
     free = FREE | {"data": SPLIT}
+    if activation(config):
+        free |= {"activation": tuple(config["activation"])}
     parts: dict[str, object] = {
         section: {
             k: v for k, v in config.get(section, {}).items() if k not in free.get(section, ())

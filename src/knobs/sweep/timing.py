@@ -178,9 +178,9 @@ def probe_alone(run: Run) -> Probe:
     return Probe(step, functools.partial(epoch_batches, run), [run])
 
 
-def probe_stack(run: Run, width: int) -> Probe:
-    """Return a probe of a stack of `width` copies of a run."""
-    rows = stack.Stack(clones(run, width))
+def probe_stack(runs: Sequence[Run]) -> Probe:
+    """Return a probe of a stack of runs."""
+    rows = stack.Stack(runs)
     frozen.still(rows.model.train())
     for row in rows.runs:
         training_mode(row.optimizer, True)
