@@ -22,7 +22,7 @@ parsed.once(), parsed.ahead()
 del sys.path[0]
 import knobs.cli, knobs.report.write, knobs.sweep.launch, knobs.sweep.study
 from knobs.stack import loop as stack
-from knobs.sweep import timing, together
+from knobs.sweep import groups, timing, together
 from knobs.training import loop, session
 
 def widest(probe, widths, group, size, cache):
@@ -31,6 +31,7 @@ def widest(probe, widths, group, size, cache):
     return times, max(times)
 
 timing.find_width = widest
+groups.LEAST_GAIN = float("inf")  # of several activations in one stack, for the same reason
 
 def child(job):
     os.chdir(job["cwd"])

@@ -10,7 +10,7 @@ FOLDER = "outputs/sweeps/s"
 SWEEP = ["-m", "sweep=s", "tracking=local", "training.device=cpu"]
 # Rows that end early, diverge, or have more epochs; what sums, draws, scales or moves by the row.
 KINDS = {
-    "mlp": ["data=wine", "activation=mish", "optimizer=adam,sgd", "optimizer.lr=1e-3,1e-1",
+    "mlp": ["data=wine", "activation=mish,tanh", "optimizer=sgd", "optimizer.lr=1e-3,1e-1",
             "training.epochs=9", "training.early_stopping.patience=2", "regularization.norm=batch"],
     "knobs": ["data=wine", "activation=silu", "optimizer=adamw,nadam", "training.epochs=3,5",
               "regularization.dropout=0.1,0.3", "regularization.mixup=0.2", "regularization.l1=1e-5",
@@ -19,7 +19,7 @@ KINDS = {
             "optimizer=momentum,rmsprop", "optimizer.lr=1e-3,1e20", "training.epochs=2,3"],
     "text": ["data=python_docs", "data.topics=4", "data.max_length=8", "training.batch_size=512",
              "model=text_bag", "optimizer=adagrad,radam", "seed=0,1", "training.epochs=1,3"],
-    "tabular": ["data=wine", "model=tabular", "optimizer=adamax,adadelta", "seed=0,1",
+    "tabular": ["data=wine", "model=tabular", "optimizer=adamax,adadelta", "activation=elu,gelu",
                 "scheduler=plateau", "training.members=2", "training.epochs=2,4"],
     "folds": ["data=wine", "data.folds=3", "data.fold=all", "optimizer=adam,sgd",
               "training.epochs=2,4", "hydra.launcher.width=4"],
