@@ -211,6 +211,8 @@ def test_activations_do_not_mix_where_nothing_is_gained(monkeypatch):
     assert [g.jobs for g in weights] == [[0, 2], [1, 3]]
     images = ["data=digits", "model=cnn", "model.width=4", "model.depth=1"]
     assert [g.width for g in of_activations(2, monkeypatch, fast, *images)] == [2, 2, 2]
+    slow = of_activations(2, monkeypatch, lambda width: 1e3 / width, "training.epochs=1")
+    assert [g.width for g in slow] == [2, 2, 2]  # to time it would take as long as all of them
     monkeypatch.setattr(build, "free_memory", lambda device: 2.2 * 2 * size)
     size = memory_of(["data=wine"])
     assert [g.width for g in of_activations(2, monkeypatch, fast)] == [2, 2, 2]

@@ -22,7 +22,6 @@ from knobs.sweep.stackable import activation, alone, shared
 from knobs.sweep.stacks import Stacks
 from knobs.training.session import SAVE_SECONDS
 from knobs.training.setup import assemble, machine, steps_per_epoch
-from knobs.training.state import Run
 
 MEMORY_SHARE = 0.5  # of what is free
 MISJUDGED = 1.5  # a stack that is slower than planned by more than this has its group planned again
@@ -146,7 +145,8 @@ def _mixed(
 ) -> list[Group]:
     """Return groups that differ in their activation alone, in one where that takes less time.
 
-    Few rows of each leave much to share; where each has a stack of its own, nothing is gained.
+    Few rows of each leave much to share; where each has a stack of its own, nothing is gained. None
+    is timed where that takes long beside the runs themselves.
 
     Args:
         family: key -> group, all timed.
@@ -156,11 +156,15 @@ def _mixed(
     few = rows <= MIXED_ROWS * len(parts)
     if len(parts) == 1 or not few or any(g.reason or not g.config for g in parts):
         return parts
+    step = sum(len(group.jobs) * group.step_seconds for group in parts)  # of all rows
+    whole = sum(group.steps * group.step_seconds for group in parts)
+    if (timing.TURNS + 1) * step > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
+        return parts
     key = str([(key, len(group.jobs)) for key, group in family.items()])
     if key not in timed:
         timed[key] = _together(parts, data, most)
-    before, whole = timed[key], sum(len(g.jobs) * g.step_seconds for g in parts)
-    if before.reason or before.step_seconds * rows > LEAST_GAIN * whole:
+    before = timed[key]
+    if before.reason or before.step_seconds * rows > LEAST_GAIN * step:
         return parts
     jobs = sorted(number for group in parts for number in group.jobs)
     epochs = sum(group.epochs for group in parts)
@@ -175,14 +179,13 @@ def _together(parts: Sequence[Group], data: Reader, most: int) -> Group:
     members = group.config["training"].get("members", 1)
     try:
         with _quiet(group) as device, exits():
-            runs: list[Run] = []
-            for part in parts:
-                run = assemble(part.config | {"resume": None}, data(part.config), device)
-                runs += timing.clones(run, len(part.jobs))
-            size = timing.row_bytes(runs[0])
-            if rows * size > build.free_memory(device) * MEMORY_SHARE or rows * members > most:
+            firsts = [assemble(p.config | {"resume": None}, data(p.config), device) for p in parts]
+            room = build.free_memory(device) * MEMORY_SHARE / timing.row_bytes(firsts[0])
+            if rows > room or rows * members > most:
                 raise CannotStack("no room for all of them at once")
-            probe = timing.probe_stack(runs)
+            counts = [len(part.jobs) for part in parts]
+            pairs = zip(firsts, counts, strict=True)
+            probe = timing.probe_stack([r for run, n in pairs for r in timing.clones(run, n)])
             probe.visit(0)  # warms up
             seconds = timing.VISIT_SECONDS
             group.step_seconds = min(probe.visit(seconds) for _ in range(timing.TURNS))
