@@ -545,6 +545,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.peers and (lacking := [name for name in args.arms if name in PEERS]):
         parser.error(f"--arms {' '.join(lacking)}: --peers FOLDER, {homes}")
+    if "priorband" in args.arms and any(part.startswith("hpobench") for part in args.part):
+        parser.error("--arms priorband: hpobench has no epochs, which it chooses; leave one out")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = time.perf_counter()
     source = args.show or args.out
