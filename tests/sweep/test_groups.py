@@ -175,6 +175,19 @@ def test_a_schedule_of_one_epoch_is_timed_for_many():
             assert probe.visit(0) > 0
 
 
+def test_a_run_by_itself_says_nothing_of_several(monkeypatch):
+    """A search that asks for one run first, and then for more, trains these as a stack."""
+    monkeypatch.setattr(timing.Probe, "visit", lambda probe, least: 1 / len(probe.runs))
+    jobs = {i: Job(i, [], config) for i, config in enumerate(configs(["data=wine"], 6))}
+    timed = {}
+
+    def widths(*numbers):
+        asked = {n: jobs[n] for n in numbers}
+        return [g.width for g in groups.plan_groups(asked, build.data, 64, timed)]
+
+    assert [widths(0), widths(1, 2, 3, 4), widths(5), widths(0, 5)] == [[1], [4], [1], [2]]
+
+
 def of_activations(rows, monkeypatch, seconds, *more, names=("relu", "tanh", "gelu")):
     """The groups of so many runs of each activation; `seconds` of a step and run, by the width."""
     found = [

@@ -127,7 +127,7 @@ def plan_groups(
         group.epochs += job.config["training"]["epochs"] if job.config else 0
     for key, group in groups.items():
         before = timed.get(key)
-        if before and (before.width == 1 or len(group.jobs) <= len(before.jobs)):
+        if before and (before.reason or len(group.jobs) <= len(before.jobs)):
             group.width, group.reason = min(before.width, len(group.jobs)), before.reason
             group.epoch_steps, group.step_seconds = before.epoch_steps, before.step_seconds
             group.alone_seconds, group.slower = before.alone_seconds, before.slower
