@@ -17,7 +17,7 @@ import numpy as np
 from knobs.config import command
 from knobs.search import coordinates
 from knobs.search.prior import Group, Prior, learned
-from knobs.training.suggest import best_of, space_of
+from knobs.training.suggest import liked
 
 LINES = {"mlp": ["data=digits"], "cnn": ["data=digits", "model=cnn"]}  # an example of each kind
 TEXTS = ["data=python_docs", "model=text_bag"]
@@ -33,12 +33,7 @@ def ranks(prior: Prior, group: Group, number: int, config: dict, chosen: dict) -
     own = replace(prior, groups=[alone])
     config = config | {"data": config["data"] | {"task": task["type"]}}
     fixed = coordinates.described(config, chosen)
-    found = []
-    for family in coordinates.FAMILIES:
-        context = fixed | {"optimizer": family}
-        knobs = space_of(config, group.kind, family, [])
-        found.append((*best_of(others, group.kind, context, knobs), context))
-    expected, values, context = min(found, key=lambda best: best[0])
+    expected, values, _, context, _ = liked(others, config, fixed, [*coordinates.FAMILIES], [])
 
     def rank(context: dict[str, Any], setting: dict[str, Any]) -> float:
         point = coordinates.coordinates(coordinates.context(context), [setting])

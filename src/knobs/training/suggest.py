@@ -52,14 +52,7 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     fixed = known.described(config, chosen)
     pinned = [key_of(line) for line in typed]
     own = [chosen["optimizer"]] if "optimizer" in pinned else [*known.FAMILIES]
-    found = []
-    for family in own:
-        context = fixed | {"optimizer": family}
-        knobs = space_of(config, kind, family, pinned)
-        if not knobs and len(own) == 1:
-            raise ConfigError("task=suggest: every knob that it knows is typed; leave some out")
-        found.append((*best_of(prior, kind, context, knobs), family, context, knobs))
-    score, values, family, context, knobs = min(found, key=lambda best: best[0])
+    score, values, family, context, knobs = liked(prior, config, fixed, own, pinned)
     named = {} if "optimizer" in pinned else {"optimizer": family}
     lines = [override(key, value) for key, value in (named | _written(values, kind)).items()]
     effects = total_effects(knobs, context, prior)
@@ -81,6 +74,36 @@ def suggest(config: dict, folder: Path, out: Console, typed: Sequence[str], chos
     }
     storage.write(folder / FILE, json.dumps(answer, indent=1).encode() + b"\n")
     _show(answer, out, folder)
+
+
+def liked(
+    prior: Prior,
+    config: dict,
+    fixed: Mapping[str, Any],
+    families: Sequence[str],
+    pinned: Sequence[str],
+) -> tuple[float, dict[str, Any], str, dict[str, Any], Knobs]:
+    """Return what a prior likes best of all optimizers asked about.
+
+    Args:
+        fixed: what is not chosen, as coordinates.described has it.
+        families: optimizers. pinned: keys that are typed, and stay as they are.
+
+    Returns:
+        Its expected rank, 0 the best and 1 the worst, its values, its optimizer, its context with
+        that, and the knobs chosen among.
+
+    Raises:
+        ConfigError: nothing is left to choose.
+    """
+    kind, found = config["model"]["name"], []
+    for family in families:
+        context = {**fixed, "optimizer": family}
+        knobs = _space(config, kind, family, pinned)
+        if not knobs and len(families) == 1:
+            raise ConfigError("task=suggest: every knob that it knows is typed; leave some out")
+        found.append((*_best(prior, kind, context, knobs), family, context, knobs))
+    return min(found, key=lambda best: best[0])
 
 
 def _show(answer: Mapping[str, Any], out: Console, folder: Path) -> None:
@@ -116,7 +139,7 @@ def _check(prior: Prior, kind: str, optimizer: str) -> None:
         )
 
 
-def space_of(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs:
+def _space(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Knobs:
     """Return the knobs of the tasks' own space that the command line does not say.
 
     A typed option of a group says all that is in it, but of an optimizer and a model only which.
@@ -144,7 +167,7 @@ def space_of(config: dict, kind: str, family: str, pinned: Sequence[str]) -> Kno
     return {n: knob for n, knob in knobs.items() if n in there and not under(n, said)}
 
 
-def best_of(
+def _best(
     prior: Prior, kind: str, context: Mapping[str, Any], knobs: Knobs
 ) -> tuple[float, dict[str, Any]]:
     """Return the expected rank of the best setting, 0 the best and 1 the worst, and the setting."""
