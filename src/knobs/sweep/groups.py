@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -158,21 +159,27 @@ def _mixed(
         return parts
     step = sum(len(group.jobs) * group.step_seconds for group in parts)  # of all rows
     whole = sum(group.steps * group.step_seconds for group in parts)
-    if (timing.TURNS + 1) * step > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
+    if (timing.MOST_TURNS + 1) * step > max(TRIAL_SECONDS, TRIAL_SHARE * whole):
         return parts
     key = str([(key, len(group.jobs)) for key, group in family.items()])
+    pays = LEAST_GAIN * step / rows
     if key not in timed:
-        timed[key] = _together(parts, data, most)
+        timed[key] = _together(parts, data, most, pays)
     before = timed[key]
-    if before.reason or before.step_seconds * rows > LEAST_GAIN * step:
+    if before.reason or before.step_seconds > pays:
         return parts
     jobs = sorted(number for group in parts for number in group.jobs)
     epochs = sum(group.epochs for group in parts)
     return [dataclasses.replace(before, jobs=jobs, config=parts[0].config, epochs=epochs)]
 
 
-def _together(parts: Sequence[Group], data: Reader, most: int) -> Group:
-    """Return one group of several, with what a step of one of its runs takes, or why it cannot."""
+def _together(parts: Sequence[Group], data: Reader, most: int, pays: float) -> Group:
+    """Return one group of several, with what a step of one of its runs takes, or why it cannot.
+
+    Args:
+        pays: seconds of such a step that would do; a slower one is timed more often, as it may be
+            the machine that pauses.
+    """
     rows = sum(len(group.jobs) for group in parts)
     group = dataclasses.replace(parts[0], jobs=[n for g in parts for n in g.jobs], width=rows)
     group.alone_seconds = sum(len(g.jobs) * g.alone_seconds for g in parts) / rows
@@ -187,8 +194,11 @@ def _together(parts: Sequence[Group], data: Reader, most: int) -> Group:
             pairs = zip(firsts, counts, strict=True)
             probe = timing.probe_stack([r for run, n in pairs for r in timing.clones(run, n)])
             probe.visit(0)  # warms up
-            seconds = timing.VISIT_SECONDS
-            group.step_seconds = min(probe.visit(seconds) for _ in range(timing.TURNS))
+            group.step_seconds = math.inf
+            for turn in range(timing.MOST_TURNS):
+                if turn >= timing.TURNS and group.step_seconds <= pays:
+                    break
+                group.step_seconds = min(group.step_seconds, probe.visit(timing.VISIT_SECONDS))
     except Exception as error:
         if not isinstance(fault := for_a_person(error), CannotStack | MemoryShortage | Exited):
             raise
